@@ -1,0 +1,51 @@
+# Everything a contributor needs. Each target makes its own virtual environment in .venv.
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+	done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SEED_MINUTES ?= 60
+
+.PHONY: help demo test lint format bench soak clean
+
+help:
+	@echo "make demo    a three-node cluster loses its leaders' process and nothing else"
+	@echo "make test    every check and every test"
+	@echo "make bench   Shoal beside etcd and Redis, and a thousand idle groups"
+	@echo "make soak    simulate new seeds for SEED_MINUTES (60)"
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Shoal needs Python 3.11 or newer with venv and ensurepip (Debian: python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m shoal_chaos.demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate_blocking.py --check
+
+test: lint
+	$(BIN)/python -m pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python bench/compare.py
+	$(BIN)/python bench/idle_groups.py
+
+soak: $(READY)
+	$(BIN)/python -m shoal_chaos.simulation --minutes $(SEED_MINUTES)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

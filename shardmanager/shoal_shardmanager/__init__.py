@@ -1,0 +1,1 @@
+"""The control plane of Shoal: to come. Until then the shard map is computed once, from `cluster.yaml`."""
