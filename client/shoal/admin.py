@@ -1,0 +1,230 @@
+"""One node, asked directly: connect by address, one request, one answer. What operators' tools are built on.
+
+Data goes through `shoal.Client`, which knows routes and retries; here nothing is retried and nothing is rerouted, since
+the question is what this very node says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from shoal.errors import BY_CODE, DeadlineExceeded, ErrorCode, Internal, ProtocolMismatch, ShoalError, Unavailable
+from shoal.options import split_address
+from shoal.protocol.frames import FrameReader, FrameTooLong, answer_decoder, encode_frame, greeting_decoder
+from shoal.protocol.messages import (
+    Answer,
+    Done,
+    Failure,
+    GetShardMap,
+    GetStatus,
+    Hello,
+    Page,
+    ReadPage,
+    Refused,
+    Request,
+    ShardMapReply,
+    StatusReply,
+    TransferLeader,
+    Welcome,
+)
+from shoal.protocol.version import NEWEST, OLDEST, agree
+from shoal.shardmap import Shard, ShardMap
+
+READ_BYTES = 256 * 1024
+DEFAULT_TIMEOUT_SECONDS = 5.0
+NODE_SHARE_OF_TIMEOUT = 0.9
+"""The node is told to give up a little before we do, so that its reason arrives in place of our silence."""
+
+_Answer = TypeVar("_Answer", StatusReply, ShardMapReply, Page, Done)
+
+
+class NotLeader(Unavailable):
+    """The node does not lead the shard that it was asked about; `route` says who may, where the node knows."""
+
+    def __init__(self, message: str, *, shard: int, route: Shard | None) -> None:
+        super().__init__(message, shard=shard)
+        self.route = route
+
+
+class AdminConnection:
+    """A connection to one node. One request at a time; not to be shared between tasks.
+
+    `welcome` is what the node said of itself when the connection was made, its shard map among it.
+    """
+
+    def __init__(
+        self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_seconds: float
+    ) -> None:
+        """Wrap an open stream; use `open`, which also greets the node."""
+        self.address = address
+        self.welcome: Welcome
+        self._reader = reader
+        self._writer = writer
+        self._frames = FrameReader()
+        self._bodies: list[bytes] = []
+        self._last_request = 0
+        self._timeout_seconds = timeout_seconds
+        self._node_timeout_ms = max(1, int(timeout_seconds * NODE_SHARE_OF_TIMEOUT * 1000))
+
+    @classmethod
+    async def open(cls, address: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> AdminConnection:
+        """Connect to `address` (`host:port`) and exchange greetings, which, as each question later, must be done
+        within `timeout_seconds`.
+
+        Raises:
+            Unavailable: nobody listens there, or the connection broke.
+            DeadlineExceeded: no greeting came in time.
+            ProtocolMismatch: it is no Shoal node, or one that speaks no common version.
+        """
+        host, port = split_address(address)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                reader, writer = await asyncio.open_connection(host, port)
+                connection = cls(address, reader, writer, timeout_seconds)
+                try:
+                    await connection._greet()
+                except BaseException:
+                    writer.close()
+                    raise
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer from {address} within {timeout_seconds:g} s") from error
+        except OSError as error:
+            raise Unavailable(f"cannot connect to {address}: {_reason(error)}") from error
+        return connection
+
+    async def __aenter__(self) -> AdminConnection:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._writer.close()
+
+    # -- questions
+
+    async def status(self) -> StatusReply:
+        """Return the state of the node and its replicas."""
+        return await self._ask(GetStatus(self._number()), StatusReply)
+
+    async def shard_map(self) -> ShardMap:
+        """Return the node's shard map, with the leaders that it knows."""
+        return (await self._ask(GetShardMap(self._number()), ShardMapReply)).shard_map
+
+    async def transfer_leader(self, shard: int, target: str) -> None:
+        """Have the node, which must lead `shard`, hand its leadership to node `target`; return once that leads.
+
+        Raises:
+            NotLeader: the node does not lead the shard.
+            InvalidArgument: the target cannot lead it.
+        """
+        await self._ask(TransferLeader(self._number(), shard, target, self._node_timeout_ms), Done, shard)
+
+    async def read_page(
+        self,
+        shard: int,
+        keyspace: int,
+        *,
+        microshard: int = -1,
+        after: bytes = b"",
+        max_rows: int,
+    ) -> Page:
+        """Return a shard's rows after the cursor (`microshard`, `after`), at most `max_rows`, read strongly.
+
+        Raises:
+            NotLeader: the node does not lead the shard.
+        """
+        request = ReadPage(self._number(), shard, keyspace, self._node_timeout_ms, microshard, after, max_rows)
+        return await self._ask(request, Page, shard)
+
+    # -- frames
+
+    def _number(self) -> int:
+        self._last_request += 1
+        return self._last_request
+
+    async def _greet(self) -> None:
+        self._writer.write(encode_frame([Hello("client", OLDEST, NEWEST)]))
+        body = await self._next_frame()
+        try:
+            greeting = greeting_decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise ProtocolMismatch(f"{self.address} does not greet as a Shoal node does: {error}") from error
+        welcome = greeting[0] if greeting else None
+        if isinstance(welcome, Refused):
+            raise _refused(self.address, welcome)
+        if not isinstance(welcome, Welcome) or agree(welcome.version, welcome.version) is None:
+            raise ProtocolMismatch(f"{self.address} answered a Hello with {welcome!r}")
+        self.welcome = welcome
+
+    async def _ask(self, request: Request, answer_type: type[_Answer], shard: int | None = None) -> _Answer:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                self._writer.write(encode_frame([request]))
+                answer = await self._answer_to(request)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"no answer from {self.address} to {type(request).__name__} within {self._timeout_seconds:g} s",
+                maybe_applied=isinstance(request, TransferLeader),
+                shard=shard,
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"lost the connection to {self.address}: {_reason(error)}", shard=shard) from error
+        if isinstance(answer, Refused):
+            raise _refused(self.address, answer)
+        if isinstance(answer, Failure):
+            raise self._failed(answer, shard)
+        if not isinstance(answer, answer_type):
+            raise ProtocolMismatch(f"{self.address} answered a {type(request).__name__} with a {type(answer).__name__}")
+        return answer
+
+    async def _answer_to(self, request: Request) -> Answer:
+        while True:
+            for answer in self._decode(await self._next_frame()):
+                # An answer to another number is of an earlier question, whose caller has given up.
+                if isinstance(answer, Refused) or answer.request == request.request:
+                    return answer
+
+    def _decode(self, body: bytes) -> list[Answer]:
+        try:
+            return answer_decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            raise ProtocolMismatch(f"{self.address} sent what cannot be decoded: {error}") from error
+
+    async def _next_frame(self) -> bytes:
+        while not self._bodies:
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                raise ConnectionResetError("the node closed the connection")
+            try:
+                self._bodies.extend(self._frames.feed(data))
+            except FrameTooLong as error:
+                raise ProtocolMismatch(f"{self.address} does not speak Shoal's protocol: {error}") from error
+        return self._bodies.pop(0)
+
+    def _failed(self, failure: Failure, shard: int | None) -> ShoalError:
+        if shard is not None and failure.code in (ErrorCode.NOT_LEADER, ErrorCode.WRONG_SHARD):
+            return NotLeader(failure.message, shard=shard, route=failure.route)
+        return BY_CODE.get(failure.code, Internal)(
+            f"{self.address}: {failure.message}",
+            maybe_applied=failure.maybe_applied,
+            retry_after=failure.retry_after_ms / 1000 if failure.retry_after_ms else None,
+            shard=shard,
+        )
+
+
+def _refused(address: str, refused: Refused) -> ShoalError:
+    return BY_CODE.get(refused.code, ProtocolMismatch)(f"{address} refused the connection: {refused.message}")
+
+
+def _reason(error: OSError) -> str:
+    # Not `strerror`: where asyncio made the error, that is a sentence with the address in it once more.
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__

@@ -1,0 +1,178 @@
+"""One row of an import or export file: JSON Lines and CSV, with base64 variants for what is not UTF-8 text.
+
+JSON Lines: `{"key": "user:1/name", "value": "Ada"}`; `key_base64` and `value_base64` stand for binary ones.
+CSV: a header that names the same fields.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, TypeAlias
+
+import msgspec
+
+LINE_BYTES_MAX = 16 * 1024 * 1024
+"""A longer line is a mistake (a file of another kind): it is refused before it is held in memory."""
+
+
+class EncodedRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A row as it stands in a file: each of key and value either as text or as base64."""
+
+    key: str | None = None
+    key_base64: str | None = None
+    value: str | None = None
+    value_base64: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A key and its value, and the number of the line they came from, from 1."""
+
+    line: int
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no row, and why."""
+
+    line: int
+    reason: str
+
+
+Line: TypeAlias = Row | BadLine
+
+_FIELDS = EncodedRow.__struct_fields__
+_decoder = msgspec.json.Decoder(EncodedRow)
+_encoder = msgspec.json.Encoder()
+
+
+def encoded_key(key: bytes) -> EncodedRow:
+    """Return a row that has a key only."""
+    text = _text(key)
+    return EncodedRow(key=text, key_base64=_base64(key) if text is None else None)
+
+
+def encoded_row(key: bytes, value: bytes) -> EncodedRow:
+    """Return a row, with text where it is UTF-8 and base64 where it is not."""
+    row = encoded_key(key)
+    row.value = _text(value)
+    row.value_base64 = _base64(value) if row.value is None else None
+    return row
+
+
+def encode_row(key: bytes, value: bytes) -> bytes:
+    """Return a row as one line of JSON, with its newline."""
+    return _encoder.encode(encoded_row(key, value)) + b"\n"
+
+
+def read_json_lines(stream: BinaryIO) -> Iterator[Line]:
+    """Yield the rows of a JSON Lines stream; blank lines are passed over."""
+    number = 0
+    while line := stream.readline(LINE_BYTES_MAX):
+        number += 1
+        if len(line) == LINE_BYTES_MAX and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(LINE_BYTES_MAX)
+            yield BadLine(number, f"the line is longer than {LINE_BYTES_MAX} bytes")
+        elif line.strip():
+            yield _decode_json(number, line)
+
+
+def _decode_json(number: int, line: bytes) -> Line:
+    try:
+        return _decode_row(number, _decoder.decode(line))
+    except msgspec.ValidationError as error:
+        return BadLine(number, str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return BadLine(number, f"not JSON: {error}")
+
+
+def read_csv(stream: BinaryIO) -> Iterator[Line]:
+    """Yield the rows of a CSV stream, whose first line names the fields."""
+    # Bytes that are no UTF-8 pass the decoder as surrogates and are refused with their line's number in `_decode_row`.
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    csv.field_size_limit(LINE_BYTES_MAX)
+    reader = csv.reader(text, strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield BadLine(number, str(error))
+            continue
+        if cells is None:
+            break
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+            problem = _header_problem(header)
+            if problem:
+                yield BadLine(number, problem)
+                break
+        elif len(cells) != len(header):
+            yield BadLine(number, f"{len(cells)} fields; the header names {len(header)}")
+        else:
+            # In a CSV file an unused variant is an empty cell; the other variant then counts.
+            fields = dict(zip(header, cells, strict=True))
+            for name in ("key", "value"):
+                if name in fields and f"{name}_base64" in fields:
+                    del fields[name if fields[f"{name}_base64"] else f"{name}_base64"]
+            yield _decode_row(number, EncodedRow(**fields))
+    text.detach()
+
+
+def _header_problem(header: list[str]) -> str:
+    unknown = [name for name in header if name not in _FIELDS]
+    if unknown:
+        return f"unknown field {unknown[0]!r} in the header; the fields are {', '.join(_FIELDS)}"
+    if len(set(header)) != len(header):
+        return "the header names a field twice"
+    for name in ("key", "value"):
+        if name not in header and f"{name}_base64" not in header:
+            return f"the header names no {name!r}; it must name key and value (or key_base64, value_base64)"
+    return ""
+
+
+def _decode_row(number: int, row: EncodedRow) -> Line:
+    try:
+        key = _bytes("key", row.key, row.key_base64)
+        value = _bytes("value", row.value, row.value_base64)
+    except ValueError as error:
+        return BadLine(number, str(error))
+    if not key:
+        return BadLine(number, "the key is empty")
+    return Row(number, key, value)
+
+
+def _bytes(name: str, text: str | None, encoded: str | None) -> bytes:
+    if text is not None and encoded is None:
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the {name} is not UTF-8 text: give it as '{name}_base64'") from None
+    if text is None and encoded is not None:
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except ValueError as error:
+            raise ValueError(f"{name}_base64: {error}") from None
+    found = "neither" if text is None else "both"
+    raise ValueError(f"a row has either {name!r} or '{name}_base64'; this one has {found}")
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,181 @@
+"""One connection to a node, as an asyncio protocol: greeting, frames in, frames out, and nothing that decides.
+
+It tells its host what happens, and always ends with exactly one `connection_down`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from ssl import SSLContext
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from shoal.errors import ErrorCode
+from shoal.options import split_address
+from shoal.protocol.frames import (
+    HEADER_BYTES,
+    FrameReader,
+    FrameTooLong,
+    answer_decoder,
+    encode_frame,
+    greeting_decoder,
+)
+from shoal.protocol.messages import Answer, Hello, Refused, Request, Welcome
+from shoal.protocol.version import NEWEST, OLDEST, agree
+
+CONNECT_SECONDS = 1.0
+"""An address that has not welcomed us by then, from the first packet on, counts as failing."""
+
+SOFT_FRAME_BYTES = 2 * 1024 * 1024
+"""Requests are spread over frames of about this size: a node answers none of a frame before all of it has arrived."""
+
+WRITE_BUFFER_BYTES = 4 * 1024 * 1024
+"""Beyond so many unsent bytes requests wait in the router."""
+
+
+class Host(Protocol):
+    """What a connection tells whom it belongs to."""
+
+    def connection_up(self, connection: Connection, welcome: Welcome) -> None: ...
+    def connection_down(self, connection: Connection, reason: str, refusal: ErrorCode | None) -> None: ...
+    def connection_paused(self, connection: Connection) -> None: ...
+    def connection_resumed(self, connection: Connection) -> None: ...
+    def answered(self, connection: Connection, answers: list[Answer]) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """See the module's first lines. `connect` begins it; `end` ends it and names the reason that the host is told."""
+
+    def __init__(self, host: Host, address: str, cluster: str) -> None:
+        """
+        Args:
+            cluster: the cluster's id that the node must be of; "" takes any.
+        """
+        self.address = address
+        self._host = host
+        self._cluster = cluster
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._greeting: asyncio.TimerHandle | None = None
+        self._handed_over = 0
+        self._sent = 0
+        self._welcomed = False
+        self._over = False
+
+    async def connect(self, tls: SSLContext | None) -> None:
+        """Connect and greet; a failure is told to the host, not raised."""
+        loop = asyncio.get_running_loop()
+        host, port = split_address(self.address)
+        self._greeting = loop.call_later(CONNECT_SECONDS, self._not_welcomed)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await loop.create_connection(lambda: self, host, port, ssl=tls)
+        except TimeoutError:
+            self.end(f"no connection within {CONNECT_SECONDS:g} s")
+        except OSError as error:
+            self.end(f"cannot connect: {error.strerror or error}")
+        except UnicodeError:
+            self.end(f"{host!r} cannot be a host name")
+
+    def send(self, requests: list[Request], max_frame_bytes: int) -> None:
+        """Send requests: one frame, or several where there is much to send."""
+        transport = self._transport
+        if transport is None:
+            return
+        frame = encode_frame(cast(list[Any], requests))
+        half = len(requests) // 2
+        if len(frame) <= SOFT_FRAME_BYTES or not half:
+            if len(frame) - HEADER_BYTES > max_frame_bytes:
+                raise FrameTooLong(f"a request of {len(frame)} bytes; a frame holds at most {max_frame_bytes}")
+            self._handed_over += len(frame)
+            transport.write(frame)
+        else:
+            self.send(requests[:half], max_frame_bytes)
+            self.send(requests[half:], max_frame_bytes)
+
+    def progressed(self) -> bool:
+        """Say whether more left for the network since the last time this was asked, with some still to go.
+
+        A node on a slow line is not heard while it receives a long frame, but it is there.
+        """
+        if self._transport is None:
+            return False
+        unsent = self._transport.get_write_buffer_size()
+        sent, self._sent = self._sent, self._handed_over - unsent
+        return unsent > 0 and self._sent > sent
+
+    def end(self, reason: str, refusal: ErrorCode | None = None) -> None:
+        """Close without waiting for anything, and tell the host why; later calls do nothing."""
+        if self._over:
+            return
+        self._over = True
+        if self._greeting is not None:
+            self._greeting.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._host.connection_down(self, reason, refusal)
+
+    # -- asyncio's side -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._over:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._transport.write(encode_frame([Hello("client", OLDEST, NEWEST, self._cluster)]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(f"connection lost: {exc}" if exc is not None else "the node closed the connection")
+
+    def pause_writing(self) -> None:
+        self._host.connection_paused(self)
+
+    def resume_writing(self) -> None:
+        self._host.connection_resumed(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(data):
+                if self._over:
+                    return
+                if self._welcomed:
+                    self._host.answered(self, answer_decoder.decode(body))
+                else:
+                    self._greeted(body)
+        except FrameTooLong as error:
+            self.end(f"{error}: is this a Shoal node?", ErrorCode.PROTOCOL_MISMATCH)
+        except msgspec.MsgspecError as error:
+            self.end(f"it sent what cannot be decoded ({error}): is this a Shoal node?", ErrorCode.PROTOCOL_MISMATCH)
+
+    # -- the greeting -------------------------------------------------------------------------------------------------
+
+    def _greeted(self, body: bytes) -> None:
+        greeting = greeting_decoder.decode(body)
+        first = greeting[0] if len(greeting) == 1 else None
+        if isinstance(first, Refused):
+            self.end(f"it refused: {first.message}", _known_code(first.code))
+        elif not isinstance(first, Welcome):
+            self.end("its first frame is no greeting", ErrorCode.PROTOCOL_MISMATCH)
+        elif agree(first.version, first.version) is None:
+            self.end(
+                f"it chose protocol version {first.version}; this client speaks {OLDEST} to {NEWEST}",
+                ErrorCode.PROTOCOL_MISMATCH,
+            )
+        else:
+            self._welcomed = True
+            if self._greeting is not None:
+                self._greeting.cancel()
+            self._host.connection_up(self, first)
+
+    def _not_welcomed(self) -> None:
+        self.end(f"no greeting within {CONNECT_SECONDS:g} s")
+
+
+def _known_code(code: str) -> ErrorCode:
+    try:
+        return ErrorCode(code)
+    except ValueError:
+        return ErrorCode.INTERNAL

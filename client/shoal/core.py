@@ -1,0 +1,315 @@
+"""The client's engine: drives the router with asyncio's sockets, clock and futures.
+
+Everything submitted in one turn of the event loop is flushed together, by one callback at its end. There is one timer
+for all deadlines, retries and health checks. Open calls are bounded; further callers queue up, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from random import Random
+from ssl import SSLContext
+from typing import Any, TypeAlias
+
+from shoal.calls import NEVER, ReadCall, WriteCall
+from shoal.connection import Connection
+from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
+from shoal.options import Options
+from shoal.protocol.messages import Answer, Operation, Welcome
+from shoal.results import Entry
+from shoal.router import Router, Space
+
+Waiter: TypeAlias = "asyncio.Future[Any]"
+"""What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`."""
+
+Keyspace: TypeAlias = Space[Waiter]
+Call: TypeAlias = WriteCall[Waiter] | ReadCall[Waiter]
+
+
+class Core:
+    """One per client object; belongs to the event loop it is first used in.
+
+    `busy`: a caller may not submit before it was admitted: the cluster is not found yet, or the bound is reached, or
+    the client is closed. It is the one thing that the fast path has to look at.
+    """
+
+    def __init__(self, options: Options, tls: SSLContext | None) -> None:
+        self.busy = True
+        self.router: Router[Waiter] = Router(options.seeds, Random())
+        self._options = options
+        self._timeout = options.timeout
+        self._tls = tls
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._open = 0
+        self._granted = 0
+        self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._connections: dict[str, Connection] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._now = 0.0
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def submit_write(self, space: Keyspace, operation: Operation, size: int, deadline: float) -> WriteCall[Waiter]:
+        """Submit a put or delete of an admitted caller; the result comes to the call's waiter."""
+        if not self._flushing:
+            self._flush_soon()
+        self._open = count = self._open + 1
+        if count >= self._options.max_in_flight:
+            self.busy = True
+        call: WriteCall[Waiter] = WriteCall(self._create_future(), deadline, size, operation)
+        self.router.write(space, call)
+        return call
+
+    def submit_read(self, space: Keyspace, key: bytes, size: int, whole: bool, deadline: float) -> ReadCall[Waiter]:
+        """Submit a read of an admitted caller; the value, or the whole `Entry`, comes to the call's waiter."""
+        if not self._flushing:
+            self._flush_soon()
+        self._open = count = self._open + 1
+        if count >= self._options.max_in_flight:
+            self.busy = True
+        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole)
+        self.router.read(space, call)
+        return call
+
+    def forget(self, call: Call) -> None:
+        """The caller left (its task was cancelled): free its place; unsent, the call goes nowhere."""
+        if call.waiter is not None:
+            call.waiter = None
+            self._release(1)
+
+    def deadline(self, timeout: float | None) -> float:
+        """Return the deadline of a call that begins now, on the event loop's clock."""
+        now = self._now if self._flushing else self._time()
+        return now + (self._timeout if timeout is None else timeout)
+
+    async def admit(self, deadline: float) -> None:
+        """Wait until the caller may submit one call, which it has to do before it awaits anything else.
+
+        Raises:
+            Closed: the client is closed.
+            Unavailable: no node was found before the deadline.
+            DeadlineExceeded: too many calls were open until the deadline.
+        """
+        loop = self._running_loop()
+        if self._closed:
+            raise Closed("the client is closed; make a new one")
+        if self.router.routes is None:
+            self._flush_soon()
+        elif not self._queue and self._open + self._granted < self._options.max_in_flight:
+            return
+        granted: asyncio.Future[None] = loop.create_future()
+        self._queue.append((deadline, granted))
+        self.busy = True
+        self._arm(deadline)
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._granted -= 1
+                self._grant()
+            raise
+        self._granted -= 1
+        self._update_busy()
+
+    async def close(self) -> None:
+        """End every open call with `Closed`, and every connection. Closing twice does nothing more."""
+        if self._closed:
+            return
+        self._closed = True
+        self.busy = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.router.close()
+        self._deliver()
+        while self._queue:
+            _, granted = self._queue.popleft()
+            if not granted.done():
+                granted.set_exception(Closed("the client was closed before the call was sent"))
+        for connection in list(self._connections.values()):
+            connection.end("the client was closed")
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    # -- admission ----------------------------------------------------------------------------------------------------
+
+    def _release(self, count: int) -> None:
+        self._open -= count
+        if self.busy:
+            self._grant()
+
+    def _grant(self) -> None:
+        """Give free places to those who queue, the first first."""
+        queue = self._queue
+        if self.router.routes is not None:
+            while queue and self._open + self._granted < self._options.max_in_flight:
+                _, granted = queue.popleft()
+                if not granted.done():
+                    granted.set_result(None)
+                    self._granted += 1
+        self._update_busy()
+
+    def _update_busy(self) -> None:
+        self.busy = (
+            self._closed
+            or self.router.routes is None
+            or bool(self._queue)
+            or self._open + self._granted >= self._options.max_in_flight
+        )
+
+    def _look_after_queue(self, now: float) -> None:
+        """Turn away those in the queue whose deadline passed, and have a turn at the next deadline."""
+        due = min(deadline for deadline, _ in self._queue)
+        if due <= now:
+            for deadline, granted in self._queue:
+                if deadline <= now and not granted.done():
+                    granted.set_exception(self._not_admitted())
+            self._queue = deque(entry for entry in self._queue if not entry[1].done())
+            due = min((deadline for deadline, _ in self._queue), default=NEVER)
+            self._update_busy()
+        self._arm(due)
+
+    def _not_admitted(self) -> ShoalError:
+        if self.router.routes is None:
+            return self.router.network.discovery_error()
+        return DeadlineExceeded(
+            f"{self._open} calls of this client were open until the deadline of one more, which was not sent: "
+            f"the bound is max_in_flight={self._options.max_in_flight}"
+        )
+
+    # -- the turn -----------------------------------------------------------------------------------------------------
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._create_future = loop.create_future
+        elif self._loop is not loop:
+            raise RuntimeError("a shoal.AsyncClient belongs to the event loop it was first used in; make one per loop")
+        return loop
+
+    def _flush_soon(self) -> None:
+        """Have `_flush` called once the callbacks that are ready now have run."""
+        loop = self._loop
+        if loop is not None and not self._flushing:
+            self._flushing = True
+            self._now = loop.time()
+            loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        loop = self._loop
+        self._flushing = False
+        if self._closed or loop is None:
+            return
+        now = loop.time()
+        if self._queue and self.router.routes is None:
+            self._arm(self.router.network.discover(now))
+        turn = self.router.turn(now)
+        self._deliver()
+        for link, requests in turn.frames:
+            self._connections[link.address].send(requests, link.max_frame_bytes)
+        for address in turn.connects:
+            self._connect(loop, address)
+        for address, reason, refusal in turn.disconnects:
+            connection = self._connections.get(address)
+            if connection is not None:
+                connection.end(reason, refusal)
+        self._arm(turn.wake_at)
+        if self._queue:
+            self._look_after_queue(now)
+
+    def _arm(self, at: float) -> None:
+        """Have a turn at `at`, unless one is due before; a timer that is too early does no harm."""
+        if at < self._timer_at and self._loop is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = NEVER
+        now = self._time()
+        for address, connection in self._connections.items():
+            if connection.progressed():
+                self.router.link_alive(address, now)
+        self._flush_soon()
+
+    def _deliver(self) -> None:
+        """Tell the callers of calls that are over."""
+        outcomes = self.router.take_outcomes()
+        if outcomes is None:
+            return
+        over = len(outcomes.failed)
+        for calls, result in outcomes.written:
+            for call in calls:
+                waiter = call.waiter
+                if waiter is not None:
+                    call.waiter = None
+                    over += 1
+                    if not waiter.done():
+                        waiter.set_result(result)
+        for gets, rows in outcomes.read:
+            for get, value, seq in zip(gets, rows.values, rows.seqs, strict=True):
+                waiter = get.waiter
+                if waiter is not None:
+                    get.waiter = None
+                    over += 1
+                    if not waiter.done():
+                        if get.whole and value is not None:
+                            waiter.set_result(Entry(value, seq, rows.served_by))
+                        else:
+                            waiter.set_result(value)
+        for waiter, error in outcomes.failed:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._release(over)
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def _connect(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
+        connection = Connection(self, address, self.router.network.cluster)
+        self._connections[address] = connection
+        task = loop.create_task(connection.connect(self._tls))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def connection_up(self, connection: Connection, welcome: Welcome) -> None:
+        self.router.link_up(connection.address, welcome, self._time())
+        self._grant()
+        self._flush_soon()
+
+    def connection_down(self, connection: Connection, reason: str, refusal: ErrorCode | None) -> None:
+        if self._connections.get(connection.address) is connection:
+            del self._connections[connection.address]
+        if self._closed:
+            return
+        self.router.link_down(connection.address, reason, refusal, self._time())
+        if self.router.routes is None and self.router.network.discovery_is_hopeless():
+            while self._queue:
+                _, granted = self._queue.popleft()
+                if not granted.done():
+                    granted.set_exception(self._not_admitted())
+        self._deliver()
+        self._flush_soon()
+
+    def connection_paused(self, connection: Connection) -> None:
+        self.router.link_paused(connection.address)
+
+    def connection_resumed(self, connection: Connection) -> None:
+        self.router.link_resumed(connection.address)
+        self._flush_soon()
+
+    def answered(self, connection: Connection, answers: list[Answer]) -> None:
+        # The callers come first: what they submit on waking then leaves with the flush that is scheduled behind them.
+        self.router.receive(connection.address, answers, self._time())
+        self._deliver()
+        self._flush_soon()
+
+    def _time(self) -> float:
+        return self._running_loop().time()

@@ -1,0 +1,363 @@
+"""The traffic of lanes: calls become batches, batches are sent, answered, sent again, expired. No sockets, no clock.
+
+Part of the router, which owns the shard map and the connections' events; what a call ends with is its table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic
+
+from shoal.backoff import Backoff, RetryBudget
+from shoal.calls import NEVER, AnyBatch, Exchange, Opening, ReadBatch, ReadCall, W, WriteBatch, WriteCall
+from shoal.errors import ErrorCode, ShoalError
+from shoal.lanes import BATCH_BYTES, BATCH_CALLS, READS_IN_FLIGHT, Lane, Trouble
+from shoal.links import Link
+from shoal.network import Network
+from shoal.outcomes import AnyCall, closed, expired, outcome_lost, refused
+from shoal.protocol.frames import encode_operations
+from shoal.protocol.messages import (
+    MAX_BATCH_BYTES,
+    Failure,
+    OpenSession,
+    Read,
+    Rows,
+    SessionOpened,
+    Write,
+    Written,
+)
+from shoal.results import WriteResult
+from shoal.shardmap import Routes
+
+_ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
+_SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
+
+
+@dataclass(slots=True)
+class Outcomes(Generic[W]):
+    """Calls that are over. The driver takes the waiters out of `written` and `read` calls, where there still is one;
+    the rows belong to the calls beside them, in order. `failed` are waiters already taken out."""
+
+    written: list[tuple[list[WriteCall[W]], WriteResult]] = field(default_factory=list)
+    read: list[tuple[list[ReadCall[W]], Rows]] = field(default_factory=list)
+    failed: list[tuple[W, ShoalError]] = field(default_factory=list)
+
+
+class Dispatcher(Generic[W]):
+    """See the module's first lines. `next_check`: when something has to be done at the latest, if nothing happens."""
+
+    def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget) -> None:
+        self.outcomes: Outcomes[W] = Outcomes()
+        self.next_check = NEVER
+        self.max_batch_bytes = MAX_BATCH_BYTES
+        self._network = network
+        self._backoff = backoff
+        self._budget = budget
+        self._dirty: list[Lane[W]] = []
+        self._blocked: dict[Lane[W], None] = {}
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def touch(self, lane: Lane[W]) -> None:
+        """Have the lane looked at in the next turn."""
+        if not lane.dirty:
+            lane.dirty = True
+            self._dirty.append(lane)
+
+    def pump_all(self, routes: Routes, now: float) -> None:
+        """Send what the touched lanes have, as far as it may be sent."""
+        dirty, self._dirty = self._dirty, []
+        for lane in dirty:
+            lane.dirty = False
+            if lane.idle:
+                continue
+            self.next_check = min(self.next_check, lane.writes.earliest, lane.reads.earliest)
+            if now < lane.blocked_until:
+                self._block(lane)
+                continue
+            link = self._network.usable(lane, routes, now)
+            if link is not None:
+                self._pump(lane, link, now)
+            elif now < lane.blocked_until:
+                self._block(lane)
+
+    def _block(self, lane: Lane[W]) -> None:
+        self._blocked[lane] = None
+        self.next_check = min(self.next_check, lane.blocked_until)
+
+    def _pump(self, lane: Lane[W], link: Link[W], now: float) -> None:
+        if lane.resend:
+            again, lane.resend = lane.resend, []
+            for exchange in again:
+                if _awaited(exchange):
+                    self._send(exchange, link, now)
+                else:
+                    self._done(exchange)
+        writes, reads = lane.writes, lane.reads
+        max_bytes = min(BATCH_BYTES, self.max_batch_bytes)
+        if writes.calls and not lane.session:
+            if not lane.opening:
+                lane.opening = True
+                self._send(Opening(lane), link, now)
+        else:
+            while writes.calls and lane.may_number():
+                latest = writes.latest
+                calls = writes.take(BATCH_CALLS, max_bytes)
+                if calls:
+                    operations = encode_operations([call.operation for call in calls])
+                    write = WriteBatch(lane, calls, operations, lane.session, lane.number(), latest)
+                    lane.open_writes[write] = None
+                    self._send(write, link, now)
+        while reads.calls and len(lane.open_reads) < READS_IN_FLIGHT:
+            latest = reads.latest
+            gets = reads.take(BATCH_CALLS, max_bytes)
+            if gets:
+                read = ReadBatch(lane, gets, latest)
+                lane.open_reads[read] = None
+                self._send(read, link, now)
+
+    def _send(self, exchange: Exchange[W], link: Link[W], now: float) -> None:
+        network = self._network
+        lane = exchange.lane
+        shard = lane.shard
+        request = exchange.request = network.next_request()
+        exchange.epoch = lane.epoch
+        exchange.in_flight = True
+        if isinstance(exchange, WriteBatch):
+            timeout_ms = _remaining_ms(exchange.latest, now)
+            message = Write(
+                request, shard.id, shard.keyspace, exchange.session, exchange.number, timeout_ms, exchange.operations
+            )
+            network.send(link, message, exchange, now)
+        elif isinstance(exchange, ReadBatch):
+            keys = [call.key for call in exchange.calls]
+            timeout_ms = _remaining_ms(exchange.latest, now)
+            network.send(link, Read(request, shard.id, shard.keyspace, timeout_ms, keys), exchange, now)
+        else:
+            network.send(link, OpenSession(request, shard.id), exchange, now)
+        self.next_check = min(self.next_check, link.due)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def written(self, batch: WriteBatch[W], answer: Written) -> None:
+        self.outcomes.written.append((batch.calls, WriteResult(answer.seq)))
+        self._done(batch)
+        self._succeeded(batch.lane)
+
+    def rows(self, batch: ReadBatch[W], answer: Rows) -> None:
+        """Take values for the first of the batch's keys, at least one; ask again for those that did not fit."""
+        lane = batch.lane
+        served = len(answer.values)
+        calls = batch.calls
+        self._done(batch)
+        if served < len(calls):
+            lane.reads.put_back(calls[served:])
+            calls = calls[:served]
+        self.outcomes.read.append((calls, answer))
+        self._succeeded(lane)
+
+    def opened(self, opening: Opening[W], answer: SessionOpened) -> None:
+        opening.lane.start_session(answer.session)
+        self._succeeded(opening.lane)
+
+    def _succeeded(self, lane: Lane[W]) -> None:
+        lane.retries = 0
+        lane.trouble = None
+        self._budget.succeeded()
+        if not lane.idle:
+            self.touch(lane)
+
+    def _done(self, batch: AnyBatch[W]) -> None:
+        batch.in_flight = False
+        if isinstance(batch, WriteBatch):
+            batch.lane.close_write(batch)
+        else:
+            batch.lane.open_reads.pop(batch, None)
+
+    def refused(self, link: Link[W], exchange: Exchange[W], failure: Failure, now: float) -> None:
+        """Act on a refusal: ask elsewhere, or later, or tell the callers."""
+        lane = exchange.lane
+        exchange.in_flight = False
+        if isinstance(exchange, WriteBatch) and failure.maybe_applied:
+            exchange.uncertain = True
+        code = failure.code
+        if code in _ANOTHER_NODE or code in _SAME_NODE:
+            if exchange.epoch == lane.epoch:
+                self._move_on(lane, link, failure, now)
+            self.send_again(exchange)
+        elif code == ErrorCode.SESSION_EXPIRED and isinstance(exchange, WriteBatch):
+            if exchange.session == lane.session:
+                lane.session = 0
+            self.dissolve(exchange, "the node no longer knows the session it was sent in")
+        elif isinstance(exchange, WriteBatch | ReadBatch):
+            self._fail_batch(exchange, failure)
+        else:
+            lane.opening = False
+            self._fail_queued_writes(lane, failure)
+
+    def _move_on(self, lane: Lane[W], link: Link[W], failure: Failure, now: float) -> None:
+        route = failure.route
+        if route is not None and route.id == lane.shard.id and route.keyspace == lane.shard.keyspace and route.voters:
+            lane.shard = route
+        retry_after = failure.retry_after_ms / 1000
+        if failure.code in _SAME_NODE:
+            self.retry_later(lane, _trouble(link, failure), retry_after, now)
+            return
+        hint = route.leader if route is not None else ""
+        if hint and hint != link.node:
+            lane.target = hint
+            if lane.retries == 0:
+                lane.epoch += 1
+                lane.retries = 1
+                lane.trouble = _trouble(link, failure)
+                return
+        elif lane.target == link.node or lane.target not in lane.shard.voters:
+            voters = lane.shard.voters
+            at = voters.index(lane.target) + 1 if lane.target in voters else 0
+            lane.target = voters[at % len(voters)]
+        self.retry_later(lane, _trouble(link, failure), retry_after, now)
+
+    def retry_later(self, lane: Lane[W], trouble: Trouble, at_least: float, now: float) -> None:
+        """Hold the lane back for a while: the belief that its target serves it is given up."""
+        delay = self._backoff.delay(lane.retries) if self._budget.spend() else self._backoff.longest()
+        lane.epoch += 1
+        lane.retries += 1
+        lane.trouble = trouble
+        lane.blocked_until = now + max(delay, at_least)
+        self.touch(lane)
+
+    def send_again(self, exchange: Exchange[W]) -> None:
+        """Have a batch that still has somebody waiting sent again when the lane may; forget it otherwise."""
+        lane = exchange.lane
+        if isinstance(exchange, WriteBatch | ReadBatch):
+            if not _awaited(exchange):
+                self._done(exchange)
+                return
+            lane.resend.append(exchange)
+        else:
+            # An opening leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
+            lane.opening = False
+        self.touch(lane)
+
+    def lost(self, exchange: Exchange[W]) -> None:
+        """The connection went while an answer was owed."""
+        exchange.in_flight = False
+        if isinstance(exchange, WriteBatch):
+            exchange.uncertain = True
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def dissolve(self, batch: AnyBatch[W], reason: str) -> None:
+        """Put a batch's calls back into their queue; writes that may have been applied end with OutcomeUnknown."""
+        if not (isinstance(batch, WriteBatch) and batch.uncertain):
+            self._requeue(batch)
+            return
+        self._done(batch)
+        for call in batch.calls:
+            if call.waiter is not None:
+                self._fail(call, outcome_lost(call, batch.lane, batch.request, reason))
+        self.touch(batch.lane)
+
+    def _requeue(self, batch: AnyBatch[W]) -> None:
+        """Put the calls of a batch that was surely not applied back, to travel in another one; its number is void."""
+        self._done(batch)
+        if isinstance(batch, WriteBatch):
+            batch.lane.writes.put_back(batch.calls)
+        else:
+            batch.lane.reads.put_back(batch.calls)
+        self.touch(batch.lane)
+
+    def _fail_batch(self, batch: AnyBatch[W], failure: Failure) -> None:
+        self._done(batch)
+        maybe = isinstance(batch, WriteBatch) and batch.uncertain
+        for call in batch.calls:
+            if call.waiter is not None:
+                self._fail(call, refused(call, batch.lane, failure, maybe_applied=maybe))
+        self.touch(batch.lane)
+
+    def _fail_queued_writes(self, lane: Lane[W], failure: Failure) -> None:
+        for call in lane.writes.calls:
+            if call.waiter is not None:
+                self._fail(call, refused(call, lane, failure, maybe_applied=False))
+        lane.writes.drop_closed()
+
+    def _fail(self, call: AnyCall[W], error: ShoalError) -> None:
+        waiter = call.waiter
+        if waiter is not None:
+            call.waiter = None
+            self.outcomes.failed.append((waiter, error))
+
+    def expire(self, lane: Lane[W], now: float) -> float:
+        """End the calls whose deadline passed; return the earliest deadline left."""
+        due = NEVER
+        batches: list[AnyBatch[W]] = [*lane.open_writes, *lane.open_reads]
+        for batch in batches:
+            due = min(due, self._expire_batch(batch, now))
+        for queue in (lane.writes, lane.reads):
+            if queue.earliest <= now:
+                for call in queue.calls:
+                    if call.deadline <= now and call.waiter is not None:
+                        self._fail(call, expired(call, lane, 0, unanswered=False, maybe_applied=False))
+                queue.drop_closed()
+            due = min(due, queue.earliest)
+        return due
+
+    def _expire_batch(self, batch: AnyBatch[W], now: float) -> float:
+        lane = batch.lane
+        awaited = [call for call in batch.calls if call.waiter is not None]
+        late = [call for call in awaited if call.deadline <= now]
+        maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
+        if late and not batch.in_flight and not maybe:
+            # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
+            lane.resend.remove(batch)
+            self._requeue(batch)
+            return NEVER
+        for call in late:
+            self._fail(call, expired(call, lane, batch.request, unanswered=True, maybe_applied=maybe))
+        if len(late) < len(awaited):
+            return min(call.deadline for call in awaited if call.deadline > now)
+        if not batch.in_flight:
+            lane.resend.remove(batch)
+            self._done(batch)
+        elif isinstance(batch, WriteBatch):
+            # Whatever becomes of it interests nobody, so it must not hold up the session's window.
+            lane.close_write(batch)
+        return NEVER
+
+    def end(self, lane: Lane[W]) -> None:
+        """End all calls of the lane: the client is being closed."""
+        batches: list[AnyBatch[W]] = [*lane.open_writes, *lane.open_reads]
+        for batch in batches:
+            maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
+            for call in batch.calls:
+                if call.waiter is not None:
+                    self._fail(call, closed(call, lane, maybe_applied=maybe))
+        queue: list[AnyCall[W]] = [*lane.writes.calls, *lane.reads.calls]
+        for queued in queue:
+            if queued.waiter is not None:
+                self._fail(queued, closed(queued, lane, maybe_applied=False))
+
+    def unblock(self, now: float) -> float:
+        """Touch the lanes whose wait is over; return when the next one's is."""
+        due = NEVER
+        for lane in list(self._blocked):
+            if lane.blocked_until <= now:
+                del self._blocked[lane]
+                self.touch(lane)
+            else:
+                due = min(due, lane.blocked_until)
+        return due
+
+
+def _awaited(batch: AnyBatch[W]) -> bool:
+    return any(call.waiter is not None for call in batch.calls)
+
+
+def _remaining_ms(deadline: float, now: float) -> int:
+    return max(1, int((deadline - now) * 1000))
+
+
+def _trouble(link: Link[W], failure: Failure) -> Trouble:
+    code = ErrorCode.OVERLOADED if failure.code == ErrorCode.OVERLOADED else ErrorCode.UNAVAILABLE
+    retry_after = failure.retry_after_ms / 1000 if failure.retry_after_ms else None
+    return Trouble(code, f"{link} answered: {failure.message}", retry_after)

@@ -1,0 +1,91 @@
+"""What the router knows of one address it may be connected to: state, health, and what is unanswered there."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Generic
+
+from shoal.calls import Exchange, W
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import MAX_FRAME_BYTES, Request
+
+if TYPE_CHECKING:
+    from shoal.lanes import Lane
+
+PING_SECONDS = 0.5
+"""A node that owes answers and has been silent for so long is asked whether it is there."""
+
+HANG_SECONDS = 1.0
+"""A node that owes answers and has been silent for so long, in spite of a ping, hangs: its connection is given up."""
+
+
+class LinkState(Enum):
+    DOWN = "down"
+    CONNECTING = "connecting"
+    UP = "up"
+
+
+class MapFetch:
+    """A `GetShardMap` that a link owes the answer to."""
+
+    __slots__ = ()
+
+
+class Probe:
+    """A `Ping` that a link owes the answer to."""
+
+    __slots__ = ()
+
+
+class Link(Generic[W]):
+    """One address. `node` is who answered there last, "" before the first greeting.
+
+    `failures` counts attempts in a row that came to nothing, and a connection that was lost counts as one; a link
+    with none is *fresh*: worth waiting for. `waiting` are the lanes to look at again when the state changes.
+    `quiet_since`: when the node was last heard, or first owed an answer since.
+    """
+
+    __slots__ = (
+        "address",
+        "failures",
+        "max_frame_bytes",
+        "node",
+        "outgoing",
+        "paused",
+        "pending",
+        "pinged",
+        "quiet_since",
+        "reason",
+        "refusal",
+        "retry_at",
+        "state",
+        "waiting",
+    )
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.node = ""
+        self.state = LinkState.DOWN
+        self.paused = False
+        self.failures = 0
+        self.retry_at = 0.0
+        self.reason = ""
+        self.refusal: ErrorCode | None = None
+        self.max_frame_bytes = MAX_FRAME_BYTES
+        self.pending: dict[int, Exchange[W] | MapFetch | Probe] = {}
+        self.outgoing: list[Request] = []
+        self.waiting: dict[Lane[W], None] = {}
+        self.quiet_since = 0.0
+        self.pinged = False
+
+    @property
+    def fresh(self) -> bool:
+        return self.failures == 0
+
+    @property
+    def due(self) -> float:
+        """When to look whether a silent node that owes answers is still there."""
+        return self.quiet_since + (HANG_SECONDS if self.pinged else PING_SECONDS)
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.address})" if self.node else self.address

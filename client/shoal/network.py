@@ -1,0 +1,237 @@
+"""The addresses a client may talk to: who is connected, healthy, hanging, due for another attempt. No sockets here.
+
+Links are known by address. Seeds (the addresses of the URL) stay for ever; nodes come from the shard map. A connection
+is identified by who answers on it, so a node reached through a seed is used by that way as well.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple
+
+from shoal.backoff import Backoff
+from shoal.calls import NEVER, Exchange, W
+from shoal.errors import BY_CODE, ErrorCode, ShoalError, Unavailable
+from shoal.lanes import Lane
+from shoal.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
+from shoal.protocol.messages import GetShardMap, Ping, Request, Welcome
+from shoal.shardmap import Routes
+
+_NO_USE_TRYING = frozenset((ErrorCode.PROTOCOL_MISMATCH, ErrorCode.UNAUTHENTICATED, ErrorCode.PERMISSION_DENIED))
+
+
+class Disconnect(NamedTuple):
+    """A connection to be ended, and why; `refusal` names what another attempt may not change."""
+
+    address: str
+    reason: str
+    refusal: ErrorCode | None = None
+
+
+class Network(Generic[W]):
+    """See the module's first lines. `connects` and `disconnects` are for the driver, which takes them out."""
+
+    def __init__(self, seeds: tuple[str, ...], backoff: Backoff) -> None:
+        self.seeds = seeds
+        self.cluster = ""
+        self.connects: list[str] = []
+        self.disconnects: list[Disconnect] = []
+        self._backoff = backoff
+        self._links: dict[str, Link[W]] = {address: Link(address) for address in seeds}
+        self._by_node: dict[str, Link[W]] = {}
+        self._sending: dict[Link[W], None] = {}
+        self._requests = 0
+        self._fetching_map = False
+
+    # -- who is where -------------------------------------------------------------------------------------------------
+
+    def link(self, address: str) -> Link[W]:
+        return self._links[address]
+
+    def link_of(self, node: str, routes: Routes) -> Link[W] | None:
+        """Return the link to `node`: the one it answers on, else that of its address; None for an unknown node."""
+        link = self._by_node.get(node)
+        if link is not None:
+            return link
+        known = routes.nodes.get(node)
+        if known is None:
+            return None
+        link = self._links.get(known.address)
+        if link is None:
+            link = self._links[known.address] = Link(known.address)
+        return link
+
+    def connect(self, link: Link[W]) -> None:
+        """Ask the driver to connect; it answers by `up` or `down`."""
+        if link.state is LinkState.DOWN:
+            link.state = LinkState.CONNECTING
+            self.connects.append(link.address)
+
+    def connect_if_due(self, link: Link[W], now: float) -> None:
+        if link.state is LinkState.DOWN and now >= link.retry_at:
+            self.connect(link)
+
+    def discover(self, now: float) -> float:
+        """Connect to every seed that is due; return when the next one is."""
+        due = NEVER
+        for address in self.seeds:
+            link = self._links[address]
+            self.connect_if_due(link, now)
+            if link.state is LinkState.DOWN:
+                due = min(due, link.retry_at)
+        return due
+
+    def discovery_error(self) -> ShoalError:
+        """Say why no node was found so far."""
+        links = [self._links[address] for address in self.seeds]
+        reasons = "; ".join(f"{link.address}: {link.reason or 'no answer yet'}" for link in links)
+        refusal = links[0].refusal
+        kind = BY_CODE[refusal] if refusal is not None and self.discovery_is_hopeless() else Unavailable
+        return kind(f"no node of the cluster could be reached ({reasons}); check the addresses and that the nodes run")
+
+    def discovery_is_hopeless(self) -> bool:
+        """All seeds answered, and refused for reasons that another attempt will not change."""
+        return all(self._links[address].refusal in _NO_USE_TRYING for address in self.seeds)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def up(self, address: str, welcome: Welcome, now: float) -> Link[W] | None:
+        """A node welcomed us at `address`; returns its link, or None where it is not of our cluster."""
+        link = self._links[address]
+        if self.cluster and welcome.cluster != self.cluster:
+            reason = f"it belongs to the cluster {welcome.cluster!r}, this client to {self.cluster!r}"
+            self.disconnects.append(Disconnect(address, reason, ErrorCode.PROTOCOL_MISMATCH))
+            return None
+        self.cluster = welcome.cluster
+        link.state = LinkState.UP
+        link.node = welcome.node
+        link.failures = 0
+        link.reason = ""
+        link.refusal = None
+        link.paused = False
+        link.pinged = False
+        link.quiet_since = now
+        link.max_frame_bytes = welcome.max_frame_bytes
+        self._by_node.setdefault(welcome.node, link)
+        return link
+
+    def down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> list[Exchange[W]]:
+        """A connection ended or did not come about; returns what was unanswered on it, in the order it was sent."""
+        link = self._links[address]
+        if self._by_node.get(link.node) is link:
+            del self._by_node[link.node]
+        link.state = LinkState.DOWN
+        link.reason = reason
+        link.refusal = refusal
+        link.retry_at = now + self._backoff.delay(link.failures)
+        link.failures += 1
+        link.outgoing = []
+        self._sending.pop(link, None)
+        pending, link.pending = link.pending, {}
+        lost: list[Exchange[W]] = []
+        for waiting in pending.values():
+            if isinstance(waiting, Exchange):
+                lost.append(waiting)
+            elif isinstance(waiting, MapFetch):
+                self._fetching_map = False
+        return lost
+
+    def give_up(self, link: Link[W], reason: str) -> None:
+        """Have the driver end a connection; `down` follows."""
+        self.disconnects.append(Disconnect(link.address, reason))
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def next_request(self) -> int:
+        self._requests += 1
+        return self._requests
+
+    def send(self, link: Link[W], request: Request, owed: Exchange[W] | MapFetch | Probe, now: float) -> None:
+        """Put a request into the link's next frame, and remember what its answer is for."""
+        if not link.pending:
+            link.quiet_since = now
+        link.pending[request.request] = owed
+        link.outgoing.append(request)
+        self._sending[link] = None
+
+    def take_outgoing(self) -> list[tuple[Link[W], list[Request]]]:
+        """Take out the requests of this turn, per link."""
+        if not self._sending:
+            return []
+        frames = []
+        for link in self._sending:
+            frames.append((link, link.outgoing))
+            link.outgoing = []
+        self._sending = {}
+        return frames
+
+    def fetch_map(self, link: Link[W], now: float) -> None:
+        """Ask for the shard map, unless somebody is being asked already."""
+        if not self._fetching_map and link.state is LinkState.UP:
+            self._fetching_map = True
+            self.send(link, GetShardMap(self.next_request()), MapFetch(), now)
+
+    def map_fetched(self) -> None:
+        self._fetching_map = False
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> float:
+        """Ping nodes that owe answers and are silent, give up those that hang; return when to look again."""
+        due = NEVER
+        for link in self._links.values():
+            if link.state is not LinkState.UP or not link.pending:
+                continue
+            quiet = now - link.quiet_since
+            if quiet >= HANG_SECONDS and link.pinged:
+                self.give_up(link, f"{link} hangs: silent for {quiet:.1f} s in spite of a ping")
+                continue
+            if quiet >= PING_SECONDS and not link.pinged:
+                # However late this look comes, the node has the rest of the time to answer the ping.
+                link.pinged = True
+                link.quiet_since = now - PING_SECONDS
+                self.send(link, Ping(self.next_request()), Probe(), now)
+            due = min(due, link.due)
+        return due
+
+    def heard(self, link: Link[W], now: float) -> None:
+        """Something arrived: the node is alive."""
+        link.quiet_since = now
+        link.pinged = False
+
+    def usable(self, lane: Lane[W], routes: Routes, now: float) -> Link[W] | None:
+        """Return a link to ask for `lane`, choosing its target; None where the lane has to wait for a link.
+
+        The target is kept while it is connected, or worth waiting for. Else the other voters are tried in turn,
+        connected ones first; a failing one is only reconnected in the background, when its time has come.
+        """
+        voters = lane.shard.voters
+        if lane.target in voters:
+            at = voters.index(lane.target)
+            order = (*voters[at:], *voters[:at])
+        else:
+            order = (lane.target, *voters)
+        links = [(node, link) for node in order if (link := self.link_of(node, routes)) is not None]
+        if links and links[0][1].fresh:
+            links = links[:1]
+        for node, link in links:
+            if link.state is LinkState.UP:
+                lane.target = node
+                if not link.paused:
+                    return link
+                link.waiting[lane] = None
+                return None
+            if not link.fresh:
+                self.connect_if_due(link, now)
+        fresh = next(((node, link) for node, link in links if link.fresh), None)
+        if fresh is not None:
+            lane.target, link = fresh
+            self.connect(link)
+            link.waiting[lane] = None
+            return None
+        due = self.discover(now)
+        for _, link in links:
+            link.waiting[lane] = None
+            if link.state is LinkState.DOWN:
+                due = min(due, link.retry_at)
+        lane.blocked_until = max(lane.blocked_until, due if due != NEVER else 0.0)
+        return None

@@ -1,0 +1,126 @@
+"""What a client is told when it is made: the URL taken apart, and checked.
+
+    shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096
+
+`shoals://` is the same over TLS. IPv6 addresses stand in brackets: `shoal://[::1]:7400/default`.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from shoal.errors import InvalidArgument
+
+DEFAULT_PORT = 7400
+DEFAULT_KEYSPACE = "default"
+DEFAULT_TIMEOUT_SECONDS = 5.0
+DEFAULT_MAX_IN_FLIGHT = 4096
+
+_SCHEMES = {"shoal": False, "shoals": True}
+_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|)")
+_QUERY_NAMES = ("timeout", "max_in_flight")
+
+
+class Options(msgspec.Struct, frozen=True):
+    """A client's settings.
+
+    Args:
+        seeds: the addresses (`host:port`) of the URL: where the client looks for the cluster.
+        timeout: seconds that a call may take in all, unless the call says otherwise.
+        max_in_flight: calls that may be under way at once; further callers wait.
+    """
+
+    seeds: tuple[str, ...]
+    keyspace: str = DEFAULT_KEYSPACE
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
+    tls: bool = False
+
+
+def parse_url(url: str) -> Options:
+    """Take a client's URL apart.
+
+    Raises:
+        InvalidArgument: the URL is not of this form, or names something unknown.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidArgument(f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in _SCHEMES:
+        raise InvalidArgument(f"a Shoal URL begins with shoal:// or shoals://, not {url!r}")
+    if parts.fragment or "@" in parts.netloc:
+        raise InvalidArgument(f"a Shoal URL has no user and no fragment: {url!r}")
+    seeds = tuple(_address(host, url) for host in parts.netloc.split(","))
+    keyspace = unquote(parts.path).strip("/")
+    if "/" in keyspace:
+        raise InvalidArgument(f"the path of a Shoal URL is one keyspace's name, not {parts.path!r}")
+    timeout, max_in_flight = DEFAULT_TIMEOUT_SECONDS, DEFAULT_MAX_IN_FLIGHT
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "timeout":
+            timeout = parse_duration(value)
+        elif name == "max_in_flight":
+            max_in_flight = _count(name, value)
+        else:
+            near = get_close_matches(name, _QUERY_NAMES, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_QUERY_NAMES)}"
+            raise InvalidArgument(f"unknown setting {name!r} in the URL: {hint}")
+    return Options(
+        seeds=tuple(dict.fromkeys(seeds)),
+        keyspace=keyspace or DEFAULT_KEYSPACE,
+        timeout=timeout,
+        max_in_flight=max_in_flight,
+        tls=_SCHEMES[parts.scheme],
+    )
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of `2s`, `500ms`, `1m` or a plain number of seconds.
+
+    Raises:
+        InvalidArgument: it is none of these, or zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(f"a duration is written like 2s, 500ms or 1m, not {text!r}")
+    seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]]
+    if seconds <= 0:
+        raise InvalidArgument(f"a timeout must be longer than zero, not {text!r}")
+    return seconds
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Take a checked `host:port` apart; brackets of IPv6 addresses go."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _address(text: str, url: str) -> str:
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text.partition("]")
+        host += bracket
+        port = rest.removeprefix(":")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise InvalidArgument(f"{text!r} in {url!r} is not an address: write [::1]:7400")
+    elif ":" in text:
+        host, _, port = text.rpartition(":")
+        if ":" in host:
+            raise InvalidArgument(f"an IPv6 address stands in brackets: [{text}], in {url!r}")
+    if not host:
+        raise InvalidArgument(f"{url!r} names no host: write shoal://host:port/keyspace")
+    number = port or str(DEFAULT_PORT)
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
+        raise InvalidArgument(f"{port!r} in {url!r} is not a port: 1 to 65535")
+    return f"{host}:{int(number)}"
+
+
+def _count(name: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise InvalidArgument(f"{name} is a whole number from 1, not {value!r}")
+    return int(value)

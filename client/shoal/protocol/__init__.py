@@ -1,0 +1,1 @@
+"""The wire protocol: typed messages in length-prefixed frames of MessagePack."""

@@ -1,0 +1,103 @@
+"""Bytes to messages and back, without a socket: length-prefixed frames, each one list of messages.
+
+A frame is a 4-byte big-endian length and that many bytes of MessagePack. `FrameReader` cuts frames out of whatever
+pieces the transport delivers; `FrameTooLong` is raised on the length alone, before any of the frame is buffered.
+"""
+
+from __future__ import annotations
+
+from struct import Struct as _Layout
+from typing import Any
+
+import msgspec
+
+from shoal.protocol.messages import MAX_FRAME_BYTES, Answer, Greeting, Operation, Request
+
+_LENGTH = _Layout(">I")
+HEADER_BYTES = _LENGTH.size
+
+
+class FrameTooLong(Exception):
+    """The other side announced a frame beyond the limit: it is broken, hostile, or not a Shoal peer at all."""
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Holds at most one incomplete frame, of at most `max_bytes`.
+
+    The pieces of an incomplete frame are only joined once it is complete, so that a long one is copied once.
+    """
+
+    __slots__ = ("_max_bytes", "_missing", "_pieces")
+
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._pieces: list[bytes] = []
+        self._missing = 0
+        self._max_bytes = max_bytes
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take what arrived; return the bodies of the frames that it completes.
+
+        Raises:
+            FrameTooLong: a length beyond the limit was announced.
+        """
+        pieces = self._pieces
+        if pieces:
+            pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(pieces)
+            pieces.clear()
+        bodies: list[bytes] = []
+        at = 0
+        size = len(data)
+        missing = HEADER_BYTES
+        while size - at >= HEADER_BYTES:
+            (length,) = _LENGTH.unpack_from(data, at)
+            if length > self._max_bytes:
+                raise FrameTooLong(f"a frame of {length} bytes was announced; at most {self._max_bytes} are accepted")
+            end = at + HEADER_BYTES + length
+            if end > size:
+                missing += length
+                break
+            bodies.append(data[at + HEADER_BYTES : end])
+            at = end
+        if at < size:
+            pieces.append(data[at:] if at else data)
+            self._missing = missing - (size - at)
+        return bodies
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(messages: list[Any]) -> bytes:
+    """Encode one frame: header and body, ready for the socket."""
+    body = _encoder.encode(messages)
+    return _LENGTH.pack(len(body)) + body
+
+
+def encode_frames(messages: list[Any], max_bytes: int = MAX_FRAME_BYTES) -> list[bytes]:
+    """Encode messages as one frame, or as several where they would not fit into `max_bytes`.
+
+    Raises:
+        FrameTooLong: one message alone does not fit.
+    """
+    frame = encode_frame(messages)
+    if len(frame) - HEADER_BYTES <= max_bytes:
+        return [frame]
+    if len(messages) == 1:
+        raise FrameTooLong(f"a message of {len(frame) - HEADER_BYTES} bytes; a frame holds at most {max_bytes}")
+    half = len(messages) // 2
+    return encode_frames(messages[:half], max_bytes) + encode_frames(messages[half:], max_bytes)
+
+
+greeting_decoder: msgspec.msgpack.Decoder[list[Greeting]] = msgspec.msgpack.Decoder(list[Greeting])
+request_decoder: msgspec.msgpack.Decoder[list[Request]] = msgspec.msgpack.Decoder(list[Request])
+answer_decoder: msgspec.msgpack.Decoder[list[Answer]] = msgspec.msgpack.Decoder(list[Answer])
+operations_decoder: msgspec.msgpack.Decoder[list[Operation]] = msgspec.msgpack.Decoder(list[Operation])
+
+
+def encode_operations(operations: list[Operation]) -> msgspec.Raw:
+    """Encode the operations of one `Write`."""
+    return msgspec.Raw(_encoder.encode(operations))

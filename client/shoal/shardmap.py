@@ -1,0 +1,105 @@
+"""The shard map: which microshards make a shard, and which nodes hold its replicas.
+
+Plain data, versioned, the same on clients and nodes. `Routes` is the index built from it for look-ups.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.keys import microshard_of
+
+
+class NodeAddress(msgspec.Struct, frozen=True, array_like=True):
+    """A storage node and where clients and peers reach it (`host:port`)."""
+
+    id: str
+    address: str
+    region: str = ""
+    zone: str = ""
+
+
+class Keyspace(msgspec.Struct, frozen=True, array_like=True):
+    """A tenant's set of keys. `id` is what the disk and the wire use; the name may be looked up only here."""
+
+    id: int
+    name: str
+    microshards: int
+    delimiter: bytes
+    max_staleness_ms: int = 5_000
+
+    def microshard_of(self, key: bytes) -> int:
+        return microshard_of(key, self.delimiter, self.microshards)
+
+
+class MicroshardRange(msgspec.Struct, frozen=True, array_like=True):
+    """The microshards from `first` up to, not with, `end`."""
+
+    first: int
+    end: int
+
+
+class Shard(msgspec.Struct, frozen=True, array_like=True):
+    """A set of microshards of one keyspace, replicated by one Raft group.
+
+    `voters[0]` is the preferred leader. `leader` is a hint: the last leader the sender knew of, or "".
+    """
+
+    id: int
+    keyspace: int
+    ranges: tuple[MicroshardRange, ...]
+    voters: tuple[str, ...]
+    followers: tuple[str, ...] = ()
+    leader: str = ""
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        return self.voters + self.followers
+
+
+class ShardMap(msgspec.Struct, frozen=True, array_like=True):
+    """The whole map of a cluster at one version; a higher version replaces a lower one whole."""
+
+    version: int
+    cluster: str
+    nodes: tuple[NodeAddress, ...]
+    keyspaces: tuple[Keyspace, ...]
+    shards: tuple[Shard, ...]
+
+
+class Routes:
+    """Look-ups in one `ShardMap`.
+
+    Invariant: every microshard of every keyspace belongs to exactly one shard; `ValueError` otherwise.
+    """
+
+    __slots__ = ("_shard_of", "keyspaces", "keyspaces_by_name", "map", "nodes", "shards")
+
+    def __init__(self, shard_map: ShardMap) -> None:
+        self.map = shard_map
+        self.nodes: dict[str, NodeAddress] = {node.id: node for node in shard_map.nodes}
+        self.keyspaces: dict[int, Keyspace] = {keyspace.id: keyspace for keyspace in shard_map.keyspaces}
+        self.keyspaces_by_name: dict[str, Keyspace] = {keyspace.name: keyspace for keyspace in shard_map.keyspaces}
+        self.shards: dict[int, Shard] = {shard.id: shard for shard in shard_map.shards}
+        owners: dict[int, list[int | None]] = {k.id: [None] * k.microshards for k in shard_map.keyspaces}
+        for shard in shard_map.shards:
+            owner = owners[shard.keyspace]
+            for span in shard.ranges:
+                for microshard in range(span.first, span.end):
+                    if owner[microshard] is not None:
+                        raise ValueError(f"microshard {microshard} is in shards {owner[microshard]} and {shard.id}")
+                    owner[microshard] = shard.id
+        self._shard_of: dict[int, list[int]] = {}
+        for keyspace_id, owner in owners.items():
+            whole = [shard_id for shard_id in owner if shard_id is not None]
+            if len(whole) != len(owner):
+                raise ValueError(f"keyspace {keyspace_id} has microshards without a shard")
+            self._shard_of[keyspace_id] = whole
+
+    def shard_table(self, keyspace: int) -> list[int]:
+        """Return the list microshard -> shard id of a keyspace (shared, not to be changed)."""
+        return self._shard_of[keyspace]
+
+    def shard_of(self, keyspace: Keyspace, key: bytes) -> int:
+        """Return the id of the shard that holds `key`."""
+        return self._shard_of[keyspace.id][keyspace.microshard_of(key)]

@@ -1,0 +1,266 @@
+"""What all nodes of a cluster say of themselves at one time, and what is wrong with it.
+
+`survey` asks; the rest is pure, so that every verdict can be tested without a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shoal.admin import DEFAULT_TIMEOUT_SECONDS, AdminConnection
+from shoal.errors import ShoalError, Unavailable
+from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
+from shoal.shardmap import NodeAddress, Shard, ShardMap
+
+LAG_PATIENCE_SECONDS = 1.0
+SURVEY_INTERVAL_SECONDS = 0.1
+
+
+class ProblemKind(StrEnum):
+    """What can be wrong with a cluster, the worst first."""
+
+    SHARD_WITHOUT_LEADER = "shard_without_leader"
+    NODE_UNREACHABLE = "node_unreachable"
+    NODE_NOT_WRITABLE = "node_not_writable"
+    REPLICA_MISSING = "replica_missing"
+    REPLICA_DISCONNECTED = "replica_disconnected"
+    REPLICA_BEHIND = "replica_behind"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: what, with which node or shard, and a sentence for people."""
+
+    kind: ProblemKind
+    message: str
+    node: str | None = None
+    shard: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One node of the shard map and its status, or why it gave none."""
+
+    node: NodeAddress
+    status: StatusReply | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """A survey, what is wrong with it, and the marks that replicas were measured by."""
+
+    survey: Survey
+    problems: tuple[Problem, ...]
+    marks: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLeader:
+    """A shard's leader as that node itself reports it."""
+
+    node: str
+    replica: ReplicaStatus
+
+
+class Survey:
+    """The answers of all nodes to one round of questions."""
+
+    def __init__(self, shard_map: ShardMap, nodes: Sequence[NodeReport]) -> None:
+        self.shard_map = shard_map
+        self.nodes = tuple(nodes)
+        self._replicas: dict[tuple[int, str], ReplicaStatus] = {}
+        self._leaders: dict[int, ShardLeader] = {}
+        for node, replica in self._reported():
+            self._replicas[replica.shard, node] = replica
+            known = self._leaders.get(replica.shard)
+            if replica.role == "leader" and (known is None or known.replica.term < replica.term):
+                self._leaders[replica.shard] = ShardLeader(node, replica)
+
+    def _reported(self) -> Iterator[tuple[str, ReplicaStatus]]:
+        for report in self.nodes:
+            for replica in report.status.replicas if report.status is not None else ():
+                yield report.node.id, replica
+
+    def report(self, node: str) -> NodeReport | None:
+        """Return what node `node` said, or None where the map has no such node."""
+        return next((report for report in self.nodes if report.node.id == node), None)
+
+    def leader(self, shard: int) -> ShardLeader | None:
+        """Return the leader of a shard: of several that claim it, the one of the newest term."""
+        return self._leaders.get(shard)
+
+    def replica(self, shard: int, node: str) -> ReplicaStatus | None:
+        """Return what `node` reports of its replica of `shard`."""
+        return self._replicas.get((shard, node))
+
+    def progress(self, shard: int, node: str) -> PeerProgress | None:
+        """Return what the leader of `shard` knows of its replica on `node`."""
+        leader = self.leader(shard)
+        if leader is None:
+            return None
+        return next((peer for peer in leader.replica.peers if peer.node == node), None)
+
+    def marks(self) -> dict[int, int]:
+        """Return the last log index of every shard that has a leader: where its replicas must get to."""
+        return {shard: leader.replica.last_index for shard, leader in self._leaders.items()}
+
+    def in_step(self, shard: Shard, marks: Mapping[int, int]) -> int:
+        """Return how many replicas of `shard` are connected and hold its log up to `marks`."""
+        if self.leader(shard.id) is None:
+            return 0
+        return sum(1 for node in shard.replicas if self._behind(shard, node, marks) is None)
+
+    def problems(self, marks: Mapping[int, int]) -> list[Problem]:
+        """Return all that is wrong, the worst first; empty only when every shard has its leader and all its replicas.
+
+        Args:
+            marks: shard -> log index up to which each replica must hold the log (see `marks`). Taken from an earlier
+                survey, they tell a replica that stays behind from one that is a moment behind under load.
+        """
+        found: list[Problem] = []
+        reachable = {report.node.id for report in self.nodes if report.status is not None}
+        for report in self.nodes:
+            found.extend(self._node_problems(report))
+        for shard in self.shard_map.shards:
+            if self.leader(shard.id) is None:
+                found.append(
+                    Problem(ProblemKind.SHARD_WITHOUT_LEADER, f"shard {shard.id} has no leader", shard=shard.id)
+                )
+                continue
+            for node in shard.replicas:
+                # An unreachable node is one problem, not one for each of its replicas.
+                problem = self._behind(shard, node, marks) if node in reachable else None
+                if problem is not None:
+                    found.append(problem)
+        order = list(ProblemKind)
+        return sorted(found, key=lambda problem: order.index(problem.kind))
+
+    def _node_problems(self, report: NodeReport) -> Iterator[Problem]:
+        node = report.node
+        if report.status is None:
+            count = sum(1 for shard in self.shard_map.shards if node.id in shard.replicas)
+            yield Problem(
+                ProblemKind.NODE_UNREACHABLE,
+                f"node {node.id} is unreachable, and with it {count} replicas: {report.problem}",
+                node=node.id,
+            )
+        elif report.status.not_writable:
+            yield Problem(
+                ProblemKind.NODE_NOT_WRITABLE,
+                f"node {node.id} takes no writes: {report.status.not_writable}",
+                node=node.id,
+            )
+
+    def _behind(self, shard: Shard, node: str, marks: Mapping[int, int]) -> Problem | None:
+        """Return what keeps the replica of `shard` on `node` from being in step with the leader, which must exist."""
+        leader = self._leaders[shard.id]
+        if node == leader.node:
+            return None
+        where = f"shard {shard.id} on node {node}"
+        if self.replica(shard.id, node) is None:
+            return Problem(ProblemKind.REPLICA_MISSING, f"{where}: no such replica there", node, shard.id)
+        progress = self.progress(shard.id, node)
+        if progress is None:
+            return Problem(
+                ProblemKind.REPLICA_MISSING, f"{where}: the leader {leader.node} does not count it", node, shard.id
+            )
+        if not progress.supported:
+            return Problem(
+                ProblemKind.REPLICA_DISCONNECTED,
+                f"{where}: the leader {leader.node} does not hear from it",
+                node,
+                shard.id,
+            )
+        # A mark may name entries that the leader of then never committed and that of now does not have.
+        mark = min(marks.get(shard.id, leader.replica.last_index), leader.replica.last_index)
+        if progress.match_index < mark:
+            return Problem(
+                ProblemKind.REPLICA_BEHIND,
+                f"{where}: {mark - progress.match_index} log entries behind ({progress.state})",
+                node,
+                shard.id,
+            )
+        return None
+
+
+async def examine(
+    seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, wait_seconds: float = 0.0
+) -> Examination:
+    """Survey the cluster until nothing is wrong, or for `wait_seconds`; return the last survey and its problems.
+
+    A replica that is behind is given at least `LAG_PATIENCE_SECONDS` to get to where the leader was at first: under
+    load every replica is a moment behind at any instant.
+
+    Raises:
+        Unavailable: no seed answered, until the end.
+    """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    marks: dict[int, int] = {}
+    while True:
+        waited = loop.time() - started
+        try:
+            found = await survey(seeds, timeout_seconds)
+        except Unavailable:
+            if waited >= wait_seconds:
+                raise
+        else:
+            marks = found.marks() | marks
+            problems = found.problems(marks)
+            only_behind = all(problem.kind is ProblemKind.REPLICA_BEHIND for problem in problems)
+            patience = max(wait_seconds, LAG_PATIENCE_SECONDS if only_behind else 0.0)
+            if not problems or waited >= patience:
+                return Examination(found, tuple(problems), marks)
+        await asyncio.sleep(SURVEY_INTERVAL_SECONDS)
+
+
+async def survey(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Survey:
+    """Fetch the shard map from whichever of `seeds` (`host:port`) answers, then every node's status, all at once.
+
+    Raises:
+        Unavailable: no seed answered.
+    """
+    shard_map = await fetch_shard_map(seeds, timeout_seconds)
+    reports = await asyncio.gather(*(_report(node, timeout_seconds) for node in shard_map.nodes))
+    return Survey(shard_map, reports)
+
+
+async def fetch_shard_map(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> ShardMap:
+    """Return the shard map of the first of `seeds` that answers, with the leaders that this node knows.
+
+    Raises:
+        Unavailable: no seed answered.
+    """
+    asked = [asyncio.create_task(_greeted_map(seed, timeout_seconds)) for seed in seeds]
+    reasons: list[str] = []
+    try:
+        for answer in asyncio.as_completed(asked):
+            try:
+                return await answer
+            except ShoalError as error:
+                reasons.append(str(error))
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    raise Unavailable("no node answered: " + "; ".join(reasons))
+
+
+async def _greeted_map(seed: str, timeout_seconds: float) -> ShardMap:
+    async with await AdminConnection.open(seed, timeout_seconds) as node:
+        return node.welcome.shard_map
+
+
+async def _report(node: NodeAddress, timeout_seconds: float) -> NodeReport:
+    try:
+        async with await AdminConnection.open(node.address, timeout_seconds) as connection:
+            status = await connection.status()
+    except ShoalError as error:
+        return NodeReport(node, None, str(error))
+    if status.node != node.id:
+        return NodeReport(node, None, f"{node.address} is node {status.node} of cluster {status.cluster}")
+    return NodeReport(node, status)
