@@ -1,0 +1,1 @@
+"""The Raft core: pure, without clock, socket, thread or disk."""

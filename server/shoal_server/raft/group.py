@@ -1,0 +1,825 @@
+"""One Raft group as one of its replicas sees it: messages, proposals and time in; what to store, send and apply out.
+
+The protocol is Raft (Ongaro's dissertation, 2014) with pre-vote (9.6), leadership transfer (3.10), ReadIndex (6.4) and
+leases. It does no I/O and reads no clock: `now` is passed in, in nanoseconds of the node's own monotonic clock.
+
+Roles and how they change:
+
+    REPLICA        follows a leader, or knows none. Its leader unsupported for long enough -> PRE_CANDIDATE
+    PRE_CANDIDATE  asks whether it could win, binding nobody. A majority says yes -> CANDIDATE; a leader appears -> REPLICA
+    CANDIDATE      has a new term and its own vote. A majority votes for it -> LEADER; a newer term, a leader -> REPLICA
+    LEADER         orders writes. A newer term, or a majority's support lost for too long -> REPLICA
+
+What replaces Raft's per-group heartbeats and randomised timers is `Liveness`: as long as a replica has promised support
+to the process that leads it, it neither campaigns nor votes for another. So a quiet group needs no messages and no ticks
+(`active` is False), and a leader that a majority supports and acknowledges holds a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from random import Random
+from typing import Any
+
+from shoal_server.invariants import invariant
+from shoal_server.raft.config import RaftConfig, Timing
+from shoal_server.raft.leader import Leader
+from shoal_server.raft.liveness import Liveness
+from shoal_server.raft.log import Log
+from shoal_server.raft.membership import (
+    ChangeKind,
+    MembershipChange,
+    MembershipHistory,
+    MembershipRefused,
+    changed,
+    encode_membership,
+)
+from shoal_server.raft.messages import (
+    AppendAccepted,
+    AppendEntries,
+    AppendRejected,
+    CommitNotice,
+    Entry,
+    EntryKind,
+    HardState,
+    LeaderQuestion,
+    Membership,
+    RaftMessage,
+    ReadProbe,
+    ReadProbeConfirmed,
+    Resigned,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
+)
+from shoal_server.raft.progress import ProgressState
+from shoal_server.raft.quorum import Election, election
+from shoal_server.raft.ready import (
+    GroupStatus,
+    NotLeader,
+    PeerState,
+    Ready,
+    TransferInProgress,
+    TransferRefused,
+)
+
+
+class Role(Enum):
+    """What a replica is at the moment; see the module's first lines."""
+
+    REPLICA = "replica"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+_MAY_FOLLOW: dict[Role, frozenset[Role]] = {
+    Role.REPLICA: frozenset({Role.REPLICA, Role.PRE_CANDIDATE, Role.CANDIDATE}),
+    Role.PRE_CANDIDATE: frozenset({Role.PRE_CANDIDATE, Role.CANDIDATE, Role.REPLICA}),
+    Role.CANDIDATE: frozenset({Role.PRE_CANDIDATE, Role.LEADER, Role.REPLICA}),
+    Role.LEADER: frozenset({Role.REPLICA}),
+}
+"""The transitions there are. A pre-candidate that cannot win campaigns again; so does a candidate, from the beginning."""
+
+
+_ANSWERS = frozenset({AppendAccepted, AppendRejected, VoteResponse, ReadProbeConfirmed})
+
+
+class Group:
+    """See the module's first lines.
+
+    Invariants: the term never falls; there is one vote a term; the commit position never falls; a leader never drops an
+    entry of its own log.
+    """
+
+    __slots__ = (
+        "_accepted_up_to",
+        "_asked_at",
+        "_config",
+        "_durable",
+        "_election_deadline",
+        "_failed_reads",
+        "_granted",
+        "_handlers",
+        "_hard_state_changed",
+        "_history",
+        "_leader",
+        "_leader_epoch",
+        "_liveness",
+        "_messages",
+        "_owes_acceptance",
+        "_random",
+        "_reads",
+        "_refused",
+        "_restarted",
+        "_timing",
+        "active",
+        "group",
+        "leader",
+        "log",
+        "node",
+        "role",
+        "term",
+        "vote",
+    )
+
+    def __init__(
+        self,
+        group: int,
+        node: str,
+        *,
+        config: RaftConfig,
+        timing: Timing,
+        liveness: Liveness,
+        log: Log,
+        hard_state: HardState,
+        membership: Membership,
+        membership_index: int,
+        random: Random,
+        now: int,
+        priority: int,
+    ) -> None:
+        """
+        Args:
+            membership: as of the log's applied position; later ones are found in the log.
+            priority: the node's place among those who should lead, 0 for the first: it campaigns first at a start.
+        """
+        self.group = group
+        self.node = node
+        self.log = log
+        self.role = Role.REPLICA
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.leader = ""
+        self.active = True
+        self._config = config
+        self._timing = timing
+        self._liveness = liveness
+        self._random = random
+        self._restarted = hard_state.term > 0
+        self._hard_state_changed = False
+        self._leader: Leader | None = None
+        self._leader_epoch = 0
+        self._granted: set[str] = set()
+        self._refused: set[str] = set()
+        self._asked_at = 0
+        self._messages: list[tuple[str, RaftMessage]] = []
+        self._durable: list[tuple[str, RaftMessage]] = []
+        self._owes_acceptance = ""
+        self._accepted_up_to = 0
+        self._reads: list[tuple[int, int]] = []
+        self._failed_reads: list[int] = []
+        self._history = MembershipHistory(membership, membership_index)
+        if log.applied_index < log.last_index:
+            index = log.applied_index + 1
+            while index <= log.last_index:
+                stored = log.entries(index, log.last_index + 1, config.max_append_bytes)
+                self._history.append(stored)
+                index = stored[-1].index + 1
+        start = max(now, liveness.vote_not_before) if self._restarted else now
+        # Whoever should lead has a whole support time ahead of the next: nodes that start together seldom start at once.
+        self._election_deadline = start + priority * timing.support_ns + random.randrange(timing.election_spread_ns)
+        self._handlers: dict[type, Callable[[str, Any, int], None]] = {
+            AppendEntries: self._on_append,
+            AppendAccepted: self._on_accepted,
+            AppendRejected: self._on_rejected,
+            VoteRequest: self._on_vote_request,
+            VoteResponse: self._on_vote_response,
+            TimeoutNow: self._on_timeout_now,
+            ReadProbe: self._on_read_probe,
+            ReadProbeConfirmed: self._on_probe_confirmed,
+            CommitNotice: self._on_commit_notice,
+            LeaderQuestion: self._on_leader_question,
+            Resigned: self._on_resigned,
+        }
+
+    # -- what is so
+
+    @property
+    def is_leader(self) -> bool:
+        return self._leader is not None
+
+    @property
+    def membership(self) -> Membership:
+        return self._history.current
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Everybody who has a replica, voter or not."""
+        membership = self._history.current
+        return membership.voters + membership.followers
+
+    @property
+    def transferring(self) -> bool:
+        return self._leader is not None and self._leader.transfer is not None
+
+    @property
+    def may_campaign(self) -> bool:
+        """Whether this node is a voter whose log holds no membership change that is committed and not applied."""
+        log = self.log
+        return self.node in self._history.current.voters and not (
+            log.applied_index < self._history.current_index <= log.commit_index
+        )
+
+    def status(self) -> GroupStatus:
+        log, leader = self.log, self._leader
+        membership = self._history.current
+        if leader is not None:
+            role = "leader"
+        elif self.node not in membership.voters:
+            role = "follower"
+        else:
+            role = "voter" if self.role is Role.REPLICA else "candidate"
+        return GroupStatus(
+            role=role,
+            term=self.term,
+            leader=self.leader,
+            membership=membership,
+            first_index=log.first_index,
+            last_index=log.last_index,
+            commit_index=log.commit_index,
+            applied_index=log.applied_index,
+            lease_until=leader.lease_until() if leader is not None else 0,
+            peers=[PeerState(node, progress.match, progress.state.value) for node, progress in leader.progress.items()]
+            if leader is not None
+            else [],
+        )
+
+    def best_successor(self, now: int, able: Callable[[str], bool]) -> str:
+        """Return the voter best placed to lead instead of this node, or "" where none is.
+
+        Args:
+            able: says whether a node may be given leadership at all.
+        """
+        leader = self._leader
+        if leader is None:
+            return ""
+        candidates = [
+            (leader.progress[voter].match, voter)
+            for voter in leader.membership.voters
+            if voter != self.node
+            and leader.progress[voter].state is ProgressState.REPLICATE
+            and self._liveness.supported_until(voter) > now
+            and able(voter)
+        ]
+        return max(candidates)[1] if candidates else ""
+
+    def needed_from(self) -> int:
+        """Return the first entry that some reachable replica still needs of this leader's log."""
+        leader = self._leader
+        if leader is None:
+            return self.log.last_index + 1
+        return min(
+            (progress.match + 1 for progress in leader.progress.values() if progress.reachable),
+            default=self.log.last_index + 1,
+        )
+
+    # -- messages in
+
+    def step(self, sender: str, message: RaftMessage, now: int) -> None:
+        """Take one message of a peer."""
+        term = message.term
+        if term != self.term and not self._settle_term(sender, message, term, now):
+            return
+        self._handlers[type(message)](sender, message, now)
+
+    def _settle_term(self, sender: str, message: RaftMessage, term: int, now: int) -> bool:
+        """Deal with a message of another term; return whether it is to be handled at all."""
+        kind = type(message)
+        if kind is VoteRequest or kind is LeaderQuestion or kind is Resigned:
+            return True
+        if term > self.term:
+            if type(message) is VoteResponse and message.pre and message.granted:
+                # Granted for the term that would be: it binds nobody.
+                return True
+            if self.role is Role.REPLICA and kind in _ANSWERS:
+                # An answer to what this replica no longer does must not talk it out of the leader it is bound to.
+                return False
+            self._become_replica(term, now)
+            return True
+        if kind is AppendEntries or kind is CommitNotice or kind is ReadProbe:
+            # An old leader: tell it the term, or it would go on for as long as its quorum lets it.
+            self._durable.append((sender, AppendRejected(self.group, self.term, 0, 0, 0, 0)))
+        return False
+
+    def _on_append(self, sender: str, message: AppendEntries, now: int) -> None:
+        self._follow(sender, message.epoch, now)
+        log, entries = self.log, message.entries
+        previous = message.previous_index
+        if previous < log.commit_index:
+            # What is committed here is the leader's, too: look only at what goes beyond.
+            last = previous + len(entries)
+            if last <= log.commit_index:
+                self._accept(sender, log.commit_index)
+                return
+            entries = entries[log.commit_index - previous :]
+            previous = log.commit_index
+        elif not log.matches(previous, message.previous_term):
+            self._reject(sender, previous)
+            return
+        last = previous
+        if entries:
+            last = entries[-1].index
+            if previous < log.last_index:
+                entries = self._without_known(entries)
+            if entries:
+                log.append(entries)
+                self._history.append(entries)
+        self._commit_to(min(message.commit, last))
+        self._accept(sender, last)
+
+    def _without_known(self, entries: list[Entry]) -> list[Entry]:
+        """Drop the entries that the log has; where one conflicts, cut the log off there."""
+        log = self.log
+        for count, entry in enumerate(entries):
+            if entry.index > log.last_index:
+                return entries[count:]
+            if log.term(entry.index) != entry.term:
+                log.truncate_from(entry.index)
+                self._history.truncate_from(entry.index)
+                return entries[count:]
+        return []
+
+    def _accept(self, sender: str, last: int) -> None:
+        """Owe the leader one acceptance a Ready, however many appends came."""
+        self._owes_acceptance = sender
+        self._accepted_up_to = max(self._accepted_up_to, last)
+
+    def _reject(self, sender: str, previous: int) -> None:
+        log = self.log
+        if previous > log.last_index:
+            conflict_term, conflict_index = 0, log.last_index + 1
+        else:
+            conflict_term = log.term(previous)
+            conflict_index = log.first_index_of_term(previous, log.commit_index + 1)
+        promise = self._liveness.promise_to(sender)
+        self._durable.append(
+            (sender, AppendRejected(self.group, self.term, previous, conflict_term, conflict_index, promise))
+        )
+
+    def _follow(self, sender: str, epoch: int, now: int) -> None:
+        """Take `sender`, in that life of its process, for the leader of this term."""
+        invariant(self._leader is None, "there is one leader a term")
+        if self.leader != sender or self.role is not Role.REPLICA:
+            invariant(self.leader in ("", sender), "a term's leader does not change")
+            self._become(Role.REPLICA)
+            self.leader = sender
+        self._leader_epoch = epoch
+        self._settle_down(now)
+
+    def _commit_to(self, index: int) -> None:
+        log = self.log
+        if index > log.commit_index:
+            invariant(index <= log.last_index, "only what is in the log is committed")
+            log.commit_index = index
+
+    def _on_commit_notice(self, sender: str, message: CommitNotice, now: int) -> None:
+        self._follow(sender, message.epoch, now)
+        # The leader knows that our log is its own up to there, or it would not have sent this.
+        self._commit_to(min(message.commit, self.log.last_index))
+        self._accept(sender, self.log.commit_index)
+
+    def _on_read_probe(self, sender: str, message: ReadProbe, now: int) -> None:
+        self._follow(sender, message.epoch, now)
+        self._durable.append((sender, ReadProbeConfirmed(self.group, self.term, message.round)))
+
+    def _on_accepted(self, sender: str, message: AppendAccepted, now: int) -> None:
+        if self._leader is not None:
+            self._leader.on_accepted(sender, message, now)
+            self.active = True
+
+    def _on_rejected(self, sender: str, message: AppendRejected, now: int) -> None:  # noqa: ARG002 - handlers are alike
+        if self._leader is not None:
+            self._leader.on_rejected(sender, message)
+            self.active = True
+
+    def _on_probe_confirmed(self, sender: str, message: ReadProbeConfirmed, now: int) -> None:
+        if self._leader is not None:
+            self._leader.on_probe_confirmed(sender, message.round)
+            self._reads.extend(self._leader.probe_reads(now))
+
+    # -- elections
+
+    def campaign(self, now: int) -> None:
+        """Campaign now, without waiting for the deadline, unless this replica may not or is bound to a leader."""
+        if self.may_campaign and not self._is_bound(self.node, now):
+            self._pre_campaign(now)
+
+    def _leader_is_supported(self, now: int) -> bool:
+        return bool(self.leader) and self._liveness.supports(self.leader, self._leader_epoch, now)
+
+    def _pre_campaign(self, now: int) -> None:
+        # The leader is not forgotten: if it is supported again before this is won, its claim holds as before.
+        self._become(Role.PRE_CANDIDATE)
+        self._ask_for_votes(now, pre=True, transfer=False)
+
+    def _real_campaign(self, now: int, *, transfer: bool) -> None:
+        self._become(Role.CANDIDATE)
+        self.leader = ""
+        self._set_term(self.term + 1, self.node)
+        self._ask_for_votes(now, pre=False, transfer=transfer)
+
+    def _ask_for_votes(self, now: int, *, pre: bool, transfer: bool) -> None:
+        self._granted = {self.node}
+        self._refused = set()
+        retry = self._timing.election_retry_ns
+        self._election_deadline = now + retry + self._random.randrange(retry + 1)
+        self.active = True
+        log = self.log
+        term = self.term + 1 if pre else self.term
+        request = VoteRequest(self.group, term, log.last_index, log.last_term, pre, transfer)
+        # A candidate's own vote must be on disk before it asks for others'.
+        out = self._messages if pre else self._durable
+        for voter in self._history.current.voters:
+            if voter != self.node:
+                out.append((voter, request))
+        self._count_votes(now)
+
+    def _count_votes(self, now: int) -> None:
+        state = election(self._history.current.voters, self._granted, self._refused)
+        if state is Election.WON:
+            if self.role is Role.PRE_CANDIDATE and self._leader_is_supported(now):
+                self._become(Role.REPLICA)
+                self._settle_down(now)
+            elif self.role is Role.PRE_CANDIDATE:
+                self._real_campaign(now, transfer=False)
+            else:
+                self._become_leader(now)
+        elif state is Election.LOST and self.role is Role.CANDIDATE:
+            self._become(Role.REPLICA)
+
+    def _on_vote_request(self, sender: str, message: VoteRequest, now: int) -> None:
+        if not message.transfer and self._is_bound(sender, now):
+            if message.term >= self.term:
+                self._question_leader(now)
+            self._refuse_vote(sender, message)
+            return
+        if message.term > self.term and not message.pre:
+            self._become_replica(message.term, now)
+        log = self.log
+        up_to_date = (message.last_term, message.last_index) >= (log.last_term, log.last_index)
+        if message.pre:
+            free = message.term > self.term
+        else:
+            free = message.term == self.term and self.vote in ("", sender) and self.leader in ("", sender)
+        if not (free and up_to_date):
+            self._refuse_vote(sender, message)
+        elif message.pre:
+            self._messages.append((sender, VoteResponse(self.group, message.term, True, True)))
+        else:
+            self._set_term(self.term, sender)
+            self._put_off_campaign(now)
+            self._durable.append((sender, VoteResponse(self.group, self.term, True, False)))
+
+    def _is_bound(self, candidate: str, now: int) -> bool:
+        """Whether this replica owes somebody not to vote for `candidate` now."""
+        if self._restarted and now < self._liveness.vote_not_before:
+            return True
+        if self._leader is not None:
+            return True
+        return self.leader != candidate and self._leader_is_supported(now)
+
+    def _refuse_vote(self, sender: str, message: VoteRequest) -> None:
+        self._durable.append((sender, VoteResponse(self.group, self.term, False, message.pre)))
+
+    def _put_off_campaign(self, now: int) -> None:
+        retry = self._timing.election_retry_ns
+        self._election_deadline = max(self._election_deadline, now + retry + self._random.randrange(retry + 1))
+
+    def _question_leader(self, now: int) -> None:
+        """A vote was refused for the leader's sake: make sure, now and then, that it still leads."""
+        if self._leader is None and self.leader and now - self._asked_at >= self._timing.election_retry_ns:
+            self._asked_at = now
+            self._messages.append((self.leader, LeaderQuestion(self.group, self.term)))
+
+    def _on_leader_question(self, sender: str, message: LeaderQuestion, now: int) -> None:  # noqa: ARG002
+        # No more than what can never come true again: this node may lead its present term, or be about to.
+        may_lead = self._leader is not None or self.role is Role.CANDIDATE
+        given_up = self.term - 1 if may_lead else self.term
+        if given_up >= message.term:
+            self._messages.append((sender, Resigned(self.group, given_up)))
+
+    def _on_resigned(self, sender: str, message: Resigned, now: int) -> None:
+        if self.leader == sender and message.term >= self.term and self._leader is None:
+            self.leader = ""
+            self._settle_down(now)
+
+    def _on_vote_response(self, sender: str, message: VoteResponse, now: int) -> None:
+        asked = Role.PRE_CANDIDATE if message.pre else Role.CANDIDATE
+        if self.role is not asked:
+            return
+        if message.granted and message.term == (self.term + 1 if message.pre else self.term):
+            self._granted.add(sender)
+        elif not message.granted:
+            self._refused.add(sender)
+        self._count_votes(now)
+
+    def _on_timeout_now(self, sender: str, message: TimeoutNow, now: int) -> None:  # noqa: ARG002
+        if self._leader is None and self.may_campaign:
+            self._become(Role.REPLICA)
+            self._become(Role.PRE_CANDIDATE)
+            self._real_campaign(now, transfer=True)
+
+    # -- changes of role
+
+    def _become(self, role: Role) -> None:
+        invariant(role in _MAY_FOLLOW[self.role], f"a {self.role.value} does not become a {role.value}")
+        self.role = role
+
+    def _set_term(self, term: int, vote: str) -> None:
+        invariant(term > self.term or (term == self.term and self.vote in ("", vote)), "one vote a term, terms rise")
+        if term != self.term or vote != self.vote:
+            self.term = term
+            self.vote = vote
+            self._hard_state_changed = True
+            self._owes_acceptance = ""
+            self._accepted_up_to = 0
+
+    def _become_replica(self, term: int, now: int) -> None:
+        """Fall back to REPLICA, in `term`, of a leader not yet known."""
+        self._resign()
+        self._become(Role.REPLICA)
+        self.leader = ""
+        if term > self.term:
+            self._set_term(term, "")
+        self._settle_down(now)
+        self._put_off_campaign(now)
+
+    def _resign(self) -> None:
+        leader = self._leader
+        if leader is None:
+            return
+        self._failed_reads.extend(leader.abandon_reads())
+        for node in leader.others:
+            self._messages.append((node, Resigned(self.group, self.term)))
+        self._leader = None
+
+    def _become_leader(self, now: int) -> None:
+        self._become(Role.LEADER)
+        self.leader = self.node
+        self._leader_epoch = self._liveness.epoch
+        self._leader = Leader(
+            self.group,
+            self.node,
+            self.term,
+            config=self._config,
+            liveness=self._liveness,
+            log=self.log,
+            membership=self._history.current,
+            send=self._send,
+            now=now,
+        )
+        self._append(EntryKind.EMPTY, [b""])
+        self.active = True
+
+    def _send(self, node: str, message: RaftMessage) -> None:
+        leader = self._leader
+        if leader is not None and leader.elected_alone and self.log.persisted_index < leader.first_index:
+            # Nobody else's vote has waited for this term to be on disk: after a crash it might begin a second time.
+            self._durable.append((node, message))
+        else:
+            self._messages.append((node, message))
+
+    def _settle_down(self, now: int) -> None:
+        """Be at rest as long as a supported leader is known, else get ready to campaign."""
+        if self._leader_is_supported(now):
+            self.active = False
+        elif not self.active:
+            self.active = True
+            self._election_deadline = now + self._random.randrange(self._timing.election_spread_ns + 1)
+
+    # -- time
+
+    def wake(self, now: int) -> None:
+        """Support for or by some member has changed: look whether that matters here."""
+        if self._leader is not None:
+            self.active = True
+        elif self.role is Role.REPLICA:
+            self._settle_down(now)
+
+    def tick(self, now: int) -> None:
+        """Do what is due. Needed every few milliseconds while `active`, not at all otherwise."""
+        leader = self._leader
+        if leader is not None:
+            supported = leader.supported_until()
+            if max(supported, leader.since) + self._timing.support_ns <= now:
+                self._become_replica(self.term, now)
+                return
+            self._reads.extend(leader.probe_reads(now))
+            self.active = leader.tick(now) or supported <= now
+            return
+        if self.role is Role.REPLICA:
+            self._settle_down(now)
+        if self.active and now >= self._election_deadline and self.may_campaign:
+            if self._restarted and now < self._liveness.vote_not_before:
+                return
+            if self.role is Role.CANDIDATE or self.role is Role.PRE_CANDIDATE or not self._leader_is_supported(now):
+                self._pre_campaign(now)
+
+    # -- proposals
+
+    def _require_leader(self) -> Leader:
+        if self._leader is None:
+            raise NotLeader(f"{self.node} does not lead group {self.group}; {self.leader or 'nobody known'} does")
+        return self._leader
+
+    def propose(self, payloads: list[bytes]) -> int:
+        """Append COMMAND entries; return the index of the first.
+
+        Raises:
+            NotLeader, TransferInProgress, TooManyUncommitted: nothing was appended.
+        """
+        leader = self._require_leader()
+        if leader.transfer is not None:
+            raise TransferInProgress(f"leadership of group {self.group} is on its way to {leader.transfer.target!r}")
+        leader.admit(sum(map(len, payloads)))
+        return self._append(EntryKind.COMMAND, payloads)
+
+    def _append(self, kind: EntryKind, payloads: list[bytes]) -> int:
+        log, leader = self.log, self._require_leader()
+        first = log.last_index + 1
+        log.append([Entry(self.term, index, kind, payload) for index, payload in enumerate(payloads, first)])
+        leader.unsent = True
+        self.active = True
+        return first
+
+    def propose_membership(self, change: MembershipChange, now: int) -> int:
+        """Append a change of membership; return its index.
+
+        Raises:
+            NotLeader: another node leads.
+            MembershipRefused: not now, or not at all; the message says why and what would work.
+        """
+        leader, log, history = self._require_leader(), self.log, self._history
+        if log.commit_index < leader.first_index:
+            raise MembershipRefused("the leader has not committed an entry of its own term yet: try again in a moment")
+        if history.current_index > log.commit_index:
+            raise MembershipRefused("the change before is not committed yet: one at a time, try again in a moment")
+        if leader.transfer is not None:
+            raise MembershipRefused("leadership is on its way to another node: ask that one")
+        if change.node == self.node and change.kind != ChangeKind.PROMOTE:
+            raise MembershipRefused(f"{self.node!r} leads the group: transfer leadership first")
+        if change.kind == ChangeKind.PROMOTE:
+            progress = leader.progress.get(change.node)
+            if progress is not None and progress.match < log.commit_index:
+                raise MembershipRefused(
+                    f"{change.node!r} has the log up to {progress.match} of {log.commit_index}: let it catch up first"
+                )
+        membership = changed(history.current, change)
+        index = self._append(EntryKind.MEMBERSHIP, [encode_membership(membership)])
+        history.append(log.entries(index, index + 1, 1))
+        leader.set_membership(membership, now)
+        return index
+
+    def transfer_leadership(self, target: str, now: int) -> None:
+        """Begin to hand leadership to `target`; it happens, or is given up after a while.
+
+        Raises:
+            NotLeader: another node leads.
+            TransferRefused: `target` cannot lead, or another transfer is under way.
+        """
+        leader = self._require_leader()
+        voters = leader.membership.voters
+        if target not in voters or target == self.node:
+            raise TransferRefused(
+                f"{target!r} cannot take leadership of shard {self.group}: "
+                f"it must be another voter, one of {', '.join(voter for voter in voters if voter != self.node)}"
+            )
+        if leader.transfer is not None:
+            raise TransferRefused(f"leadership is already on its way to {leader.transfer.target!r}")
+        leader.begin_transfer(target, now)
+        self.active = True
+
+    # -- reads
+
+    def read_index(self, now: int) -> int | None:
+        """Return the position that a read must have applied, if the lease says that this node leads now; else None."""
+        leader = self._leader
+        if leader is None or leader.lease_until() <= now:
+            return None
+        return self.log.commit_index
+
+    def start_read(self, token: int, now: int) -> None:
+        """Confirm leadership for a read by a round of probes; `token` comes out in `Ready.reads` or `failed_reads`."""
+        leader = self._require_leader()
+        leader.start_read(token)
+        self._reads.extend(leader.probe_reads(now))
+        self.active = True
+
+    # -- what comes out
+
+    @property
+    def has_ready(self) -> bool:
+        log, leader = self.log, self._leader
+        return bool(
+            self._messages
+            or self._durable
+            or log.has_unhanded
+            or self._owes_acceptance
+            or self._hard_state_changed
+            or (leader is not None and (leader.unsent or leader.snapshots_wanted))
+            or self._reads
+            or self._failed_reads
+        )
+
+    def ready(self, now: int) -> Ready:
+        """Take out everything there is to do; see `Ready` for the order in which it must be done."""
+        ready = Ready()
+        leader, log = self._leader, self.log
+        if leader is not None:
+            if leader.unsent:
+                leader.replicate(now)
+            if leader.snapshots_wanted:
+                ready.snapshots_wanted, leader.snapshots_wanted = leader.snapshots_wanted, []
+        if self._hard_state_changed:
+            ready.hard_state = HardState(self.term, self.vote)
+            self._hard_state_changed = False
+        if log.has_unhanded:
+            ready.entries = log.take_unhanded()
+        if self._owes_acceptance:
+            accepted = AppendAccepted(
+                self.group, self.term, self._accepted_up_to, log.commit_index, self._liveness.promise_to(self.leader)
+            )
+            self._durable.append((self._owes_acceptance, accepted))
+            self._owes_acceptance = ""
+            self._accepted_up_to = 0
+        ready.messages, self._messages = self._messages, []
+        ready.durable_messages, self._durable = self._durable, []
+        if self._reads:
+            ready.reads, self._reads = self._reads, []
+        if self._failed_reads:
+            ready.failed_reads, self._failed_reads = self._failed_reads, []
+        return ready
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether there is anything to apply."""
+        return self.log.commit_index > self.log.applied_index
+
+    def committed(self) -> list[Entry]:
+        """Return entries to be applied now, in order: all there are, or as many as a bound allows. May be empty."""
+        log = self.log
+        if log.commit_index == log.applied_index:
+            return []
+        return log.entries(log.applied_index + 1, log.commit_index + 1, self._config.max_apply_bytes)
+
+    def persisted(self, index: int, term: int) -> None:
+        """Take note that everything up to entry (index, term), as handed out, is on this node's disk."""
+        leader = self._leader
+        if self.log.persisted(index, term) and leader is not None:
+            leader.advance_commit()
+            leader.unsent = True
+            # Where this disk was the last of a quorum, no answer of a peer is left to come that would tell the others.
+            self.active = True
+
+    def applied(self, index: int) -> None:
+        """Take note that everything up to `index` is applied."""
+        log = self.log
+        log.applied(index)
+        self._history.applied(index)
+        if log.cached_bytes > 2 * self._config.cache_bytes:
+            log.shrink(self._config.cache_bytes)
+        leader = self._leader
+        if leader is not None and self.node not in leader.membership.voters:
+            invariant(False, "a leader does not remove itself")
+
+    # -- snapshots and connections
+
+    def snapshot_ended(self, node: str, index: int) -> None:
+        """A snapshot at `index` has reached `node`, or failed to (0)."""
+        progress = self._leader.progress.get(node) if self._leader is not None else None
+        if progress is not None and self._leader is not None and progress.state is ProgressState.SNAPSHOT:
+            # A snapshot that failed may have been refused, or its success not heard of: ask what the replica has first.
+            progress.snapshot_ended(index or self.log.truncated_index)
+            self._leader.unsent = True
+            self.active = True
+
+    def can_restore(self, index: int, term: int) -> bool:
+        """Say whether a snapshot at (index, term) would bring this replica forward."""
+        return index > self.log.commit_index and not self.log.matches(index, term)
+
+    def restore(self, index: int, term: int, membership: Membership, membership_index: int, now: int) -> None:
+        """A snapshot was put in place: begin the log anew behind it."""
+        invariant(self._leader is None, "a leader does not take a snapshot")
+        self.log.restart(index, term)
+        self._history.restart(membership, membership_index)
+        if self.leader:
+            self._accept(self.leader, index)
+        self._settle_down(now)
+
+    def compact(self, index: int) -> None:
+        """Cut the log off up to and with `index`, which is applied and stored."""
+        self.log.compact(index)
+
+    def peer_connected(self, node: str, now: int) -> None:
+        """Messages to `node` have a way again."""
+        if self._leader is not None:
+            self._leader.reachable(node, True, now)
+            self.active = True
+
+    def peer_unreachable(self, node: str, now: int) -> None:
+        """Messages to `node` are lost for now."""
+        if self._leader is not None:
+            self._leader.reachable(node, False, now)
+            self.active = True

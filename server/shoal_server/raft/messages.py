@@ -1,0 +1,209 @@
+"""What the replicas of a group say to each other, and the entries of their log, as typed structs.
+
+The sender of a message is known from the connection it came by. Terms and indexes begin at 1; 0 means "none".
+Structs travel as MessagePack arrays that may grow at their end.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of all peer structs."""
+
+
+class EntryKind(IntEnum):
+    """What a log entry is for: EMPTY opens a leader's term, COMMAND is the state machine's, MEMBERSHIP the group's."""
+
+    EMPTY = 0
+    COMMAND = 1
+    MEMBERSHIP = 2
+
+
+class Entry(_Message, frozen=True):
+    """One entry of the log. `payload` of a MEMBERSHIP entry is an encoded `Membership`; of an EMPTY one, empty."""
+
+    term: int
+    index: int
+    kind: int
+    payload: bytes
+
+
+class Membership(_Message, frozen=True):
+    """Who takes part in a group from some entry on. `version` grows by one with every change.
+
+    Invariant: voters and followers are disjoint, and there is at least one voter.
+    """
+
+    version: int
+    voters: tuple[str, ...]
+    followers: tuple[str, ...] = ()
+
+
+class HardState(_Message, frozen=True):
+    """What must be on disk before any message that depends on it leaves: the newest term seen and the vote in it."""
+
+    term: int
+    vote: str
+
+
+class AppendEntries(_Message, frozen=True, tag=20):
+    """Leader to replica: `entries` follow (previous_index, previous_term); everything up to `commit` is committed.
+
+    `epoch`, here and below, is the life of the leader's process: the one whose support binds the replica.
+    """
+
+    group: int
+    term: int
+    previous_index: int
+    previous_term: int
+    commit: int
+    entries: list[Entry]
+    epoch: int
+
+
+class AppendAccepted(_Message, frozen=True, tag=21):
+    """Replica to leader: its log, on its disk, agrees with the leader's up to `match_index`.
+
+    `promise`, here and below, is the replica's promise to the leader's node that is in force: the one under which it
+    knows this leader (see `HeartbeatAnswer`).
+    """
+
+    group: int
+    term: int
+    match_index: int
+    commit: int
+    promise: int
+
+
+class AppendRejected(_Message, frozen=True, tag=22):
+    """Replica to leader: it has no entry (rejected_index, ·) of that term.
+
+    `conflict_term` is the term of its entry there and `conflict_index` the first index it holds of that term; where
+    its log is too short, `conflict_term` is 0 and `conflict_index` one past its last.
+    """
+
+    group: int
+    term: int
+    rejected_index: int
+    conflict_term: int
+    conflict_index: int
+    promise: int
+
+
+class VoteRequest(_Message, frozen=True, tag=23):
+    """Candidate to voter. `pre` asks without binding anybody; `transfer` was bidden by the leader itself."""
+
+    group: int
+    term: int
+    last_index: int
+    last_term: int
+    pre: bool
+    transfer: bool
+
+
+class VoteResponse(_Message, frozen=True, tag=24):
+    """Voter to candidate, for the `term` that was asked (granted) or the voter's own (refused)."""
+
+    group: int
+    term: int
+    granted: bool
+    pre: bool
+
+
+class TimeoutNow(_Message, frozen=True, tag=25):
+    """Leader to voter: campaign at once; the leader has given its lease up for the rest of the term."""
+
+    group: int
+    term: int
+
+
+class ReadProbe(_Message, frozen=True, tag=26):
+    """Leader to voter: am I still your leader? `round` is the leader's own counter (ReadIndex)."""
+
+    group: int
+    term: int
+    round: int
+    commit: int
+    epoch: int
+
+
+class ReadProbeConfirmed(_Message, frozen=True, tag=27):
+    """Voter to leader: yes, at the time `round` reached me."""
+
+    group: int
+    term: int
+    round: int
+
+
+class CommitNotice(_Message, frozen=True, tag=28):
+    """Leader to replica, when no append carries it: everything up to `commit` is committed, if you match up to there."""
+
+    group: int
+    term: int
+    commit: int
+    epoch: int
+
+
+class LeaderQuestion(_Message, frozen=True, tag=29):
+    """Voter to the node it takes for its leader, having refused somebody a vote for its sake: do you still lead?"""
+
+    group: int
+    term: int
+
+
+class Resigned(_Message, frozen=True, tag=30):
+    """Once-leader to replica: I do not lead the group in `term` (any more)."""
+
+    group: int
+    term: int
+
+
+RaftMessage: TypeAlias = (
+    AppendEntries
+    | AppendAccepted
+    | AppendRejected
+    | VoteRequest
+    | VoteResponse
+    | TimeoutNow
+    | ReadProbe
+    | ReadProbeConfirmed
+    | CommitNotice
+    | LeaderQuestion
+    | Resigned
+)
+
+
+class Heartbeat(_Message, frozen=True, tag=50):
+    """Node to node, for all groups at once: asks for support.
+
+    Args:
+        epoch: the sending process's life; a new one voids all support given to an older one.
+        sent_at: the sender's clock, nanoseconds, echoed in the answer.
+        heard_at: `sent_at` of the newest heartbeat whose answer the sender has seen, 0 for none: shows the receiver
+            that its answers arrive, without which it gives no support (a leader that cannot be answered cannot lead).
+        wants_support: False where the sender must not lead now (its disk stalls).
+        writable: False where the sender takes no writes (its disk is full), so that nobody hands leadership to it.
+    """
+
+    epoch: int
+    sent_at: int
+    heard_at: int
+    wants_support: bool
+    writable: bool = True
+
+
+class HeartbeatAnswer(_Message, frozen=True, tag=51):
+    """Answer to a heartbeat: the receiver supports the sender's leaderships for `support_ns` from its receipt on.
+
+    `support_ns` is 0 where it gives none. `promise` numbers the unbroken promise that this prolongs: a promise that had
+    run out, or that an earlier life of the process made, is not prolonged but replaced by one with a higher number.
+    """
+
+    sent_at: int
+    support_ns: int
+    promise: int
