@@ -1,0 +1,130 @@
+"""What may stand in a `cluster.yaml`, with defaults and bounds. Units are in the names: `_ns`, `_bytes`.
+
+In the file a setting has its name without the unit: `heartbeat_interval: 150ms` sets `heartbeat_interval_ns`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from shoal_server.config.units import address, duration_ns, size_bytes
+
+KIB = 1 << 10
+MIB = 1 << 20
+SECOND = 1_000_000_000
+MILLISECOND = 1_000_000
+
+Duration = Annotated[int, BeforeValidator(duration_ns)]
+Size = Annotated[int, BeforeValidator(size_bytes)]
+Address = Annotated[str, BeforeValidator(address)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable; an unknown setting is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, populate_by_name=False)
+
+
+class NodeConfig(Section):
+    """A storage node. `admin` and `metrics` are where later parts of Shoal listen."""
+
+    id: Name
+    region: str = ""
+    zone: str = ""
+    address: Address
+    admin: Address | None = None
+    metrics: Address | None = None
+    data: Path
+
+
+class ManagerConfig(Section):
+    """A shard manager."""
+
+    id: Name
+    address: Address
+    admin: Address | None = None
+    metrics: Address | None = None
+    data: Path
+
+
+class KeyspaceConfig(Section):
+    """A keyspace, as it is created with the cluster."""
+
+    microshards: int = Field(1024, ge=1, le=65536)
+    shards: int = Field(8, ge=1, le=65536)
+    delimiter: str = Field("/", max_length=16)
+    voters: int = Field(3, ge=1, le=7)
+    followers: int = Field(0, ge=0, le=16)
+    max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> KeyspaceConfig:
+        if self.shards > self.microshards:
+            raise ValueError(f"{self.shards} shards cannot share {self.microshards} microshards: ask for fewer shards")
+        if self.voters % 2 == 0:
+            raise ValueError(
+                f"{self.voters} voters bear no more failures than {self.voters - 1}: ask for an odd number"
+            )
+        return self
+
+
+class TimingConfig(Section):
+    """How long nodes trust each other (see `raft.config.Timing`), and when a disk counts as hung."""
+
+    heartbeat_interval_ns: Duration = Field(150 * MILLISECOND, alias="heartbeat_interval", gt=0)
+    support_ns: Duration = Field(SECOND, alias="support", gt=0)
+    clock_drift_permille: int = Field(50, ge=0, lt=500)
+    election_spread_ns: Duration = Field(150 * MILLISECOND, alias="election_spread", gt=0)
+    sync_stall_ns: Duration = Field(2 * SECOND, alias="sync_stall", gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> TimingConfig:
+        if self.heartbeat_interval_ns * 3 > self.support_ns:
+            raise ValueError("support must outlast three heartbeat intervals, or one lost heartbeat costs a leader")
+        return self
+
+
+class LimitsConfig(Section):
+    """What clients may send, and what a node holds for them."""
+
+    max_key_bytes: Size = Field(4 * KIB, alias="max_key", ge=1, le=64 * KIB)
+    max_value_bytes: Size = Field(MIB, alias="max_value", ge=1, le=8 * MIB)
+    max_batch_bytes: Size = Field(8 * MIB, alias="max_batch", ge=64 * KIB, le=64 * MIB)
+    max_frame_bytes: Size = Field(16 * MIB, alias="max_frame", ge=256 * KIB, le=256 * MIB)
+    client_output_buffer_bytes: Size = Field(32 * MIB, alias="client_output_buffer", ge=MIB)
+    client_requests_in_flight: int = Field(8192, ge=1)
+    max_clients: int = Field(4096, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> LimitsConfig:
+        if self.max_key_bytes + self.max_value_bytes > self.max_batch_bytes:
+            raise ValueError("max_batch must hold one largest key and value")
+        if self.max_batch_bytes * 2 > self.max_frame_bytes:
+            raise ValueError("max_frame must be at least twice max_batch")
+        return self
+
+
+class StorageConfig(Section):
+    """RocksDB and the log."""
+
+    block_cache_bytes: Size = Field(64 * MIB, alias="block_cache", ge=MIB)
+    write_buffer_bytes: Size = Field(32 * MIB, alias="write_buffer", ge=MIB)
+    disk_reserve_bytes: Size = Field(256 * MIB, alias="disk_reserve")
+    log_retain_bytes: Size = Field(16 * MIB, alias="log_retain", ge=64 * KIB)
+    sessions_per_shard: int = Field(4096, ge=1)
+
+
+class ClusterConfig(Section):
+    """A whole cluster."""
+
+    cluster: Name
+    nodes: tuple[NodeConfig, ...] = Field(min_length=1)
+    managers: tuple[ManagerConfig, ...] = ()
+    keyspaces: dict[Name, KeyspaceConfig] = Field(min_length=1)
+    timing: TimingConfig = TimingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()

@@ -1,0 +1,68 @@
+"""What the node asks of its storage engine: batches that are visible at once and durable after the next sync.
+
+Three families of rows share one write-ahead log, so that what is on disk after a crash is always a prefix of the
+batches that were written, each whole or not at all. `RocksEngine` (rocks.py) keeps them on disk, `MemoryEngine`
+(memory.py) in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NewType, Protocol
+
+Family = NewType("Family", object)
+"""An engine's own handle of a column family: passed back to its batches, opaque to everyone else."""
+
+
+class Batch(Protocol):
+    """Changes that take effect together, in order. `delete_range` removes [start, end)."""
+
+    def put(self, key: bytes, value: bytes, family: Family) -> None: ...
+    def delete(self, key: bytes, family: Family) -> None: ...
+    def delete_range(self, start: bytes, end: bytes, family: Family) -> None: ...
+    def is_empty(self) -> bool: ...
+
+
+class View(Protocol):
+    """A consistent view of the rows at one instant. Close it: it holds back compaction."""
+
+    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows of [start, end) in key order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """An ordered, crash-consistent store of bytes.
+
+    `write` and the reads belong to one thread; `sync` may run in another at the same time and covers every `write`
+    that returned before it began. A failure of `write` or `sync` raises `StorageFailed` and must end the process:
+    after a failed fsync nobody knows what is on disk.
+    """
+
+    log: Family
+    data: Family
+    meta: Family
+
+    def batch(self) -> Batch: ...
+    def write(self, batch: Batch) -> None: ...
+    def sync(self) -> None: ...
+    def get(self, family: Family, key: bytes) -> bytes | None: ...
+    def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]: ...
+    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+    def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+    def view(self) -> View: ...
+    def close(self) -> None: ...
+
+
+class StorageFailed(Exception):
+    """The disk or the engine failed; what reached the disk is unknown. The process must end."""
+
+
+class StorageFull(StorageFailed):
+    """The disk is full. RocksDB takes no more writes after it, so the process must end here, too."""
+
+
+class DataFolderRefused(Exception):
+    """The data folder may not be opened: another cluster's or node's, of a newer format, or in use."""

@@ -1,0 +1,183 @@
+"""A node's data folder: whose it is, in which format, and that one process at a time uses it.
+
+    DATA/shoal.json    cluster, node, incarnation, format: written once, atomically
+    DATA/lock          held with flock for as long as the process lives
+    DATA/database/     RocksDB
+
+The incarnation is drawn when the folder is made: peers remember it, so a node that comes back with an empty folder under
+its old name, having forgotten what it promised, is told apart from one that was merely away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from shoal.shardmap import ShardMap
+
+from shoal_server.storage.engine import DataFolderRefused, Engine, StorageFailed
+from shoal_server.storage.layout import EPOCH_ROW, FORMAT, SHARD_MAP_ROW, check_format, peer_key
+
+IDENTITY_FILE = "shoal.json"
+LOCK_FILE = "lock"
+DATABASE_FOLDER = "database"
+OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
+
+
+class FolderIdentity(msgspec.Struct, frozen=True):
+    """Whose folder it is."""
+
+    format: int
+    cluster: str
+    node: str
+    incarnation: str
+
+
+class DataFolder:
+    """An open data folder. Closing it, or the end of the process, lets another one open it."""
+
+    def __init__(self, path: Path, identity: FolderIdentity, lock: IO[str]) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock = lock
+
+    @property
+    def incarnation(self) -> str:
+        return self.identity.incarnation
+
+    @property
+    def database(self) -> Path:
+        return self.path / DATABASE_FOLDER
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def open_data_folder(path: Path, cluster: str, node: str) -> DataFolder:
+    """Open the data folder of `node`, or make it where there is none.
+
+    Raises:
+        DataFolderRefused: it is another cluster's or node's, of a newer format, in use, or not Shoal's at all.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in OWN_ENTRIES)
+    except OSError as error:
+        raise DataFolderRefused(f"data folder {path} cannot be used: {error}") from error
+    identity_file = path / IDENTITY_FILE
+    if foreign and not identity_file.exists():
+        raise DataFolderRefused(
+            f"data folder {path} is not empty and not Shoal's (it holds {foreign[0]!r}): name an empty or a new one"
+        )
+    lock = _lock(path)
+    try:
+        identity = _read_identity(identity_file) if identity_file.exists() else _make(path, cluster, node)
+        _check(path, identity, cluster, node)
+    except BaseException:
+        lock.close()
+        raise
+    return DataFolder(path, identity, lock)
+
+
+def _lock(path: Path) -> IO[str]:
+    lock = (path / LOCK_FILE).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        owner = lock.read().strip() or "unknown"
+        lock.close()
+        raise DataFolderRefused(f"data folder {path} is in use by process {owner}") from error
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _read_identity(file: Path) -> FolderIdentity:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=FolderIdentity)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataFolderRefused(f"{file} cannot be read: {error}") from error
+
+
+def _make(path: Path, cluster: str, node: str) -> FolderIdentity:
+    if (path / DATABASE_FOLDER).exists():
+        raise DataFolderRefused(f"data folder {path} has a database but no {IDENTITY_FILE}: restore the file")
+    identity = FolderIdentity(FORMAT, cluster, node, secrets.token_hex(8))
+    new = path / (IDENTITY_FILE + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path / IDENTITY_FILE)
+        (path / DATABASE_FOLDER).mkdir(exist_ok=True)
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DataFolderRefused(f"data folder {path} cannot be written: {error}") from error
+    return identity
+
+
+def _check(path: Path, identity: FolderIdentity, cluster: str, node: str) -> None:
+    check_format(identity.format, f"data folder {path}")
+    if identity.cluster != cluster:
+        raise DataFolderRefused(f"data folder {path} belongs to cluster {identity.cluster!r}, not {cluster!r}")
+    if identity.node != node:
+        raise DataFolderRefused(f"data folder {path} belongs to node {identity.node!r}, not {node!r}")
+
+
+# -- rows of the node itself
+
+
+def load_shard_map(engine: Engine) -> ShardMap | None:
+    """Return the stored shard map, or None in a new database."""
+    row = engine.get(engine.meta, SHARD_MAP_ROW)
+    if row is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(row, type=ShardMap)
+    except msgspec.MsgspecError as error:
+        raise StorageFailed(f"the stored shard map cannot be read: {error}") from error
+
+
+def save_shard_map(engine: Engine, shard_map: ShardMap) -> None:
+    """Store the shard map, durably."""
+    _save(engine, SHARD_MAP_ROW, msgspec.msgpack.encode(shard_map))
+
+
+def begin_epoch(engine: Engine) -> int:
+    """Return the number of this life of the node's process: one more than ever before, on disk before it is used."""
+    row = engine.get(engine.meta, EPOCH_ROW)
+    epoch = 1 + (0 if row is None else int.from_bytes(row, "big"))
+    _save(engine, EPOCH_ROW, epoch.to_bytes(8, "big"))
+    return epoch
+
+
+def load_peer_incarnation(engine: Engine, node: str) -> str | None:
+    """Return the incarnation that a peer was first met with, or None."""
+    row = engine.get(engine.meta, peer_key(node))
+    return None if row is None else row.decode()
+
+
+def save_peer_incarnation(engine: Engine, node: str, incarnation: str) -> None:
+    """Remember the incarnation of a peer; on disk with the next sync."""
+    batch = engine.batch()
+    batch.put(peer_key(node), incarnation.encode(), engine.meta)
+    engine.write(batch)
+
+
+def _save(engine: Engine, key: bytes, value: bytes) -> None:
+    batch = engine.batch()
+    batch.put(key, value, engine.meta)
+    engine.write(batch)
+    engine.sync()

@@ -1,0 +1,232 @@
+"""Keys and values on disk, and their versions. Pure; its bytes are pinned by test vectors.
+
+Families and their keys:
+
+- log: group (4 bytes) | index (8) -> format (1) | term (8) | kind (1) | payload
+- data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) | value
+- meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
+
+Integers are big-endian, so that the order of keys is the order of numbers. A *generation* is a replica's own: a snapshot
+is staged under a new one and adopted by one metadata write; a microshard's rows are one contiguous range all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct as Layout
+
+import msgspec
+from shoal.protocol.messages import SESSION_WINDOW
+
+from shoal_server.raft.messages import Entry, HardState, Membership
+from shoal_server.storage.engine import DataFolderRefused, Engine, StorageFailed
+
+FORMAT = 1
+"""Of the whole data folder; a newer one is refused when the folder is opened."""
+
+_DATA_PREFIX = Layout(">III")
+_LOG_KEY = Layout(">IQ")
+_LOG_HEADER = Layout(">BQB")
+_VALUE_HEADER = Layout(">BQ")
+_GROUP_KEY = Layout(">cI")
+_SESSIONS_PREFIX = Layout(">cII")
+_SESSION_PREFIX = Layout(">cIIQ")
+_SESSION_KEY = Layout(">cIIQH")
+_SESSION_SLOT = Layout(">BQQQ")
+
+VALUE_HEADER_BYTES = _VALUE_HEADER.size
+_VALUE_FLAGS = FORMAT << 4
+
+SHARD_MAP_ROW = b"m"
+EPOCH_ROW = b"e"
+_APPLIED = b"a"
+_HARD_STATE = b"h"
+_LOG_START = b"l"
+_SESSION = b"s"
+_PEER = b"p"
+_STAGING = b"g"
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """Return the first key after all that begin with `prefix` (which must not be all 0xff)."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+# -- data
+
+
+def data_prefix(keyspace: int, microshard: int, generation: int) -> bytes:
+    """Return what all data keys of a microshard begin with."""
+    return _DATA_PREFIX.pack(keyspace, microshard, generation)
+
+
+def value_header(seq: int) -> bytes:
+    """Return what is stored before a value written at `seq`."""
+    return _VALUE_HEADER.pack(_VALUE_FLAGS, seq)
+
+
+def values_and_seqs(rows: list[bytes | None]) -> tuple[list[bytes | None], list[int]]:
+    """Split stored rows into values (None: absent) and the seqs they were written at (0: absent)."""
+    start = VALUE_HEADER_BYTES
+    from_bytes = int.from_bytes
+    values = [None if row is None else row[start:] for row in rows]
+    seqs = [0 if row is None else from_bytes(row[1:start], "big") for row in rows]
+    return values, seqs
+
+
+# -- log
+
+
+def log_key(group: int, index: int) -> bytes:
+    return _LOG_KEY.pack(group, index)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Encode a log entry as stored; its index is in its key."""
+    return _LOG_HEADER.pack(FORMAT, entry.term, entry.kind) + entry.payload
+
+
+def decode_entry(key: bytes, row: bytes) -> Entry:
+    """Decode a stored log entry.
+
+    Raises:
+        StorageFailed: the row is damaged or of a newer format.
+    """
+    if len(row) < _LOG_HEADER.size or row[0] != FORMAT:
+        raise StorageFailed(f"log row {key.hex()} is damaged or of a newer format: {row[: _LOG_HEADER.size].hex()}")
+    _, term, kind = _LOG_HEADER.unpack_from(row)
+    _, index = _LOG_KEY.unpack(key)
+    return Entry(term, index, kind, row[_LOG_HEADER.size :])
+
+
+# -- meta: rows of the node and of its replicas
+
+
+class AppliedState(msgspec.Struct, frozen=True, array_like=True):
+    """How far a replica's state machine is, and what of its state is not rows.
+
+    `membership` is the group's as of `index`; `sessions_opened` counts the deduplication sessions ever opened.
+    """
+
+    index: int
+    term: int
+    seq: int
+    generation: int
+    sessions_opened: int
+    membership: Membership
+    membership_index: int
+    format: int = FORMAT
+
+
+class LogStart(msgspec.Struct, frozen=True, array_like=True):
+    """The log holds what comes after (index, term)."""
+
+    index: int
+    term: int
+    format: int = FORMAT
+
+
+_encoder = msgspec.msgpack.Encoder()
+_applied_decoder = msgspec.msgpack.Decoder(AppliedState)
+_log_start_decoder = msgspec.msgpack.Decoder(LogStart)
+_hard_state_decoder = msgspec.msgpack.Decoder(HardState)
+
+
+def peer_key(node: str) -> bytes:
+    return _PEER + node.encode()
+
+
+def applied_state_key(group: int) -> bytes:
+    return _GROUP_KEY.pack(_APPLIED, group)
+
+
+def hard_state_key(group: int) -> bytes:
+    return _GROUP_KEY.pack(_HARD_STATE, group)
+
+
+def staging_key(group: int) -> bytes:
+    """Return the key of the mark that a snapshot is being staged."""
+    return _GROUP_KEY.pack(_STAGING, group)
+
+
+def log_start_key(group: int) -> bytes:
+    return _GROUP_KEY.pack(_LOG_START, group)
+
+
+def encode_log_start(start: LogStart) -> bytes:
+    return _encoder.encode(start)
+
+
+def encode_hard_state(state: HardState) -> bytes:
+    return _encoder.encode(state)
+
+
+def encode_applied_state(state: AppliedState) -> bytes:
+    return _encoder.encode(state)
+
+
+def load_applied_state(engine: Engine, group: int) -> AppliedState | None:
+    """Return how far a replica is, or None where it has applied nothing yet."""
+    row = engine.get(engine.meta, applied_state_key(group))
+    if row is None:
+        return None
+    state = _applied_decoder.decode(row)
+    check_format(state.format, f"the applied state of shard {group}")
+    return state
+
+
+def load_log_start(engine: Engine, group: int) -> LogStart:
+    """Return where a replica's log begins."""
+    row = engine.get(engine.meta, log_start_key(group))
+    if row is None:
+        return LogStart(0, 0)
+    start = _log_start_decoder.decode(row)
+    check_format(start.format, f"the log of shard {group}")
+    return start
+
+
+def load_hard_state(engine: Engine, group: int) -> HardState:
+    """Return the newest term and the vote in it."""
+    row = engine.get(engine.meta, hard_state_key(group))
+    return HardState(0, "") if row is None else _hard_state_decoder.decode(row)
+
+
+def check_format(found: int, what: str) -> None:
+    """
+    Raises:
+        DataFolderRefused: `found` is newer than what this Shoal reads.
+    """
+    if found > FORMAT:
+        raise DataFolderRefused(f"{what} was written by a newer Shoal (format {found}); this one reads up to {FORMAT}")
+
+
+# -- meta: deduplication sessions
+
+
+def sessions_prefix(group: int, generation: int) -> bytes:
+    """Return what the slots of all sessions of a replica begin with."""
+    return _SESSIONS_PREFIX.pack(_SESSION, group, generation)
+
+
+def session_prefix(group: int, generation: int, session: int) -> bytes:
+    """Return what the slots of one session begin with."""
+    return _SESSION_PREFIX.pack(_SESSION, group, generation, session)
+
+
+def session_slot_key(group: int, generation: int, session: int, number: int) -> bytes:
+    """Return the key of the slot that remembers write `number` of a session."""
+    return _SESSION_KEY.pack(_SESSION, group, generation, session, number % SESSION_WINDOW)
+
+
+def encode_session_slot(number: int, seq: int, used_at: int) -> bytes:
+    return _SESSION_SLOT.pack(FORMAT, number, seq, used_at)
+
+
+def session_slots(engine: Engine, group: int, generation: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the stored slots of a replica: (session, number, seq, used at)."""
+    prefix = sessions_prefix(group, generation)
+    for key, row in engine.scan(engine.meta, prefix, prefix_end(prefix)):
+        _, _, _, session, _ = _SESSION_KEY.unpack(key)
+        _, number, seq, used_at = _SESSION_SLOT.unpack(row)
+        yield session, number, seq, used_at

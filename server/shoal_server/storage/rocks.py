@@ -1,0 +1,187 @@
+"""The engine on disk: RocksDB through rocksdict, one database a node with three column families and one write-ahead log.
+
+`write` leaves a batch in the operating system's cache; `sync` is `flush_wal(True)`, which lets go of the interpreter lock
+while it waits for the disk (a write with `sync=True` does not), so the writer's thread may do it while the event loop
+works. Recovery is point-in-time: what comes back is a prefix of the batches, each whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    WriteBatch,
+)
+
+from shoal_server.storage.engine import Batch, Family, StorageFailed, StorageFull, View
+
+LOG_BUFFER_BYTES = 16 * 1024 * 1024
+META_BUFFER_BYTES = 8 * 1024 * 1024
+OPEN_FILES = 512
+INFO_LOGS = 2
+INFO_LOG_BYTES = 4 * 1024 * 1024
+BLOOM_BITS = 10
+NO_SPACE = "no space left"
+
+
+def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) -> Options:
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_bloom_filter(BLOOM_BITS, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options = Options(raw_mode=True)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(write_buffer_bytes)
+    options.set_max_write_buffer_number(3)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compression_type(DBCompressionType.lz4() if compressed else DBCompressionType.none())
+    return options
+
+
+def _rows(source: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the rows of [start, end) in order.
+
+    A generator, because it keeps the read options: RocksDB's iterator points to the bound in them and does not own it.
+    """
+    bounds = ReadOptions()
+    bounds.set_iterate_upper_bound(end)
+    yield from cast(Iterator[tuple[bytes, bytes]], source.items(from_key=start, read_opt=bounds))
+
+
+class _RocksView:
+    """A view: one RocksDB iterator a family, made between two writes of the only thread that writes.
+
+    An iterator sees its family as it was when it was made. (rocksdict 0.3.29's snapshots do not: their iterators read
+    what is there now.) One scan of a family at a time.
+    """
+
+    def __init__(self, iterators: dict[Family, RdictIter]) -> None:
+        self._iterators = iterators
+
+    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        iterator = self._iterators[family]
+        iterator.seek(start)
+        while iterator.valid():
+            key = iterator.key()
+            if key >= end:
+                return
+            yield key, iterator.value()
+            iterator.next()
+        try:
+            iterator.status()
+        except Exception as error:
+            raise StorageFailed(f"a snapshot cannot be read: {error}") from error
+
+    def close(self) -> None:
+        self._iterators = {}
+
+
+class RocksEngine:
+    """Implements `Engine` on the folder `path`, which must exist and belong to this process alone."""
+
+    def __init__(self, path: Path, *, block_cache_bytes: int, write_buffer_bytes: int) -> None:
+        """
+        Raises:
+            StorageFailed: the database cannot be opened.
+        """
+        self._path = path
+        cache = Cache(block_cache_bytes)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.create_missing_column_families(True)
+        options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
+        options.set_keep_log_file_num(INFO_LOGS)
+        options.set_max_log_file_size(INFO_LOG_BYTES)
+        options.set_max_open_files(OPEN_FILES)
+        families = {
+            "log": _family_options(LOG_BUFFER_BYTES, cache, compressed=False),
+            "data": _family_options(write_buffer_bytes, cache, compressed=True),
+            "meta": _family_options(META_BUFFER_BYTES, cache, compressed=False),
+        }
+        try:
+            self._database = Rdict(str(path), options, column_families=families)
+            self._families: dict[Family, Rdict] = {}
+            self.log, self.data, self.meta = (self._open_family(name) for name in ("log", "data", "meta"))
+        except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
+            raise StorageFailed(f"the database in {path} cannot be opened: {error}") from error
+
+    def _open_family(self, name: str) -> Family:
+        family = Family(self._database.get_column_family_handle(name))
+        self._families[family] = self._database.get_column_family(name)
+        return family
+
+    def batch(self) -> Batch:
+        # rocksdict's own object, without a wrapper: a put is the hottest call of a node.
+        return cast(Batch, WriteBatch(raw_mode=True))
+
+    def write(self, batch: Batch) -> None:
+        try:
+            self._database.write(cast(WriteBatch, batch))
+        except Exception as error:
+            raise self._failure("write to", error) from error
+
+    def sync(self) -> None:
+        try:
+            self._database.flush_wal(True)
+        except Exception as error:
+            raise self._failure("sync", error) from error
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        return cast("bytes | None", self._families[family].get(key))
+
+    def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]:
+        return cast(
+            "list[bytes | None]", self._families[family].get(cast("list[str | int | float | bytes | bool]", keys))
+        )
+
+    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return _rows(self._families[family], start, end)
+
+    def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        # Without bounds in the read options: rocksdict 0.3.29 takes a lower bound for an upper one.
+        items = self._families[family].items(backwards=True, from_key=end)
+        for key, value in cast(Iterator[tuple[bytes, bytes]], items):
+            if key < start:
+                return
+            if key < end:
+                yield key, value
+
+    def view(self) -> View:
+        return _RocksView({family: rows.iter() for family, rows in self._families.items()})
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the disk under the database has left for this process."""
+        usage = os.statvfs(self._path)
+        return usage.f_bavail * usage.f_frsize
+
+    def close(self) -> None:
+        """Flush and close.
+
+        Raises:
+            StorageFailed: what was written may not all be on disk.
+        """
+        try:
+            self._database.flush_wal(True)
+            for rows in self._families.values():
+                rows.close()
+            self._database.close()
+            # rocksdict gives the database's lock back when the last of its handles is gone.
+            del self._database, self._families, self.log, self.data, self.meta
+        except Exception as error:
+            raise self._failure("close", error) from error
+
+    def _failure(self, verb: str, error: Exception) -> StorageFailed | StorageFull:
+        kind = StorageFull if NO_SPACE in str(error).lower() else StorageFailed
+        return kind(f"could not {verb} the database in {self._path}: {error}")
