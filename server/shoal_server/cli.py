@@ -1,0 +1,253 @@
+"""`shoal up`, `down`, `node`: storage nodes as processes on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from shoal.cli.failures import CommandFailed, ExitCode
+from shoal.cli.options import JsonOption, checked_duration
+from shoal.cli.output import note, print_json, print_line, print_table
+from shoal.options import parse_duration
+
+from shoal_server.config import ClusterConfig, ConfigError, load_config
+from shoal_server.local.cluster import (
+    DEFAULT_NODES,
+    DEFAULT_PORT,
+    ClusterRefused,
+    LocalCluster,
+    NodeExit,
+    prepare_folder,
+    stop_recorded,
+)
+from shoal_server.local.layout import ClusterFolder
+
+WATCH_SECONDS = 0.2
+DEFAULT_DATA = Path("data")
+
+ConfigOption = Annotated[Path, typer.Option("--config", metavar="FILE", help="The cluster's configuration.")]
+DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="The cluster's folder.")]
+
+
+class StartedNode(msgspec.Struct):
+    """Where a node is, as `up` prints it."""
+
+    id: str
+    address: str
+    pid: int
+    data: str
+    log: str
+
+
+class StartedCluster(msgspec.Struct):
+    """What `up --json` prints once the cluster serves."""
+
+    url: str
+    config: str
+    nodes: list[StartedNode]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("up")(up)
+    app.command("down")(down)
+    app.command("node")(node)
+
+
+def up(
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, max=64, help="How many nodes.", show_default=str(DEFAULT_NODES))
+    ] = None,
+    data: DataOption = DEFAULT_DATA,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", min=0, max=65000, help="The first node's port; 0: any free ones.", show_default=str(DEFAULT_PORT)
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Start the nodes of this configuration instead.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running; `shoal down` ends it.")] = False,
+    timeout: Annotated[
+        str,
+        typer.Option("--timeout", metavar="DURATION", callback=checked_duration, help="How long the start may take."),
+    ] = "60s",
+    as_json: JsonOption = False,
+) -> None:
+    """Start a cluster on this machine, and stay until Ctrl-C.
+
+    Every node is a process of its own. Started again on the same DIR, the cluster has its data.
+    """
+    if config is not None and (nodes is not None or port is not None):
+        raise CommandFailed("--config says which nodes there are: leave out --nodes and --port", ExitCode.USAGE)
+    timeout_seconds = parse_duration(timeout)
+    try:
+        if config is None:
+            folder = prepare_folder(data, nodes=nodes, port=port)
+            cluster = LocalCluster(folder, folder.config_file)
+        else:
+            cluster = LocalCluster(ClusterFolder(data.absolute()), config)
+        cluster.check_startable()
+    except ClusterRefused as error:
+        raise CommandFailed(str(error)) from error
+    except ConfigError as error:
+        raise _refused(error) from error
+    asyncio.run(_Session(cluster, detach=detach, as_json=as_json).run(timeout_seconds))
+
+
+class _Session:
+    """One run of `shoal up`: from the first process to the last."""
+
+    def __init__(self, cluster: LocalCluster, *, detach: bool, as_json: bool) -> None:
+        self._cluster = cluster
+        self._detach = detach
+        self._as_json = as_json
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._any_failed = False
+
+    async def run(self, timeout_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        left_running = False
+        try:
+            self._cluster.start_all()
+            await self._wait_until_ready(loop.time() + timeout_seconds)
+            if not self._stop.is_set():
+                self._print_where()
+                left_running = self._detach
+                if not left_running:
+                    await self._watch()
+        finally:
+            if not left_running:
+                await self._end()
+
+    def _on_signal(self) -> None:
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def _wait_until_ready(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        note(f"starting {len(self._cluster.config.nodes)} nodes")
+        while not self._stop.is_set():
+            self._report_exits()
+            if await self._cluster.is_ready():
+                return
+            if loop.time() >= deadline:
+                raise CommandFailed(
+                    f"the cluster does not serve yet, and is ended again; its logs are in "
+                    f"{self._cluster.folder.root / 'logs'}",
+                    ExitCode.UNAVAILABLE,
+                )
+            await self._pause()
+
+    async def _watch(self) -> None:
+        """Stay until told to stop, or until no node is left."""
+        while not self._stop.is_set():
+            self._report_exits()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._stop.wait(), WATCH_SECONDS)
+        except TimeoutError:
+            return
+
+    def _report_exits(self) -> None:
+        for exited in self._cluster.take_exits():
+            note(_described(exited))
+            self._any_failed |= exited.exit_code != 0
+        if self._cluster.running or self._stop.is_set():
+            return
+        if self._any_failed:
+            raise CommandFailed("no node is running any more", ExitCode.UNAVAILABLE)
+        note("all nodes were ended from elsewhere")
+        self._stop.set()
+
+    def _print_where(self) -> None:
+        cluster = self._cluster
+        running = cluster.running
+        started = [
+            StartedNode(
+                id=entry.id,
+                address=entry.address,
+                pid=running[entry.id].pid,
+                data=str(entry.data),
+                log=str(cluster.folder.log_file(entry.id)),
+            )
+            for entry in cluster.config.nodes
+            if entry.id in running
+        ]
+        if self._as_json:
+            print_json(StartedCluster(cluster.url(), str(cluster.config_file), started))
+        else:
+            print_table(
+                ("node", "address", "process", "data"),
+                [(entry.id, entry.address, entry.pid, entry.data) for entry in started],
+            )
+            print_line(f"logs are in {cluster.folder.root / 'logs'}; for the other commands:")
+            print_line(f"export SHOAL_URL={cluster.url()}")
+        if self._detach:
+            note(f"left running; `shoal down --data {cluster.folder.root}` ends it")
+        else:
+            note("Ctrl-C ends it")
+
+    async def _end(self) -> None:
+        if not self._cluster.running:
+            return
+        note("ending the nodes; Ctrl-C once more kills them")
+        for killed in await self._cluster.stop(self._hurry):
+            note(f"node {killed} did not end when asked to, and was killed")
+
+
+def _described(exited: NodeExit) -> str:
+    if exited.exit_code == 0:
+        return f"node {exited.node} has ended in good order, asked to by somebody else"
+    how = f"by signal {signal.Signals(-exited.exit_code).name}" if exited.exit_code < 0 else f"code {exited.exit_code}"
+    said = f"; its last words: {' | '.join(exited.last_lines)}" if exited.last_lines else ""
+    return f"node {exited.node} has ended ({how}); the others go on{said}"
+
+
+def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
+    """End the nodes that `shoal up` left running on DIR."""
+    folder = ClusterFolder(data.absolute())
+    if not (folder.root / "run").is_dir():
+        raise CommandFailed(f"no cluster was ever started in {folder.root}", ExitCode.NOT_FOUND)
+    ended, killed = asyncio.run(stop_recorded(folder))
+    if as_json:
+        print_json({"ended": ended, "killed": killed})
+    elif not ended:
+        print_line(f"nothing is running in {folder.root}")
+    for name in ended if not as_json else ():
+        print_line(f"node {name} {'was killed' if name in killed else 'ended'}")
+
+
+def node(
+    config: ConfigOption,
+    node_id: Annotated[str, typer.Option("--id", metavar="NODE", help="Which of its nodes.")],
+) -> None:
+    """Run one storage node in the foreground."""
+    try:
+        cluster = load_config(config, os.environ)
+    except ConfigError as error:
+        raise _refused(error) from error
+    _check_id(cluster, node_id, config)
+    from shoal_server.node.server import run  # loads the storage engine, which the other commands do without
+
+    raise typer.Exit(run(cluster, node_id))
+
+
+def _check_id(cluster: ClusterConfig, node_id: str, config: Path) -> None:
+    known = [entry.id for entry in cluster.nodes]
+    if node_id not in known:
+        raise CommandFailed(f"{config} has no node {node_id!r}; it has {', '.join(known)}", ExitCode.USAGE)
+
+
+def _refused(error: ConfigError) -> CommandFailed:
+    return CommandFailed(f"the configuration is refused:\n{error}", ExitCode.USAGE)

@@ -1,0 +1,194 @@
+"""A cluster of real processes on this machine: what `shoal up` and the demo drive.
+
+Nodes are started, watched and ended here. Nothing is restarted by itself: a node that dies is reported once, and the
+others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.errors import Unavailable
+from shoal.survey import Examination, ProblemKind, examine
+
+from shoal_server.config import load_config
+from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports, generated_config, port_in_use
+from shoal_server.local.processes import ChildNode, find_nodes, log_tail, start_node, stop_nodes
+
+NODE_COMMAND = (sys.executable, "-m", "shoal.cli", "node")
+DEFAULT_NODES = 3
+DEFAULT_PORT = 7400
+EXAMINE_TIMEOUT_SECONDS = 1.0
+EXAMINE_INTERVAL_SECONDS = 0.1
+TAIL_LINES = 3
+
+
+class ClusterRefused(Exception):
+    """The cluster cannot be started as asked; nothing was started."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExit:
+    """A node's process ended: with which code (negative: by that signal), and what it said last."""
+
+    node: str
+    exit_code: int
+    last_lines: tuple[str, ...]
+
+
+def prepare_folder(root: Path, *, nodes: int | None, port: int | None) -> ClusterFolder:
+    """Return the folder of a cluster, with a configuration generated where there is none yet.
+
+    Args:
+        nodes: how many nodes; None: `DEFAULT_NODES`, or as many as the folder's configuration has.
+        port: the first node's port, the others' follow; 0: free ones; None: `DEFAULT_PORT`, or as configured.
+
+    Raises:
+        ClusterRefused: the folder's configuration says otherwise than asked.
+        ConfigError: the folder's configuration is wrong.
+    """
+    folder = ClusterFolder(root.absolute())
+    if folder.config_file.exists():
+        config = load_config(folder.config_file, os.environ)
+        if nodes is not None and nodes != len(config.nodes):
+            raise ClusterRefused(f"{folder.config_file} has {len(config.nodes)} nodes, not {nodes}: leave out --nodes")
+        if port and not config.nodes[0].address.endswith(f":{port}"):
+            raise ClusterRefused(
+                f"{folder.config_file} begins at {config.nodes[0].address}, not at port {port}: leave out --port"
+            )
+        return folder
+    count = DEFAULT_NODES if nodes is None else nodes
+    first = DEFAULT_PORT if port is None else port
+    ports = free_ports(count) if first == 0 else range(first, first + count)
+    for taken in ports:
+        # Before it is written down: the folder would be bound to ports that it never had.
+        _check_free(f"{LOOPBACK}:{taken}")
+    folder.root.mkdir(parents=True, exist_ok=True)
+    folder.config_file.write_text(generated_config(count, ports), "utf-8")
+    return folder
+
+
+class LocalCluster:
+    """The nodes of one configuration, as processes of this one."""
+
+    def __init__(self, folder: ClusterFolder, config_file: Path, node_command: Sequence[str] = NODE_COMMAND) -> None:
+        """Read the configuration; start nothing.
+
+        Args:
+            node_command: what runs a node; `--config FILE --id NODE` is added.
+
+        Raises:
+            ConfigError: the configuration is wrong.
+        """
+        self.folder = folder
+        self.config_file = config_file.absolute()
+        self.config = load_config(self.config_file, os.environ)
+        self._node_command = tuple(node_command)
+        self._children: dict[str, ChildNode] = {}
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the nodes listen."""
+        return tuple(node.address for node in self.config.nodes)
+
+    def url(self, keyspace: str = "default") -> str:
+        """Return the URL for clients."""
+        return f"shoal://{','.join(self.addresses)}/{keyspace}"
+
+    @property
+    def running(self) -> dict[str, ChildNode]:
+        """The nodes whose processes run, by id."""
+        return {node: child for node, child in self._children.items() if not child.ended()}
+
+    def check_startable(self) -> None:
+        """Check that nothing is in the way of starting all nodes.
+
+        Raises:
+            ClusterRefused: nodes of this folder run already, or an address is taken.
+        """
+        already = find_nodes(self.folder)
+        if already:
+            nodes = ", ".join(f"{node.node} (process {node.pid})" for node in already)
+            raise ClusterRefused(
+                f"this cluster runs already: {nodes}; end it with `shoal down --data {self.folder.root}`"
+            )
+        for node in self.config.nodes:
+            _check_free(node.address)
+
+    def start(self, node: str) -> ChildNode:
+        """Start one node, which must not run."""
+        if node in self.running:
+            raise ValueError(f"node {node} runs already")
+        command = [*self._node_command, "--config", str(self.config_file), "--id", node]
+        # Relative paths of the configuration mean its own folder, whoever starts the node and from wherever.
+        child = start_node(self.folder, node, command, self.config_file.parent)
+        self._children[node] = child
+        return child
+
+    def start_all(self) -> None:
+        """Start every node."""
+        for node in self.config.nodes:
+            self.start(node.id)
+
+    def take_exits(self) -> list[NodeExit]:
+        """Return the nodes that have ended since the last call, and forget them."""
+        exits: list[NodeExit] = []
+        for node, child in list(self._children.items()):
+            code = child.exit_code()
+            if code is not None:
+                del self._children[node]
+                self.folder.process_file(node).unlink(missing_ok=True)
+                exits.append(NodeExit(node, code, tuple(log_tail(self.folder.log_file(node), TAIL_LINES))))
+        return exits
+
+    async def examine(self) -> Examination:
+        """Ask all nodes how they are.
+
+        Raises:
+            Unavailable: none answers.
+        """
+        return await examine(self.addresses, EXAMINE_TIMEOUT_SECONDS)
+
+    async def is_ready(self) -> bool:
+        """Whether every shard has a leader, and every replica on a node that runs is in step."""
+        try:
+            found = await self.examine()
+        except Unavailable:
+            return False
+        running = self.running
+        return all(
+            problem.kind is not ProblemKind.SHARD_WITHOUT_LEADER
+            and (problem.node is None or problem.node not in running)
+            for problem in found.problems
+        )
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> list[str]:
+        """End every node in order; return those that had to be killed."""
+        killed = await stop_nodes(list(self._children.values()), hurry=hurry)
+        self.take_exits()
+        return killed
+
+
+def _check_free(address: str) -> None:
+    try:
+        taken = port_in_use(address)
+    except OSError as error:
+        raise ClusterRefused(f"a node cannot listen on {address}: {os.strerror(error.errno or 0)}") from error
+    if taken:
+        raise ClusterRefused(
+            f"{address}, where a node is to listen, is in use: choose another --port, or end who is there"
+        )
+
+
+async def stop_recorded(folder: ClusterFolder) -> tuple[list[str], list[str]]:
+    """End the nodes of a folder that other processes have started; return (nodes ended, those of them killed)."""
+    found = find_nodes(folder)
+    killed = await stop_nodes(found)
+    for node in found:
+        folder.process_file(node.node).unlink(missing_ok=True)
+    return [node.node for node in found], killed

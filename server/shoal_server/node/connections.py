@@ -1,0 +1,163 @@
+"""Connections that others open to this node: the greeting, then frames in and frames out, as asyncio protocols.
+
+Each connection begins with one frame that holds a `Hello`; by its role the rest is a client's requests or a peer's
+messages. Whatever cannot be understood is answered with one `Refused` that says why, and the connection is closed;
+the node goes on serving the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol, cast
+
+import msgspec
+import structlog
+from shoal.errors import ErrorCode
+from shoal.protocol.frames import (
+    FrameReader,
+    FrameTooLong,
+    encode_frame,
+    encode_frames,
+    greeting_decoder,
+    request_decoder,
+)
+from shoal.protocol.messages import Answer, Hello, Refused, Request, Welcome
+from shoal.protocol.version import NEWEST, OLDEST, agree
+
+from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.peer_frames import peer_decoder
+
+log = structlog.get_logger("shoal.node")
+
+GREETING_SECONDS = 5.0
+"""A connection that has not said hello by then is closed: it holds a place that somebody else may need."""
+
+
+class Host(Protocol):
+    """What a connection needs of the node process."""
+
+    max_frame_bytes: int
+    client_output_bytes: int
+
+    def welcome(self, version: int) -> Welcome: ...
+    def check_peer(self, hello: Hello) -> str:
+        """Return "" where the peer is one of ours, else why it is not."""
+        ...
+
+    def check_client(self, hello: Hello) -> str: ...
+    def client_opened(self, connection: Inbound) -> int: ...
+    def client_closed(self, client: int) -> None: ...
+    def inbound_opened(self, connection: Inbound) -> None: ...
+    def inbound_closed(self, connection: Inbound) -> None: ...
+    def from_client(self, client: int, requests: list[Request]) -> None: ...
+    def from_peer(self, peer: str, messages: list[PeerMessage]) -> None: ...
+
+
+class Inbound(asyncio.Protocol):
+    """One accepted connection: unknown until it has said hello, then a client's or a peer's."""
+
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
+        self._reader = FrameReader(host.max_frame_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._client: int | None = None
+        self._peer = ""
+        self._refused = False
+        self._greeting = loop.call_later(GREETING_SECONDS, self._no_greeting)
+
+    # -- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._host.inbound_opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here
+        self._greeting.cancel()
+        self._transport = None
+        self._host.inbound_closed(self)
+        if self._client is not None:
+            self._host.client_closed(self._client)
+            self._client = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        try:
+            for body in self._reader.feed(data):
+                if self._refused or self._transport is None:
+                    return
+                if self._client is not None:
+                    self._host.from_client(self._client, request_decoder.decode(body))
+                elif self._peer:
+                    self._host.from_peer(self._peer, peer_decoder.decode(body))
+                else:
+                    self._greet(body)
+        except FrameTooLong as error:
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"{error}: is this a Shoal client?")
+        except msgspec.MsgspecError as error:
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {error}")
+
+    # -- ours
+
+    def _greet(self, body: bytes) -> None:
+        greeting = greeting_decoder.decode(body)
+        if len(greeting) != 1 or not isinstance(greeting[0], Hello):
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, "the first frame must hold one Hello")
+            return
+        hello = greeting[0]
+        version = agree(hello.oldest, hello.newest)
+        if version is None:
+            self.refuse(
+                ErrorCode.PROTOCOL_MISMATCH,
+                f"you speak protocol versions {hello.oldest} to {hello.newest}, this node {OLDEST} to {NEWEST}",
+            )
+            return
+        if hello.role == "peer":
+            problem = self._host.check_peer(hello)
+        elif hello.role == "client":
+            problem = self._host.check_client(hello)
+        else:
+            problem = f"unknown role {hello.role!r}: a connection is a 'client' or a 'peer'"
+        if problem:
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, problem)
+            return
+        self._greeting.cancel()
+        self._write(encode_frame([self._host.welcome(version)]))
+        if hello.role == "peer":
+            self._peer = hello.node
+        else:
+            self._client = self._host.client_opened(self)
+
+    def _no_greeting(self) -> None:
+        self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"no Hello within {GREETING_SECONDS:g} seconds")
+
+    def send(self, answers: list[Answer]) -> None:
+        """Send a turn's answers; a client that does not read them is cut off at the bound, not buffered for ever."""
+        transport = self._transport
+        if transport is None:
+            return
+        for frame in encode_frames(cast(list[Any], answers), self._host.max_frame_bytes):
+            transport.write(frame)
+        if transport.get_write_buffer_size() > self._host.client_output_bytes:
+            log.warning(
+                "client_cut_off",
+                client=self._client,
+                reason="it does not read its answers",
+                unread_bytes=transport.get_write_buffer_size(),
+            )
+            transport.abort()
+
+    def refuse(self, code: ErrorCode, message: str) -> None:
+        """Say why and close."""
+        self._refused = True
+        log.warning("connection_refused", peer=self._peer, client=self._client, reason=message)
+        self._write(encode_frame([Refused(code.value, message)]))
+        self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)

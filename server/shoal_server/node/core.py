@@ -1,0 +1,500 @@
+"""The node: all its replicas behind one inbox and one turn, without a socket, a clock or a thread.
+
+What arrives is queued; `turn(now)` does the work of everything queued since the last turn: peers' messages step their
+groups, clients' writes become one log entry a shard, everything to be stored goes into one batch for all groups, and
+what is to be said comes out as one list a peer. Whoever runs the node (the process in server.py, the simulation) sends
+those lists and has the engine synced when `Turn.sync` names a ticket, calling `synced(ticket)` after it; meanwhile it
+calls `finish_turn(now)`, which applies what is committed and answers clients.
+
+The order that safety rests on, in one place:
+
+1. a turn writes its batch to the engine before any of its messages leave;
+2. messages that promise something stored ("durable": accepted appends, votes) leave only after a sync that began
+   after their batch was written; they wait in `_unsynced`, oldest first;
+3. a leader's own entries count towards their quorum only after such a sync, too;
+4. what is committed is applied by a second batch, behind the entries in the same write-ahead log: no crash can leave
+   effects without their entries. It needs no sync of its own, and clients are answered once it is written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import (
+    Answer,
+    Done,
+    GetShardMap,
+    GetStatus,
+    OpenSession,
+    Ping,
+    Read,
+    ReadPage,
+    Request,
+    ShardMapReply,
+    TransferLeader,
+    Write,
+)
+from shoal.shardmap import Routes, ShardMap
+
+from shoal_server.invariants import invariant
+from shoal_server.node.admission import Admission
+from shoal_server.node.outbox import Outbox, PeerMessage
+from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica, WaitingTransfer
+from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.node.status import describe
+from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.raft.group import Group
+from shoal_server.raft.liveness import Liveness
+from shoal_server.raft.log import Log
+from shoal_server.raft.membership import MembershipChange
+from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, RaftMessage
+from shoal_server.raft.ready import TransferRefused
+from shoal_server.shard.machine import ShardStateMachine
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.layout import AppliedState, load_applied_state
+from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotStager
+
+FIRST_GENERATION = 1
+
+
+@dataclass(slots=True)
+class Turn:
+    """What others wait for: frames to peers, and the ticket to sync up to, or None."""
+
+    to_peers: dict[str, list[PeerMessage]]
+    sync: int | None
+
+
+@dataclass(slots=True)
+class TurnEnd:
+    """What came of the rest: more for peers, answers to clients. `wake_at`: take the next turn by then (ns)."""
+
+    to_peers: dict[str, list[PeerMessage]]
+    to_clients: dict[int, list[Answer]]
+    wake_at: int
+
+
+@dataclass(slots=True)
+class _Unsynced:
+    """What a batch that is not yet on disk holds back: log positions to report, messages to release."""
+
+    ticket: int
+    persisted: list[tuple[Group, int, int]]
+    messages: list[tuple[str, RaftMessage]]
+
+
+class Node:
+    """See the module's first lines. Every method belongs to one thread."""
+
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        shard_map: ShardMap,
+        engine: Engine,
+        settings: NodeSettings,
+        random: Random,
+        now: int,
+    ) -> None:
+        """Open the replicas that `shard_map` puts on this node, as far as the engine has them; make the others.
+
+        Args:
+            now: nanoseconds of the node's own monotonic clock, as in every later call.
+        """
+        self.identity = identity
+        self.settings = settings
+        self.routes = Routes(shard_map)
+        self.engine = engine
+        self.started_at = now
+        self.not_writable = ""
+        self.disk_free_bytes = 0
+        self.disk_stalled = False
+        self.connected: set[str] = set()
+        self._random = random
+        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
+        self.replicas: dict[int, Replica] = {}
+        for shard in shard_map.shards:
+            if identity.node in shard.replicas:
+                self.replicas[shard.id] = self._open_replica(shard.id, now)
+        self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
+        self._transfers = SnapshotTransfers(engine, settings)
+        self._admission = Admission(self.replicas, self.routes, settings)
+        self._dirty: dict[int, Replica] = dict(self.replicas)
+        self._again: dict[int, Replica] = {}
+        self._outbox = Outbox(shard_map.version)
+        self._from_peers: list[tuple[str, list[PeerMessage]]] = []
+        self._from_clients: list[tuple[int, list[Request]]] = []
+        self._peer_events: list[tuple[str, bool]] = []
+        self._unsynced: deque[_Unsynced] = deque()
+        self._in_flight: dict[int, int] = {}
+        self._not_writable_peers: set[str] = set()
+        self._ticket = 0
+        self._synced = 0
+        self._next_tick = now
+
+    def open_replica(self, shard_id: int, now: int) -> None:
+        """Make room for a replica that the shard map does not put here: a group may then add this node as a follower."""
+        if shard_id not in self.replicas:
+            replica = self._open_replica(shard_id, now)
+            self.replicas[shard_id] = replica
+            self._dirty[shard_id] = replica
+
+    def _open_replica(self, shard_id: int, now: int) -> Replica:
+        shard = self.routes.shards[shard_id]
+        node = self.identity.node
+        store = GroupLogStore(self.engine, shard_id)
+        state = load_applied_state(self.engine, shard_id)
+        if state is None:
+            state = AppliedState(
+                index=0,
+                term=0,
+                seq=0,
+                generation=FIRST_GENERATION,
+                sessions_opened=0,
+                membership=Membership(1, shard.voters, shard.followers),
+                membership_index=0,
+            )
+        keyspace = self.routes.keyspaces[shard.keyspace]
+        keyspace = self.routes.keyspaces[shard.keyspace]
+        machine = ShardStateMachine(shard, keyspace, self.engine, state, self.settings.sessions_per_shard)
+        SnapshotStager(self.engine, shard_id, keyspace.id, sorted(machine.prefixes), state).discard_leftovers()
+        stored = store.load()
+        log = Log(
+            store,
+            truncated_index=stored.start.index,
+            truncated_term=stored.start.term,
+            last_index=stored.last_index,
+            applied_index=state.index,
+        )
+        group = Group(
+            shard_id,
+            node,
+            config=self.settings.raft,
+            timing=self.settings.timing,
+            liveness=self.liveness,
+            log=log,
+            hard_state=stored.hard_state,
+            membership=state.membership,
+            membership_index=state.membership_index,
+            random=Random(self._random.getrandbits(64)),
+            now=now,
+            priority=shard.voters.index(node) if node in shard.voters else len(shard.voters),
+        )
+        return Replica(node, group, store, machine, self.settings)
+
+    # -- what arrives
+
+    @property
+    def groups(self) -> dict[int, Group]:
+        """The Raft groups on this node, by shard."""
+        return {shard: replica.group for shard, replica in self.replicas.items()}
+
+    def receive_peer(self, sender: str, messages: list[PeerMessage]) -> None:
+        """Queue a frame of a peer."""
+        self._from_peers.append((sender, messages))
+
+    def receive_client(self, client: int, requests: list[Request]) -> None:
+        """Queue a frame of a client. `client` is whatever the caller wants its answers to be filed under."""
+        self._from_clients.append((client, requests))
+
+    def client_gone(self, client: int) -> None:
+        """Forget a client: what it still waits for is done all the same, and its answers go nowhere."""
+        self._in_flight.pop(client, None)
+
+    def peer_connected(self, peer: str) -> None:
+        """Messages to `peer` have a way again."""
+        self._peer_events.append((peer, True))
+
+    def peer_lost(self, peer: str) -> None:
+        """Messages to `peer` sent lately may be lost, and those sent now will be."""
+        self._peer_events.append((peer, False))
+
+    def synced(self, ticket: int) -> None:
+        """Everything written by the turns up to that of `ticket` is on disk."""
+        invariant(self._synced <= ticket <= self._ticket, "a sync covers what was written, in order")
+        self._synced = ticket
+
+    def set_disk(self, *, free_bytes: int, not_writable: str, stalled: bool) -> None:
+        """Say how the disk is: `not_writable` is "" or the reason to turn writes away; `stalled`: a sync hangs."""
+        self.disk_free_bytes = free_bytes
+        self.not_writable = not_writable
+        self.disk_stalled = stalled
+
+    def propose_membership(self, shard: int, change: MembershipChange, now: int) -> int:
+        """Propose a change of a group's membership on its leader; return the entry's index (see `Group`)."""
+        replica = self.replicas[shard]
+        self._dirty[shard] = replica
+        return replica.group.propose_membership(change, now)
+
+    # -- the turn
+
+    def turn(self, now: int) -> Turn:
+        """Do the work of everything that arrived since the last turn, as far as others wait for it.
+
+        The caller sends, begins the sync, and then calls `finish_turn`: what is committed is applied, and clients are
+        answered, while the disk and the peers are already at work.
+        """
+        outbox = self._outbox
+        self._release_synced(outbox)
+        self._take_peer_events(now)
+        self._take_peer_messages(now, outbox)
+        self._take_client_requests(now, outbox)
+        if now >= self._next_tick:
+            self._tick(now, outbox)
+        sync = self._store(now, outbox)
+        to_peers, outbox.to_peers = outbox.to_peers, {}
+        return Turn(to_peers, sync)
+
+    def finish_turn(self, now: int) -> TurnEnd:
+        """Apply what is committed, and answer."""
+        outbox = self._outbox
+        self._apply(now, outbox)
+        self._outbox = Outbox(self.routes.map.version)
+        in_flight = self._in_flight
+        for client, answers in outbox.to_clients.items():
+            if client in in_flight:
+                in_flight[client] -= len(answers)
+        return TurnEnd(outbox.to_peers, outbox.to_clients, self._next_tick)
+
+    def _release_synced(self, outbox: Outbox) -> None:
+        unsynced = self._unsynced
+        while unsynced and unsynced[0].ticket <= self._synced:
+            done = unsynced.popleft()
+            for group, index, term in done.persisted:
+                group.persisted(index, term)
+                self._dirty[group.group] = self.replicas[group.group]
+            for peer, message in done.messages:
+                outbox.send(peer, message)
+
+    def _take_peer_events(self, now: int) -> None:
+        events, self._peer_events = self._peer_events, []
+        for peer, connected in events:
+            (self.connected.add if connected else self.connected.discard)(peer)
+            for shard, replica in self.replicas.items():
+                if peer in replica.group.members:
+                    if connected:
+                        replica.group.peer_connected(peer, now)
+                    else:
+                        replica.group.peer_unreachable(peer, now)
+                    self._dirty[shard] = replica
+            if connected:
+                # Support needs a heartbeat there and back: do not wait for the next tick to begin.
+                self.liveness.heartbeat_soon(peer)
+                self._next_tick = now
+            else:
+                self._transfers.peer_lost(peer)
+
+    def _take_peer_messages(self, now: int, outbox: Outbox) -> None:
+        frames, self._from_peers = self._from_peers, []
+        replicas, dirty = self.replicas, self._dirty
+        for sender, messages in frames:
+            for message in messages:
+                if isinstance(message, (Heartbeat, HeartbeatAnswer)):
+                    self._take_heartbeat(sender, message, now, outbox)
+                    continue
+                replica = replicas.get(message.group)
+                if replica is None:
+                    continue
+                dirty[message.group] = replica
+                if isinstance(message, (SnapshotChunk, SnapshotAck)):
+                    self._transfers.receive(sender, message, replica, now)
+                else:
+                    replica.group.step(sender, message, now)
+
+    def _take_heartbeat(self, sender: str, message: Heartbeat | HeartbeatAnswer, now: int, outbox: Outbox) -> None:
+        if isinstance(message, Heartbeat):
+            (self._not_writable_peers.discard if message.writable else self._not_writable_peers.add)(sender)
+            outbox.send(sender, self.liveness.on_heartbeat(sender, message, now))
+        elif self.liveness.on_answer(sender, message, now):
+            self._wake_groups_with(sender, now)
+
+    def _take_client_requests(self, now: int, outbox: Outbox) -> None:
+        frames, self._from_clients = self._from_clients, []
+        for client, requests in frames:
+            in_flight = self._in_flight.get(client, 0) + len(requests)
+            self._in_flight[client] = in_flight
+            if in_flight > self.settings.limits.client_requests:
+                self._refuse_all(client, requests, in_flight, outbox)
+                continue
+            for request in requests:
+                if isinstance(request, (Write, Read, ReadPage, OpenSession)):
+                    replica = self._admission.admit(client, request, self.not_writable, outbox)
+                    if replica is not None:
+                        self._dirty[replica.shard.id] = replica
+                elif isinstance(request, GetShardMap):
+                    outbox.answer(client, ShardMapReply(request.request, self.map_with_leaders()))
+                elif isinstance(request, Ping):
+                    outbox.answer(client, Done(request.request))
+                elif isinstance(request, GetStatus):
+                    outbox.answer(client, describe(self, request.request, now))
+                else:
+                    self._transfer_leader(client, request, now, outbox)
+
+    def _refuse_all(self, client: int, requests: list[Request], in_flight: int, outbox: Outbox) -> None:
+        limit = self.settings.limits.client_requests
+        for request in requests:
+            outbox.fail(
+                client,
+                request.request,
+                ErrorCode.OVERLOADED,
+                f"{in_flight} requests of this connection are unanswered; at most {limit} may be",
+                retry_after_ms=OVERLOADED_RETRY_MS,
+            )
+
+    def map_with_leaders(self) -> ShardMap:
+        """The shard map with the leaders that this node knows of its own replicas."""
+        shard_map = self.routes.map
+        shards = tuple(
+            self.replicas[shard.id].route if shard.id in self.replicas else shard for shard in shard_map.shards
+        )
+        return ShardMap(shard_map.version, shard_map.cluster, shard_map.nodes, shard_map.keyspaces, shards)
+
+    def _transfer_leader(self, client: int, request: TransferLeader, now: int, outbox: Outbox) -> None:
+        replica = self._admission.replica_of(client, request.request, request.shard, outbox)
+        if replica is None:
+            return
+        group = replica.group
+        if not group.is_leader:
+            outbox.fail(
+                client,
+                request.request,
+                ErrorCode.NOT_LEADER,
+                f"{self.identity.node} does not lead shard {request.shard}: ask {group.leader or 'its leader'}",
+                route=replica.route,
+            )
+        elif group.leader == request.target:
+            outbox.answer(client, Done(request.request))
+        elif replica.transfer is not None:
+            outbox.fail(
+                client,
+                request.request,
+                ErrorCode.UNAVAILABLE,
+                f"leadership of shard {request.shard} is already on its way to {replica.transfer.target!r}",
+            )
+        else:
+            try:
+                group.transfer_leadership(request.target, now)
+            except TransferRefused as error:
+                outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, str(error))
+                return
+            deadline = now + max(request.timeout_ms, 1) * 1_000_000
+            replica.transfer = WaitingTransfer(client, request.request, request.target, deadline)
+            self._dirty[request.shard] = replica
+
+    def hand_over(self, now: int) -> int:
+        """Begin to hand every leadership to the peer that is best placed for it; return how many are still here.
+
+        To be called again until it returns 0, or the caller's patience ends: leaders without an able peer stay.
+        """
+        left = 0
+        for shard, replica in self.replicas.items():
+            group = replica.group
+            if not group.is_leader:
+                continue
+            left += 1
+            target = group.best_successor(now, self._can_lead)
+            if target and not group.transferring:
+                group.transfer_leadership(target, now)
+                self._dirty[shard] = replica
+        return left
+
+    def _can_lead(self, peer: str) -> bool:
+        return peer not in self._not_writable_peers
+
+    # -- time
+
+    def _tick(self, now: int, outbox: Outbox) -> None:
+        """What is due by the clock: heartbeats, support that ran out, groups that are not at rest."""
+        liveness = self.liveness
+        beats = liveness.peers_heartbeats(now, self.peers, not self.disk_stalled, not self.not_writable)
+        for peer, heartbeat in beats.items():
+            outbox.send(peer, heartbeat)
+        for peer in liveness.expired(now):
+            self._wake_groups_with(peer, now)
+        for peer in liveness.unsupported_by(now):
+            self._wake_groups_with(peer, now)
+        any_active = False
+        for shard, replica in self.replicas.items():
+            if replica.transfer is not None:
+                any_active = True
+                replica.expire_transfer(now, outbox)
+            if replica.group.active:
+                any_active = True
+                replica.group.tick(now)
+                self._dirty[shard] = replica
+        self._transfers.tick(now)
+        interval = self.settings.tick_interval_ns
+        self._next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now)
+
+    def _wake_groups_with(self, peer: str, now: int) -> None:
+        for shard, replica in self.replicas.items():
+            if peer in replica.group.members:
+                replica.group.wake(now)
+                self._dirty[shard] = replica
+        self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
+
+    # -- storing and saying
+
+    def _store(self, now: int, outbox: Outbox) -> int | None:
+        """Write one batch with what all groups want stored; return the ticket to sync up to, if there is any."""
+        dirty = self._dirty
+        if not dirty and not self._unsynced:
+            return None
+        engine = self.engine
+        batch = engine.batch()
+        persisted: list[tuple[Group, int, int]] = []
+        durable: list[tuple[str, RaftMessage]] = []
+        must_sync = False
+        for replica in dirty.values():
+            replica.propose_queued(outbox)
+            replica.begin_reads(now, outbox)
+            for ready in replica.collect(batch, now, outbox):
+                if ready.entries:
+                    last = ready.entries[-1]
+                    persisted.append((replica.group, last.index, last.term))
+                    must_sync = True
+                elif ready.hard_state is not None:
+                    must_sync = True
+                durable.extend(ready.durable_messages)
+                for peer in ready.snapshots_wanted:
+                    self._transfers.want(replica, peer)
+        adopted = self._transfers.store(batch, now)
+        if not batch.is_empty():
+            engine.write(batch)
+        for replica in adopted:
+            replica.reload()
+            self._again[replica.shard.id] = replica
+        if must_sync or adopted:
+            self._ticket += 1
+            self._unsynced.append(_Unsynced(self._ticket, persisted, durable))
+        elif durable:
+            if self._unsynced:
+                self._unsynced[-1].messages.extend(durable)
+            else:
+                for peer, message in durable:
+                    outbox.send(peer, message)
+        return self._ticket if self._unsynced else None
+
+    def _apply(self, now: int, outbox: Outbox) -> None:
+        """Write a second batch with the effects of what is committed, and answer writes and reads."""
+        dirty, self._dirty = self._dirty, self._again
+        self._again = {}
+        engine = self.engine
+        batch = engine.batch()
+        for replica in dirty.values():
+            replica.apply(batch, outbox)
+            replica.shorten_log(batch)
+        if not batch.is_empty():
+            engine.write(batch)
+        for replica in dirty.values():
+            replica.serve_reads(outbox)
+            if replica.group.has_committed:
+                # A turn applies so much and no more, or heartbeats would wait for it.
+                self._dirty[replica.shard.id] = replica
+                self._next_tick = now
+            elif replica.group.active:
+                self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
+        self._transfers.send(now, outbox)

@@ -1,0 +1,56 @@
+"""What a turn of the node has to say: messages gathered per peer and answers gathered per client."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import Answer, Failure
+from shoal.shardmap import Shard
+
+from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
+
+PeerMessage: TypeAlias = RaftMessage | Heartbeat | HeartbeatAnswer | SnapshotChunk | SnapshotAck
+
+
+class Outbox:
+    """Collects a turn's messages, so that each peer and each client gets one frame."""
+
+    __slots__ = ("map_version", "to_clients", "to_peers")
+
+    def __init__(self, map_version: int) -> None:
+        self.map_version = map_version
+        self.to_peers: dict[str, list[PeerMessage]] = {}
+        self.to_clients: dict[int, list[Answer]] = {}
+
+    def send(self, peer: str, message: PeerMessage) -> None:
+        messages = self.to_peers.get(peer)
+        if messages is None:
+            self.to_peers[peer] = [message]
+        else:
+            messages.append(message)
+
+    def answer(self, client: int, answer: Answer) -> None:
+        answers = self.to_clients.get(client)
+        if answers is None:
+            self.to_clients[client] = [answer]
+        else:
+            answers.append(answer)
+
+    def fail(
+        self,
+        client: int,
+        request: int,
+        code: ErrorCode,
+        message: str,
+        *,
+        maybe_applied: bool = False,
+        retry_after_ms: int = 0,
+        route: Shard | None = None,
+    ) -> None:
+        """Answer that `request` was refused or failed."""
+        self.answer(
+            client,
+            Failure(request, code.value, message, maybe_applied, retry_after_ms, route, self.map_version),
+        )

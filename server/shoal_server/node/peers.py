@@ -1,0 +1,148 @@
+"""Links from this node to its peers: dialled, greeted, dialled again when they break.
+
+A link carries this node's messages to one peer, in order; what the peer says comes by the link that it dials itself.
+Messages that find no link, or a peer that does not read, are dropped: Raft sends again what matters, and a queue that
+outlives its connection would only deliver the past.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+import structlog
+from shoal.protocol.frames import FrameReader, FrameTooLong, encode_frame, encode_frames, greeting_decoder
+from shoal.protocol.messages import Hello, Refused, Welcome
+
+from shoal_server.node.outbox import PeerMessage
+
+log = structlog.get_logger("shoal.node")
+
+DIAL_SECONDS = 2.0
+REDIAL_SECONDS = 0.1
+REDIAL_SECONDS_MAX = 1.0
+REFUSED_SECONDS = 5.0
+OUTPUT_BYTES = 64 * 1024 * 1024
+"""A peer that leaves more than this unread loses its link: it is stuck, and will have to catch up anyway."""
+
+
+class _LinkProtocol(asyncio.Protocol):
+    """The dialling side of one connection: one greeting comes back, then nothing but its end."""
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = FrameReader(max_frame_bytes)
+        self.greeted: asyncio.Future[Welcome | Refused] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(data):
+                for greeting in greeting_decoder.decode(body):
+                    if isinstance(greeting, Refused) and self.greeted.done():
+                        self._end(greeting.message)
+                    elif isinstance(greeting, Welcome | Refused) and not self.greeted.done():
+                        self.greeted.set_result(greeting)
+        except (FrameTooLong, msgspec.MsgspecError) as error:
+            self._end(f"what answers there is no Shoal node: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(str(exc) if exc is not None else "the peer closed the connection")
+
+    def _end(self, reason: str) -> None:
+        if not self.greeted.done():
+            self.greeted.set_exception(ConnectionError(reason))
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+
+class PeerLink:
+    """Keeps one peer connected. `run` lives as long as the node; `send` never waits."""
+
+    def __init__(
+        self,
+        peer: str,
+        address: str,
+        hello: Callable[[], Hello],
+        *,
+        max_frame_bytes: int,
+        check: Callable[[Welcome], str],
+        connected: Callable[[str], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            address: `host:port`.
+            check: says "" where the node that answered is the peer expected there, else why not.
+            connected: called when messages have a way; `lost` when they have none any more.
+        """
+        self.peer = peer
+        host, _, port = address.rpartition(":")
+        self._host = host.strip("[]")
+        self._port = int(port)
+        self._hello = hello
+        self._max_frame_bytes = max_frame_bytes
+        self._check = check
+        self._connected = connected
+        self._lost = lost
+        self._transport: asyncio.Transport | None = None
+        self._last_problem = ""
+
+    def send(self, messages: list[PeerMessage]) -> None:
+        """Send a turn's messages, or drop them where there is no link."""
+        transport = self._transport
+        if transport is None:
+            return
+        for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes):
+            transport.write(frame)
+        if transport.get_write_buffer_size() > OUTPUT_BYTES:
+            log.warning("peer_cut_off", peer=self.peer, unread_bytes=transport.get_write_buffer_size())
+            transport.abort()
+
+    async def run(self) -> None:
+        """Dial, greet and watch the link until cancelled."""
+        wait = REDIAL_SECONDS
+        while True:
+            problem, welcomed = await self._once()
+            if problem != self._last_problem:
+                self._last_problem = problem
+                log.info("peer_not_connected", peer=self.peer, reason=problem)
+            wait = REDIAL_SECONDS if welcomed else min(wait * 2, REDIAL_SECONDS_MAX)
+            await asyncio.sleep(wait)
+
+    async def _once(self) -> tuple[str, bool]:
+        """One connection, from dialling to its end; return why it ended and whether it was ever of use."""
+        loop = asyncio.get_running_loop()
+        transport: asyncio.Transport | None = None
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                transport, protocol = await loop.create_connection(
+                    lambda: _LinkProtocol(self._max_frame_bytes), self._host, self._port
+                )
+                transport.write(encode_frame([self._hello()]))
+                greeting = await protocol.greeted
+            if isinstance(greeting, Refused):
+                await asyncio.sleep(REFUSED_SECONDS)
+                return f"refused: {greeting.message}", False
+            problem = self._check(greeting)
+            if problem:
+                log.error("peer_refused", peer=self.peer, reason=problem)
+                await asyncio.sleep(REFUSED_SECONDS)
+                return problem, False
+            transport.set_write_buffer_limits(high=OUTPUT_BYTES)
+            self._transport = transport
+            self._last_problem = ""
+            log.info("peer_connected", peer=self.peer)
+            self._connected(self.peer)
+            try:
+                return await protocol.ended, True
+            finally:
+                self._transport = None
+                self._lost(self.peer)
+        except (OSError, TimeoutError) as error:
+            return str(error) or f"no answer within {DIAL_SECONDS:g} seconds", False
+        finally:
+            if transport is not None:
+                transport.close()

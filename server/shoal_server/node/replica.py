@@ -1,0 +1,406 @@
+"""One shard's copy on this node: its Raft group, its log store, its state machine, and the requests waiting for them.
+
+A turn of the node calls, in this order: `propose_queued` (this turn's writes become log entries), `begin_reads`,
+`collect` (what the group wants stored and sent goes into the turn's batch and outbox); and when that is written and on
+its way, `apply` (what is committed takes effect in a second batch) and `serve_reads`. Nothing here does I/O of its own
+except reading the engine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import Done, Operation, Page, Read, ReadPage, Rows, SessionOpened, Written
+from shoal.shardmap import Shard
+
+from shoal_server.node.outbox import Outbox
+from shoal_server.node.settings import NodeSettings
+from shoal_server.raft.group import Group
+from shoal_server.raft.messages import Entry
+from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted, TransferInProgress
+from shoal_server.shard.commands import Command, OpenSessionCommand, encode_commands
+from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
+from shoal_server.shard.sessions import Verdict
+from shoal_server.storage.engine import Batch
+from shoal_server.storage.layout import AppliedState
+from shoal_server.storage.log_store import GroupLogStore
+
+OVERLOADED_RETRY_MS = 50
+TRANSFER_RETRY_MS = 10
+
+
+@dataclass(slots=True)
+class QueuedCommand:
+    """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked."""
+
+    client: int
+    request: int
+    command: Command
+    operations: list[Operation] | None
+    size: int
+
+
+@dataclass(slots=True)
+class QueuedRead:
+    """A client's read that waits for a lease or a ReadIndex round."""
+
+    client: int
+    read: Read | ReadPage
+    microshards: list[int]
+
+
+@dataclass(slots=True)
+class Proposal:
+    """Who waits for the commands of a log entry that this node proposed, in their order."""
+
+    term: int
+    waiters: list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class WaitingTransfer:
+    """A client's TransferLeader, until the target leads or the time is over."""
+
+    client: int
+    request: int
+    target: str
+    deadline: int
+
+
+class Replica:
+    """See the module's first lines.
+
+    Invariant: whoever asked is answered exactly once: with the outcome when the entry is applied, or with
+    `not_leader` as soon as this node no longer leads (the outcome is then for deduplication to find out).
+    """
+
+    __slots__ = (
+        "_checkpoints",
+        "_log_bytes",
+        "_next_token",
+        "_prepared",
+        "_proposals",
+        "_queue",
+        "_queued_reads",
+        "_reads_waiting",
+        "_restored",
+        "_settings",
+        "_since_checkpoint",
+        "_was_leader",
+        "group",
+        "keyspace",
+        "machine",
+        "node",
+        "route",
+        "shard",
+        "snapshot_floor",
+        "store",
+        "transfer",
+    )
+
+    def __init__(
+        self, node: str, group: Group, store: GroupLogStore, machine: ShardStateMachine, settings: NodeSettings
+    ) -> None:
+        self.node = node
+        self.group = group
+        self.store = store
+        self.machine = machine
+        self.shard = machine.shard
+        self.keyspace = machine.keyspace
+        self.route: Shard = machine.shard
+        self.transfer: WaitingTransfer | None = None
+        self.snapshot_floor: int | None = None
+        self._settings = settings
+        self._queue: list[QueuedCommand] = []
+        self._queued_reads: list[QueuedRead] = []
+        self._reads_waiting: dict[int, tuple[int | None, list[QueuedRead]]] = {}
+        self._next_token = 0
+        self._proposals: dict[int, Proposal] = {}
+        self._prepared: dict[int, Prepared] = {}
+        self._was_leader = False
+        self._checkpoints: deque[tuple[int, int]] = deque()
+        self._log_bytes = 0
+        self._since_checkpoint = 0
+        self._restored: AppliedState | None = None
+
+    # -- requests in
+
+    def queue_command(self, command: QueuedCommand) -> None:
+        self._queue.append(command)
+
+    def queue_read(self, read: QueuedRead) -> None:
+        self._queued_reads.append(read)
+
+    # -- the turn
+
+    def propose_queued(self, outbox: Outbox) -> None:
+        """Turn the commands queued since the last turn into log entries, as few as the size bound allows."""
+        queue = self._queue
+        if not queue:
+            return
+        self._queue = []
+        if not self.group.is_leader:
+            for item in queue:
+                self.fail_not_leader(item.client, item.request, outbox)
+            return
+        entries: list[list[QueuedCommand]] = []
+        size = self._settings.entry_bytes
+        for item in queue:
+            if size + item.size > self._settings.entry_bytes:
+                entries.append([])
+                size = 0
+            entries[-1].append(item)
+            size += item.size
+        for items in entries:
+            self._propose(items, outbox)
+
+    def _propose(self, items: list[QueuedCommand], outbox: Outbox) -> None:
+        commands = [item.command for item in items]
+        group = self.group
+        try:
+            index = group.propose([encode_commands(commands)])
+        except TooManyUncommitted as error:
+            for item in items:
+                outbox.fail(
+                    item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
+                )
+        except TransferInProgress as error:
+            for item in items:
+                outbox.fail(
+                    item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=TRANSFER_RETRY_MS
+                )
+        except NotLeader:
+            for item in items:
+                self.fail_not_leader(item.client, item.request, outbox)
+        else:
+            term = group.term
+            self._proposals[index] = Proposal(term, [(item.client, item.request) for item in items])
+            self._prepared[index] = Prepared(term, commands, [item.operations for item in items])
+
+    def begin_reads(self, now: int, outbox: Outbox) -> None:
+        """Admit the queued reads: at once under a valid lease, else through a ReadIndex round that they share."""
+        reads = self._queued_reads
+        if not reads:
+            return
+        self._queued_reads = []
+        if not self.group.is_leader:
+            for read in reads:
+                self.fail_not_leader(read.client, read.read.request, outbox)
+            return
+        index = self.group.read_index(now)
+        token = self._next_token
+        self._next_token += 1
+        if index is not None:
+            self._reads_waiting[token] = (index, reads)
+            return
+        self._reads_waiting[token] = (None, reads)
+        self.group.start_read(token, now)
+
+    def collect(self, batch: Batch, now: int, outbox: Outbox) -> list[Ready]:
+        """Take out what the group has ready: store it into `batch`, put what may leave now into `outbox`.
+
+        Returns the Readies whose durable messages must wait until `batch` is on disk.
+        """
+        group = self.group
+        taken: list[Ready] = []
+        while group.has_ready:
+            ready = group.ready(now)
+            if ready.hard_state is not None:
+                self.store.save_hard_state(batch, ready.hard_state)
+            if ready.entries:
+                self.store.append(batch, ready.entries)
+                self._count_log(ready.entries)
+            for peer, message in ready.messages:
+                outbox.send(peer, message)
+            for token, index in ready.reads:
+                waiting = self._reads_waiting.get(token)
+                if waiting is not None:
+                    self._reads_waiting[token] = (index, waiting[1])
+            for token in ready.failed_reads:
+                for read in self._reads_waiting.pop(token, (None, []))[1]:
+                    self.fail_not_leader(read.client, read.read.request, outbox)
+            taken.append(ready)
+        if group.is_leader != self._was_leader or group.leader != self.route.leader:
+            self._leadership_changed(outbox)
+        return taken
+
+    def apply(self, batch: Batch, outbox: Outbox) -> None:
+        """Apply what is committed into `batch`, as much as a turn may take, and answer those who wait for it."""
+        group = self.group
+        entries = group.committed()
+        if entries:
+            results = self.machine.apply(entries, batch, self._prepared)
+            group.applied(entries[-1].index)
+            if self._proposals:
+                self._answer_proposals(results, outbox)
+
+    def _answer_proposals(self, results: list[tuple[Entry, list[Outcome]]], outbox: Outbox) -> None:
+        proposals = self._proposals
+        for entry, outcomes in results:
+            proposal = proposals.pop(entry.index, None)
+            if proposal is None:
+                continue
+            prepared = self._prepared.pop(entry.index)
+            if proposal.term != entry.term:
+                for client, request in proposal.waiters:
+                    self.fail_not_leader(client, request, outbox)
+                continue
+            for (client, request), outcome, command in zip(proposal.waiters, outcomes, prepared.commands, strict=True):
+                self._answer(client, request, outcome, command, outbox)
+
+    def _answer(self, client: int, request: int, outcome: Outcome, command: Command, outbox: Outbox) -> None:
+        verdict = outcome.verdict
+        if verdict is Verdict.NEW or verdict is Verdict.DUPLICATE:
+            if type(command) is OpenSessionCommand:
+                outbox.answer(client, SessionOpened(request, outcome.value))
+            else:
+                outbox.answer(client, Written(request, outcome.value))
+        elif verdict is Verdict.UNKNOWN_SESSION:
+            outbox.fail(
+                client,
+                request,
+                ErrorCode.SESSION_EXPIRED,
+                f"shard {self.shard.id} does not know this session (any more): open a new one",
+                route=self.route,
+            )
+        else:
+            outbox.fail(
+                client,
+                request,
+                ErrorCode.OUTCOME_UNKNOWN,
+                "the write's number is far behind its session's newest: a late duplicate, not applied now",
+                maybe_applied=True,
+            )
+
+    def serve_reads(self, outbox: Outbox) -> None:
+        """Answer the reads whose position is applied and written to the engine."""
+        if not self._reads_waiting:
+            return
+        applied = self.machine.state.index
+        done = [token for token, (index, _) in self._reads_waiting.items() if index is not None and index <= applied]
+        for token in done:
+            for read in self._reads_waiting.pop(token)[1]:
+                self._serve(read, outbox)
+
+    def _serve(self, queued: QueuedRead, outbox: Outbox) -> None:
+        machine, read, limits = self.machine, queued.read, self._settings.limits
+        if type(read) is Read:
+            values, seqs = machine.read(read.keys, queued.microshards)
+            fitting = _fitting(values, limits.max_frame_bytes // 2)
+            if fitting < len(values):
+                values, seqs = values[:fitting], seqs[:fitting]
+            outbox.answer(queued.client, Rows(read.request, machine.state.seq, self.node, values, seqs))
+        elif type(read) is ReadPage:
+            rows = max(1, min(read.max_rows, limits.page_rows))
+            microshards, keys, page, done = machine.read_page(read.microshard, read.after, rows, limits.page_bytes)
+            outbox.answer(queued.client, Page(read.request, machine.state.seq, done, microshards, keys, page))
+
+    # -- leadership
+
+    def _leadership_changed(self, outbox: Outbox) -> None:
+        """Answer those who wait for a leader that no longer is one; keep the route that refusals carry up to date."""
+        group = self.group
+        self.route = msgspec.structs.replace(self.shard, leader=group.leader)
+        if self._was_leader and not group.is_leader:
+            proposals, self._proposals = self._proposals, {}
+            self._prepared = {}
+            for proposal in proposals.values():
+                for client, request in proposal.waiters:
+                    self.fail_not_leader(client, request, outbox, maybe_applied=True)
+            waiting, self._reads_waiting = self._reads_waiting, {}
+            for _, reads in waiting.values():
+                for read in reads:
+                    self.fail_not_leader(read.client, read.read.request, outbox)
+        self._was_leader = group.is_leader
+        transfer = self.transfer
+        if transfer is not None and group.leader == transfer.target:
+            self.transfer = None
+            outbox.answer(transfer.client, Done(transfer.request))
+
+    def expire_transfer(self, now: int, outbox: Outbox) -> None:
+        """Tell whoever asked for a transfer that it did not come about in time."""
+        transfer = self.transfer
+        if transfer is not None and now >= transfer.deadline:
+            self.transfer = None
+            outbox.fail(
+                transfer.client,
+                transfer.request,
+                ErrorCode.UNAVAILABLE,
+                f"leadership of shard {self.shard.id} did not reach {transfer.target!r} in time; "
+                f"the leader is {self.group.leader or 'unknown'}",
+            )
+
+    def fail_not_leader(self, client: int, request: int, outbox: Outbox, *, maybe_applied: bool = False) -> None:
+        """Answer that this node does not lead the shard, with the route to who does."""
+        leader = self.group.leader
+        outbox.fail(
+            client,
+            request,
+            ErrorCode.NOT_LEADER,
+            f"{self.node} does not lead shard {self.shard.id}; "
+            + (f"{leader} does" if leader else "nobody known does"),
+            maybe_applied=maybe_applied,
+            route=self.route,
+        )
+
+    # -- the length of the log
+
+    def _count_log(self, entries: list[Entry]) -> None:
+        size = 0
+        for entry in entries:
+            size += len(entry.payload) + 32
+        self._log_bytes += size
+        self._since_checkpoint += size
+        if self._since_checkpoint >= self._settings.log_checkpoint_bytes:
+            self._checkpoints.append((entries[-1].index, self._since_checkpoint))
+            self._since_checkpoint = 0
+
+    def shorten_log(self, batch: Batch) -> None:
+        """Cut applied entries beyond the retained bytes off the log, but none that a live replica or a snapshot needs."""
+        retain = self._settings.log_retain_bytes
+        checkpoints = self._checkpoints
+        if self._log_bytes <= retain or not checkpoints:
+            return
+        group = self.group
+        log = self.group.log
+        bound = min(self.machine.state.index, log.persisted_index)
+        if self.snapshot_floor is not None:
+            bound = min(bound, self.snapshot_floor)
+        if self._log_bytes <= 4 * retain:
+            bound = min(bound, group.needed_from() - 1)
+        cut = 0
+        while self._log_bytes > retain and checkpoints and checkpoints[0][0] <= bound:
+            cut, size = checkpoints.popleft()
+            self._log_bytes -= size
+        if cut > log.truncated_index:
+            term = log.term(cut)
+            group.compact(cut)
+            self.store.truncate(batch, cut, term)
+
+    def restore(self, state: AppliedState, now: int) -> None:
+        """A snapshot is adopted in the turn's batch: go on from it. `reload` follows once the batch is written."""
+        self._checkpoints.clear()
+        self._log_bytes = 0
+        self._since_checkpoint = 0
+        self._restored = state
+        self.group.restore(state.index, state.term, state.membership, state.membership_index, now)
+
+    def reload(self) -> None:
+        """Take up the rows of a snapshot that was just adopted and written."""
+        if self._restored is not None:
+            self.machine.adopt(self._restored)
+            self._restored = None
+
+
+def _fitting(values: list[bytes | None], max_bytes: int) -> int:
+    """Return how many of the values, at least one, fit into `max_bytes`."""
+    size = 0
+    for count, value in enumerate(values):
+        if value is not None:
+            size += len(value)
+            if size > max_bytes:
+                return max(count, 1)
+    return len(values)

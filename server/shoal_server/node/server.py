@@ -1,0 +1,379 @@
+"""The node as a process: opens the data folder, runs the core on an event loop, and ends it in good order.
+
+This is the one place where a node's objects are put together. The core decides; this file carries: bytes between
+sockets and the core, batches' syncs to the writer thread, time to the core, and signals to an orderly end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+import time
+from random import Random, SystemRandom
+
+import structlog
+import uvloop
+from shoal.protocol.messages import Hello, Request, Welcome
+from shoal.protocol.version import NEWEST, OLDEST
+
+from shoal_server.bootstrap import initial_shard_map
+from shoal_server.config import ClusterConfig
+from shoal_server.logs import configure_logging
+from shoal_server.node.connections import Inbound
+from shoal_server.node.core import Node
+from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.peers import PeerLink
+from shoal_server.node.settings import NodeIdentity, settings_from_config
+from shoal_server.storage.engine import DataFolderRefused, StorageFailed
+from shoal_server.storage.folder import (
+    DataFolder,
+    begin_epoch,
+    load_peer_incarnation,
+    load_shard_map,
+    open_data_folder,
+    save_peer_incarnation,
+    save_shard_map,
+)
+from shoal_server.storage.rocks import RocksEngine
+from shoal_server.storage.writer import SyncDone, Writer
+
+log = structlog.get_logger("shoal.node")
+
+DRAIN_SECONDS = 5.0
+HAND_OVER_CHECK_SECONDS = 0.02
+DISK_CHECK_SECONDS = 0.25
+SWITCH_SECONDS = 0.00005
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+
+
+def monotonic_ns() -> int:
+    """The node's clock: monotonic, and going on while the machine sleeps, so that a lease does not outlive a suspend."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class NodeServer:
+    """One node process. Implements `connections.Host` for the connections that others open."""
+
+    def __init__(self, config: ClusterConfig, node_id: str) -> None:
+        """Open the data folder and everything on it.
+
+        Raises:
+            DataFolderRefused: the folder is another cluster's or node's, of a newer format, or in use.
+        """
+        self._entry = next(node for node in config.nodes if node.id == node_id)
+        self._loop = asyncio.get_running_loop()
+        self._folder: DataFolder = open_data_folder(self._entry.data, config.cluster, node_id)
+        self._engine = RocksEngine(
+            self._folder.database,
+            block_cache_bytes=config.storage.block_cache_bytes,
+            write_buffer_bytes=config.storage.write_buffer_bytes,
+        )
+        shard_map = load_shard_map(self._engine)
+        if shard_map is None:
+            shard_map = initial_shard_map(config)
+            save_shard_map(self._engine, shard_map)
+        settings = settings_from_config(config, sum(node_id in shard.replicas for shard in shard_map.shards))
+        self._limits = settings.limits
+        self._sync_stall_seconds = settings.sync_stall_ns / 1e9
+        self._disk_reserve_bytes = config.storage.disk_reserve_bytes
+        self.max_frame_bytes = settings.limits.max_frame_bytes
+        self.client_output_bytes = settings.limits.client_output_bytes
+        self._identity = NodeIdentity(
+            cluster=config.cluster, node=node_id, incarnation=self._folder.incarnation, epoch=begin_epoch(self._engine)
+        )
+        self._node = Node(
+            self._identity, shard_map, self._engine, settings, Random(SystemRandom().getrandbits(64)), monotonic_ns()
+        )
+        self._writer = Writer(self._engine, self._sync_done_in_writer)
+        self._inbound: set[Inbound] = set()
+        self._clients: dict[int, Inbound] = {}
+        self._next_client = 1
+        self._links: dict[str, PeerLink] = {}
+        self._turn_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0
+        self._requested_sync = 0
+        self._stop = asyncio.Event()
+        self._failure = ""
+
+    # -- life
+
+    async def run(self) -> int:
+        """Serve until a signal or a failure; return the exit code."""
+        host, _, port = self._entry.address.rpartition(":")
+        listener = await self._loop.create_server(lambda: Inbound(self, self._loop), host.strip("[]"), int(port))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        tasks = [asyncio.create_task(self._link_to(peer).run()) for peer in self._node.peers]
+        tasks.append(asyncio.create_task(self._watch_disk()))
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
+        log.info(
+            "node_started",
+            node=self._identity.node,
+            cluster=self._identity.cluster,
+            address=self._entry.address,
+            shards=len(self._node.replicas),
+            incarnation=self._identity.incarnation,
+        )
+        self._schedule_turn()
+        await self._stop.wait()
+        if not self._failure:
+            await self._hand_over()
+        listener.close()
+        for task in tasks:
+            task.remove_done_callback(self._task_ended)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self._inbound):
+            connection.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        return self._close()
+
+    def _close(self) -> int:
+        if self._failure:
+            log.critical("node_failed", node=self._identity.node, reason=self._failure)
+            return EXIT_FAILED
+        try:
+            self._writer.stop()
+            self._engine.close()
+        except StorageFailed as error:
+            log.critical("node_failed", node=self._identity.node, reason=str(error))
+            return EXIT_FAILED
+        finally:
+            self._folder.close()
+        log.info("node_stopped", node=self._identity.node)
+        return 0
+
+    async def _hand_over(self) -> None:
+        """Give every leadership to a peer that is up to date, for at most `DRAIN_SECONDS`."""
+        deadline = self._loop.time() + DRAIN_SECONDS
+        log.info("node_stopping", node=self._identity.node)
+        while self._loop.time() < deadline and not self._failure:
+            left = self._node.hand_over(monotonic_ns())
+            self._schedule_turn()
+            if not left:
+                return
+            await asyncio.sleep(HAND_OVER_CHECK_SECONDS)
+        log.warning("hand_over_incomplete", node=self._identity.node, reason="no peer took over in time")
+
+    def _fail(self, reason: str) -> None:
+        """End the process: what is on disk, or in memory, can no longer be relied on."""
+        if not self._failure:
+            self._failure = reason
+            self._stop.set()
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        self._fail(f"{task.get_coro()} ended: {error!r}")
+
+    # -- turns
+
+    def _schedule_turn(self) -> None:
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._schedule_turn()
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._failure:
+            return
+        now = monotonic_ns()
+        try:
+            turn = self._node.turn(now)
+            self._send_to_peers(turn.to_peers)
+            if turn.sync is not None and turn.sync > self._requested_sync:
+                self._requested_sync = turn.sync
+                self._writer.request(turn.sync)
+            end = self._node.finish_turn(now)
+        except Exception as error:  # the root of the node's work: whatever failed, nothing after it may be trusted
+            log.critical("turn_failed", node=self._identity.node, exc_info=error)
+            self._fail(f"{type(error).__name__}: {error}")
+            return
+        self._send_to_peers(end.to_peers)
+        clients = self._clients
+        for client, answers in end.to_clients.items():
+            connection = clients.get(client)
+            if connection is not None:
+                connection.send(answers)
+        self._arm_timer(end.wake_at, now)
+
+    def _send_to_peers(self, to_peers: dict[str, list[PeerMessage]]) -> None:
+        for peer, messages in to_peers.items():
+            link = self._links.get(peer)
+            if link is not None:
+                link.send(messages)
+
+    def _arm_timer(self, wake_at: int, now: int) -> None:
+        """Be woken by `wake_at`; a timer that is due earlier stays, since setting one anew costs more than a turn too many."""
+        if self._timer is not None:
+            if self._timer_at <= wake_at:
+                return
+            self._timer.cancel()
+        self._timer_at = wake_at
+        self._timer = self._loop.call_later(max(0, wake_at - now) / 1e9, self._on_timer)
+
+    def _sync_done_in_writer(self, done: SyncDone) -> None:
+        """Called in the writer's thread."""
+        self._loop.call_soon_threadsafe(self._sync_done, done)
+
+    def _sync_done(self, done: SyncDone) -> None:
+        if done.failure is not None:
+            self._fail(str(done.failure))
+            return
+        self._node.synced(done.ticket)
+        self._schedule_turn()
+
+    async def _watch_disk(self) -> None:
+        """Tell the core how the disk is: how full, and whether a sync hangs."""
+        while True:
+            free = self._engine.free_bytes()
+            full = free < self._disk_reserve_bytes
+            reason = (
+                f"the disk under {self._entry.data} has {free} bytes free, less than the reserve of "
+                f"{self._disk_reserve_bytes}: make room or add nodes"
+                if full
+                else ""
+            )
+            if reason and not self._node.not_writable:
+                log.error("writes_refused", node=self._identity.node, reason=reason)
+            elif self._node.not_writable and not reason:
+                log.info("writes_accepted", node=self._identity.node, free_bytes=free)
+            stalled = self._writer.stalled_for() > self._sync_stall_seconds
+            if stalled and not self._node.disk_stalled:
+                log.error("disk_stalled", node=self._identity.node, seconds=self._writer.stalled_for())
+            self._node.set_disk(free_bytes=free, not_writable=reason, stalled=stalled)
+            if full:
+                self._node.hand_over(monotonic_ns())
+                self._schedule_turn()
+            await asyncio.sleep(DISK_CHECK_SECONDS)
+
+    # -- peers
+
+    def _link_to(self, peer: str) -> PeerLink:
+        link = PeerLink(
+            peer,
+            self._node.routes.nodes[peer].address,
+            self._hello,
+            max_frame_bytes=self.max_frame_bytes,
+            check=lambda welcome: self._check_identity(peer, welcome.cluster, welcome.node, welcome.incarnation),
+            connected=self._peer_connected,
+            lost=self._peer_lost,
+        )
+        self._links[peer] = link
+        return link
+
+    def _hello(self) -> Hello:
+        identity = self._identity
+        return Hello("peer", OLDEST, NEWEST, identity.cluster, identity.node, identity.incarnation)
+
+    def _peer_connected(self, peer: str) -> None:
+        self._node.peer_connected(peer)
+        self._schedule_turn()
+
+    def _peer_lost(self, peer: str) -> None:
+        self._node.peer_lost(peer)
+        self._schedule_turn()
+
+    def _check_identity(self, expected: str, cluster: str, node: str, incarnation: str) -> str:
+        """Return why this is not the peer that the shard map and the past say, or ""."""
+        if cluster != self._identity.cluster:
+            return f"cluster {cluster!r} is not this node's, {self._identity.cluster!r}"
+        if node not in self._node.routes.nodes:
+            return f"the shard map has no node {node!r}"
+        if node != expected:
+            return f"node {node!r} answers where {expected!r} should be"
+        known = load_peer_incarnation(self._engine, node)
+        if known is None:
+            save_peer_incarnation(self._engine, node, incarnation)
+        elif known != incarnation:
+            return (
+                f"node {node!r} has come back with another data folder (incarnation {incarnation}, known as {known}): "
+                "it has lost what it had promised; bring its folder back, or give the machine a new node id"
+            )
+        return ""
+
+    # -- Host: what connections need
+
+    def welcome(self, version: int) -> Welcome:
+        limits = self._limits
+        return Welcome(
+            version=version,
+            cluster=self._identity.cluster,
+            node=self._identity.node,
+            incarnation=self._identity.incarnation,
+            max_frame_bytes=limits.max_frame_bytes,
+            max_key_bytes=limits.max_key_bytes,
+            max_value_bytes=limits.max_value_bytes,
+            max_batch_bytes=limits.max_batch_bytes,
+            shard_map=self._node.map_with_leaders(),
+        )
+
+    def check_peer(self, hello: Hello) -> str:
+        if hello.node == self._identity.node:
+            return f"node {hello.node!r} is this node itself: two processes run under one id"
+        return self._check_identity(hello.node, hello.cluster, hello.node, hello.incarnation)
+
+    def check_client(self, hello: Hello) -> str:
+        if hello.cluster and hello.cluster != self._identity.cluster:
+            return f"this node belongs to cluster {self._identity.cluster!r}, not {hello.cluster!r}"
+        if len(self._clients) >= self._limits.clients:
+            return f"{len(self._clients)} clients are connected, the most this node takes"
+        return ""
+
+    def client_opened(self, connection: Inbound) -> int:
+        client = self._next_client
+        self._next_client += 1
+        self._clients[client] = connection
+        return client
+
+    def client_closed(self, client: int) -> None:
+        del self._clients[client]
+        self._node.client_gone(client)
+
+    def inbound_opened(self, connection: Inbound) -> None:
+        self._inbound.add(connection)
+
+    def inbound_closed(self, connection: Inbound) -> None:
+        self._inbound.discard(connection)
+
+    def from_client(self, client: int, requests: list[Request]) -> None:
+        self._node.receive_client(client, requests)
+        self._schedule_turn()
+
+    def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
+        self._node.receive_peer(peer, messages)
+        self._schedule_turn()
+
+
+def run(config: ClusterConfig, node_id: str) -> int:
+    """Run node `node_id` of `config` in this process until it is told to stop; return the exit code."""
+    configure_logging()
+    # What exists by now lives as long as the process. Garbage is mostly acyclic here, so look for cycles rarely:
+    # a full collection in the middle of a turn is a pause that every client sees.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    # The writer's thread begins its sync while the loop still applies: let it have the interpreter soon.
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+    async def main() -> int:
+        try:
+            server = NodeServer(config, node_id)
+        except (DataFolderRefused, StorageFailed) as error:
+            log.critical("node_refused", node=node_id, reason=str(error))
+            return EXIT_REFUSED
+        try:
+            return await server.run()
+        except OSError as error:
+            log.critical("node_refused", node=node_id, reason=str(error))
+            return EXIT_REFUSED
+
+    return uvloop.run(main())

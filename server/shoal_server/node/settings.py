@@ -1,0 +1,100 @@
+"""Who a node is and how it is set: plain values, given to the node core by the process that runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from shoal.protocol.messages import MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
+
+from shoal_server.raft.config import RaftConfig, Timing
+
+if TYPE_CHECKING:
+    from shoal_server.config import ClusterConfig
+
+LOG_CACHE_BYTES = 64 * 1024 * 1024
+MIN_LOG_CACHE_BYTES = 64 * 1024
+
+
+class NodeIdentity(msgspec.Struct, frozen=True):
+    """A node's name in its cluster.
+
+    Args:
+        incarnation: of its data folder: another one under the same name has lost what the first had promised.
+        epoch: of this process: larger in every later life of the same data folder.
+    """
+
+    cluster: str
+    node: str
+    incarnation: str
+    epoch: int
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds on what clients may send and a node may hold for them, in bytes unless the name says otherwise."""
+
+    max_key_bytes: int = MAX_KEY_BYTES
+    max_value_bytes: int = MAX_VALUE_BYTES
+    max_batch_bytes: int = MAX_BATCH_BYTES
+    max_frame_bytes: int = MAX_FRAME_BYTES
+    client_output_bytes: int = 32 * 1024 * 1024
+    client_requests: int = 8192
+    clients: int = 4096
+    page_rows: int = 4096
+    page_bytes: int = 1024 * 1024
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """Settings of the node core.
+
+    Args:
+        entry_bytes: a turn's writes of a shard become one log entry up to this size, then another.
+        log_retain_bytes: applied entries kept per shard for replicas that lag; past it they get a snapshot.
+        log_checkpoint_bytes: the log is cut off in steps of about this.
+        sync_stall_ns: a disk sync that takes longer costs the node its leaderships.
+        snapshots_at_once: how many snapshots a node sends at the same time.
+    """
+
+    timing: Timing = Timing()
+    raft: RaftConfig = RaftConfig()
+    limits: Limits = Limits()
+    entry_bytes: int = 1024 * 1024
+    log_retain_bytes: int = 16 * 1024 * 1024
+    log_checkpoint_bytes: int = 256 * 1024
+    sessions_per_shard: int = 4096
+    sync_stall_ns: int = 2_000_000_000
+    tick_interval_ns: int = 10_000_000
+    snapshots_at_once: int = 2
+    snapshot_chunk_bytes: int = 256 * 1024
+    snapshot_timeout_ns: int = 10_000_000_000
+
+
+def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSettings:
+    """Return the core's settings for a validated configuration.
+
+    Args:
+        shards_here: how many replicas the node has: they share the memory for cached log entries.
+    """
+    timing, limits, storage = config.timing, config.limits, config.storage
+    cache_bytes = max(MIN_LOG_CACHE_BYTES, LOG_CACHE_BYTES // max(1, shards_here))
+    return NodeSettings(
+        timing=Timing(
+            heartbeat_interval_ns=timing.heartbeat_interval_ns,
+            support_ns=timing.support_ns,
+            drift_permille=timing.clock_drift_permille,
+            election_spread_ns=timing.election_spread_ns,
+        ),
+        raft=RaftConfig(cache_bytes=cache_bytes),
+        limits=Limits(
+            max_key_bytes=limits.max_key_bytes,
+            max_value_bytes=limits.max_value_bytes,
+            max_batch_bytes=limits.max_batch_bytes,
+            max_frame_bytes=limits.max_frame_bytes,
+            client_output_bytes=limits.client_output_buffer_bytes,
+            client_requests=limits.client_requests_in_flight,
+            clients=limits.max_clients,
+        ),
+        log_retain_bytes=storage.log_retain_bytes,
+        sessions_per_shard=storage.sessions_per_shard,
+        sync_stall_ns=timing.sync_stall_ns,
+    )

@@ -1,0 +1,236 @@
+"""Snapshots on their way: which replicas are being sent one, and which are being taken in, a chunk at a time.
+
+A sender keeps one chunk of a transfer in flight and sends the next when it is acknowledged, so a receiver is never
+flooded; at most `snapshots_at_once` transfers are under way per node, the others wait their turn. What breaks (a lost
+peer, silence, a new leader, a newer transfer) ends the transfer; the protocol asks for another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import structlog
+
+from shoal_server.node.outbox import Outbox
+from shoal_server.node.replica import Replica
+from shoal_server.node.settings import NodeSettings
+from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.layout import AppliedState
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
+
+log = structlog.get_logger("shoal.node")
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A transfer to `peer`. `deadline`: when silence ends it."""
+
+    replica: Replica
+    peer: str
+    transfer: int
+    term: int
+    reader: SnapshotReader
+    number: int
+    last: bool
+    deadline: int
+
+
+@dataclass(slots=True)
+class _Taking:
+    """A transfer from `peer` into `replica`."""
+
+    peer: str
+    transfer: int
+    term: int
+    stager: SnapshotStager
+    expected: int
+    deadline: int
+
+
+class SnapshotTransfers:
+    """All transfers of a node."""
+
+    def __init__(self, engine: Engine, settings: NodeSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._sending: dict[tuple[int, str], _Sending] = {}
+        self._wanted: deque[tuple[Replica, str]] = deque()
+        self._taking: dict[int, _Taking] = {}
+        self._arrived: list[tuple[Replica, str, SnapshotChunk]] = []
+        self._acknowledged: list[_Sending] = []
+        self._acks: list[tuple[str, SnapshotAck]] = []
+        self._next_transfer = 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way that time may end."""
+        return bool(self._sending or self._taking or self._wanted)
+
+    def want(self, replica: Replica, peer: str) -> None:
+        """Queue a snapshot for `peer`, whose entries are no longer in the log."""
+        self._wanted.append((replica, peer))
+
+    def peer_lost(self, peer: str) -> None:
+        """End what was under way to and from `peer`."""
+        for sending in [sending for sending in self._sending.values() if sending.peer == peer]:
+            self._end_sending(sending, 0, "the connection was lost")
+        for group in [group for group, taking in self._taking.items() if taking.peer == peer]:
+            del self._taking[group]
+
+    def tick(self, now: int) -> None:
+        """End what has been silent for too long, or whose leadership is over."""
+        for sending in list(self._sending.values()):
+            group = sending.replica.group
+            if not group.is_leader or group.term != sending.term:
+                self._end_sending(sending, 0, "leadership was lost")
+            elif now >= sending.deadline:
+                self._end_sending(sending, 0, "the receiver is silent")
+        for group_id in [group_id for group_id, taking in self._taking.items() if now >= taking.deadline]:
+            del self._taking[group_id]
+
+    def receive(self, sender: str, message: SnapshotChunk | SnapshotAck, replica: Replica, now: int) -> None:
+        """Take a message of a transfer."""
+        if type(message) is SnapshotChunk:
+            self._arrived.append((replica, sender, message))
+        elif type(message) is SnapshotAck:
+            sending = self._sending.get((message.group, sender))
+            if sending is None or sending.transfer != message.transfer or sending.number != message.number:
+                return
+            if message.problem:
+                self._end_sending(sending, 0, message.problem)
+            elif message.needless or sending.last:
+                self._end_sending(sending, sending.reader.state.index, "")
+            else:
+                sending.number += 1
+                sending.deadline = now + self._settings.snapshot_timeout_ns
+                self._acknowledged.append(sending)
+
+    def store(self, batch: Batch, now: int) -> list[Replica]:
+        """Put what arrived into the turn's batch; return the replicas that adopt a snapshot in it, which must be synced."""
+        arrived, self._arrived = self._arrived, []
+        adopted: list[Replica] = []
+        for replica, sender, chunk in arrived:
+            needless = not replica.group.can_restore(chunk.index, chunk.index_term)
+            problem = "" if needless else self._take(replica, sender, chunk, batch, now)
+            if needless:
+                self._taking.pop(chunk.group, None)
+            elif chunk.last and not problem:
+                self._adopt(replica, chunk, batch, now)
+                adopted.append(replica)
+            ack = SnapshotAck(chunk.group, chunk.term, chunk.transfer, chunk.number, problem, needless)
+            self._acks.append((sender, ack))
+        return adopted
+
+    def _take(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
+        """Stage a chunk; return "" or why the transfer cannot go on."""
+        group = replica.group
+        if group.is_leader or chunk.term < group.term:
+            return f"the term is {group.term}, not {chunk.term}"
+        if checksum(chunk.rows) != chunk.checksum:
+            self._taking.pop(chunk.group, None)
+            return f"chunk {chunk.number} is damaged"
+        taking = self._taking.get(chunk.group)
+        if chunk.number == 0:
+            machine = replica.machine
+            stager = SnapshotStager(
+                self._engine, chunk.group, machine.keyspace.id, sorted(machine.prefixes), machine.state
+            )
+            stager.begin(batch)
+            taking = self._taking[chunk.group] = _Taking(sender, chunk.transfer, chunk.term, stager, 0, 0)
+        if taking is None or (taking.peer, taking.transfer, taking.expected) != (sender, chunk.transfer, chunk.number):
+            return f"chunk {chunk.number} of transfer {chunk.transfer} was not expected"
+        taking.stager.stage(batch, chunk.rows)
+        taking.expected += 1
+        taking.deadline = now + self._settings.snapshot_timeout_ns
+        return ""
+
+    def _adopt(self, replica: Replica, chunk: SnapshotChunk, batch: Batch, now: int) -> None:
+        taking = self._taking.pop(chunk.group)
+        state = AppliedState(
+            index=chunk.index,
+            term=chunk.index_term,
+            seq=chunk.seq,
+            generation=taking.stager.generation,
+            sessions_opened=chunk.sessions_opened,
+            membership=chunk.membership,
+            membership_index=chunk.membership_index,
+        )
+        taking.stager.adopt(batch, replica.store, state)
+        replica.restore(state, now)
+        log.info("snapshot_adopted", shard=chunk.group, index=chunk.index, sender=taking.peer)
+
+    def send(self, now: int, outbox: Outbox) -> None:
+        """Send acknowledgements and next chunks. To be called when the turn's batch is written: views show it."""
+        acks, self._acks = self._acks, []
+        for peer, ack in acks:
+            outbox.send(peer, ack)
+        acknowledged, self._acknowledged = self._acknowledged, []
+        for sending in acknowledged:
+            if self._sending.get((sending.replica.shard.id, sending.peer)) is sending:
+                self._send_chunk(sending, outbox)
+        while self._wanted and len(self._sending) < self._settings.snapshots_at_once:
+            replica, peer = self._wanted.popleft()
+            if replica.group.is_leader and (replica.shard.id, peer) not in self._sending:
+                self._begin(replica, peer, now, outbox)
+
+    def _begin(self, replica: Replica, peer: str, now: int, outbox: Outbox) -> None:
+        machine = replica.machine
+        reader = SnapshotReader(
+            self._engine,
+            replica.shard.id,
+            machine.keyspace.id,
+            sorted(machine.prefixes),
+            machine.state,
+            self._settings.snapshot_chunk_bytes,
+        )
+        sending = _Sending(
+            replica=replica,
+            peer=peer,
+            transfer=self._next_transfer,
+            term=replica.group.term,
+            reader=reader,
+            number=0,
+            last=False,
+            deadline=now + self._settings.snapshot_timeout_ns,
+        )
+        self._next_transfer += 1
+        self._sending[replica.shard.id, peer] = sending
+        self._hold_log(replica)
+        log.info("snapshot_begun", shard=replica.shard.id, index=machine.state.index, receiver=peer)
+        self._send_chunk(sending, outbox)
+
+    def _send_chunk(self, sending: _Sending, outbox: Outbox) -> None:
+        rows, sending.last = sending.reader.next_rows()
+        state = sending.reader.state
+        chunk = SnapshotChunk(
+            group=sending.replica.shard.id,
+            term=sending.term,
+            transfer=sending.transfer,
+            number=sending.number,
+            index=state.index,
+            index_term=state.term,
+            checksum=checksum(rows),
+            rows=rows,
+            last=sending.last,
+            seq=state.seq,
+            sessions_opened=state.sessions_opened,
+            membership=state.membership,
+            membership_index=state.membership_index,
+        )
+        outbox.send(sending.peer, chunk)
+
+    def _end_sending(self, sending: _Sending, index: int, problem: str) -> None:
+        """End a transfer: at `index` where it succeeded, 0 where it did not."""
+        replica = sending.replica
+        sending.reader.close()
+        del self._sending[replica.shard.id, sending.peer]
+        self._hold_log(replica)
+        replica.group.snapshot_ended(sending.peer, index)
+        if problem:
+            log.info("snapshot_ended", shard=replica.shard.id, receiver=sending.peer, reason=problem)
+
+    def _hold_log(self, replica: Replica) -> None:
+        """Keep the log from behind the oldest snapshot under way, or its receiver would need another at once."""
+        held = [sending.reader.state.index for sending in self._sending.values() if sending.replica is replica]
+        replica.snapshot_floor = min(held, default=None)
