@@ -1,0 +1,1 @@
+"""Faults, workloads and verdicts: simulation, checkers, the load generator and the demonstration."""

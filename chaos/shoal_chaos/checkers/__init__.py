@@ -1,0 +1,1 @@
+"""Checkers of histories. They share no code with what they check."""

@@ -1,0 +1,256 @@
+"""A simulated cluster: the real node core on simulated clocks, disks and a simulated network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+from typing import Any
+from zlib import crc32
+
+from shoal.protocol.frames import answer_decoder, request_decoder
+from shoal.protocol.messages import Answer, Request
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
+from shoal_server.node.core import Node
+from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.raft.group import Group
+from shoal_server.raft.messages import VoteResponse
+
+from shoal_chaos.simulation.client import SimulatedClient
+from shoal_chaos.simulation.disk import SimulatedEngine
+from shoal_chaos.simulation.events import MILLISECOND, SECOND, Clock, Events, derived_random
+from shoal_chaos.simulation.invariants import Invariants
+from shoal_chaos.simulation.network import Network
+
+MICROSHARDS = 12
+TURN_DELAY = MILLISECOND // 20
+
+
+class SimulatedNode:
+    """One node: its disk outlives its process."""
+
+    def __init__(self, cluster: Cluster, name: str, clock: Clock, random: Random) -> None:
+        self.name = name
+        self.engine = SimulatedEngine()
+        self.epoch = 0
+        self.node: Node | None = None
+        self.paused_until = 0
+        self.sync_delay = (MILLISECOND // 10, MILLISECOND)
+        self.syncs_fail = False
+        self._cluster = cluster
+        self._clock = clock
+        self._random = random
+        self._turn_at: int | None = None
+        self._syncing = False
+        self._wanted_sync = 0
+        self._synced = 0
+
+    def groups(self) -> Iterable[Group]:
+        return [] if self.node is None else [replica.group for replica in self.node.replicas.values()]
+
+    def local_now(self) -> int:
+        return self._clock.now()
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin a new life of the process on what the disk has."""
+        cluster = self._cluster
+        self.epoch += 1
+        self._syncing = False
+        self._wanted_sync = self._synced = 0
+        self._turn_at = None
+        identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
+        self.node = Node(identity, cluster.shard_map, self.engine, cluster.settings, self._random, self.local_now())
+        for shard in cluster.shard_map.shards:
+            self.node.open_replica(shard.id, self.local_now())
+        for other in cluster.nodes.values():
+            if other is not self and other.node is not None:
+                self.node.peer_connected(other.name)
+                other.node.peer_connected(self.name)
+                other.turn_soon()
+        self.turn_soon()
+
+    def crash(self) -> None:
+        """End the process without warning; the disk loses some of what was not synced."""
+        self.node = None
+        self.engine = self.engine.after_crash(self._random)
+        self.paused_until = 0
+        self._cluster.invariants.forget_node(self.name)
+        for other in self._cluster.nodes.values():
+            if other.node is not None:
+                other.node.peer_lost(self.name)
+                other.turn_soon()
+
+    # -- turns
+
+    def turn_soon(self) -> None:
+        self._turn_by(self._cluster.events.now + self._random.randrange(TURN_DELAY))
+
+    def _turn_by(self, time: int) -> None:
+        time = max(time, self.paused_until)
+        if self.node is not None and (self._turn_at is None or time < self._turn_at):
+            self._turn_at = time
+            epoch = self.epoch
+            self._cluster.events.at(time, lambda: self._turn(epoch, time))
+
+    def _turn(self, epoch: int, time: int) -> None:
+        node = self.node
+        if node is None or epoch != self.epoch or self._turn_at != time:
+            return
+        self._turn_at = None
+        now = self._cluster.events.now
+        if now < self.paused_until:
+            self._turn_by(self.paused_until)
+            return
+        turn = node.turn(self.local_now())
+        self._say(turn.to_peers, {})
+        if turn.sync is not None and turn.sync > self._wanted_sync:
+            self._wanted_sync = turn.sync
+            self._sync(epoch)
+        end = node.finish_turn(self.local_now())
+        self._say(end.to_peers, end.to_clients)
+        self._cluster.invariants.check(self)
+        self._turn_by(max(self._clock.true_time(end.wake_at), now + 1))
+
+    def _sync(self, epoch: int) -> None:
+        if self._syncing or self.node is None or self._wanted_sync <= self._synced:
+            return
+        self._syncing = True
+        ticket, written = self._wanted_sync, self.engine.written
+        self._cluster.events.after(
+            self._random.randint(*self.sync_delay), lambda: self._sync_done(epoch, ticket, written)
+        )
+
+    def _sync_done(self, epoch: int, ticket: int, written: int) -> None:
+        if epoch != self.epoch or self.node is None:
+            return
+        if self.syncs_fail:
+            # After a failed sync the process ends; whoever watches over it starts it again.
+            self.syncs_fail = False
+            self.crash()
+            self._cluster.events.after(SECOND, self._restart)
+            return
+        self.engine.synced(written)
+        self._syncing = False
+        self._synced = ticket
+        self.node.synced(ticket)
+        self.turn_soon()
+        self._sync(epoch)
+
+    def _restart(self) -> None:
+        if self.node is None:
+            self.start()
+
+    def _say(self, to_peers: dict[str, list[Any]], to_clients: dict[int, list[Answer]]) -> None:
+        cluster = self._cluster
+        for peer, messages in to_peers.items():
+            for message in messages:
+                if type(message) is VoteResponse and message.granted and not message.pre:
+                    cluster.invariants.check_vote(self, peer, message)
+                cluster.invariants.check_message(self, message)
+            cluster.network.send(self.name, peer, messages)
+        for client, answers in to_clients.items():
+            cluster.network.send(self.name, f"client-{client}", answers)
+
+    def receive(self, sender: str, body: bytes) -> None:
+        """A frame arrives."""
+        if self.node is None:
+            return
+        if sender.startswith("client-"):
+            self.node.receive_client(int(sender.removeprefix("client-")), request_decoder.decode(body))
+        else:
+            self.node.receive_peer(sender, peer_decoder.decode(body))
+        self.turn_soon()
+
+    def state_hashes(self) -> dict[int, tuple[int, int]]:
+        """Return, by shard, the applied index and a hash of the rows and the sessions as applied."""
+        hashes: dict[int, tuple[int, int]] = {}
+        if self.node is not None:
+            for shard, replica in self.node.replicas.items():
+                value = 0
+                machine = replica.machine
+                for prefix in machine.prefixes.values():
+                    for key, row in self.engine.scan(self.engine.data, prefix, prefix + b"\xff"):
+                        value = crc32(row, crc32(key[len(prefix) :], value))
+                state = machine.state
+                hashes[shard] = (state.index, crc32(f"{state.seq} {state.sessions_opened}".encode(), value))
+        return hashes
+
+
+class Cluster:
+    """Nodes, network and clients, from one seed."""
+
+    def __init__(self, seed: int, *, nodes: int, shards: int, clients: int, keys: int, settings: NodeSettings) -> None:
+        self.seed = seed
+        self.settings = settings
+        self.events = Events()
+        self.invariants = Invariants()
+        self.trace = 0
+        names = [f"n{number}" for number in range(1, nodes + 1)]
+        keyspace = Keyspace(1, "default", MICROSHARDS, b"/")
+        self.shard_map = ShardMap(
+            1,
+            "simulated",
+            tuple(NodeAddress(name, f"{name}:1") for name in names),
+            (keyspace,),
+            tuple(
+                Shard(
+                    number + 1,
+                    1,
+                    (MicroshardRange(MICROSHARDS * number // shards, MICROSHARDS * (number + 1) // shards),),
+                    tuple(names[(number + place) % nodes] for place in range(3)),
+                )
+                for number in range(shards)
+            ),
+        )
+        self.network = Network(self.events, derived_random(seed, "network"), self._deliver)
+        clocks = derived_random(seed, "clocks")
+        drift = settings.timing.drift_permille // 2
+        self.nodes: dict[str, SimulatedNode] = {}
+        for name in names:
+            clock = Clock(self.events, clocks.randrange(1, 1000 * SECOND), 1000 + clocks.randint(-drift, drift))
+            self.nodes[name] = SimulatedNode(self, name, clock, derived_random(seed, f"node {name}"))
+        routes = Routes(self.shard_map)
+        names_of_keys = [f"key-{number}".encode() for number in range(keys)]
+        self.clients = [
+            SimulatedClient(
+                f"c{number}",
+                self.events,
+                derived_random(seed, f"client {number}"),
+                routes,
+                keyspace,
+                names_of_keys,
+                self._sender(number),
+            )
+            for number in range(clients)
+        ]
+        for node in self.nodes.values():
+            node.start()
+        for client in self.clients:
+            client.start()
+
+    def _sender(self, client: int) -> Any:
+        def send(node: str, requests: list[Request]) -> None:
+            self.network.send(f"client-{client}", node, requests)
+
+        return send
+
+    def _deliver(self, sender: str, receiver: str, body: bytes) -> None:
+        self.trace = crc32(body, crc32(f"{self.events.now} {sender} {receiver}".encode(), self.trace))
+        if receiver.startswith("client-"):
+            self.clients[int(receiver.removeprefix("client-"))].receive(answer_decoder.decode(body))
+        else:
+            self.nodes[receiver].receive(sender, body)
+
+    def run_until(self, time: int) -> None:
+        """Let things happen until `time` (true time, ns)."""
+        events = self.events
+        while events.pending and events.now < time:
+            events.step()
+
+    def compare_states(self) -> None:
+        """Compare the rows of replicas that have applied the same entries."""
+        for node in self.nodes.values():
+            for shard, (index, value) in node.state_hashes().items():
+                self.invariants.check_state(node.name, shard, index, value)

@@ -1,0 +1,63 @@
+"""A simulated network: frames of real bytes on directed links that delay, lose, repeat, reorder and break.
+
+Real peers talk over streams, which deliver in order or break. The simulation also loses, repeats and reorders single
+frames, which is harsher: the protocol must bear it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from shoal.protocol.frames import HEADER_BYTES, encode_frame
+
+from shoal_chaos.simulation.events import MILLISECOND, Events
+
+
+@dataclass(slots=True)
+class Conditions:
+    """How the network is at the moment. Chances are per frame."""
+
+    loss: float = 0.0
+    repeat: float = 0.0
+    reorder: float = 0.0
+    delay_min: int = MILLISECOND // 10
+    delay_max: int = 2 * MILLISECOND
+
+
+class Network:
+    """All links of a cluster. `deliver(sender, receiver, body)` is called when a frame arrives."""
+
+    def __init__(self, events: Events, random: Random, deliver: Callable[[str, str, bytes], None]) -> None:
+        self.conditions = Conditions()
+        self._events = events
+        self._random = random
+        self._deliver = deliver
+        self._cut: set[tuple[str, str]] = set()
+        self._last_arrival: dict[tuple[str, str], int] = {}
+
+    def cut(self, links: set[tuple[str, str]]) -> None:
+        """Let nothing through on these links, in these directions, and everything on the others."""
+        self._cut = links
+
+    def connected(self, sender: str, receiver: str) -> bool:
+        return (sender, receiver) not in self._cut
+
+    def send(self, sender: str, receiver: str, messages: list[Any]) -> None:
+        """Send a frame."""
+        random, conditions = self._random, self.conditions
+        if not self.connected(sender, receiver) or random.random() < conditions.loss:
+            return
+        body = encode_frame(messages)[HEADER_BYTES:]
+        for _ in range(2 if random.random() < conditions.repeat else 1):
+            arrival = self._events.now + random.randint(conditions.delay_min, conditions.delay_max)
+            if random.random() >= conditions.reorder:
+                arrival = max(arrival, self._last_arrival.get((sender, receiver), 0))
+                self._last_arrival[sender, receiver] = arrival
+            self._events.at(arrival, lambda: self._arrive(sender, receiver, body))
+
+    def _arrive(self, sender: str, receiver: str, body: bytes) -> None:
+        if self.connected(sender, receiver):
+            self._deliver(sender, receiver, body)

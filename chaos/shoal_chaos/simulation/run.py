@@ -1,0 +1,116 @@
+"""One simulated run from a seed: faults first, then rest, then the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from shoal_server.node.settings import NodeSettings
+from shoal_server.raft.config import RaftConfig, Timing
+
+from shoal_chaos.checkers.linearizability import find_violation
+from shoal_chaos.simulation.cluster import Cluster
+from shoal_chaos.simulation.events import MILLISECOND, SECOND, derived_random
+from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.invariants import Violation
+
+STATE_CHECK_INTERVAL = 500 * MILLISECOND
+REST = 12 * SECOND
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did. `trace` is a hash of every frame delivered, and when: equal seeds have equal traces."""
+
+    seed: int
+    trace: int
+    operations: int
+    committed_entries: int
+    simulated_seconds: float
+
+
+def random_settings(random: Random) -> NodeSettings:
+    """Return settings of a node, some of them so tight that rare paths are taken often."""
+    raft = RaftConfig(
+        max_append_bytes=random.choice([1, 200, 1 << 20]),
+        max_probe_bytes=random.choice([1, 1 << 16]),
+        max_inflight_messages=random.choice([1, 4, 64]),
+        max_apply_bytes=random.choice([1, 1 << 20]),
+        cache_bytes=random.choice([1, 1 << 20]),
+    )
+    return NodeSettings(
+        timing=Timing(),
+        raft=raft,
+        log_retain_bytes=random.choice([300, 1 << 24]),
+        log_checkpoint_bytes=random.choice([100, 1 << 18]),
+        snapshot_chunk_bytes=random.choice([50, 1 << 18]),
+        snapshot_timeout_ns=2 * SECOND,
+        sessions_per_shard=random.choice([2, 64]),
+    )
+
+
+def simulate(seed: int, *, fault_seconds: int = 10) -> Report:
+    """Run one seed.
+
+    Raises:
+        Violation: something happened that must never happen, or the cluster did not recover.
+    """
+    random = derived_random(seed, "shape")
+    cluster = Cluster(
+        seed,
+        nodes=random.choice([3, 4, 5]),
+        shards=random.choice([1, 3]),
+        clients=random.choice([2, 4]),
+        keys=random.choice([1, 3, 9]),
+        settings=random_settings(random),
+    )
+    faults = Faults(cluster, derived_random(seed, "faults"))
+    _run(cluster, fault_seconds * SECOND)
+    faults.stop()
+    _run(cluster, cluster.events.now + REST)
+    for client in cluster.clients:
+        client.stopping = True
+    _run(cluster, cluster.events.now + REST)
+    _check_recovered(cluster)
+    _check_histories(cluster)
+    return Report(
+        seed=seed,
+        trace=cluster.trace,
+        operations=sum(client.completed for client in cluster.clients),
+        committed_entries=cluster.invariants.committed_entries,
+        simulated_seconds=cluster.events.now / SECOND,
+    )
+
+
+def _run(cluster: Cluster, until: int) -> None:
+    while cluster.events.now < until:
+        cluster.run_until(min(until, cluster.events.now + STATE_CHECK_INTERVAL))
+        cluster.compare_states()
+
+
+def _check_recovered(cluster: Cluster) -> None:
+    for shard in cluster.shard_map.shards:
+        replicas = {name: node.node.replicas[shard.id] for name, node in cluster.nodes.items() if node.node is not None}
+        leaders = [name for name, replica in replicas.items() if replica.group.is_leader]
+        if len(leaders) != 1:
+            raise Violation(f"shard {shard.id} has leaders {leaders} long after the last fault")
+        leader = replicas[leaders[0]]
+        for name in leader.group.members:
+            if replicas[name].machine.state.index != leader.machine.state.index:
+                raise Violation(
+                    f"replica of shard {shard.id} on {name} is at {replicas[name].machine.state.index} long after the "
+                    f"last fault, its leader {leaders[0]} at {leader.machine.state.index}"
+                )
+    for client in cluster.clients:
+        if not client.idle:
+            raise Violation(f"client {client.name} still waits for an answer long after the last fault")
+
+
+def _check_histories(cluster: Cluster) -> None:
+    keys = {key for client in cluster.clients for key in client.history}
+    for key in sorted(keys):
+        history = [operation for client in cluster.clients for operation in client.history[key]]
+        violation = find_violation(history)
+        if violation is not None:
+            lines = "\n".join(f"  {operation}" for operation in violation[-12:])
+            raise Violation(f"the history of {key!r} is not linearizable; its last operations:\n{lines}")
