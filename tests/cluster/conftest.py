@@ -1,0 +1,85 @@
+"""Real clusters for tests: processes, sockets and RocksDB in a temporary folder."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import shoal
+from shoal_server.local.layout import free_ports, generated_config
+
+READY_SECONDS = 20.0
+
+
+class RealCluster:
+    """Three node processes. Only processes that it started are ever signalled."""
+
+    def __init__(self, folder: Path, extra: str = "", nodes: int = 3) -> None:
+        self.folder = folder
+        self.ports = free_ports(nodes)
+        self.config = folder / "cluster.yaml"
+        self.config.write_text(generated_config(nodes, self.ports) + extra)
+        self.names = [f"n{number}" for number in range(1, nodes + 1)]
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+
+    @property
+    def url(self) -> str:
+        return "shoal://" + ",".join(f"127.0.0.1:{port}" for port in self.ports) + "/default"
+
+    def log_of(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    async def start(self, name: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "shoal.cli", "node", "--config", str(self.config), "--id", name,
+                stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+
+    async def start_all(self) -> None:
+        await asyncio.gather(*(self.start(name) for name in self.names))
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, and wait for the end."""
+        process = self.processes.pop(name)
+        process.kill()
+        await process.wait()
+
+    async def stop(self, name: str) -> int:
+        """SIGTERM, and wait for the end; return the exit code."""
+        process = self.processes.pop(name)
+        process.terminate()
+        return await asyncio.wait_for(process.wait(), 15)
+
+    async def stop_all(self) -> None:
+        for name, process in list(self.processes.items()):
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            del self.processes[name]
+
+    async def ready(self) -> None:
+        """Wait until every shard answers a write."""
+        async with shoal.AsyncClient(self.url, timeout=READY_SECONDS) as db:
+            await db.put_many({f"ready-{number}": "yes" for number in range(200)})
+
+
+@pytest.fixture
+def real_cluster(tmp_path: Path) -> Callable[..., object]:
+    """Return a context manager that runs a cluster: `async with real_cluster() as cluster`."""
+
+    @asynccontextmanager
+    async def run(extra: str = "", nodes: int = 3) -> AsyncIterator[RealCluster]:
+        cluster = RealCluster(tmp_path, extra, nodes)
+        try:
+            await cluster.start_all()
+            await cluster.ready()
+            yield cluster
+        finally:
+            await cluster.stop_all()
+
+    return run

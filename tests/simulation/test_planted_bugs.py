@@ -1,0 +1,99 @@
+"""The simulation finds what it is for: each of these bugs, planted, is found within some seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from shoal_chaos.simulation.run import simulate
+from shoal_server.node.core import Node
+from shoal_server.raft.group import Group
+from shoal_server.raft.leader import Leader
+from shoal_server.raft.liveness import Liveness
+from shoal_server.raft.messages import AppendAccepted, VoteResponse
+from shoal_server.raft.ready import Ready
+from shoal_server.shard.sessions import SessionTable, Verdict
+from shoal_server.storage.log_store import GroupLogStore
+
+SEEDS = 60
+
+
+def forget_the_vote(patch: pytest.MonkeyPatch) -> None:
+    """Term and vote never reach the disk."""
+    patch.setattr(GroupLogStore, "save_hard_state", lambda *_: None)
+    patch.setattr(Group, "_is_bound", lambda *_: False)
+
+
+def accept_before_the_sync(patch: pytest.MonkeyPatch) -> None:
+    """Promises leave with the messages that need no disk."""
+    original = Group.ready
+
+    def ready(self: Group, now: int) -> Ready:
+        taken = original(self, now)
+        early = [item for item in taken.durable_messages if isinstance(item[1], AppendAccepted | VoteResponse)]
+        taken.messages += early
+        taken.durable_messages = [item for item in taken.durable_messages if item not in early]
+        return taken
+
+    patch.setattr(Group, "ready", ready)
+
+
+def apply_retries_again(patch: pytest.MonkeyPatch) -> None:
+    """Deduplication takes every write for a new one."""
+    patch.setattr(SessionTable, "load", lambda *_: None)
+    patch.setattr(SessionTable, "open", lambda *_: (1, []))
+    patch.setattr(SessionTable, "judge", lambda *_: (Verdict.NEW, 0))
+    patch.setattr(SessionTable, "record", lambda *_: 1)
+
+
+def lease_without_end(patch: pytest.MonkeyPatch) -> None:
+    """A leader reads under a lease for as long as it thinks that it leads."""
+    patch.setattr(Group, "read_index", lambda self, now: self.log.commit_index if self.is_leader else None)
+
+
+def vote_against_the_promise(patch: pytest.MonkeyPatch) -> None:
+    """Support binds nobody."""
+    patch.setattr(Liveness, "supports", lambda self, node, epoch, now: node == self.node)
+
+
+def commit_without_a_majority(patch: pytest.MonkeyPatch) -> None:
+    """A leader's own disk is enough for it."""
+
+    def advance_commit(self: Leader) -> None:
+        self._log.commit_index = max(self._log.commit_index, self._log.persisted_index)
+
+    patch.setattr(Leader, "advance_commit", advance_commit)
+
+
+def report_a_sync_before_it_is_done(patch: pytest.MonkeyPatch) -> None:
+    """What waits for the disk does not wait."""
+    original = Node.turn
+
+    def turn(self: Node, now: int) -> object:
+        self._synced = self._ticket
+        return original(self, now)
+
+    patch.setattr(Node, "turn", turn)
+
+
+BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    forget_the_vote,
+    accept_before_the_sync,
+    apply_retries_again,
+    lease_without_end,
+    vote_against_the_promise,
+    commit_without_a_majority,
+    report_a_sync_before_it_is_done,
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, fault_seconds=8)
+        except Exception:
+            return
+    pytest.fail(f"{SEEDS} seeds did not find it")

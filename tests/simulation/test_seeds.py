@@ -1,0 +1,45 @@
+"""The whole cluster in simulation: many seeds, the ones that found something before, and determinism itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from shoal_chaos.simulation.run import simulate
+
+SEEDS = range(240)
+
+
+def _failure(seed: int) -> str:
+    """Run a seed; return "" or what went wrong and how to see it again."""
+    try:
+        simulate(seed)
+    except Exception:
+        return f"{traceback.format_exc()}\nreplay with: python -m shoal_chaos.simulation --seed {seed}"
+    return ""
+
+
+@pytest.mark.timeout(800)
+def test_no_seed_breaks_an_invariant_or_fails_to_recover() -> None:
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        failures = [failure for failure in pool.map(_failure, SEEDS, chunksize=10) if failure]
+    assert not failures, "\n".join(failures)
+
+
+def test_equal_seeds_give_equal_runs_whatever_the_hash_seed() -> None:
+    def trace(hash_seed: str) -> str:
+        program = "from shoal_chaos.simulation.run import simulate; print(simulate(5, fault_seconds=5))"
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
+
+    assert trace("1") == trace("2")
+
+
+def test_different_seeds_give_different_runs() -> None:
+    assert simulate(5, fault_seconds=2).trace != simulate(6, fault_seconds=2).trace

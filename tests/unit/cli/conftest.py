@@ -1,0 +1,318 @@
+"""A fake cluster for the command line: real sockets, the real protocol, and leaders, lags and faults as tests like."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+import typer.testing
+from shoal.cli.main import app
+from shoal.errors import ErrorCode
+from shoal.protocol.frames import (
+    FrameReader,
+    encode_frame,
+    greeting_decoder,
+    operations_decoder,
+    request_decoder,
+)
+from shoal.protocol.messages import (
+    MAX_BATCH_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    Answer,
+    Delete,
+    Done,
+    Failure,
+    GetShardMap,
+    GetStatus,
+    Hello,
+    OpenSession,
+    Page,
+    PeerProgress,
+    Ping,
+    Put,
+    Read,
+    ReadPage,
+    ReplicaStatus,
+    Request,
+    Rows,
+    SessionOpened,
+    ShardMapReply,
+    StatusReply,
+    TransferLeader,
+    Welcome,
+    Write,
+    Written,
+)
+from shoal.protocol.version import NEWEST
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
+
+NODES = ("n1", "n2", "n3")
+SHARDS = 4
+MICROSHARDS = 16
+LOG_INDEX = 100
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Script:
+    """What the fake does out of the ordinary; tests change it as they go."""
+
+    leaders: dict[int, str | None]
+    lags: dict[tuple[int, str], int] = field(default_factory=dict)
+    deaf: set[tuple[int, str]] = field(default_factory=set)
+    not_writable: dict[str, str] = field(default_factory=dict)
+    failures: dict[type, Failure] = field(default_factory=dict)
+    silent: set[type] = field(default_factory=set)
+    page_rows: int = 3
+    on_page: Callable[[ReadPage], None] | None = None
+
+
+class FakeCluster:
+    """Three nodes on loopback that share one store, on an event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.script = Script({shard: NODES[shard % len(NODES)] for shard in range(1, SHARDS + 1)})
+        self.rows: dict[int, dict[tuple[int, bytes], bytes]] = {shard: {} for shard in range(1, SHARDS + 1)}
+        self.seq = 0
+        self.requests: list[Request] = []
+        self._loop = asyncio.new_event_loop()
+        self._servers: dict[str, asyncio.Server] = {}
+        self._writers: dict[str, set[asyncio.StreamWriter]] = {node: set() for node in NODES}
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        for node in NODES:
+            self._servers[node] = self._call(self._listen(node, 0))
+        ports = {node: server.sockets[0].getsockname()[1] for node, server in self._servers.items()}
+        self.addresses = {node: f"127.0.0.1:{port}" for node, port in ports.items()}
+        self.keyspace = Keyspace(1, "default", MICROSHARDS, b"/")
+        step = MICROSHARDS // SHARDS
+        self.shards = {
+            shard: Shard(shard, 1, (MicroshardRange((shard - 1) * step, shard * step),), NODES)
+            for shard in range(1, SHARDS + 1)
+        }
+
+    @property
+    def url(self) -> str:
+        return f"shoal://{','.join(self.addresses.values())}/default?timeout=2s"
+
+    @property
+    def routes(self) -> Routes:
+        return Routes(self._map())
+
+    def take_down(self, node: str) -> None:
+        """Stop listening and drop every connection of a node."""
+
+        async def close() -> None:
+            self._servers[node].close()
+            for writer in self._writers[node]:
+                writer.transport.abort()
+
+        self._call(close())
+
+    def close(self) -> None:
+        for node in NODES:
+            self.take_down(node)
+
+        async def settle() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self._call(settle())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.rows[self.routes.shard_of(self.keyspace, key)][self.keyspace.microshard_of(key), key] = value
+
+    def value(self, key: bytes) -> bytes | None:
+        return self.rows[self.routes.shard_of(self.keyspace, key)].get((self.keyspace.microshard_of(key), key))
+
+    # -- in the thread -------------------------------------------------------------------------------------------------
+
+    def _call(self, work: Awaitable[_T]) -> _T:
+        async def run() -> _T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    async def _listen(self, node: str, port: int) -> asyncio.Server:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._serve(node, reader, writer)
+
+        return await asyncio.start_server(serve, "127.0.0.1", port)
+
+    async def _serve(self, node: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers[node].add(writer)
+        frames, greeted = FrameReader(), False
+        try:
+            while data := await reader.read(65536):
+                for body in frames.feed(data):
+                    if not greeted:
+                        (hello,) = greeting_decoder.decode(body)
+                        assert isinstance(hello, Hello)
+                        writer.write(encode_frame([self._welcome(node)]))
+                        greeted = True
+                        continue
+                    answers = [self._answer(node, request) for request in request_decoder.decode(body)]
+                    said = [answer for answer in answers if answer is not None]
+                    if said:
+                        writer.write(encode_frame(said))
+        except ConnectionError:
+            pass
+        finally:
+            self._writers[node].discard(writer)
+            writer.close()
+
+    def _map(self) -> ShardMap:
+        addresses = tuple(NodeAddress(node, address, "eu", f"z{node[1]}") for node, address in self.addresses.items())
+        shards = tuple(
+            Shard(shard.id, shard.keyspace, shard.ranges, shard.voters, (), self.script.leaders[shard.id] or "")
+            for shard in self.shards.values()
+        )
+        return ShardMap(1, "fake", addresses, (self.keyspace,), shards)
+
+    def _welcome(self, node: str) -> Welcome:
+        return Welcome(
+            NEWEST,
+            "fake",
+            node,
+            "i1",
+            MAX_FRAME_BYTES,
+            MAX_KEY_BYTES,
+            MAX_VALUE_BYTES,
+            MAX_BATCH_BYTES,
+            self._map(),
+        )
+
+    def _answer(self, node: str, request: Request) -> Answer | None:
+        self.requests.append(request)
+        number = request.request
+        if type(request) in self.script.silent:
+            return None
+        failure = self.script.failures.get(type(request))
+        if failure is not None:
+            return Failure(number, failure.code, failure.message, failure.maybe_applied)
+        if isinstance(request, GetShardMap):
+            return ShardMapReply(number, self._map())
+        if isinstance(request, GetStatus):
+            return self._status(node, number)
+        if isinstance(request, Ping):
+            return Done(number)
+        leader = self.script.leaders[request.shard]
+        if leader != node:
+            route = next(shard for shard in self._map().shards if shard.id == request.shard)
+            return Failure(
+                number, ErrorCode.NOT_LEADER.value, f"{node} does not lead shard {request.shard}", route=route
+            )
+        if isinstance(request, TransferLeader):
+            self.script.leaders[request.shard] = request.target
+            return Done(number)
+        return self._data(node, request)
+
+    def _data(self, node: str, request: OpenSession | Write | Read | ReadPage) -> Answer:
+        rows = self.rows[request.shard]
+        if isinstance(request, OpenSession):
+            return SessionOpened(request.request, 1)
+        if isinstance(request, Read):
+            values = [rows.get((self.keyspace.microshard_of(key), key)) for key in request.keys]
+            return Rows(request.request, self.seq, node, values, [0 if value is None else 7 for value in values])
+        if isinstance(request, ReadPage):
+            if self.script.on_page is not None:
+                self.script.on_page(request)
+            after = sorted(position for position in rows if position > (request.microshard, request.after))
+            page = after[: self.script.page_rows]
+            return Page(
+                request.request,
+                self.seq,
+                len(page) == len(after),
+                [microshard for microshard, _ in page],
+                [key for _, key in page],
+                [rows[position] for position in page],
+            )
+        for operation in operations_decoder.decode(request.operations):
+            position = (self.keyspace.microshard_of(operation.key), operation.key)
+            if isinstance(operation, Put):
+                rows[position] = operation.value
+            elif isinstance(operation, Delete):
+                rows.pop(position, None)
+        self.seq += 1
+        return Written(request.request, self.seq)
+
+    def _status(self, node: str, number: int) -> StatusReply:
+        return StatusReply(
+            request=number,
+            node=node,
+            cluster="fake",
+            incarnation="i1",
+            software="0.1.0",
+            uptime_ms=61_000,
+            map_version=1,
+            connected_peers=tuple(peer for peer in NODES if peer != node),
+            not_writable=self.script.not_writable.get(node, ""),
+            disk_free_bytes=5 * 1024**3,
+            replicas=tuple(self._replica(node, shard) for shard in self.shards),
+        )
+
+    def _replica(self, node: str, shard: int) -> ReplicaStatus:
+        leader = self.script.leaders[shard]
+        peers = tuple(
+            PeerProgress(
+                peer,
+                "voter",
+                LOG_INDEX - self.script.lags.get((shard, peer), 0),
+                "replicate",
+                (shard, peer) not in self.script.deaf,
+            )
+            for peer in NODES
+            if peer != node
+        )
+        return ReplicaStatus(
+            shard=shard,
+            role="leader" if leader == node else "voter",
+            leader=leader or "",
+            term=3,
+            seq=42,
+            last_index=LOG_INDEX,
+            commit_index=LOG_INDEX,
+            applied_index=LOG_INDEX,
+            first_index=1,
+            lease_ms=900,
+            voters=NODES,
+            followers=(),
+            peers=peers if leader == node else (),
+        )
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCluster]:
+    cluster = FakeCluster()
+    yield cluster
+    cluster.close()
+
+
+class Shell:
+    """Runs `shoal` commands in this process, with the URL of a cluster in the environment."""
+
+    def __init__(self, url: str) -> None:
+        self._runner = typer.testing.CliRunner()
+        self._url = url
+
+    def __call__(self, *arguments: str, stdin: bytes | None = None, code: int = 0) -> typer.testing.Result:
+        result = self._runner.invoke(app, list(arguments), input=stdin, env={"SHOAL_URL": self._url})
+        assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
+        return result
+
+
+@pytest.fixture
+def shoal(fake: FakeCluster) -> Shell:
+    return Shell(fake.url)

@@ -1,0 +1,127 @@
+"""`import` and `export`: nothing is lost silently, whatever is in the file and whatever happens to the cluster."""
+
+from __future__ import annotations
+
+import json
+
+from shoal.protocol.messages import Failure, ReadPage, Write
+
+
+def lines(*rows: dict[str, str]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_import_then_export_gives_the_same_rows(shoal, tmp_path):
+    rows = {f"user:{number}/name": f"näme {number}" for number in range(50)}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines(*({"key": key, "value": value} for key, value in rows.items())))
+    result = shoal("import", str(file), "--json")
+    assert json.loads(result.stdout) == {"imported": 50, "skipped": 0, "through_line": 50}
+    exported = shoal("export")
+    assert exported.stderr == "exported 50 rows\n"
+    found = [json.loads(line) for line in exported.stdout.splitlines()]
+    assert {row["key"]: row["value"] for row in found} == rows
+    assert len(found) == 50
+
+
+def test_import_reads_csv_and_stdin(fake, shoal, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("key,value\na,1\nb,2\n")
+    assert "imported 2 rows, up to line 3" in shoal("import", str(file)).stdout
+    shoal("import", "-", "--format", "jsonl", stdin=b'{"key_base64":"/w==","value":"3"}\n')
+    assert [fake.value(key) for key in (b"a", b"b", b"\xff")] == [b"1", b"2", b"3"]
+
+
+def test_of_two_rows_with_one_key_the_later_stays(fake, shoal, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"key": "a", "value": "1"}, {"key": "a", "value": "2"}))
+    shoal("import", str(file))
+    assert fake.value(b"a") == b"2"
+
+
+def test_a_bad_line_stops_the_import_and_all_before_it_is_in(fake, shoal, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"key": "a", "value": "1"}) + "nonsense\n" + lines({"key": "b", "value": "2"}))
+    result = shoal("import", str(file), "--json", code=1)
+    assert json.loads(result.stdout) == {"imported": 1, "skipped": 0, "through_line": 1}
+    assert result.stderr.startswith("shoal: line 2: not JSON")
+    assert fake.value(b"a") == b"1"
+    assert fake.value(b"b") is None
+
+
+def test_bad_lines_can_be_skipped_and_are_told_of(fake, shoal, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"key": "a", "value": "1"}) + "nonsense\n" + lines({"key": "b", "value": "2"}))
+    result = shoal("import", str(file), "--on-error", "skip", "--json", code=1)
+    assert json.loads(result.stdout) == {"imported": 2, "skipped": 1, "through_line": 3}
+    assert "skipped line 2" in result.stderr
+    assert fake.value(b"b") == b"2"
+
+
+def test_a_row_that_the_database_refuses_is_named_by_its_line(fake, shoal, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    long_key = "k" * 5000
+    file.write_text(lines({"key": "a", "value": "1"}, {"key": long_key, "value": "2"}, {"key": "b", "value": "3"}))
+    stopped = shoal("import", str(file), "--json", code=1)
+    assert "line 2" in stopped.stderr
+    assert json.loads(stopped.stdout)["through_line"] == 1
+    skipped = shoal("import", str(file), "--json", "--on-error", "skip", code=1)
+    assert json.loads(skipped.stdout) == {"imported": 2, "skipped": 1, "through_line": 3}
+    assert fake.value(b"b") == b"3"
+
+
+def test_a_cluster_that_refuses_ends_the_import_and_names_the_lines_in_doubt(fake, shoal, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"key": "a", "value": "1"}, {"key": "b", "value": "2"}))
+    fake.script.failures[Write] = Failure(0, "permission_denied", "not for you")
+    result = shoal("import", str(file), "--json", code=1)
+    assert "lines 1 to 2: not known to be imported" in result.stderr
+    assert json.loads(result.stdout)["imported"] == 0
+
+
+def test_import_of_an_unknown_suffix_asks_for_the_format(shoal, tmp_path):
+    assert "--format" in shoal("import", str(tmp_path / "rows.txt"), code=2).stderr
+
+
+def test_import_of_a_missing_file_says_so(shoal, tmp_path):
+    assert "No such file" in shoal("import", str(tmp_path / "rows.csv"), code=1).stderr
+
+
+def test_export_follows_a_leader_that_changes_between_pages(fake, shoal):
+    keys = {f"k{number}".encode() for number in range(60)}
+    for key in keys:
+        fake.put(key, b"v")
+
+    def move_on(request: ReadPage) -> None:
+        following = {"n1": "n2", "n2": "n3", "n3": "n1"}
+        fake.script.leaders[request.shard] = following[fake.script.leaders[request.shard]]
+
+    fake.script.on_page = move_on
+    found = [json.loads(line)["key"].encode() for line in shoal("export").stdout.splitlines()]
+    assert len(found) == 60
+    assert set(found) == keys
+
+
+def test_export_to_a_file_that_fails_leaves_no_file(fake, shoal, tmp_path):
+    fake.put(b"k", b"v")
+    fake.script.leaders[fake.routes.shard_of(fake.keyspace, b"k")] = None
+    output = tmp_path / "rows.jsonl"
+    shoal("export", "--output", str(output), "--url", fake.url.replace("2s", "300ms"), code=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_to_a_file_says_where(fake, shoal, tmp_path):
+    fake.put(b"k", b"v")
+    output = tmp_path / "rows.jsonl"
+    assert str(output) in shoal("export", "--output", str(output)).stderr
+    assert output.read_bytes() == b'{"key":"k","value":"v"}\n'
+
+
+def test_export_of_an_unknown_keyspace_is_not_found(fake, shoal):
+    shoal("export", "--url", fake.url.replace("/default", "/nosuch"), code=3)
+
+
+def test_export_refuses_an_empty_page_that_is_not_the_last(fake, shoal):
+    fake.put(b"k", b"v")
+    fake.script.page_rows = 0
+    assert "empty page" in shoal("export", code=1).stderr

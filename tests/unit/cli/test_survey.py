@@ -1,0 +1,94 @@
+"""What counts as wrong with a cluster."""
+
+from __future__ import annotations
+
+from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal.survey import NodeReport, ProblemKind, Survey
+
+NODES = ("n1", "n2", "n3")
+SHARD = Shard(1, 1, (MicroshardRange(0, 4),), NODES)
+SHARD_MAP = ShardMap(1, "c", tuple(NodeAddress(n, "h:1") for n in NODES), (Keyspace(1, "k", 4, b"/"),), (SHARD,))
+
+
+def replica(role: str, *, term: int = 1, last_index: int = 10, peers: tuple[PeerProgress, ...] = ()) -> ReplicaStatus:
+    return ReplicaStatus(1, role, "", term, 1, last_index, last_index, last_index, 1, 100, NODES, (), peers)
+
+
+def progress(node: str, match_index: int = 10) -> PeerProgress:
+    return PeerProgress(node, "voter", match_index, "replicate", True)
+
+
+def report(node: str, *replicas: ReplicaStatus) -> NodeReport:
+    status = StatusReply(1, node, "c", "i", "0", 1, 1, (), "", 1, replicas)
+    return NodeReport(NodeAddress(node, "h:1"), status)
+
+
+def survey(*reports: NodeReport) -> Survey:
+    return Survey(SHARD_MAP, reports)
+
+
+def kinds(found: Survey, marks: dict[int, int]) -> list[ProblemKind]:
+    return [problem.kind for problem in found.problems(marks)]
+
+
+def test_of_two_that_claim_to_lead_the_newer_term_does():
+    found = survey(
+        report("n1", replica("leader", term=4, peers=())),
+        report("n2", replica("leader", term=5, peers=(progress("n1"), progress("n3")))),
+        report("n3", replica("voter")),
+    )
+    assert found.leader(1).node == "n2"
+    assert kinds(found, found.marks()) == []
+
+
+def test_a_replica_behind_now_but_past_the_earlier_mark_is_in_step():
+    found = survey(
+        report("n1", replica("leader", last_index=20, peers=(progress("n2", 18), progress("n3", 20)))),
+        report("n2", replica("voter")),
+        report("n3", replica("voter")),
+    )
+    assert kinds(found, {1: 15}) == []
+    assert kinds(found, found.marks()) == [ProblemKind.REPLICA_BEHIND]
+    assert found.in_step(SHARD, {1: 15}) == 3
+    assert found.in_step(SHARD, found.marks()) == 2
+
+
+def test_a_mark_beyond_the_leaders_log_asks_for_no_more_than_the_log():
+    found = survey(
+        report("n1", replica("leader", last_index=20, peers=(progress("n2", 20), progress("n3", 20)))),
+        report("n2", replica("voter")),
+        report("n3", replica("voter")),
+    )
+    assert kinds(found, {1: 33}) == []
+
+
+def test_a_node_that_lacks_its_replica_is_a_problem():
+    found = survey(
+        report("n1", replica("leader", peers=(progress("n2"), progress("n3")))),
+        report("n2", replica("voter")),
+        report("n3"),
+    )
+    assert kinds(found, {}) == [ProblemKind.REPLICA_MISSING]
+
+
+def test_a_replica_that_the_leader_does_not_count_is_a_problem():
+    found = survey(
+        report("n1", replica("leader", peers=(progress("n2"),))),
+        report("n2", replica("voter")),
+        report("n3", replica("voter")),
+    )
+    assert kinds(found, {}) == [ProblemKind.REPLICA_MISSING]
+
+
+def test_the_worst_comes_first():
+    found = Survey(
+        SHARD_MAP,
+        [
+            NodeReport(NodeAddress("n1", "h:1"), None, "gone"),
+            report("n2", replica("voter")),
+            report("n3", replica("voter")),
+        ],
+    )
+    assert kinds(found, {}) == [ProblemKind.SHARD_WITHOUT_LEADER, ProblemKind.NODE_UNREACHABLE]
+    assert found.in_step(SHARD, {}) == 0

@@ -1,0 +1,65 @@
+"""URLs: what they mean, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+import pytest
+from shoal.errors import InvalidArgument
+from shoal.options import Options, parse_duration, parse_url, split_address
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("shoal://h:1", Options(("h:1",))),
+        ("shoal://h", Options(("h:7400",))),
+        ("shoal://h/", Options(("h:7400",))),
+        ("shoal://a:1,b:2/orders", Options(("a:1", "b:2"), "orders")),
+        ("shoal://a:1,a:1", Options(("a:1",))),
+        ("shoal://[::1]:7400/k", Options(("[::1]:7400",), "k")),
+        ("shoal://[::1]", Options(("[::1]:7400",))),
+        ("shoal://h/k%20k?timeout=250ms&max_in_flight=7", Options(("h:7400",), "k k", 0.25, 7)),
+        ("shoals://h:1/k", Options(("h:1",), "k", tls=True)),
+    ],
+)
+def test_a_url_means(url: str, options: Options) -> None:
+    assert parse_url(url) == options
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://h", "begins with shoal://"),
+        ("h:7400", "begins with shoal://"),
+        ("shoal://", "names no host"),
+        ("shoal://a:1,,b:2", "names no host"),
+        ("shoal://h:port", "'port'.*is not a port"),
+        ("shoal://h:0", "is not a port"),
+        ("shoal://h:65536", "is not a port"),
+        ("shoal://::1", "brackets"),
+        ("shoal://[::1", "Invalid IPv6"),
+        ("shoal://[::1]x:1", "is not an address"),
+        ("shoal://user@h", "no user"),
+        ("shoal://h#x", "no fragment"),
+        ("shoal://h/a/b", "one keyspace's name"),
+        ("shoal://h?timeot=2s", "did you mean 'timeout'"),
+        ("shoal://h?zzz=1", "known are timeout, max_in_flight"),
+        ("shoal://h?timeout=soon", "written like 2s"),
+        ("shoal://h?timeout=0s", "longer than zero"),
+        ("shoal://h?timeout=-1s", "written like 2s"),
+        ("shoal://h?max_in_flight=0", "whole number from 1"),
+        ("shoal://h?max_in_flight=many", "whole number from 1"),
+    ],
+)
+def test_a_wrong_url_is_refused_with_the_reason(url: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        parse_url(url)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("1m", 60), ("1.5", 1.5), (" 3s ", 3)])
+def test_a_duration_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+def test_an_address_is_split_at_its_last_colon() -> None:
+    assert split_address("h:1") == ("h", 1)
+    assert split_address("[::1]:2") == ("::1", 2)

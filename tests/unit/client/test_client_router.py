@@ -1,0 +1,343 @@
+"""The pure router against every order of answers, failures and timeouts that hypothesis can think of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shoal import lanes
+from shoal.calls import ReadCall, WriteCall
+from shoal.errors import DeadlineExceeded, ErrorCode, OutcomeUnknown, Overloaded, Unavailable
+from shoal.protocol.frames import operations_decoder
+from shoal.protocol.messages import (
+    SESSION_WINDOW,
+    Done,
+    Failure,
+    GetShardMap,
+    OpenSession,
+    Ping,
+    Put,
+    Read,
+    Rows,
+    SessionOpened,
+    ShardMapReply,
+    Welcome,
+    Write,
+    Written,
+)
+from shoal.router import Router
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+
+NODES = ("n1", "n2", "n3")
+SHARDS = 2
+MICROSHARDS = 4
+TIMEOUT = 5.0
+
+
+def shard(number: int, leader: str) -> Shard:
+    per = MICROSHARDS // SHARDS
+    return Shard(number, 1, (MicroshardRange((number - 1) * per, number * per),), NODES, leader=leader)
+
+
+@dataclass
+class World:
+    """Nodes as one shared state, a network that holds every request until it is told what becomes of it."""
+
+    random: Random
+    router: Router[int] = field(init=False)
+    now: float = 0.0
+    leader: str = "n1"
+    up: set[str] = field(default_factory=set)
+    wire: list[tuple[str, Any]] = field(default_factory=list)
+    sessions: dict[int, dict[int, int]] = field(default_factory=dict)
+    operations_of: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    opened: int = 0
+    seq: int = 0
+    applied: list[int] = field(default_factory=list)
+    waiting: dict[int, bool] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
+    calls: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.router = Router(("s:1",), self.random)
+        self.router.network.discover(self.now)
+        self.turn()
+
+    def address(self, node: str) -> str:
+        return "s:1" if node == "n1" else f"{node}:1"
+
+    def node(self, address: str) -> str:
+        return "n1" if address == "s:1" else address[:2]
+
+    def map(self) -> ShardMap:
+        return ShardMap(
+            1,
+            "c",
+            tuple(NodeAddress(node, self.address(node)) for node in NODES),
+            (Keyspace(1, "default", MICROSHARDS, b"/"),),
+            tuple(shard(number, "n1") for number in range(1, SHARDS + 1)),
+        )
+
+    def welcome(self, node: str) -> Welcome:
+        return Welcome(1, "c", node, "i", 1 << 24, 4096, 1 << 20, 8 << 20, self.map())
+
+    # -- the driver's side ---------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        turn = self.router.turn(self.now)
+        for link, requests in turn.frames:
+            for request in requests:
+                self.check_sent(request)
+                self.wire.append((link.address, request))
+        for address in turn.connects:
+            self.up.add(address)
+            self.router.link_up(address, self.welcome(self.node(address)), self.now)
+        for address, reason, refusal in turn.disconnects:
+            self.lose(address, reason, refusal)
+        self.collect()
+        if turn.connects or turn.disconnects:
+            self.turn()
+
+    def check_sent(self, request: Any) -> None:
+        if isinstance(request, Write):
+            name = (request.session, request.number)
+            known = self.operations_of.setdefault(name, bytes(request.operations))
+            assert known == bytes(request.operations), "a number never changes its operations"
+            newest = max(number for session, number in self.operations_of if session == request.session)
+            assert newest - request.number < lanes.WRITES_IN_FLIGHT < SESSION_WINDOW
+
+    def collect(self) -> None:
+        outcomes = self.router.take_outcomes()
+        if outcomes is None:
+            return
+        for calls, result in outcomes.written:
+            for call in calls:
+                self.complete(call, result)
+        for gets, rows in outcomes.read:
+            for get, value in zip(gets, rows.values, strict=True):
+                self.complete(get, value)
+        for waiter, error in outcomes.failed:
+            self.told(waiter, error)
+
+    def complete(self, call: Any, result: Any) -> None:
+        if call.waiter is not None:
+            waiter, call.waiter = call.waiter, None
+            self.told(waiter, result)
+
+    def told(self, waiter: int, result: Any) -> None:
+        assert waiter in self.waiting, "a cancelled call is told nothing"
+        assert waiter not in self.results, "a call ends once"
+        self.results[waiter] = result
+
+    def lose(self, address: str, reason: str = "lost", refusal: ErrorCode | None = None) -> None:
+        if address not in self.up:
+            return
+        self.wire = [(at, request) for at, request in self.wire if at != address]
+        self.up.discard(address)
+        self.router.link_down(address, reason, refusal, self.now)
+
+    # -- the nodes' side -----------------------------------------------------------------------------------------------
+
+    def answer(self, address: str, request: Any, *, apply: bool = True) -> Any:
+        number = request.request
+        if isinstance(request, Ping):
+            return Done(number)
+        if isinstance(request, GetShardMap):
+            return ShardMapReply(number, self.map())
+        if self.node(address) != self.leader:
+            return Failure(number, ErrorCode.NOT_LEADER, "no", route=shard(request.shard, self.leader))
+        if isinstance(request, OpenSession):
+            self.opened += 1
+            self.sessions[self.opened] = {}
+            return SessionOpened(number, self.opened)
+        if isinstance(request, Read):
+            return Rows(number, 1, self.leader, [b"v"] * len(request.keys), [1] * len(request.keys))
+        session = self.sessions.get(request.session)
+        if session is None:
+            return Failure(number, ErrorCode.SESSION_EXPIRED, "who?")
+        if apply and request.number not in session:
+            self.seq += 1
+            session[request.number] = self.seq
+            for operation in operations_decoder.decode(request.operations):
+                self.applied.append(int(operation.key))
+        return Written(number, session.get(request.number, 0))
+
+    # -- what may happen -----------------------------------------------------------------------------------------------
+
+    def submit(self, write: bool, timeout: float) -> None:
+        name = len(self.calls)
+        self.waiting[name] = write
+        space = self.router.space("default")
+        assert space is not None
+        key = b"%d" % name
+        call: Any
+        if write:
+            call = WriteCall(name, self.now + timeout, 8, Put(key, b"v"))
+            self.router.write(space, call)
+        else:
+            call = ReadCall(name, self.now + timeout, 8, key, False)
+            self.router.read(space, call)
+        self.calls[name] = call
+        if name % 2:
+            self.turn()
+
+    def cancel(self, at: int) -> None:
+        waiting = [name for name in self.waiting if name not in self.results]
+        if waiting:
+            name = waiting[at % len(waiting)]
+            self.calls[name].waiter = None
+            del self.waiting[name]
+
+    def deliver(self, at: int, fate: str) -> None:
+        if not self.wire:
+            return
+        address, request = self.wire.pop(at % len(self.wire))
+        if fate == "lost answer":
+            self.answer(address, request)
+            self.lose(address)
+        elif fate == "lost request":
+            self.lose(address)
+        elif fate == "demoted" and isinstance(request, Write | Read | OpenSession):
+            self.answer(address, request, apply=at % 2 == 0)
+            failure = Failure(request.request, ErrorCode.NOT_LEADER, "demoted", maybe_applied=True)
+            self.router.receive(address, [failure], self.now)
+        elif fate == "overloaded" and isinstance(request, Write | Read | OpenSession):
+            failure = Failure(request.request, ErrorCode.OVERLOADED, "full", retry_after_ms=at % 50)
+            self.router.receive(address, [failure], self.now)
+        else:
+            self.router.receive(address, [self.answer(address, request)], self.now)
+        self.collect()
+
+    def heal(self) -> None:
+        """Let time pass with a network that works, until every call has ended."""
+        for _ in range(140):
+            self.turn()
+            while self.wire:
+                self.deliver(0, "answered")
+                self.turn()
+            self.now += 0.05
+
+
+FREQUENCIES = {
+    "put": 20,
+    "get": 8,
+    "hasty put": 4,
+    "answered": 22,
+    "lost answer": 8,
+    "lost request": 4,
+    "demoted": 8,
+    "overloaded": 5,
+    "cancel": 4,
+    "elect": 3,
+    "forget sessions": 3,
+    "lose": 2,
+    "wait": 5,
+    "wait long": 1,
+    "turn": 6,
+}
+steps = st.sampled_from([name for name, frequency in FREQUENCIES.items() for _ in range(frequency)])
+scripts = st.lists(st.tuples(steps, st.integers(0, 99)), min_size=60, max_size=150)
+
+
+windows = st.sampled_from([1, 3, SESSION_WINDOW - 1])
+
+
+def play(script: list[tuple[str, int]], seed: int, window: int) -> World:
+    with patch.object(lanes, "WRITES_IN_FLIGHT", window):
+        return _play(script, seed)
+
+
+def _play(script: list[tuple[str, int]], seed: int) -> World:
+    world = World(Random(seed))
+    for _ in range(8):
+        world.submit(True, TIMEOUT)
+    world.heal()
+    for name, at in script:
+        if name in ("put", "get", "hasty put"):
+            world.submit(name != "get", TIMEOUT if name != "hasty put" else 0.05)
+        elif name == "cancel":
+            world.cancel(at)
+        elif name == "elect":
+            world.leader = NODES[at % len(NODES)]
+        elif name == "forget sessions":
+            world.sessions.clear()
+        elif name == "lose":
+            world.lose(world.address(NODES[at % len(NODES)]))
+        elif name.startswith("wait"):
+            world.now += at / 1000 if name == "wait" else TIMEOUT
+            world.turn()
+        elif name == "turn":
+            world.turn()
+        else:
+            world.deliver(at, name)
+    world.heal()
+    return world
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+@given(scripts, st.integers(0, 2**32), windows)
+def test_every_call_ends_once_and_every_write_is_told_the_truth(
+    script: list[tuple[str, int]], seed: int, window: int
+) -> None:
+    world = play(script, seed, window)
+    assert set(world.results) == set(world.waiting), "every call ends"
+    for name, write in world.waiting.items():
+        result = world.results[name]
+        times_applied = world.applied.count(name)
+        if write:
+            assert times_applied <= 1, "a retried write is applied once"
+            if isinstance(result, Exception):
+                assert isinstance(result, DeadlineExceeded | OutcomeUnknown | Overloaded | Unavailable)
+                assert result.maybe_applied or times_applied == 0, "surely not done means not done"
+            else:
+                assert times_applied == 1, "acknowledged means done"
+        elif not isinstance(result, Exception):
+            assert result == b"v"
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+@given(scripts, st.integers(0, 2**32), windows)
+def test_equal_seeds_and_events_give_equal_requests_and_outcomes(
+    script: list[tuple[str, int]], seed: int, window: int
+) -> None:
+    first, second = play(script, seed, window), play(script, seed, window)
+    assert first.operations_of == second.operations_of
+    assert first.applied == second.applied
+    assert {name: str(result) for name, result in first.results.items()} == {
+        name: str(result) for name, result in second.results.items()
+    }
+
+
+@pytest.mark.parametrize("window", [1, 32])
+def test_the_window_of_a_session_is_never_overrun(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "WRITES_IN_FLIGHT", window)
+    world = World(Random(1))
+    for _ in range(200):
+        world.submit(True, TIMEOUT)
+        world.turn()
+        while any(isinstance(request, OpenSession) for _, request in world.wire):
+            at = next(i for i, (_, request) in enumerate(world.wire) if isinstance(request, OpenSession))
+            world.deliver(at, "answered")
+            world.turn()
+    sent = [request for _, request in world.wire if isinstance(request, Write)]
+    assert len(sent) == SHARDS * window
+    world.heal()
+    assert sorted(world.applied) == list(range(200))
+
+
+def test_a_batch_nobody_waits_for_any_more_is_not_sent_again() -> None:
+    world = World(Random(1))
+    world.submit(True, TIMEOUT)
+    world.turn()
+    world.deliver(0, "answered")
+    world.turn()
+    (at,) = [i for i, (_, request) in enumerate(world.wire) if isinstance(request, Write)]
+    world.cancel(0)
+    world.deliver(at, "lost request")
+    world.heal()
+    assert world.applied == []

@@ -1,0 +1,66 @@
+"""Frames are cut out of whatever pieces arrive, and limits hold on the announced length alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shoal.protocol.frames import HEADER_BYTES, FrameReader, FrameTooLong, encode_frame, encode_frames, request_decoder
+from shoal.protocol.messages import Ping
+
+
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=12))
+def test_any_cutting_of_the_stream_gives_the_same_frames(bodies: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(framed(body) for body in bodies)
+    at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    reader = FrameReader()
+    found = [body for first, end in pairwise(at) for body in reader.feed(stream[first:end])]
+    assert found == bodies
+
+
+def test_a_frame_in_single_bytes_comes_out_with_its_last_byte() -> None:
+    reader = FrameReader()
+    stream = framed(b"abc") + framed(b"")
+    found = [reader.feed(stream[i : i + 1]) for i in range(len(stream))]
+    assert [body for bodies in found for body in bodies] == [b"abc", b""]
+    assert found[HEADER_BYTES + 2] == [b"abc"]
+
+
+def test_the_pieces_of_a_long_frame_are_kept_as_they_came_until_it_is_complete() -> None:
+    reader = FrameReader()
+    body = bytes(range(256)) * 4096
+    pieces = [body[i : i + 65536] for i in range(0, len(body), 65536)]
+    assert reader.feed(len(body).to_bytes(HEADER_BYTES, "big") + pieces[0]) == []
+    for piece in pieces[1:-1]:
+        assert reader.feed(piece) == []
+        assert reader._pieces[-1] is piece
+    assert reader.feed(pieces[-1] + framed(b"next")) == [body, b"next"]
+
+
+def test_a_length_over_the_limit_is_refused_before_anything_of_it_arrives() -> None:
+    with pytest.raises(FrameTooLong, match="11 bytes was announced; at most 10"):
+        FrameReader(10).feed(framed(b"x" * 11)[:HEADER_BYTES])
+    assert FrameReader(10).feed(framed(b"x" * 10)) == [b"x" * 10]
+
+
+def test_messages_are_spread_over_frames_that_fit() -> None:
+    pings = [Ping(i) for i in range(100)]
+    frames = encode_frames(list(pings), max_bytes=64)
+    assert len(frames) > 1
+    assert all(len(frame) - HEADER_BYTES <= 64 for frame in frames)
+    found = [
+        message for frame in frames for body in FrameReader().feed(frame) for message in request_decoder.decode(body)
+    ]
+    assert found == pings
+
+
+def test_one_message_that_fits_no_frame_is_an_error() -> None:
+    with pytest.raises(FrameTooLong):
+        encode_frames([b"x" * 100], max_bytes=64)
+    assert encode_frames([b"x"], max_bytes=64) == [encode_frame([b"x"])]

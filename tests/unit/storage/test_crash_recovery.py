@@ -1,0 +1,87 @@
+"""What a killed process and a torn write-ahead log leave: a prefix of whole batches, with all that was synced."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from shoal_server.storage.rocks import RocksEngine
+
+MIB = 1 << 20
+
+WRITER = """
+import sys
+from pathlib import Path
+from shoal_server.storage.rocks import RocksEngine
+engine = RocksEngine(Path(sys.argv[1]), block_cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+for number in range(1, 100_000_000):
+    batch = engine.batch()
+    for part in range(5):
+        batch.put(b"%d" % part, b"%d" % number, engine.data)
+    batch.put(b"log-%d" % number, b"x", engine.log)
+    engine.write(batch)
+    if number % 10 == 0:
+        engine.sync()
+        print(number, flush=True)
+"""
+
+
+def reopened(path: Path) -> RocksEngine:
+    return RocksEngine(path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+
+
+def newest(engine: RocksEngine) -> int:
+    """Return which batch was the last, having checked that every batch is there whole up to it, and none after."""
+    values = engine.get_many(engine.data, [b"%d" % part for part in range(5)])
+    assert len(set(values)) == 1, "a batch is there whole or not at all"
+    number = int(values[0] or 0)
+    logged = sum(1 for _ in engine.scan(engine.log, b"log-", b"log."))
+    assert logged == number, "what is there is a prefix of what was written"
+    return number
+
+
+def test_after_sigkill_everything_synced_is_there_and_batches_are_whole(tmp_path: Path) -> None:
+    for after in (3, 40, 200):
+        path = tmp_path / str(after)
+        path.mkdir()
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            synced = 0
+            for _ in range(after):
+                synced = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+            rest = process.stdout.read().split()
+        synced = int(rest[-1]) if rest else synced
+        engine = reopened(path)
+        assert newest(engine) >= synced
+        engine.close()
+
+
+def test_a_torn_tail_of_the_write_ahead_log_loses_only_whole_last_batches(tmp_path: Path) -> None:
+    for torn in (1, 30, 200):
+        path = tmp_path / str(torn)
+        path.mkdir()
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(5):
+                process.stdout.readline()
+            process.kill()
+        log = max(path.glob("*.log"), key=lambda file: file.stat().st_size)
+        whole = log.read_bytes()
+        log.write_bytes(whole[:-torn])
+        engine = reopened(path)
+        first = newest(engine)
+        assert first > 0
+        engine.close()
+
+
+def test_a_closed_database_can_be_opened_again_by_the_same_process(tmp_path: Path) -> None:
+    for number in range(3):
+        engine = reopened(tmp_path)
+        assert engine.get(engine.meta, b"lives") == (b"%d" % number if number else None)
+        batch = engine.batch()
+        batch.put(b"lives", b"%d" % (number + 1), engine.meta)
+        engine.write(batch)
+        engine.close()
