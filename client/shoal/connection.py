@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
     def send(self, requests: list[Request], max_frame_bytes: int) -> None:
         """Send requests: one frame, or several where there is much to send."""
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         frame = encode_frame(cast(list[Any], requests))
         half = len(requests) // 2

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node.core import Node
+from shoal_server.node.replica import Replica
 from shoal_server.raft.group import Group
 from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.messages import AppendAccepted, VoteResponse
 from shoal_server.raft.ready import Ready
 from shoal_server.shard.sessions import SessionTable, Verdict
+from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
 
 SEEDS = 60
@@ -76,6 +78,17 @@ def report_a_sync_before_it_is_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Node, "turn", turn)
 
 
+def cut_the_log_off_before_the_flush(patch: pytest.MonkeyPatch) -> None:
+    """What was applied counts as flushed."""
+    original = Replica.shorten_log
+
+    def shorten_log(self: Replica, batch: Batch) -> bool:
+        self.flushed(self.machine.state.index)
+        return original(self, batch)
+
+    patch.setattr(Replica, "shorten_log", shorten_log)
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     forget_the_vote,
     accept_before_the_sync,
@@ -84,6 +97,7 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     vote_against_the_promise,
     commit_without_a_majority,
     report_a_sync_before_it_is_done,
+    cut_the_log_off_before_the_flush,
 ]
 
 

@@ -24,6 +24,7 @@ from shoal_chaos.simulation.network import Network
 
 MICROSHARDS = 12
 TURN_DELAY = MILLISECOND // 20
+FLUSH_DELAY = (MILLISECOND, 50 * MILLISECOND)
 
 
 class SimulatedNode:
@@ -44,6 +45,7 @@ class SimulatedNode:
         self._syncing = False
         self._wanted_sync = 0
         self._synced = 0
+        self._flushing = 0
 
     def groups(self) -> Iterable[Group]:
         return [] if self.node is None else [replica.group for replica in self.node.replicas.values()]
@@ -58,7 +60,7 @@ class SimulatedNode:
         cluster = self._cluster
         self.epoch += 1
         self._syncing = False
-        self._wanted_sync = self._synced = 0
+        self._wanted_sync = self._synced = self._flushing = 0
         self._turn_at = None
         identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
         self.node = Node(identity, cluster.shard_map, self.engine, cluster.settings, self._random, self.local_now())
@@ -110,6 +112,9 @@ class SimulatedNode:
             self._sync(epoch)
         end = node.finish_turn(self.local_now())
         self._say(end.to_peers, end.to_clients)
+        if end.flush is not None and end.flush > self._flushing:
+            self._flushing = end.flush
+            self._flush(epoch, end.flush, self.engine.written)
         self._cluster.invariants.check(self)
         self._turn_by(max(self._clock.true_time(end.wake_at), now + 1))
 
@@ -137,6 +142,15 @@ class SimulatedNode:
         self.node.synced(ticket)
         self.turn_soon()
         self._sync(epoch)
+
+    def _flush(self, epoch: int, ticket: int, written: int) -> None:
+        def done() -> None:
+            if epoch == self.epoch and self.node is not None:
+                self.engine.flushed(written)
+                self.node.flushed(ticket)
+                self.turn_soon()
+
+        self._cluster.events.after(self._random.randint(*FLUSH_DELAY), done)
 
     def _restart(self) -> None:
         if self.node is None:

@@ -134,7 +134,7 @@ class Inbound(asyncio.Protocol):
     def send(self, answers: list[Answer]) -> None:
         """Send a turn's answers; a client that does not read them is cut off at the bound, not buffered for ever."""
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         for frame in encode_frames(cast(list[Any], answers), self._host.max_frame_bytes):
             transport.write(frame)
@@ -159,5 +159,5 @@ class Inbound(asyncio.Protocol):
             self._transport.close()
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)

@@ -4,7 +4,8 @@ What arrives is queued; `turn(now)` does the work of everything queued since the
 groups, clients' writes become one log entry a shard, everything to be stored goes into one batch for all groups, and
 what is to be said comes out as one list a peer. Whoever runs the node (the process in server.py, the simulation) sends
 those lists and has the engine synced when `Turn.sync` names a ticket, calling `synced(ticket)` after it; meanwhile it
-calls `finish_turn(now)`, which applies what is committed and answers clients.
+calls `finish_turn(now)`, which applies what is committed and answers clients. Where that names a ticket in
+`TurnEnd.flush`, it has the engine flushed and calls `flushed(ticket)`.
 
 The order that safety rests on, in one place:
 
@@ -12,8 +13,9 @@ The order that safety rests on, in one place:
 2. messages that promise something stored ("durable": accepted appends, votes) leave only after a sync that began
    after their batch was written; they wait in `_unsynced`, oldest first;
 3. a leader's own entries count towards their quorum only after such a sync, too;
-4. what is committed is applied by a second batch, behind the entries in the same write-ahead log: no crash can leave
-   effects without their entries. It needs no sync of its own, and clients are answered once it is written.
+4. what is committed is applied by a second batch, which is not logged: the entries are, and bring it back after a
+   crash. Clients are answered once it is written. An entry is cut off the log only when a flush that began after it
+   was applied has ended.
 """
 
 from __future__ import annotations
@@ -71,10 +73,14 @@ class Turn:
 
 @dataclass(slots=True)
 class TurnEnd:
-    """What came of the rest: more for peers, answers to clients. `wake_at`: take the next turn by then (ns)."""
+    """What came of the rest: more for peers, answers to clients, the ticket to flush up to, or None.
+
+    `wake_at`: take the next turn by then (ns).
+    """
 
     to_peers: dict[str, list[PeerMessage]]
     to_clients: dict[int, list[Answer]]
+    flush: int | None
     wake_at: int
 
 
@@ -124,6 +130,8 @@ class Node:
         self._admission = Admission(self.replicas, self.routes, settings)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
+        self._behind: dict[int, Replica] = {}
+        self._behind_due = now
         self._outbox = Outbox(shard_map.version)
         self._from_peers: list[tuple[str, list[PeerMessage]]] = []
         self._from_clients: list[tuple[int, list[Request]]] = []
@@ -133,6 +141,9 @@ class Node:
         self._not_writable_peers: set[str] = set()
         self._ticket = 0
         self._synced = 0
+        self._flush_ticket = 0
+        self._flushing: dict[Replica, int] = {}
+        self._flush_wanted = False
         self._next_tick = now
 
     def open_replica(self, shard_id: int, now: int) -> None:
@@ -157,7 +168,6 @@ class Node:
                 membership=Membership(1, shard.voters, shard.followers),
                 membership_index=0,
             )
-        keyspace = self.routes.keyspaces[shard.keyspace]
         keyspace = self.routes.keyspaces[shard.keyspace]
         machine = ShardStateMachine(shard, keyspace, self.engine, state, self.settings.sessions_per_shard)
         SnapshotStager(self.engine, shard_id, keyspace.id, sorted(machine.prefixes), state).discard_leftovers()
@@ -217,6 +227,14 @@ class Node:
         invariant(self._synced <= ticket <= self._ticket, "a sync covers what was written, in order")
         self._synced = ticket
 
+    def flushed(self, ticket: int) -> None:
+        """Everything applied by the turns up to that of `ticket` is on disk."""
+        invariant(ticket == self._flush_ticket, "one flush at a time")
+        for replica, index in self._flushing.items():
+            replica.flushed(index)
+            self._dirty[replica.shard.id] = replica
+        self._flushing = {}
+
     def set_disk(self, *, free_bytes: int, not_writable: str, stalled: bool) -> None:
         """Say how the disk is: `not_writable` is "" or the reason to turn writes away; `stalled`: a sync hangs."""
         self.disk_free_bytes = free_bytes
@@ -257,7 +275,16 @@ class Node:
         for client, answers in outbox.to_clients.items():
             if client in in_flight:
                 in_flight[client] -= len(answers)
-        return TurnEnd(outbox.to_peers, outbox.to_clients, self._next_tick)
+        wake_at = min(self._next_tick, self._behind_due) if self._behind else self._next_tick
+        return TurnEnd(outbox.to_peers, outbox.to_clients, self._flush(), wake_at)
+
+    def _flush(self) -> int | None:
+        """Return the ticket of a flush, where one is due for the sake of a log's length."""
+        if self._flush_wanted and not self._flushing:
+            self._flush_wanted = False
+            self._flushing = {replica: replica.machine.state.index for replica in self.replicas.values()}
+            self._flush_ticket += 1
+        return self._flush_ticket if self._flushing else None
 
     def _release_synced(self, outbox: Outbox) -> None:
         unsynced = self._unsynced
@@ -461,6 +488,8 @@ class Node:
                 durable.extend(ready.durable_messages)
                 for peer in ready.snapshots_wanted:
                     self._transfers.want(replica, peer)
+            if replica.shorten_log(batch):
+                self._flush_wanted = True
         adopted = self._transfers.store(batch, now)
         if not batch.is_empty():
             engine.write(batch)
@@ -484,14 +513,25 @@ class Node:
         self._again = {}
         engine = self.engine
         batch = engine.batch()
-        for replica in dirty.values():
-            replica.apply(batch, outbox)
-            replica.shorten_log(batch)
+        behind = self._behind
+        if behind and now >= self._behind_due:
+            # Nobody waits for a follower's state, and one large batch costs less than many small ones.
+            for replica in behind.values():
+                replica.apply(batch, outbox)
+            behind = {shard: replica for shard, replica in behind.items() if replica.group.has_committed}
+            self._behind = behind
+        for shard, replica in dirty.items():
+            if replica.group.is_leader:
+                replica.apply(batch, outbox)
+            elif replica.group.has_committed and shard not in behind:
+                if not behind:
+                    self._behind_due = now + self.settings.follower_apply_ns
+                behind[shard] = replica
         if not batch.is_empty():
-            engine.write(batch)
+            engine.write_unlogged(batch)
         for replica in dirty.values():
             replica.serve_reads(outbox)
-            if replica.group.has_committed:
+            if replica.group.is_leader and replica.group.has_committed:
                 # A turn applies so much and no more, or heartbeats would wait for it.
                 self._dirty[replica.shard.id] = replica
                 self._next_tick = now

@@ -93,7 +93,8 @@ class PeerLink:
     def send(self, messages: list[PeerMessage]) -> None:
         """Send a turn's messages, or drop them where there is no link."""
         transport = self._transport
-        if transport is None:
+        # uvloop raises on a write to a connection that is over, and `run` hears of the end one turn later.
+        if transport is None or transport.is_closing():
             return
         for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes):
             transport.write(frame)

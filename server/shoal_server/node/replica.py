@@ -79,6 +79,7 @@ class Replica:
 
     __slots__ = (
         "_checkpoints",
+        "_flushed_index",
         "_log_bytes",
         "_next_token",
         "_prepared",
@@ -122,6 +123,7 @@ class Replica:
         self._prepared: dict[int, Prepared] = {}
         self._was_leader = False
         self._checkpoints: deque[tuple[int, int]] = deque()
+        self._flushed_index = machine.state.index
         self._log_bytes = 0
         self._since_checkpoint = 0
         self._restored: AppliedState | None = None
@@ -358,15 +360,22 @@ class Replica:
             self._checkpoints.append((entries[-1].index, self._since_checkpoint))
             self._since_checkpoint = 0
 
-    def shorten_log(self, batch: Batch) -> None:
-        """Cut applied entries beyond the retained bytes off the log, but none that a live replica or a snapshot needs."""
+    def flushed(self, index: int) -> None:
+        """What was applied up to `index` is on disk."""
+        self._flushed_index = max(self._flushed_index, index)
+
+    def shorten_log(self, batch: Batch) -> bool:
+        """Cut entries beyond the retained bytes off the log, but none that a live replica, a snapshot or a restart needs.
+
+        Returns whether the log is long for want of a flush.
+        """
         retain = self._settings.log_retain_bytes
         checkpoints = self._checkpoints
         if self._log_bytes <= retain or not checkpoints:
-            return
+            return False
         group = self.group
         log = self.group.log
-        bound = min(self.machine.state.index, log.persisted_index)
+        bound = min(self._flushed_index, log.persisted_index)
         if self.snapshot_floor is not None:
             bound = min(bound, self.snapshot_floor)
         if self._log_bytes <= 4 * retain:
@@ -379,6 +388,8 @@ class Replica:
             term = log.term(cut)
             group.compact(cut)
             self.store.truncate(batch, cut, term)
+        # A flush is for all shards: ask for one when there is as much to cut off as to keep.
+        return self._log_bytes > 2 * retain and self._flushed_index < self.machine.state.index
 
     def restore(self, state: AppliedState, now: int) -> None:
         """A snapshot is adopted in the turn's batch: go on from it. `reload` follows once the batch is written."""
@@ -386,6 +397,7 @@ class Replica:
         self._log_bytes = 0
         self._since_checkpoint = 0
         self._restored = state
+        self._flushed_index = state.index
         self.group.restore(state.index, state.term, state.membership, state.membership_index, now)
 
     def reload(self) -> None:

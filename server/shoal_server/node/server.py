@@ -11,6 +11,7 @@ import gc
 import signal
 import sys
 import time
+from collections.abc import Callable
 from random import Random, SystemRandom
 
 import structlog
@@ -26,6 +27,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peers import PeerLink
 from shoal_server.node.settings import NodeIdentity, settings_from_config
+from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import (
     DataFolder,
@@ -37,7 +39,6 @@ from shoal_server.storage.folder import (
     save_shard_map,
 )
 from shoal_server.storage.rocks import RocksEngine
-from shoal_server.storage.writer import SyncDone, Writer
 
 log = structlog.get_logger("shoal.node")
 
@@ -87,7 +88,8 @@ class NodeServer:
         self._node = Node(
             self._identity, shard_map, self._engine, settings, Random(SystemRandom().getrandbits(64)), monotonic_ns()
         )
-        self._writer = Writer(self._engine, self._sync_done_in_writer)
+        self._syncs = DiskThread("sync", self._engine.sync, self._later(self._sync_done))
+        self._flushes = DiskThread("flush", self._engine.flush, self._later(self._flush_done))
         self._inbound: set[Inbound] = set()
         self._clients: dict[int, Inbound] = {}
         self._next_client = 1
@@ -96,6 +98,7 @@ class NodeServer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._requested_sync = 0
+        self._requested_flush = 0
         self._stop = asyncio.Event()
         self._failure = ""
 
@@ -139,7 +142,8 @@ class NodeServer:
             log.critical("node_failed", node=self._identity.node, reason=self._failure)
             return EXIT_FAILED
         try:
-            self._writer.stop()
+            self._syncs.stop()
+            self._flushes.stop()
             self._engine.close()
         except StorageFailed as error:
             log.critical("node_failed", node=self._identity.node, reason=str(error))
@@ -192,8 +196,11 @@ class NodeServer:
             self._send_to_peers(turn.to_peers)
             if turn.sync is not None and turn.sync > self._requested_sync:
                 self._requested_sync = turn.sync
-                self._writer.request(turn.sync)
+                self._syncs.request(turn.sync)
             end = self._node.finish_turn(now)
+            if end.flush is not None and end.flush > self._requested_flush:
+                self._requested_flush = end.flush
+                self._flushes.request(end.flush)
         except Exception as error:  # the root of the node's work: whatever failed, nothing after it may be trusted
             log.critical("turn_failed", node=self._identity.node, exc_info=error)
             self._fail(f"{type(error).__name__}: {error}")
@@ -221,15 +228,26 @@ class NodeServer:
         self._timer_at = wake_at
         self._timer = self._loop.call_later(max(0, wake_at - now) / 1e9, self._on_timer)
 
-    def _sync_done_in_writer(self, done: SyncDone) -> None:
-        """Called in the writer's thread."""
-        self._loop.call_soon_threadsafe(self._sync_done, done)
+    def _later(self, done: Callable[[DiskWorkDone], None]) -> Callable[[DiskWorkDone], None]:
+        """Return what a disk's thread calls to have `done` called in the loop's."""
 
-    def _sync_done(self, done: SyncDone) -> None:
-        if done.failure is not None:
-            self._fail(str(done.failure))
+        def notify(report: DiskWorkDone) -> None:
+            self._loop.call_soon_threadsafe(done, report)
+
+        return notify
+
+    def _sync_done(self, report: DiskWorkDone) -> None:
+        if report.failure is not None:
+            self._fail(str(report.failure))
             return
-        self._node.synced(done.ticket)
+        self._node.synced(report.ticket)
+        self._schedule_turn()
+
+    def _flush_done(self, report: DiskWorkDone) -> None:
+        if report.failure is not None:
+            self._fail(str(report.failure))
+            return
+        self._node.flushed(report.ticket)
         self._schedule_turn()
 
     async def _watch_disk(self) -> None:
@@ -247,9 +265,9 @@ class NodeServer:
                 log.error("writes_refused", node=self._identity.node, reason=reason)
             elif self._node.not_writable and not reason:
                 log.info("writes_accepted", node=self._identity.node, free_bytes=free)
-            stalled = self._writer.stalled_for() > self._sync_stall_seconds
+            stalled = self._syncs.stalled_for() > self._sync_stall_seconds
             if stalled and not self._node.disk_stalled:
-                log.error("disk_stalled", node=self._identity.node, seconds=self._writer.stalled_for())
+                log.error("disk_stalled", node=self._identity.node, seconds=self._syncs.stalled_for())
             self._node.set_disk(free_bytes=free, not_writable=reason, stalled=stalled)
             if full:
                 self._node.hand_over(monotonic_ns())
@@ -361,7 +379,7 @@ def run(config: ClusterConfig, node_id: str) -> int:
     # a full collection in the middle of a turn is a pause that every client sees.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    # The writer's thread begins its sync while the loop still applies: let it have the interpreter soon.
+    # The thread that syncs begins its sync while the loop still applies: let it have the interpreter soon.
     sys.setswitchinterval(SWITCH_SECONDS)
 
     async def main() -> int:

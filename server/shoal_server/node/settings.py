@@ -52,6 +52,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
         log_retain_bytes: applied entries kept per shard for replicas that lag; past it they get a snapshot.
         log_checkpoint_bytes: the log is cut off in steps of about this.
         sync_stall_ns: a disk sync that takes longer costs the node its leaderships.
+        follower_apply_ns: for so long a replica that does not lead gathers committed entries before it applies them.
         snapshots_at_once: how many snapshots a node sends at the same time.
     """
 
@@ -64,6 +65,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     sessions_per_shard: int = 4096
     sync_stall_ns: int = 2_000_000_000
     tick_interval_ns: int = 10_000_000
+    follower_apply_ns: int = 5_000_000
     snapshots_at_once: int = 2
     snapshot_chunk_bytes: int = 256 * 1024
     snapshot_timeout_ns: int = 10_000_000_000

@@ -1,8 +1,8 @@
 """The state machine of a shard: what its log entries do to its rows, the same on every replica.
 
 `apply` puts the effects of entries into a batch that the node writes: data, deduplication and the applied position in
-one, so that after a crash they agree with each other at some index. Nothing here may depend on the node, the clock or
-chance. An error in here is the same on every replica, or it ends the process.
+one, so that after a crash they agree with each other at some index; the log brings back what comes after. Nothing here
+may depend on the node, the clock or chance. An error in here is the same on every replica, or it ends the process.
 
 Every entry that writes takes the shard's next sequence number; all its writes carry it. Seqs are thus monotonic per
 microshard, and stay so when microshards change shards as long as the new shard continues above both.
@@ -145,18 +145,18 @@ class ShardStateMachine:
                 membership=membership,
                 membership_index=membership_index,
             )
-            batch.put(applied_state_key(self.shard.id), encode_applied_state(self.state), self._engine.meta)
+            batch.put(applied_state_key(self.shard.id), encode_applied_state(self.state), self._engine.data)
         return results
 
     def _open_session(self, ordinal: int, batch: Batch) -> Outcome:
         session = (self.shard.id << SESSION_ORDINAL_BITS) + ordinal
         used_at, forgotten = self.sessions.open(session)
-        meta = self._engine.meta
+        data = self._engine.data
         shard, generation = self.shard.id, self.state.generation
         for old in forgotten:
             prefix = session_prefix(shard, generation, old)
-            batch.delete_range(prefix, prefix_end(prefix), meta)
-        batch.put(session_slot_key(shard, generation, session, 0), encode_session_slot(0, 0, used_at), meta)
+            batch.delete_range(prefix, prefix_end(prefix), data)
+        batch.put(session_slot_key(shard, generation, session, 0), encode_session_slot(0, 0, used_at), data)
         return Outcome(Verdict.NEW, session)
 
     def _write(self, command: WriteCommand, decoded: list[Operation] | None, seq: int, batch: Batch) -> Outcome:
@@ -169,7 +169,7 @@ class ShardStateMachine:
         batch.put(
             session_slot_key(self.shard.id, self.state.generation, session, number),
             encode_session_slot(number, seq, used_at),
-            engine.meta,
+            engine.data,
         )
         operations = operations_decoder.decode(command.operations) if decoded is None else decoded
         put, data, prefixes, header = batch.put, engine.data, self.prefixes, value_header(seq)

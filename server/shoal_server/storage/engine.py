@@ -1,8 +1,12 @@
-"""What the node asks of its storage engine: batches that are visible at once and durable after the next sync.
+"""What the node asks of its storage engine: batches that are visible at once, and two ways of making them durable.
 
-Three families of rows share one write-ahead log, so that what is on disk after a crash is always a prefix of the
-batches that were written, each whole or not at all. `RocksEngine` (rocks.py) keeps them on disk, `MemoryEngine`
-(memory.py) in memory.
+Three families of rows share one write-ahead log. A batch written with `write` goes to that log, and is durable after
+the next `sync`. One written with `write_unlogged` does not: it may change the data family only, and is durable after
+the next `flush`. After a crash the log and meta families hold a prefix of the logged batches; the data family holds a
+prefix of all batches and the logged ones behind it, where the first prefix is never the longer one: no crash leaves the
+effects of an entry without the entry. Each batch is there whole or not at all.
+
+`RocksEngine` (rocks.py) keeps the families on disk, `MemoryEngine` (memory.py) in memory.
 """
 
 from __future__ import annotations
@@ -36,8 +40,8 @@ class View(Protocol):
 class Engine(Protocol):
     """An ordered, crash-consistent store of bytes.
 
-    `write` and the reads belong to one thread; `sync` may run in another at the same time and covers every `write`
-    that returned before it began. A failure of `write` or `sync` raises `StorageFailed` and must end the process:
+    Writes and reads belong to one thread; `sync` and `flush` may each run in another at the same time and cover every
+    write that returned before they began. A failure of any of them raises `StorageFailed` and must end the process:
     after a failed fsync nobody knows what is on disk.
     """
 
@@ -47,7 +51,9 @@ class Engine(Protocol):
 
     def batch(self) -> Batch: ...
     def write(self, batch: Batch) -> None: ...
+    def write_unlogged(self, batch: Batch) -> None: ...
     def sync(self) -> None: ...
+    def flush(self) -> None: ...
     def get(self, family: Family, key: bytes) -> bytes | None: ...
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]: ...
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...

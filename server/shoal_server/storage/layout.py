@@ -4,6 +4,9 @@ Families and their keys:
 
 - log: group (4 bytes) | index (8) -> format (1) | term (8) | kind (1) | payload
 - data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) | value
+  and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
+  0 (4) | group (4) | 0 (4) -> AppliedState
+  0 (4) | group (4) | generation (4) | session (8) | slot (2) -> format (1) | number (8) | seq (8) | used at (8)
 - meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
 
 Integers are big-endian, so that the order of keys is the order of numbers. A *generation* is a replica's own: a snapshot
@@ -29,9 +32,8 @@ _LOG_KEY = Layout(">IQ")
 _LOG_HEADER = Layout(">BQB")
 _VALUE_HEADER = Layout(">BQ")
 _GROUP_KEY = Layout(">cI")
-_SESSIONS_PREFIX = Layout(">cII")
-_SESSION_PREFIX = Layout(">cIIQ")
-_SESSION_KEY = Layout(">cIIQH")
+_SESSION_PREFIX = Layout(">IIIQ")
+_SESSION_KEY = Layout(">IIIQH")
 _SESSION_SLOT = Layout(">BQQQ")
 
 VALUE_HEADER_BYTES = _VALUE_HEADER.size
@@ -39,12 +41,16 @@ _VALUE_FLAGS = FORMAT << 4
 
 SHARD_MAP_ROW = b"m"
 EPOCH_ROW = b"e"
-_APPLIED = b"a"
 _HARD_STATE = b"h"
 _LOG_START = b"l"
-_SESSION = b"s"
 _PEER = b"p"
 _STAGING = b"g"
+
+
+SYSTEM_KEYSPACE = 0
+"""No keyspace of users: what a replica applied besides their rows."""
+NO_GENERATION = 0
+"""Before the first one."""
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -100,7 +106,7 @@ def decode_entry(key: bytes, row: bytes) -> Entry:
     return Entry(term, index, kind, row[_LOG_HEADER.size :])
 
 
-# -- meta: rows of the node and of its replicas
+# -- data: how far a replica is
 
 
 class AppliedState(msgspec.Struct, frozen=True, array_like=True):
@@ -119,6 +125,13 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     format: int = FORMAT
 
 
+def applied_state_key(group: int) -> bytes:
+    return data_prefix(SYSTEM_KEYSPACE, group, NO_GENERATION)
+
+
+# -- meta: rows of the node and of its replicas
+
+
 class LogStart(msgspec.Struct, frozen=True, array_like=True):
     """The log holds what comes after (index, term)."""
 
@@ -135,10 +148,6 @@ _hard_state_decoder = msgspec.msgpack.Decoder(HardState)
 
 def peer_key(node: str) -> bytes:
     return _PEER + node.encode()
-
-
-def applied_state_key(group: int) -> bytes:
-    return _GROUP_KEY.pack(_APPLIED, group)
 
 
 def hard_state_key(group: int) -> bytes:
@@ -168,7 +177,7 @@ def encode_applied_state(state: AppliedState) -> bytes:
 
 def load_applied_state(engine: Engine, group: int) -> AppliedState | None:
     """Return how far a replica is, or None where it has applied nothing yet."""
-    row = engine.get(engine.meta, applied_state_key(group))
+    row = engine.get(engine.data, applied_state_key(group))
     if row is None:
         return None
     state = _applied_decoder.decode(row)
@@ -201,22 +210,22 @@ def check_format(found: int, what: str) -> None:
         raise DataFolderRefused(f"{what} was written by a newer Shoal (format {found}); this one reads up to {FORMAT}")
 
 
-# -- meta: deduplication sessions
+# -- data: deduplication sessions
 
 
 def sessions_prefix(group: int, generation: int) -> bytes:
     """Return what the slots of all sessions of a replica begin with."""
-    return _SESSIONS_PREFIX.pack(_SESSION, group, generation)
+    return data_prefix(SYSTEM_KEYSPACE, group, generation)
 
 
 def session_prefix(group: int, generation: int, session: int) -> bytes:
     """Return what the slots of one session begin with."""
-    return _SESSION_PREFIX.pack(_SESSION, group, generation, session)
+    return _SESSION_PREFIX.pack(SYSTEM_KEYSPACE, group, generation, session)
 
 
 def session_slot_key(group: int, generation: int, session: int, number: int) -> bytes:
     """Return the key of the slot that remembers write `number` of a session."""
-    return _SESSION_KEY.pack(_SESSION, group, generation, session, number % SESSION_WINDOW)
+    return _SESSION_KEY.pack(SYSTEM_KEYSPACE, group, generation, session, number % SESSION_WINDOW)
 
 
 def encode_session_slot(number: int, seq: int, used_at: int) -> bytes:
@@ -226,7 +235,7 @@ def encode_session_slot(number: int, seq: int, used_at: int) -> bytes:
 def session_slots(engine: Engine, group: int, generation: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield the stored slots of a replica: (session, number, seq, used at)."""
     prefix = sessions_prefix(group, generation)
-    for key, row in engine.scan(engine.meta, prefix, prefix_end(prefix)):
+    for key, row in engine.scan(engine.data, prefix, prefix_end(prefix)):
         _, _, _, session, _ = _SESSION_KEY.unpack(key)
         _, number, seq, used_at = _SESSION_SLOT.unpack(row)
         yield session, number, seq, used_at

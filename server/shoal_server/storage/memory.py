@@ -104,6 +104,9 @@ class MemoryEngine:
     def write(self, batch: Batch) -> None:
         self.apply(cast(MemoryBatch, batch).changes)
 
+    def write_unlogged(self, batch: Batch) -> None:
+        self.write(batch)
+
     def apply(self, changes: list[Change]) -> None:
         """Make the changes of a batch, in order."""
         for kind, family, key, value in changes:
@@ -117,6 +120,9 @@ class MemoryEngine:
 
     def sync(self) -> None:
         """Nothing to do: what is in memory is as durable as it gets."""
+
+    def flush(self) -> None:
+        """Nothing to do."""
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         return self.tables[cast(str, family)].rows.get(key)

@@ -1,8 +1,12 @@
 """The engine on disk: RocksDB through rocksdict, one database a node with three column families and one write-ahead log.
 
 `write` leaves a batch in the operating system's cache; `sync` is `flush_wal(True)`, which lets go of the interpreter lock
-while it waits for the disk (a write with `sync=True` does not), so the writer's thread may do it while the event loop
-works. Recovery is point-in-time: what comes back is a prefix of the batches, each whole.
+while it waits for the disk (a write with `sync=True` does not), so a thread may do it while the event loop works. A write
+to the log waits for a sync of it that is under way; `write_unlogged` has nothing to wait for, and half the bytes to write.
+
+Recovery is point-in-time: what comes back of the log is a prefix of its batches, each whole. RocksDB flushes the data
+family when `flush` says so, and by itself when its buffer is full; either way it syncs the logs written until then
+first, so flushed rows never run ahead of the log.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from rocksdict import (
     RdictIter,
     ReadOptions,
     WriteBatch,
+    WriteOptions,
 )
 
 from shoal_server.storage.engine import Batch, Family, StorageFailed, StorageFull, View
@@ -97,6 +102,8 @@ class RocksEngine:
             StorageFailed: the database cannot be opened.
         """
         self._path = path
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[method-assign, assignment]  # a property, whatever the stub says
         cache = Cache(block_cache_bytes)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
@@ -132,11 +139,23 @@ class RocksEngine:
         except Exception as error:
             raise self._failure("write to", error) from error
 
+    def write_unlogged(self, batch: Batch) -> None:
+        try:
+            self._database.write(cast(WriteBatch, batch), self._unlogged)
+        except Exception as error:
+            raise self._failure("write to", error) from error
+
     def sync(self) -> None:
         try:
             self._database.flush_wal(True)
         except Exception as error:
             raise self._failure("sync", error) from error
+
+    def flush(self) -> None:
+        try:
+            self._families[self.data].flush()
+        except Exception as error:
+            raise self._failure("flush", error) from error
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         return cast("bytes | None", self._families[family].get(key))
@@ -174,6 +193,7 @@ class RocksEngine:
         """
         try:
             self._database.flush_wal(True)
+            self._families[self.data].flush()
             for rows in self._families.values():
                 rows.close()
             self._database.close()

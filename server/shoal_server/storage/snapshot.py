@@ -3,6 +3,7 @@
 The sender's view holds data, deduplication and the applied position of one instant. The receiver stages what arrives
 under a generation that nothing reads yet; one batch then makes it the current one, begins the log anew behind it and
 drops the old generation. A crash before that batch leaves the old state, and rows that `discard_leftovers` removes.
+All of that is logged, unlike what applying writes: the log it replaces could not bring it back.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class SnapshotReader:
         for microshard in microshards:
             prefix = data_prefix(keyspace, microshard, generation)
             yield from self._scan(engine.data, prefix, DATA, microshard)
-        yield from self._scan(engine.meta, sessions_prefix(group, generation), SESSION, 0)
+        yield from self._scan(engine.data, sessions_prefix(group, generation), SESSION, 0)
 
     def _scan(
         self, family: Family, prefix: bytes, kind: str, microshard: int
@@ -152,17 +153,17 @@ class SnapshotStager:
 
     def stage(self, batch: Batch, rows: list[tuple[str, int, bytes, bytes]]) -> None:
         """Store rows of a chunk where nothing reads them yet."""
-        data, meta = self._engine.data, self._engine.meta
+        data = self._engine.data
         sessions = sessions_prefix(self._group, self.generation)
         for kind, microshard, key, row in rows:
             if kind == DATA:
                 batch.put(data_prefix(self._keyspace, microshard, self.generation) + key, row, data)
             else:
-                batch.put(sessions + key, row, meta)
+                batch.put(sessions + key, row, data)
 
     def adopt(self, batch: Batch, store: GroupLogStore, state: AppliedState) -> None:
         """Make the staged rows the current ones and begin the log anew behind them, all in `batch`."""
-        batch.put(applied_state_key(self._group), encode_applied_state(state), self._engine.meta)
+        batch.put(applied_state_key(self._group), encode_applied_state(state), self._engine.data)
         batch.delete(staging_key(self._group), self._engine.meta)
         store.restart(batch, state.index, state.term)
         self._drop(batch, self._old_generation)
@@ -172,4 +173,4 @@ class SnapshotStager:
             prefix = data_prefix(self._keyspace, microshard, generation)
             batch.delete_range(prefix, prefix_end(prefix), self._engine.data)
         prefix = sessions_prefix(self._group, generation)
-        batch.delete_range(prefix, prefix_end(prefix), self._engine.meta)
+        batch.delete_range(prefix, prefix_end(prefix), self._engine.data)

@@ -59,6 +59,55 @@ def test_after_sigkill_everything_synced_is_there_and_batches_are_whole(tmp_path
         engine.close()
 
 
+APPLIER = """
+import sys
+from pathlib import Path
+from threading import Thread
+from shoal_server.storage.rocks import RocksEngine
+engine = RocksEngine(Path(sys.argv[1]), block_cache_bytes=1 << 20, write_buffer_bytes=1 << 16)
+flushing = Thread()
+for number in range(1, 100_000_000):
+    batch = engine.batch()
+    batch.put(b"log-%d" % number, b"x" * 100, engine.log)
+    engine.write(batch)
+    batch = engine.batch()
+    batch.put(b"row-%d" % number, b"x" * 100, engine.data)
+    batch.put(b"applied", b"%d" % number, engine.data)
+    engine.write_unlogged(batch)
+    if number % 100 == 0:
+        engine.sync()
+        if number % 3000 == 0:
+            engine.flush()
+            print("flushed", number, flush=True)
+        print("synced", number, flush=True)
+"""
+
+
+def test_after_sigkill_what_was_applied_is_a_prefix_that_the_log_covers_and_a_flush_keeps(tmp_path: Path) -> None:
+    came_back: list[tuple[int, int]] = []
+    for after in (20, 100, 400):
+        path = tmp_path / str(after)
+        path.mkdir()
+        with subprocess.Popen([sys.executable, "-c", APPLIER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(after)]
+            process.send_signal(signal.SIGKILL)
+            lines += process.stdout.read().splitlines()
+        marks = [line.split() for line in lines]
+        synced = max(int(mark[1]) for mark in marks if mark[0] == "synced")
+        flushed = max((int(mark[1]) for mark in marks if mark[0] == "flushed"), default=0)
+        engine = reopened(path)
+        logged = sum(1 for _ in engine.scan(engine.log, b"log-", b"log."))
+        applied = int(engine.get(engine.data, b"applied") or 0)
+        assert synced <= logged
+        assert flushed <= applied <= logged
+        rows = {key for key, _ in engine.scan(engine.data, b"row-", b"row.")}
+        assert rows == {b"row-%d" % number for number in range(1, applied + 1)}
+        came_back.append((applied, logged))
+        engine.close()
+    assert any(applied < logged for applied, logged in came_back), "none of the crashes lost anything unlogged"
+
+
 def test_a_torn_tail_of_the_write_ahead_log_loses_only_whole_last_batches(tmp_path: Path) -> None:
     for torn in (1, 30, 200):
         path = tmp_path / str(torn)

@@ -27,7 +27,7 @@ from shoal_server.storage.layout import (
 def test_keys_are_pinned() -> None:
     assert data_prefix(1, 2, 3).hex() == "000000010000000200000003"
     assert log_key(7, 258).hex() == "000000070000000000000102"
-    assert session_slot_key(1, 2, 3, 65).hex() == "73000000010000000200000000000000030001"
+    assert session_slot_key(1, 2, 3, 65).hex() == "00000000000000010000000200000000000000030001"
 
 
 def test_values_are_pinned() -> None:

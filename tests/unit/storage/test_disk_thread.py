@@ -6,9 +6,9 @@ from queue import SimpleQueue
 from threading import Event
 
 import pytest
+from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import StorageFailed
 from shoal_server.storage.memory import MemoryEngine
-from shoal_server.storage.writer import SyncDone, Writer
 
 
 class HeldEngine(MemoryEngine):
@@ -28,24 +28,24 @@ class HeldEngine(MemoryEngine):
 
 def test_requests_that_come_during_a_sync_share_the_next_one() -> None:
     engine = HeldEngine()
-    done: SimpleQueue[SyncDone] = SimpleQueue()
-    writer = Writer(engine, done.put)
+    done: SimpleQueue[DiskWorkDone] = SimpleQueue()
+    writer = DiskThread("sync", engine.sync, done.put)
     writer.request(1)
     engine.began.get(timeout=10)
     for ticket in (2, 3, 4):
         writer.request(ticket)
     engine.let_go.put(None)
-    assert done.get(timeout=10) == SyncDone(1, None)
+    assert done.get(timeout=10) == DiskWorkDone(1, None)
     engine.let_go.put(None)
-    assert done.get(timeout=10) == SyncDone(4, None)
+    assert done.get(timeout=10) == DiskWorkDone(4, None)
     writer.stop()
     assert engine.began.qsize() == 1
 
 
 def test_a_failure_is_reported_once_and_nothing_is_synced_after_it() -> None:
     engine = HeldEngine()
-    done: SimpleQueue[SyncDone] = SimpleQueue()
-    writer = Writer(engine, done.put)
+    done: SimpleQueue[DiskWorkDone] = SimpleQueue()
+    writer = DiskThread("sync", engine.sync, done.put)
     writer.request(1)
     engine.let_go.put(StorageFailed("the disk is gone"))
     report = done.get(timeout=10)
@@ -57,10 +57,10 @@ def test_a_failure_is_reported_once_and_nothing_is_synced_after_it() -> None:
 
 
 def test_a_sync_that_hangs_is_seen_and_stopping_gives_up_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal_server.storage.writer.STOP_SECONDS", 0.05)
+    monkeypatch.setattr("shoal_server.storage.disk_thread.STOP_SECONDS", 0.05)
     engine = HeldEngine()
     reported = Event()
-    writer = Writer(engine, lambda _: reported.set())
+    writer = DiskThread("sync", engine.sync, lambda _: reported.set())
     assert writer.stalled_for() == 0
     writer.request(1)
     engine.began.get(timeout=10)

@@ -1,0 +1,87 @@
+"""A thread for one kind of waiting on the disk, so that the event loop never does: syncs (group commit), or flushes.
+
+At most one piece of work is under way; everything written before it begins is covered by it, whichever groups it is
+for. What is asked for meanwhile is covered by the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+
+from shoal_server.storage.engine import StorageFailed
+
+STOP_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class DiskWorkDone:
+    """The end of a sync or a flush: everything up to `ticket` is on disk, unless there is a `failure`."""
+
+    ticket: int
+    failure: StorageFailed | None
+
+
+class DiskThread:
+    """Does its work on request, in a thread of its own."""
+
+    def __init__(self, name: str, work: Callable[[], None], notify: Callable[[DiskWorkDone], None]) -> None:
+        """
+        Args:
+            work: puts on disk what was written before; raises `StorageFailed`.
+            notify: called in this thread after each piece of work; after a failure it is not called again.
+        """
+        self._name = name
+        self._work = work
+        self._notify = notify
+        self._requests: SimpleQueue[int | None] = SimpleQueue()
+        self._done = 0
+        self._began: float | None = None
+        self._thread = Thread(target=self._run, name=f"shoal-{name}", daemon=True)
+        self._thread.start()
+
+    def request(self, ticket: int) -> None:
+        """Ask that everything written so far, which is what `ticket` stands for, gets on disk."""
+        self._requests.put(ticket)
+
+    def stalled_for(self) -> float:
+        """Return for how many seconds the work under way has been going on, 0 where there is none."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def stop(self) -> None:
+        """Do what was asked for and end the thread.
+
+        Raises:
+            StorageFailed: the work under way does not end.
+        """
+        self._requests.put(None)
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            raise StorageFailed(f"a {self._name} has not ended for {self.stalled_for():.0f} seconds")
+
+    def _run(self) -> None:
+        requests = self._requests
+        while True:
+            ticket = requests.get()
+            while ticket is not None and not requests.empty():
+                newer = requests.get()
+                if newer is None:
+                    requests.put(None)
+                    break
+                ticket = newer
+            if ticket is None:
+                return
+            self._began = time.monotonic()
+            try:
+                self._work()
+            except StorageFailed as error:
+                self._notify(DiskWorkDone(self._done, error))
+                return
+            finally:
+                self._began = None
+            self._done = ticket
+            self._notify(DiskWorkDone(ticket, None))

@@ -1,0 +1,80 @@
+"""The link to a peer: what is sent into a connection that is over is dropped, and harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import uvloop
+from shoal.protocol.frames import FrameReader, encode_frame
+from shoal.protocol.messages import Hello, Welcome
+from shoal.shardmap import ShardMap
+from shoal_server.node.peers import PeerLink
+from shoal_server.raft.messages import Heartbeat
+
+WELCOME = Welcome(1, "c", "n2", "i", 1 << 20, 4096, 1 << 20, 1 << 20, ShardMap(1, "c", (), (), ()))
+
+
+class Peer(asyncio.Protocol):
+    """Welcomes whoever connects."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._reader = FrameReader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reader.feed(data) and self.transport is not None:
+            self.transport.write(encode_frame([WELCOME]))
+
+
+async def send_at_every_step_of_a_peers_end() -> int:
+    loop = asyncio.get_running_loop()
+    peers: list[Peer] = []
+
+    def accept() -> Peer:
+        peers.append(Peer())
+        return peers[-1]
+
+    server = await loop.create_server(accept, "127.0.0.1", 0)
+    connected, lost = asyncio.Event(), asyncio.Event()
+    link = PeerLink(
+        "n2",
+        f"127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        lambda: Hello("peer", 1, 1, "c", "n1", "i"),
+        max_frame_bytes=1 << 20,
+        check=lambda _: "",
+        connected=lambda _: connected.set(),
+        lost=lambda _: lost.set(),
+    )
+    task = asyncio.create_task(link.run())
+    await asyncio.wait_for(connected.wait(), 10)
+    sends = 0
+    errors: list[BaseException] = []
+
+    def send() -> None:
+        nonlocal sends
+        try:
+            link.send([Heartbeat(1, 1, 1, True)])
+        except RuntimeError as error:
+            errors.append(error)
+        sends += 1
+        if not lost.is_set():
+            loop.call_soon(send)
+
+    assert peers[0].transport is not None
+    peers[0].transport.abort()
+    loop.call_soon(send)
+    await asyncio.wait_for(lost.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.close()
+    if errors:
+        raise errors[0]
+    return sends
+
+
+def test_sending_goes_on_in_every_turn_while_a_peer_dies() -> None:
+    assert uvloop.run(send_at_every_step_of_a_peers_end()) > 0
