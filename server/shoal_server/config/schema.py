@@ -5,12 +5,13 @@ In the file a setting has its name without the unit: `heartbeat_interval: 150ms`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from shoal_server.config.units import address, duration_ns, size_bytes
+from shoal_server.config.units import address, duration_ns, size_bytes, whole_number
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -19,6 +20,7 @@ MILLISECOND = 1_000_000
 
 Duration = Annotated[int, BeforeValidator(duration_ns)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
+Count = Annotated[int, BeforeValidator(whole_number)]
 Address = Annotated[str, BeforeValidator(address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
@@ -27,6 +29,14 @@ class Section(BaseModel):
     """Base of all sections: immutable; an unknown setting is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, populate_by_name=False)
+
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield settings of this section that contradict each other, and what would be right.
+
+        These are no validators of the model: it would run none of them once any setting is wrong by itself, and
+        stop at the first of them.
+        """
+        yield from ()
 
 
 class NodeConfig(Section):
@@ -54,22 +64,25 @@ class ManagerConfig(Section):
 class KeyspaceConfig(Section):
     """A keyspace, as it is created with the cluster."""
 
-    microshards: int = Field(1024, ge=1, le=65536)
-    shards: int = Field(8, ge=1, le=65536)
+    microshards: Count = Field(1024, ge=1, le=65536)
+    shards: Count = Field(8, ge=1, le=65536)
     delimiter: str = Field("/", max_length=16)
-    voters: int = Field(3, ge=1, le=7)
-    followers: int = Field(0, ge=0, le=16)
+    voters: Count = Field(3, ge=1, le=7)
+    followers: Count = Field(0, ge=0, le=16)
     max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", gt=0)
 
-    @model_validator(mode="after")
-    def _check(self) -> KeyspaceConfig:
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield settings of this section that contradict each other, and what would be right."""
         if self.shards > self.microshards:
-            raise ValueError(f"{self.shards} shards cannot share {self.microshards} microshards: ask for fewer shards")
-        if self.voters % 2 == 0:
-            raise ValueError(
-                f"{self.voters} voters bear no more failures than {self.voters - 1}: ask for an odd number"
+            yield (
+                ("microshards", "shards"),
+                f"{self.shards} shards cannot share {self.microshards} microshards: ask for fewer shards",
             )
-        return self
+        if self.voters % 2 == 0:
+            yield (
+                ("voters",),
+                f"{self.voters} voters bear no more failures than {self.voters - 1}: ask for an odd number",
+            )
 
 
 class TimingConfig(Section):
@@ -77,15 +90,17 @@ class TimingConfig(Section):
 
     heartbeat_interval_ns: Duration = Field(150 * MILLISECOND, alias="heartbeat_interval", gt=0)
     support_ns: Duration = Field(SECOND, alias="support", gt=0)
-    clock_drift_permille: int = Field(50, ge=0, lt=500)
+    clock_drift_permille: Count = Field(50, ge=0, lt=500)
     election_spread_ns: Duration = Field(150 * MILLISECOND, alias="election_spread", gt=0)
     sync_stall_ns: Duration = Field(2 * SECOND, alias="sync_stall", gt=0)
 
-    @model_validator(mode="after")
-    def _check(self) -> TimingConfig:
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield settings of this section that contradict each other, and what would be right."""
         if self.heartbeat_interval_ns * 3 > self.support_ns:
-            raise ValueError("support must outlast three heartbeat intervals, or one lost heartbeat costs a leader")
-        return self
+            yield (
+                ("heartbeat_interval", "support"),
+                "support must outlast three heartbeat intervals, or one lost heartbeat costs a leader",
+            )
 
 
 class LimitsConfig(Section):
@@ -96,16 +111,15 @@ class LimitsConfig(Section):
     max_batch_bytes: Size = Field(8 * MIB, alias="max_batch", ge=64 * KIB, le=64 * MIB)
     max_frame_bytes: Size = Field(16 * MIB, alias="max_frame", ge=256 * KIB, le=256 * MIB)
     client_output_buffer_bytes: Size = Field(32 * MIB, alias="client_output_buffer", ge=MIB)
-    client_requests_in_flight: int = Field(8192, ge=1)
-    max_clients: int = Field(4096, ge=1)
+    client_requests_in_flight: Count = Field(8192, ge=1)
+    max_clients: Count = Field(4096, ge=1)
 
-    @model_validator(mode="after")
-    def _check(self) -> LimitsConfig:
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield settings of this section that contradict each other, and what would be right."""
         if self.max_key_bytes + self.max_value_bytes > self.max_batch_bytes:
-            raise ValueError("max_batch must hold one largest key and value")
+            yield ("max_key", "max_value", "max_batch"), "max_batch must hold one largest key and value"
         if self.max_batch_bytes * 2 > self.max_frame_bytes:
-            raise ValueError("max_frame must be at least twice max_batch")
-        return self
+            yield ("max_batch", "max_frame"), "max_frame must be at least twice max_batch"
 
 
 class StorageConfig(Section):
@@ -115,7 +129,7 @@ class StorageConfig(Section):
     write_buffer_bytes: Size = Field(32 * MIB, alias="write_buffer", ge=MIB)
     disk_reserve_bytes: Size = Field(256 * MIB, alias="disk_reserve")
     log_retain_bytes: Size = Field(16 * MIB, alias="log_retain", ge=64 * KIB)
-    sessions_per_shard: int = Field(4096, ge=1)
+    sessions_per_shard: Count = Field(4096, ge=1)
 
 
 class ClusterConfig(Section):

@@ -1,10 +1,13 @@
-"""Durations, sizes and addresses as people write them."""
+"""Durations, sizes, numbers and addresses as people write them."""
 
 from __future__ import annotations
 
 import re
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h)")
+LARGEST = (1 << 63) - 1
+"""The largest number that any setting may come to: what is stored and sent has 64 bits."""
+
+_DURATION = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*(ns|us|ms|s|m|h)", re.ASCII)
 _NANOSECONDS = {
     "ns": 1,
     "us": 1_000,
@@ -13,8 +16,28 @@ _NANOSECONDS = {
     "m": 60 * 1_000_000_000,
     "h": 3600 * 1_000_000_000,
 }
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?")
+_SIZE = re.compile(r"(\d{1,19})\s*(B|KiB|MiB|GiB)?", re.ASCII)
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_NUMBER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+_PORT = re.compile(r"\d{1,5}", re.ASCII)
+_SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """Return what a message calls a value: one line, of bounded length, whatever the value is."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "so large a number"  # Python refuses to print one of thousands of digits
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        return f"{value[:_SHOWN_CHARACTERS]!r}..."
+    return repr(value)
 
 
 def duration_ns(value: object) -> int:
@@ -25,8 +48,10 @@ def duration_ns(value: object) -> int:
     """
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a duration: write a number and ns, us, ms, s, m or h, such as 150ms or 5s")
-    return int(float(match[1]) * _NANOSECONDS[match[2]])
+        raise ValueError(
+            f"{shown(value)} is not a duration: write a number and ns, us, ms, s, m or h, such as 150ms or 5s"
+        )
+    return _bounded(int(float(match[1]) * _NANOSECONDS[match[2]]), value)
 
 
 def size_bytes(value: object) -> int:
@@ -36,11 +61,25 @@ def size_bytes(value: object) -> int:
         ValueError: it is none.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+        return _bounded(value, value)
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB")
-    return int(match[1]) * _BYTES[match[2] or "B"]
+        raise ValueError(f"{shown(value)} is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB")
+    return _bounded(int(match[1]) * _BYTES[match[2] or "B"], value)
+
+
+def whole_number(value: object) -> int:
+    """Return a whole number, also one given as text, as in an environment variable.
+
+    Raises:
+        ValueError: it is none. `yes` and `true` are none, though Python counts with them.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _bounded(value, value)
+    match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{shown(value)} is not a whole number: write one such as 8")
+    return _bounded(int(match[0]), value)
 
 
 def address(value: object) -> str:
@@ -51,6 +90,12 @@ def address(value: object) -> str:
     """
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
-        if host and port.isdecimal() and 1 <= int(port) <= 65535:
+        if host and _PORT.fullmatch(port) and 1 <= int(port) <= 65535:
             return value
-    raise ValueError(f"{value!r} is not an address: write host:port, such as 127.0.0.1:7400")
+    raise ValueError(f"{shown(value)} is not an address: write host:port, such as 127.0.0.1:7400")
+
+
+def _bounded(number: int, value: object) -> int:
+    if abs(number) > LARGEST:
+        raise ValueError(f"{shown(value)} is too much: no setting goes beyond {LARGEST}")
+    return number

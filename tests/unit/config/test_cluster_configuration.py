@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from shoal_server.config import ClusterConfig, ConfigError, load_config, parse_config
+from shoal_server.config.schema import KeyspaceConfig, LimitsConfig, StorageConfig, TimingConfig
 
 GOOD = """\
 cluster: demo
@@ -84,10 +89,54 @@ def test_the_environment_overrides_scalars() -> None:
          "cluster.yaml:8: timing: support must outlast three heartbeat intervals, or one lost heartbeat costs a leader"),
         (GOOD + "limits: {max_key: many}\n",
          "cluster.yaml:8: limits.max_key: 'many' is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB"),
-        (GOOD.replace("cluster: demo\n", ""), "cluster.yaml:1: cluster: missing; it must be set"),
-        (GOOD + "cluster: again\n", "cluster.yaml:8: cluster: set twice"),
-        ("nodes: [", "cluster.yaml:1: this is not YAML: expected the node content, but found '<stream end>'"),
-        ("- a\n", "cluster.yaml:1: the file must hold settings, beginning with `cluster: NAME`"),
+        (GOOD.replace("cluster: demo\n", ""),
+         "cluster.yaml:1: cluster: missing; it must be set, such as `cluster: demo`"),
+        (GOOD.replace("address: 127.0.0.1:7401, ", ""),
+         "cluster.yaml:4: nodes[1].address: missing; it must be set, such as `address: 127.0.0.1:7400`"),
+        (GOOD + "cluster: again\n", "cluster.yaml:8: cluster: set twice, before in line 1: remove one of them"),
+        (GOOD + "timing:\n  support: 2s\n  support: 3s\n",
+         "cluster.yaml:10: timing.support: set twice, before in line 9: remove one of them"),
+        (GOOD.replace("id: n2", "id: 2"), "cluster.yaml:4: nodes[1].id: must be text, not 2: put it in quotes"),
+        (GOOD.replace("zone: b", "zone: no"), "cluster.yaml:4: nodes[1].zone: must be text, not false: put it in quotes"),
+        (GOOD.replace("shards: 4", "shards: yes"),
+         "cluster.yaml:7: keyspaces.default.shards: true is not a whole number: write one such as 8"),
+        (GOOD.replace("shards: 4", "voters: 2"),
+         "cluster.yaml:7: keyspaces.default: 2 voters bear no more failures than 1: ask for an odd number"),
+        (GOOD.replace("  default", "  so so"),
+         "cluster.yaml:7: keyspaces.so so: must be a name of 1 to 63 letters, digits, `_`, `.` and `-`, "
+         "beginning with a letter or a digit, not 'so so'"),
+        (GOOD + "limits: {max_key: 1MiB}\n", "cluster.yaml:8: limits.max_key: must be at most 65536, not '1MiB'"),
+        (GOOD + "limits: {max_clients: 0}\n", "cluster.yaml:8: limits.max_clients: must be at least 1, not 0"),
+        (GOOD + "timing: {support: 0s}\n", "cluster.yaml:8: timing.support: must be more than 0, not '0s'"),
+        (GOOD + "timing: {clock_drift_permille: 500}\n",
+         "cluster.yaml:8: timing.clock_drift_permille: must be less than 500, not 500"),
+        (GOOD + f"timing: {{support: {'9' * 19}h}}\n",
+         f"cluster.yaml:8: timing.support: '{'9' * 19}h' is too much: no setting goes beyond 9223372036854775807"),
+        (GOOD + f"storage: {{block_cache: 0x{'f' * 5000}}}\n",
+         "cluster.yaml:8: storage.block_cache: so large a number is too much: "
+         "no setting goes beyond 9223372036854775807"),
+        (GOOD + f"storage: {{block_cache: {'9' * 5000}}}\n",
+         f"cluster.yaml:8: storage.block_cache: '{'9' * 80}'... cannot be read as int: write one, or text in quotes"),
+        (GOOD + "storage: {block_cache: !!python/tuple 8MiB}\n",
+         "cluster.yaml:8: storage.block_cache: no setting is of type '!!python/tuple': write the value alone"),
+        (GOOD + "storage: {block_cache: !a%0Ab 8MiB}\n",
+         "cluster.yaml:8: storage.block_cache: no setting is of type '!a\\nb': write the value alone"),
+        (GOOD + "? [a, b]\n: 1\n", "cluster.yaml:8: the file: a name in it is not plain text"),
+        (GOOD + 'storage: {"\\ud800": 1}\n', "cluster.yaml:8: storage: a name in it is not plain text"),
+        (GOOD + "timing: {support: &loop [*loop]}\n",
+         "cluster.yaml:8: timing.support: a list is not a duration: write a number and ns, us, ms, s, m or h, "
+         "such as 150ms or 5s"),
+        ("nodes: [",
+         "cluster.yaml:1: this is not YAML: while parsing a flow node, "
+         "expected the node content, but found '<stream end>'"),
+        (GOOD + "---\na: 1\n",
+         "cluster.yaml:8: this is not YAML: expected a single document in the stream, but found another document"),
+        (GOOD + "timing: \x01\n",
+         "cluster.yaml:8: this is not YAML: special characters are not allowed: U+0001"),
+        (GOOD + 'timing: "\\U00110000"\n',
+         "cluster.yaml:8: this is not YAML: chr() arg not in range(0x110000)"),
+        (GOOD + "timing: " + "[" * 5000, "cluster.yaml:8: too many brackets or levels inside each other"),
+        ("- a\n", "cluster.yaml:1: the file must hold settings, beginning with `cluster: demo`"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_its_place_and_what_would_be_right(text: str, expected: str) -> None:
@@ -100,10 +149,261 @@ def test_all_mistakes_are_said_at_once() -> None:
     assert lines == ["4", "5", "8"]
 
 
+def test_mistakes_of_all_kinds_in_file_and_environment_are_said_at_once() -> None:
+    text = """\
+cluster: demo
+nodes:
+  - {id: n1, address: nowhere, data: ./d}
+  - {id: n1, address: 127.0.0.1:7401, data: d}
+  - n3
+keyspaces:
+  default: {voters: 5, max_staleness: 5}
+  other: {voters: 2}
+timing:
+  support: 1ms
+  sync_stall: long
+  support: 2ms
+limits: []
+storage:
+"""
+    assert problems(
+        text,
+        SHOAL_LIMITS_MAX_KEY="[",
+        SHOAL_STORAGE_BLOCK_CASHE="1MiB",
+        SHOAL_KEYSPACES_OTHER_SHARDS="2000",
+    ) == [
+        "cluster.yaml:3: nodes[0].address: 'nowhere' is not an address: write host:port, such as 127.0.0.1:7400",
+        "cluster.yaml:4: nodes[1].id: id 'n1' is already that of nodes[0].id",
+        "cluster.yaml:4: nodes[1].data: data folder 'd' is already that of nodes[0].data",
+        "cluster.yaml:5: nodes[2]: must hold settings, each as `name: value`, not 'n3'",
+        "cluster.yaml:7: keyspaces.default.max_staleness: 5 is not a duration: "
+        "write a number and ns, us, ms, s, m or h, such as 150ms or 5s",
+        "cluster.yaml:7: keyspaces.default: 5 voters and 0 followers need 5 nodes, there are 3: "
+        "add nodes or ask for fewer replicas",
+        "cluster.yaml:8: keyspaces.other: 2 voters bear no more failures than 1: ask for an odd number",
+        "cluster.yaml:11: timing.sync_stall: 'long' is not a duration: "
+        "write a number and ns, us, ms, s, m or h, such as 150ms or 5s",
+        "cluster.yaml:12: timing.support: set twice, before in line 10: remove one of them",
+        "cluster.yaml:12: timing: support must outlast three heartbeat intervals, or one lost heartbeat costs a leader",
+        "cluster.yaml:13: limits: must hold settings, each as `name: value`, not a list",
+        "SHOAL_KEYSPACES_OTHER_SHARDS: keyspaces.other: 2000 shards cannot share 1024 microshards: "
+        "ask for fewer shards",
+        "SHOAL_LIMITS_MAX_KEY: limits.max_key: '[' is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB",
+        "SHOAL_STORAGE_BLOCK_CASHE: no setting has this name; did you mean 'SHOAL_STORAGE_BLOCK_CACHE'?",
+    ]
+
+
+def test_a_wrong_setting_is_not_also_said_to_contradict_another() -> None:
+    assert problems(GOOD + "timing: {support: long, heartbeat_interval: 10s}\n") == [
+        "cluster.yaml:8: timing.support: 'long' is not a duration: "
+        "write a number and ns, us, ms, s, m or h, such as 150ms or 5s"
+    ]
+
+
+# -- sections that are empty, or are no sections
+
+
+def with_section(section: str, written: str) -> str:
+    """Return the good configuration with a section that holds something else."""
+    document = {name: value for name, value in yaml.safe_load(GOOD).items() if name != section}
+    return f"{section}: {written}\n{yaml.safe_dump(document)}"
+
+
+def test_an_empty_optional_section_means_its_defaults() -> None:
+    config = parse(GOOD + "timing:\n  # support: 2s\nlimits:\nstorage: {}\nmanagers:\n")
+    assert (config.timing, config.limits, config.storage) == (TimingConfig(), LimitsConfig(), StorageConfig())
+    assert config.managers == ()
+
+
+def test_a_keyspace_with_nothing_in_it_has_defaults() -> None:
+    assert parse(with_section("keyspaces", "{default: }")).keyspaces == {"default": KeyspaceConfig()}
+
+
+@pytest.mark.parametrize("written", ["", "[]", "{}"])
+@pytest.mark.parametrize("environment", [{}, {"SHOAL_KEYSPACES_DEFAULT_SHARDS": "4"}], ids=["file", "variable"])
+def test_an_empty_required_section_is_one_clear_error(written: str, environment: dict[str, str]) -> None:
+    if written != "{}":
+        assert problems(with_section("nodes", written), **environment) == [
+            "cluster.yaml:1: nodes: empty; it needs at least one entry, such as "
+            "`- {id: n1, address: 127.0.0.1:7400, data: ./data/n1}`"
+        ]
+    if written != "[]":
+        assert problems(with_section("keyspaces", written), **environment) == [
+            "cluster.yaml:1: keyspaces: empty; it needs at least one entry, such as `default: {shards: 8}`"
+        ]
+
+
+@pytest.mark.parametrize("text", ["", "# cluster: demo\n", "---\n", "~", "{}"])
+def test_an_empty_file_is_told_all_that_it_needs(text: str) -> None:
+    assert [problem.split(";")[0] for problem in problems(text)] == [
+        "cluster.yaml:1: cluster: missing",
+        "cluster.yaml:1: nodes: missing",
+        "cluster.yaml:1: keyspaces: missing",
+    ]
+
+
+@pytest.mark.parametrize(("written", "called"), [("[]", "a list"), ("[{}]", "a list"), ("x", "'x'"), ("3", "3")])
+@pytest.mark.parametrize("section", ["timing", "limits", "storage", "keyspaces", "keyspaces: {default"])
+def test_a_section_that_is_no_mapping_is_one_clear_error(section: str, written: str, called: str) -> None:
+    nested = section == "keyspaces: {default"
+    text = with_section("keyspaces", f"{{default: {written}}}") if nested else with_section(section, written)
+    name = "keyspaces.default" if nested else section
+    expected = f"cluster.yaml:1: {name}: must hold settings, each as `name: value`, not {called}"
+    assert problems(text) == [expected]
+    assert problems(text, SHOAL_TIMING_SUPPORT="2s", SHOAL_LIMITS_MAX_KEY="1KiB", SHOAL_STORAGE_LOG_RETAIN="1MiB") == [
+        expected
+    ]
+    if section != "keyspaces":
+        assert problems(text, SHOAL_KEYSPACES_DEFAULT_SHARDS="2") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("written", "called"), [("{}", "a mapping"), ("{id: n1}", "a mapping"), ("x", "'x'"), ("3", "3")]
+)
+@pytest.mark.parametrize("section", ["nodes", "managers"])
+def test_a_section_that_is_no_list_is_one_clear_error(section: str, written: str, called: str) -> None:
+    assert problems(with_section(section, written)) == [
+        f"cluster.yaml:1: {section}: must be a list, with entries such as "
+        f"`- {{id: n1, address: 127.0.0.1:7400, data: ./data/n1}}`, not {called}"
+    ]
+
+
+@pytest.mark.parametrize("written", ["", "[]", "x", "3"])
+@pytest.mark.parametrize("section", ["cluster", "nodes", "managers", "keyspaces", "timing", "limits", "storage"])
+def test_no_section_whatever_is_in_it_costs_the_complaints_about_others(section: str, written: str) -> None:
+    said = problems(with_section(section, written) + "storrage: 1\n", SHOAL_LIMITS_MAX_KEYS="1")
+    assert any(problem.endswith(": storrage: unknown setting; did you mean 'storage'?") for problem in said)
+    assert "SHOAL_LIMITS_MAX_KEYS: no setting has this name; did you mean 'SHOAL_LIMITS_MAX_KEY'?" in said
+
+
+# -- the environment
+
+
 def test_a_variable_that_names_no_setting_is_an_error() -> None:
     assert problems(GOOD, SHOAL_TIMING_SUPORT="1s") == [
         "SHOAL_TIMING_SUPORT: no setting has this name; did you mean 'SHOAL_TIMING_SUPPORT'?"
     ]
+
+
+def test_a_variable_sets_what_an_empty_section_leaves_out() -> None:
+    assert parse(GOOD + "timing:\n", SHOAL_TIMING_SUPPORT="2s").timing.support_ns == 2_000_000_000
+
+
+def test_a_variable_overrides_a_wrong_value_in_the_file() -> None:
+    assert parse(GOOD + "timing: {support: long}\n", SHOAL_TIMING_SUPPORT="2s").timing.support_ns == 2_000_000_000
+
+
+def test_a_variable_that_overrides_what_is_no_value_is_checked_itself() -> None:
+    assert problems(GOOD + "timing: {support: !!int x}\n", SHOAL_TIMING_SUPPORT="long") == [
+        "cluster.yaml:8: timing.support: 'x' cannot be read as int: write one, or text in quotes",
+        "SHOAL_TIMING_SUPPORT: timing.support: 'long' is not a duration: "
+        "write a number and ns, us, ms, s, m or h, such as 150ms or 5s",
+    ]
+
+
+@pytest.mark.parametrize("value", ["7", "no", "null", "2024-01-01", "1e3", "0x10"])
+def test_the_value_of_a_variable_is_text_whatever_yaml_would_make_of_it(value: str) -> None:
+    assert parse(GOOD, SHOAL_CLUSTER=value).cluster == value
+
+
+@pytest.mark.parametrize("value", [":", "[", "", "'", "{", "*", "!!int x", "\t"])
+def test_a_variable_can_hold_what_is_no_yaml(value: str) -> None:
+    assert parse(GOOD, SHOAL_KEYSPACES_DEFAULT_DELIMITER=value).keyspaces["default"].delimiter == value
+
+
+@pytest.mark.parametrize("value", ["", "[", "{a: b", "*x", "[8]", "many", "8.5", "true", "\udcff", "!!int x"])
+def test_a_wrong_value_of_a_variable_is_said_with_its_name(value: str) -> None:
+    assert problems(GOOD, SHOAL_KEYSPACES_DEFAULT_SHARDS=value) == [
+        f"SHOAL_KEYSPACES_DEFAULT_SHARDS: keyspaces.default.shards: {value!r} is not a whole number: "
+        "write one such as 8"
+    ]
+
+
+def test_variables_that_contradict_each_other_are_both_named() -> None:
+    assert problems(GOOD, SHOAL_TIMING_SUPPORT="1s", SHOAL_TIMING_HEARTBEAT_INTERVAL="1s") == [
+        "SHOAL_TIMING_HEARTBEAT_INTERVAL and SHOAL_TIMING_SUPPORT: timing: "
+        "support must outlast three heartbeat intervals, or one lost heartbeat costs a leader"
+    ]
+
+
+def test_a_variable_that_could_mean_two_keyspaces_is_an_error() -> None:
+    assert problems(with_section("keyspaces", "{a-b: , a.b: }"), SHOAL_KEYSPACES_A_B_SHARDS="4") == [
+        "SHOAL_KEYSPACES_A_B_SHARDS: could be keyspaces.a-b.shards or keyspaces.a.b.shards: set them in cluster.yaml"
+    ]
+
+
+# -- whatever there may be
+
+NAMES = ["cluster", "nodes", "managers", "keyspaces", "timing", "limits", "storage", "default"]
+NAMES += ["id", "address", "data", "shards", "voters", "support", "max_key", "block_cache"]
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.dates(),
+    st.datetimes(timezones=st.timezones()),
+    st.binary(max_size=8),
+    st.sampled_from(["n1", "127.0.0.1:7400", "5s", "9" * 400 + "h", "64MiB"]),
+)
+STRUCTURES: st.SearchStrategy[Any] = st.recursive(
+    SCALARS,
+    lambda inside: st.one_of(
+        st.lists(inside, max_size=4),
+        st.dictionaries(st.one_of(st.sampled_from(NAMES), SCALARS), inside, max_size=6),
+    ),
+    max_leaves=20,
+)
+VARIABLES = st.dictionaries(
+    st.one_of(
+        st.text().map("SHOAL_".__add__),
+        st.sampled_from(
+            [
+                "SHOAL_CLUSTER",
+                "SHOAL_TIMING_SUPPORT",
+                "SHOAL_LIMITS_MAX_KEY",
+                "SHOAL_LIMITS_MAX_CLIENTS",
+                "SHOAL_KEYSPACES_DEFAULT_SHARDS",
+                "SHOAL_KEYSPACES_DEFAULT_DELIMITER",
+            ]
+        ),
+    ),
+    st.one_of(st.text(), st.text(st.characters(categories=["Cs"]), max_size=3), st.integers().map(str)),
+    max_size=4,
+)
+
+
+def assert_is_read_or_refused_in_whole_lines(text: str, environment: dict[str, str]) -> None:
+    try:
+        parse_config(text, environment, name="cluster.yaml", folder=Path())
+    except ConfigError as error:
+        assert error.problems
+        for problem in error.problems:
+            assert problem.isprintable()
+            assert problem.startswith(("cluster.yaml:", "SHOAL_", "'SHOAL_", '"SHOAL_'))
+            problem.encode()
+
+
+@given(STRUCTURES, VARIABLES)
+def test_any_document_is_read_or_refused(document: object, environment: dict[str, str]) -> None:
+    assert_is_read_or_refused_in_whole_lines(yaml.dump(document, allow_unicode=True), environment)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), STRUCTURES, max_size=3), VARIABLES)
+def test_a_good_document_with_anything_in_its_sections_is_read_or_refused(
+    sections: dict[str, object], environment: dict[str, str]
+) -> None:
+    assert_is_read_or_refused_in_whole_lines(yaml.dump(yaml.safe_load(GOOD) | sections), environment)
+
+
+@given(st.one_of(st.text(), st.text("ab01:-[]{}&*!?|>'\"%@#,.=~<\\ \t\n")), VARIABLES)
+def test_any_text_is_read_or_refused(text: str, environment: dict[str, str]) -> None:
+    assert_is_read_or_refused_in_whole_lines(text, environment)
+    assert_is_read_or_refused_in_whole_lines(GOOD + "timing: " + text, environment)
+
+
+# -- files
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
