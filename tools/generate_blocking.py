@@ -1,4 +1,4 @@
-"""Writes client/shoal/blocking.py from client/shoal/aio.py: the same public methods, each run on the portal's thread.
+"""Writes client/shoal/blocking.py from the asyncio classes: the same public methods, each run on the portal's thread.
 
 python tools/generate_blocking.py            writes the file
 python tools/generate_blocking.py --check    fails where the file is not what would be written
@@ -13,24 +13,43 @@ import sys
 from pathlib import Path
 
 SHOAL = Path(__file__).resolve().parent.parent / "client" / "shoal"
-SOURCE = SHOAL / "aio.py"
+SOURCES = [SHOAL / name for name in ("aio.py", "pipelines.py", "transactions.py")]
 TARGET = SHOAL / "blocking.py"
 
-BLOCKING_NAMES = {"AsyncClient": "Client", "AsyncPipeline": "Pipeline"}
+BLOCKING_NAMES = {
+    "AsyncClient": "Client",
+    "AsyncPipeline": "Pipeline",
+    "AsyncTransaction": "Transaction",
+    "AsyncScan": "Scan",
+}
+WITH_PORTAL = ("AsyncPipeline", "AsyncTransaction")
+"""Classes that a client makes, and hands its portal on to."""
 DUNDERS = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
+ON_LOOP = {"merge", "token"}
+"""Plain methods that touch what the loop's thread changes, and so run there."""
+COPIED = {"run"}
+"""Methods that call back into the caller's code, which has to run on the caller's thread: copied, without `await`."""
 
-HEADER = '''"""The blocking client. Generated from aio.py by tools/generate_blocking.py: change that, not this."""
+HEADER = '''"""The blocking client. Generated from the asyncio one by tools/generate_blocking.py: change that, not this."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLContext
+from time import sleep
 from types import TracebackType
+from typing import Any, Literal, TypeVar, overload
 
-from shoal.aio import AsyncClient, AsyncPipeline, Result
-from shoal.errors import ShoalError
+from shoal.aio import AsyncClient
+from shoal.errors import ShoalError, TransactionConflict
+from shoal.pipelines import AsyncPipeline, Result
 from shoal.portal import Portal
-from shoal.results import Entry, WriteResult
+from shoal.protocol.messages import AtomicOperation, Condition
+from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.scans import Scan
+from shoal.transactions import AsyncTransaction
+
+T = TypeVar("T")
 '''
 
 
@@ -39,6 +58,7 @@ def blocking_text(text: str) -> str:
     for asynchronous, blocking in BLOCKING_NAMES.items():
         text = text.replace(asynchronous, blocking)
     text = text.replace("async with", "with").replace("await ", "").replace(", for asyncio. Safe", ". Safe")
+    text = re.sub(r"Awaitable\[(\w+)\]", r"\1", text).replace("for one task.", "for one thread.")
     return text.replace("many tasks of one event loop", "many threads").replace(
         "A cancelled call", "An interrupted call"
     )
@@ -74,34 +94,62 @@ def body(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """Return the statements of the blocking method."""
     handed_on = forwarded(node.args)
     returned = ast.unparse(node.returns) if node.returns is not None else ""
-    if node.name == "__init__":
+    made = returned.split("[")[0]
+    name = node.name
+    if is_decorated(node, "overload"):
+        return ["..."]
+    if is_decorated(node, "property"):
+        return [f"return self._inner.{name}"]
+    if name == "__init__":
         if owner == "AsyncClient":
             return [f"self._inner = AsyncClient({handed_on})", "self._portal = Portal()"]
         return ["self._inner = inner", "self._portal = portal"]
-    if node.name == "__aenter__":
+    if name == "__len__":
+        return ["return len(self._inner)"]
+    if name == "__aenter__":
+        if owner != "AsyncClient":
+            return ["self._portal.call(self._inner.__aenter__)", "return self"]
         return ["try:", "    self._portal.call(self._inner.__aenter__)", "except BaseException:", "    self.close()",
                 "    raise", "return self"]  # fmt: skip
-    if node.name == "__aexit__":
-        return ["self.close()"]
-    if node.name == "close":
+    if name == "__aexit__":
+        return (
+            ["self.close()"] if owner == "AsyncClient" else [f"self._portal.call(self._inner.__aexit__, {handed_on})"]
+        )
+    if name == "close":
         return ["self._portal.close(self._inner.close)"]
-    if isinstance(node, ast.AsyncFunctionDef):
+    if name in COPIED:
+        statements = [statement for statement in node.body if not is_docstring(statement)]
+        text = blocking_text("\n".join(ast.unparse(statement) for statement in statements))
+        return re.sub(r"self\._", "self._inner._", text).splitlines()
+    if isinstance(node, ast.AsyncFunctionDef) or name in ON_LOOP:
         comma = ", " if handed_on else ""
-        return [f"return self._portal.call(self._inner.{node.name}{comma}{handed_on})"]
+        how = "call" if isinstance(node, ast.AsyncFunctionDef) else "run"
+        kept = "" if returned == "None" else "return "
+        return [f"{kept}self._portal.{how}(self._inner.{name}{comma}{handed_on})"]
     if returned == owner and owner == "AsyncPipeline":
-        return [f"self._inner.{node.name}({handed_on})", "return self"]
+        return [f"self._inner.{name}({handed_on})", "return self"]
     if returned == "AsyncClient":
-        return ["other = Client.__new__(Client)", f"other._inner = self._inner.{node.name}({handed_on})",
+        return ["other = Client.__new__(Client)", f"other._inner = self._inner.{name}({handed_on})",
                 "other._portal = self._portal", "return other"]  # fmt: skip
-    if returned == "AsyncPipeline":
-        return [f"return Pipeline(self._inner.{node.name}({handed_on}), self._portal)"]
-    return [f"return self._inner.{node.name}({handed_on})" if node.name != "__len__" else "return len(self._inner)"]
+    if made in BLOCKING_NAMES:
+        return [f"return {BLOCKING_NAMES[made]}(self._inner.{name}({handed_on}), self._portal)"]
+    return [f"return self._inner.{name}({handed_on})" if returned != "None" else f"self._inner.{name}({handed_on})"]
 
 
-def generate(source: str) -> str:
-    """Return the blocking module for the asyncio module's source."""
+def is_decorated(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> bool:
+    """Say whether `name` stands among the method's decorators."""
+    return any(isinstance(each, ast.Name) and each.id == name for each in node.decorator_list)
+
+
+def is_docstring(statement: ast.stmt) -> bool:
+    """Say whether a statement is nothing but a string."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def generate(sources: list[str]) -> str:
+    """Return the blocking module for the asyncio modules' sources."""
     lines = [HEADER]
-    for item in ast.parse(source).body:
+    for item in (item for source in sources for item in ast.parse(source).body):
         if not isinstance(item, ast.ClassDef) or item.name not in BLOCKING_NAMES:
             continue
         lines += ["", "", f"class {BLOCKING_NAMES[item.name]}:", *docstring_lines(item, "    ")]
@@ -110,10 +158,12 @@ def generate(source: str) -> str:
                 continue
             if method.name.startswith("_") and not method.name.startswith("__"):
                 continue
-            if method.name == "__init__" and item.name == "AsyncPipeline":
-                lines += ["", "    def __init__(self, inner: AsyncPipeline, portal: Portal) -> None:"]
+            lines.append("")
+            if method.name == "__init__" and item.name in WITH_PORTAL:
+                lines.append(f"    def __init__(self, inner: {item.name}, portal: Portal) -> None:")
             else:
-                lines += ["", signature(method), *docstring_lines(method, "        ")]
+                lines += [f"    @{ast.unparse(decorator)}" for decorator in method.decorator_list]
+                lines += [signature(method), *docstring_lines(method, "        ")]
             lines += [f"        {line}" for line in body(item.name, method)]
     return re.sub(r"\n{4,}", "\n\n\n", formatted("\n".join(lines) + "\n"))
 
@@ -131,10 +181,13 @@ def formatted(source: str) -> str:
 
 
 def main() -> int:
-    wanted = generate(SOURCE.read_text())
+    wanted = generate([source.read_text() for source in SOURCES])
     if "--check" in sys.argv[1:]:
         if not TARGET.exists() or TARGET.read_text() != wanted:
-            print(f"{TARGET} is not what {SOURCE} asks for: run python tools/generate_blocking.py", file=sys.stderr)
+            print(
+                f"{TARGET} is not what the asyncio client asks for: run python tools/generate_blocking.py",
+                file=sys.stderr,
+            )
             return 1
         return 0
     TARGET.write_text(wanted)

@@ -1,7 +1,7 @@
 """Shoal: a sharded, replicated key-value database. This is the client."""
 
-from shoal.aio import AsyncClient, AsyncPipeline
-from shoal.blocking import Client, Pipeline
+from shoal.aio import AsyncClient
+from shoal.blocking import Client, Pipeline, Transaction
 from shoal.errors import (
     Closed,
     ConditionFailed,
@@ -22,16 +22,34 @@ from shoal.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shoal.results import Entry, WriteResult
+from shoal.operations import (
+    delete,
+    increment,
+    key_absent,
+    key_present,
+    put,
+    seq_equals,
+    touch,
+    value_equals,
+    value_equals_or_absent,
+)
+from shoal.pipelines import AsyncPipeline
+from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.scans import AsyncScan, Scan
+from shoal.transactions import AsyncTransaction
 
 __all__ = [
     "AsyncClient",
     "AsyncPipeline",
+    "AsyncScan",
+    "AsyncTransaction",
     "Client",
     "Closed",
     "ConditionFailed",
+    "Consistency",
     "CrossShard",
     "DeadlineExceeded",
+    "Durability",
     "Entry",
     "ErrorCode",
     "Internal",
@@ -42,11 +60,22 @@ __all__ = [
     "PermissionDenied",
     "Pipeline",
     "ProtocolMismatch",
+    "Scan",
     "ShoalError",
     "TooLarge",
     "TooStale",
+    "Transaction",
     "TransactionConflict",
     "Unauthenticated",
     "Unavailable",
     "WriteResult",
+    "delete",
+    "increment",
+    "key_absent",
+    "key_present",
+    "put",
+    "seq_equals",
+    "touch",
+    "value_equals",
+    "value_equals_or_absent",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,11 +19,14 @@ from shoal.options import split_address
 from shoal.protocol.frames import FrameReader, FrameTooLong, answer_decoder, encode_frame, greeting_decoder
 from shoal.protocol.messages import (
     Answer,
+    ChangeMembership,
     Done,
+    DropReplica,
     Failure,
     GetShardMap,
     GetStatus,
     Hello,
+    InstallShardMap,
     Page,
     ReadPage,
     Refused,
@@ -127,6 +131,34 @@ class AdminConnection:
             InvalidArgument: the target cannot lead it.
         """
         await self._ask(TransferLeader(self._number(), shard, target, self._node_timeout_ms), Done, shard)
+
+    async def install_shard_map(self, shard_map: ShardMap, found: Sequence[int] = ()) -> None:
+        """Have the node take over a newer shard map; return once it is on the node's disk.
+
+        Args:
+            found: shards whose first replicas the map puts there: the node opens its own as a founder.
+
+        Raises:
+            InvalidArgument: the map is older than the node's, of another cluster, or contradicts itself.
+        """
+        await self._ask(InstallShardMap(self._number(), shard_map, list(found)), Done)
+
+    async def change_membership(self, shard: int, kind: int, node: str) -> None:
+        """Have the node, which must lead `shard`, propose one change of membership (see `ChangeMembership`).
+
+        Raises:
+            NotLeader: the node does not lead the shard.
+            InvalidArgument: the change may not be made, or not now; the message says why.
+        """
+        await self._ask(ChangeMembership(self._number(), shard, kind, node), Done, shard)
+
+    async def drop_replica(self, shard: int) -> None:
+        """Have the node remove its replica of `shard`, which its shard map must not put there.
+
+        Raises:
+            InvalidArgument: the map puts one there, or the replica leads.
+        """
+        await self._ask(DropReplica(self._number(), shard), Done)
 
     async def read_page(
         self,

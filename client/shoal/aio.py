@@ -3,24 +3,53 @@
 # ruff: noqa: ASYNC109 - the timeout is the whole call's, retries included; it ends with an error that says what is known
 from __future__ import annotations
 
-from asyncio import CancelledError
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from asyncio import CancelledError, sleep
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from ssl import SSLContext, create_default_context
+from time import time
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
 from msgspec import structs
 
-from shoal.arguments import Fetch, check_step, check_timeout, to_bytes
+from shoal import sessions
+from shoal.arguments import (
+    KEYSPACE_STALENESS,
+    FastWrite,
+    Fetch,
+    OfShard,
+    Step,
+    check_max_staleness,
+    check_step,
+    check_timeout,
+    many_items,
+    many_keys,
+    to_bound,
+    to_bytes,
+    to_max_staleness_ms,
+    to_ttl_ms,
+    to_write,
+)
+from shoal.calls import STRONG_READ, ReadCall, WriteCall
 from shoal.core import Call, Core, Keyspace, Waiter
-from shoal.errors import ShoalError
-from shoal.options import parse_url
-from shoal.protocol.messages import Delete, Operation, Put
-from shoal.results import Entry, WriteResult
+from shoal.errors import ShoalError, TransactionConflict
+from shoal.footprint import microshards_of, prefix_end
+from shoal.marks import Marks
+from shoal.operations import delete as delete_of
+from shoal.operations import increment as increment_of
+from shoal.operations import put as put_of
+from shoal.operations import touch as touch_of
+from shoal.options import check_consistency, parse_url
+from shoal.pipelines import AsyncPipeline
+from shoal.protocol.messages import DEFAULT_TTL, Atomic, AtomicOperation, Condition, DeleteRange, Put
+from shoal.ranges import check_prefix, delete_range
+from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.scanning import MergedRows, check_page_rows, plan, resumed
+from shoal.scans import AsyncScan
+from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
+from shoal.transactions import AsyncTransaction, Attempts
 
-Step: TypeAlias = Operation | Fetch
-Result: TypeAlias = WriteResult | bytes | Entry | bool | None
-R = TypeVar("R")
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -42,13 +71,25 @@ class AsyncClient:
         KeyspaceNotFound, ProtocolMismatch, Unauthenticated, PermissionDenied: the cluster refused.
         Closed: the client is, or was closed meanwhile; `maybe_applied` as above.
     A cancelled call frees its place; a write that was already sent may be done all the same.
+
+    Reads take `consistency` (default: the client's, which is "strong" unless its URL or session says otherwise):
+        "strong": linearizable: the newest value, from the shard's leader.
+        "read_your_writes": any replica that has what this session (see `session`) has written and read.
+        "eventual": any replica that misses nothing acknowledged `max_staleness` seconds ago or longer.
+    and `max_staleness`, in seconds, of the two weak ones (default: the client's, else the keyspace's for "eventual" and
+    none for "read_your_writes"). Where no replica serves a weak read, the leader does; where that is not reached
+    either, a read with a bound on staleness may raise:
+        TooStale: the replicas that were reached lack too much.
+    Writes take `durability`: "quorum" (default), on disk at a majority of the shard's voters when the call returns; or
+    "fast", queued at the leader, and lost if that fails before a majority has it.
     """
 
     def __init__(self, url: str, *, timeout: float | None = None, ssl: SSLContext | None = None) -> None:
         """Nothing is connected before the first call, or `async with`.
 
         Args:
-            url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS.
+            url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS. Further
+                settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads).
             timeout: default of the calls' timeouts, in seconds; before that of the URL, before 5.
             ssl: the TLS context of a `shoals://` URL; without one, the system's authorities are trusted.
 
@@ -59,9 +100,13 @@ class AsyncClient:
         options = parse_url(url)
         if timeout is not None:
             options = structs.replace(options, timeout=timeout)
+        check_timeout(options.timeout)
         self._core = Core(options, (ssl or create_default_context()) if options.tls else None)
         self._name = options.keyspace
         self._space: Keyspace | None = None
+        self._marks: Marks | None = None
+        self._cluster = ""
+        self._set_level(options.consistency, options.max_staleness)
 
     async def __aenter__(self) -> AsyncClient:
         """Find the cluster and the keyspace."""
@@ -78,26 +123,79 @@ class AsyncClient:
         await self._core.close()
 
     def keyspace(self, name: str) -> AsyncClient:
-        """Return this client on another keyspace. Both share everything else, and are closed together."""
-        other = AsyncClient.__new__(AsyncClient)
-        other._core = self._core
-        other._name = name
-        other._space = None
+        """Return this client on another keyspace. Both share everything else, and are closed together.
+
+        On a session it returns a new session of that keyspace.
+        """
+        return self._twin(name, None if self._marks is None else Marks())
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    def session(self, token: str | None = None, *, consistency: Consistency = "read_your_writes") -> AsyncClient:
+        """Return this client with a memory: its weak reads see what it has written, and never less than it has read.
+
+        Both share everything else, and are closed together.
+
+        Args:
+            token: of another session, whose writes and reads this one is to see as well.
+            consistency: of its reads that name none.
+
+        Raises:
+            InvalidArgument: the token is none, or of another cluster or keyspace.
+        """
+        other = self._twin(self._name, Marks())
+        other._set_level(consistency, self._max_staleness)
+        if token is not None:
+            other.merge(token)
         return other
+
+    def token(self) -> str:
+        """Return what the session has written and read, as a string to go on from: `session(token)`, in any process.
+
+        It grows with the number of shards touched, to a few kilobytes at most.
+
+        Raises:
+            InvalidArgument: this client is no session.
+        """
+        return sessions.to_token(self._marks, self._core.router.network.cluster or self._cluster, self._name)
+
+    def merge(self, token: str) -> None:
+        """Let the session see what another has written and read.
+
+        Raises:
+            InvalidArgument: the token is none, or of another cluster or keyspace; or this client is no session.
+        """
+        known = self._core.router.network.cluster or self._cluster
+        self._cluster = sessions.merge_token(self._marks, token, known, self._name) or self._cluster
 
     # -- one key ------------------------------------------------------------------------------------------------------
 
-    async def put(self, key: bytes | str, value: bytes | str, *, timeout: float | None = None) -> WriteResult:
-        """Set `key` to `value`; it is on disk at a majority of the shard's voters when this returns."""
+    async def put(
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        ttl: float | None = None,
+        durability: Durability = "quorum",
+        timeout: float | None = None,
+    ) -> WriteResult:
+        """Set `key` to `value`.
+
+        Args:
+            ttl: seconds until it expires; 0: never; None: the keyspace's default.
+            durability: "quorum" or "fast", as the class says.
+        """
         # Written out, as is `get`: through `_run` it would cost a ninth more.
-        operation = Put(to_bytes("key", key), to_bytes("value", value))
+        operation = Put(to_bytes("key", key), to_bytes("value", value), DEFAULT_TTL if ttl is None else to_ttl_ms(ttl))
+        if durability != "quorum":
+            return cast(WriteResult, await self._run(to_write(operation, durability), timeout))
         core = self._core
         size = check_step(operation, core.router)
         deadline = self._deadline(timeout)
         space = self._space
         if core.busy or space is None:
             space = await self._admit(deadline)
-        call = core.submit_write(space, operation, size, deadline)
+        call = core.submit_write(space, operation, size, deadline, self._marks)
         waiter: Any = call.waiter
         try:
             result: WriteResult = await waiter
@@ -106,8 +204,18 @@ class AsyncClient:
             core.forget(call)
             raise
 
-    async def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None:
-        """Return the newest value of `key` (linearizable), or None where there is none."""
+    async def get(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        timeout: float | None = None,
+    ) -> bytes | None:
+        """Return the value of `key`, or None where there is none."""
+        if consistency is not None or max_staleness is not None or not self._strong:
+            step = self._fetch(key, False, consistency, max_staleness)
+            return cast("bytes | None", await self._run(step, timeout))
         core = self._core
         step = Fetch(to_bytes("key", key))
         size = check_step(step, core.router)
@@ -115,7 +223,7 @@ class AsyncClient:
         space = self._space
         if core.busy or space is None:
             space = await self._admit(deadline)
-        call = core.submit_read(space, step.key, size, False, deadline)
+        call = core.submit_read(space, step.key, size, False, deadline, self._marks)
         waiter: Any = call.waiter
         try:
             value: bytes | None = await waiter
@@ -124,56 +232,350 @@ class AsyncClient:
             core.forget(call)
             raise
 
-    async def get_entry(self, key: bytes | str, *, timeout: float | None = None) -> Entry | None:
-        """Return the newest value of `key` with its sequence number and who served it, or None where there is none."""
-        return cast("Entry | None", await self._run(Fetch(to_bytes("key", key), True), timeout))
+    async def get_entry(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        timeout: float | None = None,
+    ) -> Entry | None:
+        """Return the value of `key` with what is known of it (see `Entry`), or None where there is none."""
+        return cast("Entry | None", await self._run(self._fetch(key, True, consistency, max_staleness), timeout))
 
-    async def delete(self, key: bytes | str, *, timeout: float | None = None) -> WriteResult:
+    async def exists(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Say whether `key` has a value."""
+        return is_there(await self._run(self._fetch(key, False, consistency, max_staleness), timeout))
+
+    async def delete(
+        self, key: bytes | str, *, durability: Durability = "quorum", timeout: float | None = None
+    ) -> WriteResult:
         """Remove `key`; removing what is not there is no error."""
-        return cast(WriteResult, await self._run(Delete(to_bytes("key", key)), timeout))
+        return cast(WriteResult, await self._run(to_write(delete_of(key), durability), timeout))
 
-    async def exists(self, key: bytes | str, *, timeout: float | None = None) -> bool:
-        """Say whether `key` has a value (linearizable)."""
-        return await self._run(Fetch(to_bytes("key", key)), timeout) is not None
+    async def ttl(self, key: bytes | str, *, timeout: float | None = None) -> float | None:
+        """Return the seconds until `key` expires; None where it never does, or there is no such key.
+
+        They are counted by this process's clock, and as far off as that is from the cluster's.
+        """
+        entry = await self.get_entry(key, timeout=timeout)
+        return None if entry is None or entry.expires_at is None else max(0.0, entry.expires_at - time())
+
+    async def touch(self, key: bytes | str, ttl: float | None = None, *, timeout: float | None = None) -> bool:
+        """Let `key` expire `ttl` seconds from now (0: never; None: after the keyspace's default), if it is there.
+
+        Returns:
+            Whether it was.
+        """
+        return was_there(await self._run(touch_of(key, ttl), timeout))
+
+    async def increment(self, key: bytes | str, by: int = 1, *, timeout: float | None = None) -> int:
+        """Add `by` to the decimal integer stored under `key` (absent: 0), keep its expiry, and return the sum.
+
+        Raises:
+            InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
+        """
+        return first_result(await self._run(increment_of(key, by), timeout))
+
+    async def put_if_absent(
+        self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, timeout: float | None = None
+    ) -> bool:
+        """Set `key` to `value` (`ttl` as in `put`) unless it has a value; return whether it was set."""
+        return held(await self._try(exchange(key, None, value, ttl), timeout))
+
+    async def compare_and_set(
+        self,
+        key: bytes | str,
+        expected: bytes | str | None,
+        value: bytes | str,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Set `key` to `value` (`ttl` as in `put`) if it has the `expected` value; return whether it was set.
+
+        Args:
+            expected: None: that there is no value.
+        """
+        return held(await self._try(exchange(key, expected, value, ttl), timeout))
+
+    async def write(
+        self, ops: Iterable[AtomicOperation], *, when: Iterable[Condition] = (), timeout: float | None = None
+    ) -> WriteResult:
+        """Do all of `ops` in one step, if all of the conditions `when` hold, or nothing.
+
+            await db.write([shoal.put("a/1", "x"), shoal.increment("a/n")], when=[shoal.key_absent("a/1")])
+
+        Args:
+            ops: made by `shoal.put`, `shoal.delete`, `shoal.increment` and `shoal.touch`.
+            when: made by `shoal.key_present`, `shoal.key_absent`, `shoal.value_equals`, `shoal.value_equals_or_absent`
+                and `shoal.seq_equals`.
+
+        Returns:
+            The sequence number, with the `results` of the increments and touches in order.
+
+        Raises:
+            ConditionFailed: a condition did not hold: `condition` is the first such, `found` and `found_seq` what there is.
+            CrossShard: the keys are of several shards; nothing was sent. Keys with a common partition (the text up to
+                the keyspace's delimiter) are of one.
+            InvalidArgument: there is nothing to do, or an increment met what is no integer.
+        """
+        return cast(WriteResult, await self._run(atomic(ops, when), timeout))
 
     # -- many keys ----------------------------------------------------------------------------------------------------
 
-    async def get_many(self, keys: Iterable[bytes | str], *, timeout: float | None = None) -> list[bytes | None]:
-        """Return the values of `keys`, in their order, None where there is none; each is the newest at some instant.
+    async def get_many(
+        self,
+        keys: Iterable[bytes | str],
+        *,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        timeout: float | None = None,
+    ) -> list[bytes | None]:
+        """Return the values of `keys`, in their order, None where there is none; they are not of one instant.
 
         Raises:
             ShoalError: some keys failed: the error of the first of them, with all of them in `failed_keys`.
         """
-        steps = [Fetch(to_bytes("key", key)) for key in keys]
-        return cast("list[bytes | None]", _all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+        steps = [self._fetch(key, False, consistency, max_staleness) for key in many_keys(keys)]
+        return cast("list[bytes | None]", all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
 
     async def put_many(
-        self, items: Mapping[bytes, bytes | str] | Mapping[str, bytes | str], *, timeout: float | None = None
+        self,
+        items: Mapping[bytes, bytes | str] | Mapping[str, bytes | str],
+        *,
+        ttl: float | None = None,
+        durability: Durability = "quorum",
+        timeout: float | None = None,
     ) -> list[WriteResult]:
         """Set many keys, one round trip a node, not atomically; return the results in the order of `items`.
+
+        Args:
+            ttl: of all of them, as in `put`.
 
         Raises:
             ShoalError: some keys failed: the error of the first of them, with all of them in `failed_keys`. The other
                 keys were set.
         """
-        steps = [Put(to_bytes("key", key), to_bytes("value", value)) for key, value in items.items()]
-        return cast(list[WriteResult], _all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+        steps = [to_write(put_of(key, value, ttl), durability) for key, value in many_items(items)]
+        return cast(list[WriteResult], all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
 
-    async def delete_many(self, keys: Iterable[bytes | str], *, timeout: float | None = None) -> list[WriteResult]:
+    async def delete_many(
+        self, keys: Iterable[bytes | str], *, durability: Durability = "quorum", timeout: float | None = None
+    ) -> list[WriteResult]:
         """Remove many keys, one round trip a node, not atomically; return the results in the order of `keys`.
 
         Raises:
             ShoalError: some keys failed: the error of the first of them, with all of them in `failed_keys`. The other
                 keys were removed.
         """
-        steps = [Delete(to_bytes("key", key)) for key in keys]
-        return cast(list[WriteResult], _all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+        steps = [to_write(delete_of(key), durability) for key in many_keys(keys)]
+        return cast(list[WriteResult], all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+
+    @overload
+    def scan(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        keys_only: Literal[False] = False,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        page_rows: int = 1000,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncScan[tuple[bytes, bytes]]: ...
+
+    @overload
+    def scan(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        keys_only: Literal[True],
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        page_rows: int = 1000,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncScan[bytes]: ...
+
+    @overload
+    def scan(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        keys_only: bool,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        page_rows: int = 1000,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncScan[Any]: ...
+
+    def scan(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        keys_only: bool = False,
+        consistency: Consistency | None = None,
+        max_staleness: float | None = None,
+        page_rows: int = 1000,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncScan[Any]:
+        """Return an iterator of the rows whose keys begin with `prefix` and are in [start, end), in key order.
+
+        A prefix that has the keyspace's delimiter is looked for in one shard, any other in all, merged. Rows come in
+        pages, so memory stays bounded; each page is of one instant, the whole is not.
+
+        Args:
+            start: the first key; None: no bound.
+            end: the key that ends the range, itself not in it; None or empty: no bound.
+            limit: the most rows; None: all.
+            reverse: from the last key down.
+            keys_only: iterate over keys instead of `(key, value)`.
+            page_rows: rows asked of a shard at once; up to two such pages of each shard are in memory.
+            cursor: the iterator's `cursor`, to go on behind the row it was at: in place of `prefix`, `start`, `end`,
+                `limit` and `reverse`, which it remembers.
+            timeout: seconds that each page may take.
+
+        Raises:
+            InvalidArgument: an argument is wrong, or the cursor is of another keyspace.
+        """
+        check_timeout(timeout)
+        check_page_rows(page_rows)
+        bound = self._max_staleness_ms(consistency, max_staleness)
+        if cursor is None:
+            wanted = plan(
+                self._name,
+                to_bound("prefix", prefix),
+                None if start is None else to_bound("start", start),
+                None if end is None else to_bound("end", end),
+                limit,
+                reverse,
+                keys_only,
+            )
+        else:
+            wanted = resumed(cursor, self._name, keys_only)
+        return AsyncScan(MergedRows(self, wanted, page_rows, bound, timeout))
+
+    async def delete_prefix(self, prefix: bytes | str, *, timeout: float | None = None) -> int:
+        """Remove all keys that begin with `prefix`; return the number of microshards that this touched.
+
+        Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
+
+        Raises:
+            InvalidArgument: the prefix is empty (that is `delete_range("", "")`).
+        """
+        first = check_prefix(to_bound("prefix", prefix))
+        return await delete_range(self, first, prefix_end(first), self._deadline(timeout), first)
+
+    async def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: float | None = None) -> int:
+        """Remove all keys in [start, end); return the number of microshards that this touched.
+
+        Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
+
+        Args:
+            end: the key that ends the range, itself not in it; empty: to the last key.
+
+        Raises:
+            InvalidArgument: the end is before the start.
+        """
+        return await delete_range(self, to_bound("start", start), to_bound("end", end), self._deadline(timeout), b"")
 
     def pipeline(self) -> AsyncPipeline:
         """Return an empty pipeline: queue many calls, send them together, get their results in order."""
         return AsyncPipeline(self)
 
+    # -- transactions -------------------------------------------------------------------------------------------------
+
+    def transaction(self, *, timeout: float | None = None) -> AsyncTransaction:
+        """Return a transaction, to be used in `async with`: reads and writes of one shard that take effect together.
+
+        Args:
+            timeout: seconds for the whole block, commit included; None: no bound on the block, and the client's on each
+                of its calls.
+        """
+        check_timeout(timeout)
+        return AsyncTransaction(self, timeout)
+
+    async def run(self, fn: Callable[[AsyncTransaction], Awaitable[T]], *, timeout: float | None = None) -> T:
+        """Call `fn` with a transaction, commit, and return its result; again, as often as others got in between.
+
+        So `fn` should do nothing but read and write in the transaction.
+
+        Args:
+            timeout: seconds for all attempts; None: the client's.
+
+        Raises:
+            TransactionConflict: others got in between until the deadline.
+        """
+        attempts = self._attempts(timeout)
+        while True:
+            try:
+                async with self.transaction(timeout=attempts.left()) as tx:
+                    return await fn(tx)
+            except TransactionConflict as conflict:
+                await sleep(attempts.wait(conflict))
+
     # -- underneath ---------------------------------------------------------------------------------------------------
+
+    def _twin(self, name: str, marks: Marks | None) -> AsyncClient:
+        other = AsyncClient.__new__(AsyncClient)
+        other._core = self._core
+        other._name = name
+        other._space = None
+        other._marks = marks
+        other._cluster = ""
+        other._set_level(self._consistency, self._max_staleness)
+        return other
+
+    def _set_level(self, consistency: Consistency, max_staleness: float | None) -> None:
+        self._consistency = check_consistency(consistency)
+        self._strong = consistency == "strong"
+        if max_staleness is not None:
+            check_max_staleness(max_staleness)
+        self._max_staleness = max_staleness
+
+    def _max_staleness_ms(self, consistency: Consistency | None, max_staleness: float | None) -> int:
+        return to_max_staleness_ms(
+            self._consistency if consistency is None else consistency, max_staleness, self._max_staleness
+        )
+
+    def _fetch(
+        self, key: bytes | str, whole: bool, consistency: Consistency | None, max_staleness: float | None
+    ) -> Fetch:
+        return Fetch(to_bytes("key", key), whole, self._max_staleness_ms(consistency, max_staleness))
+
+    def _bound(self, space: Keyspace, max_staleness_ms: int) -> int:
+        """Return the bound on staleness as calls carry it."""
+        return space.keyspace.max_staleness_ms if max_staleness_ms == KEYSPACE_STALENESS else max_staleness_ms
+
+    def _attempts(self, timeout: float | None) -> Attempts:
+        check_timeout(timeout)
+        return Attempts(self._core.timeout if timeout is None else timeout)
 
     def _deadline(self, timeout: float | None) -> float:
         if timeout is not None:
@@ -189,27 +591,57 @@ class AsyncClient:
         if space is None:
             space = core.router.space(self._name)
             assert space is not None, "who is admitted has a shard map"
+            sessions.check_cluster(self._cluster, core.router.network.cluster)
             self._space = space
         return space
 
     async def _run(self, step: Step, timeout: float | None) -> object:
         """Make one call."""
+        return await self._run_until(step, self._deadline(timeout))
+
+    async def _run_until(self, step: Step, deadline: float) -> object:
+        """Make one call; return its result."""
         size = check_step(step, self._core.router)
-        deadline = self._deadline(timeout)
         space = self._space
         if self._core.busy or space is None:
             space = await self._admit(deadline)
-        call = self._submit(space, step, size, deadline)
+        return await self._finish(*self._submit(space, step, size, deadline))
+
+    async def _try(self, step: Step, timeout: float | None) -> object:
+        """Make one call; return its result, or the error that it ended with."""
         try:
-            return await cast(Waiter, call.waiter)
+            return await self._run(step, timeout)
+        except ShoalError as error:
+            return error
+
+    async def _finish(self, call: Call, waiter: Waiter) -> object:
+        try:
+            return await waiter
         except CancelledError:
             self._core.forget(call)
             raise
 
-    def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> Call:
-        if type(step) is Fetch:
-            return self._core.submit_read(space, step.key, size, step.whole, deadline)
-        return self._core.submit_write(space, cast(Operation, step), size, deadline)
+    def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
+        core, marks = self._core, self._marks
+        call: Call
+        if isinstance(step, Fetch):
+            if step.max_staleness_ms == STRONG_READ:
+                call = core.submit_read(space, step.key, size, step.whole, deadline, marks)
+                return call, cast(Waiter, call.waiter)
+            bound = self._bound(space, step.max_staleness_ms)
+            call = ReadCall(None, deadline, size, step.key, step.whole, marks, bound)
+        elif isinstance(step, FastWrite):
+            call = WriteCall(None, deadline, size, step.operation, marks, True)
+        elif isinstance(step, OfShard):
+            call = WriteCall(None, deadline, size, step.operation, marks, False, None, step.shard, step.ranges)
+        elif isinstance(step, Atomic):
+            call = WriteCall(None, deadline, size, step, marks, False, microshards_of(step, space.keyspace))
+        elif isinstance(step, DeleteRange):
+            call = WriteCall(None, deadline, size, step, marks, False, (step.microshard,))
+        else:
+            call = core.submit_write(space, step, size, deadline, marks)
+            return call, cast(Waiter, call.waiter)
+        return call, core.submit(space, call)
 
     async def _run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
@@ -226,8 +658,7 @@ class AsyncClient:
                     except ShoalError as error:
                         results = [error] * (len(steps) - len(calls))
                         break
-                call = self._submit(space, step, size, deadline)
-                calls.append((call, cast(Waiter, call.waiter)))
+                calls.append(self._submit(space, step, size, deadline))
             not_sent, results = results, []
             for _, waiter in calls:
                 try:
@@ -241,110 +672,3 @@ class AsyncClient:
                     waiter.exception()  # or asyncio would report that nobody asked for it
             raise
         return results + not_sent
-
-    async def _run_in_order(self, steps: Sequence[Step], deadline: float) -> list[object]:
-        """Make many calls, those on one key one after the other."""
-        results: list[object] = []
-        for stage in _stages(steps):
-            results += await self._run_all(stage, deadline)
-        return results
-
-
-class AsyncPipeline:
-    """Calls that are queued and then sent together: the way to make many calls at the price of few.
-
-        pipeline = db.pipeline()
-        for key in keys:
-            pipeline.put(key, value)
-        results = await pipeline.execute()
-
-    Not a transaction: each call succeeds or fails alone, and others' writes may come in between. Calls on one key take
-    effect in the order they were queued; calls on different keys in any.
-    """
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self._steps: list[Step] = []
-        self._exists: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def put(self, key: bytes | str, value: bytes | str) -> AsyncPipeline:
-        """Queue a `put`; its result will be a `WriteResult`."""
-        self._steps.append(Put(to_bytes("key", key), to_bytes("value", value)))
-        return self
-
-    def get(self, key: bytes | str) -> AsyncPipeline:
-        """Queue a `get`; its result will be the value or None."""
-        self._steps.append(Fetch(to_bytes("key", key)))
-        return self
-
-    def get_entry(self, key: bytes | str) -> AsyncPipeline:
-        """Queue a `get_entry`; its result will be an `Entry` or None."""
-        self._steps.append(Fetch(to_bytes("key", key), True))
-        return self
-
-    def delete(self, key: bytes | str) -> AsyncPipeline:
-        """Queue a `delete`; its result will be a `WriteResult`."""
-        self._steps.append(Delete(to_bytes("key", key)))
-        return self
-
-    def exists(self, key: bytes | str) -> AsyncPipeline:
-        """Queue an `exists`; its result will be a bool."""
-        self._exists.add(len(self._steps))
-        self._steps.append(Fetch(to_bytes("key", key)))
-        return self
-
-    async def execute(self, *, timeout: float | None = None, raise_on_error: bool = True) -> list[Result | ShoalError]:
-        """Send what is queued, return the results in its order, and leave the pipeline empty.
-
-        Args:
-            timeout: seconds for the whole pipeline.
-            raise_on_error: raise the first error, once all calls are over; otherwise errors stand among the results.
-
-        Raises:
-            ShoalError: some calls failed: the error of the first of them, with all their keys in `failed_keys`.
-        """
-        deadline = self._client._deadline(timeout)
-        steps, self._steps = self._steps, []
-        exists, self._exists = self._exists, set()
-        results = cast("list[Result | ShoalError]", await self._client._run_in_order(steps, deadline))
-        for at in exists:
-            if not isinstance(results[at], ShoalError):
-                results[at] = results[at] is not None
-        if raise_on_error:
-            _all_or_raise(steps, results)
-        return results
-
-
-def _stages(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
-    """Cut steps into runs that may be done in any order: in each, a key that is written is named once."""
-    first = 0
-    written: set[bytes] = set()
-    read: set[bytes] = set()
-    for at, step in enumerate(steps):
-        key = step.key
-        if key in written or (type(step) is not Fetch and key in read):
-            yield steps[first:at]
-            first = at
-            written.clear()
-            read.clear()
-        (read if type(step) is Fetch else written).add(key)
-    yield steps[first:]
-
-
-def _all_or_raise(steps: Sequence[Step], results: list[R]) -> list[R]:
-    failed = [(step.key, result) for step, result in zip(steps, results, strict=True) if isinstance(result, ShoalError)]
-    if not failed:
-        return results
-    first = failed[0][1]
-    error = type(first)(
-        f"{len(failed)} of {len(steps)} keys failed; the first: {first}",
-        maybe_applied=any(each.maybe_applied for _, each in failed),
-        retry_after=first.retry_after,
-        shard=first.shard,
-        request_id=first.request_id,
-    )
-    error.failed_keys = tuple(dict.fromkeys(key for key, _ in failed))
-    raise error from first

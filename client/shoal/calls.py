@@ -7,11 +7,14 @@ takes the waiter out of a call sets it to None.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from shoal.protocol.messages import Operation
+from shoal.footprint import keys_of
+from shoal.marks import Marks, Ranges
+from shoal.protocol.messages import ALL_MICROSHARDS, STRONG, Atomic, Delete, DeleteRange, Freshness, Operation, Put
 
 if TYPE_CHECKING:
     from shoal.lanes import Lane
@@ -21,14 +24,26 @@ W = TypeVar("W")
 NEVER = float("inf")
 
 
+STRONG_READ = -1
+"""In place of the staleness that a read accepts: the leader has to answer."""
+
+_SHOWN_KEY_BYTES = 64
+
+
+def shown(key: bytes) -> str:
+    """Return a key as messages show it: shortened where it is long."""
+    return repr(key) if len(key) <= _SHOWN_KEY_BYTES else f"{key[:_SHOWN_KEY_BYTES]!r}..."
+
+
 class Call(msgspec.Struct, Generic[W], eq=False, gc=False):
-    """One operation on one key that somebody waits for.
+    """Something that somebody waits for.
 
     Args:
         deadline: seconds of the driver's monotonic clock.
-        size: bytes that the operation takes in a batch.
+        size: bytes that it takes in a batch.
 
-    Not tracked by the garbage collector: nothing that a call refers to refers back to it.
+    Not tracked by the garbage collector: nothing that a call refers to refers back to it. Every kind has `marks`, of
+    the session it belongs to, which take in what it is answered.
     """
 
     waiter: W | None
@@ -37,29 +52,84 @@ class Call(msgspec.Struct, Generic[W], eq=False, gc=False):
 
 
 class WriteCall(Call[W], eq=False, gc=False):
-    """A put or delete."""
+    """One operation.
+
+    Args:
+        fast: acknowledged when the leader has queued it: for puts and deletes only.
+        microshards: those that an operation without a single key depends on; all have to be of one shard.
+        shard: the one that an operation is for which is about all of its microshards, which are `ranges`; else 0.
+    """
 
     operation: Operation
+    marks: Marks | None = None
+    fast: bool = False
+    microshards: Collection[int] | None = None
+    shard: int = 0
+    ranges: Ranges = ()
 
     @property
     def key(self) -> bytes:
-        return self.operation.key
+        """The key of an operation that has a single one."""
+        return keys_of(self.operation)[0]
 
     @property
-    def verb(self) -> str:
-        return type(self.operation).__name__.lower()
+    def has_result(self) -> bool:
+        return not isinstance(self.operation, Put | Delete)
+
+    @property
+    def what(self) -> str:
+        """The call, as messages name it."""
+        operation = self.operation
+        if isinstance(operation, DeleteRange):
+            where = "" if operation.microshard == ALL_MICROSHARDS else f" of microshard {operation.microshard}"
+            return f"delete of the keys from {shown(operation.start)} to {shown(operation.end)}{where}"
+        keys = keys_of(operation)
+        if isinstance(operation, Atomic):
+            named = ", ".join(shown(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
+            return f"atomic write of keys {named or '(none)'}"
+        return f"{type(operation).__name__.lower()} of key {shown(keys[0])}"
 
 
 class ReadCall(Call[W], eq=False, gc=False):
-    """A read; `whole` asks for the `Entry`, otherwise the value alone is the result."""
+    """A read of one key.
+
+    Args:
+        whole: the `Entry` is asked for, otherwise the value alone is the result.
+        max_staleness_ms: of what a replica may answer, 0 for any; `STRONG_READ`: the leader is to answer.
+    """
 
     key: bytes
     whole: bool
+    marks: Marks | None = None
+    max_staleness_ms: int = STRONG_READ
 
     @property
-    def verb(self) -> str:
-        return "get"
+    def what(self) -> str:
+        """The call, as messages name it."""
+        return f"get of key {shown(self.key)}"
 
+
+class ScanCall(Call[W], eq=False, gc=False):
+    """A read of one page of rows, in one microshard, or in all of `shard`, which has to have exactly `ranges` then."""
+
+    microshard: int
+    shard: int
+    ranges: Ranges
+    start: bytes
+    end: bytes
+    reverse: bool
+    keys_only: bool
+    max_rows: int
+    marks: Marks | None = None
+    max_staleness_ms: int = STRONG_READ
+
+    @property
+    def what(self) -> str:
+        """The call, as messages name it."""
+        return f"scan of the keys from {shown(self.start)} to {shown(self.end) if self.end else 'the last'}"
+
+
+AnyCall: TypeAlias = WriteCall[W] | ReadCall[W] | ScanCall[W]
 
 C = TypeVar("C", bound="Call[Any]")
 
@@ -128,25 +198,28 @@ class CallQueue(Generic[C]):
 class Exchange(Generic[W]):
     """Something to be asked of a shard's leader until it is answered.
 
-    `in_flight`: an attempt is unanswered. `request` and `epoch` (the lane's, then) are of the last attempt, 0 if none.
+    `in_flight`: an attempt is unanswered. `request`, `asked` (the node), `epoch` (the lane's, then) and `ranges` (the
+    microshards that the shard was believed to have) are of the last attempt.
     """
 
-    __slots__ = ("epoch", "in_flight", "lane", "request")
+    __slots__ = ("asked", "epoch", "in_flight", "lane", "ranges", "request")
 
     def __init__(self, lane: Lane[W]) -> None:
         self.lane = lane
         self.epoch = 0
         self.request = 0
+        self.asked = ""
+        self.ranges: Ranges = ()
         self.in_flight = False
 
 
 class WriteBatch(Exchange[W]):
     """The calls of one `Write`. Once made, its operations, session and number never change.
 
-    `uncertain`: an attempt that is over may have been applied.
+    `uncertain`: an attempt that is over may have been applied. `results` is the number of them that the answer owes.
     """
 
-    __slots__ = ("calls", "latest", "number", "operations", "session", "uncertain")
+    __slots__ = ("calls", "fast", "latest", "number", "operations", "results", "session", "uncertain")
 
     def __init__(
         self,
@@ -156,6 +229,7 @@ class WriteBatch(Exchange[W]):
         session: int,
         number: int,
         latest: float,
+        fast: bool,
     ) -> None:
         super().__init__(lane)
         self.calls = calls
@@ -163,6 +237,9 @@ class WriteBatch(Exchange[W]):
         self.session = session
         self.number = number
         self.latest = latest
+        self.fast = fast
+        kinds: list[type] = [type(call.operation) for call in calls]
+        self.results = len(kinds) - kinds.count(Put) - kinds.count(Delete)
         self.uncertain = False
 
     @property
@@ -170,15 +247,41 @@ class WriteBatch(Exchange[W]):
         return self.in_flight or self.uncertain
 
 
-class ReadBatch(Exchange[W]):
+class Query(Exchange[W]):
+    """A read, of the leader or, where `freshness` allows, of any replica.
+
+    `declined`: the replicas asked so far that did not serve it, and why; once they all did, the leader is asked.
+    `too_stale`: one of them said that it lacks too much.
+    """
+
+    __slots__ = ("declined", "freshness", "latest", "too_stale")
+
+    def __init__(self, lane: Lane[W], latest: float, freshness: Freshness) -> None:
+        super().__init__(lane)
+        self.latest = latest
+        self.freshness = freshness
+        self.declined: dict[str, str] = {}
+        self.too_stale = False
+
+
+class ReadBatch(Query[W]):
     """The calls of one `Read`."""
 
-    __slots__ = ("calls", "latest")
+    __slots__ = ("calls",)
 
-    def __init__(self, lane: Lane[W], calls: list[ReadCall[W]], latest: float) -> None:
-        super().__init__(lane)
+    def __init__(self, lane: Lane[W], calls: list[ReadCall[W]], latest: float, freshness: Freshness = STRONG) -> None:
+        super().__init__(lane, latest, freshness)
         self.calls = calls
-        self.latest = latest
+
+
+class ScanPageRead(Query[W]):
+    """The call of one `Scan`."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, lane: Lane[W], call: ScanCall[W], freshness: Freshness) -> None:
+        super().__init__(lane, call.deadline, freshness)
+        self.calls = [call]
 
 
 class Opening(Exchange[W]):
@@ -187,4 +290,5 @@ class Opening(Exchange[W]):
     __slots__ = ()
 
 
-AnyBatch: TypeAlias = WriteBatch[W] | ReadBatch[W]
+AnyBatch: TypeAlias = WriteBatch[W] | ReadBatch[W] | ScanPageRead[W]
+AnyQuery: TypeAlias = ReadBatch[W] | ScanPageRead[W]

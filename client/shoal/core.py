@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import repeat
 from random import Random
 from ssl import SSLContext
 from typing import Any, TypeAlias
 
-from shoal.calls import NEVER, ReadCall, WriteCall
+from shoal.calls import NEVER, AnyCall, ReadCall, WriteCall
 from shoal.connection import Connection
+from shoal.embedded import EmbeddedConnection
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
+from shoal.marks import Marks
 from shoal.options import Options
 from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
 from shoal.router import Router, Space
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
-"""What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`."""
+"""What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`; of a
+scan the `ScanPage`."""
 
 Keyspace: TypeAlias = Space[Waiter]
-Call: TypeAlias = WriteCall[Waiter] | ReadCall[Waiter]
+AnyConnection: TypeAlias = Connection | EmbeddedConnection
+Call: TypeAlias = AnyCall[Waiter]
 
 
 class Core:
@@ -36,7 +41,7 @@ class Core:
 
     def __init__(self, options: Options, tls: SSLContext | None) -> None:
         self.busy = True
-        self.router: Router[Waiter] = Router(options.seeds, Random())
+        self.router: Router[Waiter] = Router(options.seeds, Random(), options.region)
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
@@ -45,7 +50,9 @@ class Core:
         self._open = 0
         self._granted = 0
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, AnyConnection] = {}
+        embedded = options.embedded
+        self._embedded = None if embedded is None else EmbeddedConnection(self, embedded, options.keyspace)
         self._connecting: set[asyncio.Task[None]] = set()
         self._now = 0.0
         self._flushing = False
@@ -54,33 +61,53 @@ class Core:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def submit_write(self, space: Keyspace, operation: Operation, size: int, deadline: float) -> WriteCall[Waiter]:
-        """Submit a put or delete of an admitted caller; the result comes to the call's waiter."""
+    def submit_write(
+        self, space: Keyspace, operation: Operation, size: int, deadline: float, marks: Marks | None
+    ) -> WriteCall[Waiter]:
+        """Submit an operation on one key of an admitted caller; the result comes to the call's waiter."""
         if not self._flushing:
             self._flush_soon()
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        call: WriteCall[Waiter] = WriteCall(self._create_future(), deadline, size, operation)
+        call: WriteCall[Waiter] = WriteCall(self._create_future(), deadline, size, operation, marks)
         self.router.write(space, call)
         return call
 
-    def submit_read(self, space: Keyspace, key: bytes, size: int, whole: bool, deadline: float) -> ReadCall[Waiter]:
-        """Submit a read of an admitted caller; the value, or the whole `Entry`, comes to the call's waiter."""
+    def submit_read(
+        self, space: Keyspace, key: bytes, size: int, whole: bool, deadline: float, marks: Marks | None
+    ) -> ReadCall[Waiter]:
+        """Submit a read that is the leader's, of an admitted caller; the value or `Entry` comes to the call's waiter."""
         if not self._flushing:
             self._flush_soon()
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole)
+        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole, marks)
         self.router.read(space, call)
         return call
+
+    def submit(self, space: Keyspace, call: Call) -> Waiter:
+        """Submit a call of any kind, of an admitted caller; return the waiter that it gets."""
+        if not self._flushing:
+            self._flush_soon()
+        self._open = count = self._open + 1
+        if count >= self._options.max_in_flight:
+            self.busy = True
+        waiter = call.waiter = self._create_future()
+        self.router.submit(space, call)
+        return waiter
 
     def forget(self, call: Call) -> None:
         """The caller left (its task was cancelled): free its place; unsent, the call goes nowhere."""
         if call.waiter is not None:
             call.waiter = None
             self._release(1)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call may take which names no timeout."""
+        return self._timeout
 
     def deadline(self, timeout: float | None) -> float:
         """Return the deadline of a call that begins now, on the event loop's clock."""
@@ -134,6 +161,8 @@ class Core:
             connection.end("the client was closed")
         for task in self._connecting:
             task.cancel()
+        if self._embedded is not None:
+            await self._embedded.close()
         await asyncio.gather(*self._connecting, return_exceptions=True)
 
     # -- admission ----------------------------------------------------------------------------------------------------
@@ -246,25 +275,39 @@ class Core:
         if outcomes is None:
             return
         over = len(outcomes.failed)
-        for calls, result in outcomes.written:
+        for calls, result, ranges in outcomes.written:
             for call in calls:
                 waiter = call.waiter
                 if waiter is not None:
                     call.waiter = None
                     over += 1
+                    if call.marks is not None:
+                        call.marks.note(ranges, result.seq)
                     if not waiter.done():
                         waiter.set_result(result)
-        for gets, rows in outcomes.read:
-            for get, value, seq in zip(gets, rows.values, rows.seqs, strict=True):
+        for gets, rows, ranges in outcomes.read:
+            for get, value, seq, expiry in zip(gets, rows.values, rows.seqs, rows.expiries or repeat(0), strict=False):
                 waiter = get.waiter
                 if waiter is not None:
                     get.waiter = None
                     over += 1
+                    if get.marks is not None:
+                        get.marks.note(ranges, rows.seq)
                     if not waiter.done():
                         if get.whole and value is not None:
-                            waiter.set_result(Entry(value, seq, rows.served_by))
+                            expires_at = expiry / 1000 if expiry else None
+                            waiter.set_result(Entry(value, seq, expires_at, rows.staleness_ms / 1000, rows.served_by))
                         else:
                             waiter.set_result(value)
+        for scan, page, ranges in outcomes.scanned:
+            waiter = scan.waiter
+            if waiter is not None:
+                scan.waiter = None
+                over += 1
+                if scan.marks is not None:
+                    scan.marks.note(ranges, page.seq)
+                if not waiter.done():
+                    waiter.set_result(page)
         for waiter, error in outcomes.failed:
             if not waiter.done():
                 waiter.set_exception(error)
@@ -273,18 +316,18 @@ class Core:
     # -- connections --------------------------------------------------------------------------------------------------
 
     def _connect(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
-        connection = Connection(self, address, self.router.network.cluster)
+        connection = self._embedded or Connection(self, address, self.router.network.cluster)
         self._connections[address] = connection
         task = loop.create_task(connection.connect(self._tls))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    def connection_up(self, connection: Connection, welcome: Welcome) -> None:
+    def connection_up(self, connection: AnyConnection, welcome: Welcome) -> None:
         self.router.link_up(connection.address, welcome, self._time())
         self._grant()
         self._flush_soon()
 
-    def connection_down(self, connection: Connection, reason: str, refusal: ErrorCode | None) -> None:
+    def connection_down(self, connection: AnyConnection, reason: str, refusal: ErrorCode | None) -> None:
         if self._connections.get(connection.address) is connection:
             del self._connections[connection.address]
         if self._closed:
@@ -298,6 +341,13 @@ class Core:
         self._deliver()
         self._flush_soon()
 
+    def turn_away(self, error: ShoalError) -> None:
+        """Tell those who wait for the embedded database that it cannot be opened; the next call tries anew."""
+        while self._queue:
+            _, granted = self._queue.popleft()
+            if not granted.done():
+                granted.set_exception(type(error)(str(error)))
+
     def connection_paused(self, connection: Connection) -> None:
         self.router.link_paused(connection.address)
 
@@ -305,7 +355,7 @@ class Core:
         self.router.link_resumed(connection.address)
         self._flush_soon()
 
-    def answered(self, connection: Connection, answers: list[Answer]) -> None:
+    def answered(self, connection: AnyConnection, answers: list[Answer]) -> None:
         # The callers come first: what they submit on waking then leaves with the flush that is scheduled behind them.
         self.router.receive(connection.address, answers, self._time())
         self._deliver()

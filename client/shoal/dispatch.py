@@ -9,52 +9,77 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from shoal.backoff import Backoff, RetryBudget
-from shoal.calls import NEVER, AnyBatch, Exchange, Opening, ReadBatch, ReadCall, W, WriteBatch, WriteCall
+from shoal.calls import (
+    NEVER,
+    STRONG_READ,
+    AnyBatch,
+    AnyCall,
+    AnyQuery,
+    Exchange,
+    Opening,
+    Query,
+    ReadBatch,
+    ReadCall,
+    ScanCall,
+    ScanPageRead,
+    W,
+    WriteBatch,
+    WriteCall,
+)
 from shoal.errors import ErrorCode, ShoalError
 from shoal.lanes import BATCH_BYTES, BATCH_CALLS, READS_IN_FLIGHT, Lane, Trouble
 from shoal.links import Link
+from shoal.marks import Ranges
 from shoal.network import Network
-from shoal.outcomes import AnyCall, closed, expired, outcome_lost, refused
+from shoal.outcomes import closed, condition_failed, expired, impossible, outcome_lost, refused, too_stale
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     MAX_BATCH_BYTES,
+    STRONG,
+    Applied,
+    ConditionNotMet,
     Failure,
-    OpenSession,
-    Read,
     Rows,
+    ScanPage,
     SessionOpened,
-    Write,
     Written,
 )
+from shoal.replicas import Replicas
+from shoal.requests import freshness_of, to_request
 from shoal.results import WriteResult
 from shoal.shardmap import Routes
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
 _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
+_ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
 
 
 @dataclass(slots=True)
 class Outcomes(Generic[W]):
-    """Calls that are over. The driver takes the waiters out of `written` and `read` calls, where there still is one;
-    the rows belong to the calls beside them, in order. `failed` are waiters already taken out."""
+    """Calls that are over. The driver takes the waiters out of the calls, where there still is one; rows belong to the
+    calls beside them, in order. The ranges are what sessions note the seq for. `failed` are waiters already taken out.
+    """
 
-    written: list[tuple[list[WriteCall[W]], WriteResult]] = field(default_factory=list)
-    read: list[tuple[list[ReadCall[W]], Rows]] = field(default_factory=list)
+    written: list[tuple[list[WriteCall[W]], WriteResult, Ranges]] = field(default_factory=list)
+    read: list[tuple[list[ReadCall[W]], Rows, Ranges]] = field(default_factory=list)
+    scanned: list[tuple[ScanCall[W], ScanPage, Ranges]] = field(default_factory=list)
     failed: list[tuple[W, ShoalError]] = field(default_factory=list)
 
 
 class Dispatcher(Generic[W]):
     """See the module's first lines. `next_check`: when something has to be done at the latest, if nothing happens."""
 
-    def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget) -> None:
+    def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget, replicas: Replicas[W]) -> None:
         self.outcomes: Outcomes[W] = Outcomes()
         self.next_check = NEVER
         self.max_batch_bytes = MAX_BATCH_BYTES
         self._network = network
         self._backoff = backoff
         self._budget = budget
+        self._replicas = replicas
         self._dirty: list[Lane[W]] = []
         self._blocked: dict[Lane[W], None] = {}
+        self._waiting: dict[Lane[W], float] = {}
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -71,7 +96,13 @@ class Dispatcher(Generic[W]):
             lane.dirty = False
             if lane.idle:
                 continue
-            self.next_check = min(self.next_check, lane.writes.earliest, lane.reads.earliest)
+            self.next_check = min(self.next_check, lane.earliest)
+            if lane.scans.calls:
+                self._open_scans(lane)
+            if lane.weak or lane.weak_resend:
+                self._pump_weak(lane, routes, now)
+            if lane.leader_idle:
+                continue
             if now < lane.blocked_until:
                 self._block(lane)
                 continue
@@ -93,56 +124,121 @@ class Dispatcher(Generic[W]):
                     self._send(exchange, link, now)
                 else:
                     self._done(exchange)
-        writes, reads = lane.writes, lane.reads
-        max_bytes = min(BATCH_BYTES, self.max_batch_bytes)
-        if writes.calls and not lane.session:
+        if (lane.writes.calls or lane.fast.calls) and not lane.session:
             if not lane.opening:
                 lane.opening = True
                 self._send(Opening(lane), link, now)
         else:
-            while writes.calls and lane.may_number():
-                latest = writes.latest
-                calls = writes.take(BATCH_CALLS, max_bytes)
-                if calls:
-                    operations = encode_operations([call.operation for call in calls])
-                    write = WriteBatch(lane, calls, operations, lane.session, lane.number(), latest)
-                    lane.open_writes[write] = None
-                    self._send(write, link, now)
+            if lane.writes.calls:
+                self._pump_writes(lane, link, now, fast=False)
+            if lane.fast.calls:
+                self._pump_writes(lane, link, now, fast=True)
+        reads = lane.reads
         while reads.calls and len(lane.open_reads) < READS_IN_FLIGHT:
             latest = reads.latest
-            gets = reads.take(BATCH_CALLS, max_bytes)
+            gets = reads.take(BATCH_CALLS, min(BATCH_BYTES, self.max_batch_bytes))
             if gets:
                 read = ReadBatch(lane, gets, latest)
                 lane.open_reads[read] = None
                 self._send(read, link, now)
 
+    def _pump_writes(self, lane: Lane[W], link: Link[W], now: float, *, fast: bool) -> None:
+        writes = lane.fast if fast else lane.writes
+        max_bytes = min(BATCH_BYTES, self.max_batch_bytes)
+        while writes.calls and lane.may_number(fast):
+            latest = writes.latest
+            calls = writes.take(BATCH_CALLS, max_bytes)
+            if calls:
+                operations = encode_operations([call.operation for call in calls])
+                write = WriteBatch(lane, calls, operations, lane.session, lane.number(fast), latest, fast)
+                lane.open_writes[write] = None
+                self._send(write, link, now)
+
+    def _open_scans(self, lane: Lane[W]) -> None:
+        """Make each scan call a request, to be sent to the leader or to any replica."""
+        for call in lane.scans.take_all():
+            if call.waiter is None:
+                continue
+            if call.max_staleness_ms == STRONG_READ:
+                strong = ScanPageRead(lane, call, STRONG)
+                lane.open_reads[strong] = None
+                lane.resend.append(strong)
+            else:
+                weak = ScanPageRead(lane, call, freshness_of(lane, [call], call.max_staleness_ms))
+                lane.open_weak[weak] = None
+                lane.weak_resend.append(weak)
+
+    def _pump_weak(self, lane: Lane[W], routes: Routes, now: float) -> None:
+        """Send the reads that any replica may serve; those that all replicas declined become the leader's."""
+        queues, lane.weak = lane.weak, {}
+        for max_staleness_ms, queue in queues.items():
+            while queue.calls:
+                latest = queue.latest
+                gets = queue.take(BATCH_CALLS, min(BATCH_BYTES, self.max_batch_bytes))
+                if gets:
+                    read = ReadBatch(lane, gets, latest, freshness_of(lane, gets, max_staleness_ms))
+                    lane.open_weak[read] = None
+                    lane.weak_resend.append(read)
+        again, lane.weak_resend = lane.weak_resend, []
+        for query in again:
+            if not _awaited(query):
+                self._done(query)
+                continue
+            chosen = self._replicas.choose(lane, query.declined, routes, now)
+            if chosen is None:
+                query.freshness = STRONG
+                del lane.open_weak[query]
+                lane.open_reads[query] = None
+                lane.resend.append(query)
+            elif isinstance(chosen, Link):
+                self._send(query, chosen, now)
+            else:
+                lane.weak_resend.append(query)
+                if chosen < NEVER:
+                    self._waiting[lane] = min(chosen, self._waiting.get(lane, NEVER))
+                    self.next_check = min(self.next_check, chosen)
+
     def _send(self, exchange: Exchange[W], link: Link[W], now: float) -> None:
         network = self._network
         lane = exchange.lane
-        shard = lane.shard
         request = exchange.request = network.next_request()
         exchange.epoch = lane.epoch
+        exchange.asked = link.node
+        exchange.ranges = lane.shard.ranges
         exchange.in_flight = True
-        if isinstance(exchange, WriteBatch):
-            timeout_ms = _remaining_ms(exchange.latest, now)
-            message = Write(
-                request, shard.id, shard.keyspace, exchange.session, exchange.number, timeout_ms, exchange.operations
-            )
-            network.send(link, message, exchange, now)
-        elif isinstance(exchange, ReadBatch):
-            keys = [call.key for call in exchange.calls]
-            timeout_ms = _remaining_ms(exchange.latest, now)
-            network.send(link, Read(request, shard.id, shard.keyspace, timeout_ms, keys), exchange, now)
-        else:
-            network.send(link, OpenSession(request, shard.id), exchange, now)
+        network.send(link, to_request(exchange, request, now), exchange, now)
         self.next_check = min(self.next_check, link.due)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
     def written(self, batch: WriteBatch[W], answer: Written) -> None:
-        self.outcomes.written.append((batch.calls, WriteResult(answer.seq)))
+        result = WriteResult(answer.seq, "fast" if batch.fast else "quorum")
+        if batch.results:
+            self._settle(batch, answer, result)
+        else:
+            self.outcomes.written.append((batch.calls, result, batch.ranges))
         self._done(batch)
         self._succeeded(batch.lane)
+
+    def _settle(self, batch: WriteBatch[W], answer: Written, plain: WriteResult) -> None:
+        """Give each call of a batch its own result."""
+        results = iter(answer.results)
+        written = self.outcomes.written
+        for call in batch.calls:
+            if not call.has_result:
+                written.append(([call], plain, batch.ranges))
+                continue
+            result = next(results)
+            if isinstance(result, Applied):
+                written.append(([call], WriteResult(answer.seq, "quorum", tuple(result.values)), batch.ranges))
+                continue
+            if call.marks is not None:
+                # What it found is something the session has seen, though nothing was written.
+                call.marks.note(batch.ranges, answer.seq)
+            if isinstance(result, ConditionNotMet):
+                self.fail(call, condition_failed(call, batch, result))
+            else:
+                self.fail(call, impossible(call, batch, result))
 
     def rows(self, batch: ReadBatch[W], answer: Rows) -> None:
         """Take values for the first of the batch's keys, at least one; ask again for those that did not fit."""
@@ -151,10 +247,23 @@ class Dispatcher(Generic[W]):
         calls = batch.calls
         self._done(batch)
         if served < len(calls):
-            lane.reads.put_back(calls[served:])
+            lane.read_queue(calls[0].max_staleness_ms).put_back(calls[served:])
             calls = calls[:served]
-        self.outcomes.read.append((calls, answer))
-        self._succeeded(lane)
+        self.outcomes.read.append((calls, answer, batch.ranges))
+        self._served(batch)
+
+    def scanned(self, read: ScanPageRead[W], answer: ScanPage) -> None:
+        self._done(read)
+        self.outcomes.scanned.append((read.calls[0], answer, read.ranges))
+        self._served(read)
+
+    def _served(self, query: AnyQuery[W]) -> None:
+        lane = query.lane
+        if query.freshness.strong:
+            self._succeeded(lane)
+        elif not lane.idle:
+            # A replica's answer says nothing of the leader's state.
+            self.touch(lane)
 
     def opened(self, opening: Opening[W], answer: SessionOpened) -> None:
         opening.lane.start_session(answer.session)
@@ -173,6 +282,7 @@ class Dispatcher(Generic[W]):
             batch.lane.close_write(batch)
         else:
             batch.lane.open_reads.pop(batch, None)
+            batch.lane.open_weak.pop(batch, None)
 
     def refused(self, link: Link[W], exchange: Exchange[W], failure: Failure, now: float) -> None:
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
@@ -181,7 +291,13 @@ class Dispatcher(Generic[W]):
         if isinstance(exchange, WriteBatch) and failure.maybe_applied:
             exchange.uncertain = True
         code = failure.code
-        if code in _ANOTHER_NODE or code in _SAME_NODE:
+        if isinstance(exchange, ReadBatch | ScanPageRead) and not exchange.freshness.strong:
+            if code in _ANOTHER_REPLICA:
+                exchange.too_stale = exchange.too_stale or code == ErrorCode.TOO_STALE
+                self.declined(exchange, link, failure.message)
+            else:
+                self._fail_batch(exchange, failure)
+        elif code in _ANOTHER_NODE or code in _SAME_NODE:
             if exchange.epoch == lane.epoch:
                 self._move_on(lane, link, failure, now)
             self.send_again(exchange)
@@ -189,11 +305,18 @@ class Dispatcher(Generic[W]):
             if exchange.session == lane.session:
                 lane.session = 0
             self.dissolve(exchange, "the node no longer knows the session it was sent in")
-        elif isinstance(exchange, WriteBatch | ReadBatch):
+        elif isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
             self._fail_batch(exchange, failure)
         else:
             lane.opening = False
-            self._fail_queued_writes(lane, failure)
+            self._fail_queued_writes(lane, link.node, failure)
+
+    def declined(self, query: AnyQuery[W], link: Link[W], reason: str) -> None:
+        """A replica did not serve a read that others may."""
+        query.in_flight = False
+        query.declined[link.node] = reason
+        query.lane.weak_resend.append(query)
+        self.touch(query.lane)
 
     def _move_on(self, lane: Lane[W], link: Link[W], failure: Failure, now: float) -> None:
         route = failure.route
@@ -229,7 +352,7 @@ class Dispatcher(Generic[W]):
     def send_again(self, exchange: Exchange[W]) -> None:
         """Have a batch that still has somebody waiting sent again when the lane may; forget it otherwise."""
         lane = exchange.lane
-        if isinstance(exchange, WriteBatch | ReadBatch):
+        if isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
             if not _awaited(exchange):
                 self._done(exchange)
                 return
@@ -255,33 +378,38 @@ class Dispatcher(Generic[W]):
         self._done(batch)
         for call in batch.calls:
             if call.waiter is not None:
-                self._fail(call, outcome_lost(call, batch.lane, batch.request, reason))
+                self.fail(call, outcome_lost(call, batch.lane, batch.request, reason))
         self.touch(batch.lane)
 
     def _requeue(self, batch: AnyBatch[W]) -> None:
         """Put the calls of a batch that was surely not applied back, to travel in another one; its number is void."""
         self._done(batch)
+        lane = batch.lane
         if isinstance(batch, WriteBatch):
-            batch.lane.writes.put_back(batch.calls)
+            (lane.fast if batch.fast else lane.writes).put_back(batch.calls)
+        elif isinstance(batch, ReadBatch):
+            lane.read_queue(batch.calls[0].max_staleness_ms).put_back(batch.calls)
         else:
-            batch.lane.reads.put_back(batch.calls)
-        self.touch(batch.lane)
+            lane.scans.put_back(batch.calls)
+        self.touch(lane)
 
     def _fail_batch(self, batch: AnyBatch[W], failure: Failure) -> None:
         self._done(batch)
         maybe = isinstance(batch, WriteBatch) and batch.uncertain
         for call in batch.calls:
             if call.waiter is not None:
-                self._fail(call, refused(call, batch.lane, failure, maybe_applied=maybe))
+                self.fail(call, refused(call, batch.lane, batch.asked, failure, maybe_applied=maybe))
         self.touch(batch.lane)
 
-    def _fail_queued_writes(self, lane: Lane[W], failure: Failure) -> None:
-        for call in lane.writes.calls:
-            if call.waiter is not None:
-                self._fail(call, refused(call, lane, failure, maybe_applied=False))
-        lane.writes.drop_closed()
+    def _fail_queued_writes(self, lane: Lane[W], asked: str, failure: Failure) -> None:
+        for queue in (lane.writes, lane.fast):
+            for call in queue.calls:
+                if call.waiter is not None:
+                    self.fail(call, refused(call, lane, asked, failure, maybe_applied=False))
+            queue.drop_closed()
 
-    def _fail(self, call: AnyCall[W], error: ShoalError) -> None:
+    def fail(self, call: AnyCall[W], error: ShoalError) -> None:
+        """End a call with an error, unless it is over."""
         waiter = call.waiter
         if waiter is not None:
             call.waiter = None
@@ -290,34 +418,40 @@ class Dispatcher(Generic[W]):
     def expire(self, lane: Lane[W], now: float) -> float:
         """End the calls whose deadline passed; return the earliest deadline left."""
         due = NEVER
-        batches: list[AnyBatch[W]] = [*lane.open_writes, *lane.open_reads]
-        for batch in batches:
+        for batch in lane.open:
             due = min(due, self._expire_batch(batch, now))
-        for queue in (lane.writes, lane.reads):
+        for queue in lane.queues:
             if queue.earliest <= now:
                 for call in queue.calls:
                     if call.deadline <= now and call.waiter is not None:
-                        self._fail(call, expired(call, lane, 0, unanswered=False, maybe_applied=False))
+                        self.fail(call, expired(call, lane, None, unanswered=False, maybe_applied=False))
                 queue.drop_closed()
             due = min(due, queue.earliest)
+        lane.weak = {bound: queue for bound, queue in lane.weak.items() if queue.calls}
         return due
 
     def _expire_batch(self, batch: AnyBatch[W], now: float) -> float:
         lane = batch.lane
         awaited = [call for call in batch.calls if call.waiter is not None]
         late = [call for call in awaited if call.deadline <= now]
-        maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
-        if late and not batch.in_flight and not maybe:
-            # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
-            lane.resend.remove(batch)
-            self._requeue(batch)
-            return NEVER
+        maybe = False
+        if isinstance(batch, WriteBatch):
+            maybe = batch.maybe_applied
+            if late and not maybe:
+                # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
+                lane.resend.remove(batch)
+                self._requeue(batch)
+                return NEVER
         for call in late:
-            self._fail(call, expired(call, lane, batch.request, unanswered=True, maybe_applied=maybe))
+            if isinstance(batch, Query) and batch.too_stale and batch.calls[0].max_staleness_ms > 0:
+                self.fail(call, too_stale(call, batch))
+            else:
+                unanswered = maybe or batch.in_flight
+                self.fail(call, expired(call, lane, batch, unanswered=unanswered, maybe_applied=maybe))
         if len(late) < len(awaited):
             return min(call.deadline for call in awaited if call.deadline > now)
         if not batch.in_flight:
-            lane.resend.remove(batch)
+            lane.take_back(batch)
             self._done(batch)
         elif isinstance(batch, WriteBatch):
             # Whatever becomes of it interests nobody, so it must not hold up the session's window.
@@ -326,16 +460,15 @@ class Dispatcher(Generic[W]):
 
     def end(self, lane: Lane[W]) -> None:
         """End all calls of the lane: the client is being closed."""
-        batches: list[AnyBatch[W]] = [*lane.open_writes, *lane.open_reads]
-        for batch in batches:
+        for batch in lane.open:
             maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
             for call in batch.calls:
                 if call.waiter is not None:
-                    self._fail(call, closed(call, lane, maybe_applied=maybe))
-        queue: list[AnyCall[W]] = [*lane.writes.calls, *lane.reads.calls]
-        for queued in queue:
-            if queued.waiter is not None:
-                self._fail(queued, closed(queued, lane, maybe_applied=False))
+                    self.fail(call, closed(call, lane, maybe_applied=maybe))
+        for queue in lane.queues:
+            for queued in queue.calls:
+                if queued.waiter is not None:
+                    self.fail(queued, closed(queued, lane, maybe_applied=False))
 
     def unblock(self, now: float) -> float:
         """Touch the lanes whose wait is over; return when the next one's is."""
@@ -346,15 +479,17 @@ class Dispatcher(Generic[W]):
                 self.touch(lane)
             else:
                 due = min(due, lane.blocked_until)
+        for lane, until in list(self._waiting.items()):
+            if until <= now:
+                del self._waiting[lane]
+                self.touch(lane)
+            else:
+                due = min(due, until)
         return due
 
 
 def _awaited(batch: AnyBatch[W]) -> bool:
     return any(call.waiter is not None for call in batch.calls)
-
-
-def _remaining_ms(deadline: float, now: float) -> int:
-    return max(1, int((deadline - now) * 1000))
 
 
 def _trouble(link: Link[W], failure: Failure) -> Trouble:

@@ -7,6 +7,10 @@ Every error answers four questions: may the same call be tried again (`retryable
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.protocol.messages import Condition
 
 
 class ErrorCode(StrEnum):
@@ -87,9 +91,16 @@ class KeyspaceNotFound(ShoalError):
 
 
 class ConditionFailed(ShoalError):
-    """A condition of the write did not hold; nothing was written."""
+    """A condition of the write did not hold; nothing was written.
+
+    `condition` is the one that did not. `found_seq` is the sequence number of the row found instead, 0 where there was
+    none; `found` is its value, None where there was none, or where it has more than 1,024 bytes.
+    """
 
     code = ErrorCode.CONDITION_FAILED
+    condition: Condition | None = None
+    found: bytes | None = None
+    found_seq: int = 0
 
 
 class TransactionConflict(ShoalError):

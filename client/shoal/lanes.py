@@ -1,14 +1,14 @@
 """A lane: what the router keeps for one shard - its queues, its session, its open batches, and whom to ask.
 
 Write numbers of a session are consecutive from 1, and the newest is less than `WRITES_IN_FLIGHT` ahead of the oldest
-open one, well inside the `SESSION_WINDOW` that the nodes remember; so a retry is always recognised.
+open one of its durability, and inside the `SESSION_WINDOW` that the nodes remember; so a retry is always recognised.
 """
 
 from __future__ import annotations
 
-from typing import Generic
+from typing import Any, Generic
 
-from shoal.calls import AnyBatch, CallQueue, ReadBatch, ReadCall, W, WriteBatch, WriteCall
+from shoal.calls import STRONG_READ, AnyBatch, AnyQuery, CallQueue, ReadCall, ScanCall, W, WriteBatch, WriteCall
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import SESSION_WINDOW
 from shoal.shardmap import Shard
@@ -42,8 +42,10 @@ class Lane(Generic[W]):
     Args:
         shard: the newest route known; replaced whole.
 
-    `open_writes` and `open_reads` are the batches that still have to be answered, oldest first; `numbers` are the open
-    ones of the present session. `resend` is what waits for another attempt, `opening` says that a session is asked for.
+    `open_writes`, `open_reads` (of the leader) and `open_weak` (of any replica) are the batches that still have to be
+    answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast. `resend` is
+    what waits for another attempt at the leader, `weak_resend` at a replica; `opening` says that a session is asked for.
+    `weak` are the reads that any replica may serve, by the staleness that they accept.
     `target` is the node to ask, believed to lead. `epoch` grows whenever that belief is given up, so that many
     refusals of one and the same belief count once. `retries` in a row without a success set the backoff.
     """
@@ -52,18 +54,23 @@ class Lane(Generic[W]):
         "blocked_until",
         "dirty",
         "epoch",
+        "fast",
         "next_number",
         "numbers",
         "open_reads",
+        "open_weak",
         "open_writes",
         "opening",
         "reads",
         "resend",
         "retries",
+        "scans",
         "session",
         "shard",
         "target",
         "trouble",
+        "weak",
+        "weak_resend",
         "writes",
     )
 
@@ -79,32 +86,83 @@ class Lane(Generic[W]):
         self.next_number = 1
         self.opening = False
         self.writes: CallQueue[WriteCall[W]] = CallQueue()
+        self.fast: CallQueue[WriteCall[W]] = CallQueue()
         self.reads: CallQueue[ReadCall[W]] = CallQueue()
+        self.scans: CallQueue[ScanCall[W]] = CallQueue()
+        self.weak: dict[int, CallQueue[ReadCall[W]]] = {}
         self.open_writes: dict[WriteBatch[W], None] = {}
-        self.numbers: dict[int, None] = {}
-        self.open_reads: dict[ReadBatch[W], None] = {}
+        self.numbers: dict[int, bool] = {}
+        self.open_reads: dict[AnyQuery[W], None] = {}
+        self.open_weak: dict[AnyQuery[W], None] = {}
         self.resend: list[AnyBatch[W]] = []
+        self.weak_resend: list[AnyQuery[W]] = []
+
+    @property
+    def leader_idle(self) -> bool:
+        """Nothing is waiting to be sent to the leader."""
+        return not (self.writes.calls or self.reads.calls or self.resend or self.fast.calls)
 
     @property
     def idle(self) -> bool:
         """Nothing is waiting to be sent."""
-        return not (self.writes.calls or self.reads.calls or self.resend)
+        return self.leader_idle and not (self.weak or self.weak_resend or self.scans.calls)
 
     @property
     def quiet(self) -> bool:
         """Nobody waits for anything here."""
-        return self.idle and not self.open_writes and not self.open_reads
+        return self.idle and not (self.open_writes or self.open_reads or self.open_weak)
 
-    def may_number(self) -> bool:
-        """Say whether the session's window has room for another write."""
+    @property
+    def earliest(self) -> float:
+        """No queued call has a deadline before that."""
+        earliest = min(self.writes.earliest, self.reads.earliest)
+        if self.fast.calls or self.scans.calls or self.weak:
+            queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values()]
+            earliest = min(earliest, *(queue.earliest for queue in queues))
+        return earliest
+
+    @property
+    def queues(self) -> list[CallQueue[Any]]:
+        """All queues; they are queued in no order among each other."""
+        return [self.writes, self.fast, self.reads, self.scans, *self.weak.values()]
+
+    @property
+    def open(self) -> list[AnyBatch[W]]:
+        """All batches that still have to be answered."""
+        return [*self.open_writes, *self.open_reads, *self.open_weak]
+
+    def read_queue(self, max_staleness_ms: int) -> CallQueue[ReadCall[W]]:
+        """Return the queue of reads that accept this staleness."""
+        if max_staleness_ms == STRONG_READ:
+            return self.reads
+        queue = self.weak.get(max_staleness_ms)
+        if queue is None:
+            queue = self.weak[max_staleness_ms] = CallQueue()
+        return queue
+
+    def take_back(self, batch: AnyBatch[W]) -> None:
+        """A batch that waits for another attempt will get none."""
+        if batch in self.resend:
+            self.resend.remove(batch)
+        elif not isinstance(batch, WriteBatch):
+            self.weak_resend.remove(batch)
+
+    def may_number(self, fast: bool) -> bool:
+        """Say whether the session has room for another write of this durability."""
         numbers = self.numbers
-        return not numbers or self.next_number - next(iter(numbers)) < WRITES_IN_FLIGHT
+        if not numbers:
+            return True
+        number = self.next_number
+        if number - next(iter(numbers)) >= SESSION_WINDOW:
+            return False
+        oldest = next((other for other, was_fast in numbers.items() if was_fast is fast), number)
+        return oldest == number or number - oldest < WRITES_IN_FLIGHT
 
-    def number(self) -> int:
+    def number(self, fast: bool) -> int:
         """Give out the session's next number."""
         number = self.next_number
         self.next_number = number + 1
-        self.numbers[number] = None
+        self.numbers[number] = fast
         return number
 
     def close_write(self, batch: WriteBatch[W]) -> None:

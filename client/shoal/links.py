@@ -41,7 +41,8 @@ class Link(Generic[W]):
     """One address. `node` is who answered there last, "" before the first greeting.
 
     `failures` counts attempts in a row that came to nothing, and a connection that was lost counts as one; a link
-    with none is *fresh*: worth waiting for. `waiting` are the lanes to look at again when the state changes.
+    with none is *fresh*: worth waiting for. `waiting` are the lanes to look at again when the state changes; True where
+    the lane waits for its leader.
     `quiet_since`: when the node was last heard, or first owed an answer since.
     """
 
@@ -74,7 +75,7 @@ class Link(Generic[W]):
         self.max_frame_bytes = MAX_FRAME_BYTES
         self.pending: dict[int, Exchange[W] | MapFetch | Probe] = {}
         self.outgoing: list[Request] = []
-        self.waiting: dict[Lane[W], None] = {}
+        self.waiting: dict[Lane[W], bool] = {}
         self.quiet_since = 0.0
         self.pinged = False
 

@@ -218,7 +218,7 @@ class Network(Generic[W]):
                 lane.target = node
                 if not link.paused:
                     return link
-                link.waiting[lane] = None
+                link.waiting[lane] = True
                 return None
             if not link.fresh:
                 self.connect_if_due(link, now)
@@ -226,11 +226,11 @@ class Network(Generic[W]):
         if fresh is not None:
             lane.target, link = fresh
             self.connect(link)
-            link.waiting[lane] = None
+            link.waiting[lane] = True
             return None
         due = self.discover(now)
         for _, link in links:
-            link.waiting[lane] = None
+            link.waiting[lane] = True
             if link.state is LinkState.DOWN:
                 due = min(due, link.retry_at)
         lane.blocked_until = max(lane.blocked_until, due if due != NEVER else 0.0)

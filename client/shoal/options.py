@@ -1,29 +1,34 @@
 """What a client is told when it is made: the URL taken apart, and checked.
 
-    shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096
+    shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096&consistency=eventual&max_staleness=2s&region=eu
 
-`shoals://` is the same over TLS. IPv6 addresses stand in brackets: `shoal://[::1]:7400/default`.
+`shoals://` is the same over TLS. IPv6 addresses stand in brackets: `shoal://[::1]:7400/default`. `embedded://` names a
+database in this process (see embedded_url.py).
 """
 
 from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from shoal.embedded_url import EMBEDDED_ADDRESS, EMBEDDED_QUERY_NAMES, EMBEDDED_SCHEME, EmbeddedOptions, folder_of
 from shoal.errors import InvalidArgument
+from shoal.results import Consistency
 
 DEFAULT_PORT = 7400
 DEFAULT_KEYSPACE = "default"
 DEFAULT_TIMEOUT_SECONDS = 5.0
 DEFAULT_MAX_IN_FLIGHT = 4096
 
-_SCHEMES = {"shoal": False, "shoals": True}
+_SCHEMES = {"shoal": False, "shoals": True, EMBEDDED_SCHEME: False}
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|)")
-_QUERY_NAMES = ("timeout", "max_in_flight")
+CONSISTENCIES = get_args(Consistency)
+_QUERY_NAMES = ("timeout", "max_in_flight", "consistency", "max_staleness", "region")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -33,6 +38,10 @@ class Options(msgspec.Struct, frozen=True):
         seeds: the addresses (`host:port`) of the URL: where the client looks for the cluster.
         timeout: seconds that a call may take in all, unless the call says otherwise.
         max_in_flight: calls that may be under way at once; further callers wait.
+        consistency: of reads that name none.
+        max_staleness: seconds, of weak reads that name none; None: the keyspace's, where a read is "eventual".
+        region: where the client is: weak reads prefer replicas there; "": all replicas are equal.
+        embedded: the database in this process, in place of a cluster.
     """
 
     seeds: tuple[str, ...]
@@ -40,6 +49,10 @@ class Options(msgspec.Struct, frozen=True):
     timeout: float = DEFAULT_TIMEOUT_SECONDS
     max_in_flight: int = DEFAULT_MAX_IN_FLIGHT
     tls: bool = False
+    consistency: Consistency = "strong"
+    max_staleness: float | None = None
+    region: str = ""
+    embedded: EmbeddedOptions | None = None
 
 
 def parse_url(url: str) -> Options:
@@ -53,30 +66,55 @@ def parse_url(url: str) -> Options:
     except ValueError as error:
         raise InvalidArgument(f"{url!r} is not a URL: {error}") from error
     if parts.scheme not in _SCHEMES:
-        raise InvalidArgument(f"a Shoal URL begins with shoal:// or shoals://, not {url!r}")
+        raise InvalidArgument(f"a Shoal URL begins with shoal://, shoals:// or embedded://, not {url!r}")
     if parts.fragment or "@" in parts.netloc:
         raise InvalidArgument(f"a Shoal URL has no user and no fragment: {url!r}")
-    seeds = tuple(_address(host, url) for host in parts.netloc.split(","))
-    keyspace = unquote(parts.path).strip("/")
-    if "/" in keyspace:
-        raise InvalidArgument(f"the path of a Shoal URL is one keyspace's name, not {parts.path!r}")
-    timeout, max_in_flight = DEFAULT_TIMEOUT_SECONDS, DEFAULT_MAX_IN_FLIGHT
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name == "timeout":
-            timeout = parse_duration(value)
-        elif name == "max_in_flight":
-            max_in_flight = _count(name, value)
-        else:
-            near = get_close_matches(name, _QUERY_NAMES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_QUERY_NAMES)}"
-            raise InvalidArgument(f"unknown setting {name!r} in the URL: {hint}")
+    embedded = None
+    if parts.scheme == EMBEDDED_SCHEME:
+        settings = _settings(parts.query, _QUERY_NAMES + EMBEDDED_QUERY_NAMES)
+        microshards = _count("microshards", settings["microshards"]) if "microshards" in settings else None
+        embedded = EmbeddedOptions(folder_of(parts, url), microshards)
+        seeds: tuple[str, ...] = (EMBEDDED_ADDRESS,)
+        keyspace = settings.get("keyspace", "")
+    else:
+        settings = _settings(parts.query, _QUERY_NAMES)
+        seeds = tuple(_address(host, url) for host in parts.netloc.split(","))
+        keyspace = unquote(parts.path).strip("/")
+        if "/" in keyspace:
+            raise InvalidArgument(f"the path of a Shoal URL is one keyspace's name, not {parts.path!r}")
     return Options(
         seeds=tuple(dict.fromkeys(seeds)),
         keyspace=keyspace or DEFAULT_KEYSPACE,
-        timeout=timeout,
-        max_in_flight=max_in_flight,
+        timeout=parse_duration(settings["timeout"]) if "timeout" in settings else DEFAULT_TIMEOUT_SECONDS,
+        max_in_flight=_count("max_in_flight", settings.get("max_in_flight", str(DEFAULT_MAX_IN_FLIGHT))),
         tls=_SCHEMES[parts.scheme],
+        consistency=check_consistency(settings.get("consistency", "strong")),
+        max_staleness=parse_duration(settings["max_staleness"]) if "max_staleness" in settings else None,
+        region=settings.get("region", ""),
+        embedded=embedded,
     )
+
+
+def check_consistency(given: str) -> Consistency:
+    """Return `given` as the level it names.
+
+    Raises:
+        InvalidArgument: it names none.
+    """
+    if given not in CONSISTENCIES:
+        raise InvalidArgument(f"consistency is one of {', '.join(CONSISTENCIES)}, not {given!r}")
+    return cast(Consistency, given)
+
+
+def _settings(query: str, names: tuple[str, ...]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+            raise InvalidArgument(f"unknown setting {name!r} in the URL: {hint}")
+        settings[name] = value
+    return settings
 
 
 def parse_duration(text: str) -> float:
@@ -90,7 +128,7 @@ def parse_duration(text: str) -> float:
         raise InvalidArgument(f"a duration is written like 2s, 500ms or 1m, not {text!r}")
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]]
     if seconds <= 0:
-        raise InvalidArgument(f"a timeout must be longer than zero, not {text!r}")
+        raise InvalidArgument(f"a duration must be longer than zero, not {text!r}")
     return seconds
 
 

@@ -5,42 +5,45 @@ Messages say what was asked, of whom, and what to do. Which error it is when is 
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from msgspec.structs import astuple
 
-from shoal.calls import ReadCall, W, WriteCall
+from shoal.calls import AnyBatch, AnyCall, AnyQuery, W, WriteBatch, WriteCall, shown
 from shoal.errors import (
     BY_CODE,
     Closed,
+    ConditionFailed,
+    CrossShard,
     DeadlineExceeded,
     ErrorCode,
     Internal,
+    InvalidArgument,
     OutcomeUnknown,
     Overloaded,
     ShoalError,
+    TooStale,
     Unavailable,
 )
 from shoal.lanes import Lane
-from shoal.protocol.messages import Failure
-
-AnyCall: TypeAlias = WriteCall[W] | ReadCall[W]
-
-SHOWN_KEY_BYTES = 64
+from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, Failure, Impossible, RangeUnchanged
 
 
-def shown(key: bytes) -> str:
-    """Return a key as messages show it: shortened where it is long."""
-    return repr(key) if len(key) <= SHOWN_KEY_BYTES else f"{key[:SHOWN_KEY_BYTES]!r}..."
+class ShardChanged(Unavailable):
+    """What was asked of a whole shard was not done: it has other microshards now. Never leaves the client."""
 
 
-def expired(call: AnyCall[W], lane: Lane[W], request: int, *, unanswered: bool, maybe_applied: bool) -> ShoalError:
+def expired(
+    call: AnyCall[W], lane: Lane[W], batch: AnyBatch[W] | None, *, unanswered: bool, maybe_applied: bool
+) -> ShoalError:
     """The deadline passed.
 
     Args:
-        request: the last attempt's number, 0 where there was none.
+        batch: the one that it travels in, None where it is in none yet.
         unanswered: an attempt is under way, or one was whose outcome is not known.
         maybe_applied: the same, and it is a write.
     """
-    what = f"{call.verb} of key {shown(call.key)}, shard {lane.shard.id}"
+    what = f"{call.what}, shard {lane.shard.id}"
+    request = 0 if batch is None else batch.request
+    asked = (batch.asked if batch is not None else "") or lane.target
     trouble = lane.trouble
     if not unanswered and trouble is not None:
         if trouble.code is ErrorCode.OVERLOADED:
@@ -63,18 +66,18 @@ def expired(call: AnyCall[W], lane: Lane[W], request: int, *, unanswered: bool, 
         ending = "it was not sent yet, and not done: the queue is long; try again, or give it more time"
     because = f" ({trouble.message})" if trouble is not None else ""
     return DeadlineExceeded(
-        f"{what}: no answer from {lane.target} before the deadline{because}; {ending}",
+        f"{what}: no answer from {asked} before the deadline{because}; {ending}",
         maybe_applied=maybe_applied,
         shard=lane.shard.id,
         request_id=request or None,
     )
 
 
-def refused(call: AnyCall[W], lane: Lane[W], failure: Failure, *, maybe_applied: bool) -> ShoalError:
+def refused(call: AnyCall[W], lane: Lane[W], asked: str, failure: Failure, *, maybe_applied: bool) -> ShoalError:
     """A node refused for a reason that another attempt would not change."""
     kind = BY_CODE.get(failure.code, Internal)
     return kind(
-        f"{call.verb} of key {shown(call.key)}, shard {lane.shard.id}: {lane.target} refused: {failure.message}",
+        f"{call.what}, shard {lane.shard.id}: {asked} refused: {failure.message}",
         maybe_applied=maybe_applied,
         retry_after=failure.retry_after_ms / 1000 if failure.retry_after_ms else None,
         shard=lane.shard.id,
@@ -85,7 +88,7 @@ def refused(call: AnyCall[W], lane: Lane[W], failure: Failure, *, maybe_applied:
 def outcome_lost(call: AnyCall[W], lane: Lane[W], request: int, reason: str) -> ShoalError:
     """An earlier attempt may have been applied, and nobody can tell any more."""
     return OutcomeUnknown(
-        f"{call.verb} of key {shown(call.key)}, shard {lane.shard.id}: it was sent and may have been done, "
+        f"{call.what}, shard {lane.shard.id}: it was sent and may have been done, "
         f"but {reason}: read the key, or write again if that does no harm",
         shard=lane.shard.id,
         request_id=request or None,
@@ -96,7 +99,71 @@ def closed(call: AnyCall[W], lane: Lane[W], *, maybe_applied: bool) -> ShoalErro
     """The client was closed while the call was open."""
     ending = "it was sent and may have been done" if maybe_applied else "it was not done"
     return Closed(
-        f"{call.verb} of key {shown(call.key)}: the client was closed; {ending}",
+        f"{call.what}: the client was closed; {ending}",
         maybe_applied=maybe_applied,
         shard=lane.shard.id,
+    )
+
+
+def too_stale(call: AnyCall[W], batch: AnyQuery[W]) -> ShoalError:
+    """No replica was fresh enough, and the leader was not reached in time."""
+    lane, bound = batch.lane, batch.calls[0].max_staleness_ms
+    declined = "; ".join(f"{node}: {reason}" for node, reason in batch.declined.items())
+    return TooStale(
+        f"{call.what}, shard {lane.shard.id}: no replica is within {bound} ms ({declined}), and the "
+        f"leader {lane.target} did not answer before the deadline; accept more staleness, or try again",
+        shard=lane.shard.id,
+        request_id=batch.request or None,
+    )
+
+
+def misplaced(call: AnyCall[W]) -> ShoalError:
+    """No one shard has all that the call is about, by the present map."""
+    if isinstance(call, WriteCall) and not call.shard:
+        return CrossShard(
+            f"{call.what}: its keys belong to several shards, and nothing was written; keys that are written together "
+            "need a common partition: the same text up to the keyspace's delimiter"
+        )
+    return ShardChanged(f"{call.what}: the shard has changed; try again")
+
+
+def condition_failed(call: WriteCall[W], batch: WriteBatch[W], result: ConditionNotMet) -> ShoalError:
+    """A condition did not hold."""
+    operation = call.operation
+    conditions = operation.conditions if isinstance(operation, Atomic) else []
+    condition = conditions[result.condition] if 0 <= result.condition < len(conditions) else None
+    if result.found_seq and result.found is None:
+        found = f"a long value, written at {result.found_seq}"
+    elif result.found_seq:
+        found = f"{shown(result.found or b'')}, written at {result.found_seq}"
+    else:
+        found = "no value"
+    if isinstance(condition, RangeUnchanged):
+        found = "other rows"
+    error = ConditionFailed(
+        f"{call.what}, shard {batch.lane.shard.id}: nothing was written: {_named(condition)}; found was {found}",
+        shard=batch.lane.shard.id,
+        request_id=batch.request,
+    )
+    error.condition = condition
+    error.found = result.found
+    error.found_seq = result.found_seq
+    return error
+
+
+def _named(condition: Condition | None) -> str:
+    if condition is None:
+        return "a condition did not hold"
+    if isinstance(condition, RangeUnchanged):
+        return f"the rows from {shown(condition.start)} were to be unchanged"
+    fields = [shown(field) if isinstance(field, bytes) else str(field) for field in astuple(condition)]
+    return f"the condition was {type(condition).__name__}({', '.join(fields)})"
+
+
+def impossible(call: WriteCall[W], batch: WriteBatch[W], result: Impossible) -> ShoalError:
+    """What is stored is not what the operation needs."""
+    return InvalidArgument(
+        f"{call.what}, shard {batch.lane.shard.id}: nothing was written: {result.reason}",
+        shard=batch.lane.shard.id,
+        request_id=batch.request,
     )

@@ -54,6 +54,14 @@ class Portal:
             future.cancel()
             raise
 
+    def run(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Run a plain function on the loop's thread; errors as of `call`."""
+
+        async def there() -> T:
+            return function(*args, **kwargs)
+
+        return self.call(there)
+
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `last`, then end the thread. Closing twice does nothing more; in a forked child nothing at all."""
         if os.getpid() != self._process:

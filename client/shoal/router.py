@@ -2,7 +2,9 @@
 
 Calls go in (`write`, `read`), as do the events of connections (`link_up`, `link_down`, `receive`, ...); `turn(now)`
 returns what is to be done: frames to send, addresses to connect to, calls that are over. Everything submitted between
-two turns travels together: one `Write` and one `Read` a shard, one frame a node.
+two turns travels together: one `Write` and one `Read` a shard, one frame a node. Reads that need not be the leader's
+travel in one `Read` for each staleness that they accept, to a replica that is chosen for it; one that declines is
+followed by another, and at last by the leader.
 
 A write batch keeps its session and number in all its attempts, so that a node which has applied it already answers
 with the first result. That makes retries safe, and this is what a write is told in the end:
@@ -17,8 +19,10 @@ with the first result. That makes retries safe, and this is what a write is told
 A call in no batch yet whose shard is in trouble (nobody reached, or refusals) is told as in the second row.
 `session_expired` means that this attempt was not applied: the calls get a number in a new session, unless an earlier
 attempt may have been applied; then nobody can tell any more, and they end with `OutcomeUnknown`. So do calls whose
-microshard went to another shard after such an attempt. Any other refusal ends the calls with the error that it names.
-Reads are repeated until their deadline and change nothing.
+microshard went to another shard after such an attempt. An operation whose keys are in several shards by a newer map
+ends with `CrossShard`, surely not done. Any other refusal ends the calls with the error that it names.
+Reads are repeated until their deadline and change nothing; one that replicas declined as too stale, and whose leader
+was not reached either, ends with `TooStale`.
 
 Calls of one batch have deadlines of their own. One that expires leaves a batch that may have been applied as it is: it
 goes on for the others. A batch that was surely refused is dissolved then, and the others travel in a new one, so that
@@ -34,13 +38,28 @@ from random import Random
 from typing import Generic, NamedTuple
 
 from shoal.backoff import Backoff, RetryBudget
-from shoal.calls import AnyBatch, Exchange, Opening, ReadBatch, ReadCall, W, WriteBatch, WriteCall
+from shoal.calls import (
+    STRONG_READ,
+    AnyBatch,
+    AnyCall,
+    Exchange,
+    Opening,
+    ReadBatch,
+    ReadCall,
+    ScanCall,
+    ScanPageRead,
+    W,
+    WriteBatch,
+    WriteCall,
+)
 from shoal.dispatch import Dispatcher, Outcomes
 from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.keys import microshard_of
 from shoal.lanes import Lane, Trouble
 from shoal.links import Link, MapFetch, Probe
+from shoal.marks import ASK_LEADER, Ranges
 from shoal.network import Disconnect, Network
+from shoal.outcomes import misplaced
 from shoal.protocol.messages import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
@@ -50,11 +69,13 @@ from shoal.protocol.messages import (
     Refused,
     Request,
     Rows,
+    ScanPage,
     SessionOpened,
     ShardMapReply,
     Welcome,
     Written,
 )
+from shoal.replicas import Replicas
 from shoal.shardmap import Keyspace, Routes, ShardMap
 
 FIRST_BACKOFF_SECONDS = 0.010
@@ -87,11 +108,18 @@ class Turn(NamedTuple, Generic[W]):
 class Router(Generic[W]):
     """See the module's first lines. Every `now` is of one monotonic clock, in seconds."""
 
-    def __init__(self, seeds: tuple[str, ...], random: Random) -> None:
+    def __init__(self, seeds: tuple[str, ...], random: Random, region: str = "") -> None:
+        """
+        Args:
+            region: the client's, for choosing replicas; "": all are equally near.
+        """
         backoff = Backoff(FIRST_BACKOFF_SECONDS, BACKOFF_CAP_SECONDS, random)
         self.network: Network[W] = Network(seeds, backoff)
         self._dispatch: Dispatcher[W] = Dispatcher(
-            self.network, backoff, RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND)
+            self.network,
+            backoff,
+            RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND),
+            Replicas(self.network, random, region),
         )
         self.routes: Routes | None = None
         self.max_key_bytes = MAX_KEY_BYTES
@@ -99,6 +127,11 @@ class Router(Generic[W]):
         self._spaces: dict[int, Space[W]] = {}
         self._lanes: dict[int, Lane[W]] = {}
         self._retired: list[Lane[W]] = []
+
+    @property
+    def max_batch_bytes(self) -> int:
+        """The most that operations of one write may have."""
+        return self._dispatch.max_batch_bytes
 
     # -- calls in -----------------------------------------------------------------------------------------------------
 
@@ -118,18 +151,60 @@ class Router(Generic[W]):
         return self._spaces[keyspace.id]
 
     def write(self, space: Space[W], call: WriteCall[W]) -> None:
-        """Take a put or delete, to be sent in the next turn."""
-        lane = space.lanes[microshard_of(call.operation.key, space.delimiter, space.microshards)]
+        """Take an operation on one key that is to be safe at a quorum, to be sent in the next turn."""
+        key: bytes = call.operation.key  # type: ignore[union-attr]  # the caller's to see to: this is the hot path
+        lane = space.lanes[microshard_of(key, space.delimiter, space.microshards)]
         lane.writes.add(call)
         if not lane.dirty:
             self._dispatch.touch(lane)
 
     def read(self, space: Space[W], call: ReadCall[W]) -> None:
-        """Take a read, to be sent in the next turn."""
+        """Take a read that is the leader's, to be sent in the next turn."""
         lane = space.lanes[microshard_of(call.key, space.delimiter, space.microshards)]
         lane.reads.add(call)
         if not lane.dirty:
             self._dispatch.touch(lane)
+
+    def submit(self, space: Space[W], call: AnyCall[W]) -> None:
+        """Take a call of any kind, to be sent in the next turn; one that no shard can serve is over then."""
+        lane = self._lane_of(space, call)
+        if lane is None:
+            self._dispatch.fail(call, misplaced(call))
+            return
+        if isinstance(call, WriteCall):
+            (lane.fast if call.fast else lane.writes).add(call)
+            self._dispatch.touch(lane)
+            return
+        marks = call.marks
+        if marks is not None and call.max_staleness_ms != STRONG_READ and marks.floor(lane.shard.ranges) == ASK_LEADER:
+            call.max_staleness_ms = STRONG_READ
+        if isinstance(call, ScanCall):
+            lane.scans.add(call)
+        else:
+            lane.read_queue(call.max_staleness_ms).add(call)
+        self._dispatch.touch(lane)
+
+    def _lane_of(self, space: Space[W], call: AnyCall[W]) -> Lane[W] | None:
+        """Return the lane of the one shard that has all that the call is about; None where there is none."""
+        if isinstance(call, ReadCall):
+            return space.lanes[space.keyspace.microshard_of(call.key)]
+        if call.shard:
+            lane = self._lanes.get(call.shard)
+            return lane if lane is not None and self.ranges_of(call.shard) == call.ranges else None
+        if isinstance(call, ScanCall):
+            return space.lanes[call.microshard]
+        if call.microshards is None:
+            return space.lanes[space.keyspace.microshard_of(call.key)]
+        lanes = {space.lanes[microshard] for microshard in call.microshards}
+        return lanes.pop() if len(lanes) == 1 else None
+
+    def ranges_of(self, shard: int) -> Ranges:
+        """Return the microshards of a shard by the present map."""
+        return self.routes.shards[shard].ranges if self.routes is not None else ()
+
+    def shards_of(self, space: Space[W]) -> list[int]:
+        """Return the ids of the shards that have the keyspace's microshards."""
+        return list(dict.fromkeys(lane.shard.id for lane in space.lanes))
 
     def close(self) -> None:
         """End every open call; nothing may be submitted afterwards."""
@@ -163,12 +238,17 @@ class Router(Generic[W]):
         for exchange in self.network.down(address, reason, refusal, now):
             lane = exchange.lane
             dispatch.lost(exchange)
+            if isinstance(exchange, ReadBatch | ScanPageRead) and not exchange.freshness.strong:
+                dispatch.declined(exchange, link, reason)
+                self._recheck(exchange)
+                continue
             if exchange.epoch == lane.epoch:
                 dispatch.retry_later(lane, trouble, 0.0, now)
             dispatch.send_again(exchange)
             self._recheck(exchange)
-        for lane in link.waiting:
-            lane.trouble = trouble
+        for lane, for_leader in link.waiting.items():
+            if for_leader or lane.trouble is None:
+                lane.trouble = trouble
         self._wake_waiting(link)
 
     def link_paused(self, address: str) -> None:
@@ -202,11 +282,19 @@ class Router(Generic[W]):
     def _take(self, link: Link[W], owed: Exchange[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
         """Act on an answer; False where it does not fit what it answers."""
         if isinstance(answer, Written) and isinstance(owed, WriteBatch):
+            if len(answer.results) != owed.results:
+                return False
             self._dispatch.written(owed, answer)
         elif isinstance(answer, Rows) and isinstance(owed, ReadBatch):
             if not 0 < len(answer.values) == len(answer.seqs) <= len(owed.calls):
                 return False
+            if answer.expiries and len(answer.expiries) != len(answer.values):
+                return False
             self._dispatch.rows(owed, answer)
+        elif isinstance(answer, ScanPage) and isinstance(owed, ScanPageRead):
+            if not _fits(owed.calls[0], answer):
+                return False
+            self._dispatch.scanned(owed, answer)
         elif isinstance(answer, Failure) and isinstance(owed, Exchange):
             self._dispatch.refused(link, owed, answer, now)
             self._recheck(owed)
@@ -227,8 +315,9 @@ class Router(Generic[W]):
 
     def _wake_waiting(self, link: Link[W]) -> None:
         waiting, link.waiting = link.waiting, {}
-        for lane in waiting:
-            lane.blocked_until = 0.0
+        for lane, for_leader in waiting.items():
+            if for_leader:
+                lane.blocked_until = 0.0
             self._dispatch.touch(lane)
 
     # -- the shard map ------------------------------------------------------------------------------------------------
@@ -258,6 +347,7 @@ class Router(Generic[W]):
             space = self._spaces.get(keyspace.id)
             if space is None:
                 space = self._spaces[keyspace.id] = Space(keyspace)
+            space.keyspace = keyspace
             space.lanes[:] = [lanes[shard] for shard in routes.shard_table(keyspace.id)]
         for lane in former:
             self._reroute(lane)
@@ -265,27 +355,26 @@ class Router(Generic[W]):
     def _reroute(self, lane: Lane[W]) -> None:
         """Place the lane's queued calls, and those of batches that wait to be sent again, by the present map."""
         space = self._spaces[lane.shard.keyspace]
-        for batch in list(lane.resend):
+        for batch in (*lane.resend, *lane.weak_resend):
             if not self._belongs(batch):
-                lane.resend.remove(batch)
+                lane.take_back(batch)
                 self._dispatch.dissolve(batch, "its microshard has gone to another shard since")
-        for write in lane.writes.take_all():
-            self.write(space, write)
-        for read in lane.reads.take_all():
-            self.read(space, read)
+        for queue in lane.queues:
+            for call in queue.take_all():
+                if call.waiter is not None:
+                    self.submit(space, call)
 
     def _belongs(self, batch: AnyBatch[W]) -> bool:
-        """Say whether all keys of a batch are still its lane's."""
+        """Say whether all that a batch is about is still its lane's."""
         lane = batch.lane
         space = self._spaces[lane.shard.keyspace]
-        lanes = space.lanes
-        return all(lanes[space.keyspace.microshard_of(call.key)] is lane for call in batch.calls)
+        return all(self._lane_of(space, call) is lane for call in batch.calls)
 
     def _recheck(self, exchange: Exchange[W]) -> None:
         """Before another attempt: is this still the lane that the batch belongs to?"""
-        if not isinstance(exchange, WriteBatch | ReadBatch) or self._belongs(exchange):
+        if not isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead) or self._belongs(exchange):
             return
-        if exchange in exchange.lane.resend:
+        if exchange in exchange.lane.resend or exchange in exchange.lane.weak_resend:
             self._reroute(exchange.lane)
 
     # -- time ---------------------------------------------------------------------------------------------------------
@@ -294,7 +383,7 @@ class Router(Generic[W]):
         """Take out the calls that are over since the last time; None where there are none."""
         dispatch = self._dispatch
         outcomes = dispatch.outcomes
-        if not (outcomes.written or outcomes.read or outcomes.failed):
+        if not (outcomes.written or outcomes.read or outcomes.failed or outcomes.scanned):
             return None
         dispatch.outcomes = Outcomes()
         return outcomes
@@ -317,3 +406,15 @@ class Router(Generic[W]):
             if not lane.quiet:
                 due = min(due, dispatch.expire(lane, now))
         dispatch.next_check = min(due, dispatch.unblock(now))
+
+
+def _fits(call: ScanCall[W], page: ScanPage) -> bool:
+    """Say whether a page is what was asked for, and gets the scan on."""
+    rows = len(page.keys)
+    if len(page.seqs) != rows or len(page.values) != (0 if call.keys_only else rows):
+        return False
+    if page.resume is None:
+        return True
+    if call.reverse:
+        return page.resume >= call.start and (page.resume < call.end or not call.end)
+    return page.resume > call.start and (page.resume <= call.end or not call.end)

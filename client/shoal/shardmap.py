@@ -20,13 +20,17 @@ class NodeAddress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Keyspace(msgspec.Struct, frozen=True, array_like=True):
-    """A tenant's set of keys. `id` is what the disk and the wire use; the name may be looked up only here."""
+    """A tenant's set of keys. `id` is what the disk and the wire use; the name may be looked up only here.
+
+    `default_ttl_ms` is that of writes that name none; 0: they never expire.
+    """
 
     id: int
     name: str
     microshards: int
     delimiter: bytes
     max_staleness_ms: int = 5_000
+    default_ttl_ms: int = 0
 
     def microshard_of(self, key: bytes) -> int:
         return microshard_of(key, self.delimiter, self.microshards)
@@ -43,6 +47,10 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     """A set of microshards of one keyspace, replicated by one Raft group.
 
     `voters[0]` is the preferred leader. `leader` is a hint: the last leader the sender knew of, or "".
+
+    Args:
+        founders, founding_followers: the replicas that the group began with; never changed. Empty: those it has now.
+        membership_version: that of the group's membership as far as the map knows; it begins at 1.
     """
 
     id: int
@@ -51,6 +59,9 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     voters: tuple[str, ...]
     followers: tuple[str, ...] = ()
     leader: str = ""
+    founders: tuple[str, ...] = ()
+    founding_followers: tuple[str, ...] = ()
+    membership_version: int = 1
 
     @property
     def replicas(self) -> tuple[str, ...]:

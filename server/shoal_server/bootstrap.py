@@ -26,6 +26,7 @@ def initial_shard_map(config: ClusterConfig) -> ShardMap:
                 microshards=settings.microshards,
                 delimiter=settings.delimiter.encode(),
                 max_staleness_ms=settings.max_staleness_ns // 1_000_000,
+                default_ttl_ms=(settings.default_ttl_ns or 0) // 1_000_000,
             )
         )
         for part in range(settings.shards):
@@ -38,10 +39,18 @@ def initial_shard_map(config: ClusterConfig) -> ShardMap:
                     ranges=(_part(settings, part),),
                     voters=tuple(chosen[: settings.voters]),
                     followers=tuple(chosen[settings.voters :]),
+                    founders=tuple(chosen[: settings.voters]),
+                    founding_followers=tuple(chosen[settings.voters :]),
                 )
             )
     nodes = tuple(NodeAddress(node.id, node.address, node.region, node.zone) for node in config.nodes)
     return ShardMap(FIRST_VERSION, config.cluster, nodes, tuple(keyspaces), tuple(shards))
+
+
+def empty_shard_map(config: ClusterConfig, node_id: str) -> ShardMap:
+    """Return the map of a node that joins a cluster: itself, and nothing yet; any real map is newer."""
+    node = next(node for node in config.nodes if node.id == node_id)
+    return ShardMap(0, config.cluster, (NodeAddress(node.id, node.address, node.region, node.zone),), (), ())
 
 
 def _part(settings: KeyspaceConfig, part: int) -> MicroshardRange:

@@ -231,6 +231,9 @@ def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
 def node(
     config: ConfigOption,
     node_id: Annotated[str, typer.Option("--id", metavar="NODE", help="Which of its nodes.")],
+    join: Annotated[
+        bool, typer.Option("--join", help="The cluster is there already: begin empty, and wait to be given shards.")
+    ] = False,
 ) -> None:
     """Run one storage node in the foreground."""
     try:
@@ -240,7 +243,7 @@ def node(
     _check_id(cluster, node_id, config)
     from shoal_server.node.server import run  # loads the storage engine, which the other commands do without
 
-    raise typer.Exit(run(cluster, node_id))
+    raise typer.Exit(run(cluster, node_id, join=join))
 
 
 def _check_id(cluster: ClusterConfig, node_id: str, config: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
+from shoal.protocol.messages import Read
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node.core import Node
-from shoal_server.node.replica import Replica
+from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.replica import QueuedRead, Replica
 from shoal_server.raft.group import Group
 from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.messages import AppendAccepted, VoteResponse
 from shoal_server.raft.ready import Ready
+from shoal_server.shard.operations import WriteExecutor
+from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import SessionTable, Verdict
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
@@ -44,7 +49,7 @@ def apply_retries_again(patch: pytest.MonkeyPatch) -> None:
     """Deduplication takes every write for a new one."""
     patch.setattr(SessionTable, "load", lambda *_: None)
     patch.setattr(SessionTable, "open", lambda *_: (1, []))
-    patch.setattr(SessionTable, "judge", lambda *_: (Verdict.NEW, 0))
+    patch.setattr(SessionTable, "judge", lambda *_: (Verdict.NEW, 0, b""))
     patch.setattr(SessionTable, "record", lambda *_: 1)
 
 
@@ -89,6 +94,47 @@ def cut_the_log_off_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "shorten_log", shorten_log)
 
 
+def believe_the_leader_before_having_applied(patch: pytest.MonkeyPatch) -> None:
+    """A follower counts as current as soon as the leader has answered."""
+
+    def answered(self: ReplicaFreshness, answer: FreshnessAnswer, applied_index: int) -> None:
+        self.current_at = max(self.current_at, answer.asked_at)
+
+    patch.setattr(ReplicaFreshness, "answered", answered)
+
+
+def vouch_for_freshness_without_a_lease(patch: pytest.MonkeyPatch) -> None:
+    """Who was a leader once says how far the log is committed."""
+
+    def answer(self: Replica, question: FreshnessQuestion, now: int) -> FreshnessAnswer:
+        return FreshnessAnswer(question.group, question.asked_at, self.group.log.commit_index)
+
+    patch.setattr(Replica, "answer_freshness", answer)
+
+
+def forget_what_the_session_has_seen(patch: pytest.MonkeyPatch) -> None:
+    """Any replica serves a session."""
+    original = Replica.queue_read
+
+    def queue_read(self: Replica, queued: QueuedRead) -> None:
+        if isinstance(queued.read, Read) and queued.weak:
+            freshness = msgspec.structs.replace(queued.read.freshness, min_seq=0)
+            queued.read = msgspec.structs.replace(queued.read, freshness=freshness)
+        original(self, queued)
+
+    patch.setattr(Replica, "queue_read", queue_read)
+
+
+def let_every_condition_hold(patch: pytest.MonkeyPatch) -> None:
+    """Transactions overwrite each other."""
+    patch.setattr(WriteExecutor, "_check", lambda *_: None)
+
+
+def apply_without_seeing_what_was_just_applied(patch: pytest.MonkeyPatch) -> None:
+    """Increments read the engine, which has not got this turn's writes yet."""
+    patch.setattr(Overlay, "get", lambda self, key: self._engine.get(self._engine.data, key))
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     forget_the_vote,
     accept_before_the_sync,
@@ -98,7 +144,16 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     commit_without_a_majority,
     report_a_sync_before_it_is_done,
     cut_the_log_off_before_the_flush,
+    believe_the_leader_before_having_applied,
+    vouch_for_freshness_without_a_lease,
+    forget_what_the_session_has_seen,
+    let_every_condition_hold,
+    apply_without_seeing_what_was_just_applied,
 ]
+
+
+FAULT_SECONDS = {apply_retries_again: 16}
+"""A bug that shows rarely needs longer runs."""
 
 
 @pytest.mark.timeout(300)
@@ -107,7 +162,7 @@ def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monke
     bug(monkeypatch)
     for seed in range(SEEDS):
         try:
-            simulate(seed, fault_seconds=8)
+            simulate(seed, fault_seconds=FAULT_SECONDS.get(bug, 8))
         except Exception:
             return
     pytest.fail(f"{SEEDS} seeds did not find it")

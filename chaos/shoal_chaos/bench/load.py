@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from random import Random
 from time import perf_counter_ns
 from typing import Any
 
 import shoal
 from hdrh.histogram import HdrHistogram
 
+from shoal_chaos.bench.workloads import Operation, Shape, Workload
+
 LATENCY_NS_MAX = 60 * 1_000_000_000
 SIGNIFICANT_DIGITS = 3
 LOAD_BATCH = 2_000
-
-
-class Workload(StrEnum):
-    """What the callers do."""
-
-    PUT = "put"
-    GET = "get"
-    MIXED = "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +26,14 @@ class Measurement:
     concurrency: int
     seconds: float
     operations: int
+    rows: int
     errors: int
     per_second: float
+    rows_per_second: float
     p50_ms: float
     p99_ms: float
     p999_ms: float
     max_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What is written and read: `keys` keys of 16 bytes, values of `value_bytes`."""
-
-    keys: int
-    value_bytes: int
-
-    def key(self, number: int) -> bytes:
-        return b"k%015d" % (number % self.keys)
-
-    def value(self) -> bytes:
-        return bytes(Random(0).randbytes(self.value_bytes))
 
 
 async def fill(db: shoal.AsyncClient, shape: Shape) -> None:
@@ -65,7 +44,7 @@ async def fill(db: shoal.AsyncClient, shape: Shape) -> None:
 
 
 async def measure(
-    db: shoal.AsyncClient, workload: Workload, shape: Shape, *, concurrency: int, warmup: float, seconds: float
+    operation: Operation, workload: Workload, *, concurrency: int, warmup: float, seconds: float
 ) -> Measurement:
     """Run `concurrency` callers, each of which makes its next call when the last one is answered.
 
@@ -75,45 +54,34 @@ async def measure(
     histogram: Any = HdrHistogram(1, LATENCY_NS_MAX, SIGNIFICANT_DIGITS)
     latencies: list[int] = []
     stopping = False
+    rows = 0
     errors = 0
 
-    async def call(operation: Callable[[int], Awaitable[object]], number: int) -> None:
-        nonlocal errors
+    async def call(number: int) -> None:
+        nonlocal errors, rows
         while not stopping:
             number += concurrency
             began = perf_counter_ns()
             try:
-                await operation(number)
+                found = await operation(number)
             except shoal.ShoalError:
                 errors += 1
                 continue
             latencies.append(perf_counter_ns() - began)
-
-    value = shape.value()
-    key = shape.key
-
-    def put(number: int) -> Awaitable[object]:
-        return db.put(key(number), value)
-
-    def get(number: int) -> Awaitable[object]:
-        return db.get(key(number))
-
-    def operation_of(caller: int) -> Callable[[int], Awaitable[object]]:
-        writes = workload is Workload.PUT or (workload is Workload.MIXED and caller % 2 == 1)
-        return put if writes else get
+            rows += found
 
     # The generator shares the machine with what it measures: no pauses of its own in the figures.
     gc.collect()
     gc.freeze()
-    callers = [asyncio.create_task(call(operation_of(number), number)) for number in range(concurrency)]
+    callers = [asyncio.create_task(call(number)) for number in range(concurrency)]
     await asyncio.sleep(warmup)
     latencies.clear()
-    errors = 0
+    rows = errors = 0
     began = perf_counter_ns()
     await asyncio.sleep(seconds)
     elapsed = (perf_counter_ns() - began) / 1e9
     counted = list(latencies)
-    failed = errors
+    counted_rows, failed = rows, errors
     stopping = True
     await asyncio.gather(*callers)
     gc.unfreeze()
@@ -124,8 +92,10 @@ async def measure(
         concurrency=concurrency,
         seconds=elapsed,
         operations=len(counted),
+        rows=counted_rows,
         errors=failed,
         per_second=len(counted) / elapsed,
+        rows_per_second=counted_rows / elapsed,
         p50_ms=histogram.get_value_at_percentile(50) / 1e6,
         p99_ms=histogram.get_value_at_percentile(99) / 1e6,
         p999_ms=histogram.get_value_at_percentile(99.9) / 1e6,

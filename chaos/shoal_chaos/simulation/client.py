@@ -1,4 +1,7 @@
-"""A simulated client: one operation at a time on a few registers, over the real protocol, retrying like the real one."""
+"""A simulated client: one step at a time, over the real protocol, retrying like the real one.
+
+It reads and writes registers, strongly and less so, counts, and moves money in transactions.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,46 @@ from random import Random
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
+    STRONG,
     Answer,
     Failure,
+    Freshness,
     OpenSession,
-    Put,
-    Read,
     Request,
     Rows,
+    ScanPage,
     SessionOpened,
     Write,
     Written,
 )
 from shoal.shardmap import Keyspace, Routes
 
-from shoal_chaos.checkers.linearizability import NEVER, RegisterOperation
 from shoal_chaos.simulation.events import MILLISECOND, Events
+from shoal_chaos.simulation.histories import Histories
+from shoal_chaos.simulation.steps import BankReadStep, ExpiringPutStep, IncrementStep, PutStep, ReadStep, Step
 
 TIMEOUT = 400 * MILLISECOND
 PAUSE = 20 * MILLISECOND
+DECLINES = 3
+"""A read that so many replicas have declined goes to the leader."""
 
 
 class SimulatedClient:
-    """Reads and writes registers, and keeps the history. Every written value is unique."""
+    """Makes steps, and has them recorded in `histories`."""
 
     def __init__(
         self,
         name: str,
+        number: int,
         events: Events,
         random: Random,
         routes: Routes,
         keyspace: Keyspace,
         keys: list[bytes],
+        histories: Histories,
         send: Callable[[str, list[Request]], None],
     ) -> None:
         self.name = name
-        self.history: dict[bytes, list[RegisterOperation]] = {key: [] for key in keys}
         self.completed = 0
         self.stopping = False
         self.idle = False
@@ -51,43 +59,72 @@ class SimulatedClient:
         self._routes = routes
         self._keyspace = keyspace
         self._keys = keys
+        self._histories = histories
         self._send = send
         self._targets: dict[int, str] = {shard.id: shard.voters[0] for shard in routes.map.shards}
         self._sessions: dict[int, tuple[int, int]] = {}
+        self._marks: dict[int, int] = {}
         self._request = 0
-        self._values = 0
-        self._began = 0
-        self._key = b""
-        self._value: bytes | None = None
+        self._steps = number << 32
+        self._step: Step | None = None
+        self._sent = 0
         self._shard = 0
         self._number = 0
         self._attempts = 0
+        self._declines = 0
 
     def start(self) -> None:
-        self._events.after(self._random.randrange(PAUSE), self._next_operation)
+        self._events.after(self._random.randrange(PAUSE), self._next_step)
 
-    def _next_operation(self) -> None:
+    def _next_step(self) -> None:
         if self.stopping:
             self.idle = True
             return
-        self._key = self._random.choice(self._keys)
-        self._shard = self._routes.shard_of(self._keyspace, self._key)
-        self._value = None
-        if self._random.random() < 0.6:
-            self._values += 1
-            self._value = f"{self.name}-{self._values}".encode()
-        self._began = self._events.now
+        self._begin(self._some_step())
+
+    def _some_step(self) -> Step:
+        random, histories, now = self._random, self._histories, self._events.now
+        self._steps += 1
+        key = random.choice(self._keys)
+        shard = self._routes.shard_of(self._keyspace, key)
+        kind = random.random()
+        if kind < 0.1:
+            return ExpiringPutStep(b"expiring/%d" % random.randrange(20), random.choice([1, 50, 1000]))
+        if kind < 0.4:
+            return PutStep(histories, self.name, shard, key, f"{self.name}-{self._steps}".encode(), now)
+        if kind < 0.6:
+            return ReadStep(histories, self.name, shard, key, now, STRONG, in_session=True)
+        if kind < 0.7:
+            mark = self._marks.get(shard, 0)
+            return ReadStep(histories, self.name, shard, key, now, Freshness(False, mark, 0), in_session=True)
+        if kind < 0.8:
+            bound = random.choice([50, 500, 5000])
+            return ReadStep(histories, self.name, shard, key, now, Freshness(False, 0, bound), in_session=False)
+        if kind < 0.9:
+            return IncrementStep(histories, random.randint(1, 5), now)
+        return BankReadStep(histories, random, self._steps, now)
+
+    def _begin(self, step: Step) -> None:
+        self._step = step
+        self._shard = self._routes.shard_of(self._keyspace, step.key)
         self._number = 0
         self._attempts = 0
+        self._declines = 0
         self._attempt()
 
     def _attempt(self) -> None:
-        """Ask the node believed to lead; a write keeps its number in all its attempts."""
+        """Ask the node believed to lead, or any for a weak read; a write keeps its number in all its attempts."""
+        step = self._step
+        assert step is not None
         self._request += 1
         request, shard = self._request, self._shard
+        target = self._targets[shard]
         message: Request
-        if self._value is None:
-            message = Read(request, shard, self._keyspace.id, 0, [self._key])
+        if not step.operations:
+            microshard = self._keyspace.microshard_of(step.key)
+            message = step.request(request, shard, self._keyspace.id, microshard)
+            if step.weak:
+                target = self._random.choice(self._routes.map.nodes).id
         elif shard not in self._sessions:
             message = OpenSession(request, shard)
         else:
@@ -96,9 +133,10 @@ class SimulatedClient:
                 self._number = used + 1
                 self._sessions[shard] = (session, self._number)
             self._attempts += 1
-            operations = encode_operations([Put(self._key, self._value)])
+            operations = encode_operations(step.operations)
             message = Write(request, shard, self._keyspace.id, session, self._number, 0, operations)
-        self._send(self._targets[shard], [message])
+        self._sent = self._events.now
+        self._send(target, [message])
         self._events.after(TIMEOUT, lambda: self._timed_out(request))
 
     def _timed_out(self, request: int) -> None:
@@ -107,9 +145,15 @@ class SimulatedClient:
 
     def _retry(self, leader: str) -> None:
         """Ask again, of `leader` or of whoever is next."""
-        nodes = [node.id for node in self._routes.map.nodes]
-        target = self._targets[self._shard]
-        self._targets[self._shard] = leader or nodes[(nodes.index(target) + 1) % len(nodes)]
+        step = self._step
+        if isinstance(step, ReadStep) and step.weak:
+            self._declines += 1
+            if self._declines >= DECLINES:
+                step.strengthen()
+        else:
+            nodes = [node.id for node in self._routes.map.nodes]
+            target = self._targets[self._shard]
+            self._targets[self._shard] = leader or nodes[(nodes.index(target) + 1) % len(nodes)]
         self._request += 1
         request = self._request
         self._events.after(self._random.randrange(PAUSE), lambda: self._attempt() if request == self._request else None)
@@ -117,38 +161,48 @@ class SimulatedClient:
     def receive(self, answers: list[Answer]) -> None:
         """Take the answers of one frame; those to given-up attempts are ignored."""
         for answer in answers:
-            if not isinstance(answer, (SessionOpened, Written, Rows, Failure)) or answer.request != self._request:
+            if (
+                not isinstance(answer, (SessionOpened, Written, Rows, ScanPage, Failure))
+                or answer.request != self._request
+            ):
                 continue
             if isinstance(answer, SessionOpened):
                 self._sessions[self._shard] = (answer.session, 0)
                 self._attempt()
-            elif isinstance(answer, Written):
-                self._finish(self._value, self._events.now)
-            elif isinstance(answer, Rows):
-                self._finish(answer.values[0], self._events.now)
-            else:
+            elif isinstance(answer, Failure):
                 self._refused(answer)
+            else:
+                self._answered(answer)
+
+    def _answered(self, answer: Written | Rows | ScanPage) -> None:
+        step = self._step
+        assert step is not None
+        now = self._events.now
+        self._marks[self._shard] = max(self._marks.get(self._shard, 0), answer.seq)
+        following = step.answered(answer, self._sent, now)
+        if following is not None:
+            self._begin(following)
+        else:
+            self._finish()
 
     def _refused(self, failure: Failure) -> None:
+        step = self._step
+        assert step is not None
         if failure.code == ErrorCode.SESSION_EXPIRED:
             del self._sessions[self._shard]
             if self._attempts > 1:
                 # An earlier attempt may have been applied: nobody can tell any more.
-                self._finish(self._value, NEVER)
+                step.given_up()
+                self._finish()
                 return
             self._number = 0
             self._attempts = 0
         leader = failure.route.leader if failure.route is not None else ""
         self._retry(leader)
 
-    def _finish(self, value: bytes | None, ended: float) -> None:
-        self.history[self._key].append(RegisterOperation(self.name, self._value is not None, value, self._began, ended))
+    def _finish(self) -> None:
+        self._step = None
         self.completed += 1
         self._request += 1
-        self._events.after(self._random.randrange(PAUSE), self._next_operation)
-
-    def open_operation(self) -> tuple[bytes, RegisterOperation] | None:
-        """Return the write that has not ended, if there is one."""
-        if self.idle or self._value is None:
-            return None
-        return self._key, RegisterOperation(self.name, True, self._value, self._began, NEVER)
+        # A step begins after the one before it has ended, never at the same instant: the checkers take that for overlap.
+        self._events.after(self._random.randrange(1, PAUSE), self._next_step)

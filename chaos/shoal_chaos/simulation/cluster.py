@@ -15,14 +15,18 @@ from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import VoteResponse
+from shoal_server.storage.layout import expiry_prefix, prefix_end
 
 from shoal_chaos.simulation.client import SimulatedClient
 from shoal_chaos.simulation.disk import SimulatedEngine
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, Clock, Events, derived_random
+from shoal_chaos.simulation.histories import Histories
 from shoal_chaos.simulation.invariants import Invariants
 from shoal_chaos.simulation.network import Network
 
 MICROSHARDS = 12
+WALL_START_MS = 1_700_000_000_000
+MAX_SKEW_MS = 5_000
 TURN_DELAY = MILLISECOND // 20
 FLUSH_DELAY = (MILLISECOND, 50 * MILLISECOND)
 
@@ -38,6 +42,7 @@ class SimulatedNode:
         self.paused_until = 0
         self.sync_delay = (MILLISECOND // 10, MILLISECOND)
         self.syncs_fail = False
+        self.wall_skew_ms = random.choice([0, random.randint(-MAX_SKEW_MS, MAX_SKEW_MS)])
         self._cluster = cluster
         self._clock = clock
         self._random = random
@@ -52,6 +57,10 @@ class SimulatedNode:
 
     def local_now(self) -> int:
         return self._clock.now()
+
+    def _wall_ms(self) -> int:
+        """The wall clock, which may be wrong."""
+        return WALL_START_MS + self._cluster.events.now // MILLISECOND + self.wall_skew_ms
 
     # -- life
 
@@ -105,7 +114,7 @@ class SimulatedNode:
         if now < self.paused_until:
             self._turn_by(self.paused_until)
             return
-        turn = node.turn(self.local_now())
+        turn = node.turn(self.local_now(), self._wall_ms())
         self._say(turn.to_peers, {})
         if turn.sync is not None and turn.sync > self._wanted_sync:
             self._wanted_sync = turn.sync
@@ -184,9 +193,11 @@ class SimulatedNode:
             for shard, replica in self.node.replicas.items():
                 value = 0
                 machine = replica.machine
-                for prefix in machine.prefixes.values():
-                    for key, row in self.engine.scan(self.engine.data, prefix, prefix + b"\xff"):
-                        value = crc32(row, crc32(key[len(prefix) :], value))
+                for microshard, prefix in machine.prefixes.items():
+                    index = expiry_prefix(machine.keyspace.id, microshard, machine.state.generation)
+                    for start in (prefix, index):
+                        for key, row in self.engine.scan(self.engine.data, start, prefix_end(start)):
+                            value = crc32(row, crc32(key[len(start) :], value))
                 state = machine.state
                 hashes[shard] = (state.index, crc32(f"{state.seq} {state.sessions_opened}".encode(), value))
         return hashes
@@ -227,14 +238,17 @@ class Cluster:
             self.nodes[name] = SimulatedNode(self, name, clock, derived_random(seed, f"node {name}"))
         routes = Routes(self.shard_map)
         names_of_keys = [f"key-{number}".encode() for number in range(keys)]
+        self.histories = Histories({key: [] for key in names_of_keys})
         self.clients = [
             SimulatedClient(
                 f"c{number}",
+                number,
                 self.events,
                 derived_random(seed, f"client {number}"),
                 routes,
                 keyspace,
                 names_of_keys,
+                self.histories,
                 self._sender(number),
             )
             for number in range(clients)

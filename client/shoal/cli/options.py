@@ -52,6 +52,8 @@ def argument_bytes(argument: str) -> bytes:
 def admin_options(url: str) -> Options:
     """Return the settings of a URL for commands that speak to nodes directly."""
     options = parse_url(url)
+    if options.embedded is not None:
+        raise InvalidArgument("this command asks nodes by their addresses, which an embedded:// database has none of")
     if options.tls:
         raise InvalidArgument("this command cannot speak TLS yet: give a shoal:// URL")
     return options

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from shoal.shardmap import Shard, ShardMap
+from shoal.shardmap import MicroshardRange, Shard, ShardMap
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -19,12 +19,20 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 # -- operations: what a write is made of; stored in the log as the client encoded them
 
+DEFAULT_TTL = -1
+"""In place of a TTL: the keyspace's default."""
+NO_TTL = 0
+"""In place of a TTL: the row never expires."""
+ALL_MICROSHARDS = -1
+"""In place of a microshard: all that the shard has."""
+
 
 class Put(_Message, frozen=True, tag=1):
-    """Set `key` to `value`."""
+    """Set `key` to `value`, to expire `ttl_ms` after the leader took the write."""
 
     key: bytes
     value: bytes
+    ttl_ms: int = DEFAULT_TTL
 
 
 class Delete(_Message, frozen=True, tag=2):
@@ -33,7 +41,114 @@ class Delete(_Message, frozen=True, tag=2):
     key: bytes
 
 
-Operation: TypeAlias = Put | Delete
+class Touch(_Message, frozen=True, tag=3):
+    """Give `key` another time to live, if it is there. Its result is 1 or 0: whether it was."""
+
+    key: bytes
+    ttl_ms: int = DEFAULT_TTL
+
+
+class Increment(_Message, frozen=True, tag=4):
+    """Add `by` to the decimal integer stored under `key` (absent: 0), and keep its expiry. Its result is the sum."""
+
+    key: bytes
+    by: int = 1
+
+
+class DeleteRange(_Message, frozen=True, tag=5):
+    """Remove the keys of [start, end) (an empty `end`: to the last) in one microshard, or in all that the shard has.
+
+    Its result is the number of microshards.
+    """
+
+    microshard: int
+    start: bytes
+    end: bytes
+
+
+# -- conditions: what an `Atomic` operation depends on, decided when it is applied
+
+
+class KeyPresent(_Message, frozen=True, tag=1):
+    key: bytes
+
+
+class KeyAbsent(_Message, frozen=True, tag=2):
+    key: bytes
+
+
+class ValueEquals(_Message, frozen=True, tag=3):
+    key: bytes
+    value: bytes
+
+
+class ValueEqualsOrAbsent(_Message, frozen=True, tag=4):
+    key: bytes
+    value: bytes
+
+
+class SeqEquals(_Message, frozen=True, tag=5):
+    """The row under `key` was written at `seq`; 0: there is none."""
+
+    key: bytes
+    seq: int
+
+
+class RangeUnchanged(_Message, frozen=True, tag=6):
+    """The rows of [start, end) (an empty `end`: to the last) have `digest` (see `shoal.protocol.digest`)."""
+
+    microshard: int
+    start: bytes
+    end: bytes
+    digest: bytes
+
+
+Condition: TypeAlias = KeyPresent | KeyAbsent | ValueEquals | ValueEqualsOrAbsent | SeqEquals | RangeUnchanged
+AtomicOperation: TypeAlias = Put | Delete | Touch | Increment
+
+
+class Atomic(_Message, frozen=True, tag=7):
+    """Do all of `operations`, if all of `conditions` hold, or nothing."""
+
+    conditions: list[Condition]
+    operations: list[AtomicOperation]
+
+
+Operation: TypeAlias = Put | Delete | Touch | Increment | DeleteRange | Atomic
+
+
+# -- results of operations, other than Put and Delete, which always succeed
+
+
+class Applied(_Message, frozen=True, tag=1):
+    """It was done; `values` are the results of it, or of the operations in an `Atomic` that have one, in order."""
+
+    values: list[int]
+
+
+class ConditionNotMet(_Message, frozen=True, tag=2):
+    """Condition number `condition` did not hold, and nothing was done.
+
+    `found_seq` is that of the row found, 0 where there was none. `found` is its value, None where there was none or it
+    was longer than `MAX_FOUND_BYTES`; for a `RangeUnchanged` both are empty.
+    """
+
+    condition: int
+    found_seq: int
+    found: bytes | None
+
+
+class Impossible(_Message, frozen=True, tag=3):
+    """Operation number `operation` cannot be done on what is stored, and nothing was done: `reason` says why."""
+
+    operation: int
+    reason: str
+
+
+OperationResult: TypeAlias = Applied | ConditionNotMet | Impossible
+
+MAX_FOUND_BYTES = 1024
+"""The longest value that a failed condition shows; it is kept for as long as the write may be repeated."""
 
 
 # -- greeting: the first message of each side, in a frame of its own
@@ -92,8 +207,10 @@ class OpenSession(_Message, frozen=True, tag=10):
 class Write(_Message, frozen=True, tag=11):
     """Apply `operations` (an encoded `list[Operation]`) to a shard, all in one log entry: answered by `Written`.
 
-    `session` and `number` name this write for ever: sent again, it is applied once. Numbers of a session begin at 1,
-    and a client has no write in flight that is `SESSION_WINDOW` or more behind its newest.
+    Each operation succeeds or fails alone. With `fast`, the answer comes when the leader has queued the write; that is
+    for Put and Delete only, since nothing else has its result by then. `session` and `number` name this write for ever:
+    sent again, it is applied once. Numbers of a session begin at 1, and a client has no write in flight that is
+    `SESSION_WINDOW` or more behind its newest.
     """
 
     request: int
@@ -103,16 +220,35 @@ class Write(_Message, frozen=True, tag=11):
     number: int
     timeout_ms: int
     operations: msgspec.Raw
+    fast: bool = False
+
+
+class Freshness(_Message, frozen=True):
+    """Which replicas may serve a read.
+
+    Args:
+        strong: the leader alone; the other two are then of no account.
+        min_seq: those that have applied the shard's log up to this seq.
+        max_staleness_ms: those that lack nothing acknowledged longer ago than this; 0: however stale they are.
+    """
+
+    strong: bool = True
+    min_seq: int = 0
+    max_staleness_ms: int = 0
+
+
+STRONG = Freshness()
 
 
 class Read(_Message, frozen=True, tag=12):
-    """Read keys of one shard, strongly: answered by `Rows`, in the order of `keys`."""
+    """Read keys of one shard: answered by `Rows`, in the order of `keys`."""
 
     request: int
     shard: int
     keyspace: int
     timeout_ms: int
     keys: list[bytes]
+    freshness: Freshness = STRONG
 
 
 class ReadPage(_Message, frozen=True, tag=13):
@@ -157,7 +293,73 @@ class Ping(_Message, frozen=True, tag=17):
     request: int
 
 
-Request: TypeAlias = OpenSession | Write | Read | ReadPage | GetShardMap | GetStatus | TransferLeader | Ping
+class Scan(_Message, frozen=True, tag=18):
+    """Read rows of [start, end) (an empty `end`: to the last) in key order: answered by `ScanPage`.
+
+    In one microshard, or in all that the shard has; with `reverse` from the end down. `ranges`, where not empty, are
+    the microshards that the client takes the shard to have: a shard that has others answers `wrong_shard`, since rows
+    that have moved away would be missing without notice.
+    """
+
+    request: int
+    shard: int
+    keyspace: int
+    timeout_ms: int
+    microshard: int
+    start: bytes
+    end: bytes
+    reverse: bool
+    keys_only: bool
+    max_rows: int
+    freshness: Freshness = STRONG
+    ranges: tuple[MicroshardRange, ...] = ()
+
+
+class InstallShardMap(_Message, frozen=True, tag=19):
+    """Take over a newer shard map: answered by `Done` once it is on disk. From the shard manager.
+
+    `found`: shards whose first replicas these are; this node may open its replica of them as a founder. Any other
+    replica that the map newly puts on this node opens empty, and waits to be added by the shard's leader.
+    """
+
+    request: int
+    shard_map: ShardMap
+    found: list[int] = []
+
+
+class ChangeMembership(_Message, frozen=True, tag=20):
+    """Have a shard's leader propose one change of its membership: answered by `Done` once it is in the leader's log.
+
+    `kind` is one of 1 (add `node` as a follower), 2 (promote it to a voter), 3 (demote it), 4 (remove it).
+    """
+
+    request: int
+    shard: int
+    kind: int
+    node: str
+
+
+class DropReplica(_Message, frozen=True, tag=21):
+    """Remove a replica that the node's shard map does not put there: answered by `Done` once its rows are gone."""
+
+    request: int
+    shard: int
+
+
+Request: TypeAlias = (
+    OpenSession
+    | Write
+    | Read
+    | ReadPage
+    | Scan
+    | GetShardMap
+    | GetStatus
+    | TransferLeader
+    | Ping
+    | InstallShardMap
+    | ChangeMembership
+    | DropReplica
+)
 
 
 # -- answers: node to client
@@ -169,16 +371,23 @@ class SessionOpened(_Message, frozen=True, tag=40):
 
 
 class Written(_Message, frozen=True, tag=41):
-    """The write is on disk at a majority of voters and applied at the leader, at sequence number `seq`."""
+    """The write is on disk at a majority of voters and applied at the leader, at sequence number `seq`.
+
+    A `fast` one is queued at the leader, to get `seq` unless a failover loses it. `results` are those of the operations
+    that have one, in order.
+    """
 
     request: int
     seq: int
+    results: list[OperationResult] = []
 
 
 class Rows(_Message, frozen=True, tag=42):
     """Values (None: no such key) and the seqs they were written at (0: no such key), in the order of the keys asked.
 
-    `seq` is the position of the shard that was read; `served_by` the node.
+    `seq` is the position of the shard that was read; `served_by` the node. Nothing is missing that was acknowledged
+    `staleness_ms` or longer before the request was sent. `expiries` are milliseconds of Unix time, 0 for never, beside
+    the values; empty where none of them expires.
     """
 
     request: int
@@ -186,6 +395,8 @@ class Rows(_Message, frozen=True, tag=42):
     served_by: str
     values: list[bytes | None]
     seqs: list[int]
+    staleness_ms: int = 0
+    expiries: list[int] = []
 
 
 class Page(_Message, frozen=True, tag=43):
@@ -215,7 +426,13 @@ class PeerProgress(_Message, frozen=True):
 
 
 class ReplicaStatus(_Message, frozen=True):
-    """One replica on the answering node. `role`: "leader", "candidate", "voter" or "follower"; `peers` on leaders only."""
+    """One replica on the answering node. `role`: "leader", "candidate", "voter" or "follower"; `peers` on leaders only.
+
+    Args:
+        membership_committed: the newest membership in the log is committed.
+        reads, writes: keys read and operations applied here since the process began.
+        written_bytes: of rows applied here since then.
+    """
 
     shard: int
     role: str
@@ -230,6 +447,11 @@ class ReplicaStatus(_Message, frozen=True):
     voters: tuple[str, ...]
     followers: tuple[str, ...]
     peers: tuple[PeerProgress, ...] = ()
+    membership_version: int = 0
+    membership_committed: bool = False
+    reads: int = 0
+    writes: int = 0
+    written_bytes: int = 0
 
 
 class StatusReply(_Message, frozen=True, tag=45):
@@ -268,7 +490,26 @@ class Failure(_Message, frozen=True, tag=47):
     map_version: int = 0
 
 
-Answer: TypeAlias = SessionOpened | Written | Rows | Page | ShardMapReply | StatusReply | Done | Failure | Refused
+class ScanPage(_Message, frozen=True, tag=48):
+    """Rows in key order (reversed: from the last down), from one point of the shard, whose position is `seq`.
+
+    `values` is empty where only keys were asked for. `resume` is None where no more rows follow, else where to go on:
+    the next page's `start`, or its `end` in reverse.
+    """
+
+    request: int
+    seq: int
+    served_by: str
+    keys: list[bytes]
+    values: list[bytes]
+    seqs: list[int]
+    resume: bytes | None
+    staleness_ms: int = 0
+
+
+Answer: TypeAlias = (
+    SessionOpened | Written | Rows | Page | ScanPage | ShardMapReply | StatusReply | Done | Failure | Refused
+)
 
 SESSION_WINDOW = 64
 """How many writes of one session may be unanswered at once: what a node remembers of each session."""

@@ -70,6 +70,7 @@ class KeyspaceConfig(Section):
     voters: Count = Field(3, ge=1, le=7)
     followers: Count = Field(0, ge=0, le=16)
     max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", gt=0)
+    default_ttl_ns: Duration | None = Field(None, alias="default_ttl", ge=1_000_000)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""

@@ -6,23 +6,45 @@ served all the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import operations_decoder
-from shoal.protocol.messages import OpenSession, Operation, Put, Read, ReadPage, Write
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    DEFAULT_TTL,
+    Atomic,
+    AtomicOperation,
+    DeleteRange,
+    Increment,
+    OpenSession,
+    Operation,
+    Put,
+    RangeUnchanged,
+    Read,
+    ReadPage,
+    Scan,
+    Touch,
+    Write,
+)
 from shoal.shardmap import Routes
 
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import QueuedCommand, QueuedRead, Replica
 from shoal_server.node.settings import NodeSettings
-from shoal_server.shard.commands import OpenSessionCommand, WriteCommand
+from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys
 
-DataRequest: TypeAlias = OpenSession | Write | Read | ReadPage
+DataRequest: TypeAlias = OpenSession | Write | Read | Scan | ReadPage
 
 SHOWN_KEY_BYTES = 64
 OPEN_SESSION_BYTES = 16
+MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
+MAX_SPANS = 65_536
+"""Ranges in one write, each counted once a microshard: applying it must not hold up every replica."""
+MAX_RESULTS = 16_384
+"""Operations of one write that have results, so that these are well within a frame."""
 
 
 class Refusal(Exception):
@@ -36,12 +58,17 @@ class Refusal(Exception):
 class Admission:
     """Checks data requests and queues them at their replica."""
 
-    __slots__ = ("_limits", "_replicas", "_routes")
+    __slots__ = ("_limits", "_replicas", "_routes", "_sessions")
 
     def __init__(self, replicas: dict[int, Replica], routes: Routes, settings: NodeSettings) -> None:
         self._replicas = replicas
         self._routes = routes
         self._limits = settings.limits
+        self._sessions = settings.sessions_per_shard
+
+    def adopt(self, routes: Routes) -> None:
+        """Route by a newer shard map."""
+        self._routes = routes
 
     def replica_of(self, client: int, request: int, shard: int, outbox: Outbox) -> Replica | None:
         """Return the replica of `shard` here; where there is none, answer with the route and return None."""
@@ -63,21 +90,27 @@ class Admission:
         replica = self.replica_of(client, request.request, request.shard, outbox)
         if replica is None:
             return None
-        if not replica.group.is_leader:
+        weak = isinstance(request, (Read, Scan)) and not request.freshness.strong
+        if not replica.group.is_leader and not weak:
             replica.fail_not_leader(client, request.request, outbox)
             return None
         try:
             if type(request) is Write:
                 replica.queue_command(self._check_write(client, request, replica, not_writable))
             elif type(request) is Read:
-                replica.queue_read(QueuedRead(client, request, self._check_read(request, replica)))
+                replica.queue_read(QueuedRead(client, request, self._check_read(request, replica), weak))
+            elif type(request) is Scan:
+                self._check_keyspace(request, replica)
+                self._check_microshard(request.microshard, replica)
+                self._check_ranges_known(request, replica)
+                replica.queue_read(QueuedRead(client, request, [], weak))
             elif type(request) is ReadPage:
                 self._check_keyspace(request, replica)
                 replica.queue_read(QueuedRead(client, request, []))
             else:
                 self._check_writable(not_writable)
                 replica.queue_command(
-                    QueuedCommand(client, request.request, OpenSessionCommand(), None, OPEN_SESSION_BYTES)
+                    QueuedCommand(client, request.request, OpenSessionCommand(self._sessions), None, OPEN_SESSION_BYTES)
                 )
         except Refusal as refusal:
             route = replica.route if refusal.code is ErrorCode.WRONG_SHARD else None
@@ -102,16 +135,75 @@ class Admission:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, f"the operations cannot be decoded: {error}") from error
         if not operations:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, "a write without operations")
-        microshards = self._check_keys([operation.key for operation in operations], replica)
+        kinds = set(map(type, operations))
+        if kinds <= PLAIN:
+            keys = [operation.key for operation in operations]  # type: ignore[union-attr]
+        elif request.fast:
+            raise Refusal(
+                ErrorCode.INVALID_ARGUMENT,
+                "only puts and deletes may be fast: nothing else knows its result before it is applied",
+            )
+        else:
+            keys = list(named_keys(operations))
+            self._check_ranges(operations, replica)
+            self._check_results(operations)
+        microshards = self._check_keys(keys, replica)
         self._check_values(operations)
         command = WriteCommand(request.session, request.number, microshards, request.operations)
-        return QueuedCommand(client, request.request, command, operations, size)
+        return QueuedCommand(client, request.request, command, operations, size, request.fast)
+
+    def _check_ranges(self, operations: list[Operation], replica: Replica) -> None:
+        ranges: list[DeleteRange | RangeUnchanged] = []
+        for operation in operations:
+            if isinstance(operation, DeleteRange):
+                ranges.append(operation)
+            elif isinstance(operation, Atomic):
+                ranges += [condition for condition in operation.conditions if isinstance(condition, RangeUnchanged)]
+        spans = 0
+        for each in ranges:
+            self._check_microshard(each.microshard, replica)
+            spans += len(replica.machine.prefixes) if each.microshard == ALL_MICROSHARDS else 1
+        if len(ranges) > 1 and spans > MAX_SPANS:
+            raise Refusal(
+                ErrorCode.TOO_LARGE,
+                f"{len(ranges)} ranges over {spans} microshards in one write; at most {MAX_SPANS} are accepted, "
+                "or one range: send fewer at a time",
+            )
+
+    def _check_results(self, operations: list[Operation]) -> None:
+        """Every replica keeps a write's results for as long as it may be repeated, and they go out in one message."""
+        results = 0
+        for operation in operations:
+            if isinstance(operation, Atomic):
+                results += 1 + sum(isinstance(part, (Touch, Increment)) for part in operation.operations)
+            elif type(operation) not in PLAIN:
+                results += 1
+        if results > MAX_RESULTS:
+            raise Refusal(
+                ErrorCode.TOO_LARGE,
+                f"{results} operations of one write have results; at most {MAX_RESULTS} may: send fewer at a time",
+            )
+
+    def _check_ranges_known(self, request: Scan, replica: Replica) -> None:
+        """A scan of all microshards by a client that does not know which these are would leave rows out unseen."""
+        if request.ranges and request.ranges != replica.shard.ranges:
+            raise Refusal(
+                ErrorCode.WRONG_SHARD,
+                f"shard {replica.shard.id} has other microshards than the scan is for: fetch the shard map again",
+            )
+
+    def _check_microshard(self, microshard: int, replica: Replica) -> None:
+        if microshard != ALL_MICROSHARDS and not replica.machine.has_microshard(microshard):
+            raise Refusal(
+                ErrorCode.WRONG_SHARD,
+                f"microshard {microshard} is not in shard {replica.shard.id}: fetch the shard map again",
+            )
 
     def _check_read(self, request: Read, replica: Replica) -> list[int]:
         self._check_keyspace(request, replica)
         return self._check_keys(request.keys, replica)
 
-    def _check_keyspace(self, request: Write | Read | ReadPage, replica: Replica) -> None:
+    def _check_keyspace(self, request: Write | Read | Scan | ReadPage, replica: Replica) -> None:
         if request.keyspace != replica.keyspace.id:
             raise Refusal(
                 ErrorCode.WRONG_SHARD,
@@ -142,9 +234,16 @@ class Admission:
             )
         return microshards
 
-    def _check_values(self, operations: list[Operation]) -> None:
+    def _check_values(self, operations: Sequence[Operation | AtomicOperation]) -> None:
         largest = self._limits.max_value_bytes
         for operation in operations:
+            if isinstance(operation, Atomic):
+                self._check_values(operation.operations)
+            if isinstance(operation, (Put, Touch)) and not DEFAULT_TTL <= operation.ttl_ms <= MAX_TTL_MS:
+                raise Refusal(
+                    ErrorCode.INVALID_ARGUMENT,
+                    f"a time to live of {operation.ttl_ms} ms; it is from 1 to {MAX_TTL_MS} ms",
+                )
             if type(operation) is Put and len(operation.value) > largest:
                 raise Refusal(
                     ErrorCode.TOO_LARGE,

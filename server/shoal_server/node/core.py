@@ -27,22 +27,28 @@ from random import Random
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import (
     Answer,
+    ChangeMembership,
     Done,
+    DropReplica,
     GetShardMap,
     GetStatus,
+    InstallShardMap,
     OpenSession,
     Ping,
     Read,
     ReadPage,
     Request,
+    Scan,
     ShardMapReply,
     TransferLeader,
     Write,
 )
-from shoal.shardmap import Routes, ShardMap
+from shoal.shardmap import Routes, Shard, ShardMap
 
 from shoal_server.invariants import invariant
+from shoal_server.node.administration import Administration
 from shoal_server.node.admission import Admission
+from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica, WaitingTransfer
 from shoal_server.node.settings import NodeIdentity, NodeSettings
@@ -58,6 +64,7 @@ from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import AppliedState, load_applied_state
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.replica_rows import ReplicaOrigin, load_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotStager
 
 FIRST_GENERATION = 1
@@ -86,11 +93,12 @@ class TurnEnd:
 
 @dataclass(slots=True)
 class _Unsynced:
-    """What a batch that is not yet on disk holds back: log positions to report, messages to release."""
+    """What a batch that is not yet on disk holds back: log positions to report, messages and answers to release."""
 
     ticket: int
     persisted: list[tuple[Group, int, int]]
     messages: list[tuple[str, RaftMessage]]
+    answers: list[tuple[int, Answer]]
 
 
 class Node:
@@ -124,8 +132,10 @@ class Node:
         self.replicas: dict[int, Replica] = {}
         for shard in shard_map.shards:
             if identity.node in shard.replicas:
-                self.replicas[shard.id] = self._open_replica(shard.id, now)
+                self.replicas[shard.id] = self._open_replica(shard.id, load_origin(engine, shard.id), now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
+        self._administration = Administration(self)
+        self._admin_requests: list[tuple[int, InstallShardMap | ChangeMembership | DropReplica]] = []
         self._transfers = SnapshotTransfers(engine, settings)
         self._admission = Admission(self.replicas, self.routes, settings)
         self._dirty: dict[int, Replica] = dict(self.replicas)
@@ -141,6 +151,7 @@ class Node:
         self._not_writable_peers: set[str] = set()
         self._ticket = 0
         self._synced = 0
+        self._wall_ms = 0
         self._flush_ticket = 0
         self._flushing: dict[Replica, int] = {}
         self._flush_wanted = False
@@ -149,12 +160,39 @@ class Node:
     def open_replica(self, shard_id: int, now: int) -> None:
         """Make room for a replica that the shard map does not put here: a group may then add this node as a follower."""
         if shard_id not in self.replicas:
-            replica = self._open_replica(shard_id, now)
-            self.replicas[shard_id] = replica
-            self._dirty[shard_id] = replica
+            self._add_replica(shard_id, load_origin(self.engine, shard_id), now)
 
-    def _open_replica(self, shard_id: int, now: int) -> Replica:
-        shard = self.routes.shards[shard_id]
+    def adopt_map(self, routes: Routes, origins: dict[int, ReplicaOrigin], now: int) -> None:
+        """Route by a newer shard map, and open the replicas of `origins`, which it puts here."""
+        invariant(routes.map.version > self.routes.map.version, "a map is replaced by a newer one")
+        self.routes = routes
+        self._admission.adopt(routes)
+        self._outbox.map_version = routes.map.version
+        self.peers = [node.id for node in routes.map.nodes if node.id != self.identity.node]
+        for shard_id, replica in self.replicas.items():
+            shard = routes.shards.get(shard_id)
+            if shard is not None:
+                replica.adopt_shard(shard, routes.keyspaces[shard.keyspace])
+        for shard_id, origin in origins.items():
+            self._add_replica(shard_id, origin, now)
+        self._next_tick = now
+
+    def forget_replica(self, shard_id: int) -> None:
+        """Go on without a replica, whose rows are being removed."""
+        replica = self.replicas.pop(shard_id)
+        for waiting in (self._dirty, self._behind, self._again):
+            waiting.pop(shard_id, None)
+        self._flushing.pop(replica, None)
+        self._transfers.forget(replica)
+        replica.fail_all(self._outbox)
+
+    def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
+        replica = self._open_replica(shard_id, origin, now)
+        self.replicas[shard_id] = replica
+        self._dirty[shard_id] = replica
+
+    def _open_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> Replica:
+        shard: Shard = self.routes.shards[shard_id]
         node = self.identity.node
         store = GroupLogStore(self.engine, shard_id)
         state = load_applied_state(self.engine, shard_id)
@@ -162,14 +200,16 @@ class Node:
             state = AppliedState(
                 index=0,
                 term=0,
-                seq=0,
+                seq_base=0,
                 generation=FIRST_GENERATION,
                 sessions_opened=0,
-                membership=Membership(1, shard.voters, shard.followers),
+                membership=Membership(1, shard.founders, shard.founding_followers)
+                if shard.founders
+                else Membership(1, shard.voters, shard.followers),
                 membership_index=0,
             )
         keyspace = self.routes.keyspaces[shard.keyspace]
-        machine = ShardStateMachine(shard, keyspace, self.engine, state, self.settings.sessions_per_shard)
+        machine = ShardStateMachine(shard, keyspace, self.engine, state)
         SnapshotStager(self.engine, shard_id, keyspace.id, sorted(machine.prefixes), state).discard_leftovers()
         stored = store.load()
         log = Log(
@@ -192,6 +232,7 @@ class Node:
             random=Random(self._random.getrandbits(64)),
             now=now,
             priority=shard.voters.index(node) if node in shard.voters else len(shard.voters),
+            silent_until=0 if origin.founded else origin.membership_version,
         )
         return Replica(node, group, store, machine, self.settings)
 
@@ -249,13 +290,17 @@ class Node:
 
     # -- the turn
 
-    def turn(self, now: int) -> Turn:
+    def turn(self, now: int, wall_ms: int) -> Turn:
         """Do the work of everything that arrived since the last turn, as far as others wait for it.
+
+        Args:
+            wall_ms: Unix time in milliseconds, by which rows expire; it may jump, and be wrong.
 
         The caller sends, begins the sync, and then calls `finish_turn`: what is committed is applied, and clients are
         answered, while the disk and the peers are already at work.
         """
         outbox = self._outbox
+        self._wall_ms = wall_ms
         self._release_synced(outbox)
         self._take_peer_events(now)
         self._take_peer_messages(now, outbox)
@@ -291,10 +336,14 @@ class Node:
         while unsynced and unsynced[0].ticket <= self._synced:
             done = unsynced.popleft()
             for group, index, term in done.persisted:
-                group.persisted(index, term)
-                self._dirty[group.group] = self.replicas[group.group]
+                replica = self.replicas.get(group.group)
+                if replica is not None and replica.group is group:
+                    group.persisted(index, term)
+                    self._dirty[group.group] = replica
             for peer, message in done.messages:
                 outbox.send(peer, message)
+            for client, answer in done.answers:
+                outbox.answer(client, answer)
 
     def _take_peer_events(self, now: int) -> None:
         events, self._peer_events = self._peer_events, []
@@ -328,6 +377,13 @@ class Node:
                 dirty[message.group] = replica
                 if isinstance(message, (SnapshotChunk, SnapshotAck)):
                     self._transfers.receive(sender, message, replica, now)
+                elif isinstance(message, FreshnessQuestion):
+                    answer = replica.answer_freshness(message, now)
+                    if answer is not None:
+                        outbox.send(sender, answer)
+                elif isinstance(message, FreshnessAnswer):
+                    if self.started_at <= message.asked_at <= now:
+                        replica.take_freshness(message)
                 else:
                     replica.group.step(sender, message, now)
 
@@ -347,7 +403,7 @@ class Node:
                 self._refuse_all(client, requests, in_flight, outbox)
                 continue
             for request in requests:
-                if isinstance(request, (Write, Read, ReadPage, OpenSession)):
+                if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
                     replica = self._admission.admit(client, request, self.not_writable, outbox)
                     if replica is not None:
                         self._dirty[replica.shard.id] = replica
@@ -357,8 +413,10 @@ class Node:
                     outbox.answer(client, Done(request.request))
                 elif isinstance(request, GetStatus):
                     outbox.answer(client, describe(self, request.request, now))
-                else:
+                elif isinstance(request, TransferLeader):
                     self._transfer_leader(client, request, now, outbox)
+                else:
+                    self._admin_requests.append((client, request))
 
     def _refuse_all(self, client: int, requests: list[Request], in_flight: int, outbox: Outbox) -> None:
         limit = self.settings.limits.client_requests
@@ -452,6 +510,11 @@ class Node:
                 any_active = True
                 replica.group.tick(now)
                 self._dirty[shard] = replica
+            if replica.is_read_from(now):
+                any_active = True
+                self._dirty[shard] = replica
+            if replica.queue_purge(self._wall_ms):
+                self._dirty[shard] = replica
         self._transfers.tick(now)
         interval = self.settings.tick_interval_ns
         self._next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now)
@@ -468,16 +531,21 @@ class Node:
     def _store(self, now: int, outbox: Outbox) -> int | None:
         """Write one batch with what all groups want stored; return the ticket to sync up to, if there is any."""
         dirty = self._dirty
-        if not dirty and not self._unsynced:
+        if not dirty and not self._unsynced and not self._admin_requests:
             return None
         engine = self.engine
         batch = engine.batch()
+        admin_requests, self._admin_requests = self._admin_requests, []
+        for client, request in admin_requests:
+            self._administration.take(client, request, now, batch, outbox)
+        answers = self._administration.take_answers()
         persisted: list[tuple[Group, int, int]] = []
         durable: list[tuple[str, RaftMessage]] = []
         must_sync = False
         for replica in dirty.values():
-            replica.propose_queued(outbox)
+            replica.propose_queued(self._wall_ms, outbox)
             replica.begin_reads(now, outbox)
+            replica.ask_freshness(now, outbox)
             for ready in replica.collect(batch, now, outbox):
                 if ready.entries:
                     last = ready.entries[-1]
@@ -496,9 +564,9 @@ class Node:
         for replica in adopted:
             replica.reload()
             self._again[replica.shard.id] = replica
-        if must_sync or adopted:
+        if must_sync or adopted or answers:
             self._ticket += 1
-            self._unsynced.append(_Unsynced(self._ticket, persisted, durable))
+            self._unsynced.append(_Unsynced(self._ticket, persisted, durable, answers))
         elif durable:
             if self._unsynced:
                 self._unsynced[-1].messages.extend(durable)
@@ -514,14 +582,19 @@ class Node:
         engine = self.engine
         batch = engine.batch()
         behind = self._behind
+        applied: dict[int, Replica] = {}
         if behind and now >= self._behind_due:
             # Nobody waits for a follower's state, and one large batch costs less than many small ones.
+            applied = behind
             for replica in behind.values():
                 replica.apply(batch, outbox)
             behind = {shard: replica for shard, replica in behind.items() if replica.group.has_committed}
             self._behind = behind
         for shard, replica in dirty.items():
-            if replica.group.is_leader:
+            if shard in applied:
+                # What it applies next must see what it has just applied, which is not written yet.
+                continue
+            if replica.group.is_leader or replica.awaits_applying:
                 replica.apply(batch, outbox)
             elif replica.group.has_committed and shard not in behind:
                 if not behind:
@@ -530,7 +603,9 @@ class Node:
         if not batch.is_empty():
             engine.write_unlogged(batch)
         for replica in dirty.values():
-            replica.serve_reads(outbox)
+            replica.serve_reads(now, self._wall_ms, outbox)
+            if replica.awaits_applying:
+                self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
             if replica.group.is_leader and replica.group.has_committed:
                 # A turn applies so much and no more, or heartbeats would wait for it.
                 self._dirty[replica.shard.id] = replica

@@ -8,10 +8,16 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Answer, Failure
 from shoal.shardmap import Shard
 
+from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 
-PeerMessage: TypeAlias = RaftMessage | Heartbeat | HeartbeatAnswer | SnapshotChunk | SnapshotAck
+PeerMessage: TypeAlias = (
+    RaftMessage | Heartbeat | HeartbeatAnswer | SnapshotChunk | SnapshotAck | FreshnessQuestion | FreshnessAnswer
+)
+
+NOBODY = -1
+"""In place of a client: the node itself, which waits for no answer."""
 
 
 class Outbox:
@@ -32,6 +38,8 @@ class Outbox:
             messages.append(message)
 
     def answer(self, client: int, answer: Answer) -> None:
+        if client == NOBODY:
+            return
         answers = self.to_clients.get(client)
         if answers is None:
             self.to_clients[client] = [answer]

@@ -13,15 +13,35 @@ from dataclasses import dataclass
 
 import msgspec
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Done, Operation, Page, Read, ReadPage, Rows, SessionOpened, Written
-from shoal.shardmap import Shard
+from shoal.protocol.messages import (
+    Done,
+    Operation,
+    Page,
+    Read,
+    ReadPage,
+    Rows,
+    Scan,
+    ScanPage,
+    SessionOpened,
+    Written,
+)
+from shoal.shardmap import Keyspace, Shard
 
-from shoal_server.node.outbox import Outbox
+from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry
 from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted, TransferInProgress
-from shoal_server.shard.commands import Command, OpenSessionCommand, encode_commands
+from shoal_server.shard.commands import (
+    COMMANDS_VERSION,
+    Command,
+    Commands,
+    OpenSessionCommand,
+    PurgeCommand,
+    WriteCommand,
+    encode_commands,
+)
 from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
 from shoal_server.shard.sessions import Verdict
 from shoal_server.storage.engine import Batch
@@ -34,22 +54,31 @@ TRANSFER_RETRY_MS = 10
 
 @dataclass(slots=True)
 class QueuedCommand:
-    """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked."""
+    """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
+
+    `fast`: it is answered as soon as it is in the log.
+    """
 
     client: int
     request: int
     command: Command
     operations: list[Operation] | None
     size: int
+    fast: bool = False
 
 
 @dataclass(slots=True)
 class QueuedRead:
-    """A client's read that waits for a lease or a ReadIndex round."""
+    """A client's read that waits for a lease or a ReadIndex round, or for the replica to be fresh enough.
+
+    `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns).
+    """
 
     client: int
-    read: Read | ReadPage
+    read: Read | ReadPage | Scan
     microshards: list[int]
+    weak: bool = False
+    deadline: int = 0
 
 
 @dataclass(slots=True)
@@ -79,11 +108,14 @@ class Replica:
 
     __slots__ = (
         "_checkpoints",
+        "_fast_index",
         "_flushed_index",
+        "_freshness",
         "_log_bytes",
         "_next_token",
         "_prepared",
         "_proposals",
+        "_purging",
         "_queue",
         "_queued_reads",
         "_reads_waiting",
@@ -91,10 +123,12 @@ class Replica:
         "_settings",
         "_since_checkpoint",
         "_was_leader",
+        "_weak_reads",
         "group",
         "keyspace",
         "machine",
         "node",
+        "reads",
         "route",
         "shard",
         "snapshot_floor",
@@ -114,6 +148,7 @@ class Replica:
         self.route: Shard = machine.shard
         self.transfer: WaitingTransfer | None = None
         self.snapshot_floor: int | None = None
+        self.reads = 0
         self._settings = settings
         self._queue: list[QueuedCommand] = []
         self._queued_reads: list[QueuedRead] = []
@@ -122,6 +157,10 @@ class Replica:
         self._proposals: dict[int, Proposal] = {}
         self._prepared: dict[int, Prepared] = {}
         self._was_leader = False
+        self._fast_index = 0
+        self._purging = False
+        self._weak_reads: list[QueuedRead] = []
+        self._freshness = ReplicaFreshness(settings.timing.drift_permille)
         self._checkpoints: deque[tuple[int, int]] = deque()
         self._flushed_index = machine.state.index
         self._log_bytes = 0
@@ -136,51 +175,90 @@ class Replica:
     def queue_read(self, read: QueuedRead) -> None:
         self._queued_reads.append(read)
 
+    def queue_purge(self, wall_ms: int) -> bool:
+        """Queue a command that removes expired rows, if this is the leader and some are due; return whether it did."""
+        expiry, now = self.machine.expiry, self.machine.now(wall_ms)
+        if self._purging or expiry.due_at > now or not self.group.is_leader:
+            return False
+        rows = expiry.due(now, self._settings.purge_rows)
+        if rows:
+            self._purging = True
+            size = sum(len(key) for _, _, key in rows)
+            self._queue.append(QueuedCommand(NOBODY, 0, PurgeCommand(rows), None, size))
+        return bool(rows)
+
     # -- the turn
 
-    def propose_queued(self, outbox: Outbox) -> None:
+    def propose_queued(self, wall_ms: int, outbox: Outbox) -> None:
         """Turn the commands queued since the last turn into log entries, as few as the size bound allows."""
         queue = self._queue
         if not queue:
             return
         self._queue = []
         if not self.group.is_leader:
+            self._purging = False
             for item in queue:
                 self.fail_not_leader(item.client, item.request, outbox)
             return
         entries: list[list[QueuedCommand]] = []
         size = self._settings.entry_bytes
         for item in queue:
+            if item.fast and not self._is_new(item, outbox):
+                continue
             if size + item.size > self._settings.entry_bytes:
                 entries.append([])
                 size = 0
             entries[-1].append(item)
             size += item.size
         for items in entries:
-            self._propose(items, outbox)
+            self._propose(items, wall_ms, outbox)
 
-    def _propose(self, items: list[QueuedCommand], outbox: Outbox) -> None:
-        commands = [item.command for item in items]
+    def _is_new(self, item: QueuedCommand, outbox: Outbox) -> bool:
+        """Say whether a write is new to its session as applied so far; answer it where it is not.
+
+        A fast write is acknowledged before deduplication decides, and may not be where that will do nothing.
+        """
+        command = item.command
+        assert isinstance(command, WriteCommand), "only writes are fast"
+        verdict, seq, _ = self.machine.sessions.judge(command.session, command.number)
+        if verdict is Verdict.NEW:
+            return True
+        self._answer(item.client, item.request, Outcome(verdict, seq), command, outbox)
+        return False
+
+    def _propose(self, items: list[QueuedCommand], wall_ms: int, outbox: Outbox) -> None:
+        commands = Commands(COMMANDS_VERSION, wall_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
         group = self.group
         try:
             index = group.propose([encode_commands(commands)])
         except TooManyUncommitted as error:
+            self._purging = False
             for item in items:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
                 )
         except TransferInProgress as error:
+            self._purging = False
             for item in items:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=TRANSFER_RETRY_MS
                 )
         except NotLeader:
+            self._purging = False
             for item in items:
                 self.fail_not_leader(item.client, item.request, outbox)
         else:
             term = group.term
-            self._proposals[index] = Proposal(term, [(item.client, item.request) for item in items])
+            self._proposals[index] = Proposal(
+                term, [(NOBODY if item.fast else item.client, item.request) for item in items]
+            )
             self._prepared[index] = Prepared(term, commands, [item.operations for item in items])
+            if any(item.fast for item in items):
+                self._fast_index = index
+                seq = self.machine.state.seq_base + index
+                for item in items:
+                    if item.fast:
+                        outbox.answer(item.client, Written(item.request, seq))
 
     def begin_reads(self, now: int, outbox: Outbox) -> None:
         """Admit the queued reads: at once under a valid lease, else through a ReadIndex round that they share."""
@@ -190,13 +268,19 @@ class Replica:
         self._queued_reads = []
         if not self.group.is_leader:
             for read in reads:
-                self.fail_not_leader(read.client, read.read.request, outbox)
+                if read.weak:
+                    read.deadline = now + self._settings.weak_read_wait_ns
+                    self._weak_reads.append(read)
+                else:
+                    self.fail_not_leader(read.client, read.read.request, outbox)
+            if self._weak_reads:
+                self._freshness.read(now)
             return
         index = self.group.read_index(now)
         token = self._next_token
         self._next_token += 1
         if index is not None:
-            self._reads_waiting[token] = (index, reads)
+            self._reads_waiting[token] = (max(index, self._fast_index), reads)
             return
         self._reads_waiting[token] = (None, reads)
         self.group.start_read(token, now)
@@ -220,10 +304,10 @@ class Replica:
             for token, index in ready.reads:
                 waiting = self._reads_waiting.get(token)
                 if waiting is not None:
-                    self._reads_waiting[token] = (index, waiting[1])
+                    self._reads_waiting[token] = (max(index, self._fast_index), waiting[1])
             for token in ready.failed_reads:
                 for read in self._reads_waiting.pop(token, (None, []))[1]:
-                    self.fail_not_leader(read.client, read.read.request, outbox)
+                    self._fail_read(read, outbox)
             taken.append(ready)
         if group.is_leader != self._was_leader or group.leader != self.route.leader:
             self._leadership_changed(outbox)
@@ -236,6 +320,7 @@ class Replica:
         if entries:
             results = self.machine.apply(entries, batch, self._prepared)
             group.applied(entries[-1].index)
+            self._freshness.applied(entries[-1].index)
             if self._proposals:
                 self._answer_proposals(results, outbox)
 
@@ -246,12 +331,16 @@ class Replica:
             if proposal is None:
                 continue
             prepared = self._prepared.pop(entry.index)
+            if self._purging and any(isinstance(command, PurgeCommand) for command in prepared.commands.commands):
+                self._purging = False
             if proposal.term != entry.term:
                 for client, request in proposal.waiters:
                     self.fail_not_leader(client, request, outbox)
                 continue
-            for (client, request), outcome, command in zip(proposal.waiters, outcomes, prepared.commands, strict=True):
-                self._answer(client, request, outcome, command, outbox)
+            commands = prepared.commands.commands
+            for (client, request), outcome, command in zip(proposal.waiters, outcomes, commands, strict=True):
+                if client != NOBODY:
+                    self._answer(client, request, outcome, command, outbox)
 
     def _answer(self, client: int, request: int, outcome: Outcome, command: Command, outbox: Outbox) -> None:
         verdict = outcome.verdict
@@ -259,7 +348,7 @@ class Replica:
             if type(command) is OpenSessionCommand:
                 outbox.answer(client, SessionOpened(request, outcome.value))
             else:
-                outbox.answer(client, Written(request, outcome.value))
+                outbox.answer(client, Written(request, outcome.value, outcome.results))
         elif verdict is Verdict.UNKNOWN_SESSION:
             outbox.fail(
                 client,
@@ -277,28 +366,138 @@ class Replica:
                 maybe_applied=True,
             )
 
-    def serve_reads(self, outbox: Outbox) -> None:
+    def serve_reads(self, now: int, wall_ms: int, outbox: Outbox) -> None:
         """Answer the reads whose position is applied and written to the engine."""
+        if self._weak_reads:
+            self._serve_weak_reads(now, wall_ms, outbox)
         if not self._reads_waiting:
             return
         applied = self.machine.state.index
         done = [token for token, (index, _) in self._reads_waiting.items() if index is not None and index <= applied]
         for token in done:
             for read in self._reads_waiting.pop(token)[1]:
-                self._serve(read, outbox)
+                self._serve(read, 0, wall_ms, outbox)
 
-    def _serve(self, queued: QueuedRead, outbox: Outbox) -> None:
+    def _serve(self, queued: QueuedRead, staleness_ms: int, wall_ms: int, outbox: Outbox) -> None:
         machine, read, limits = self.machine, queued.read, self._settings.limits
+        now = machine.now(wall_ms)
+        seq = machine.state.seq
         if type(read) is Read:
-            values, seqs = machine.read(read.keys, queued.microshards)
+            self.reads += len(read.keys)
+            values, seqs, expiries = machine.read(read.keys, queued.microshards, now)
             fitting = _fitting(values, limits.max_frame_bytes // 2)
             if fitting < len(values):
-                values, seqs = values[:fitting], seqs[:fitting]
-            outbox.answer(queued.client, Rows(read.request, machine.state.seq, self.node, values, seqs))
+                values, seqs, expiries = values[:fitting], seqs[:fitting], expiries[:fitting]
+            outbox.answer(queued.client, Rows(read.request, seq, self.node, values, seqs, staleness_ms, expiries))
+        elif type(read) is Scan:
+            self.reads += 1
+            page = machine.scan(
+                read.microshard,
+                read.start,
+                read.end,
+                reverse=read.reverse,
+                keys_only=read.keys_only,
+                max_rows=max(1, min(read.max_rows, limits.page_rows)),
+                max_bytes=limits.page_bytes,
+                now=now,
+            )
+            outbox.answer(
+                queued.client,
+                ScanPage(read.request, seq, self.node, page.keys, page.values, page.seqs, page.resume, staleness_ms),
+            )
         elif type(read) is ReadPage:
             rows = max(1, min(read.max_rows, limits.page_rows))
-            microshards, keys, page, done = machine.read_page(read.microshard, read.after, rows, limits.page_bytes)
-            outbox.answer(queued.client, Page(read.request, machine.state.seq, done, microshards, keys, page))
+            microshards, keys, shown, done = machine.read_page(
+                read.microshard, read.after, rows, limits.page_bytes, now
+            )
+            outbox.answer(queued.client, Page(read.request, seq, done, microshards, keys, shown))
+
+    # -- reads of a replica that does not lead
+
+    @property
+    def awaits_applying(self) -> bool:
+        """Whether somebody waits for what a replica that does not lead has yet to apply."""
+        return bool(self._weak_reads)
+
+    def is_read_from(self, now: int) -> bool:
+        """Whether the replica is, or was lately, read from without leading."""
+        return bool(self._weak_reads) or self._freshness.in_use(now)
+
+    def ask_freshness(self, now: int, outbox: Outbox) -> None:
+        """Ask the leader how far it is, where it is time to, for the sake of reads here."""
+        leader = self.group.leader
+        if (
+            leader
+            and leader != self.node
+            and self.is_read_from(now)
+            and self._freshness.may_ask(now, wanted=bool(self._weak_reads))
+        ):
+            outbox.send(leader, FreshnessQuestion(self.shard.id, now))
+
+    def answer_freshness(self, question: FreshnessQuestion, now: int) -> FreshnessAnswer | None:
+        """Answer a replica that asks, if this node surely leads; None where it may not."""
+        index = self.group.read_index(now)
+        return None if index is None else FreshnessAnswer(question.group, question.asked_at, index)
+
+    def take_freshness(self, answer: FreshnessAnswer) -> None:
+        """Take the leader's answer."""
+        self._freshness.answered(answer, self.machine.state.index)
+
+    def _serve_weak_reads(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+        """Answer the reads that this replica is fresh enough for; decline those for which it is not in time."""
+        waiting, self._weak_reads = self._weak_reads, []
+        staleness = self._freshness.staleness_ms(now)
+        seq = self.machine.state.seq
+        for queued in waiting:
+            wanted = queued.read.freshness  # type: ignore[union-attr]  # a ReadPage is never weak
+            bound = wanted.max_staleness_ms
+            if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
+                self._serve(queued, staleness, wall_ms, outbox)
+            elif now >= queued.deadline or not self.group.leader:
+                self._decline(queued, staleness, outbox)
+            else:
+                self._weak_reads.append(queued)
+
+    def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:
+        wanted = queued.read.freshness  # type: ignore[union-attr]  # a ReadPage is never weak
+        known = "nobody could say how stale" if staleness is None else f"up to {staleness} ms stale"
+        asked = f"at most {wanted.max_staleness_ms} ms and " if wanted.max_staleness_ms else ""
+        outbox.fail(
+            queued.client,
+            queued.read.request,
+            ErrorCode.TOO_STALE,
+            f"the replica of shard {self.shard.id} on {self.node} is at seq {self.machine.state.seq}, {known}; "
+            f"asked for was {asked}seq {wanted.min_seq}: ask another",
+            route=self.route,
+        )
+
+    def _fail_read(self, queued: QueuedRead, outbox: Outbox) -> None:
+        """A read that waited for this leader's confirmation has lost it."""
+        if queued.weak:
+            self._decline(queued, None, outbox)
+        else:
+            self.fail_not_leader(queued.client, queued.read.request, outbox)
+
+    # -- the shard map
+
+    def adopt_shard(self, shard: Shard, keyspace: Keyspace) -> None:
+        """Take over what a newer shard map says of the shard and its keyspace."""
+        self.shard = self.machine.shard = shard
+        self.keyspace = self.machine.keyspace = keyspace
+        self.route = msgspec.structs.replace(shard, leader=self.group.leader)
+
+    def fail_all(self, outbox: Outbox) -> None:
+        """Answer everybody who waits: the replica is being removed."""
+        for command in self._queue:
+            self.fail_not_leader(command.client, command.request, outbox)
+        waiting = [read for _, reads in self._reads_waiting.values() for read in reads]
+        for queued in (*self._queued_reads, *self._weak_reads, *waiting):
+            self._fail_read(queued, outbox)
+        for proposal in self._proposals.values():
+            for client, request in proposal.waiters:
+                self.fail_not_leader(client, request, outbox, maybe_applied=True)
+        self._queue, self._queued_reads, self._weak_reads = [], [], []
+        self._reads_waiting, self._proposals = {}, {}
 
     # -- leadership
 
@@ -315,7 +514,9 @@ class Replica:
             waiting, self._reads_waiting = self._reads_waiting, {}
             for _, reads in waiting.values():
                 for read in reads:
-                    self.fail_not_leader(read.client, read.read.request, outbox)
+                    self._fail_read(read, outbox)
+            self._fast_index = 0
+            self._purging = False
         self._was_leader = group.is_leader
         transfer = self.transfer
         if transfer is not None and group.leader == transfer.target:
@@ -404,6 +605,7 @@ class Replica:
         """Take up the rows of a snapshot that was just adopted and written."""
         if self._restored is not None:
             self.machine.adopt(self._restored)
+            self._freshness.applied(self._restored.index)
             self._restored = None
 
 

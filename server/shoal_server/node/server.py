@@ -1,7 +1,7 @@
 """The node as a process: opens the data folder, runs the core on an event loop, and ends it in good order.
 
-This is the one place where a node's objects are put together. The core decides; this file carries: bytes between
-sockets and the core, batches' syncs to the writer thread, time to the core, and signals to an orderly end.
+This is the one place where a node process's objects are put together. The core decides, the driver takes its turns;
+this file carries bytes between sockets and the core, the state of the disk to it, and signals to an orderly end.
 """
 
 from __future__ import annotations
@@ -10,24 +10,22 @@ import asyncio
 import gc
 import signal
 import sys
-import time
-from collections.abc import Callable
 from random import Random, SystemRandom
 
 import structlog
 import uvloop
-from shoal.protocol.messages import Hello, Request, Welcome
+from shoal.protocol.messages import Answer, Hello, Request, Welcome
 from shoal.protocol.version import NEWEST, OLDEST
 
-from shoal_server.bootstrap import initial_shard_map
+from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.config import ClusterConfig
 from shoal_server.logs import configure_logging
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
+from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.node.peers import PeerLink
+from shoal_server.node.peer_links import PeerLinks
 from shoal_server.node.settings import NodeIdentity, settings_from_config
-from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import (
     DataFolder,
@@ -50,15 +48,10 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 
 
-def monotonic_ns() -> int:
-    """The node's clock: monotonic, and going on while the machine sleeps, so that a lease does not outlive a suspend."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
 class NodeServer:
     """One node process. Implements `connections.Host` for the connections that others open."""
 
-    def __init__(self, config: ClusterConfig, node_id: str) -> None:
+    def __init__(self, config: ClusterConfig, node_id: str, *, join: bool = False) -> None:
         """Open the data folder and everything on it.
 
         Raises:
@@ -74,7 +67,7 @@ class NodeServer:
         )
         shard_map = load_shard_map(self._engine)
         if shard_map is None:
-            shard_map = initial_shard_map(config)
+            shard_map = empty_shard_map(config, node_id) if join else initial_shard_map(config)
             save_shard_map(self._engine, shard_map)
         settings = settings_from_config(config, sum(node_id in shard.replicas for shard in shard_map.shards))
         self._limits = settings.limits
@@ -88,19 +81,27 @@ class NodeServer:
         self._node = Node(
             self._identity, shard_map, self._engine, settings, Random(SystemRandom().getrandbits(64)), monotonic_ns()
         )
-        self._syncs = DiskThread("sync", self._engine.sync, self._later(self._sync_done))
-        self._flushes = DiskThread("flush", self._engine.flush, self._later(self._flush_done))
+        self._driver = NodeDriver(
+            self._node,
+            self._engine,
+            self._loop,
+            to_peers=lambda to_peers: self._links.send(to_peers),
+            to_clients=self._send_to_clients,
+            failed=self._on_failure,
+            map_changed=self._map_changed,
+        )
         self._inbound: set[Inbound] = set()
         self._clients: dict[int, Inbound] = {}
         self._next_client = 1
-        self._links: dict[str, PeerLink] = {}
-        self._turn_scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0
-        self._requested_sync = 0
-        self._requested_flush = 0
+        self._links = PeerLinks(
+            self._hello,
+            max_frame_bytes=self.max_frame_bytes,
+            check=lambda peer, welcome: self._check_identity(peer, welcome.cluster, welcome.node, welcome.incarnation),
+            connected=self._peer_connected,
+            lost=self._peer_lost,
+            failed=self._task_ended,
+        )
         self._stop = asyncio.Event()
-        self._failure = ""
 
     # -- life
 
@@ -110,10 +111,9 @@ class NodeServer:
         listener = await self._loop.create_server(lambda: Inbound(self, self._loop), host.strip("[]"), int(port))
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
-        tasks = [asyncio.create_task(self._link_to(peer).run()) for peer in self._node.peers]
-        tasks.append(asyncio.create_task(self._watch_disk()))
-        for task in tasks:
-            task.add_done_callback(self._task_ended)
+        self._map_changed()
+        watch = asyncio.create_task(self._watch_disk())
+        watch.add_done_callback(self._task_ended)
         log.info(
             "node_started",
             node=self._identity.node,
@@ -122,29 +122,26 @@ class NodeServer:
             shards=len(self._node.replicas),
             incarnation=self._identity.incarnation,
         )
-        self._schedule_turn()
+        self._driver.schedule_turn()
         await self._stop.wait()
-        if not self._failure:
+        if not self._driver.failure:
             await self._hand_over()
         listener.close()
-        for task in tasks:
-            task.remove_done_callback(self._task_ended)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        watch.remove_done_callback(self._task_ended)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await self._links.close()
         for connection in list(self._inbound):
             connection.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._driver.stop()
         return self._close()
 
     def _close(self) -> int:
-        if self._failure:
-            log.critical("node_failed", node=self._identity.node, reason=self._failure)
+        if self._driver.failure:
+            log.critical("node_failed", node=self._identity.node, reason=self._driver.failure)
             return EXIT_FAILED
         try:
-            self._syncs.stop()
-            self._flushes.stop()
-            self._engine.close()
+            self._driver.close()
         except StorageFailed as error:
             log.critical("node_failed", node=self._identity.node, reason=str(error))
             return EXIT_FAILED
@@ -157,98 +154,30 @@ class NodeServer:
         """Give every leadership to a peer that is up to date, for at most `DRAIN_SECONDS`."""
         deadline = self._loop.time() + DRAIN_SECONDS
         log.info("node_stopping", node=self._identity.node)
-        while self._loop.time() < deadline and not self._failure:
+        while self._loop.time() < deadline and not self._driver.failure:
             left = self._node.hand_over(monotonic_ns())
-            self._schedule_turn()
+            self._driver.schedule_turn()
             if not left:
                 return
             await asyncio.sleep(HAND_OVER_CHECK_SECONDS)
         log.warning("hand_over_incomplete", node=self._identity.node, reason="no peer took over in time")
 
-    def _fail(self, reason: str) -> None:
+    def _on_failure(self, reason: str, error: Exception | None) -> None:  # noqa: ARG002 - told again when it ends
         """End the process: what is on disk, or in memory, can no longer be relied on."""
-        if not self._failure:
-            self._failure = reason
-            self._stop.set()
+        if error is not None:
+            log.critical("turn_failed", node=self._identity.node, exc_info=error)
+        self._stop.set()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        self._fail(f"{task.get_coro()} ended: {error!r}")
+        self._driver.fail(f"{task.get_coro()} ended: {error!r}")
 
-    # -- turns
-
-    def _schedule_turn(self) -> None:
-        if not self._turn_scheduled:
-            self._turn_scheduled = True
-            self._loop.call_soon(self._turn)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._schedule_turn()
-
-    def _turn(self) -> None:
-        self._turn_scheduled = False
-        if self._failure:
-            return
-        now = monotonic_ns()
-        try:
-            turn = self._node.turn(now)
-            self._send_to_peers(turn.to_peers)
-            if turn.sync is not None and turn.sync > self._requested_sync:
-                self._requested_sync = turn.sync
-                self._syncs.request(turn.sync)
-            end = self._node.finish_turn(now)
-            if end.flush is not None and end.flush > self._requested_flush:
-                self._requested_flush = end.flush
-                self._flushes.request(end.flush)
-        except Exception as error:  # the root of the node's work: whatever failed, nothing after it may be trusted
-            log.critical("turn_failed", node=self._identity.node, exc_info=error)
-            self._fail(f"{type(error).__name__}: {error}")
-            return
-        self._send_to_peers(end.to_peers)
+    def _send_to_clients(self, to_clients: dict[int, list[Answer]]) -> None:
         clients = self._clients
-        for client, answers in end.to_clients.items():
+        for client, answers in to_clients.items():
             connection = clients.get(client)
             if connection is not None:
                 connection.send(answers)
-        self._arm_timer(end.wake_at, now)
-
-    def _send_to_peers(self, to_peers: dict[str, list[PeerMessage]]) -> None:
-        for peer, messages in to_peers.items():
-            link = self._links.get(peer)
-            if link is not None:
-                link.send(messages)
-
-    def _arm_timer(self, wake_at: int, now: int) -> None:
-        """Be woken by `wake_at`; a timer that is due earlier stays, since setting one anew costs more than a turn too many."""
-        if self._timer is not None:
-            if self._timer_at <= wake_at:
-                return
-            self._timer.cancel()
-        self._timer_at = wake_at
-        self._timer = self._loop.call_later(max(0, wake_at - now) / 1e9, self._on_timer)
-
-    def _later(self, done: Callable[[DiskWorkDone], None]) -> Callable[[DiskWorkDone], None]:
-        """Return what a disk's thread calls to have `done` called in the loop's."""
-
-        def notify(report: DiskWorkDone) -> None:
-            self._loop.call_soon_threadsafe(done, report)
-
-        return notify
-
-    def _sync_done(self, report: DiskWorkDone) -> None:
-        if report.failure is not None:
-            self._fail(str(report.failure))
-            return
-        self._node.synced(report.ticket)
-        self._schedule_turn()
-
-    def _flush_done(self, report: DiskWorkDone) -> None:
-        if report.failure is not None:
-            self._fail(str(report.failure))
-            return
-        self._node.flushed(report.ticket)
-        self._schedule_turn()
 
     async def _watch_disk(self) -> None:
         """Tell the core how the disk is: how full, and whether a sync hangs."""
@@ -265,29 +194,20 @@ class NodeServer:
                 log.error("writes_refused", node=self._identity.node, reason=reason)
             elif self._node.not_writable and not reason:
                 log.info("writes_accepted", node=self._identity.node, free_bytes=free)
-            stalled = self._syncs.stalled_for() > self._sync_stall_seconds
+            stalled = self._driver.sync_stalled_for() > self._sync_stall_seconds
             if stalled and not self._node.disk_stalled:
-                log.error("disk_stalled", node=self._identity.node, seconds=self._syncs.stalled_for())
+                log.error("disk_stalled", node=self._identity.node, seconds=self._driver.sync_stalled_for())
             self._node.set_disk(free_bytes=free, not_writable=reason, stalled=stalled)
             if full:
                 self._node.hand_over(monotonic_ns())
-                self._schedule_turn()
+                self._driver.schedule_turn()
             await asyncio.sleep(DISK_CHECK_SECONDS)
 
     # -- peers
 
-    def _link_to(self, peer: str) -> PeerLink:
-        link = PeerLink(
-            peer,
-            self._node.routes.nodes[peer].address,
-            self._hello,
-            max_frame_bytes=self.max_frame_bytes,
-            check=lambda welcome: self._check_identity(peer, welcome.cluster, welcome.node, welcome.incarnation),
-            connected=self._peer_connected,
-            lost=self._peer_lost,
-        )
-        self._links[peer] = link
-        return link
+    def _map_changed(self) -> None:
+        routes = self._node.routes
+        self._links.update({peer: routes.nodes[peer].address for peer in self._node.peers})
 
     def _hello(self) -> Hello:
         identity = self._identity
@@ -295,11 +215,11 @@ class NodeServer:
 
     def _peer_connected(self, peer: str) -> None:
         self._node.peer_connected(peer)
-        self._schedule_turn()
+        self._driver.schedule_turn()
 
     def _peer_lost(self, peer: str) -> None:
         self._node.peer_lost(peer)
-        self._schedule_turn()
+        self._driver.schedule_turn()
 
     def _check_identity(self, expected: str, cluster: str, node: str, incarnation: str) -> str:
         """Return why this is not the peer that the shard map and the past say, or ""."""
@@ -322,18 +242,7 @@ class NodeServer:
     # -- Host: what connections need
 
     def welcome(self, version: int) -> Welcome:
-        limits = self._limits
-        return Welcome(
-            version=version,
-            cluster=self._identity.cluster,
-            node=self._identity.node,
-            incarnation=self._identity.incarnation,
-            max_frame_bytes=limits.max_frame_bytes,
-            max_key_bytes=limits.max_key_bytes,
-            max_value_bytes=limits.max_value_bytes,
-            max_batch_bytes=limits.max_batch_bytes,
-            shard_map=self._node.map_with_leaders(),
-        )
+        return welcome_of(self._node, version)
 
     def check_peer(self, hello: Hello) -> str:
         if hello.node == self._identity.node:
@@ -365,15 +274,19 @@ class NodeServer:
 
     def from_client(self, client: int, requests: list[Request]) -> None:
         self._node.receive_client(client, requests)
-        self._schedule_turn()
+        self._driver.schedule_turn()
 
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
         self._node.receive_peer(peer, messages)
-        self._schedule_turn()
+        self._driver.schedule_turn()
 
 
-def run(config: ClusterConfig, node_id: str) -> int:
-    """Run node `node_id` of `config` in this process until it is told to stop; return the exit code."""
+def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:
+    """Run node `node_id` of `config` in this process until it is told to stop; return the exit code.
+
+    Args:
+        join: on a new data folder, begin with no shards, and wait for the shard manager's map.
+    """
     configure_logging()
     # What exists by now lives as long as the process. Garbage is mostly acyclic here, so look for cycles rarely:
     # a full collection in the middle of a turn is a pause that every client sees.
@@ -384,7 +297,7 @@ def run(config: ClusterConfig, node_id: str) -> int:
 
     async def main() -> int:
         try:
-            server = NodeServer(config, node_id)
+            server = NodeServer(config, node_id, join=join)
         except (DataFolderRefused, StorageFailed) as error:
             log.critical("node_refused", node=node_id, reason=str(error))
             return EXIT_REFUSED

@@ -53,6 +53,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
         log_checkpoint_bytes: the log is cut off in steps of about this.
         sync_stall_ns: a disk sync that takes longer costs the node its leaderships.
         follower_apply_ns: for so long a replica that does not lead gathers committed entries before it applies them.
+        weak_read_wait_ns: a read waits so long for a replica that does not lead to be fresh enough, and is then declined.
+        purge_rows: how many expired rows one log entry removes at the most.
         snapshots_at_once: how many snapshots a node sends at the same time.
     """
 
@@ -66,6 +68,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
     sync_stall_ns: int = 2_000_000_000
     tick_interval_ns: int = 10_000_000
     follower_apply_ns: int = 5_000_000
+    weak_read_wait_ns: int = 20_000_000
+    purge_rows: int = 500
     snapshots_at_once: int = 2
     snapshot_chunk_bytes: int = 256 * 1024
     snapshot_timeout_ns: int = 10_000_000_000

@@ -48,6 +48,11 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         lease_ms=min(max(0, status.lease_until - now), node.settings.timing.support_ns) // 1_000_000,
         voters=membership.voters,
         followers=membership.followers,
+        membership_version=membership.version,
+        membership_committed=status.membership_committed,
+        reads=replica.reads,
+        writes=replica.machine.operations_applied,
+        written_bytes=replica.machine.bytes_applied,
         peers=tuple(
             PeerProgress(
                 node=peer.node,

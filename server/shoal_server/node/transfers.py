@@ -78,6 +78,15 @@ class SnapshotTransfers:
         for group in [group for group, taking in self._taking.items() if taking.peer == peer]:
             del self._taking[group]
 
+    def forget(self, replica: Replica) -> None:
+        """End what is under way for a replica that is being removed."""
+        shard = replica.shard.id
+        for sending in [sending for sending in self._sending.values() if sending.replica is replica]:
+            self._end_sending(sending, 0, "the replica was removed")
+        self._taking.pop(shard, None)
+        self._wanted = deque(item for item in self._wanted if item[0] is not replica)
+        self._arrived = [item for item in self._arrived if item[0] is not replica]
+
     def tick(self, now: int) -> None:
         """End what has been silent for too long, or whose leadership is over."""
         for sending in list(self._sending.values()):
@@ -150,11 +159,12 @@ class SnapshotTransfers:
         state = AppliedState(
             index=chunk.index,
             term=chunk.index_term,
-            seq=chunk.seq,
+            seq_base=chunk.seq_base,
             generation=taking.stager.generation,
             sessions_opened=chunk.sessions_opened,
             membership=chunk.membership,
             membership_index=chunk.membership_index,
+            clock_ms=chunk.clock_ms,
         )
         taking.stager.adopt(batch, replica.store, state)
         replica.restore(state, now)
@@ -213,10 +223,11 @@ class SnapshotTransfers:
             checksum=checksum(rows),
             rows=rows,
             last=sending.last,
-            seq=state.seq,
+            seq_base=state.seq_base,
             sessions_opened=state.sessions_opened,
             membership=state.membership,
             membership_index=state.membership_index,
+            clock_ms=state.clock_ms,
         )
         outbox.send(sending.peer, chunk)
 

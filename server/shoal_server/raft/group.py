@@ -113,6 +113,7 @@ class Group:
         "_reads",
         "_refused",
         "_restarted",
+        "_silent_until",
         "_timing",
         "active",
         "group",
@@ -139,9 +140,12 @@ class Group:
         random: Random,
         now: int,
         priority: int,
+        silent_until: int = 0,
     ) -> None:
         """
         Args:
+            silent_until: the replica neither votes nor campaigns while its log knows no membership of this version:
+                the node may have had a replica before, and have forgotten what it promised then.
             membership: as of the log's applied position; later ones are found in the log.
             priority: the node's place among those who should lead, 0 for the first: it campaigns first at a start.
         """
@@ -158,6 +162,7 @@ class Group:
         self._liveness = liveness
         self._random = random
         self._restarted = hard_state.term > 0
+        self._silent_until = silent_until
         self._hard_state_changed = False
         self._leader: Leader | None = None
         self._leader_epoch = 0
@@ -218,9 +223,15 @@ class Group:
     def may_campaign(self) -> bool:
         """Whether this node is a voter whose log holds no membership change that is committed and not applied."""
         log = self.log
-        return self.node in self._history.current.voters and not (
-            log.applied_index < self._history.current_index <= log.commit_index
+        return (
+            self.node in self._history.current.voters
+            and not log.applied_index < self._history.current_index <= log.commit_index
+            and not self._is_silent
         )
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._history.current.version < self._silent_until
 
     def status(self) -> GroupStatus:
         log, leader = self.log, self._leader
@@ -236,6 +247,7 @@ class Group:
             term=self.term,
             leader=self.leader,
             membership=membership,
+            membership_committed=self._history.current_index <= log.commit_index,
             first_index=log.first_index,
             last_index=log.last_index,
             commit_index=log.commit_index,
@@ -450,6 +462,9 @@ class Group:
             self._become(Role.REPLICA)
 
     def _on_vote_request(self, sender: str, message: VoteRequest, now: int) -> None:
+        if self._is_silent:
+            self._refuse_vote(sender, message)
+            return
         if not message.transfer and self._is_bound(sender, now):
             if message.term >= self.term:
                 self._question_leader(now)

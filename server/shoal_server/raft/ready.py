@@ -47,6 +47,7 @@ class GroupStatus:
     term: int
     leader: str
     membership: Membership
+    membership_committed: bool
     first_index: int
     last_index: int
     commit_index: int

@@ -1,26 +1,40 @@
 """What the log entries of a shard say: the commands its state machine applies, as a leader encoded them.
 
 An entry holds the commands of one turn. `operations` stay as the client encoded them: a replica that has not yet to
-apply them never decodes them. The leader has checked sizes and routes, and adds each operation's microshard, so that
-replicas need not compute it again.
+apply them never decodes them. The leader has checked sizes and routes, and adds what replicas could not agree on by
+themselves: the microshard of each key, the time, and the settings in force.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
+from shoal.protocol.frames import operations_decoder
+from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
 
 COMMANDS_VERSION = 1
 """Format of entries; an entry of a newer one stops the replica that cannot read it (`UnknownCommands`)."""
 
+PLAIN = frozenset((Put, Delete))
+"""Operations that read nothing, always succeed, and have no result."""
+
 
 class OpenSessionCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Open a deduplication session; its id is decided when it is applied."""
+    """Open a deduplication session; its id is decided when it is applied.
+
+    `capacity`: how many sessions the shard then remembers at the most, by the leader's settings.
+    """
+
+    capacity: int
 
 
 class WriteCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Apply `operations` (an encoded `list[Operation]`) once per (session, number); `microshards` runs beside them."""
+    """Apply `operations` (an encoded `list[Operation]`) once per (session, number).
+
+    `microshards` are those of the keys that `named_keys` yields of the operations, in that order.
+    """
 
     session: int
     number: int
@@ -28,13 +42,26 @@ class WriteCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     operations: msgspec.Raw
 
 
-Command: TypeAlias = OpenSessionCommand | WriteCommand
+class PurgeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Remove expired rows: (microshard, expiry, key) as the expiry index has them. A row with another expiry stays."""
+
+    rows: list[tuple[int, int, bytes]]
+
+
+Command: TypeAlias = OpenSessionCommand | WriteCommand | PurgeCommand
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The payload of one COMMAND entry."""
+    """The payload of one COMMAND entry.
+
+    Args:
+        clock_ms: the leader's wall clock when it proposed the entry, in Unix milliseconds.
+        default_ttl_ms: the keyspace's then, 0 for none.
+    """
 
     version: int
+    clock_ms: int
+    default_ttl_ms: int
     commands: list[Command]
 
 
@@ -46,12 +73,12 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Commands)
 
 
-def encode_commands(commands: list[Command]) -> bytes:
+def encode_commands(commands: Commands) -> bytes:
     """Encode the payload of one entry."""
-    return _encoder.encode(Commands(COMMANDS_VERSION, commands))
+    return _encoder.encode(commands)
 
 
-def decode_commands(payload: bytes) -> list[Command]:
+def decode_commands(payload: bytes) -> Commands:
     """Decode the payload of one entry.
 
     Raises:
@@ -63,4 +90,29 @@ def decode_commands(payload: bytes) -> list[Command]:
         raise UnknownCommands(f"a log entry cannot be decoded ({error}): written by a newer Shoal?") from error
     if decoded.version > COMMANDS_VERSION:
         raise UnknownCommands(f"a log entry has format {decoded.version}; this Shoal reads up to {COMMANDS_VERSION}")
-    return decoded.commands
+    return decoded
+
+
+def decode_operations(command: WriteCommand) -> list[Operation]:
+    """Decode the operations of a write.
+
+    Raises:
+        UnknownCommands: one of them is of a kind that this Shoal does not know.
+    """
+    try:
+        return operations_decoder.decode(command.operations)
+    except msgspec.MsgspecError as error:
+        raise UnknownCommands(f"a write in the log cannot be decoded ({error}): written by a newer Shoal?") from error
+
+
+def named_keys(operations: list[Operation]) -> Iterator[bytes]:
+    """Yield every key that operations name, conditions included, in the order in which they are applied."""
+    for operation in operations:
+        if isinstance(operation, Atomic):
+            for condition in operation.conditions:
+                if not isinstance(condition, RangeUnchanged):
+                    yield condition.key
+            for part in operation.operations:
+                yield part.key
+        elif not isinstance(operation, DeleteRange):
+            yield operation.key

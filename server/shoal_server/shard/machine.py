@@ -4,24 +4,38 @@
 one, so that after a crash they agree with each other at some index; the log brings back what comes after. Nothing here
 may depend on the node, the clock or chance. An error in here is the same on every replica, or it ends the process.
 
-Every entry that writes takes the shard's next sequence number; all its writes carry it. Seqs are thus monotonic per
-microshard, and stay so when microshards change shards as long as the new shard continues above both.
+The entry at a log index has the sequence number `seq_base` + index, and all its writes carry it. Seqs are thus monotonic
+per microshard, and stay so when microshards change shards as long as the new shard continues above both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import merge
 
 import msgspec
-from shoal.protocol.frames import operations_decoder
-from shoal.protocol.messages import Operation, Put
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    ConditionNotMet,
+    Operation,
+    OperationResult,
+)
 from shoal.shardmap import Keyspace, Shard
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
-from shoal_server.shard.commands import Command, UnknownCommands, WriteCommand, decode_commands
+from shoal_server.shard.commands import (
+    Commands,
+    OpenSessionCommand,
+    UnknownCommands,
+    WriteCommand,
+    decode_commands,
+    decode_operations,
+)
+from shoal_server.shard.expiry import ExpiryIndex
+from shoal_server.shard.operations import WriteExecutor
+from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import SessionTable, Verdict
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
@@ -30,54 +44,80 @@ from shoal_server.storage.layout import (
     data_prefix,
     encode_applied_state,
     encode_session_slot,
+    is_visible,
     prefix_end,
+    row_seq,
+    row_value,
     session_prefix,
     session_slot_key,
     session_slots,
-    value_header,
-    values_and_seqs,
+    split_rows,
 )
 
 SESSION_ORDINAL_BITS = 40
 """A session's id is the id of the shard that opened it, shifted by this, plus a counter: unique in the cluster."""
 
+KEPT_RESULTS_BYTES = 64 * 1024
+"""Results of a write that are longer are given and kept, for a repetition of it, without the values conditions found."""
+
+MAX_HIDDEN_ROWS = 16
+"""A page of a scan ends after so many times the rows asked for, seen or expired: it must not hold up the node."""
+
+_results_encoder = msgspec.msgpack.Encoder()
+_results_decoder: msgspec.msgpack.Decoder[list[OperationResult]] = msgspec.msgpack.Decoder(list[OperationResult])
+
 
 @dataclass(slots=True)
 class Outcome:
-    """What applying one command came to. `value` is a seq (writes) or a session id (openings), where it is NEW or DUPLICATE."""
+    """What applying one command came to.
+
+    `value` is a seq (writes) or a session id (openings), where it is NEW or DUPLICATE; `results` those of the operations
+    that have one.
+    """
 
     verdict: Verdict
     value: int
+    results: list[OperationResult] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What the proposer of an entry already decoded, so that it need not be decoded again when applied."""
+    """What the proposer of an entry already decoded, so that it need not be decoded again when applied.
+
+    `operations` are those of each command, None where it is no write.
+    """
 
     term: int
-    commands: list[Command]
+    commands: Commands
     operations: list[list[Operation] | None]
 
 
-Key: TypeAlias = bytes
+@dataclass(slots=True)
+class ScannedPage:
+    """Rows in key order, and where to go on (None: nothing follows). `values` is empty where only keys were wanted."""
+
+    keys: list[bytes]
+    values: list[bytes]
+    seqs: list[int]
+    resume: bytes | None
 
 
 class ShardStateMachine:
     """One replica's applied state of one shard."""
 
-    def __init__(self, shard: Shard, keyspace: Keyspace, engine: Engine, state: AppliedState, sessions: int) -> None:
+    def __init__(self, shard: Shard, keyspace: Keyspace, engine: Engine, state: AppliedState) -> None:
         """
         Args:
             state: the applied state as stored, or the initial one of a new shard.
-            sessions: how many client sessions the shard remembers at once.
         """
         self.shard = shard
         self.keyspace = keyspace
         self.state = state
         self._engine = engine
-        self._session_capacity = sessions
+        self.operations_applied = 0
+        self.bytes_applied = 0
         self.prefixes: dict[int, bytes] = {}
-        self.sessions = SessionTable(sessions)
+        self.sessions = SessionTable()
         self.adopt(state)
 
     def adopt(self, state: AppliedState) -> None:
@@ -88,8 +128,9 @@ class ShardStateMachine:
             for span in self.shard.ranges
             for microshard in range(span.first, span.end)
         }
-        self.sessions = SessionTable(self._session_capacity)
+        self.sessions = SessionTable()
         self.sessions.load(session_slots(self._engine, self.shard.id, state.generation))
+        self.expiry = ExpiryIndex(self._engine, self.keyspace.id, state.generation, self.prefixes)
 
     # -- writes
 
@@ -98,15 +139,20 @@ class ShardStateMachine:
     ) -> list[tuple[Entry, list[Outcome]]]:
         """Add the effects of committed `entries` to `batch`; return what became of each COMMAND entry's commands.
 
+        The batch must be written before the next call. `batch` is for several shards, of which each adds once.
+
         Args:
             prepared: by log index, what this node decoded when it proposed; used only where the term is the entry's.
 
         Raises:
             UnknownCommands: an entry cannot be read; nothing after it may be applied.
         """
+        if not entries:
+            return []
         state = self.state
-        index, seq, opened = state.index, state.seq, state.sessions_opened
+        index, opened, clock = state.index, state.sessions_opened, state.clock_ms
         membership, membership_index = state.membership, state.membership_index
+        overlay = Overlay(self._engine)
         results: list[tuple[Entry, list[Outcome]]] = []
         for entry in entries:
             invariant(entry.index == index + 1, "entries are applied in order, without a gap")
@@ -117,72 +163,78 @@ class ShardStateMachine:
                     commands, operations = known.commands, known.operations
                 else:
                     commands = decode_commands(entry.payload)
-                    operations = [None] * len(commands)
+                    operations = [None] * len(commands.commands)
+                clock = max(clock, commands.clock_ms)
+                seq = state.seq_base + index
+                executor = WriteExecutor(
+                    overlay, self.prefixes, self.expiry, seq=seq, now=clock, default_ttl=commands.default_ttl_ms
+                )
                 outcomes: list[Outcome] = []
-                next_seq = seq + 1
-                for command, decoded in zip(commands, operations, strict=True):
-                    if type(command) is WriteCommand:
-                        outcome = self._write(command, decoded, next_seq, batch)
-                        if outcome.verdict is Verdict.NEW:
-                            seq = next_seq
-                    else:
+                for command, decoded in zip(commands.commands, operations, strict=True):
+                    if isinstance(command, WriteCommand):
+                        outcomes.append(self._write(command, decoded, seq, executor, overlay))
+                    elif isinstance(command, OpenSessionCommand):
                         opened += 1
-                        outcome = self._open_session(opened, batch)
-                    outcomes.append(outcome)
+                        outcomes.append(self._open_session(opened, command.capacity, overlay))
+                    else:
+                        self.expiry.purge(command.rows, self.prefixes, clock, overlay)
+                        outcomes.append(Outcome(Verdict.NEW, seq))
                 results.append((entry, outcomes))
             elif entry.kind == EntryKind.MEMBERSHIP:
                 membership = msgspec.msgpack.decode(entry.payload, type=Membership)
                 membership_index = index
             elif entry.kind != EntryKind.EMPTY:
                 raise UnknownCommands(f"a log entry is of the unknown kind {entry.kind}: written by a newer Shoal?")
-        if entries:
-            self.state = AppliedState(
-                index=index,
-                term=entries[-1].term,
-                seq=seq,
-                generation=state.generation,
-                sessions_opened=opened,
-                membership=membership,
-                membership_index=membership_index,
-            )
-            batch.put(applied_state_key(self.shard.id), encode_applied_state(self.state), self._engine.data)
+        self.state = AppliedState(
+            index=index,
+            term=entries[-1].term,
+            seq_base=state.seq_base,
+            generation=state.generation,
+            sessions_opened=opened,
+            membership=membership,
+            membership_index=membership_index,
+            clock_ms=clock,
+        )
+        overlay.rows[applied_state_key(self.shard.id)] = encode_applied_state(self.state)
+        overlay.write_to(batch)
         return results
 
-    def _open_session(self, ordinal: int, batch: Batch) -> Outcome:
+    def _open_session(self, ordinal: int, capacity: int, overlay: Overlay) -> Outcome:
         session = (self.shard.id << SESSION_ORDINAL_BITS) + ordinal
-        used_at, forgotten = self.sessions.open(session)
-        data = self._engine.data
+        used_at, forgotten = self.sessions.open(session, capacity)
         shard, generation = self.shard.id, self.state.generation
         for old in forgotten:
             prefix = session_prefix(shard, generation, old)
-            batch.delete_range(prefix, prefix_end(prefix), data)
-        batch.put(session_slot_key(shard, generation, session, 0), encode_session_slot(0, 0, used_at), data)
+            overlay.clear([(prefix, prefix_end(prefix))])
+        overlay.rows[session_slot_key(shard, generation, session, 0)] = encode_session_slot(0, 0, used_at)
         return Outcome(Verdict.NEW, session)
 
-    def _write(self, command: WriteCommand, decoded: list[Operation] | None, seq: int, batch: Batch) -> Outcome:
+    def _write(
+        self,
+        command: WriteCommand,
+        decoded: list[Operation] | None,
+        seq: int,
+        executor: WriteExecutor,
+        overlay: Overlay,
+    ) -> Outcome:
         session, number = command.session, command.number
-        verdict, earlier = self.sessions.judge(session, number)
+        verdict, earlier, kept = self.sessions.judge(session, number)
         if verdict is not Verdict.NEW:
-            return Outcome(verdict, earlier)
-        used_at = self.sessions.record(session, number, seq)
-        engine = self._engine
-        batch.put(
-            session_slot_key(self.shard.id, self.state.generation, session, number),
-            encode_session_slot(number, seq, used_at),
-            engine.data,
-        )
-        operations = operations_decoder.decode(command.operations) if decoded is None else decoded
-        put, data, prefixes, header = batch.put, engine.data, self.prefixes, value_header(seq)
-        for operation, microshard in zip(operations, command.microshards, strict=True):
-            if type(operation) is Put:
-                put(prefixes[microshard] + operation.key, header + operation.value, data)
-            else:
-                batch.delete(prefixes[microshard] + operation.key, data)
-        return Outcome(Verdict.NEW, seq)
+            return Outcome(verdict, earlier, _results_decoder.decode(kept) if kept else [])
+        operations = decode_operations(command) if decoded is None else decoded
+        results, kept = keepable(executor.execute(operations, command.microshards))
+        used_at = self.sessions.record(session, number, seq, kept)
+        key = session_slot_key(self.shard.id, self.state.generation, session, number)
+        overlay.rows[key] = encode_session_slot(number, seq, used_at, kept)
+        return Outcome(Verdict.NEW, seq, results)
 
     # -- reads
 
-    def route(self, keys: list[bytes]) -> list[int] | None:
+    def now(self, wall_ms: int) -> int:
+        """Return the time by which rows expire for a reader: a clock behind those of earlier leaders does not count."""
+        return max(wall_ms, self.state.clock_ms)
+
+    def route(self, keys: Iterable[bytes]) -> list[int] | None:
         """Return the microshard of each key, or None where one of them is not this shard's."""
         microshard_of, prefixes = self.keyspace.microshard_of, self.prefixes
         microshards = [microshard_of(key) for key in keys]
@@ -191,16 +243,77 @@ class ShardStateMachine:
                 return None
         return microshards
 
-    def read(self, keys: list[bytes], microshards: list[int]) -> tuple[list[bytes | None], list[int]]:
-        """Return values (None: absent) and their seqs (0: absent), as applied now and written to the engine."""
+    def has_microshard(self, microshard: int) -> bool:
+        """Say whether a microshard, or `ALL_MICROSHARDS`, may be asked for here."""
+        return microshard == ALL_MICROSHARDS or microshard in self.prefixes
+
+    def read(
+        self, keys: list[bytes], microshards: list[int], now: int
+    ) -> tuple[list[bytes | None], list[int], list[int]]:
+        """Return values (None: absent), their seqs (0: absent) and expiries, as applied now and written to the engine.
+
+        Expiries are as `split_rows` has them.
+        """
         prefixes = self.prefixes
         rows = self._engine.get_many(
             self._engine.data, [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
         )
-        return values_and_seqs(rows)
+        return split_rows(rows, now)
+
+    def scan(
+        self,
+        microshard: int,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool,
+        keys_only: bool,
+        max_rows: int,
+        max_bytes: int,
+        now: int,
+    ) -> ScannedPage:
+        """Return rows of [start, end) (an empty `end`: to the last) in key order, in reverse from the end down.
+
+        Args:
+            microshard: one of the shard's, or `ALL_MICROSHARDS`.
+        """
+        page = ScannedPage([], [], [], None)
+        size = 0
+        last = b""
+        examined = 0
+        for key, row in self._in_order(microshard, start, end, reverse):
+            if len(page.keys) >= max_rows or size >= max_bytes or examined >= MAX_HIDDEN_ROWS * max_rows:
+                # The smallest key greater than another is that with a zero byte behind it.
+                page.resume = last if reverse else last + b"\x00"
+                return page
+            last = key
+            examined += 1
+            if not is_visible(row, now):
+                continue
+            page.keys.append(key)
+            page.seqs.append(row_seq(row))
+            size += len(key)
+            if not keys_only:
+                page.values.append(row_value(row))
+                size += len(row)
+        return page
+
+    def _in_order(self, microshard: int, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (user key, row) of one microshard, or of all in one order."""
+        prefixes = self.prefixes
+        chosen = list(prefixes.values()) if microshard == ALL_MICROSHARDS else [prefixes[microshard]]
+        parts = [self._rows_between(prefix, start, end, reverse) for prefix in chosen]
+        return parts[0] if len(parts) == 1 else merge(*parts, key=_key_of, reverse=reverse)
+
+    def _rows_between(self, prefix: bytes, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        engine = self._engine
+        skip = len(prefix)
+        scan = engine.scan_reverse if reverse else engine.scan
+        for key, row in scan(engine.data, prefix + start, prefix + end if end else prefix_end(prefix)):
+            yield key[skip:], row
 
     def read_page(
-        self, microshard: int, after: bytes, max_rows: int, max_bytes: int
+        self, microshard: int, after: bytes, max_rows: int, max_bytes: int, now: int
     ) -> tuple[list[int], list[bytes], list[bytes], bool]:
         """Return rows after a cursor in (microshard, key) order as microshards, keys, values, and whether that was all.
 
@@ -210,16 +323,17 @@ class ShardStateMachine:
         """
         microshards: list[int] = []
         keys: list[bytes] = []
-        rows: list[bytes | None] = []
+        values: list[bytes] = []
         size = 0
         for current, key, row in self._rows_after(microshard, after):
-            if len(rows) >= max_rows or size >= max_bytes:
-                return microshards, keys, _present(values_and_seqs(rows)[0]), False
-            microshards.append(current)
-            keys.append(key)
-            rows.append(row)
-            size += len(key) + len(row)
-        return microshards, keys, _present(values_and_seqs(rows)[0]), True
+            if len(keys) >= max_rows or size >= max_bytes:
+                return microshards, keys, values, False
+            if is_visible(row, now):
+                microshards.append(current)
+                keys.append(key)
+                values.append(row_value(row))
+                size += len(key) + len(row)
+        return microshards, keys, values, True
 
     def _rows_after(self, microshard: int, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         engine = self._engine
@@ -227,11 +341,27 @@ class ShardStateMachine:
             if current < microshard:
                 continue
             prefix = self.prefixes[current]
-            # The smallest key greater than `after` is `after` with a zero byte behind it.
             start = prefix + after + b"\x00" if current == microshard and after else prefix
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
                 yield current, key[len(prefix) :], row
 
 
-def _present(values: list[bytes | None]) -> list[bytes]:
-    return [value for value in values if value is not None]
+def keepable(results: list[OperationResult]) -> tuple[list[OperationResult], bytes]:
+    """Return a write's results as they are given, now and whenever it is repeated, and encoded as they are kept.
+
+    Where they are long, they are without the values that conditions found.
+    """
+    if not results:
+        return results, b""
+    encoded = _results_encoder.encode(results)
+    if len(encoded) <= KEPT_RESULTS_BYTES:
+        return results, encoded
+    shorter = [
+        ConditionNotMet(result.condition, result.found_seq, None) if isinstance(result, ConditionNotMet) else result
+        for result in results
+    ]
+    return shorter, _results_encoder.encode(shorter)
+
+
+def _key_of(item: tuple[bytes, bytes]) -> bytes:
+    return item[0]

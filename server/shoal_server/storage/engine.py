@@ -72,3 +72,7 @@ class StorageFull(StorageFailed):
 
 class DataFolderRefused(Exception):
     """The data folder may not be opened: another cluster's or node's, of a newer format, or in use."""
+
+
+class DataFolderInUse(DataFolderRefused):
+    """A process has the data folder open, be it this one."""

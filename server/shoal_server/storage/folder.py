@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 from shoal.shardmap import ShardMap
 
-from shoal_server.storage.engine import DataFolderRefused, Engine, StorageFailed
+from shoal_server.storage.engine import Batch, DataFolderInUse, DataFolderRefused, Engine, StorageFailed
 from shoal_server.storage.layout import EPOCH_ROW, FORMAT, SHARD_MAP_ROW, check_format, peer_key
 
 IDENTITY_FILE = "shoal.json"
@@ -54,14 +54,18 @@ class DataFolder:
         return self.path / DATABASE_FOLDER
 
     def close(self) -> None:
-        self._lock.close()
+        if not self._lock.closed:
+            # Closing alone would leave the lock to a child that this process forked meanwhile.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._lock.close()
 
 
 def open_data_folder(path: Path, cluster: str, node: str) -> DataFolder:
     """Open the data folder of `node`, or make it where there is none.
 
     Raises:
-        DataFolderRefused: it is another cluster's or node's, of a newer format, in use, or not Shoal's at all.
+        DataFolderInUse: a process has it open, be it this one.
+        DataFolderRefused: it is another cluster's or node's, of a newer format, or not Shoal's at all.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -84,14 +88,18 @@ def open_data_folder(path: Path, cluster: str, node: str) -> DataFolder:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = (path / LOCK_FILE).open("a+")
+    try:
+        lock = (path / LOCK_FILE).open("a+")
+    except OSError as error:
+        raise DataFolderRefused(f"data folder {path} cannot be written: {error}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.seek(0)
         owner = lock.read().strip() or "unknown"
         lock.close()
-        raise DataFolderRefused(f"data folder {path} is in use by process {owner}") from error
+        itself = " (this one)" if owner == str(os.getpid()) else ""
+        raise DataFolderInUse(f"data folder {path} is in use by process {owner}{itself}") from error
     lock.seek(0)
     lock.truncate()
     lock.write(f"{os.getpid()}\n")
@@ -148,6 +156,11 @@ def load_shard_map(engine: Engine) -> ShardMap | None:
         return msgspec.msgpack.decode(row, type=ShardMap)
     except msgspec.MsgspecError as error:
         raise StorageFailed(f"the stored shard map cannot be read: {error}") from error
+
+
+def put_shard_map(batch: Batch, engine: Engine, shard_map: ShardMap) -> None:
+    """Store the shard map with the rest of a batch."""
+    batch.put(SHARD_MAP_ROW, msgspec.msgpack.encode(shard_map), engine.meta)
 
 
 def save_shard_map(engine: Engine, shard_map: ShardMap) -> None:

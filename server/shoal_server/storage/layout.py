@@ -3,20 +3,25 @@
 Families and their keys:
 
 - log: group (4 bytes) | index (8) -> format (1) | term (8) | kind (1) | payload
-- data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) | value
+- data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) [| expiry (8)] | value
+  and, with the keyspace's highest bit set, the expiry index: ... | generation (4) | expiry (8) | user key -> nothing
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
   0 (4) | group (4) | 0 (4) -> AppliedState
-  0 (4) | group (4) | generation (4) | session (8) | slot (2) -> format (1) | number (8) | seq (8) | used at (8)
+  0 (4) | group (4) | generation (4) | session (8) | slot (2) -> format (1) | number (8) | seq (8) | used at (8) | results
 - meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
 
+An expiry is in milliseconds of Unix time. The index may name rows that are gone or have another expiry by now; a row that
+expires is always in it.
+
 Integers are big-endian, so that the order of keys is the order of numbers. A *generation* is a replica's own: a snapshot
-is staged under a new one and adopted by one metadata write; a microshard's rows are one contiguous range all the same.
+is staged under a new one and adopted by one write; a microshard's rows are one contiguous range all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct as Layout
+from typing import TypeGuard
 
 import msgspec
 from shoal.protocol.messages import SESSION_WINDOW
@@ -31,13 +36,19 @@ _DATA_PREFIX = Layout(">III")
 _LOG_KEY = Layout(">IQ")
 _LOG_HEADER = Layout(">BQB")
 _VALUE_HEADER = Layout(">BQ")
+_EXPIRING_HEADER = Layout(">BQQ")
+_EXPIRY = Layout(">Q")
 _GROUP_KEY = Layout(">cI")
 _SESSION_PREFIX = Layout(">IIIQ")
 _SESSION_KEY = Layout(">IIIQH")
 _SESSION_SLOT = Layout(">BQQQ")
 
 VALUE_HEADER_BYTES = _VALUE_HEADER.size
-_VALUE_FLAGS = FORMAT << 4
+_EXPIRING_HEADER_BYTES = _EXPIRING_HEADER.size
+_PLAIN = FORMAT << 4
+_EXPIRES = 1
+_EXPIRING = _PLAIN | _EXPIRES
+_INDEX_BIT = 1 << 31
 
 SHARD_MAP_ROW = b"m"
 EPOCH_ROW = b"e"
@@ -45,6 +56,7 @@ _HARD_STATE = b"h"
 _LOG_START = b"l"
 _PEER = b"p"
 _STAGING = b"g"
+_ORIGIN = b"o"
 
 
 SYSTEM_KEYSPACE = 0
@@ -67,18 +79,69 @@ def data_prefix(keyspace: int, microshard: int, generation: int) -> bytes:
     return _DATA_PREFIX.pack(keyspace, microshard, generation)
 
 
-def value_header(seq: int) -> bytes:
-    """Return what is stored before a value written at `seq`."""
-    return _VALUE_HEADER.pack(_VALUE_FLAGS, seq)
+def value_header(seq: int, expiry: int = 0) -> bytes:
+    """Return what is stored before a value written at `seq`. `expiry`: Unix milliseconds, 0 for never."""
+    if expiry:
+        return _EXPIRING_HEADER.pack(_EXPIRING, seq, expiry)
+    return _VALUE_HEADER.pack(_PLAIN, seq)
 
 
-def values_and_seqs(rows: list[bytes | None]) -> tuple[list[bytes | None], list[int]]:
-    """Split stored rows into values (None: absent) and the seqs they were written at (0: absent)."""
+def row_expiry(row: bytes) -> int:
+    """Return when a stored row expires (Unix milliseconds), 0 for never."""
+    if row[0] & _EXPIRES:
+        (expiry,) = _EXPIRY.unpack_from(row, VALUE_HEADER_BYTES)
+        return int(expiry)
+    return 0
+
+
+def row_seq(row: bytes) -> int:
+    """Return the seq that a stored row was written at."""
+    return int.from_bytes(row[1:VALUE_HEADER_BYTES], "big")
+
+
+def row_value(row: bytes) -> bytes:
+    """Return the value of a stored row."""
+    return row[_EXPIRING_HEADER_BYTES if row[0] & _EXPIRES else VALUE_HEADER_BYTES :]
+
+
+def is_visible(row: bytes | None, now: int) -> TypeGuard[bytes]:
+    """Say whether a row is there and has not expired at `now` (Unix milliseconds)."""
+    return row is not None and (row[0] == _PLAIN or row_expiry(row) > now)
+
+
+def split_rows(rows: list[bytes | None], now: int) -> tuple[list[bytes | None], list[int], list[int]]:
+    """Split stored rows into values (None: absent or expired at `now`), seqs (0: absent), and expiries.
+
+    Expiries (Unix milliseconds, 0 for never) are beside the values, or an empty list where no row expires.
+    """
     start = VALUE_HEADER_BYTES
     from_bytes = int.from_bytes
-    values = [None if row is None else row[start:] for row in rows]
-    seqs = [0 if row is None else from_bytes(row[1:start], "big") for row in rows]
-    return values, seqs
+    if all(row is None or row[0] == _PLAIN for row in rows):
+        values = [None if row is None else row[start:] for row in rows]
+        seqs = [0 if row is None else from_bytes(row[1:start], "big") for row in rows]
+        return values, seqs, []
+    shown = [row if is_visible(row, now) else None for row in rows]
+    return (
+        [None if row is None else row_value(row) for row in shown],
+        [0 if row is None else row_seq(row) for row in shown],
+        [0 if row is None else row_expiry(row) for row in shown],
+    )
+
+
+def expiry_prefix(keyspace: int, microshard: int, generation: int) -> bytes:
+    """Return what all keys of a microshard's expiry index begin with."""
+    return _DATA_PREFIX.pack(keyspace | _INDEX_BIT, microshard, generation)
+
+
+def expiry_suffix(expiry: int, key: bytes = b"") -> bytes:
+    """Return what comes behind the prefix for a user key; without one, what all keys of that expiry begin with."""
+    return _EXPIRY.pack(expiry) + key
+
+
+def split_expiry_suffix(suffix: bytes) -> tuple[int, bytes]:
+    """Take `expiry_suffix` apart."""
+    (expiry,) = _EXPIRY.unpack_from(suffix)
+    return int(expiry), suffix[_EXPIRY.size :]
 
 
 # -- log
@@ -112,17 +175,28 @@ def decode_entry(key: bytes, row: bytes) -> Entry:
 class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     """How far a replica's state machine is, and what of its state is not rows.
 
-    `membership` is the group's as of `index`; `sessions_opened` counts the deduplication sessions ever opened.
+    Args:
+        seq_base: the entry at a log index has the seq `seq_base` + index: so a leader knows it when it proposes, and a
+            microshard's seqs go on rising when it comes to another shard, whose base is chosen high enough.
+        sessions_opened: how many deduplication sessions were ever opened.
+        membership: the group's as of `index`.
+        clock_ms: the newest wall-clock time (Unix milliseconds) of an applied entry.
     """
 
     index: int
     term: int
-    seq: int
+    seq_base: int
     generation: int
     sessions_opened: int
     membership: Membership
     membership_index: int
+    clock_ms: int = 0
     format: int = FORMAT
+
+    @property
+    def seq(self) -> int:
+        """The replica's position: that of the last entry applied."""
+        return self.seq_base + self.index
 
 
 def applied_state_key(group: int) -> bytes:
@@ -157,6 +231,11 @@ def hard_state_key(group: int) -> bytes:
 def staging_key(group: int) -> bytes:
     """Return the key of the mark that a snapshot is being staged."""
     return _GROUP_KEY.pack(_STAGING, group)
+
+
+def origin_key(group: int) -> bytes:
+    """Return the key of how a replica came to this node."""
+    return _GROUP_KEY.pack(_ORIGIN, group)
 
 
 def log_start_key(group: int) -> bytes:
@@ -228,14 +307,14 @@ def session_slot_key(group: int, generation: int, session: int, number: int) -> 
     return _SESSION_KEY.pack(SYSTEM_KEYSPACE, group, generation, session, number % SESSION_WINDOW)
 
 
-def encode_session_slot(number: int, seq: int, used_at: int) -> bytes:
-    return _SESSION_SLOT.pack(FORMAT, number, seq, used_at)
+def encode_session_slot(number: int, seq: int, used_at: int, results: bytes = b"") -> bytes:
+    return _SESSION_SLOT.pack(FORMAT, number, seq, used_at) + results
 
 
-def session_slots(engine: Engine, group: int, generation: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the stored slots of a replica: (session, number, seq, used at)."""
+def session_slots(engine: Engine, group: int, generation: int) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Yield the stored slots of a replica: (session, number, seq, used at, encoded results)."""
     prefix = sessions_prefix(group, generation)
     for key, row in engine.scan(engine.data, prefix, prefix_end(prefix)):
         _, _, _, session, _ = _SESSION_KEY.unpack(key)
-        _, number, seq, used_at = _SESSION_SLOT.unpack(row)
-        yield session, number, seq, used_at
+        _, number, seq, used_at = _SESSION_SLOT.unpack_from(row)
+        yield session, number, seq, used_at, row[_SESSION_SLOT.size :]

@@ -20,6 +20,7 @@ from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
     encode_applied_state,
+    expiry_prefix,
     prefix_end,
     sessions_prefix,
     staging_key,
@@ -32,7 +33,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 
     Args:
         transfer: the sender's number for this transfer; `number` counts its chunks from 0.
-        rows: (family "d" or "s", key without keyspace and generation, value), as stored.
+        rows: (kind, microshard, key without what says keyspace, microshard and generation, value), as stored.
         checksum: CRC-32 over keys and values.
         state: on the last chunk, what the rows do not say.
     """
@@ -46,10 +47,11 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     checksum: int
     rows: list[tuple[str, int, bytes, bytes]]
     last: bool
-    seq: int
+    seq_base: int
     sessions_opened: int
     membership: Membership
     membership_index: int
+    clock_ms: int
 
 
 class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
@@ -67,6 +69,7 @@ class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61
 
 
 DATA = "d"
+EXPIRY = "x"
 SESSION = "s"
 
 
@@ -100,6 +103,8 @@ class SnapshotReader:
         for microshard in microshards:
             prefix = data_prefix(keyspace, microshard, generation)
             yield from self._scan(engine.data, prefix, DATA, microshard)
+            prefix = expiry_prefix(keyspace, microshard, generation)
+            yield from self._scan(engine.data, prefix, EXPIRY, microshard)
         yield from self._scan(engine.data, sessions_prefix(group, generation), SESSION, 0)
 
     def _scan(
@@ -158,6 +163,8 @@ class SnapshotStager:
         for kind, microshard, key, row in rows:
             if kind == DATA:
                 batch.put(data_prefix(self._keyspace, microshard, self.generation) + key, row, data)
+            elif kind == EXPIRY:
+                batch.put(expiry_prefix(self._keyspace, microshard, self.generation) + key, row, data)
             else:
                 batch.put(sessions + key, row, data)
 
@@ -170,7 +177,10 @@ class SnapshotStager:
 
     def _drop(self, batch: Batch, generation: int) -> None:
         for microshard in self._microshards:
-            prefix = data_prefix(self._keyspace, microshard, generation)
-            batch.delete_range(prefix, prefix_end(prefix), self._engine.data)
+            for prefix in (
+                data_prefix(self._keyspace, microshard, generation),
+                expiry_prefix(self._keyspace, microshard, generation),
+            ):
+                batch.delete_range(prefix, prefix_end(prefix), self._engine.data)
         prefix = sessions_prefix(self._group, generation)
         batch.delete_range(prefix, prefix_end(prefix), self._engine.data)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from shoal.errors import ErrorCode
+from shoal.protocol.digest import RangeDigest
 from shoal.protocol.frames import (
     FrameReader,
     encode_frame,
@@ -17,18 +18,36 @@ from shoal.protocol.frames import (
     request_decoder,
 )
 from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    DEFAULT_TTL,
+    Applied,
+    Atomic,
+    ConditionNotMet,
+    Delete,
+    DeleteRange,
     Done,
     Failure,
+    Freshness,
     GetShardMap,
     Hello,
+    Impossible,
+    Increment,
+    KeyAbsent,
+    KeyPresent,
     OpenSession,
     Ping,
     Put,
+    RangeUnchanged,
     Read,
     Request,
     Rows,
+    Scan,
+    ScanPage,
+    SeqEquals,
     SessionOpened,
     ShardMapReply,
+    Touch,
+    ValueEquals,
     Welcome,
     Write,
     Written,
@@ -44,7 +63,9 @@ Script = Callable[["FakeNode", Request], Reply]
 class FakeCluster:
     """State that the fake nodes share, as if replication were instant: rows, sessions, leaders.
 
-    `writes` records every write that was applied, `asked` every request that reached a node (pings left out).
+    `applied` records every write that was applied, `asked` every request that reached a node (pings left out).
+    `expiries` are those of keys, in milliseconds on a clock that stands at `now_ms`. `lag` is what a node's replicas
+    lack: how many seqs, and for how many milliseconds. `regions` are those of nodes.
     """
 
     def __init__(self, nodes: int = 1, shards: int = 1, microshards: int = 16) -> None:
@@ -56,7 +77,14 @@ class FakeCluster:
         self.version = 1
         self.rows: dict[bytes, tuple[bytes, int]] = {}
         self.seq = 0
-        self.sessions: dict[int, dict[int, int]] = {}
+        self.expiries: dict[bytes, int] = {}
+        self.now_ms = 1_000_000
+        self.lag: dict[str, tuple[int, int]] = {}
+        self.regions: dict[str, str] = {}
+        self.default_ttl_ms = 0
+        self.max_staleness_ms = 5_000
+        self.ranges: dict[int, tuple[MicroshardRange, ...]] = {}
+        self.sessions: dict[int, dict[int, Written]] = {}
         self.sessions_opened = 0
         self.asked: list[tuple[str, Request]] = []
         self.frames: list[list[Request]] = []
@@ -81,16 +109,22 @@ class FakeCluster:
         return f"shoal://{addresses}/default{query}"
 
     def shard(self, shard: int) -> Shard:
+        return Shard(shard, 1, self.ranges_of(shard), tuple(self.names), leader=self.leaders[shard])
+
+    def ranges_of(self, shard: int) -> tuple[MicroshardRange, ...]:
         per = self.microshards // self.shard_count
-        span = MicroshardRange((shard - 1) * per, shard * per)
-        return Shard(shard, 1, (span,), tuple(self.names), leader=self.leaders[shard])
+        return self.ranges.get(shard, (MicroshardRange((shard - 1) * per, shard * per),))
+
+    @property
+    def keyspace(self) -> Keyspace:
+        return Keyspace(1, "default", self.microshards, b"/", self.max_staleness_ms, self.default_ttl_ms)
 
     def map(self) -> ShardMap:
         return ShardMap(
             self.version,
             "fake",
-            tuple(NodeAddress(name, node.address) for name, node in self.nodes.items()),
-            (Keyspace(1, "default", self.microshards, b"/"),),
+            tuple(NodeAddress(name, node.address, self.regions.get(name, "")) for name, node in self.nodes.items()),
+            (self.keyspace,),
             tuple(self.shard(shard) for shard in range(1, self.shard_count + 1)),
         )
 
@@ -103,16 +137,129 @@ class FakeCluster:
         session = self.sessions.get(write.session)
         if session is None:
             return Failure(write.request, ErrorCode.SESSION_EXPIRED, "unknown session")
+        operations = operations_decoder.decode(write.operations)
+        if not all(self.has(write.shard, operation) for operation in operations):
+            return self.wrong_shard(write)
         if write.number not in session:
             self.seq += 1
-            session[write.number] = self.seq
             self.applied.append(write)
-            for operation in operations_decoder.decode(write.operations):
-                if isinstance(operation, Put):
-                    self.rows[operation.key] = (operation.value, self.seq)
-                else:
-                    self.rows.pop(operation.key, None)
-        return Written(write.request, session[write.number])
+            results = [self.do(write.shard, operation) for operation in operations]
+            session[write.number] = Written(write.request, self.seq, [each for each in results if each is not None])
+        known = session[write.number]
+        return Written(write.request, known.seq, known.results)
+
+    def has(self, shard: int, operation: Any) -> bool:
+        """Whether all that an operation names is of the shard."""
+        if isinstance(operation, Atomic):
+            return all(self.has(shard, part) for part in (*operation.conditions, *operation.operations))
+        if isinstance(operation, DeleteRange | RangeUnchanged):
+            return operation.microshard == ALL_MICROSHARDS or self.holds(shard, operation.microshard)
+        return self.holds(shard, self.keyspace.microshard_of(operation.key))
+
+    def holds(self, shard: int, microshard: int) -> bool:
+        return any(span.first <= microshard < span.end for span in self.ranges_of(shard))
+
+    def do(self, shard: int, operation: Any) -> Any:
+        """Apply one operation; returns its result, None for those without."""
+        if isinstance(operation, Atomic):
+            for at, condition in enumerate(operation.conditions):
+                if not self.met(shard, condition):
+                    if isinstance(condition, RangeUnchanged):
+                        return ConditionNotMet(at, 0, None)
+                    found = self.rows.get(condition.key)
+                    return ConditionNotMet(at, found[1] if found else 0, found[0] if found else None)
+            before = dict(self.rows), dict(self.expiries)
+            values: list[int] = []
+            for at, part in enumerate(operation.operations):
+                result = self.do(shard, part)
+                if isinstance(result, Impossible):
+                    self.rows, self.expiries = before
+                    return Impossible(at, result.reason)
+                values += result.values if result is not None else []
+            return Applied(values)
+        if isinstance(operation, Put):
+            self.rows[operation.key] = (operation.value, self.seq)
+            self.expire(operation.key, operation.ttl_ms)
+        elif isinstance(operation, Delete):
+            self.rows.pop(operation.key, None)
+        elif isinstance(operation, Touch):
+            if operation.key in self.rows:
+                self.expire(operation.key, operation.ttl_ms)
+            return Applied([int(operation.key in self.rows)])
+        elif isinstance(operation, Increment):
+            stored = self.rows.get(operation.key, (b"0", 0))[0]
+            if not stored.lstrip(b"-").isdigit():
+                return Impossible(0, f"the value {stored!r} is no integer")
+            total = int(stored) + operation.by
+            self.rows[operation.key] = (b"%d" % total, self.seq)
+            return Applied([total])
+        else:
+            for key in self.keys_in(shard, operation.microshard, operation.start, operation.end):
+                del self.rows[key]
+            whole = sum(span.end - span.first for span in self.ranges_of(shard))
+            return Applied([whole if operation.microshard == ALL_MICROSHARDS else 1])
+        return None
+
+    def met(self, shard: int, condition: Any) -> bool:
+        if isinstance(condition, RangeUnchanged):
+            keys = self.keys_in(shard, condition.microshard, condition.start, condition.end)
+            digest = RangeDigest()
+            digest.add(keys, [self.rows[key][1] for key in keys])
+            return digest.value() == condition.digest
+        row = self.rows.get(condition.key)
+        if isinstance(condition, KeyPresent | KeyAbsent):
+            return (row is None) is isinstance(condition, KeyAbsent)
+        if isinstance(condition, SeqEquals):
+            return (row[1] if row else 0) == condition.seq
+        if row is None:
+            return not isinstance(condition, ValueEquals)
+        return row[0] == condition.value
+
+    def expire(self, key: bytes, ttl_ms: int) -> None:
+        ttl_ms = self.default_ttl_ms if ttl_ms == DEFAULT_TTL else ttl_ms
+        self.expiries[key] = self.now_ms + ttl_ms if ttl_ms else 0
+
+    def keys_in(self, shard: int, microshard: int, start: bytes, end: bytes) -> list[bytes]:
+        return sorted(
+            key
+            for key in self.rows
+            if key >= start and (not end or key < end)
+            and self.holds(shard, at := self.keyspace.microshard_of(key))
+            and microshard in (ALL_MICROSHARDS, at)
+        )  # fmt: skip
+
+    def declines(self, node: FakeNode, request: Read | Scan) -> Failure | None:
+        """What a replica answers that may not serve a read."""
+        wanted: Freshness = request.freshness
+        if wanted.strong:
+            return None if self.leaders[request.shard] == node.name else self.not_leader(request)
+        behind, stale_ms = self.lag.get(node.name, (0, 0))
+        if wanted.min_seq > self.seq - behind:
+            return Failure(request.request, ErrorCode.TOO_STALE, f"at {self.seq - behind}, not {wanted.min_seq}")
+        if 0 < wanted.max_staleness_ms <= stale_ms:
+            return Failure(request.request, ErrorCode.TOO_STALE, f"stale for {stale_ms} ms")
+        return None
+
+    def wrong_shard(self, request: Any) -> Failure:
+        route = self.shard(request.shard) if request.shard <= self.shard_count else None
+        return Failure(request.request, ErrorCode.WRONG_SHARD, "elsewhere", route=route, map_version=self.version)
+
+    def scan(self, node: FakeNode, request: Scan) -> Reply:
+        if request.shard > self.shard_count or (request.ranges and request.ranges != self.ranges_of(request.shard)):
+            return self.wrong_shard(request)
+        keys = self.keys_in(request.shard, request.microshard, request.start, request.end)
+        if request.reverse:
+            keys.reverse()
+        resume = None
+        if len(keys) > request.max_rows:
+            keys = keys[: request.max_rows]
+            resume = keys[-1] if request.reverse else keys[-1] + b"\0"
+        behind, stale_ms = (0, 0) if request.freshness.strong else self.lag.get(node.name, (0, 0))
+        values = [] if request.keys_only else [self.rows[key][0] for key in keys]
+        return ScanPage(
+            request.request, self.seq - behind, node.name, keys, values, [self.rows[key][1] for key in keys], resume,
+            stale_ms,
+        )  # fmt: skip
 
     def serve(self, node: FakeNode, request: Request) -> Reply:
         """Answer as a healthy node does."""
@@ -120,7 +267,14 @@ class FakeCluster:
             return Done(request.request)
         if isinstance(request, GetShardMap):
             return ShardMapReply(request.request, self.map())
-        assert isinstance(request, Write | Read | OpenSession)
+        assert isinstance(request, Write | Read | OpenSession | Scan)
+        if isinstance(request, Read | Scan):
+            declined = self.declines(node, request)
+            if declined is not None:
+                return declined
+            if isinstance(request, Scan):
+                return self.scan(node, request)
+            return self.read(node, request)
         if self.leaders[request.shard] != node.name:
             return self.not_leader(request)
         if isinstance(request, OpenSession):
@@ -128,11 +282,17 @@ class FakeCluster:
             session = (request.shard << 40) + self.sessions_opened
             self.sessions[session] = {}
             return SessionOpened(request.request, session)
-        if isinstance(request, Write):
-            return self.apply(request)
+        return self.apply(request)
+
+    def read(self, node: FakeNode, request: Read) -> Rows:
         found = [self.rows.get(key) for key in request.keys]
         values = [row[0] if row is not None else None for row in found]
-        return Rows(request.request, self.seq, node.name, values, [row[1] if row is not None else 0 for row in found])
+        seqs = [row[1] if row is not None else 0 for row in found]
+        behind, stale_ms = (0, 0) if request.freshness.strong else self.lag.get(node.name, (0, 0))
+        expiries = [self.expiries.get(key, 0) for key in request.keys]
+        return Rows(
+            request.request, self.seq - behind, node.name, values, seqs, stale_ms, expiries if any(expiries) else []
+        )
 
     def not_leader(self, request: Any, *, maybe_applied: bool = False, hint: bool = True) -> Failure:
         route = self.shard(request.shard)

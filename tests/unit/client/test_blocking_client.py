@@ -24,7 +24,12 @@ def test_the_generated_file_is_what_the_asyncio_client_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asynchronous", "blocking"), [(shoal.AsyncClient, shoal.Client), (shoal.AsyncPipeline, shoal.Pipeline)]
+    ("asynchronous", "blocking"),
+    [
+        (shoal.AsyncClient, shoal.Client),
+        (shoal.AsyncPipeline, shoal.Pipeline),
+        (shoal.AsyncTransaction, shoal.Transaction),
+    ],
 )
 def test_both_clients_have_the_same_methods_and_parameters(asynchronous: type[Any], blocking: type[Any]) -> None:
     def public(kind: type[Any]) -> dict[str, list[str]]:
@@ -63,6 +68,67 @@ def test_a_pipeline_sends_its_calls_together_and_keeps_their_order(threaded_clus
         assert all(isinstance(result, shoal.WriteResult) for result in pipeline.execute())
         assert len(threaded_cluster.frames) == 2  # one a node
         assert db.pipeline().get("k7").put("k7", "new").get("k7").execute()[::2] == [b"7", b"new"]
+
+
+def test_conditional_writes_and_results_are_the_asyncio_clients(threaded_cluster: Any) -> None:
+    with shoal.Client(threaded_cluster.url()) as db:
+        assert db.increment("n", 2) == 2
+        assert db.put_if_absent("n", "x") is False
+        assert db.compare_and_set("n", "2", "3") is True
+        assert db.touch("n", 5) is True
+        assert db.write([shoal.increment("n")], when=[shoal.key_present("n")]).results == (4,)
+        with pytest.raises(shoal.ConditionFailed) as caught:
+            db.write([shoal.delete("n")], when=[shoal.value_equals("n", "9")])
+        assert caught.value.found == b"4"
+        assert db.delete_prefix("n") == 16
+        assert db.pipeline().increment("n").touch("n").execute() == [1, True]
+
+
+def test_scans_iterate_and_go_on_from_their_cursor(threaded_cluster: Any) -> None:
+    with shoal.Client(threaded_cluster.url()) as db:
+        db.put_many({f"k{i:02}": "" for i in range(30)})
+        rows = db.scan("k", page_rows=4)
+        assert [next(rows)[0] for _ in range(10)] == [b"k%02d" % i for i in range(10)]
+        keys = [key for key, _ in db.scan(cursor=rows.cursor)]
+        assert keys == [b"k%02d" % i for i in range(10, 30)]
+        assert list(db.scan("k", limit=3, reverse=True, keys_only=True)) == [b"k29", b"k28", b"k27"]
+        assert list(rows)[-1][0] == b"k29"
+        assert list(db.scan(cursor=rows.cursor)) == []
+
+
+def test_transactions_run_in_the_callers_thread(threaded_cluster: Any) -> None:
+    with shoal.Client(threaded_cluster.url()) as db:
+        with db.transaction() as tx:
+            tx.put("a/1", "x")
+            assert tx.get("a/1") == b"x"
+            assert list(tx.scan("a/")) == [(b"a/1", b"x")]
+        assert tx.result is not None
+        with pytest.raises(RuntimeError), db.transaction() as tx:
+            tx.put("a/1", "y")
+            raise RuntimeError
+
+        def add(tx: shoal.Transaction) -> int:
+            assert threading.current_thread() is not db._portal._thread
+            count = int(tx.get("a/n") or 0) + 1
+            tx.put("a/n", str(count))
+            return count
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(lambda _: db.run(add), range(20))) == list(range(1, 21))
+        assert db.get_many(["a/1", "a/n"]) == [b"x", b"20"]
+
+
+def test_sessions_hand_on_what_they_have_seen(threaded_cluster: Any) -> None:
+    with shoal.Client(threaded_cluster.url()) as db:
+        session = db.session()
+        session.put("k", "v")
+        token = session.token()
+        assert db.session(token).token() == token
+        other = db.session()
+        other.merge(token)
+        assert other.get("k") == b"v"
+        with pytest.raises(shoal.InvalidArgument):
+            db.token()
 
 
 def test_many_threads_share_one_client_and_get_their_own_answers(threaded_cluster: Any) -> None:

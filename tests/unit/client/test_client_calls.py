@@ -23,7 +23,7 @@ async def test_a_written_value_is_read_back_and_deleted(cluster: Any) -> None:
     async with shoal.AsyncClient(cluster.url()) as db:
         assert (await db.put("k", "v")).durability == "quorum"
         assert await db.get(b"k") == b"v"
-        assert await db.get_entry("k") == shoal.Entry(b"v", 1, "n1")
+        assert await db.get_entry("k") == shoal.Entry(b"v", 1, None, 0.0, "n1")
         assert await db.exists("k") is True
         assert (await db.delete("k")).seq == 2
         assert await db.get("k") is None

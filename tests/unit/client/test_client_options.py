@@ -18,6 +18,10 @@ from shoal.options import Options, parse_duration, parse_url, split_address
         ("shoal://[::1]:7400/k", Options(("[::1]:7400",), "k")),
         ("shoal://[::1]", Options(("[::1]:7400",))),
         ("shoal://h/k%20k?timeout=250ms&max_in_flight=7", Options(("h:7400",), "k k", 0.25, 7)),
+        (
+            "shoal://h/k?consistency=eventual&max_staleness=2s&region=eu",
+            Options(("h:7400",), "k", consistency="eventual", max_staleness=2.0, region="eu"),
+        ),
         ("shoals://h:1/k", Options(("h:1",), "k", tls=True)),
     ],
 )
@@ -46,6 +50,9 @@ def test_a_url_means(url: str, options: Options) -> None:
         ("shoal://h?timeout=soon", "written like 2s"),
         ("shoal://h?timeout=0s", "longer than zero"),
         ("shoal://h?timeout=-1s", "written like 2s"),
+        ("shoal://h?consistency=weak", "one of strong, read_your_writes, eventual"),
+        ("shoal://h?max_staleness=0s", "longer than zero"),
+        ("shoal://h?regoin=eu", "did you mean 'region'"),
         ("shoal://h?max_in_flight=0", "whole number from 1"),
         ("shoal://h?max_in_flight=many", "whole number from 1"),
     ],

@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shoal import lanes
 from shoal.calls import ReadCall, WriteCall
-from shoal.errors import DeadlineExceeded, ErrorCode, OutcomeUnknown, Overloaded, Unavailable
+from shoal.errors import DeadlineExceeded, ErrorCode, OutcomeUnknown, Overloaded, TooStale, Unavailable
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
     SESSION_WINDOW,
+    Applied,
     Done,
     Failure,
     GetShardMap,
+    Increment,
     OpenSession,
     Ping,
     Put,
@@ -62,6 +64,8 @@ class World:
     waiting: dict[int, bool] = field(default_factory=dict)
     results: dict[int, Any] = field(default_factory=dict)
     calls: dict[int, Any] = field(default_factory=dict)
+    fast: dict[tuple[int, int], bool] = field(default_factory=dict)
+    too_stale: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.router = Router(("s:1",), self.random)
@@ -109,18 +113,24 @@ class World:
             known = self.operations_of.setdefault(name, bytes(request.operations))
             assert known == bytes(request.operations), "a number never changes its operations"
             newest = max(number for session, number in self.operations_of if session == request.session)
-            assert newest - request.number < lanes.WRITES_IN_FLIGHT < SESSION_WINDOW
+            assert newest - request.number < SESSION_WINDOW
+            self.fast[name] = request.fast
+            of_kind = [
+                number for session, number in self.operations_of
+                if session == request.session and self.fast[session, number] is request.fast
+            ]  # fmt: skip
+            assert max(of_kind) - request.number < lanes.WRITES_IN_FLIGHT
 
     def collect(self) -> None:
         outcomes = self.router.take_outcomes()
         if outcomes is None:
             return
-        for calls, result in outcomes.written:
+        for calls, result, _ in outcomes.written:
             for call in calls:
                 self.complete(call, result)
-        for gets, rows in outcomes.read:
+        for gets, rows, _ in outcomes.read:
             for get, value in zip(gets, rows.values, strict=True):
-                self.complete(get, value)
+                self.complete(get, (value, rows.served_by))
         for waiter, error in outcomes.failed:
             self.told(waiter, error)
 
@@ -149,6 +159,11 @@ class World:
             return Done(number)
         if isinstance(request, GetShardMap):
             return ShardMapReply(number, self.map())
+        if isinstance(request, Read) and not request.freshness.strong:
+            node = self.node(address)
+            if node in self.too_stale:
+                return Failure(number, ErrorCode.TOO_STALE, "too stale")
+            return Rows(number, 1, node, [b"v"] * len(request.keys), [1] * len(request.keys))
         if self.node(address) != self.leader:
             return Failure(number, ErrorCode.NOT_LEADER, "no", route=shard(request.shard, self.leader))
         if isinstance(request, OpenSession):
@@ -165,19 +180,30 @@ class World:
             session[request.number] = self.seq
             for operation in operations_decoder.decode(request.operations):
                 self.applied.append(int(operation.key))
-        return Written(number, session.get(request.number, 0))
+        results = [
+            Applied([int(operation.key)])
+            for operation in operations_decoder.decode(request.operations)
+            if isinstance(operation, Increment)
+        ]
+        return Written(number, session.get(request.number, 0), results)  # type: ignore[arg-type]
 
     # -- what may happen -----------------------------------------------------------------------------------------------
 
-    def submit(self, write: bool, timeout: float) -> None:
+    def submit(self, write: bool, timeout: float, kind: str = "") -> None:
         name = len(self.calls)
         self.waiting[name] = write
         space = self.router.space("default")
         assert space is not None
         key = b"%d" % name
         call: Any
-        if write:
-            call = WriteCall(name, self.now + timeout, 8, Put(key, b"v"))
+        if kind == "weak get":
+            call = ReadCall(name, self.now + timeout, 8, key, False, None, 1000)
+            self.router.submit(space, call)
+        elif kind == "fast put":
+            call = WriteCall(name, self.now + timeout, 8, Put(key, b"v"), None, True)
+            self.router.submit(space, call)
+        elif write:
+            call = WriteCall(name, self.now + timeout, 8, Increment(key) if kind else Put(key, b"v"))
             self.router.write(space, call)
         else:
             call = ReadCall(name, self.now + timeout, 8, key, False)
@@ -226,6 +252,10 @@ class World:
 FREQUENCIES = {
     "put": 20,
     "get": 8,
+    "weak get": 8,
+    "fast put": 6,
+    "increment": 6,
+    "stale": 3,
     "hasty put": 4,
     "answered": 22,
     "lost answer": 8,
@@ -260,6 +290,10 @@ def _play(script: list[tuple[str, int]], seed: int) -> World:
     for name, at in script:
         if name in ("put", "get", "hasty put"):
             world.submit(name != "get", TIMEOUT if name != "hasty put" else 0.05)
+        elif name in ("weak get", "fast put", "increment"):
+            world.submit(name != "weak get", TIMEOUT if at % 4 else 0.05, name)
+        elif name == "stale":
+            world.too_stale ^= {NODES[at % len(NODES)]}
         elif name == "cancel":
             world.cancel(at)
         elif name == "elect":
@@ -296,8 +330,14 @@ def test_every_call_ends_once_and_every_write_is_told_the_truth(
                 assert result.maybe_applied or times_applied == 0, "surely not done means not done"
             else:
                 assert times_applied == 1, "acknowledged means done"
+                if isinstance(world.calls[name].operation, Increment):
+                    assert result.results == (name,), "each gets its own result"
         elif not isinstance(result, Exception):
-            assert result == b"v"
+            assert result[0] == b"v"
+        elif isinstance(result, TooStale):
+            assert world.calls[name].max_staleness_ms > 0
+        else:
+            assert isinstance(result, DeadlineExceeded | Overloaded | Unavailable)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.large_base_example])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_another_clusters_or_nodes_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     folder = open_data_folder(tmp_path, "demo", "n1")
-    assert "in use by process" in refusal(tmp_path)
+    assert f"in use by process {os.getpid()} (this one)" in refusal(tmp_path)
     folder.close()
     open_data_folder(tmp_path, "demo", "n1").close()
 

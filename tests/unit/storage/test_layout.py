@@ -16,11 +16,18 @@ from shoal_server.storage.layout import (
     encode_hard_state,
     encode_log_start,
     encode_session_slot,
+    expiry_prefix,
+    expiry_suffix,
+    is_visible,
     log_key,
     prefix_end,
+    row_expiry,
+    row_seq,
+    row_value,
     session_slot_key,
+    split_expiry_suffix,
+    split_rows,
     value_header,
-    values_and_seqs,
 )
 
 
@@ -28,17 +35,47 @@ def test_keys_are_pinned() -> None:
     assert data_prefix(1, 2, 3).hex() == "000000010000000200000003"
     assert log_key(7, 258).hex() == "000000070000000000000102"
     assert session_slot_key(1, 2, 3, 65).hex() == "00000000000000010000000200000000000000030001"
+    assert expiry_prefix(1, 2, 3).hex() == "800000010000000200000003"
+    assert expiry_suffix(258, b"k").hex() == "0000000000000102" + "6b"
 
 
 def test_values_are_pinned() -> None:
     assert value_header(258).hex() == "100000000000000102"
-    assert values_and_seqs([value_header(5) + b"v", None, value_header(6)]) == ([b"v", None, b""], [5, 0, 6])
+    assert value_header(258, 515).hex() == "110000000000000102" + "0000000000000203"
     assert encode_session_slot(1, 2, 3).hex() == "01000000000000000100000000000000020000000000000003"
+    assert encode_session_slot(1, 2, 3, b"r").hex() == encode_session_slot(1, 2, 3).hex() + "72"
     assert encode_entry(Entry(3, 9, 1, b"p")).hex() == "0100000000000000030170"
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
-    state = AppliedState(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0)
-    assert encode_applied_state(state).hex() == "9801020304059301" + "91a26e31" + "90" + "00" + "01"
+    state = AppliedState(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6)
+    assert encode_applied_state(state).hex() == "9901020304059301" + "91a26e31" + "90" + "00" + "06" + "01"
+    assert state.seq == 4, "the base plus the index"
+
+
+@pytest.mark.parametrize("value", [b"", b"v"])
+@pytest.mark.parametrize("expiry", [0, 1, 1 << 62])
+def test_a_row_says_its_seq_its_expiry_and_its_value(expiry: int, value: bytes) -> None:
+    row = value_header(5, expiry) + value
+    assert (row_seq(row), row_expiry(row), row_value(row)) == (5, expiry, value)
+
+
+def test_a_row_is_visible_until_the_millisecond_of_its_expiry() -> None:
+    row = value_header(5, 1000) + b"v"
+    assert [is_visible(row, now) for now in (0, 999, 1000, 1001)] == [True, True, False, False]
+    assert is_visible(value_header(5), 1 << 62)
+    assert not is_visible(None, 0)
+
+
+def test_rows_are_split_into_values_seqs_and_expiries() -> None:
+    plain, expiring = value_header(5) + b"v", value_header(6, 1000) + b"w"
+    assert split_rows([plain, None, value_header(7)], 0) == ([b"v", None, b""], [5, 0, 7], [])
+    assert split_rows([plain, None, expiring], 999) == ([b"v", None, b"w"], [5, 0, 6], [0, 0, 1000])
+    assert split_rows([plain, expiring], 1000) == ([b"v", None], [5, 0], [0, 0])
+
+
+def test_the_expiry_index_is_in_the_order_of_expiries_and_comes_back_as_it_was() -> None:
+    assert expiry_suffix(255, b"\xff") < expiry_suffix(256) < expiry_suffix(256, b"\x00") < expiry_suffix(257)
+    assert split_expiry_suffix(expiry_suffix(256, b"key")) == (256, b"key")
 
 
 def test_an_entry_comes_back_as_it_was() -> None:

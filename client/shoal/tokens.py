@@ -1,0 +1,64 @@
+"""Strings that another process can go on from: MessagePack with a checksum, in the alphabet of URLs.
+
+They are not secret and not signed; the checksum tells those that were cut or mistyped.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from typing import TypeVar
+from zlib import crc32
+
+import msgspec
+
+from shoal.errors import InvalidArgument
+from shoal.marks import Span
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_CHECKSUM_BYTES = 4
+
+
+class SessionToken(msgspec.Struct, frozen=True, array_like=True, tag="session-1"):
+    """The marks of a session (see `shoal.marks`); `missing`: some were left out."""
+
+    cluster: str
+    keyspace: str
+    missing: bool
+    marks: tuple[Span, ...]
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True, tag="scan-1"):
+    """What a scan has still to return: the keys with `prefix` in [start, end), `limit` of them (-1: all)."""
+
+    keyspace: str
+    prefix: bytes
+    start: bytes
+    end: bytes
+    limit: int
+    reverse: bool
+    keys_only: bool
+
+
+def encode(token: msgspec.Struct) -> str:
+    """Return a struct as a string of letters, digits, `-` and `_`."""
+    body = msgspec.msgpack.encode(token)
+    return urlsafe_b64encode(crc32(body).to_bytes(_CHECKSUM_BYTES, "big") + body).rstrip(b"=").decode()
+
+
+def decode(what: str, text: str, kind: type[S]) -> S:
+    """Return the struct that `encode` made `text` from.
+
+    Raises:
+        InvalidArgument: it was not made so, or by another version.
+    """
+    try:
+        raw = text.encode("ascii")
+        data = urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+        body = data[_CHECKSUM_BYTES:]
+        if crc32(body).to_bytes(_CHECKSUM_BYTES, "big") != data[:_CHECKSUM_BYTES]:
+            raise InvalidArgument(f"this is no {what}, or not all of it: {text!r:.40}")
+        return msgspec.msgpack.decode(body, type=kind)
+    except (AttributeError, UnicodeError, NotBase64, msgspec.MsgspecError) as error:
+        raise InvalidArgument(f"this is no {what} that this version can read: {text!r:.40} ({error})") from error

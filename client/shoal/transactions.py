@@ -1,0 +1,327 @@
+"""Transactions within one shard: reads are remembered, writes kept back, and all is validated and done in one write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from random import Random
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, cast
+
+from msgspec import structs
+
+from shoal.arguments import Fetch, check_key, to_bound, to_bytes
+from shoal.backoff import Backoff
+from shoal.calls import STRONG_READ, shown
+from shoal.core import Keyspace
+from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
+from shoal.footprint import microshard_of_range
+from shoal.marks import Ranges
+from shoal.operations import delete as delete_of
+from shoal.operations import put as put_of
+from shoal.protocol.digest import RangeDigest
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    Atomic,
+    Condition,
+    Delete,
+    Put,
+    RangeUnchanged,
+    ScanPage,
+    SeqEquals,
+)
+from shoal.results import Entry, WriteResult
+from shoal.scanning import ALL_ROWS, check_page_rows, plan, read_page
+from shoal.scans import AsyncScan
+from shoal.tokens import Cursor
+
+if TYPE_CHECKING:
+    from shoal.aio import AsyncClient
+
+MAX_READS = 10_000
+"""The most keys and rows that one transaction may read: what its commit has to validate."""
+
+FIRST_RETRY_SECONDS = 0.005
+RETRY_CAP_SECONDS = 0.25
+
+
+class AsyncTransaction:
+    """Reads and writes of one shard that take effect together, or not at all; for one task.
+
+        async with db.transaction() as tx:
+            stock = int(await tx.get("shop/stock") or 0)
+            tx.put("shop/stock", str(stock - 1))
+
+    Reads are strong, and see what the transaction has written. Writes are kept back until the block ends; then all that
+    was read is compared with what there is, and everything written, in one step. An exception in the block discards it.
+    The keys have to be of one shard, so let them share a partition (the text up to the keyspace's delimiter).
+
+    Errors, besides those of every call:
+        CrossShard: a key belongs to another shard than those before; nothing was written.
+        TooLarge: more than 10,000 keys and rows were read.
+        TransactionConflict: at the end of the block: what was read has changed; nothing was written. Do it again, as
+            `run` does.
+    `result` is the `WriteResult` of the commit; None before it, and where there was nothing to write or to validate.
+    """
+
+    def __init__(self, client: AsyncClient, timeout: float | None) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._used = False
+        self._deadline: float | None = None
+        self._space: Keyspace | None = None
+        self._first: bytes | None = None
+        self._microshard = -1
+        self._entries: dict[bytes, Entry | None] = {}
+        self._pages: list[RangeUnchanged] = []
+        self._rows = 0
+        self._writes: dict[bytes, Put | Delete] = {}
+        self._result: WriteResult | None = None
+
+    async def __aenter__(self) -> AsyncTransaction:
+        """Find the cluster and the keyspace.
+
+        Raises:
+            InvalidArgument: it was used before: what it read and wrote then would be done again.
+        """
+        if self._used:
+            raise InvalidArgument("a transaction is used once; call transaction() for another")
+        self._used = True
+        if self._timeout is not None:
+            self._deadline = self._client._deadline(self._timeout)
+        self._space = await self._client._admit(self._due())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                await self._commit()
+        finally:
+            self._space = None
+
+    @property
+    def result(self) -> WriteResult | None:
+        """The `WriteResult` of the commit; None before it, and where nothing had to be sent."""
+        return self._result
+
+    async def get(self, key: bytes | str) -> bytes | None:
+        """Return the value of `key` as the transaction sees it, or None where there is none; repeated, the same."""
+        self._opened()
+        wanted = to_bytes("key", key)
+        written = self._writes.get(wanted)
+        if written is not None:
+            return written.value if isinstance(written, Put) else None
+        entry = await self._read(wanted)
+        return None if entry is None else entry.value
+
+    async def get_entry(self, key: bytes | str) -> Entry | None:
+        """Return the entry of `key` as the cluster has it, whatever the transaction wrote; None where there is none."""
+        self._opened()
+        return await self._read(to_bytes("key", key))
+
+    def put(self, key: bytes | str, value: bytes | str, *, ttl: float | None = None) -> None:
+        """Set `key` to `value` when the block ends; `ttl` in seconds, as in the client's `put`."""
+        self._write(put_of(key, value, ttl))
+
+    def delete(self, key: bytes | str) -> None:
+        """Remove `key` when the block ends."""
+        self._write(delete_of(key))
+
+    def scan(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        page_rows: int = 1000,
+    ) -> AsyncScan[tuple[bytes, bytes]]:
+        """Return an iterator of `(key, value)` in key order, as the client's `scan` does, with the own writes in it.
+
+        What counts as read is every page of `page_rows` rows that was fetched, whole.
+
+        Raises:
+            CrossShard: the range is not within one shard: a prefix that has the keyspace's delimiter is.
+        """
+        space = self._opened()
+        check_page_rows(page_rows)
+        wanted = plan(
+            space.keyspace.name,
+            to_bound("prefix", prefix),
+            None if start is None else to_bound("start", start),
+            None if end is None else to_bound("end", end),
+            limit,
+            reverse,
+            False,
+        )
+        microshard = microshard_of_range(space.keyspace, wanted.prefix, wanted.start, wanted.end)
+        if microshard != ALL_MICROSHARDS:
+            self._pin(microshard, wanted.start)
+        elif len(self._client._core.router.shards_of(space)) > 1:
+            raise CrossShard(
+                f"scan from {shown(wanted.start)} in a transaction: the range is in several shards; "
+                f"a prefix that has the delimiter {space.delimiter!r} is in one"
+            )
+        return AsyncScan(_TransactionRows(self, microshard, wanted, page_rows))
+
+    # -- underneath ---------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> Keyspace:
+        if self._space is None:
+            raise InvalidArgument("a transaction is used inside its `with` block")
+        return self._space
+
+    def _due(self) -> float:
+        """Return the deadline of a call that begins now."""
+        return self._client._deadline(None) if self._deadline is None else self._deadline
+
+    def _pin(self, microshard: int, key: bytes) -> None:
+        """Take a key into the transaction, whose keys all have to be of one shard."""
+        lanes = self._opened().lanes
+        if self._first is None:
+            self._first, self._microshard = key, microshard
+        elif lanes[microshard] is not lanes[self._microshard]:
+            raise CrossShard(
+                f"a transaction is of one shard: key {shown(self._first)} is in shard "
+                f"{lanes[self._microshard].shard.id}, key {shown(key)} in shard {lanes[microshard].shard.id}; "
+                f"give them a common partition, the text up to the delimiter {self._opened().delimiter!r}"
+            )
+
+    def _take_key(self, key: bytes) -> None:
+        check_key(key, self._client._core.router)
+        self._pin(self._opened().keyspace.microshard_of(key), key)
+
+    async def _read(self, key: bytes) -> Entry | None:
+        if key in self._entries:
+            return self._entries[key]
+        self._take_key(key)
+        self._count(1)
+        entry = cast("Entry | None", await self._client._run_until(Fetch(key, True), self._due()))
+        self._entries.setdefault(key, entry)
+        return self._entries[key]
+
+    def _write(self, operation: Put | Delete) -> None:
+        self._take_key(operation.key)
+        self._writes.pop(operation.key, None)
+        self._writes[operation.key] = operation
+
+    def _count(self, rows: int) -> None:
+        self._rows += rows
+        if self._rows > MAX_READS:
+            raise TooLarge(f"a transaction reads at most {MAX_READS} keys and rows; read less, or in several")
+
+    def _remember(self, page: RangeUnchanged, rows: int) -> None:
+        self._count(rows)
+        self._pages.append(page)
+
+    def _written_in(self, start: bytes, end: bytes) -> Iterator[Put | Delete]:
+        return (write for write in self._writes.values() if start <= write.key and (not end or write.key < end))
+
+    async def _commit(self) -> None:
+        conditions: list[Condition] = [
+            SeqEquals(key, entry.seq if entry is not None else 0) for key, entry in self._entries.items()
+        ]
+        conditions += self._pages
+        if not self._writes and len(conditions) < 2:
+            return
+        atomic = Atomic(conditions, list(self._writes.values()))
+        try:
+            self._result = cast(WriteResult, await self._client._run_until(atomic, self._due()))
+        except ConditionFailed as failed:
+            raise TransactionConflict(
+                f"what the transaction read has changed, and nothing was written; do it again, as run() does: {failed}",
+                shard=failed.shard,
+                request_id=failed.request_id,
+            ) from failed
+
+
+class _TransactionRows:
+    """The rows of a range as a transaction sees them."""
+
+    def __init__(self, tx: AsyncTransaction, microshard: int, wanted: Cursor, page_rows: int) -> None:
+        self._tx = tx
+        self._microshard = microshard
+        self._plan = wanted
+        self._page_rows = page_rows
+        self._ended = False
+
+    async def chunk(self) -> list[tuple[bytes, bytes]]:
+        """Return the next rows, at least one; none at the end."""
+        while not self._ended and self._plan.limit:
+            at = self._plan
+            page = await self._page()
+            self._ended = page.resume is None
+            if self._ended:
+                start, end = at.start, at.end
+            elif at.reverse:
+                start, end = page.resume or b"", at.end
+                self._plan = structs.replace(at, end=start)
+            else:
+                start, end = at.start, page.resume or b""
+                self._plan = structs.replace(at, start=end)
+            step = -1 if at.reverse else 1
+            digest = RangeDigest()
+            digest.add(page.keys[::step], page.seqs[::step])
+            self._tx._remember(RangeUnchanged(self._microshard, start, end, digest.value()), len(page.keys))
+            rows = self._overlaid(page, self._tx._written_in(start, end))
+            if at.limit != ALL_ROWS:
+                rows = rows[: at.limit]
+                self._plan = structs.replace(self._plan, limit=at.limit - len(rows))
+            if rows:
+                return rows
+        return []
+
+    def cursor(self, last: object, returned: int, *, ended: bool) -> str:  # noqa: ARG002 - the iterator asks so
+        """A transaction cannot be continued elsewhere."""
+        raise InvalidArgument("a scan in a transaction has no cursor: nobody can go on with it")
+
+    async def _page(self) -> ScanPage:
+        tx, at = self._tx, self._plan
+        shard = 0
+        ranges: Ranges = ()
+        space = tx._opened()
+        router = tx._client._core.router
+        if self._microshard == ALL_MICROSHARDS:
+            shards = router.shards_of(space)
+            if len(shards) > 1:
+                raise CrossShard("scan in a transaction: its range is in several shards by now")
+            shard, ranges = shards[0], router.ranges_of(shards[0])
+        max_rows = self._page_rows if at.limit == ALL_ROWS else min(at.limit, self._page_rows)
+        return await read_page(tx._client, self._microshard, shard, ranges, at, max_rows, STRONG_READ, tx._due())
+
+    def _overlaid(self, page: ScanPage, writes: Iterable[Put | Delete]) -> list[tuple[bytes, bytes]]:
+        rows = dict(zip(page.keys, page.values, strict=True))
+        for write in writes:
+            if isinstance(write, Put):
+                rows[write.key] = write.value
+            else:
+                rows.pop(write.key, None)
+        return sorted(rows.items(), reverse=self._plan.reverse)
+
+
+class Attempts:
+    """The retries of a transaction, with waits of full jitter, until a deadline."""
+
+    def __init__(self, timeout: float) -> None:
+        """
+        Args:
+            timeout: seconds for all of them.
+        """
+        self._until = monotonic() + timeout
+        self._backoff = Backoff(FIRST_RETRY_SECONDS, RETRY_CAP_SECONDS, Random())
+        self._made = 0
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return max(1e-3, self._until - monotonic())
+
+    def wait(self, conflict: TransactionConflict) -> float:
+        """Return the seconds to wait after a conflict, which is raised where they end after the deadline."""
+        delay = self._backoff.delay(self._made)
+        self._made += 1
+        if monotonic() + delay >= self._until:
+            raise conflict
+        return delay

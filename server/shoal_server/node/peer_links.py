@@ -1,0 +1,79 @@
+"""All links of a node to its peers, kept in step with its shard map."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from shoal.protocol.messages import Hello, Welcome
+
+from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.peers import PeerLink
+
+
+class PeerLinks:
+    """One `PeerLink` a peer, with the task that keeps it connected."""
+
+    def __init__(
+        self,
+        hello: Callable[[], Hello],
+        *,
+        max_frame_bytes: int,
+        check: Callable[[str, Welcome], str],
+        connected: Callable[[str], None],
+        lost: Callable[[str], None],
+        failed: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        """
+        Args:
+            check: says "" where the node that answered is the peer expected there, else why not.
+            failed: called with the task of a link that ended by itself, which it never should.
+        """
+        self._hello = hello
+        self._max_frame_bytes = max_frame_bytes
+        self._check = check
+        self._connected = connected
+        self._lost = lost
+        self._failed = failed
+        self._links: dict[str, tuple[str, PeerLink, asyncio.Task[None]]] = {}
+
+    def update(self, addresses: Mapping[str, str]) -> None:
+        """Link to exactly these peers (id -> `host:port`); links that stay are left alone."""
+        for peer, (address, _, _) in list(self._links.items()):
+            if addresses.get(peer) != address:
+                self._end(peer)
+        for peer, address in addresses.items():
+            if peer not in self._links:
+                self._begin(peer, address)
+
+    def _begin(self, peer: str, address: str) -> None:
+        link = PeerLink(
+            peer,
+            address,
+            self._hello,
+            max_frame_bytes=self._max_frame_bytes,
+            check=lambda welcome: self._check(peer, welcome),
+            connected=self._connected,
+            lost=self._lost,
+        )
+        task = asyncio.create_task(link.run())
+        task.add_done_callback(self._failed)
+        self._links[peer] = (address, link, task)
+
+    def _end(self, peer: str) -> asyncio.Task[None]:
+        _, _, task = self._links.pop(peer)
+        task.remove_done_callback(self._failed)
+        task.cancel()
+        return task
+
+    def send(self, to_peers: Mapping[str, list[PeerMessage]]) -> None:
+        """Send a turn's messages; those to a peer without a link are dropped."""
+        for peer, messages in to_peers.items():
+            found = self._links.get(peer)
+            if found is not None:
+                found[1].send(messages)
+
+    async def close(self) -> None:
+        """End every link."""
+        tasks: Iterable[asyncio.Task[None]] = [self._end(peer) for peer in list(self._links)]
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,244 @@
+"""What each operation of a write does to a shard's rows, decided when it is applied, the same on every replica.
+
+Nothing here reads a clock: `now` is the entry's, so that an expired row is gone for every replica or for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from shoal.protocol.digest import RangeDigest
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    DEFAULT_TTL,
+    MAX_FOUND_BYTES,
+    Applied,
+    Atomic,
+    AtomicOperation,
+    Condition,
+    ConditionNotMet,
+    Delete,
+    DeleteRange,
+    Impossible,
+    Increment,
+    KeyAbsent,
+    KeyPresent,
+    Operation,
+    OperationResult,
+    Put,
+    RangeUnchanged,
+    SeqEquals,
+    Touch,
+    ValueEquals,
+)
+
+from shoal_server.shard.expiry import ExpiryIndex
+from shoal_server.shard.overlay import Overlay
+from shoal_server.storage.layout import (
+    is_visible,
+    prefix_end,
+    row_expiry,
+    row_seq,
+    row_value,
+    value_header,
+)
+
+MAX_INTEGER = (1 << 63) - 1
+MIN_INTEGER = -(1 << 63)
+MAX_DIGITS = 20
+
+
+class WriteExecutor:
+    """Applies the operations of one entry.
+
+    Args:
+        prefixes: by microshard, what its data keys begin with.
+        seq: of the entry; now: its time; default_ttl: the keyspace's when it was proposed (both milliseconds).
+    """
+
+    __slots__ = ("_default_ttl", "_expiry", "_header", "_now", "_overlay", "_prefixes", "_seq")
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        prefixes: Mapping[int, bytes],
+        expiry: ExpiryIndex,
+        *,
+        seq: int,
+        now: int,
+        default_ttl: int,
+    ) -> None:
+        self._overlay = overlay
+        self._prefixes = prefixes
+        self._expiry = expiry
+        self._seq = seq
+        self._now = now
+        self._default_ttl = default_ttl
+        self._header = value_header(seq)
+
+    def execute(self, operations: list[Operation], microshards: list[int]) -> list[OperationResult]:
+        """Apply operations, each alone; return the results of those that have one.
+
+        Args:
+            microshards: of the keys that `commands.named_keys` yields of the operations.
+        """
+        results: list[OperationResult] = []
+        prefixes, header, rows = self._prefixes, self._header, self._overlay.rows
+        places = iter(microshards)
+        for operation in operations:
+            kind = type(operation)
+            if kind is Put:
+                microshard = next(places)
+                ttl = operation.ttl_ms  # type: ignore[union-attr]  # `kind is Put` is the fastest way to ask
+                if ttl == 0 or (ttl == DEFAULT_TTL and not self._default_ttl):
+                    rows[prefixes[microshard] + operation.key] = header + operation.value  # type: ignore[union-attr]
+                else:
+                    self._put_expiring(operation, microshard)  # type: ignore[arg-type]
+            elif kind is Delete:
+                rows[prefixes[next(places)] + operation.key] = None  # type: ignore[union-attr]
+            elif isinstance(operation, DeleteRange):
+                results.append(self._delete_range(operation))
+            elif isinstance(operation, Atomic):
+                results.append(self._atomic(operation, places))
+            else:
+                results.append(self._one(operation, next(places)))
+        return results
+
+    # -- single operations
+
+    def _put_expiring(self, operation: Put, microshard: int) -> None:
+        expiry = self._expiry_of(operation.ttl_ms)
+        key = self._prefixes[microshard] + operation.key
+        self._overlay.rows[key] = value_header(self._seq, expiry) + operation.value
+        self._expiry.add(microshard, expiry, operation.key, self._overlay)
+
+    def _expiry_of(self, ttl: int) -> int:
+        if ttl == DEFAULT_TTL:
+            ttl = self._default_ttl
+        return self._now + ttl if ttl else 0
+
+    def _one(self, operation: AtomicOperation, microshard: int) -> OperationResult:
+        """Apply an operation on one key; an `Applied` has the values of its result, if it has one."""
+        overlay = self._overlay
+        key = self._prefixes[microshard] + operation.key
+        if isinstance(operation, Put):
+            expiry = self._expiry_of(operation.ttl_ms)
+            if expiry:
+                self._put_expiring(operation, microshard)
+            else:
+                overlay.rows[key] = self._header + operation.value
+            return Applied([])
+        if isinstance(operation, Delete):
+            overlay.rows[key] = None
+            return Applied([])
+        row = overlay.get(key)
+        found = row if is_visible(row, self._now) else None
+        if isinstance(operation, Touch):
+            if found is None:
+                return Applied([0])
+            expiry = self._expiry_of(operation.ttl_ms)
+            overlay.rows[key] = value_header(self._seq, expiry) + row_value(found)
+            if expiry:
+                self._expiry.add(microshard, expiry, operation.key, overlay)
+            return Applied([1])
+        return self._increment(operation, key, found)
+
+    def _increment(self, operation: Increment, key: bytes, found: bytes | None) -> OperationResult:
+        value = b"0" if found is None else row_value(found)
+        number = parse_integer(value)
+        if number is None:
+            return Impossible(0, f"the value is no decimal integer of 64 bits: {value[:32]!r}")
+        total = number + operation.by
+        if not MIN_INTEGER <= total <= MAX_INTEGER:
+            return Impossible(0, f"{number} {operation.by:+d} does not fit into 64 bits")
+        # The expiry stays, and so does its row in the index.
+        expiry = 0 if found is None else row_expiry(found)
+        self._overlay.rows[key] = value_header(self._seq, expiry) + str(total).encode()
+        return Applied([total])
+
+    def _delete_range(self, operation: DeleteRange) -> OperationResult:
+        touched = list(self._spans(operation.microshard, operation.start, operation.end))
+        self._overlay.clear(touched)
+        return Applied([len(touched)])
+
+    def _spans(self, microshard: int, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what [start, end) is in the data of one microshard, or of all, in order: nothing where it is empty."""
+        prefixes = self._prefixes
+        if end and start >= end:
+            return
+        for each in sorted(prefixes) if microshard == ALL_MICROSHARDS else (microshard,):
+            prefix = prefixes[each]
+            yield prefix + start, prefix + end if end else prefix_end(prefix)
+
+    # -- all or nothing
+
+    def _atomic(self, operation: Atomic, places: Iterator[int]) -> OperationResult:
+        prefixes, overlay = self._prefixes, self._overlay
+        conditions = [
+            (condition, b"" if isinstance(condition, RangeUnchanged) else prefixes[next(places)] + condition.key)
+            for condition in operation.conditions
+        ]
+        parts = [(part, next(places)) for part in operation.operations]
+        keys = [prefixes[microshard] + part.key for part, microshard in parts]
+        overlay.fetch([key for _, key in conditions if key] + keys)
+        for number, (condition, key) in enumerate(conditions):
+            refused = self._check(number, condition, key)
+            if refused is not None:
+                return refused
+        marks = overlay.marks(keys)
+        values: list[int] = []
+        for number, (part, microshard) in enumerate(parts):
+            result = self._one(part, microshard)
+            if isinstance(result, Applied):
+                values += result.values
+            else:
+                overlay.take_back(marks)
+                assert isinstance(result, Impossible), "an operation in an Atomic has no conditions of its own"
+                return Impossible(number, result.reason)
+        return Applied(values)
+
+    def _check(self, number: int, condition: Condition, key: bytes) -> ConditionNotMet | None:
+        """Return None where the condition holds, else what was found."""
+        if isinstance(condition, RangeUnchanged):
+            if self._digest(condition) == condition.digest:
+                return None
+            return ConditionNotMet(number, 0, None)
+        row = self._overlay.get(key)
+        if not is_visible(row, self._now):
+            if isinstance(condition, KeyPresent | ValueEquals) or (
+                isinstance(condition, SeqEquals) and condition.seq != 0
+            ):
+                return ConditionNotMet(number, 0, None)
+            return None
+        value, seq = row_value(row), row_seq(row)
+        if isinstance(condition, KeyPresent):
+            return None
+        if isinstance(condition, KeyAbsent):
+            holds = False
+        elif isinstance(condition, SeqEquals):
+            holds = condition.seq == seq
+        else:
+            holds = condition.value == value
+        return None if holds else ConditionNotMet(number, seq, value if len(value) <= MAX_FOUND_BYTES else None)
+
+    def _digest(self, condition: RangeUnchanged) -> bytes:
+        rows: list[tuple[bytes, int]] = []
+        spans = self._spans(condition.microshard, condition.start, condition.end)
+        for start, end in spans:
+            skip = len(next(iter(self._prefixes.values())))
+            rows += [
+                (key[skip:], row_seq(row)) for key, row in self._overlay.scan(start, end) if is_visible(row, self._now)
+            ]
+        rows.sort()
+        digest = RangeDigest()
+        digest.add([key for key, _ in rows], [seq for _, seq in rows])
+        return digest.value()
+
+
+def parse_integer(value: bytes) -> int | None:
+    """Return the integer that a value spells in decimal digits, or None where it does not, or not in 64 bits."""
+    digits = value[1:] if value[:1] == b"-" else value
+    if not digits.isdigit() or len(digits) > MAX_DIGITS:
+        return None
+    number = int(value)
+    return number if MIN_INTEGER <= number <= MAX_INTEGER else None

@@ -1,0 +1,119 @@
+"""What could harm the replicas is refused before it is in the log: once there, it would harm them all, again and again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    Atomic,
+    Delete,
+    DeleteRange,
+    Failure,
+    Freshness,
+    Increment,
+    KeyPresent,
+    Operation,
+    Put,
+    RangeUnchanged,
+    Rows,
+    Scan,
+    SeqEquals,
+    Touch,
+    Written,
+)
+from shoal_server.node.admission import MAX_RESULTS, MAX_SPANS, MAX_TTL_MS
+
+BIG = (1 << 64) - 1
+WRONG = ErrorCode.INVALID_ARGUMENT
+ELSEWHERE = ErrorCode.WRONG_SHARD
+LARGE = ErrorCode.TOO_LARGE
+
+REFUSED: list[tuple[Operation, ErrorCode]] = [
+    (Put(b"", b"v"), WRONG),
+    (Put(bytes(5000), b"v"), LARGE),
+    (Put(b"k", b"v", -2), WRONG),
+    (Put(b"k", b"v", MAX_TTL_MS + 1), WRONG),
+    (Put(b"k", b"v", BIG), WRONG),
+    (Touch(b"k", BIG), WRONG),
+    (Touch(b"", 1), WRONG),
+    (Increment(b""), WRONG),
+    (DeleteRange(4, b"", b""), ELSEWHERE),
+    (DeleteRange(-2, b"", b""), ELSEWHERE),
+    (DeleteRange(BIG, b"", b""), ELSEWHERE),
+    (Atomic([], [Put(b"k", b"v", BIG)]), WRONG),
+    (Atomic([], [Put(b"k", bytes((1 << 20) + 1))]), LARGE),
+    (Atomic([KeyPresent(b"")], []), WRONG),
+    (Atomic([RangeUnchanged(4, b"", b"", b"")], []), ELSEWHERE),
+    (Atomic([], [Touch(b"k")] * (MAX_RESULTS + 1)), LARGE),
+    (Atomic([RangeUnchanged(ALL_MICROSHARDS, b"", b"", b"")] * (MAX_SPANS // 4 + 1), []), LARGE),
+]
+
+
+@pytest.mark.parametrize(("operation", "code"), REFUSED, ids=lambda value: repr(value)[:60])
+def test_an_operation_that_cannot_be_meant_is_refused_and_nothing_else(
+    nodes: Any, operation: Operation, code: ErrorCode
+) -> None:
+    refused = nodes.answer(nodes.write(Put(b"other", b"v"), operation))
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.maybe_applied) == (code.value, False)
+    assert nodes.stored_keys(nodes.leader) == []
+    assert isinstance(nodes.answer(nodes.write(Put(b"other", b"v"))), Written)
+
+
+ODD: list[Operation] = [
+    Increment(b"n", BIG),
+    Increment(b"n", -(1 << 63)),
+    DeleteRange(ALL_MICROSHARDS, b"z", b"a"),
+    DeleteRange(0, b"a", b"a"),
+    DeleteRange(0, bytes(10_000), b""),
+    Atomic([], []),
+    Atomic([SeqEquals(b"k", -1), SeqEquals(b"k", BIG)], [Delete(b"k")]),
+    Atomic([RangeUnchanged(ALL_MICROSHARDS, b"z", b"a", b"short")], [Delete(b"k")]),
+    Atomic([KeyPresent(b"k")] * 5000, [Increment(b"k")] * 5000),
+    Put(b"k", b"v", MAX_TTL_MS),
+]
+
+
+@pytest.mark.parametrize("operation", ODD, ids=lambda value: repr(value)[:60])
+def test_odd_operations_are_answered_and_every_replica_goes_on(nodes: Any, operation: Operation) -> None:
+    assert isinstance(nodes.answer(nodes.write(operation)), Written)
+    assert isinstance(nodes.answer(nodes.write(operation, Put(b"k", b"v"), operation)), Written)
+    nodes.pass_time(50)
+    assert len({nodes.replica(name).machine.state for name in nodes.nodes}) == 1
+
+
+@pytest.mark.parametrize("count", [MAX_RESULTS, MAX_RESULTS + 1])
+def test_a_write_has_so_many_results_and_no_more(nodes: Any, count: int) -> None:
+    answer = nodes.answer(nodes.write(*[Touch(b"none", 1)] * count))
+    assert isinstance(answer, Written) is (count == MAX_RESULTS)
+
+
+def test_numbers_and_sessions_that_nobody_gave_out_are_refused(nodes: Any) -> None:
+    for number in (0, -1):
+        refused = nodes.answer(nodes.write(Put(b"k", b"v"), number=number))
+        assert isinstance(refused, Failure)
+        assert refused.code == WRONG.value
+    nodes.forget_session()
+    unknown = nodes.answer(nodes.write(Put(b"k", b"v"), number=BIG))
+    assert isinstance(unknown, Failure)
+    assert unknown.code == ErrorCode.SESSION_EXPIRED.value
+
+
+def test_reads_and_scans_with_odd_bounds_are_answered(nodes: Any) -> None:
+    leader = nodes.leader
+    for freshness in (Freshness(), Freshness(False, -1, 0), Freshness(False, 1, BIG)):
+        assert isinstance(nodes.answer(nodes.read(leader, b"k", freshness=freshness)), Rows)
+        assert isinstance(nodes.answer(nodes.read(leader, freshness=freshness)), Rows)
+    never = nodes.answer(nodes.read(nodes.others[0], b"k", freshness=Freshness(False, 0, -5)))
+    assert isinstance(never, Failure)
+    for max_rows in (0, -1, BIG):
+        page = nodes.ask_and_wait(
+            leader,
+            lambda request, rows=max_rows: Scan(
+                request, 1, 1, 1000, ALL_MICROSHARDS, b"z", b"a", True, False, rows, Freshness()
+            ),
+        )
+        assert (page.keys, page.resume) == ([], None)

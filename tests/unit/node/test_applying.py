@@ -1,0 +1,93 @@
+"""What replicas make of the log: the same everywhere, whatever else happens in the turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.protocol.messages import Applied, Freshness, Increment, Put, Rows, Written
+from shoal_server.node.settings import NodeSettings
+from shoal_server.raft.config import RaftConfig
+
+ANY = Freshness(strong=False)
+
+
+def rows_of(nodes: Any) -> list[dict[bytes, bytes]]:
+    return [dict(engine.scan(engine.data, b"", b"\xff")) for engine in nodes.engines.values()]
+
+
+def test_expired_rows_are_removed_physically_on_every_replica_in_bounded_entries(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(purge_rows=10))
+    nodes.answer(nodes.write(*(Put(b"k%d" % number, b"v", 200) for number in range(35)), Put(b"stays", b"v")))
+    leader = nodes.replica(nodes.leader)
+    before = leader.group.log.last_index
+    assert len(nodes.stored_keys(nodes.leader)) == 71
+    nodes.pass_time(1000)
+    assert [nodes.stored_keys(name) for name in nodes.nodes] == [[b"stays"]] * 3
+    assert leader.group.log.last_index - before == 4
+    nodes.pass_time(1000)
+    assert leader.group.log.last_index - before == 4, "what is removed is not looked for again"
+
+
+def test_rows_are_purged_by_the_time_that_hides_them_even_if_the_clock_has_fallen_back_since(nodes: Any) -> None:
+    nodes.answer(nodes.write(Put(b"k", b"v", 5000)))
+    nodes.wall_ms += 6000
+    nodes.answer(nodes.write(Put(b"stays", b"v")))
+    nodes.wall_ms -= 6000
+    nodes.pass_time(500)
+    assert [nodes.stored_keys(name) for name in nodes.nodes] == [[b"stays"]] * 3
+
+
+def test_purging_goes_on_under_another_leader(nodes: Any) -> None:
+    nodes.answer(nodes.write(*(Put(b"k%d" % number, b"v", 1500) for number in range(5))))
+    old = nodes.leader
+    nodes.isolate(old)
+    nodes.pass_time(5000)
+    nodes.heal()
+    nodes.until(lambda: all(nodes.stored_keys(name) == [] for name in nodes.nodes))
+    assert nodes.leader != old
+
+
+def test_a_replica_that_applies_in_pieces_sees_each_piece_in_the_next(make_nodes: Any) -> None:
+    """A follower's reader hurries it along in the very turn in which it applies what it has gathered."""
+    nodes = make_nodes(NodeSettings(raft=RaftConfig(max_apply_bytes=1), follower_apply_ns=3_000_000))
+    nodes.answer(nodes.write(Put(b"n", b"0")))
+    requests = []
+    for number in range(40):
+        requests.append(nodes.write(Increment(b"n")))
+        if number % 7 == 0:
+            for follower in nodes.others:
+                nodes.read(follower, b"n", freshness=ANY)
+        nodes.step()
+    assert [nodes.answer(request).results for request in requests] == [[Applied([n])] for n in range(1, 41)]
+    nodes.pass_time(200)
+    first, second, third = rows_of(nodes)
+    assert first == second == third
+
+
+def test_a_replica_that_adopts_a_snapshot_answers_the_weak_reads_that_wait_there(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(log_retain_bytes=4096, log_checkpoint_bytes=1024))
+    follower = nodes.others[0]
+    nodes.answer(nodes.read(follower, b"k0", freshness=ANY))
+    nodes.isolate(follower)
+    for number in range(30):
+        written = nodes.answer(nodes.write(Put(b"k%d" % number, bytes(2000), 100_000), Increment(b"n")))
+    assert isinstance(written, Written)
+    generation = nodes.replica(follower).machine.state.generation
+    nodes.heal()
+    requests = []
+
+    def adopted() -> bool:
+        requests.append(nodes.read(follower, b"n", freshness=ANY))
+        requests.append(nodes.read(follower, b"n", freshness=Freshness(False, written.seq)))
+        return bool(nodes.replica(follower).machine.state.generation > generation)
+
+    nodes.until(adopted)
+    replica = nodes.replica(follower)
+    assert all(index > replica.machine.state.index for index, _ in replica._freshness._answers), "they count by now"
+    nodes.pass_time(100)
+    assert [len(nodes.answers.get(request, [])) for request in requests] == [1] * len(requests)
+    rows = nodes.answer(nodes.read(follower, b"n", freshness=Freshness(False, written.seq)))
+    assert isinstance(rows, Rows)
+    assert rows.values == [b"30"]
+    machine = nodes.replica(follower).machine
+    assert machine.expiry.due_at == nodes.replica(nodes.leader).machine.expiry.due_at

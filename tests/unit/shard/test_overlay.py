@@ -1,0 +1,136 @@
+"""What is applied in one turn is seen by what follows it in the same turn, and reaches the engine as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    Applied,
+    Atomic,
+    Delete,
+    DeleteRange,
+    Increment,
+    KeyAbsent,
+    KeyPresent,
+    OperationResult,
+    Put,
+)
+from shoal_server.shard.commands import OpenSessionCommand, WriteCommand
+from shoal_server.shard.overlay import Overlay
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.memory import MemoryEngine
+
+
+def in_one_turn(replica: Any, *writes: list[Any]) -> list[list[OperationResult]]:
+    """Apply each write as an entry of its own, all in one batch; return their results."""
+    replica.write(Increment(b"other"))
+    outcomes = replica.apply(*(replica.commands(replica.write_command(*operations)) for operations in writes))
+    return [outcome.results for [outcome] in outcomes]
+
+
+def test_a_put_behind_a_range_delete_of_the_same_turn_stays(replica: Any) -> None:
+    replica.write(Put(b"a", b"old"), Put(b"b", b"old"))
+    results = in_one_turn(
+        replica,
+        [Put(b"c", b"new")],
+        [DeleteRange(ALL_MICROSHARDS, b"a", b"d")],
+        [Atomic([KeyAbsent(b"a"), KeyAbsent(b"c")], [Put(b"a", b"new")])],
+        [Increment(b"b", 7)],
+    )
+    assert results == [[], [Applied([8])], [Applied([])], [Applied([7])]]
+    assert replica.scan(b"a", b"d") == [(b"a", b"new"), (b"b", b"7")]
+
+
+def test_a_range_delete_behind_puts_of_the_same_turn_removes_them(replica: Any) -> None:
+    replica.write(Put(b"stored", b"old"))
+    in_one_turn(replica, [Put(b"new", b"1"), Put(b"stored", b"2")], [DeleteRange(ALL_MICROSHARDS, b"n", b"t")])
+    assert replica.scan(b"n", b"t") == []
+
+
+def test_increments_of_one_turn_add_up(replica: Any) -> None:
+    results = in_one_turn(replica, *([Increment(b"n")] for _ in range(20)))
+    assert [result for [result] in results] == [Applied([number]) for number in range(1, 21)]
+
+
+def test_a_delete_is_seen_by_a_condition_behind_it(replica: Any) -> None:
+    replica.write(Put(b"k", b"v"))
+    [_, [first], [second]] = in_one_turn(
+        replica, [Delete(b"k")], [Atomic([KeyPresent(b"k")], [])], [Atomic([KeyAbsent(b"k")], [])]
+    )
+    assert second == Applied([])
+    assert first != Applied([])
+
+
+def test_two_shards_that_share_a_batch_do_not_touch_each_others_rows(
+    engine: Engine, make_replica: Callable[..., Any]
+) -> None:
+    low, high = make_replica(engine, 1, 0, 4), make_replica(engine, 2, 4, 8)
+    candidates = [b"key%d" % number for number in range(40)]
+    keys = {replica: [key for key in candidates if replica.machine.route([key])] for replica in (low, high)}
+    for replica in (low, high):
+        replica.write(*(Put(key, b"old") for key in keys[replica]))
+    batch = engine.batch()
+    low.apply(low.commands(low.write_command(DeleteRange(ALL_MICROSHARDS, b"", b""))), batch=batch)
+    high.apply(high.commands(high.write_command(Put(keys[high][0], b"new"))), batch=batch)
+    engine.write_unlogged(batch)
+    assert low.scan() == []
+    assert len(high.scan()) == len(keys[high])
+    for replica in (low, high):
+        restarted = replica.restarted()
+        assert restarted.machine.state == replica.machine.state
+        assert restarted.scan() == replica.scan()
+        assert restarted.session in restarted.machine.sessions
+
+
+def test_a_session_forgotten_and_written_in_one_turn_is_gone_from_the_disk(replica: Any) -> None:
+    replica.open_session(capacity=1)
+    write: WriteCommand = replica.write_command(Put(b"k", b"v"))
+    replica.apply(replica.commands(write), replica.commands(OpenSessionCommand(1)))
+    restarted = replica.restarted()
+    assert replica.session not in replica.machine.sessions
+    assert replica.session not in restarted.machine.sessions
+    assert len(restarted.machine.sessions) == 1
+
+
+KEY = st.binary(min_size=1, max_size=2).map(lambda key: bytes(byte % 4 for byte in key))
+CHANGE = st.one_of(
+    st.tuples(st.just("put"), KEY, KEY),
+    st.tuples(st.just("delete"), KEY, KEY),
+    st.tuples(st.just("clear"), KEY, KEY),
+    st.tuples(st.just("scan"), KEY, KEY),
+    st.tuples(st.just("get"), KEY, KEY),
+)
+
+
+@given(st.dictionaries(KEY, st.just(b"stored")), st.lists(CHANGE, max_size=30))
+def test_an_overlay_reads_and_leaves_what_the_changes_one_by_one_would_have(
+    stored: dict[bytes, bytes], changes: list[tuple[str, bytes, bytes]]
+) -> None:
+    engine = MemoryEngine()
+    batch = engine.batch()
+    for key, row in stored.items():
+        batch.put(key, row, engine.data)
+    engine.write(batch)
+    overlay, model = Overlay(engine), dict(stored)
+    for kind, key, other in changes:
+        first, last = sorted([key, other])
+        if kind == "put":
+            overlay.rows[key] = model[key] = other
+        elif kind == "delete":
+            overlay.rows[key] = None
+            model.pop(key, None)
+        elif kind == "clear" and first < last:
+            overlay.clear([(first, last)])
+            model = {name: row for name, row in model.items() if not first <= name < last}
+        elif kind == "get":
+            assert overlay.get(key) == model.get(key)
+        elif kind == "scan":
+            assert list(overlay.scan(first, last)) == sorted((k, row) for k, row in model.items() if first <= k < last)
+    batch = engine.batch()
+    overlay.write_to(batch)
+    engine.write(batch)
+    assert dict(engine.scan(engine.data, b"", b"\xff")) == model
