@@ -18,7 +18,7 @@ import typer
 
 from shoal import Client
 from shoal.cli.failures import CommandFailed, ExitCode, exit_code_of
-from shoal.cli.options import DEFAULT_URL, JsonOption, UrlOption
+from shoal.cli.options import DEFAULT_URL, JsonOption, TtlOption, UrlOption, parse_ttl
 from shoal.cli.output import note, print_json, print_line
 from shoal.cli.progress import Progress
 from shoal.cli.rows import BadLine, Line, Row, read_csv, read_json_lines
@@ -73,6 +73,7 @@ def import_file(
     on_error: Annotated[
         OnError, typer.Option("--on-error", help="Stop at the first line that cannot be imported, or skip such lines.")
     ] = OnError.STOP,
+    ttl: TtlOption = None,
 ) -> None:
     """Import rows from a file.
 
@@ -81,13 +82,14 @@ def import_file(
     """
     reader = _READERS[file_format or _format_of(file)]
     summary = ImportSummary()
+    seconds = parse_ttl(ttl)
     try:
         with _opened(file) as (stream, size), Client(url) as db, Progress(f"import {file.name}", size) as progress:
 
             def moved() -> None:
                 progress.update(stream.tell() if size is not None else 0, summary.imported)
 
-            _Import(db, on_error, summary, moved).take_all(reader(stream))
+            _Import(db, on_error, seconds, summary, moved).take_all(reader(stream))
     finally:
         if as_json:
             print_json(summary)
@@ -100,8 +102,11 @@ def import_file(
 class _Import:
     """Collects rows into batches and writes them."""
 
-    def __init__(self, db: Client, on_error: OnError, summary: ImportSummary, moved: Callable[[], None]) -> None:
+    def __init__(
+        self, db: Client, on_error: OnError, ttl: float | None, summary: ImportSummary, moved: Callable[[], None]
+    ) -> None:
         self.summary = summary
+        self._ttl = ttl
         self._db = db
         self._on_error = on_error
         self._moved = moved
@@ -141,7 +146,7 @@ class _Import:
         if not batch:
             return
         try:
-            self._db.put_many({row.key: row.value for row in batch})
+            self._db.put_many({row.key: row.value for row in batch}, ttl=self._ttl)
         except InvalidArgument:
             self._flush_singly(batch)
         except ShoalError as error:
@@ -155,7 +160,7 @@ class _Import:
         """Find the rows of a refused batch that were to blame, and import the others."""
         for row in batch:
             try:
-                self._db.put(row.key, row.value)
+                self._db.put(row.key, row.value, ttl=self._ttl)
             except InvalidArgument as error:
                 self._reject(row.line, str(error))
             except ShoalError as error:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from shoal.cli import cluster, data, exporting, importing
+from shoal.cli import cluster, data, expiring, exporting, importing, scanning
 from shoal.cli.failures import CommandFailed, exit_code_of
 from shoal.cli.output import note, print_line
 from shoal.errors import ShoalError
@@ -98,7 +98,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _part in (data, importing, exporting, cluster):
+for _part in (data, scanning, expiring, importing, exporting, cluster):
     _part.register(app)
 
 

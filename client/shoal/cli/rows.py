@@ -66,6 +66,11 @@ def encoded_row(key: bytes, value: bytes) -> EncodedRow:
     return row
 
 
+def encode_key(key: bytes) -> bytes:
+    """Return a row that has a key only as one line of JSON, with its newline."""
+    return _encoder.encode(encoded_key(key)) + b"\n"
+
+
 def encode_row(key: bytes, value: bytes) -> bytes:
     """Return a row as one line of JSON, with its newline."""
     return _encoder.encode(encoded_row(key, value)) + b"\n"

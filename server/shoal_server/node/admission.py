@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 from shoal.errors import ErrorCode
+from shoal.protocol.digest import rows_of
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
     ALL_MICROSHARDS,
@@ -43,6 +44,8 @@ OPEN_SESSION_BYTES = 16
 MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
 MAX_SPANS = 65_536
 """Ranges in one write, each counted once a microshard: applying it must not hold up every replica."""
+MAX_RANGE_ROWS = 100_000
+"""Rows that the range conditions of one write cover."""
 MAX_RESULTS = 16_384
 """Operations of one write that have results, so that these are well within a frame."""
 
@@ -159,6 +162,13 @@ class Admission:
                 ranges.append(operation)
             elif isinstance(operation, Atomic):
                 ranges += [condition for condition in operation.conditions if isinstance(condition, RangeUnchanged)]
+        rows = sum(max(0, rows_of(each.digest)) for each in ranges if isinstance(each, RangeUnchanged))
+        if rows > MAX_RANGE_ROWS:
+            raise Refusal(
+                ErrorCode.TOO_LARGE,
+                f"ranges of {rows} rows to be compared in one write; at most {MAX_RANGE_ROWS} may be, since every replica "
+                "reads them again: read less in a transaction",
+            )
         spans = 0
         for each in ranges:
             self._check_microshard(each.microshard, replica)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from shoal.protocol.digest import RangeDigest
+from shoal.protocol.digest import RangeDigest, rows_of
 from shoal.protocol.messages import (
     ALL_MICROSHARDS,
     DEFAULT_TTL,
@@ -200,7 +200,7 @@ class WriteExecutor:
     def _check(self, number: int, condition: Condition, key: bytes) -> ConditionNotMet | None:
         """Return None where the condition holds, else what was found."""
         if isinstance(condition, RangeUnchanged):
-            if self._digest(condition) == condition.digest:
+            if self._is_unchanged(condition):
                 return None
             return ConditionNotMet(number, 0, None)
         row = self._overlay.get(key)
@@ -221,18 +221,20 @@ class WriteExecutor:
             holds = condition.value == value
         return None if holds else ConditionNotMet(number, seq, value if len(value) <= MAX_FOUND_BYTES else None)
 
-    def _digest(self, condition: RangeUnchanged) -> bytes:
+    def _is_unchanged(self, condition: RangeUnchanged) -> bool:
+        expected = rows_of(condition.digest)
         rows: list[tuple[bytes, int]] = []
-        spans = self._spans(condition.microshard, condition.start, condition.end)
-        for start, end in spans:
-            skip = len(next(iter(self._prefixes.values())))
-            rows += [
-                (key[skip:], row_seq(row)) for key, row in self._overlay.scan(start, end) if is_visible(row, self._now)
-            ]
+        skip = len(next(iter(self._prefixes.values())))
+        for start, end in self._spans(condition.microshard, condition.start, condition.end):
+            for key, row in self._overlay.scan(start, end):
+                if is_visible(row, self._now):
+                    if len(rows) >= expected:
+                        return False
+                    rows.append((key[skip:], row_seq(row)))
         rows.sort()
         digest = RangeDigest()
         digest.add([key for key, _ in rows], [seq for _, seq in rows])
-        return digest.value()
+        return digest.value() == condition.digest
 
 
 def parse_integer(value: bytes) -> int | None:

@@ -85,7 +85,7 @@ class Model:
         visible = self.visible()
         found = [(visible[key][1], key) for key in self.in_range(microshard, start, end) if key in visible]
         text = b"".join(seq.to_bytes(8, "big") + len(key).to_bytes(4, "big") + key for seq, key in found)
-        return blake2b(text, digest_size=16).digest()
+        return len(found).to_bytes(4, "big") + blake2b(text, digest_size=16).digest()
 
     def holds(self, condition: Condition) -> bool:
         if isinstance(condition, RangeUnchanged):
