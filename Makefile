@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SEED_MINUTES ?= 60
+HISTORY_MINUTES ?= 30
 
 .PHONY: help demo test lint format bench soak clean
 
@@ -14,7 +15,7 @@ help:
 	@echo "make demo    a three-node cluster loses its leaders' process and nothing else"
 	@echo "make test    every check and every test"
 	@echo "make bench   Shoal beside etcd and Redis, and a thousand idle groups"
-	@echo "make soak    simulate new seeds for SEED_MINUTES (60)"
+	@echo "make soak    simulate new seeds for SEED_MINUTES (60), then workloads under faults for HISTORY_MINUTES (30)"
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Shoal needs Python 3.11 or newer with venv and ensurepip (Debian: python3-venv)" >&2; exit 1; }
@@ -46,6 +47,7 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m shoal_chaos.simulation --minutes $(SEED_MINUTES)
+	$(BIN)/python -m shoal_chaos.workloads --minutes $(HISTORY_MINUTES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

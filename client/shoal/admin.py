@@ -32,6 +32,7 @@ from shoal.protocol.messages import (
     Refused,
     Request,
     ShardMapReply,
+    SplitShard,
     StatusReply,
     TransferLeader,
     Welcome,
@@ -151,6 +152,20 @@ class AdminConnection:
             InvalidArgument: the change may not be made, or not now; the message says why.
         """
         await self._ask(ChangeMembership(self._number(), shard, kind, node), Done, shard)
+
+    async def split_shard(self, shard: int, child: Shard, map_version: int) -> None:
+        """Have the node, which must lead `shard`, split `child` off; return once that is applied there.
+
+        Args:
+            child: a shard number that is not in use, some of the microshards, and the replicas that `shard` has; the
+                first voter should be its leader.
+            map_version: newer than that of any map: of the one that has the child in it.
+
+        Raises:
+            NotLeader: the node does not lead the shard.
+            InvalidArgument: it cannot be split so, or not now; the message says why.
+        """
+        await self._ask(SplitShard(self._number(), shard, child, map_version), Done, shard)
 
     async def drop_replica(self, shard: int) -> None:
         """Have the node remove its replica of `shard`, which its shard map must not put there.

@@ -53,6 +53,9 @@ _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.val
 _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
 _ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
 
+_FOR_A_PART = frozenset((ErrorCode.INVALID_ARGUMENT.value, ErrorCode.TOO_LARGE.value))
+"""Refusals of a write that may be about one of its operations, or about how many there are together."""
+
 
 @dataclass(slots=True)
 class Outcomes(Generic[W]):
@@ -394,12 +397,24 @@ class Dispatcher(Generic[W]):
         self.touch(lane)
 
     def _fail_batch(self, batch: AnyBatch[W], failure: Failure) -> None:
+        if isinstance(batch, WriteBatch) and failure.code in _FOR_A_PART and self._halve(batch):
+            return
         self._done(batch)
         maybe = isinstance(batch, WriteBatch) and batch.uncertain
         for call in batch.calls:
             if call.waiter is not None:
                 self.fail(call, refused(call, batch.lane, batch.asked, failure, maybe_applied=maybe))
         self.touch(batch.lane)
+
+    def _halve(self, batch: WriteBatch[W]) -> bool:
+        """Have calls that were refused together travel in halves, until those to blame are alone; say whether they do."""
+        awaited = sum(call.waiter is not None for call in batch.calls)
+        if awaited < 2 or batch.uncertain:
+            return False
+        for call in batch.calls:
+            call.size = max(call.size, 2 * min(BATCH_BYTES, self.max_batch_bytes) // awaited)
+        self._requeue(batch)
+        return True
 
     def _fail_queued_writes(self, lane: Lane[W], asked: str, failure: Failure) -> None:
         for queue in (lane.writes, lane.fast):

@@ -25,8 +25,8 @@ DEFAULT_TIMEOUT_SECONDS = 5.0
 DEFAULT_MAX_IN_FLIGHT = 4096
 
 _SCHEMES = {"shoal": False, "shoals": True, EMBEDDED_SCHEME: False}
-_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|)")
+_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 CONSISTENCIES = get_args(Consistency)
 _QUERY_NAMES = ("timeout", "max_in_flight", "consistency", "max_staleness", "region")
 
@@ -118,14 +118,14 @@ def _settings(query: str, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of `2s`, `500ms`, `1m` or a plain number of seconds.
+    """Return the seconds of `2s`, `500ms`, `1m`, `1h`, `1d` or a plain number of seconds.
 
     Raises:
         InvalidArgument: it is none of these, or zero.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise InvalidArgument(f"a duration is written like 2s, 500ms or 1m, not {text!r}")
+        raise InvalidArgument(f"a duration is written like 2s, 500ms, 1m or 1h, not {text!r}")
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]]
     if seconds <= 0:
         raise InvalidArgument(f"a duration must be longer than zero, not {text!r}")

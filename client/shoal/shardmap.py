@@ -49,7 +49,7 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     `voters[0]` is the preferred leader. `leader` is a hint: the last leader the sender knew of, or "".
 
     Args:
-        founders, founding_followers: the replicas that the group began with; never changed. Empty: those it has now.
+        founders, founding_followers, founding_ranges: what the group began with; never changed. Empty: what it has now.
         membership_version: that of the group's membership as far as the map knows; it begins at 1.
     """
 
@@ -62,6 +62,7 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     founders: tuple[str, ...] = ()
     founding_followers: tuple[str, ...] = ()
     membership_version: int = 1
+    founding_ranges: tuple[MicroshardRange, ...] = ()
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -76,6 +77,22 @@ class ShardMap(msgspec.Struct, frozen=True, array_like=True):
     nodes: tuple[NodeAddress, ...]
     keyspaces: tuple[Keyspace, ...]
     shards: tuple[Shard, ...]
+
+
+def without_ranges(
+    ranges: tuple[MicroshardRange, ...], taken: tuple[MicroshardRange, ...]
+) -> tuple[MicroshardRange, ...]:
+    """Return what is left of `ranges` without the microshards of `taken`, in order, neighbours joined."""
+    gone = {microshard for span in taken for microshard in range(span.first, span.end)}
+    left: list[MicroshardRange] = []
+    for microshard in sorted(microshard for span in ranges for microshard in range(span.first, span.end)):
+        if microshard in gone:
+            continue
+        if left and left[-1].end == microshard:
+            left[-1] = MicroshardRange(left[-1].first, microshard + 1)
+        else:
+            left.append(MicroshardRange(microshard, microshard + 1))
+    return tuple(left)
 
 
 class Routes:

@@ -1,4 +1,4 @@
-"""`shoal up`, `down`, `node`: storage nodes as processes on this machine."""
+"""`shoal up`, `down`, `node`: a cluster's processes on this machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from shoal.options import parse_duration
 
 from shoal_server.config import ClusterConfig, ConfigError, load_config
 from shoal_server.local.cluster import (
+    DEFAULT_MANAGERS,
     DEFAULT_NODES,
     DEFAULT_PORT,
     ClusterRefused,
@@ -50,6 +51,7 @@ class StartedCluster(msgspec.Struct):
     url: str
     config: str
     nodes: list[StartedNode]
+    managers: list[StartedNode] = []
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +64,10 @@ def register(app: typer.Typer) -> None:
 def up(
     nodes: Annotated[
         int | None, typer.Option("--nodes", min=1, max=64, help="How many nodes.", show_default=str(DEFAULT_NODES))
+    ] = None,
+    managers: Annotated[
+        int | None,
+        typer.Option("--managers", min=0, max=7, help="How many shard managers.", show_default=str(DEFAULT_MANAGERS)),
     ] = None,
     data: DataOption = DEFAULT_DATA,
     port: Annotated[
@@ -84,12 +90,16 @@ def up(
 
     Every node is a process of its own. Started again on the same DIR, the cluster has its data.
     """
-    if config is not None and (nodes is not None or port is not None):
-        raise CommandFailed("--config says which nodes there are: leave out --nodes and --port", ExitCode.USAGE)
+    if config is not None and (nodes is not None or managers is not None or port is not None):
+        raise CommandFailed(
+            "--config says which nodes there are: leave out --nodes, --managers and --port", ExitCode.USAGE
+        )
+    if managers and managers % 2 == 0:
+        raise CommandFailed(f"{managers} managers bear no more failures than {managers - 1}", ExitCode.USAGE)
     timeout_seconds = parse_duration(timeout)
     try:
         if config is None:
-            folder = prepare_folder(data, nodes=nodes, port=port)
+            folder = prepare_folder(data, nodes=nodes, port=port, managers=managers)
             cluster = LocalCluster(folder, folder.config_file)
         else:
             cluster = LocalCluster(ClusterFolder(data.absolute()), config)
@@ -172,31 +182,32 @@ class _Session:
 
     def _print_where(self) -> None:
         cluster = self._cluster
-        running = cluster.running
-        started = [
-            StartedNode(
-                id=entry.id,
-                address=entry.address,
-                pid=running[entry.id].pid,
-                data=str(entry.data),
-                log=str(cluster.folder.log_file(entry.id)),
-            )
-            for entry in cluster.config.nodes
-            if entry.id in running
+        config, running = cluster.config, cluster.running
+        started = [self._started(node.id, node.address, node.data) for node in config.nodes if node.id in running]
+        managers = [
+            self._started(entry.id, entry.admin, entry.data)
+            for entry in config.managers
+            if entry.id in running and entry.admin is not None
         ]
         if self._as_json:
-            print_json(StartedCluster(cluster.url(), str(cluster.config_file), started))
+            print_json(StartedCluster(cluster.url(), str(cluster.config_file), started, managers))
         else:
             print_table(
                 ("node", "address", "process", "data"),
-                [(entry.id, entry.address, entry.pid, entry.data) for entry in started],
+                [(entry.id, entry.address, entry.pid, entry.data) for entry in (*started, *managers)],
             )
             print_line(f"logs are in {cluster.folder.root / 'logs'}; for the other commands:")
             print_line(f"export SHOAL_URL={cluster.url()}")
+            if managers:
+                print_line(f"export SHOAL_MANAGERS={','.join(manager.address for manager in managers)}")
         if self._detach:
             note(f"left running; `shoal down --data {cluster.folder.root}` ends it")
         else:
             note("Ctrl-C ends it")
+
+    def _started(self, name: str, address: str, data: Path) -> StartedNode:
+        cluster = self._cluster
+        return StartedNode(name, address, cluster.running[name].pid, str(data), str(cluster.folder.log_file(name)))
 
     async def _end(self) -> None:
         if not self._cluster.running:
@@ -215,7 +226,7 @@ def _described(exited: NodeExit) -> str:
 
 
 def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
-    """End the nodes that `shoal up` left running on DIR."""
+    """End the nodes and managers that `shoal up` left running on DIR."""
     folder = ClusterFolder(data.absolute())
     if not (folder.root / "run").is_dir():
         raise CommandFailed(f"no cluster was ever started in {folder.root}", ExitCode.NOT_FOUND)
@@ -225,7 +236,7 @@ def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
     elif not ended:
         print_line(f"nothing is running in {folder.root}")
     for name in ended if not as_json else ():
-        print_line(f"node {name} {'was killed' if name in killed else 'ended'}")
+        print_line(f"{name} {'was killed' if name in killed else 'ended'}")
 
 
 def node(

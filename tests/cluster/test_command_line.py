@@ -106,6 +106,27 @@ def test_what_is_imported_is_exported(served: Shell, tmp_path: Path):
     assert {row["key"]: row["value"] for row in exported if row["key"].startswith("row:")} == rows
 
 
+def test_rows_expire_are_counted_scanned_and_deleted_from_the_shell(served: Shell):
+    served.run("put", "cart:1/item", "fish", "--ttl", "60m")
+    served.run("put", "cart:1/note", "", "--ttl", "300ms", "--durability", "fast")
+    assert b"b'fish'" in served.run("put", "cart:1/item", "crab", "--if-absent", code=4).stderr
+    assert 3000 < float(served.run("ttl", "cart:1/item").stdout) <= 3600
+    served.run("touch", "cart:1/item", "0")
+    entry = json.loads(
+        served.run("get", "cart:1/item", "--json", "--consistency", "eventual", "--max-staleness", "100ms").stdout
+    )
+    assert (entry["value"], entry["staleness"] <= 0.1, entry["served_by"][0]) == ("fish", True, "n")
+    assert json.loads(served.run("get", "cart:1/item", "--json").stdout)["expires_at"] is None
+    assert [served.run("increment", "cart:1/count", by).stdout for by in ("5", "-2")] == [b"5\n", b"3\n"]
+    served.run("touch", "cart:1/note", "1s", code=3)
+    assert served.run("scan", "cart:").stdout == b"cart:1/count\t3\ncart:1/item\tfish\n"
+    assert served.run("scan", "cart:1/", "--reverse", "--limit", "1", "--json", "--keys-only").stdout == (
+        b'{"key":"cart:1/item"}\n'
+    )
+    served.run("delete", "--prefix", "cart:1/")
+    assert served.run("scan", "cart:").stdout == b""
+
+
 def test_leadership_goes_where_it_is_sent(served: Shell):
     before = json.loads(served.run("shards", "1", "--json").stdout)
     target = next(node for node in before["voters"] if node != before["leader"])
@@ -125,7 +146,7 @@ def test_a_cluster_that_was_ended_and_started_again_has_its_data(shell: Shell):
     processes = shell.up_detached()
     shell.run("put", "k", "v")
     ended = shell.down()
-    assert ended.stdout.decode().splitlines() == [f"node {node} ended" for node in ("n1", "n2", "n3")]
+    assert ended.stdout.decode().splitlines() == [f"{name} ended" for name in ("m1", "n1", "n2", "n3")]
     assert not any(runs(pid) for pid in processes.values())
     shell.run("get", "k", "--url", shell.environment["SHOAL_URL"] + "?timeout=300ms", code=5)
     shell.up_detached()

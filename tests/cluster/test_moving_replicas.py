@@ -12,7 +12,7 @@ import shoal
 from shoal.admin import AdminConnection, NotLeader
 from shoal.errors import InvalidArgument
 from shoal.protocol.messages import ReplicaStatus
-from shoal.shardmap import NodeAddress, Shard, ShardMap
+from shoal.shardmap import MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.local.layout import free_ports
 from shoal_server.raft.membership import ChangeKind
 
@@ -156,3 +156,65 @@ async def test_a_replica_moves_to_a_node_that_joined_while_writes_go_on(real_clu
                 lambda now: any(peer.node == "n4" and peer.match_index >= now.commit_index for peer in now.peers)
             )
             assert (await manager.map("n4")).version == done.version
+
+
+async def test_a_shard_splits_in_place_while_writes_and_reads_go_on_without_an_error(real_cluster: Any) -> None:
+    async with real_cluster() as cluster:
+        addresses = {name: f"127.0.0.1:{port}" for name, port in zip(cluster.names, cluster.ports, strict=True)}
+        manager = Manager(addresses)
+        async with shoal.AsyncClient(cluster.url, timeout=10) as db:
+            session = db.session()
+            written: dict[str, int] = {}
+            stopping = False
+
+            async def count(number: int) -> None:
+                while not stopping:
+                    key = f"counter-{number}"
+                    written[key] = await db.increment(key)
+                    await session.put(f"session-{number}", str(written[key]))
+                    assert await session.get(f"session-{number}") == str(written[key]).encode()
+                    assert await db.get(key, consistency="eventual", max_staleness=5.0) is not None
+
+            counters = [asyncio.create_task(count(number)) for number in range(40)]
+            await asyncio.sleep(0.5)
+            token = session.token()
+            leader, _ = await manager.leader()
+            before = await manager.map(leader)
+            parent = shard_of(before)
+            (span,) = parent.ranges
+            middle = (span.first + span.end) // 2
+            upper = (MicroshardRange(middle, span.end),)
+            voters = (leader, *(voter for voter in parent.voters if voter != leader))
+            child = Shard(99, parent.keyspace, upper, voters)
+            async with await AdminConnection.open(addresses[leader]) as connection:
+                for wrong, words in (
+                    (msgspec.structs.replace(child, id=2), "a shard 2 already"),
+                    (msgspec.structs.replace(child, ranges=parent.ranges), "none would stay"),
+                    (msgspec.structs.replace(child, voters=voters[:2]), "those of the new shard are the same"),
+                ):
+                    with pytest.raises(InvalidArgument, match=words):
+                        await connection.split_shard(SHARD, wrong, before.version + 1)
+                await connection.split_shard(SHARD, child, before.version + 1)
+            await asyncio.sleep(2.0)
+            for node in addresses:
+                derived = await manager.map(node)
+                assert derived.version == before.version + 1
+                assert shard_of(derived).ranges == (MicroshardRange(span.first, middle),)
+                assert any(shard.id == 99 and shard.ranges == upper for shard in derived.shards)
+            victim = next(node for node in addresses if node != leader)
+            await cluster.kill(victim)
+            await asyncio.sleep(1.5)
+            await cluster.start(victim)
+            await manager.answers(victim)
+            await asyncio.sleep(0.5)
+            stopping = True
+            await asyncio.gather(*counters)
+            assert any(middle <= before.keyspaces[0].microshard_of(key.encode()) < span.end for key in written), (
+                "some of the keys went to the new shard"
+            )
+            for key, total in written.items():
+                assert await db.get(key) == str(total).encode()
+            again = db.session(token)
+            for number in range(40):
+                assert await again.get(f"session-{number}") is not None
+            assert len([key async for key in db.scan("counter-", keys_only=True)]) == 40

@@ -11,6 +11,7 @@ from shoal_chaos.simulation.run import simulate
 from shoal_server.node.core import Node
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.replica import QueuedRead, Replica
+from shoal_server.node.splits import Splits
 from shoal_server.raft.group import Group
 from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
@@ -135,6 +136,18 @@ def apply_without_seeing_what_was_just_applied(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(Overlay, "get", lambda self, key: self._engine.get(self._engine.data, key))
 
 
+def open_a_child_before_the_flush(patch: pytest.MonkeyPatch) -> None:
+    """What a split made votes and accepts before what it stands on is on disk."""
+    original = Splits.open_children
+
+    def open_children(self: Splits, now: int) -> None:
+        for replica in list(self._node.replicas.values()):
+            self.flushed(replica, replica.machine.state.index)
+        original(self, now)
+
+    patch.setattr(Splits, "open_children", open_children)
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     forget_the_vote,
     accept_before_the_sync,
@@ -149,10 +162,11 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     forget_what_the_session_has_seen,
     let_every_condition_hold,
     apply_without_seeing_what_was_just_applied,
+    open_a_child_before_the_flush,
 ]
 
 
-FAULT_SECONDS = {apply_retries_again: 16}
+FAULT_SECONDS = {apply_retries_again: 16, open_a_child_before_the_flush: 16}
 """A bug that shows rarely needs longer runs."""
 
 

@@ -7,20 +7,33 @@ whose answer never came may have taken effect at any time after it was called, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 NEVER = float("inf")
 
 
+class Found(NamedTuple):
+    """That the register held `value` (None: absent), or, where not `equal`, that it held something else."""
+
+    value: bytes | None
+    equal: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class RegisterOperation:
-    """A write of `value`, or a read that returned it (None: absent). `ended` is NEVER where no answer came."""
+    """A write of `value`, or a read that returned it (None: absent). `ended` is NEVER where no answer came.
+
+    `when` is of a comparison: a write that was done because of what it found; or, in place of a read's `value`, what one
+    found that therefore wrote nothing.
+    """
 
     client: str
     is_write: bool
     value: bytes | None
     began: float
     ended: float
+    when: Found | None = None
 
 
 def find_violation(history: Sequence[RegisterOperation]) -> list[RegisterOperation] | None:
@@ -49,7 +62,7 @@ def _up_to(history: Sequence[RegisterOperation], end: float) -> list[RegisterOpe
         if operation.ended <= end:
             known.append(operation)
         elif operation.is_write and operation.began <= end:
-            known.append(RegisterOperation(operation.client, True, operation.value, operation.began, NEVER))
+            known.append(replace(operation, ended=NEVER))
     return known
 
 
@@ -80,10 +93,17 @@ def _linearizable(history: Sequence[RegisterOperation]) -> bool:
             index += 1
         for index in candidates:
             operation = operations[index]
-            if operation.began > bound or (not operation.is_write and operation.value != value):
+            if operation.began > bound or not _fits(operation, value):
                 continue
             following = (placed | 1 << index, operation.value if operation.is_write else value)
             if following not in seen:
                 seen.add(following)
                 stack.append((*following, first))
     return False
+
+
+def _fits(operation: RegisterOperation, value: bytes | None) -> bool:
+    """Whether an operation can take effect on a register that holds `value`."""
+    if operation.when is not None:
+        return (value == operation.when.value) is operation.when.equal
+    return operation.is_write or operation.value == value

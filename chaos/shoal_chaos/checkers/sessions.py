@@ -20,8 +20,10 @@ class SessionEvent:
     Attributes:
         seq: of a write or deletion, the sequence number it got (0: outcome unknown); of a read, the one stored with the
             value (0: absent).
-        shard_seq: of a read, the sequence number up to which the replica that answered had applied the shard.
+        shard_seq: of a read, the sequence number up to which the replica that answered had applied the shard; where only
+            bounds of that are known, the lower one.
         shard: sequence numbers are compared within a shard only.
+        shard_seq_most: the upper one, None where `shard_seq` is exact.
     """
 
     session: str
@@ -32,6 +34,7 @@ class SessionEvent:
     completed: int | None
     shard_seq: int = 0
     shard: int = 0
+    shard_seq_most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,9 @@ class _Floors:
     def broken_by(self, read: SessionEvent) -> tuple[SessionEvent, str] | None:
         """Return the event whose floor the read is below, and what the read knew instead."""
         floor = self._floors.get((read.shard, None))
-        if floor is not None and read.shard_seq < floor[0]:
-            return floor[1], f"was answered from a replica at {read.shard_seq}, which is before {floor[0]}"
+        position = read.shard_seq if read.shard_seq_most is None else read.shard_seq_most
+        if floor is not None and position < floor[0]:
+            return floor[1], f"was answered from a replica at {position}, which is before {floor[0]}"
         floor = self._floors.get((read.shard, read.key))
         if floor is not None and 0 < read.seq < floor[0]:
             return floor[1], f"saw version {read.seq}, and nothing before {floor[0]} was left to see"

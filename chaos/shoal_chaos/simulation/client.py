@@ -15,11 +15,13 @@ from shoal.protocol.messages import (
     Answer,
     Failure,
     Freshness,
+    GetShardMap,
     OpenSession,
     Request,
     Rows,
     ScanPage,
     SessionOpened,
+    ShardMapReply,
     Write,
     Written,
 )
@@ -31,6 +33,7 @@ from shoal_chaos.simulation.steps import BankReadStep, ExpiringPutStep, Incremen
 
 TIMEOUT = 400 * MILLISECOND
 PAUSE = 20 * MILLISECOND
+MAP_REQUEST = -1
 DECLINES = 3
 """A read that so many replicas have declined goes to the leader."""
 
@@ -116,6 +119,16 @@ class SimulatedClient:
         """Ask the node believed to lead, or any for a weak read; a write keeps its number in all its attempts."""
         step = self._step
         assert step is not None
+        shard = self._routes.shard_of(self._keyspace, step.key)
+        if shard != self._shard:
+            # A split took the key to another shard. What was tried before was refused for that, or nobody knows.
+            if self._attempts > 1:
+                step.given_up()
+                self._finish()
+                return
+            self._shard, self._number, self._attempts = shard, 0, 0
+            if isinstance(step, PutStep | ReadStep):
+                step.shard = shard
         self._request += 1
         request, shard = self._request, self._shard
         target = self._targets[shard]
@@ -161,6 +174,8 @@ class SimulatedClient:
     def receive(self, answers: list[Answer]) -> None:
         """Take the answers of one frame; those to given-up attempts are ignored."""
         for answer in answers:
+            if isinstance(answer, ShardMapReply) and answer.shard_map.version > self._routes.map.version:
+                self._adopt(Routes(answer.shard_map))
             if (
                 not isinstance(answer, (SessionOpened, Written, Rows, ScanPage, Failure))
                 or answer.request != self._request
@@ -173,6 +188,13 @@ class SimulatedClient:
                 self._refused(answer)
             else:
                 self._answered(answer)
+
+    def _adopt(self, routes: Routes) -> None:
+        """Take over a newer map: a shard that was split off goes on with the seqs, and the marks, of what it came from."""
+        before, self._routes = self._routes.shard_table(self._keyspace.id), routes
+        for shard in routes.map.shards:
+            self._targets.setdefault(shard.id, shard.voters[0])
+            self._marks.setdefault(shard.id, self._marks.get(before[shard.ranges[0].first], 0))
 
     def _answered(self, answer: Written | Rows | ScanPage) -> None:
         step = self._step
@@ -197,6 +219,9 @@ class SimulatedClient:
                 return
             self._number = 0
             self._attempts = 0
+        if failure.map_version > self._routes.map.version:
+            node = self._random.choice(self._routes.map.nodes).id
+            self._send(node, [GetShardMap(MAP_REQUEST)])
         leader = failure.route.leader if failure.route is not None else ""
         self._retry(leader)
 

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
+import msgspec
 from shoal.protocol.frames import answer_decoder, request_decoder
 from shoal.protocol.messages import Answer, Request
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
@@ -15,20 +16,22 @@ from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import VoteResponse
-from shoal_server.storage.layout import expiry_prefix, prefix_end
+from shoal_server.storage.folder import load_shard_map
+from shoal_server.storage.layout import expiry_prefix, load_hard_state, prefix_end
 
 from shoal_chaos.simulation.client import SimulatedClient
 from shoal_chaos.simulation.disk import SimulatedEngine
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, Clock, Events, derived_random
 from shoal_chaos.simulation.histories import Histories
 from shoal_chaos.simulation.invariants import Invariants
+from shoal_chaos.simulation.manager import SimulatedManager
 from shoal_chaos.simulation.network import Network
 
 MICROSHARDS = 12
 WALL_START_MS = 1_700_000_000_000
 MAX_SKEW_MS = 5_000
 TURN_DELAY = MILLISECOND // 20
-FLUSH_DELAY = (MILLISECOND, 50 * MILLISECOND)
+FLUSH_DELAY_MOST = (50 * MILLISECOND, 2_000 * MILLISECOND)
 
 
 class SimulatedNode:
@@ -72,15 +75,29 @@ class SimulatedNode:
         self._wanted_sync = self._synced = self._flushing = 0
         self._turn_at = None
         identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
-        self.node = Node(identity, cluster.shard_map, self.engine, cluster.settings, self._random, self.local_now())
-        for shard in cluster.shard_map.shards:
-            self.node.open_replica(shard.id, self.local_now())
+        shard_map = load_shard_map(self.engine) or cluster.shard_map
+        self.node = Node(identity, shard_map, self.engine, cluster.settings, self._random, self.local_now())
+        first = {shard.id for shard in cluster.shard_map.shards}
+        for shard in shard_map.shards:
+            if shard.id in first or load_hard_state(self.engine, shard.id).term:
+                self.make_room(shard.id)
         for other in cluster.nodes.values():
             if other is not self and other.node is not None:
                 self.node.peer_connected(other.name)
                 other.node.peer_connected(self.name)
                 other.turn_soon()
         self.turn_soon()
+
+    def make_room(self, shard_id: int) -> bool:
+        """Open a replica that the map does not put here, so that the shard may add this node; return whether it is open."""
+        node = self.node
+        if node is None or shard_id not in node.routes.shards:
+            return False
+        shard = node.routes.shards[shard_id]
+        elsewhere = msgspec.structs.replace(shard, followers=(*shard.followers, self.name))
+        if node.lacks_replica(elsewhere):
+            node.open_replica(shard_id, self.local_now())
+        return shard_id in node.replicas
 
     def crash(self) -> None:
         """End the process without warning; the disk loses some of what was not synced."""
@@ -159,7 +176,7 @@ class SimulatedNode:
                 self.node.flushed(ticket)
                 self.turn_soon()
 
-        self._cluster.events.after(self._random.randint(*FLUSH_DELAY), done)
+        self._cluster.events.after(self._random.randint(MILLISECOND, self._random.choice(FLUSH_DELAY_MOST)), done)
 
     def _restart(self) -> None:
         if self.node is None:
@@ -253,6 +270,7 @@ class Cluster:
             )
             for number in range(clients)
         ]
+        self.manager = SimulatedManager(self, self.shard_map, derived_random(seed, "manager"))
         for node in self.nodes.values():
             node.start()
         for client in self.clients:

@@ -35,6 +35,7 @@ class Faults:
             self._failing_sync,
             self._transfer,
             self._change_membership,
+            self._split,
         ]
         # Swarm testing (Groce and others, ISSTA 2012): leaving kinds out finds what their presence would mask.
         self.kinds = [kind for kind in kinds if random.random() < 0.5] or [self._crash]
@@ -140,24 +141,30 @@ class Faults:
 
     def _transfer(self) -> None:
         cluster = self._cluster
-        shard = self._random.choice(cluster.shard_map.shards)
+        shard = self._random.choice(cluster.manager.map.shards)
         target = self._random.choice(list(cluster.nodes))
         for node in cluster.nodes.values():
             if node.node is not None:
                 node.node.receive_client(ADMIN_CLIENT, [TransferLeader(ADMIN_REQUEST, shard.id, target, 1000)])
                 node.turn_soon()
 
+    def _split(self) -> None:
+        self._cluster.manager.split()
+
     def _change_membership(self) -> None:
         cluster, random = self._cluster, self._random
-        shard = random.choice(cluster.shard_map.shards)
+        shard = random.choice(cluster.manager.map.shards)
         for node in cluster.nodes.values():
-            if node.node is None:
+            if node.node is None or shard.id not in node.node.replicas:
                 continue
             membership = node.node.replicas[shard.id].group.membership
             kind = random.choice(list(ChangeKind))
             if kind is ChangeKind.DEMOTE and len(membership.voters) <= 2:
                 continue
             change = MembershipChange(kind, random.choice(list(cluster.nodes)))
+            target = cluster.nodes[change.node]
+            if kind is ChangeKind.ADD_FOLLOWER and not target.make_room(shard.id):
+                continue
             try:
                 node.node.propose_membership(shard.id, change, node.local_now())
             except (NotLeader, MembershipRefused):

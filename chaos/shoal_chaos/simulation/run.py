@@ -89,13 +89,19 @@ def _run(cluster: Cluster, until: int) -> None:
 
 
 def _check_recovered(cluster: Cluster) -> None:
-    for shard in cluster.shard_map.shards:
-        replicas = {name: node.node.replicas[shard.id] for name, node in cluster.nodes.items() if node.node is not None}
+    for shard in cluster.manager.map.shards:
+        replicas = {
+            name: node.node.replicas[shard.id]
+            for name, node in cluster.nodes.items()
+            if node.node is not None and shard.id in node.node.replicas
+        }
         leaders = [name for name, replica in replicas.items() if replica.group.is_leader]
         if len(leaders) != 1:
             raise Violation(f"shard {shard.id} has leaders {leaders} long after the last fault")
         leader = replicas[leaders[0]]
         for name in leader.group.members:
+            if name not in replicas:
+                raise Violation(f"{name} has no replica of shard {shard.id}, whose leader counts it as one")
             if replicas[name].machine.state.index != leader.machine.state.index:
                 raise Violation(
                     f"replica of shard {shard.id} on {name} is at {replicas[name].machine.state.index} long after the "

@@ -66,7 +66,7 @@ class PutStep:
 
     def __init__(self, histories: Histories, client: str, shard: int, key: bytes, value: bytes, began: int) -> None:
         self.key = key
-        self._shard = shard
+        self.shard = shard
         self.operations: list[Operation] = [Put(key, value)]
         self._histories = histories
         self._client = client
@@ -81,7 +81,7 @@ class PutStep:
         histories = self._histories
         histories.acknowledged.append(staleness.AcknowledgedWrite(self.key, answer.seq, now))
         histories.session_events.append(
-            SessionEvent(self._client, self.key, "write", answer.seq, self._began, now, answer.seq, self._shard)
+            SessionEvent(self._client, self.key, "write", answer.seq, self._began, now, answer.seq, self.shard)
         )
         return None
 
@@ -110,7 +110,7 @@ class ReadStep:
         in_session: bool,
     ) -> None:
         self.key = key
-        self._shard = shard
+        self.shard = shard
         self.weak = not freshness.strong
         self._freshness = freshness
         self._histories = histories
@@ -140,7 +140,7 @@ class ReadStep:
             raise AssertionError(f"{answer} is staler than the {bound} ms asked for")
         if self._in_session:
             histories.session_events.append(
-                SessionEvent(self._client, self.key, "read", answer.seqs[0], self._began, now, answer.seq, self._shard)
+                SessionEvent(self._client, self.key, "read", answer.seqs[0], self._began, now, answer.seq, self.shard)
             )
         return None
 

@@ -21,6 +21,7 @@ from shoal.cli.options import (
     TtlOption,
     UrlOption,
     argument_bytes,
+    level_of,
     parse_ttl,
     seconds_of,
 )
@@ -81,15 +82,21 @@ def get(
     Its bytes are printed as they are; only on a terminal a newline follows. Exit code 3: there is no such key.
     """
     wanted = argument_bytes(key)
-    level = None if consistency is None else consistency.value
     with Client(url) as db:
-        entry = db.get_entry(wanted, consistency=level, max_staleness=seconds_of(max_staleness))
+        entry = db.get_entry(wanted, consistency=level_of(consistency), max_staleness=seconds_of(max_staleness))
     if entry is None:
         raise no_such_key(wanted)
     if as_json:
         row = msgspec.structs.asdict(encoded_row(wanted, entry.value))
-        known = {"seq": entry.seq, "expires_at": entry.expires_at, "staleness": entry.staleness}
-        print_json(EntryView(**row, **known, served_by=entry.served_by))
+        print_json(
+            EntryView(
+                **row,
+                seq=entry.seq,
+                expires_at=entry.expires_at,
+                staleness=entry.staleness,
+                served_by=entry.served_by,
+            )
+        )
         return
     write_bytes(entry.value)
     if sys.stdout.isatty():
@@ -159,7 +166,7 @@ def _delete_prefix(prefix: bytes, url: str, as_json: bool) -> None:
 
 def increment(
     key: KeyArgument,
-    by: Annotated[int, typer.Argument(metavar="[BY]", help="What to add, also negative.")] = 1,
+    by: Annotated[int, typer.Argument(metavar="BY", help="What to add, also negative.")] = 1,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:

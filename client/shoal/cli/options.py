@@ -10,7 +10,8 @@ import typer
 
 from shoal.arguments import to_ttl_ms
 from shoal.errors import InvalidArgument
-from shoal.options import Options, parse_duration, parse_url
+from shoal.options import Options, check_consistency, parse_duration, parse_url
+from shoal.results import Consistency
 
 
 class Level(StrEnum):
@@ -106,6 +107,11 @@ StalenessOption = Annotated[
         help="With a weak consistency: nothing acknowledged so long ago (such as 2s) may be missing.",
     ),
 ]
+
+
+def level_of(level: Level | None) -> Consistency | None:
+    """Return a consistency as the client takes it."""
+    return None if level is None else check_consistency(level.value)
 
 
 def seconds_of(duration: str | None) -> float | None:

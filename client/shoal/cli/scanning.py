@@ -15,6 +15,7 @@ from shoal.cli.options import (
     StalenessOption,
     UrlOption,
     argument_bytes,
+    level_of,
     seconds_of,
 )
 from shoal.cli.output import shown
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def scan(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="What the keys begin with; all, without it.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What the keys begin with; all, without it.")] = "",
     url: UrlOption = DEFAULT_URL,
     as_json: JsonLinesOption = False,
     start: Annotated[str | None, typer.Option("--start", metavar="KEY", help="The first key.")] = None,
@@ -55,15 +56,11 @@ def scan(
             limit=limit,
             reverse=reverse,
             keys_only=keys_only,
-            consistency=None if consistency is None else consistency.value,
+            consistency=level_of(consistency),
             max_staleness=seconds_of(max_staleness),
         )
-        if keys_only:
-            lines = _keys(rows, as_json)
-        else:
-            lines = _rows(rows, as_json)
         out = sys.stdout.buffer
-        out.writelines(lines)
+        out.writelines(_keys(rows, as_json) if keys_only else _rows(rows, as_json))
         out.flush()
 
 

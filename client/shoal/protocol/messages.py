@@ -346,6 +346,19 @@ class DropReplica(_Message, frozen=True, tag=21):
     shard: int
 
 
+class SplitShard(_Message, frozen=True, tag=22):
+    """Have a shard's leader split off `child`, some of its microshards: answered by `Done` once that is applied there.
+
+    Each replica of the shard makes one of the child, without moving a row. The nodes then route by a map of version
+    `map_version` until the shard manager's of that version comes.
+    """
+
+    request: int
+    shard: int
+    child: Shard
+    map_version: int
+
+
 Request: TypeAlias = (
     OpenSession
     | Write
@@ -359,6 +372,7 @@ Request: TypeAlias = (
     | InstallShardMap
     | ChangeMembership
     | DropReplica
+    | SplitShard
 )
 
 

@@ -32,7 +32,7 @@ from shoal_server.config.schema import (
 from shoal_server.config.units import shown
 
 PREFIX = "SHOAL_"
-FOREIGN_VARIABLES = ("SHOAL_URL", "SHOAL_TEST_")
+FOREIGN_VARIABLES = ("SHOAL_URL", "SHOAL_MANAGERS", "SHOAL_TEST_")
 """Variables, or beginnings of them, that other parts of Shoal read."""
 
 Location: TypeAlias = tuple[str | int, ...]

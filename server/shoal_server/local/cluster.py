@@ -21,7 +21,12 @@ from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports, gener
 from shoal_server.local.processes import ChildNode, find_nodes, log_tail, start_node, stop_nodes
 
 NODE_COMMAND = (sys.executable, "-m", "shoal.cli", "node")
+MANAGER_COMMAND = (sys.executable, "-m", "shoal.cli", "manager")
+MANAGER_PORT_OFFSET = 50
+MANAGER_ADMIN_OFFSET = 150
+"""Where managers listen, counted from the first node's port: 7450 and 7550 for 7400."""
 DEFAULT_NODES = 3
+DEFAULT_MANAGERS = 1
 DEFAULT_PORT = 7400
 EXAMINE_TIMEOUT_SECONDS = 1.0
 EXAMINE_INTERVAL_SECONDS = 0.1
@@ -41,12 +46,13 @@ class NodeExit:
     last_lines: tuple[str, ...]
 
 
-def prepare_folder(root: Path, *, nodes: int | None, port: int | None) -> ClusterFolder:
+def prepare_folder(root: Path, *, nodes: int | None, port: int | None, managers: int | None = 0) -> ClusterFolder:
     """Return the folder of a cluster, with a configuration generated where there is none yet.
 
     Args:
         nodes: how many nodes; None: `DEFAULT_NODES`, or as many as the folder's configuration has.
         port: the first node's port, the others' follow; 0: free ones; None: `DEFAULT_PORT`, or as configured.
+        managers: how many shard managers; None: `DEFAULT_MANAGERS`, or as configured.
 
     Raises:
         ClusterRefused: the folder's configuration says otherwise than asked.
@@ -57,6 +63,10 @@ def prepare_folder(root: Path, *, nodes: int | None, port: int | None) -> Cluste
         config = load_config(folder.config_file, os.environ)
         if nodes is not None and nodes != len(config.nodes):
             raise ClusterRefused(f"{folder.config_file} has {len(config.nodes)} nodes, not {nodes}: leave out --nodes")
+        if managers and managers != len(config.managers):
+            raise ClusterRefused(
+                f"{folder.config_file} has {len(config.managers)} managers, not {managers}: leave out --managers"
+            )
         if port and not config.nodes[0].address.endswith(f":{port}"):
             raise ClusterRefused(
                 f"{folder.config_file} begins at {config.nodes[0].address}, not at port {port}: leave out --port"
@@ -64,17 +74,26 @@ def prepare_folder(root: Path, *, nodes: int | None, port: int | None) -> Cluste
         return folder
     count = DEFAULT_NODES if nodes is None else nodes
     first = DEFAULT_PORT if port is None else port
-    ports = free_ports(count) if first == 0 else range(first, first + count)
+    controlling = DEFAULT_MANAGERS if managers is None else managers
+    if first == 0:
+        ports: Sequence[int] = free_ports(count + 2 * controlling)
+    else:
+        ports = [
+            *range(first, first + count),
+            *range(first + MANAGER_PORT_OFFSET, first + MANAGER_PORT_OFFSET + controlling),
+            *range(first + MANAGER_ADMIN_OFFSET, first + MANAGER_ADMIN_OFFSET + controlling),
+        ]
     for taken in ports:
         # Before it is written down: the folder would be bound to ports that it never had.
         _check_free(f"{LOOPBACK}:{taken}")
     folder.root.mkdir(parents=True, exist_ok=True)
-    folder.config_file.write_text(generated_config(count, ports), "utf-8")
+    manager_ports = list(zip(ports[count : count + controlling], ports[count + controlling :], strict=True))
+    folder.config_file.write_text(generated_config(count, ports, manager_ports), "utf-8")
     return folder
 
 
 class LocalCluster:
-    """The nodes of one configuration, as processes of this one."""
+    """The nodes and managers of one configuration, as processes of this one."""
 
     def __init__(self, folder: ClusterFolder, config_file: Path, node_command: Sequence[str] = NODE_COMMAND) -> None:
         """Read the configuration; start nothing.
@@ -119,21 +138,27 @@ class LocalCluster:
             )
         for node in self.config.nodes:
             _check_free(node.address)
+        for manager in self.config.managers:
+            _check_free(manager.address)
+            if manager.admin:
+                _check_free(manager.admin)
 
     def start(self, node: str) -> ChildNode:
-        """Start one node, which must not run."""
+        """Start one node, or manager, which must not run."""
         if node in self.running:
             raise ValueError(f"node {node} runs already")
-        command = [*self._node_command, "--config", str(self.config_file), "--id", node]
+        manages = any(manager.id == node for manager in self.config.managers)
+        run = MANAGER_COMMAND if manages else self._node_command
+        command = [*run, "--config", str(self.config_file), "--id", node]
         # Relative paths of the configuration mean its own folder, whoever starts the node and from wherever.
         child = start_node(self.folder, node, command, self.config_file.parent)
         self._children[node] = child
         return child
 
     def start_all(self) -> None:
-        """Start every node."""
-        for node in self.config.nodes:
-            self.start(node.id)
+        """Start every node, and the managers."""
+        for name in [node.id for node in self.config.nodes] + [manager.id for manager in self.config.managers]:
+            self.start(name)
 
     def take_exits(self) -> list[NodeExit]:
         """Return the nodes that have ended since the last call, and forget them."""

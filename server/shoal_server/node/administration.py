@@ -8,21 +8,29 @@ and has forgotten with it, is thereby not broken.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Answer, ChangeMembership, Done, DropReplica, InstallShardMap
-from shoal.shardmap import Routes
+from shoal.protocol.messages import Answer, ChangeMembership, Done, DropReplica, InstallShardMap, SplitShard
+from shoal.shardmap import Routes, without_ranges
 
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.replica import QueuedCommand
 from shoal_server.raft.membership import MembershipChange, MembershipRefused
 from shoal_server.raft.ready import NotLeader
+from shoal_server.shard.commands import SplitCommand
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.folder import put_shard_map
 from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, put_origin
 
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
+
+AdminRequest: TypeAlias = InstallShardMap | ChangeMembership | DropReplica | SplitShard
+
+SPLIT_BYTES = 1024
+"""About what a split takes in a log entry."""
 
 
 class Administration:
@@ -38,7 +46,7 @@ class Administration:
     def take(
         self,
         client: int,
-        request: InstallShardMap | ChangeMembership | DropReplica,
+        request: AdminRequest,
         now: int,
         batch: Batch,
         outbox: Outbox,
@@ -48,6 +56,9 @@ class Administration:
             problem = self._install(request, now, batch)
         elif isinstance(request, DropReplica):
             problem = self._drop(request, batch)
+        elif isinstance(request, SplitShard):
+            self._split(client, request, outbox)
+            return
         else:
             self._change(client, request, now, outbox)
             return
@@ -67,7 +78,7 @@ class Administration:
         new, old = request.shard_map, node.routes.map
         if new.cluster != node.identity.cluster:
             return f"the shard map is of cluster {new.cluster!r}, this node of {node.identity.cluster!r}"
-        if new.version == old.version:
+        if new.version == old.version and not node.map_is_derived:
             return (
                 "" if new == old else f"there are two shard maps of version {new.version}: give the newer one another"
             )
@@ -79,12 +90,12 @@ class Administration:
             return f"the shard map contradicts itself: {error}"
         for shard in new.shards:
             known = node.routes.shards.get(shard.id)
-            if known is not None and known.ranges != shard.ranges:
-                return f"shard {shard.id} cannot change its microshards by a map alone"
+            if known is not None and without_ranges(shard.ranges, known.ranges):
+                return f"shard {shard.id} cannot be given microshards by a map alone"
         put_shard_map(batch, node.engine, new)
         origins: dict[int, ReplicaOrigin] = {}
         for shard in new.shards:
-            if node.identity.node in shard.replicas and shard.id not in node.replicas:
+            if node.lacks_replica(shard):
                 origin = ReplicaOrigin(shard.id in request.found, shard.membership_version)
                 put_origin(batch, node.engine, shard.id, origin)
                 origins[shard.id] = origin
@@ -102,17 +113,62 @@ class Administration:
             return ""
         if replica.group.is_leader:
             return f"{node.identity.node} leads shard {request.shard}: transfer its leadership first"
-        drop_replica(batch, node.engine, replica.shard)
+        drop_replica(batch, node.engine, replica.shard, replica.machine.state.ranges)
         node.forget_replica(request.shard)
         return ""
+
+    def _split(self, client: int, request: SplitShard, outbox: Outbox) -> None:
+        node = self._node
+        replica = node.replicas.get(request.shard)
+        if replica is None or not replica.group.is_leader:
+            self._fail_not_leader(client, request, outbox)
+            return
+        status, child, parent = replica.group.status(), request.child, replica.shard
+        membership = status.membership
+        problem = ""
+        if child.id in node.routes.shards:
+            problem = f"there is a shard {child.id} already: give the new one another number"
+        elif child.keyspace != parent.keyspace:
+            problem = f"shard {parent.id} is of keyspace {parent.keyspace}, the new one of {child.keyspace}"
+        elif request.map_version <= node.routes.map.version:
+            problem = f"the shard map has version {node.routes.map.version} already: a split needs a newer one"
+        elif not status.membership_committed:
+            problem = "a change of its membership is under way: try again in a moment"
+        elif (set(child.voters), set(child.followers)) != (set(membership.voters), set(membership.followers)):
+            problem = (
+                f"the replicas are on {', '.join(membership.voters + membership.followers)}: those of the new shard "
+                "are the same"
+            )
+        elif without_ranges(child.ranges, replica.machine.state.ranges) or not without_ranges(
+            replica.machine.state.ranges, child.ranges
+        ):
+            problem = f"some of the microshards are not in shard {parent.id}, or none would stay there"
+        if problem:
+            outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
+            return
+        founded = msgspec.structs.replace(
+            child,
+            founders=membership.voters,
+            founding_followers=membership.followers,
+            founding_ranges=child.ranges,
+            membership_version=membership.version,
+        )
+        command = SplitCommand(founded, request.map_version)
+        replica.queue_command(QueuedCommand(client, request.request, command, None, SPLIT_BYTES))
+        node.mark_dirty(replica)
+
+    def _fail_not_leader(self, client: int, request: ChangeMembership | SplitShard, outbox: Outbox) -> None:
+        node = self._node
+        replica = node.replicas.get(request.shard)
+        where = f"{node.identity.node} does not lead shard {request.shard}"
+        route = replica.route if replica is not None else node.routes.shards.get(request.shard)
+        outbox.fail(client, request.request, ErrorCode.NOT_LEADER, where, route=route)
 
     def _change(self, client: int, request: ChangeMembership, now: int, outbox: Outbox) -> None:
         node = self._node
         replica = node.replicas.get(request.shard)
         if replica is None or not replica.group.is_leader:
-            where = f"{node.identity.node} does not lead shard {request.shard}"
-            route = replica.route if replica is not None else node.routes.shards.get(request.shard)
-            outbox.fail(client, request.request, ErrorCode.NOT_LEADER, where, route=route)
+            self._fail_not_leader(client, request, outbox)
             return
         try:
             node.propose_membership(request.shard, MembershipChange(request.kind, request.node), now)

@@ -196,7 +196,7 @@ class Admission:
 
     def _check_ranges_known(self, request: Scan, replica: Replica) -> None:
         """A scan of all microshards by a client that does not know which these are would leave rows out unseen."""
-        if request.ranges and request.ranges != replica.shard.ranges:
+        if request.ranges and request.ranges != replica.machine.state.ranges:
             raise Refusal(
                 ErrorCode.WRONG_SHARD,
                 f"shard {replica.shard.id} has other microshards than the scan is for: fetch the shard map again",

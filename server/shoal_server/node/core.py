@@ -27,12 +27,9 @@ from random import Random
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import (
     Answer,
-    ChangeMembership,
     Done,
-    DropReplica,
     GetShardMap,
     GetStatus,
-    InstallShardMap,
     OpenSession,
     Ping,
     Read,
@@ -46,12 +43,13 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Routes, Shard, ShardMap
 
 from shoal_server.invariants import invariant
-from shoal_server.node.administration import Administration
+from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica, WaitingTransfer
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.node.splits import Splits, begin_log_of_split_off
 from shoal_server.node.status import describe
 from shoal_server.node.transfers import SnapshotTransfers
 from shoal_server.raft.group import Group
@@ -62,9 +60,9 @@ from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, R
 from shoal_server.raft.ready import TransferRefused
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.layout import AppliedState, load_applied_state
+from shoal_server.storage.layout import AppliedState, is_split_off, load_applied_state
 from shoal_server.storage.log_store import GroupLogStore
-from shoal_server.storage.replica_rows import ReplicaOrigin, load_origin
+from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotStager
 
 FIRST_GENERATION = 1
@@ -130,13 +128,15 @@ class Node:
         self._random = random
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
         self.replicas: dict[int, Replica] = {}
-        for shard in shard_map.shards:
-            if identity.node in shard.replicas:
+        # What is stored first: a replica of which nothing is may have to wait for a split that another one here applies.
+        for shard in sorted(shard_map.shards, key=lambda shard: not is_stored(engine, shard.id)):
+            if self.lacks_replica(shard) or (identity.node in shard.replicas and is_stored(engine, shard.id)):
                 self.replicas[shard.id] = self._open_replica(shard.id, load_origin(engine, shard.id), now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
         self._administration = Administration(self)
-        self._admin_requests: list[tuple[int, InstallShardMap | ChangeMembership | DropReplica]] = []
-        self._transfers = SnapshotTransfers(engine, settings)
+        self._admin_requests: list[tuple[int, AdminRequest]] = []
+        self._splits = Splits(self)
+        self._transfers = SnapshotTransfers(engine, settings, self.replicas)
         self._admission = Admission(self.replicas, self.routes, settings)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
@@ -160,11 +160,17 @@ class Node:
     def open_replica(self, shard_id: int, now: int) -> None:
         """Make room for a replica that the shard map does not put here: a group may then add this node as a follower."""
         if shard_id not in self.replicas:
+            if not is_stored(self.engine, shard_id):
+                batch = self.engine.batch()
+                put_origin(
+                    batch, self.engine, shard_id, ReplicaOrigin(False, self.routes.shards[shard_id].membership_version)
+                )
+                self.engine.write(batch)
             self._add_replica(shard_id, load_origin(self.engine, shard_id), now)
 
     def adopt_map(self, routes: Routes, origins: dict[int, ReplicaOrigin], now: int) -> None:
         """Route by a newer shard map, and open the replicas of `origins`, which it puts here."""
-        invariant(routes.map.version > self.routes.map.version, "a map is replaced by a newer one")
+        invariant(routes.map.version >= self.routes.map.version, "a map is never replaced by an older one")
         self.routes = routes
         self._admission.adopt(routes)
         self._outbox.map_version = routes.map.version
@@ -176,6 +182,30 @@ class Node:
         for shard_id, origin in origins.items():
             self._add_replica(shard_id, origin, now)
         self._next_tick = now
+
+    @property
+    def map_is_derived(self) -> bool:
+        """Whether the shard map is one that a split made here, for the time until the shard manager's comes."""
+        return self._splits.derived_version == self.routes.map.version
+
+    def lacks_replica(self, shard: Shard) -> bool:
+        """Say whether the map puts a replica of `shard` here that is to be opened empty.
+
+        One whose microshards another replica here still has is not: that has yet to apply the split that makes it.
+        """
+        if self.identity.node not in shard.replicas or shard.id in self.replicas:
+            return False
+        if is_split_off(self.engine, shard.id):
+            return False
+        microshards = {microshard for span in shard.ranges for microshard in range(span.first, span.end)}
+        return not any(
+            replica.shard.keyspace == shard.keyspace and microshards & replica.machine.prefixes.keys()
+            for replica in self.replicas.values()
+        )
+
+    def mark_dirty(self, replica: Replica) -> None:
+        """Have the replica looked at in this turn."""
+        self._dirty[replica.shard.id] = replica
 
     def forget_replica(self, shard_id: int) -> None:
         """Go on without a replica, whose rows are being removed."""
@@ -196,6 +226,9 @@ class Node:
         node = self.identity.node
         store = GroupLogStore(self.engine, shard_id)
         state = load_applied_state(self.engine, shard_id)
+        awaits_snapshot = state is None and not origin.founded
+        if state is not None:
+            begin_log_of_split_off(self.engine, shard_id, state)
         if state is None:
             state = AppliedState(
                 index=0,
@@ -207,10 +240,12 @@ class Node:
                 if shard.founders
                 else Membership(1, shard.voters, shard.followers),
                 membership_index=0,
+                ranges=(shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges,
             )
         keyspace = self.routes.keyspaces[shard.keyspace]
         machine = ShardStateMachine(shard, keyspace, self.engine, state)
-        SnapshotStager(self.engine, shard_id, keyspace.id, sorted(machine.prefixes), state).discard_leftovers()
+        microshards = sorted(machine.prefixes)
+        SnapshotStager(self.engine, shard_id, keyspace.id, microshards, [], state).discard_leftovers()
         stored = store.load()
         log = Log(
             store,
@@ -233,6 +268,7 @@ class Node:
             now=now,
             priority=shard.voters.index(node) if node in shard.voters else len(shard.voters),
             silent_until=0 if origin.founded else origin.membership_version,
+            awaits_snapshot=awaits_snapshot,
         )
         return Replica(node, group, store, machine, self.settings)
 
@@ -273,6 +309,7 @@ class Node:
         invariant(ticket == self._flush_ticket, "one flush at a time")
         for replica, index in self._flushing.items():
             replica.flushed(index)
+            self._splits.flushed(replica, index)
             self._dirty[replica.shard.id] = replica
         self._flushing = {}
 
@@ -325,7 +362,7 @@ class Node:
 
     def _flush(self) -> int | None:
         """Return the ticket of a flush, where one is due for the sake of a log's length."""
-        if self._flush_wanted and not self._flushing:
+        if (self._flush_wanted or self._splits.want_flush()) and not self._flushing:
             self._flush_wanted = False
             self._flushing = {replica: replica.machine.state.index for replica in self.replicas.values()}
             self._flush_ticket += 1
@@ -531,7 +568,7 @@ class Node:
     def _store(self, now: int, outbox: Outbox) -> int | None:
         """Write one batch with what all groups want stored; return the ticket to sync up to, if there is any."""
         dirty = self._dirty
-        if not dirty and not self._unsynced and not self._admin_requests:
+        if not dirty and not self._unsynced and not self._admin_requests and not self._splits.waiting:
             return None
         engine = self.engine
         batch = engine.batch()
@@ -539,6 +576,7 @@ class Node:
         for client, request in admin_requests:
             self._administration.take(client, request, now, batch, outbox)
         answers = self._administration.take_answers()
+        self._splits.open_children(now)
         persisted: list[tuple[Group, int, int]] = []
         durable: list[tuple[str, RaftMessage]] = []
         must_sync = False
@@ -564,6 +602,8 @@ class Node:
         for replica in adopted:
             replica.reload()
             self._again[replica.shard.id] = replica
+        if adopted:
+            self._splits.open_missing(now)
         if must_sync or adopted or answers:
             self._ticket += 1
             self._unsynced.append(_Unsynced(self._ticket, persisted, durable, answers))

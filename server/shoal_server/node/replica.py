@@ -39,6 +39,7 @@ from shoal_server.shard.commands import (
     Commands,
     OpenSessionCommand,
     PurgeCommand,
+    SplitCommand,
     WriteCommand,
     encode_commands,
 )
@@ -108,6 +109,7 @@ class Replica:
 
     __slots__ = (
         "_checkpoints",
+        "_fast_from",
         "_fast_index",
         "_flushed_index",
         "_freshness",
@@ -157,6 +159,7 @@ class Replica:
         self._proposals: dict[int, Proposal] = {}
         self._prepared: dict[int, Prepared] = {}
         self._was_leader = False
+        self._fast_from = 0
         self._fast_index = 0
         self._purging = False
         self._weak_reads: list[QueuedRead] = []
@@ -249,10 +252,15 @@ class Replica:
                 self.fail_not_leader(item.client, item.request, outbox)
         else:
             term = group.term
+            for item in items:
+                # A split that is not applied yet may take away what the write is for: then it is not known to happen.
+                item.fast = item.fast and self.machine.state.index >= self._fast_from
             self._proposals[index] = Proposal(
                 term, [(NOBODY if item.fast else item.client, item.request) for item in items]
             )
             self._prepared[index] = Prepared(term, commands, [item.operations for item in items])
+            if any(isinstance(command, SplitCommand) for command in commands.commands):
+                self._fast_from = index
             if any(item.fast for item in items):
                 self._fast_index = index
                 seq = self.machine.state.seq_base + index
@@ -347,8 +355,19 @@ class Replica:
         if verdict is Verdict.NEW or verdict is Verdict.DUPLICATE:
             if type(command) is OpenSessionCommand:
                 outbox.answer(client, SessionOpened(request, outcome.value))
+            elif type(command) is SplitCommand:
+                outbox.answer(client, Done(request))
             else:
                 outbox.answer(client, Written(request, outcome.value, outcome.results))
+        elif verdict is Verdict.NOT_HERE and type(command) is SplitCommand:
+            outbox.fail(
+                client,
+                request,
+                ErrorCode.INVALID_ARGUMENT,
+                f"shard {self.shard.id} cannot be split so: some of the microshards are not in it, or none would stay",
+            )
+        elif verdict is Verdict.NOT_HERE:
+            self._fail_not_here(client, request, outbox)
         elif verdict is Verdict.UNKNOWN_SESSION:
             outbox.fail(
                 client,
@@ -382,7 +401,13 @@ class Replica:
         machine, read, limits = self.machine, queued.read, self._settings.limits
         now = machine.now(wall_ms)
         seq = machine.state.seq
-        if type(read) is Read:
+        if not machine.has_all(queued.microshards) or (
+            type(read) is Scan
+            and (not machine.has_microshard(read.microshard) or (read.ranges and read.ranges != machine.state.ranges))
+        ):
+            # A split was applied after it was admitted.
+            self._fail_not_here(queued.client, read.request, outbox)
+        elif type(read) is Read:
             self.reads += len(read.keys)
             values, seqs, expiries = machine.read(read.keys, queued.microshards, now)
             fitting = _fitting(values, limits.max_frame_bytes // 2)
@@ -471,6 +496,16 @@ class Replica:
             route=self.route,
         )
 
+    def _fail_not_here(self, client: int, request: int, outbox: Outbox) -> None:
+        """Answer that a microshard has gone to another shard, and that nothing was done."""
+        outbox.fail(
+            client,
+            request,
+            ErrorCode.WRONG_SHARD,
+            f"shard {self.shard.id} has been split: fetch the shard map again",
+            route=self.route,
+        )
+
     def _fail_read(self, queued: QueuedRead, outbox: Outbox) -> None:
         """A read that waited for this leader's confirmation has lost it."""
         if queued.weak:
@@ -517,6 +552,8 @@ class Replica:
                     self._fail_read(read, outbox)
             self._fast_index = 0
             self._purging = False
+        if group.is_leader and not self._was_leader:
+            self._fast_from = group.log.last_index
         self._was_leader = group.is_leader
         transfer = self.transfer
         if transfer is not None and group.leader == transfer.target:

@@ -8,6 +8,7 @@ peer, silence, a new leader, a newer transfer) ends the transfer; the protocol a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -51,8 +52,13 @@ class _Taking:
 class SnapshotTransfers:
     """All transfers of a node."""
 
-    def __init__(self, engine: Engine, settings: NodeSettings) -> None:
+    def __init__(self, engine: Engine, settings: NodeSettings, replicas: Mapping[int, Replica]) -> None:
+        """
+        Args:
+            replicas: all of the node's, by shard.
+        """
         self._engine = engine
+        self._replicas = replicas
         self._settings = settings
         self._sending: dict[tuple[int, str], _Sending] = {}
         self._wanted: deque[tuple[Replica, str]] = deque()
@@ -142,9 +148,16 @@ class SnapshotTransfers:
         taking = self._taking.get(chunk.group)
         if chunk.number == 0:
             machine = replica.machine
-            stager = SnapshotStager(
-                self._engine, chunk.group, machine.keyspace.id, sorted(machine.prefixes), machine.state
-            )
+            new = [microshard for span in chunk.ranges for microshard in range(span.first, span.end)]
+            # What a map says of an empty replica may be old news: another one here may have some of it by now.
+            others = {
+                microshard
+                for other in self._replicas.values()
+                if other is not replica and other.keyspace.id == machine.keyspace.id
+                for microshard in other.machine.prefixes
+            }
+            old = sorted(machine.prefixes.keys() - others)
+            stager = SnapshotStager(self._engine, chunk.group, machine.keyspace.id, new, old, machine.state)
             stager.begin(batch)
             taking = self._taking[chunk.group] = _Taking(sender, chunk.transfer, chunk.term, stager, 0, 0)
         if taking is None or (taking.peer, taking.transfer, taking.expected) != (sender, chunk.transfer, chunk.number):
@@ -165,6 +178,7 @@ class SnapshotTransfers:
             membership=chunk.membership,
             membership_index=chunk.membership_index,
             clock_ms=chunk.clock_ms,
+            ranges=chunk.ranges,
         )
         taking.stager.adopt(batch, replica.store, state)
         replica.restore(state, now)
@@ -228,6 +242,7 @@ class SnapshotTransfers:
             membership=state.membership,
             membership_index=state.membership_index,
             clock_ms=state.clock_ms,
+            ranges=state.ranges,
         )
         outbox.send(sending.peer, chunk)
 

@@ -36,6 +36,7 @@ from shoal_server.raft.membership import (
     encode_membership,
 )
 from shoal_server.raft.messages import (
+    NEEDS_SNAPSHOT,
     AppendAccepted,
     AppendEntries,
     AppendRejected,
@@ -96,6 +97,7 @@ class Group:
     __slots__ = (
         "_accepted_up_to",
         "_asked_at",
+        "_awaits_snapshot",
         "_config",
         "_durable",
         "_election_deadline",
@@ -141,9 +143,11 @@ class Group:
         now: int,
         priority: int,
         silent_until: int = 0,
+        awaits_snapshot: bool = False,
     ) -> None:
         """
         Args:
+            awaits_snapshot: the replica cannot begin with the log's first entries: it takes none before a snapshot.
             silent_until: the replica neither votes nor campaigns while its log knows no membership of this version:
                 the node may have had a replica before, and have forgotten what it promised then.
             membership: as of the log's applied position; later ones are found in the log.
@@ -163,6 +167,7 @@ class Group:
         self._random = random
         self._restarted = hard_state.term > 0
         self._silent_until = silent_until
+        self._awaits_snapshot = awaits_snapshot
         self._hard_state_changed = False
         self._leader: Leader | None = None
         self._leader_epoch = 0
@@ -317,6 +322,9 @@ class Group:
 
     def _on_append(self, sender: str, message: AppendEntries, now: int) -> None:
         self._follow(sender, message.epoch, now)
+        if self._awaits_snapshot:
+            self._reject(sender, message.previous_index)
+            return
         log, entries = self.log, message.entries
         previous = message.previous_index
         if previous < log.commit_index:
@@ -360,7 +368,9 @@ class Group:
 
     def _reject(self, sender: str, previous: int) -> None:
         log = self.log
-        if previous > log.last_index:
+        if self._awaits_snapshot:
+            conflict_term, conflict_index = 0, NEEDS_SNAPSHOT
+        elif previous > log.last_index:
             conflict_term, conflict_index = 0, log.last_index + 1
         else:
             conflict_term = log.term(previous)
@@ -817,6 +827,7 @@ class Group:
     def restore(self, index: int, term: int, membership: Membership, membership_index: int, now: int) -> None:
         """A snapshot was put in place: begin the log anew behind it."""
         invariant(self._leader is None, "a leader does not take a snapshot")
+        self._awaits_snapshot = False
         self.log.restart(index, term)
         self._history.restart(membership, membership_index)
         if self.leader:

@@ -14,6 +14,7 @@ from shoal_server.raft.config import RaftConfig
 from shoal_server.raft.liveness import FOREVER, Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.messages import (
+    NEEDS_SNAPSHOT,
     AppendAccepted,
     AppendEntries,
     AppendRejected,
@@ -190,6 +191,11 @@ class Leader:
         if progress is None:
             return
         progress.promise = max(progress.promise, message.promise)
+        if message.conflict_index == NEEDS_SNAPSHOT:
+            if progress.state is not ProgressState.SNAPSHOT:
+                progress.await_snapshot()
+                self.snapshots_wanted.append(sender)
+            return
         next_index = message.conflict_index
         if message.conflict_term:
             # Everything after our last entry of a term up to theirs cannot be in both logs (dissertation, 5.3).

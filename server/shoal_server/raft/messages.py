@@ -80,6 +80,10 @@ class AppendAccepted(_Message, frozen=True, tag=21):
     promise: int
 
 
+NEEDS_SNAPSHOT = 0
+"""In place of an index in `AppendRejected.conflict_index`: no entries will do."""
+
+
 class AppendRejected(_Message, frozen=True, tag=22):
     """Replica to leader: it has no entry (rejected_index, ·) of that term.
 

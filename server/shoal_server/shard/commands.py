@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import msgspec
 from shoal.protocol.frames import operations_decoder
-from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
+from shoal.protocol.messages import ALL_MICROSHARDS, Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
+from shoal.shardmap import Shard
 
 COMMANDS_VERSION = 1
 """Format of entries; an entry of a newer one stops the replica that cannot read it (`UnknownCommands`)."""
@@ -48,7 +49,14 @@ class PurgeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3
     rows: list[tuple[int, int, bytes]]
 
 
-Command: TypeAlias = OpenSessionCommand | WriteCommand | PurgeCommand
+class SplitCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Split `child` off, which has some of the shard's microshards; route by a map of `map_version` from then on."""
+
+    child: Shard
+    map_version: int
+
+
+Command: TypeAlias = OpenSessionCommand | WriteCommand | PurgeCommand | SplitCommand
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -116,3 +124,14 @@ def named_keys(operations: list[Operation]) -> Iterator[bytes]:
                 yield part.key
         elif not isinstance(operation, DeleteRange):
             yield operation.key
+
+
+def named_microshards(operations: list[Operation]) -> Iterator[int]:
+    """Yield the microshards that operations name without a key, `ALL_MICROSHARDS` left out."""
+    for operation in operations:
+        if isinstance(operation, Atomic):
+            for condition in operation.conditions:
+                if isinstance(condition, RangeUnchanged) and condition.microshard != ALL_MICROSHARDS:
+                    yield condition.microshard
+        elif isinstance(operation, DeleteRange) and operation.microshard != ALL_MICROSHARDS:
+            yield operation.microshard

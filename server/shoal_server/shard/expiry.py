@@ -65,6 +65,13 @@ class ExpiryIndex:
         if expiry < self._added.get(microshard, NEVER):
             self._added[microshard] = expiry
 
+    def forget(self, microshards: Iterable[int]) -> None:
+        """Have no more to do with microshards that have gone to another shard, index and all."""
+        for microshard in microshards:
+            for known in (self._prefixes, self._earliest, self._added):
+                known.pop(microshard, None)
+        self.due_at = self._bound()
+
     def due(self, now: int, limit: int) -> list[tuple[int, int, bytes]]:
         """Return at most `limit` index rows that are due at `now`, as (microshard, expiry, key), for `purge` to remove."""
         found: list[tuple[int, int, bytes]] = []
@@ -103,6 +110,7 @@ class ExpiryIndex:
     def _raise_bound(self, removed: list[tuple[int, int, bytes]]) -> None:
         """What `due` found is removed: in each microshard, what was there besides expires no earlier than the last of it."""
         for microshard, last in {microshard: expiry for microshard, expiry, _ in removed}.items():
-            self._earliest[microshard] = min(last, self._added.get(microshard, NEVER))
+            if microshard in self._prefixes:
+                self._earliest[microshard] = min(last, self._added.get(microshard, NEVER))
         self.due_at = self._bound()
         self._looked = None

@@ -21,17 +21,19 @@ from shoal.protocol.messages import (
     Operation,
     OperationResult,
 )
-from shoal.shardmap import Keyspace, Shard
+from shoal.shardmap import Keyspace, Shard, without_ranges
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
 from shoal_server.shard.commands import (
     Commands,
     OpenSessionCommand,
+    SplitCommand,
     UnknownCommands,
     WriteCommand,
     decode_commands,
     decode_operations,
+    named_microshards,
 )
 from shoal_server.shard.expiry import ExpiryIndex
 from shoal_server.shard.operations import WriteExecutor
@@ -40,10 +42,12 @@ from shoal_server.shard.sessions import SessionTable, Verdict
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
     AppliedState,
+    SplitOff,
     applied_state_key,
     data_prefix,
     encode_applied_state,
     encode_session_slot,
+    encode_split_off,
     is_visible,
     prefix_end,
     row_seq,
@@ -51,6 +55,7 @@ from shoal_server.storage.layout import (
     session_prefix,
     session_slot_key,
     session_slots,
+    split_off_key,
     split_rows,
 )
 
@@ -118,6 +123,7 @@ class ShardStateMachine:
         self.bytes_applied = 0
         self.prefixes: dict[int, bytes] = {}
         self.sessions = SessionTable()
+        self.split_offs: list[tuple[int, SplitOff]] = []
         self.adopt(state)
 
     def adopt(self, state: AppliedState) -> None:
@@ -125,7 +131,7 @@ class ShardStateMachine:
         self.state = state
         self.prefixes = {
             microshard: data_prefix(self.keyspace.id, microshard, state.generation)
-            for span in self.shard.ranges
+            for span in state.ranges
             for microshard in range(span.first, span.end)
         }
         self.sessions = SessionTable()
@@ -151,7 +157,7 @@ class ShardStateMachine:
             return []
         state = self.state
         index, opened, clock = state.index, state.sessions_opened, state.clock_ms
-        membership, membership_index = state.membership, state.membership_index
+        membership, membership_index, ranges = state.membership, state.membership_index, state.ranges
         overlay = Overlay(self._engine)
         results: list[tuple[Entry, list[Outcome]]] = []
         for entry in entries:
@@ -176,6 +182,11 @@ class ShardStateMachine:
                     elif isinstance(command, OpenSessionCommand):
                         opened += 1
                         outcomes.append(self._open_session(opened, command.capacity, overlay))
+                    elif isinstance(command, SplitCommand):
+                        at = (index, entry.term, clock)
+                        outcomes.append(self._split(command, at, membership, overlay))
+                        if outcomes[-1].verdict is Verdict.NEW:
+                            ranges = without_ranges(ranges, command.child.ranges)
                     else:
                         self.expiry.purge(command.rows, self.prefixes, clock, overlay)
                         outcomes.append(Outcome(Verdict.NEW, seq))
@@ -194,6 +205,7 @@ class ShardStateMachine:
             membership=membership,
             membership_index=membership_index,
             clock_ms=clock,
+            ranges=ranges,
         )
         overlay.rows[applied_state_key(self.shard.id)] = encode_applied_state(self.state)
         overlay.write_to(batch)
@@ -222,11 +234,54 @@ class ShardStateMachine:
         if verdict is not Verdict.NEW:
             return Outcome(verdict, earlier, _results_decoder.decode(kept) if kept else [])
         operations = decode_operations(command) if decoded is None else decoded
+        prefixes = self.prefixes
+        if not prefixes.keys() >= set(command.microshards) or any(
+            microshard not in prefixes for microshard in named_microshards(operations)
+        ):
+            # Its leader had not applied the split yet that stands before it in the log.
+            return Outcome(Verdict.NOT_HERE, 0)
         results, kept = keepable(executor.execute(operations, command.microshards))
         used_at = self.sessions.record(session, number, seq, kept)
         key = session_slot_key(self.shard.id, self.state.generation, session, number)
         overlay.rows[key] = encode_session_slot(number, seq, used_at, kept)
         return Outcome(Verdict.NEW, seq, results)
+
+    def _split(
+        self,
+        command: SplitCommand,
+        at: tuple[int, int, int],
+        membership: Membership,
+        overlay: Overlay,
+    ) -> Outcome:
+        """Give microshards to a new shard, whose rows are the same ones; NOT_HERE where it cannot be.
+
+        Args:
+            at: index, term and time of the entry: the child's log begins behind it.
+        """
+        child = command.child
+        taken = {microshard for span in child.ranges for microshard in range(span.first, span.end)}
+        if not taken or not taken < self.prefixes.keys() or child.keyspace != self.keyspace.id:
+            return Outcome(Verdict.NOT_HERE, 0)
+        index, term, clock = at
+        state = AppliedState(
+            index=index,
+            term=term,
+            seq_base=self.state.seq_base,
+            generation=self.state.generation,
+            sessions_opened=0,
+            membership=membership,
+            membership_index=index,
+            clock_ms=clock,
+            ranges=child.ranges,
+        )
+        split_off = SplitOff(child, command.map_version)
+        overlay.rows[applied_state_key(child.id)] = encode_applied_state(state)
+        overlay.rows[split_off_key(child.id)] = encode_split_off(split_off)
+        for microshard in taken:
+            del self.prefixes[microshard]
+        self.expiry.forget(taken)
+        self.split_offs.append((index, split_off))
+        return Outcome(Verdict.NEW, self.state.seq_base + index)
 
     # -- reads
 
@@ -242,6 +297,11 @@ class ShardStateMachine:
             if microshard not in prefixes:
                 return None
         return microshards
+
+    def has_all(self, microshards: Iterable[int]) -> bool:
+        """Say whether all of these microshards are still here."""
+        prefixes = self.prefixes
+        return all(microshard in prefixes for microshard in microshards)
 
     def has_microshard(self, microshard: int) -> bool:
         """Say whether a microshard, or `ALL_MICROSHARDS`, may be asked for here."""

@@ -32,6 +32,8 @@ class Verdict(Enum):
     DUPLICATE = "duplicate"
     LATE = "late"
     UNKNOWN_SESSION = "unknown session"
+    NOT_HERE = "not here"
+    """Not by a session, but since a microshard it is for has gone to another shard: nothing was done."""
 
 
 class Session:

@@ -7,6 +7,7 @@ Families and their keys:
   and, with the keyspace's highest bit set, the expiry index: ... | generation (4) | expiry (8) | user key -> nothing
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
   0 (4) | group (4) | 0 (4) -> AppliedState
+  0 (4) | group (4) | 2^32 - 1 (4) -> SplitOff, of a replica that a split made
   0 (4) | group (4) | generation (4) | session (8) | slot (2) -> format (1) | number (8) | seq (8) | used at (8) | results
 - meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
 
@@ -25,6 +26,7 @@ from typing import TypeGuard
 
 import msgspec
 from shoal.protocol.messages import SESSION_WINDOW
+from shoal.shardmap import MicroshardRange, Shard
 
 from shoal_server.raft.messages import Entry, HardState, Membership
 from shoal_server.storage.engine import DataFolderRefused, Engine, StorageFailed
@@ -63,6 +65,8 @@ SYSTEM_KEYSPACE = 0
 """No keyspace of users: what a replica applied besides their rows."""
 NO_GENERATION = 0
 """Before the first one."""
+LAST_GENERATION = (1 << 32) - 1
+"""Behind every one."""
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -181,6 +185,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         sessions_opened: how many deduplication sessions were ever opened.
         membership: the group's as of `index`.
         clock_ms: the newest wall-clock time (Unix milliseconds) of an applied entry.
+        ranges: the microshards, as of `index`.
     """
 
     index: int
@@ -191,6 +196,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     membership: Membership
     membership_index: int
     clock_ms: int = 0
+    ranges: tuple[MicroshardRange, ...] = ()
     format: int = FORMAT
 
     @property
@@ -252,6 +258,53 @@ def encode_hard_state(state: HardState) -> bytes:
 
 def encode_applied_state(state: AppliedState) -> bytes:
     return _encoder.encode(state)
+
+
+class SplitOff(msgspec.Struct, frozen=True, array_like=True):
+    """What a replica that a split made was to be, and in which version of the shard map it would be first."""
+
+    child: Shard
+    map_version: int
+    format: int = FORMAT
+
+
+_split_off_decoder = msgspec.msgpack.Decoder(SplitOff)
+
+
+def split_off_key(group: int) -> bytes:
+    return data_prefix(SYSTEM_KEYSPACE, group, LAST_GENERATION)
+
+
+def encode_split_off(split_off: SplitOff) -> bytes:
+    return _encoder.encode(split_off)
+
+
+def is_split_off(engine: Engine, group: int) -> bool:
+    """Say whether a split made a replica of this shard here."""
+    return engine.get(engine.data, split_off_key(group)) is not None
+
+
+def stored_split_offs(engine: Engine) -> Iterator[SplitOff]:
+    """Yield what splits have made on this node, of replicas that are still there."""
+    prefix = SYSTEM_KEYSPACE.to_bytes(4, "big")
+    start = prefix
+    while True:
+        # One step a group: what lies between are its sessions.
+        first = next(iter(engine.scan(engine.data, start, prefix_end_of_keyspace(SYSTEM_KEYSPACE))), None)
+        if first is None:
+            return
+        group = int.from_bytes(first[0][4:8], "big")
+        row = engine.get(engine.data, split_off_key(group))
+        if row is not None:
+            split_off = _split_off_decoder.decode(row)
+            check_format(split_off.format, f"what was split off as shard {group}")
+            yield split_off
+        start = prefix + (group + 1).to_bytes(4, "big")
+
+
+def prefix_end_of_keyspace(keyspace: int) -> bytes:
+    """Return the first data key after all of a keyspace."""
+    return (keyspace + 1).to_bytes(4, "big")
 
 
 def load_applied_state(engine: Engine, group: int) -> AppliedState | None:

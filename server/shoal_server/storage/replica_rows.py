@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import msgspec
-from shoal.shardmap import Shard
+from shoal.shardmap import MicroshardRange, Shard
 
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
     FORMAT,
+    LAST_GENERATION,
     NO_GENERATION,
     SYSTEM_KEYSPACE,
+    applied_state_key,
     check_format,
     data_prefix,
     expiry_prefix,
@@ -21,8 +23,6 @@ from shoal_server.storage.layout import (
     staging_key,
 )
 from shoal_server.storage.log_store import LAST_INDEX
-
-LAST_GENERATION = (1 << 32) - 1
 
 
 class ReplicaOrigin(msgspec.Struct, frozen=True, array_like=True):
@@ -60,15 +60,26 @@ def load_origin(engine: Engine, shard: int) -> ReplicaOrigin:
     return origin
 
 
-def drop_replica(batch: Batch, engine: Engine, shard: Shard) -> None:
-    """Remove everything that the replica of `shard` has stored, of whatever generation."""
+def is_stored(engine: Engine, shard: int) -> bool:
+    """Say whether the node has anything of a replica of this shard."""
+    return engine.get(engine.data, applied_state_key(shard)) is not None or any(
+        engine.get(engine.meta, key) is not None for key in (hard_state_key(shard), origin_key(shard))
+    )
+
+
+def drop_replica(batch: Batch, engine: Engine, shard: Shard, ranges: tuple[MicroshardRange, ...]) -> None:
+    """Remove everything that the replica of `shard` has stored, of whatever generation.
+
+    Args:
+        ranges: the microshards that it has, which need not be those that a newer shard map says.
+    """
     batch.delete_range(log_key(shard.id, 0), log_key(shard.id, LAST_INDEX), engine.log)
     for key in (hard_state_key(shard.id), log_start_key(shard.id), staging_key(shard.id), origin_key(shard.id)):
         batch.delete(key, engine.meta)
     spans = [
         make(shard.keyspace, microshard, NO_GENERATION)
         for make in (data_prefix, expiry_prefix)
-        for span in shard.ranges
+        for span in ranges
         for microshard in range(span.first, span.end)
     ]
     spans.append(data_prefix(SYSTEM_KEYSPACE, shard.id, NO_GENERATION))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from zlib import crc32
 
 import msgspec
+from shoal.shardmap import MicroshardRange
 
 from shoal_server.raft.messages import Membership
 from shoal_server.storage.engine import Batch, Engine, Family, View
@@ -52,6 +53,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     membership: Membership
     membership_index: int
     clock_ms: int
+    ranges: tuple[MicroshardRange, ...]
 
 
 class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
@@ -133,18 +135,23 @@ class SnapshotStager:
     """Takes one snapshot in, under a new generation."""
 
     def __init__(
-        self, engine: Engine, group: int, keyspace: int, microshards: list[int], current: AppliedState
+        self, engine: Engine, group: int, keyspace: int, new: list[int], old: list[int], current: AppliedState
     ) -> None:
+        """
+        Args:
+            new: the snapshot's microshards; old: those whose present rows go when it is adopted.
+        """
         self._engine = engine
         self._group = group
         self._keyspace = keyspace
-        self._microshards = microshards
+        self._new = new
+        self._old = old
         self._old_generation = current.generation
         self.generation = current.generation + 1
 
     def begin(self, batch: Batch) -> None:
         """Drop whatever an unfinished transfer left under the new generation, and mark that another has begun."""
-        self._drop(batch, self.generation)
+        self._drop(batch, self._new, self.generation)
         batch.put(staging_key(self._group), b"", self._engine.meta)
 
     def discard_leftovers(self) -> None:
@@ -152,7 +159,7 @@ class SnapshotStager:
         engine = self._engine
         if engine.get(engine.meta, staging_key(self._group)) is not None:
             batch = engine.batch()
-            self._drop(batch, self.generation)
+            self._drop(batch, self._new, self.generation)
             batch.delete(staging_key(self._group), engine.meta)
             engine.write(batch)
 
@@ -173,10 +180,10 @@ class SnapshotStager:
         batch.put(applied_state_key(self._group), encode_applied_state(state), self._engine.data)
         batch.delete(staging_key(self._group), self._engine.meta)
         store.restart(batch, state.index, state.term)
-        self._drop(batch, self._old_generation)
+        self._drop(batch, self._old, self._old_generation)
 
-    def _drop(self, batch: Batch, generation: int) -> None:
-        for microshard in self._microshards:
+    def _drop(self, batch: Batch, microshards: list[int], generation: int) -> None:
+        for microshard in microshards:
             for prefix in (
                 data_prefix(self._keyspace, microshard, generation),
                 expiry_prefix(self._keyspace, microshard, generation),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from shoal_chaos.checkers.linearizability import NEVER, RegisterOperation, find_violation
+from shoal_chaos.checkers.linearizability import NEVER, Found, RegisterOperation, find_violation
 
 
 def write(value: str, began: float, ended: float = NEVER) -> RegisterOperation:
@@ -13,6 +13,16 @@ def write(value: str, began: float, ended: float = NEVER) -> RegisterOperation:
 
 def read(value: str | None, began: float, ended: float) -> RegisterOperation:
     return RegisterOperation("r", False, None if value is None else value.encode(), began, ended)
+
+
+def exchange(expected: str | None, value: str, began: float, ended: float = NEVER) -> RegisterOperation:
+    found = Found(None if expected is None else expected.encode())
+    return RegisterOperation("x", True, value.encode(), began, ended, found)
+
+
+def refusal(expected: str | None, began: float, ended: float) -> RegisterOperation:
+    found = Found(None if expected is None else expected.encode(), equal=False)
+    return RegisterOperation("x", False, None, began, ended, found)
 
 
 def test_an_empty_history_and_a_read_of_nothing_are_fine() -> None:
@@ -73,3 +83,25 @@ def test_histories_of_a_real_register_pass_and_with_one_stale_read_fail() -> Non
                 history.append(read(value, began, ended))
         assert find_violation(history) is None
         assert find_violation([*history, write("last", 300, 301), read("v0", 302, 303)]) is not None
+
+
+def test_an_exchange_is_done_only_on_the_value_it_expects() -> None:
+    assert find_violation([exchange(None, "a", 0, 1), exchange("a", "b", 2, 3), read("b", 4, 5)]) is None
+    assert find_violation([write("a", 0, 1), exchange("z", "b", 2, 3)]) is not None
+
+
+def test_two_exchanges_of_one_value_cannot_both_be_done() -> None:
+    assert find_violation([write("a", 0, 1), exchange("a", "b", 2, 9), exchange("a", "c", 2, 9)]) is not None
+    assert find_violation([write("a", 0, 1), exchange("a", "b", 2, 9), refusal("a", 2, 9)]) is None
+
+
+def test_an_exchange_is_refused_only_on_another_value() -> None:
+    assert find_violation([write("a", 0, 1), refusal("a", 2, 3)]) is not None
+    assert find_violation([write("a", 0, 1), refusal("z", 2, 3), refusal(None, 2, 3)]) is None
+
+
+def test_an_exchange_without_an_answer_may_be_done_where_it_fits_or_never() -> None:
+    history = [write("a", 0, 1), exchange("a", "b", 2)]
+    assert find_violation([*history, read("a", 3, 4)]) is None
+    assert find_violation([*history, read("b", 3, 4)]) is None
+    assert find_violation([write("a", 0, 1), exchange("z", "b", 2), read("b", 3, 4)]) is not None

@@ -119,3 +119,13 @@ def test_histories_of_a_model_pass_and_a_replica_that_is_behind_is_found(seed: i
     old = read(newest.seq - 1, newest.seq, 1000, key=newest.key, session=newest.session)
     assert "read your writes" in guarantees([*history, behind])
     assert newest.seq == 1 or "read your writes" in guarantees([*history, old])
+
+
+def test_a_replica_of_which_only_bounds_are_known_is_judged_by_the_upper_one() -> None:
+    def bounded(most: int) -> SessionEvent:
+        return SessionEvent("s", b"other", "read", 0, 2, 3, shard_seq=0, shard_seq_most=most)
+
+    assert guarantees([write(7, 0, 1), bounded(6)]) == ["read your writes"]
+    assert guarantees([write(7, 0, 1), bounded(7)]) == []
+    # What it had at least is what later reads must reach.
+    assert guarantees([bounded(9), read(0, 3, 4)]) == []

@@ -25,13 +25,22 @@ from shoal.protocol.messages import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     Answer,
+    Applied,
+    Atomic,
+    ConditionNotMet,
     Delete,
+    DeleteRange,
     Done,
     Failure,
     GetShardMap,
     GetStatus,
     Hello,
+    Impossible,
+    Increment,
+    KeyAbsent,
     OpenSession,
+    Operation,
+    OperationResult,
     Page,
     PeerProgress,
     Ping,
@@ -41,9 +50,12 @@ from shoal.protocol.messages import (
     ReplicaStatus,
     Request,
     Rows,
+    Scan,
+    ScanPage,
     SessionOpened,
     ShardMapReply,
     StatusReply,
+    Touch,
     TransferLeader,
     Welcome,
     Write,
@@ -56,6 +68,8 @@ NODES = ("n1", "n2", "n3")
 SHARDS = 4
 MICROSHARDS = 16
 LOG_INDEX = 100
+NOW_MS = 1_700_000_000_000
+"""The time on the nodes' clocks, which stand still."""
 
 _T = TypeVar("_T")
 
@@ -71,6 +85,7 @@ class Script:
     failures: dict[type, Failure] = field(default_factory=dict)
     silent: set[type] = field(default_factory=set)
     page_rows: int = 3
+    staleness_ms: int = 0
     on_page: Callable[[ReadPage], None] | None = None
 
 
@@ -80,6 +95,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.script = Script({shard: NODES[shard % len(NODES)] for shard in range(1, SHARDS + 1)})
         self.rows: dict[int, dict[tuple[int, bytes], bytes]] = {shard: {} for shard in range(1, SHARDS + 1)}
+        self.expiries: dict[bytes, int] = {}
         self.seq = 0
         self.requests: list[Request] = []
         self._loop = asyncio.new_event_loop()
@@ -209,7 +225,8 @@ class FakeCluster:
         if isinstance(request, Ping):
             return Done(number)
         leader = self.script.leaders[request.shard]
-        if leader != node:
+        weak = isinstance(request, Read | Scan) and not request.freshness.strong
+        if leader != node and not weak:
             route = next(shard for shard in self._map().shards if shard.id == request.shard)
             return Failure(
                 number, ErrorCode.NOT_LEADER.value, f"{node} does not lead shard {request.shard}", route=route
@@ -219,13 +236,18 @@ class FakeCluster:
             return Done(number)
         return self._data(node, request)
 
-    def _data(self, node: str, request: OpenSession | Write | Read | ReadPage) -> Answer:
+    def _data(self, node: str, request: OpenSession | Write | Read | ReadPage | Scan) -> Answer:
         rows = self.rows[request.shard]
         if isinstance(request, OpenSession):
             return SessionOpened(request.request, 1)
         if isinstance(request, Read):
             values = [rows.get((self.keyspace.microshard_of(key), key)) for key in request.keys]
-            return Rows(request.request, self.seq, node, values, [0 if value is None else 7 for value in values])
+            stale_ms = 0 if request.freshness.strong else self.script.staleness_ms
+            seqs = [0 if value is None else 7 for value in values]
+            expiries = [self.expiries.get(key, 0) for key in request.keys]
+            return Rows(request.request, self.seq, node, values, seqs, stale_ms, expiries if any(expiries) else [])
+        if isinstance(request, Scan):
+            return self._scan(node, request)
         if isinstance(request, ReadPage):
             if self.script.on_page is not None:
                 self.script.on_page(request)
@@ -239,14 +261,69 @@ class FakeCluster:
                 [key for _, key in page],
                 [rows[position] for position in page],
             )
-        for operation in operations_decoder.decode(request.operations):
-            position = (self.keyspace.microshard_of(operation.key), operation.key)
-            if isinstance(operation, Put):
-                rows[position] = operation.value
-            elif isinstance(operation, Delete):
-                rows.pop(position, None)
         self.seq += 1
-        return Written(request.request, self.seq)
+        results = [self._do(rows, operation) for operation in operations_decoder.decode(request.operations)]
+        return Written(request.request, self.seq, [result for result in results if result is not None])
+
+    def _do(self, rows: dict[tuple[int, bytes], bytes], operation: Operation) -> OperationResult | None:
+        """Apply an operation to a shard's rows; return its result, None for those without."""
+        if isinstance(operation, Atomic):
+            for at, condition in enumerate(operation.conditions):
+                assert isinstance(condition, KeyAbsent), "the command line makes no others"
+                found = rows.get((self.keyspace.microshard_of(condition.key), condition.key))
+                if found is not None:
+                    return ConditionNotMet(at, 7, found)
+            for part in operation.operations:
+                self._do(rows, part)
+            return Applied([])
+        if isinstance(operation, DeleteRange):
+            gone = [at for at in rows if at[1] >= operation.start and (not operation.end or at[1] < operation.end)]
+            for position in gone:
+                del rows[position]
+            return Applied([1 if operation.microshard >= 0 else MICROSHARDS // SHARDS])
+        position = (self.keyspace.microshard_of(operation.key), operation.key)
+        if isinstance(operation, Put):
+            rows[position] = operation.value
+            self._expire(operation.key, operation.ttl_ms)
+        elif isinstance(operation, Delete):
+            rows.pop(position, None)
+        elif isinstance(operation, Touch):
+            if position in rows:
+                self._expire(operation.key, operation.ttl_ms)
+            return Applied([int(position in rows)])
+        else:
+            return self._increment(rows, position, operation)
+        return None
+
+    def _increment(
+        self, rows: dict[tuple[int, bytes], bytes], position: tuple[int, bytes], operation: Increment
+    ) -> OperationResult:
+        try:
+            total = int(rows.get(position, b"0")) + operation.by
+        except ValueError:
+            return Impossible(0, "the value is no integer")
+        rows[position] = b"%d" % total
+        return Applied([total])
+
+    def _expire(self, key: bytes, ttl_ms: int) -> None:
+        self.expiries[key] = NOW_MS + ttl_ms if ttl_ms > 0 else 0
+
+    def _scan(self, node: str, request: Scan) -> ScanPage:
+        rows = {
+            key: value
+            for (microshard, key), value in self.rows[request.shard].items()
+            if key >= request.start
+            and (not request.end or key < request.end)
+            and request.microshard in (-1, microshard)
+        }
+        keys = sorted(rows, reverse=request.reverse)
+        resume = None
+        page_rows = min(request.max_rows, self.script.page_rows)
+        if len(keys) > page_rows:
+            keys = keys[:page_rows]
+            resume = keys[-1] if request.reverse else keys[-1] + b"\0"
+        values = [] if request.keys_only else [rows[key] for key in keys]
+        return ScanPage(request.request, self.seq, node, keys, values, [7] * len(keys), resume)
 
     def _status(self, node: str, number: int) -> StatusReply:
         return StatusReply(

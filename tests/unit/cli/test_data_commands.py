@@ -1,14 +1,17 @@
-"""`get`, `put`, `delete` and how errors end a command."""
+"""`get`, `put`, `delete`, `ttl`, `touch`, `increment` and how errors end a command."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 
 import pytest
 from shoal import errors
 from shoal.cli.failures import ExitCode, exit_code_of
-from shoal.protocol.messages import Failure, Read
+from shoal.protocol.messages import Failure, Read, Write
+
+from .conftest import MICROSHARDS, NOW_MS
 
 
 def test_put_then_get_gives_the_bytes_back_without_a_newline(shoal):
@@ -45,7 +48,88 @@ def test_get_as_json_says_seq_and_server(fake, shoal):
     fake.put(b"k", b"v")
     entry = json.loads(shoal("get", "k", "--json").stdout)
     leader = fake.script.leaders[fake.routes.shard_of(fake.keyspace, b"k")]
-    assert entry == {"key": "k", "value": "v", "seq": 7, "served_by": leader}
+    known = {"seq": 7, "expires_at": None, "staleness": 0.0, "served_by": leader}
+    assert entry == {"key": "k", "value": "v", **known}
+
+
+def test_a_weak_get_says_how_stale_its_answer_may_be(fake, shoal):
+    fake.put(b"k", b"v")
+    fake.expiries[b"k"] = NOW_MS
+    fake.script.staleness_ms = 250
+    entry = json.loads(shoal("get", "k", "--json", "--consistency", "eventual", "--max-staleness", "2s").stdout)
+    assert (entry["staleness"], entry["expires_at"]) == (0.25, NOW_MS / 1000)
+    (read,) = [request for request in fake.requests if isinstance(request, Read)]
+    assert (read.freshness.strong, read.freshness.max_staleness_ms) == (False, 2000)
+
+
+def test_what_a_read_may_miss_is_checked_before_it_is_sent(fake, shoal):
+    shoal("get", "k", "--consistency", "eventul", code=2)
+    shoal("get", "k", "--consistency", "eventual", "--max-staleness", "soon", code=2)
+    assert "consistency='eventual'" in shoal("get", "k", "--max-staleness", "2s", code=1).stderr
+    assert not [request for request in fake.requests if isinstance(request, Read)]
+
+
+@pytest.mark.parametrize(("ttl", "ttl_ms"), [("30", 30_000), ("30s", 30_000), ("500ms", 500), ("2m", 120_000)])
+def test_put_with_a_ttl_expires(fake, shoal, ttl, ttl_ms):
+    shoal("put", "k", "v", "--ttl", ttl)
+    assert fake.expiries[b"k"] == NOW_MS + ttl_ms
+    shoal("put", "k", "v", "--ttl", "0")
+    assert fake.expiries[b"k"] == 0
+
+
+@pytest.mark.parametrize("ttl", ["-1", "soon", "", "99999999999", "1e3"])
+def test_a_ttl_that_is_none_is_wrong_usage(fake, shoal, ttl):
+    shoal("put", "k", "v", "--ttl", ttl, code=2)
+    shoal("touch", "k", "--", ttl, code=2)
+    assert fake.value(b"k") is None
+
+
+def test_put_if_absent_says_with_4_that_there_was_something(fake, shoal):
+    assert shoal("put", "k", "v", "--if-absent", "--ttl", "5").stdout == "put k at seq 1\n"
+    assert fake.expiries[b"k"] == NOW_MS + 5000
+    refused = shoal("put", "k", "w", "--if-absent", code=4)
+    assert refused.stdout == ""
+    assert "b'v'" in refused.stderr
+    assert fake.value(b"k") == b"v"
+
+
+def test_put_may_be_fast_and_says_so(fake, shoal):
+    assert json.loads(shoal("put", "k", "v", "--durability", "fast", "--json").stdout)["durability"] == "fast"
+    assert [request.fast for request in fake.requests if isinstance(request, Write)] == [True]
+    shoal("put", "k", "v", "--durability", "fastest", code=2)
+    shoal("put", "k", "v", "--durability", "fast", "--if-absent", code=2)
+
+
+def test_ttl_says_how_long_a_key_lives(fake, shoal):
+    fake.put(b"k", b"v")
+    assert shoal("ttl", "k").stdout == "never\n"
+    assert json.loads(shoal("ttl", "k", "--json").stdout) == {"key": "k", "ttl": None}
+    fake.expiries[b"k"] = int(time.time() * 1000) + 60_000
+    assert 55 < float(shoal("ttl", "k").stdout) <= 60
+    assert 55 < json.loads(shoal("ttl", "k", "--json").stdout)["ttl"] <= 60
+    assert shoal("ttl", "nosuch", code=3).stderr == "shoal: no such key: nosuch\n"
+
+
+def test_touch_changes_how_long_a_key_lives(fake, shoal):
+    assert shoal("touch", "k", "30s", code=3).stderr == "shoal: no such key: k\n"
+    fake.put(b"k", b"v")
+    assert shoal("touch", "k", "30s").stdout == "k expires in 30 s\n"
+    assert fake.expiries[b"k"] == NOW_MS + 30_000
+    assert json.loads(shoal("touch", "k", "1.5", "--json").stdout) == {"key": "k", "ttl": 1.5}
+    assert shoal("touch", "k", "0").stdout == "k never expires\n"
+    assert fake.expiries[b"k"] == 0
+
+
+def test_increment_prints_the_sum(fake, shoal):
+    assert shoal("increment", "n").stdout == "1\n"
+    assert shoal("increment", "n", "10").stdout == "11\n"
+    assert shoal("increment", "n", "-20").stdout == "-9\n"
+    assert json.loads(shoal("increment", "n", "--json").stdout) == {"key": "n", "sum": -8}
+    shoal("increment", "n", "much", code=2)
+    shoal("increment", "n", "--nosuch", code=2)
+    shoal("increment", "n", str(2**63), code=1)
+    fake.put(b"text", b"x")
+    assert "no integer" in shoal("increment", "text", code=1).stderr
 
 
 def test_get_as_json_gives_binary_values_in_base64(fake, shoal):
@@ -60,6 +144,27 @@ def test_delete_removes_and_may_be_repeated(fake, shoal):
     shoal("delete", "k")
     assert fake.value(b"k") is None
     assert json.loads(shoal("delete", "k", "--json").stdout) == {"key": "k", "seq": 2, "durability": "quorum"}
+
+
+@pytest.mark.parametrize("prefix", ["a/", "a"])
+def test_delete_takes_a_prefix_instead_of_a_key(fake, shoal, prefix):
+    for key in (b"a/1", b"a/2", b"b/1"):
+        fake.put(key, b"v")
+    assert shoal("delete", "--prefix", prefix).stdout == f"deleted all keys that begin with {prefix}\n"
+    assert [fake.value(key) for key in (b"a/1", b"a/2", b"b/1")] == [None, None, b"v"]
+    touched = 1 if prefix == "a/" else MICROSHARDS
+    assert json.loads(shoal("delete", "--prefix", prefix, "--json").stdout) == {
+        "prefix": prefix,
+        "microshards": touched,
+    }
+
+
+def test_delete_needs_either_a_key_or_a_prefix(fake, shoal):
+    fake.put(b"k", b"v")
+    shoal("delete", code=2)
+    shoal("delete", "k", "--prefix", "k", code=2)
+    shoal("delete", "--prefix", "", code=1)
+    assert fake.value(b"k") == b"v"
 
 
 def test_an_empty_key_is_refused(shoal):

@@ -6,6 +6,8 @@ import json
 
 from shoal.protocol.messages import Failure, ReadPage, Write
 
+from .conftest import NOW_MS
+
 
 def lines(*rows: dict[str, str]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
@@ -30,6 +32,14 @@ def test_import_reads_csv_and_stdin(fake, shoal, tmp_path):
     assert "imported 2 rows, up to line 3" in shoal("import", str(file)).stdout
     shoal("import", "-", "--format", "jsonl", stdin=b'{"key_base64":"/w==","value":"3"}\n')
     assert [fake.value(key) for key in (b"a", b"b", b"\xff")] == [b"1", b"2", b"3"]
+
+
+def test_imported_rows_may_expire(fake, shoal, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"key": "a", "value": "1"}, {"key": "k" * 5000, "value": "2"}, {"key": "b", "value": "3"}))
+    shoal("import", str(file), "--ttl", "30s", "--on-error", "skip", code=1)
+    assert (fake.expiries[b"a"], fake.expiries[b"b"]) == (NOW_MS + 30_000, NOW_MS + 30_000)
+    shoal("import", str(file), "--ttl", "never", code=2)
 
 
 def test_of_two_rows_with_one_key_the_later_stays(fake, shoal, tmp_path):

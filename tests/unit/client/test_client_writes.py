@@ -369,3 +369,26 @@ async def test_errors_of_a_pipeline_stand_at_their_places(cluster: Any) -> None:
         with pytest.raises(shoal.ConditionFailed) as condition:
             await db.pipeline().write([shoal.put("x", "")], when=[shoal.key_absent("text")]).execute()
         assert condition.value.found == b"abc"
+
+
+@pytest.mark.parametrize("durability", ["quorum", "fast"])
+async def test_what_a_node_refuses_in_one_call_harms_no_other_call(start_cluster: Any, durability: Any) -> None:
+    cluster = await start_cluster()
+
+    def picky(node: Any, request: Any) -> Any:
+        if isinstance(request, Write) and b"bad" in bytes(request.operations):
+            return Failure(request.request, ErrorCode.INVALID_ARGUMENT, "not that one")
+        return cluster.serve(node, request)
+
+    cluster.script = picky
+    async with shoal.AsyncClient(cluster.url()) as db:
+        keys = ["bad-1" if number == 30 else "bad-2" if number == 77 else f"k{number}" for number in range(100)]
+        answers = await asyncio.gather(
+            *(db.put(key, "v", durability=durability) for key in keys), return_exceptions=True
+        )
+    refused = [key for key, answer in zip(keys, answers, strict=True) if isinstance(answer, shoal.InvalidArgument)]
+    assert refused == ["bad-1", "bad-2"]
+    assert all(
+        isinstance(answer, shoal.WriteResult) for key, answer in zip(keys, answers, strict=True) if key[0] == "k"
+    )
+    assert len(cluster.applied) < 20

@@ -38,7 +38,7 @@ class ReplicaOfAShard:
     def __init__(self, engine: Engine, shard: int = 1, first: int = 0, end: int = 8) -> None:
         self.engine = engine
         self.shard = Shard(shard, 1, (MicroshardRange(first, end),), ("n1",))
-        initial = AppliedState(0, 0, 0, 1, 0, Membership(1, ("n1",), ()), 0)
+        initial = AppliedState(0, 0, 0, 1, 0, Membership(1, ("n1",), ()), 0, ranges=self.shard.ranges)
         state = load_applied_state(engine, shard) or initial
         self.machine = ShardStateMachine(self.shard, KEYSPACE, engine, state)
         self.now = START_MS

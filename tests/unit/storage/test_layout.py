@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from shoal.shardmap import MicroshardRange
 from shoal_server.raft.messages import Entry, HardState, Membership
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.layout import (
@@ -47,8 +48,8 @@ def test_values_are_pinned() -> None:
     assert encode_entry(Entry(3, 9, 1, b"p")).hex() == "0100000000000000030170"
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
-    state = AppliedState(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6)
-    assert encode_applied_state(state).hex() == "9901020304059301" + "91a26e31" + "90" + "00" + "06" + "01"
+    state = AppliedState(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
+    assert encode_applied_state(state).hex() == "9a01020304059301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
     assert state.seq == 4, "the base plus the index"
 
 

@@ -1,0 +1,1 @@
+"""Workloads of concurrent clients on a real cluster, whose histories the checkers judge."""

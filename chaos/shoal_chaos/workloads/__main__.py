@@ -1,0 +1,109 @@
+"""Rounds of all workloads: `python -m shoal_chaos.workloads --minutes 10`, on a cluster of its own, under faults.
+
+With `--url`, on a cluster that is there: no harm is done to it, and the keys, which begin with the seed, stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import typer
+from shoal_server.local.cluster import LocalCluster
+from shoal_server.local.layout import ClusterFolder, free_ports
+
+from shoal_chaos.workloads.faults import Fault, inflict, schedule
+from shoal_chaos.workloads.layout import regional_config, regions_of
+from shoal_chaos.workloads.own_cluster import OwnCluster
+from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
+
+NODES = 5
+ROUND_SECONDS = 20.0
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="How long, in rounds that begin within this time.")] = 1,
+    url: Annotated[str, typer.Option(help="Of a cluster that is there; none: of its own, under faults.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Of the faults and of what is done; none: the time.")] = None,
+) -> None:
+    """Run all workloads for some minutes, and check the history of each round."""
+    seed = int(time.time()) if seed is None else seed
+    print(f"seed {seed}", flush=True)
+    failed = asyncio.run(_on(url, minutes, seed) if url else _on_own_cluster(minutes, seed))
+    sys.exit(1 if failed else 0)
+
+
+async def _on_own_cluster(minutes: float, seed: int) -> int:
+    folder = ClusterFolder(Path(tempfile.mkdtemp(prefix="shoal-workloads-")))
+    folder.config_file.write_text(regional_config(free_ports(NODES)), "utf-8")
+    cluster = LocalCluster(folder, folder.config_file)
+    cluster.start_all()
+    failed = 1
+    try:
+        nodes = OwnCluster(cluster)
+        await nodes.ready()
+        failed = await _on(cluster.url(), minutes, seed, nodes)
+    finally:
+        for ended in cluster.take_exits():
+            print(f"node {ended.node} has ended by itself, with {ended.exit_code}: {' | '.join(ended.last_lines)}")
+            failed += 1
+        await cluster.stop()
+        if failed:
+            print(f"configuration, data and logs are kept in {folder.root}")
+        else:
+            shutil.rmtree(folder.root)
+    return failed
+
+
+async def _on(url: str, minutes: float, seed: int, nodes: OwnCluster | None = None) -> int:
+    """Run rounds; return how many had violations."""
+    until = time.monotonic() + minutes * 60
+    random, faults = Random(seed), schedule(Random(seed))
+    rounds = failed = 0
+    while time.monotonic() < until:
+        rounds += 1
+        async with AsyncExitStack() as stack:
+            clients = await open_clients(stack, url, regions_of(NODES) if nodes is not None else ["", ""])
+            suite = Suite(f"{seed}-{rounds}", random, clients, urls_of_single_nodes(url))
+            async with _running(suite):
+                await _disturb(nodes, faults)
+        violations = suite.violations()
+        failed += bool(violations)
+        print(f"round {rounds}: {suite.summary()}; {len(violations)} violations", flush=True)
+        for violation in violations:
+            print(violation, flush=True)
+    print(f"{rounds - failed} rounds passed, {failed} failed")
+    return failed
+
+
+@asynccontextmanager
+async def _running(suite: Suite) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(suite.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def _disturb(nodes: OwnCluster | None, faults: Iterator[Fault]) -> None:
+    """Do harm for as long as a round lasts; or wait."""
+    if nodes is None:
+        await asyncio.sleep(ROUND_SECONDS)
+        return
+    until = time.monotonic() + ROUND_SECONDS
+    while time.monotonic() < until:
+        print(f"  {await inflict(next(faults), nodes)}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

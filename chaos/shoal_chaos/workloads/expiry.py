@@ -1,0 +1,136 @@
+"""Keys that expire: is any visible after its time, or gone before it?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from time import monotonic_ns, time
+from typing import ClassVar
+
+from shoal import AsyncClient, ShoalError
+
+from shoal_chaos.workloads.base import Step, Workload
+
+CLIENTS = 4
+TTL_SECONDS = (0.2, 1.5)
+TOUCH_SHARE = 0.3
+PACE_SECONDS = 0.05
+WATCHED_NS = 500_000_000
+"""How long a key is read on after it must be gone."""
+
+ALLOWANCE_NS = 20_000_000
+"""For clocks of one machine: durations are told by one of them, and expiries by another, in whole milliseconds."""
+
+
+@dataclass(slots=True)
+class _Life:
+    """When a key expires, by the client's clock: between these two."""
+
+    earliest: int
+    latest: int
+
+
+class Expiry(Workload):
+    """One new key after another is written, perhaps touched, and read at all levels until it is gone, and a bit on."""
+
+    name: ClassVar[str] = "expiry"
+
+    def __init__(self, run: str, random: Random) -> None:
+        super().__init__(run, random)
+        self.seen_alive = 0
+        self.seen_gone = 0
+        self._keys = 0
+
+    def steps(self) -> list[Step]:
+        return [self._step] * CLIENTS
+
+    def check(self) -> Iterator[str]:
+        return iter(())
+
+    async def _step(self, db: AsyncClient) -> None:
+        self._keys += 1
+        key, value, ttl = f"{self.prefix}-{self._keys}", self.book.new_value(), self.random.uniform(*TTL_SECONDS)
+        began = monotonic_ns()
+        try:
+            await db.put(key, value, ttl=ttl, timeout=self.patience())
+        except ShoalError as error:
+            self.book.failed(error, value)
+            return
+        self.book.wrote()
+        life = _Life(began + _ns(ttl), monotonic_ns() + _ns(ttl))
+        touch_at = began + _ns(ttl / 2) if self.random.random() < TOUCH_SHARE else None
+        while monotonic_ns() < life.latest + WATCHED_NS and not self.stopping:
+            if touch_at is not None and monotonic_ns() > touch_at:
+                touch_at = None
+                if not await self._touch(db, key, life):
+                    return
+            await self._read(db, key, value, life)
+            await asyncio.sleep(self.random.uniform(0, 2 * PACE_SECONDS))
+
+    async def _touch(self, db: AsyncClient, key: str, life: _Life) -> bool:
+        """Let the key live on; return whether it is still known until when."""
+        ttl = self.random.uniform(*TTL_SECONDS)
+        began = monotonic_ns()
+        try:
+            there = await db.touch(key, ttl, timeout=self.patience())
+        except ShoalError as error:
+            return not self.book.failed(error)
+        now = monotonic_ns()
+        self.book.wrote()
+        if there and began > life.latest + ALLOWANCE_NS:
+            self.book.complain(f"{key} was touched {(began - life.latest) / 1e6:.1f} ms after it had expired.")
+        if not there and now < life.earliest - ALLOWANCE_NS:
+            self.book.complain(f"{key} was gone {(life.earliest - now) / 1e6:.1f} ms before it expires.")
+        if there:
+            life.earliest, life.latest = began + _ns(ttl), now + _ns(ttl)
+        return True
+
+    async def _read(self, db: AsyncClient, key: str, value: bytes, life: _Life) -> None:
+        began, wall = monotonic_ns(), time()
+        how = self.random.choice(["strong", "eventual", "exists", "scan", "transaction"])
+        try:
+            expires_at: float | None = None
+            if how == "exists":
+                there = await db.exists(key, timeout=self.patience())
+            elif how == "scan":
+                rows = [row async for row in db.scan(start=key, limit=1, timeout=self.patience())]
+                there = rows == [(key.encode(), value)]
+            elif how == "transaction":
+                async with db.transaction(timeout=self.patience()) as tx:
+                    there = await tx.get(key) is not None
+            else:
+                level = how if how == "eventual" else "strong"
+                entry = await (
+                    db.get_entry(key, timeout=self.patience())
+                    if level == "strong"
+                    else db.get_entry(key, consistency="eventual", max_staleness=5, timeout=self.patience())
+                )
+                there = entry is not None
+                if entry is not None:
+                    self.book.saw(entry.value)
+                    expires_at = entry.expires_at
+        except ShoalError as error:
+            self.book.read_failed(error)
+            return
+        now = monotonic_ns()
+        self.book.done += 1
+        if there:
+            self.seen_alive += 1
+        elif began > life.latest:
+            self.seen_gone += 1
+        if there and began > life.latest + ALLOWANCE_NS:
+            self.book.complain(f"A read ({how}) saw {key} {(began - life.latest) / 1e6:.1f} ms after it had expired.")
+        if expires_at is not None and wall > expires_at + ALLOWANCE_NS / 1e9:
+            self.book.complain(
+                f"A read ({how}) at {wall:.3f} returned {key}, which it says expired at {expires_at:.3f}."
+            )
+        if not there and how != "eventual" and now < life.earliest - ALLOWANCE_NS:
+            self.book.complain(
+                f"A read ({how}) did not see {key} {(life.earliest - now) / 1e6:.1f} ms before it expires."
+            )
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -1,0 +1,83 @@
+"""All workloads at once, on one cluster, and what is wrong with what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from random import Random
+from urllib.parse import urlsplit, urlunsplit
+
+from shoal import AsyncClient
+
+from shoal_chaos.workloads.bank import Bank
+from shoal_chaos.workloads.base import Workload
+from shoal_chaos.workloads.counting import Counting
+from shoal_chaos.workloads.expiry import Expiry
+from shoal_chaos.workloads.locks import Locks
+from shoal_chaos.workloads.on_call import OnCall
+from shoal_chaos.workloads.registers import Registers
+from shoal_chaos.workloads.sessions import Sessions
+from shoal_chaos.workloads.staleness import Staleness
+from shoal_chaos.workloads.swaps import Swaps
+
+
+class Suite:
+    """One run of every workload."""
+
+    def __init__(self, run: str, random: Random, clients: Sequence[AsyncClient], urls: Sequence[str] = ()) -> None:
+        """
+        Args:
+            run: begins all keys, none of which may be there yet. Without a delimiter.
+            clients: of one keyspace; the first makes most calls, sessions and weak reads go through all.
+            urls: of the same keyspace, by one node each (see `Registers`).
+        """
+        self.staleness = Staleness(run, random, clients)
+        self.workloads: list[Workload] = [
+            Registers(run, random, urls),
+            Swaps(run, random),
+            Counting(run, random),
+            Bank(run, random),
+            OnCall(run, random),
+            Sessions(run, random, clients),
+            self.staleness,
+            Expiry(run, random),
+            Locks(run, random),
+        ]
+        self._db = clients[0]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`."""
+        async with asyncio.TaskGroup() as group:
+            for workload in self.workloads:
+                group.create_task(workload.run(self._db, stop))
+
+    def violations(self) -> list[str]:
+        """Return, in words, all that is wrong."""
+        return [found for workload in self.workloads for found in workload.violations()]
+
+    def summary(self) -> str:
+        """Say how much there was to judge."""
+        books = [workload.book for workload in self.workloads]
+        done, unknown = sum(book.done for book in books), sum(book.unknown for book in books)
+        weak = sum(self.staleness.weakly_served.values())
+        return (
+            f"{done:,} calls answered, {unknown:,} of unknown outcome, {sum(book.not_done for book in books):,} surely "
+            f"not done; {weak:,} of {len(self.staleness.reads):,} bounded reads served by followers"
+        )
+
+
+async def open_clients(stack: AsyncExitStack, url: str, regions: Sequence[str]) -> list[AsyncClient]:
+    """Open a client for each region, which it prefers; "": none."""
+    clients: list[AsyncClient] = []
+    for region in regions:
+        joint = "&" if "?" in url else "?"
+        client = AsyncClient(f"{url}{joint}region={region}" if region else url)
+        clients.append(await stack.enter_async_context(client))
+    return clients
+
+
+def urls_of_single_nodes(url: str) -> list[str]:
+    """Return the URL once for each address in it, with that address alone."""
+    parts = urlsplit(url)
+    return [urlunsplit(parts._replace(netloc=address)) for address in parts.netloc.split(",")]

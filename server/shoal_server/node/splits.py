@@ -1,0 +1,123 @@
+"""Replicas that splits make on this node: opened when what made them is on disk for good.
+
+Applying a split takes microshards from a replica and writes where the new one begins, unlogged like all applied state.
+Were the new replica to vote or accept entries at once, a crash could take its beginning away and leave what it promised.
+So it is opened after the flush that follows; on every node by itself, without the shard manager, by a map that is
+derived from the split, until the manager's of the same version comes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from shoal.shardmap import Routes, ShardMap, without_ranges
+
+from shoal_server.node.replica import Replica
+from shoal_server.raft.messages import HardState
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.folder import put_shard_map
+from shoal_server.storage.layout import (
+    AppliedState,
+    LogStart,
+    SplitOff,
+    encode_hard_state,
+    encode_log_start,
+    hard_state_key,
+    is_split_off,
+    log_start_key,
+    stored_split_offs,
+)
+from shoal_server.storage.replica_rows import FOUNDER
+
+if TYPE_CHECKING:
+    from shoal_server.node.core import Node
+
+log = structlog.get_logger("shoal.node")
+
+
+class Splits:
+    """What splits have left to do on a node. `derived_version`: of the map that the last of them made, or 0."""
+
+    __slots__ = ("_durable", "_node", "derived_version")
+
+    def __init__(self, node: Node) -> None:
+        """Take up what the last process left."""
+        self._node = node
+        self.derived_version = 0
+        routes = node.routes
+        self._durable: list[SplitOff] = []
+        for split_off in stored_split_offs(node.engine):
+            child = routes.shards.get(split_off.child.id)
+            if split_off.child.id not in node.replicas and (child is None or node.identity.node in child.replicas):
+                self._durable.append(split_off)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are replicas to be opened."""
+        return bool(self._durable)
+
+    def want_flush(self) -> bool:
+        """Say whether a flush is what a new replica waits for."""
+        return any(replica.machine.split_offs for replica in self._node.replicas.values())
+
+    def flushed(self, replica: Replica, index: int) -> None:
+        """What `replica` had applied up to `index` is on disk."""
+        split_offs = replica.machine.split_offs
+        while split_offs and split_offs[0][0] <= index:
+            self._durable.append(split_offs.pop(0)[1])
+
+    def open_children(self, now: int) -> None:
+        """Open the replicas that are on disk for good."""
+        node = self._node
+        durable, self._durable = self._durable, []
+        for split_off in durable:
+            child = split_off.child
+            if child.id in node.replicas:
+                continue
+            if child.id not in node.routes.shards:
+                self._derive_map(split_off, now)
+            node.adopt_map(node.routes, {child.id: FOUNDER}, now)
+            log.info("shard_split", node=node.identity.node, child=child.id, map_version=node.routes.map.version)
+            if child.voters and child.voters[0] == node.identity.node:
+                node.replicas[child.id].group.campaign(now)
+
+    def _derive_map(self, split_off: SplitOff, now: int) -> None:
+        """Route by the map that the split makes of the present one."""
+        node = self._node
+        known, child = node.routes.map, split_off.child
+        shards = tuple(
+            msgspec.structs.replace(
+                shard,
+                ranges=without_ranges(shard.ranges, child.ranges),
+                founding_ranges=shard.founding_ranges or shard.ranges,
+            )
+            if shard.keyspace == child.keyspace
+            else shard
+            for shard in known.shards
+        )
+        version = max(split_off.map_version, known.version + 1)
+        derived = ShardMap(version, known.cluster, known.nodes, known.keyspaces, (*shards, child))
+        batch = node.engine.batch()
+        put_shard_map(batch, node.engine, derived)
+        node.engine.write(batch)
+        self.derived_version = version
+        node.adopt_map(Routes(derived), {}, now)
+
+    def open_missing(self, now: int) -> None:
+        """After a snapshot that left microshards out: open what the map puts here, and nothing stands for any more."""
+        node = self._node
+        for shard in node.routes.map.shards:
+            if node.lacks_replica(shard):
+                node.open_replica(shard.id, now)
+
+
+def begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> None:
+    """Let the log of a replica that a split made begin where its state does, unless it has begun already."""
+    if not is_split_off(engine, shard) or engine.get(engine.meta, log_start_key(shard)) is not None:
+        return
+    batch = engine.batch()
+    batch.put(log_start_key(shard), encode_log_start(LogStart(state.index, state.term)), engine.meta)
+    batch.put(hard_state_key(shard), encode_hard_state(HardState(state.term, "")), engine.meta)
+    engine.write(batch)

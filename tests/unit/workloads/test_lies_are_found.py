@@ -1,0 +1,186 @@
+"""Each workload finds the lies that it is there for, told by a client that stands before an honest database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+import shoal
+from shoal_chaos.workloads import base, expiry
+from shoal_chaos.workloads.bank import Bank
+from shoal_chaos.workloads.base import Workload
+from shoal_chaos.workloads.counting import Counting
+from shoal_chaos.workloads.expiry import Expiry
+from shoal_chaos.workloads.locks import Locks
+from shoal_chaos.workloads.on_call import OnCall
+from shoal_chaos.workloads.registers import Registers
+from shoal_chaos.workloads.sessions import Sessions
+from shoal_chaos.workloads.staleness import Staleness
+from shoal_chaos.workloads.suite import Suite
+from shoal_chaos.workloads.swaps import Swaps
+
+SECONDS = 0.4
+PACE_SECONDS = 0.005
+
+
+class Liar:
+    """Passes everything on to a client. Its subclasses do not."""
+
+    def __init__(self, db: shoal.AsyncClient) -> None:
+        self.db = db
+        self.chance = Random(5)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+    def lies(self, share: float = 0.2) -> bool:
+        return self.chance.random() < share
+
+
+@pytest.fixture(autouse=True)
+def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "PACE_SECONDS", PACE_SECONDS)
+    monkeypatch.setattr(expiry, "TTL_SECONDS", (0.1, 0.3))
+
+
+@pytest.fixture
+async def db() -> AsyncIterator[shoal.AsyncClient]:
+    async with shoal.AsyncClient("embedded://") as client:
+        yield client
+
+
+async def found_by(workload: Workload, db: Any) -> str:
+    """Run a workload for a moment; return its violations."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(SECONDS, stop.set)
+    await workload.run(db, stop)
+    return "\n".join(workload.violations())
+
+
+async def test_an_honest_database_has_no_violations(db: shoal.AsyncClient) -> None:
+    suite = Suite("t", Random(1), [db, db])
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(SECONDS, stop.set)
+    await suite.run(stop)
+    assert suite.violations() == []
+    assert all(workload.book.done > 0 for workload in suite.workloads)
+
+
+class ForgetsPuts(Liar):
+    async def put(self, key: str, value: bytes, **how: Any) -> Any:
+        return shoal.WriteResult(1) if self.lies() else await self.db.put(key, value, **how)
+
+
+class DoesWhatItRefuses(Liar):
+    async def put(self, key: str, value: bytes, **how: Any) -> Any:
+        result = await self.db.put(key, value)
+        if self.lies():
+            raise shoal.Unavailable("surely not done")
+        return result
+
+
+class RemembersOldValues(Liar):
+    """Answers some reads with what the key had when it was read before."""
+
+    def __init__(self, db: shoal.AsyncClient) -> None:
+        super().__init__(db)
+        self.old: dict[str, Any] = {}
+
+    async def get_entry(self, key: str, **how: Any) -> Any:
+        if self.lies(0.5) and key in self.old:
+            return self.old[key]
+        self.old[key] = await self.db.get_entry(key, **how)
+        return self.old[key]
+
+    def session(self, token: str | None = None, **how: Any) -> Any:
+        twin = type(self)(self.db.session(token, **how))
+        twin.old = self.old
+        return twin
+
+
+class CountsTwice(Liar):
+    async def increment(self, key: str, by: int, **how: Any) -> int:
+        if self.lies():
+            await self.db.increment(key, by)
+        return await self.db.increment(key, by, **how)
+
+
+class AlwaysExchanges(Liar):
+    async def compare_and_set(self, key: str, expected: bytes | None, value: bytes, **how: Any) -> bool:
+        await self.db.put(key, value)
+        return True
+
+
+class NeverExchanges(Liar):
+    async def compare_and_set(self, key: str, expected: bytes | None, value: bytes, **how: Any) -> bool:
+        await self.db.compare_and_set(key, expected, value)
+        return False
+
+
+class GivesEverybodyTheLock(Liar):
+    async def put_if_absent(self, key: str, value: bytes, **how: Any) -> bool:
+        await self.db.put(key, value, ttl=how["ttl"])
+        return True
+
+
+class NeverExpires(Liar):
+    async def put(self, key: str, value: bytes, *, ttl: float, **how: Any) -> Any:
+        return await self.db.put(key, value, **how)
+
+
+class ExpiresEarly(Liar):
+    async def put(self, key: str, value: bytes, *, ttl: float, **how: Any) -> Any:
+        return await self.db.put(key, value, ttl=ttl / 2, **how)
+
+
+@pytest.mark.parametrize(
+    ("workload", "liar", "said"),
+    [
+        (Registers, ForgetsPuts, "not linearizable"),
+        (Registers, DoesWhatItRefuses, "surely not done"),
+        (Registers, RemembersOldValues, "not linearizable"),
+        (Counting, CountsTwice, "its increments allow only"),
+        (Swaps, AlwaysExchanges, "not linearizable"),
+        (Swaps, NeverExchanges, "surely not done"),
+        (Locks, GivesEverybodyTheLock, "at once"),
+        (Expiry, NeverExpires, "after it had expired"),
+        (Expiry, ExpiresEarly, "before it expires"),
+    ],
+)
+async def test_a_lie_is_found(db: shoal.AsyncClient, workload: type[Workload], liar: type[Liar], said: str) -> None:
+    assert said in await found_by(workload("t", Random(3)), liar(db))
+
+
+async def test_a_weak_read_that_is_older_than_it_says_is_found(db: shoal.AsyncClient) -> None:
+    assert "said that is at most" in await found_by(Staleness("t", Random(3), [RemembersOldValues(db)]), db)
+
+
+async def test_a_session_that_goes_back_is_found(db: shoal.AsyncClient) -> None:
+    assert "Session s" in await found_by(Sessions("t", Random(3), [RemembersOldValues(db)]), db)
+
+
+async def test_transactions_that_validate_only_what_they_write_are_found(
+    db: shoal.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = shoal.AsyncTransaction._commit
+
+    async def snapshot_isolation(self: shoal.AsyncTransaction) -> None:
+        self._entries = {key: entry for key, entry in self._entries.items() if key in self._writes}
+        self._pages = []
+        await commit(self)
+
+    monkeypatch.setattr(shoal.AsyncTransaction, "_commit", snapshot_isolation)
+    assert ": G2, a cycle of" in await found_by(OnCall("t", Random(3)), db)
+    assert "No serial order" in await found_by(Bank("t", Random(3)), db)
+
+
+class LosesMoney(Liar):
+    def scan(self, prefix: bytes, **how: Any) -> Any:
+        return self.db.scan(prefix, limit=4, **how)
+
+
+async def test_an_account_missing_from_an_audit_is_found(db: shoal.AsyncClient) -> None:
+    assert "where 500 is at all times" in await found_by(Bank("t", Random(3)), LosesMoney(db))
