@@ -1,0 +1,1 @@
+"""Placement, against a simulator that carries plans out and checks every step."""
