@@ -33,6 +33,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_blocking.py --check
+	$(BIN)/python tools/generate_protos.py --check
 
 test: lint
 	$(BIN)/python -m pytest

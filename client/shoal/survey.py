@@ -42,11 +42,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node of the shard map and its status, or why it gave none."""
+    """One node of the shard map, its status and the map it knows, or why it gave none."""
 
     node: NodeAddress
     status: StatusReply | None
     problem: str = ""
+    shard_map: ShardMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +220,21 @@ async def examine(
 
 
 async def survey(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Survey:
-    """Fetch the shard map from whichever of `seeds` (`host:port`) answers, then every node's status, all at once.
+    """Fetch every node's status, all at once, by the newest shard map that any of them knows.
+
+    The seed (`host:port`) that answers first may just have come back and know an old map.
 
     Raises:
         Unavailable: no seed answered.
     """
     shard_map = await fetch_shard_map(seeds, timeout_seconds)
-    reports = await asyncio.gather(*(_report(node, timeout_seconds) for node in shard_map.nodes))
-    return Survey(shard_map, reports)
+    while True:
+        reports = await asyncio.gather(*(_report(node, timeout_seconds) for node in shard_map.nodes))
+        known = [report.shard_map for report in reports if report.shard_map is not None]
+        newest = max([shard_map, *known], key=lambda one: one.version)
+        if newest.version == shard_map.version:
+            return Survey(shard_map, reports)
+        shard_map = newest
 
 
 async def fetch_shard_map(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> ShardMap:
@@ -259,8 +267,9 @@ async def _report(node: NodeAddress, timeout_seconds: float) -> NodeReport:
     try:
         async with await AdminConnection.open(node.address, timeout_seconds) as connection:
             status = await connection.status()
+            shard_map = connection.welcome.shard_map
     except ShoalError as error:
         return NodeReport(node, None, str(error))
     if status.node != node.id:
         return NodeReport(node, None, f"{node.address} is node {status.node} of cluster {status.cluster}")
-    return NodeReport(node, status)
+    return NodeReport(node, status, shard_map=shard_map)

@@ -38,6 +38,23 @@ class LazyPart:
 
 LAZY_PARTS = (
     LazyPart(("up", "down", "node"), "shoal_server.cli", "server"),
+    LazyPart(
+        (
+            "manager",
+            "keyspace",
+            "move",
+            "rebalance",
+            "drain",
+            "undrain",
+            "remove-node",
+            "failover",
+            "operations",
+            "cancel",
+            "why",
+        ),
+        "shoal_shardmanager.cli",
+        "server",
+    ),
     LazyPart(("bench",), "shoal_chaos.bench.cli", "chaos"),
 )
 

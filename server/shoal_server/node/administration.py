@@ -111,7 +111,7 @@ class Administration:
         replica = node.replicas.get(request.shard)
         if replica is None:
             return ""
-        if replica.group.is_leader:
+        if replica.group.is_leader and shard is not None:
             return f"{node.identity.node} leads shard {request.shard}: transfer its leadership first"
         drop_replica(batch, node.engine, replica.shard, replica.machine.state.ranges)
         node.forget_replica(request.shard)

@@ -514,7 +514,8 @@ class Node:
         left = 0
         for shard, replica in self.replicas.items():
             group = replica.group
-            if not group.is_leader:
+            if not group.is_leader or group.membership.voters == (self.identity.node,):
+                # Nobody else could ever lead a group of one.
                 continue
             left += 1
             target = group.best_successor(now, self._can_lead)

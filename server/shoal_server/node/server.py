@@ -14,11 +14,13 @@ from random import Random, SystemRandom
 
 import structlog
 import uvloop
+from shoal.errors import ShoalError
 from shoal.protocol.messages import Answer, Hello, Request, Welcome
 from shoal.protocol.version import NEWEST, OLDEST
 
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.config import ClusterConfig
+from shoal_server.joining import ask_to_join
 from shoal_server.logs import configure_logging
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
@@ -43,6 +45,7 @@ log = structlog.get_logger("shoal.node")
 DRAIN_SECONDS = 5.0
 HAND_OVER_CHECK_SECONDS = 0.02
 DISK_CHECK_SECONDS = 0.25
+JOIN_SECONDS = 1.0
 SWITCH_SECONDS = 0.00005
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -57,6 +60,7 @@ class NodeServer:
         Raises:
             DataFolderRefused: the folder is another cluster's or node's, of a newer format, or in use.
         """
+        self._config = config
         self._entry = next(node for node in config.nodes if node.id == node_id)
         self._loop = asyncio.get_running_loop()
         self._folder: DataFolder = open_data_folder(self._entry.data, config.cluster, node_id)
@@ -112,8 +116,11 @@ class NodeServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._map_changed()
-        watch = asyncio.create_task(self._watch_disk())
-        watch.add_done_callback(self._task_ended)
+        tasks = [asyncio.create_task(self._watch_disk())]
+        if self._node.routes.map.version == 0 and self._config.managers:
+            tasks.append(asyncio.create_task(self._ask_to_join()))
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
         log.info(
             "node_started",
             node=self._identity.node,
@@ -127,9 +134,10 @@ class NodeServer:
         if not self._driver.failure:
             await self._hand_over()
         listener.close()
-        watch.remove_done_callback(self._task_ended)
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        for task in tasks:
+            task.remove_done_callback(self._task_ended)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._links.close()
         for connection in list(self._inbound):
             connection.close()
@@ -178,6 +186,21 @@ class NodeServer:
             connection = clients.get(client)
             if connection is not None:
                 connection.send(answers)
+
+    async def _ask_to_join(self) -> None:
+        """Ask the managers to be let in, until they have given this node a shard map; then stay as long as the node."""
+        said = ""
+        while self._node.routes.map.version == 0:
+            try:
+                await ask_to_join(self._config, self._entry, self._identity.incarnation)
+                problem = ""
+            except ShoalError as error:
+                problem = str(error)
+            if problem != said:
+                said = problem
+                log.warning("join_not_asked_for", node=self._identity.node, reason=problem)
+            await asyncio.sleep(JOIN_SECONDS)
+        await self._stop.wait()
 
     async def _watch_disk(self) -> None:
         """Tell the core how the disk is: how full, and whether a sync hangs."""

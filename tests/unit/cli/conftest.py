@@ -84,6 +84,7 @@ class Script:
     not_writable: dict[str, str] = field(default_factory=dict)
     failures: dict[type, Failure] = field(default_factory=dict)
     silent: set[type] = field(default_factory=set)
+    old_maps: set[str] = field(default_factory=set)
     page_rows: int = 3
     staleness_ms: int = 0
     on_page: Callable[[ReadPage], None] | None = None
@@ -120,7 +121,7 @@ class FakeCluster:
 
     @property
     def routes(self) -> Routes:
-        return Routes(self._map())
+        return Routes(self._map("n1"))
 
     def take_down(self, node: str) -> None:
         """Stop listening and drop every connection of a node."""
@@ -189,13 +190,15 @@ class FakeCluster:
             self._writers[node].discard(writer)
             writer.close()
 
-    def _map(self) -> ShardMap:
+    def _map(self, node: str) -> ShardMap:
         addresses = tuple(NodeAddress(node, address, "eu", f"z{node[1]}") for node, address in self.addresses.items())
         shards = tuple(
             Shard(shard.id, shard.keyspace, shard.ranges, shard.voters, (), self.script.leaders[shard.id] or "")
             for shard in self.shards.values()
         )
-        return ShardMap(1, "fake", addresses, (self.keyspace,), shards)
+        if node in self.script.old_maps:
+            return ShardMap(1, "fake", addresses, (self.keyspace,), shards[:-1])
+        return ShardMap(2, "fake", addresses, (self.keyspace,), shards)
 
     def _welcome(self, node: str) -> Welcome:
         return Welcome(
@@ -207,7 +210,7 @@ class FakeCluster:
             MAX_KEY_BYTES,
             MAX_VALUE_BYTES,
             MAX_BATCH_BYTES,
-            self._map(),
+            self._map(node),
         )
 
     def _answer(self, node: str, request: Request) -> Answer | None:
@@ -219,7 +222,7 @@ class FakeCluster:
         if failure is not None:
             return Failure(number, failure.code, failure.message, failure.maybe_applied)
         if isinstance(request, GetShardMap):
-            return ShardMapReply(number, self._map())
+            return ShardMapReply(number, self._map(node))
         if isinstance(request, GetStatus):
             return self._status(node, number)
         if isinstance(request, Ping):
@@ -227,7 +230,7 @@ class FakeCluster:
         leader = self.script.leaders[request.shard]
         weak = isinstance(request, Read | Scan) and not request.freshness.strong
         if leader != node and not weak:
-            route = next(shard for shard in self._map().shards if shard.id == request.shard)
+            route = next(shard for shard in self._map(node).shards if shard.id == request.shard)
             return Failure(
                 number, ErrorCode.NOT_LEADER.value, f"{node} does not lead shard {request.shard}", route=route
             )

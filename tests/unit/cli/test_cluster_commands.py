@@ -15,6 +15,12 @@ def test_status_of_a_well_cluster_ends_with_0(shoal):
     assert "cluster fake: well" in shoal("status").stdout
 
 
+def test_status_goes_by_the_newest_map_whichever_node_answers_first(fake, shoal):
+    fake.script.old_maps.add("n1")
+    status = json.loads(shoal("status", "--json", "--url", f"shoal://{fake.addresses['n1']}").stdout)
+    assert status["shards_with_leader"] == 4
+
+
 def test_status_names_a_shard_without_leader(fake, shoal):
     fake.script.leaders[2] = None
     result = shoal("status", "--json", code=5)

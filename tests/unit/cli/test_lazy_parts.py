@@ -50,7 +50,8 @@ def test_server_commands_have_help(command):
 
 def test_help_lists_every_command_and_the_exit_codes():
     result = typer.testing.CliRunner().invoke(main.app, ["--help"])
-    for command in ("get", "put", "import", "export", "status", "transfer-leader", "up", "down", "node", "bench"):
+    data = ("get", "put", "delete", "increment", "scan", "ttl", "touch", "import", "export")
+    for command in (*data, "status", "transfer-leader", "up", "down", "node", "bench"):
         assert command in result.stdout
     assert "7 outcome unknown" in " ".join(result.stdout.split())
 

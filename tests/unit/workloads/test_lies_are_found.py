@@ -173,7 +173,7 @@ async def test_transactions_that_validate_only_what_they_write_are_found(
         await commit(self)
 
     monkeypatch.setattr(shoal.AsyncTransaction, "_commit", snapshot_isolation)
-    assert ": G2, a cycle of" in await found_by(OnCall("t", Random(3)), db)
+    assert ": G2" in await found_by(OnCall("t", Random(3)), db)
     assert "No serial order" in await found_by(Bank("t", Random(3)), db)
 
 

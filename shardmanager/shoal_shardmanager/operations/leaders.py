@@ -1,0 +1,59 @@
+"""Change who leads: one shard to a chosen node, or all that a node leads to others."""
+
+from __future__ import annotations
+
+from shoal_shardmanager.operations.outcome import Note, Outcome, ask, end, wait
+from shoal_shardmanager.operations.replica import avoided
+from shoal_shardmanager.requests import Transfer
+from shoal_shardmanager.rows import Failover, MoveLeader, OperationRow, State
+from shoal_shardmanager.state import ClusterState
+from shoal_shardmanager.view import View
+
+
+def transfer(row: OperationRow, work: MoveLeader, state: ClusterState, view: View) -> Outcome:
+    """Return what comes next for a `MoveLeader`."""
+    now = view.wall_ms
+    if state.shard(work.shard) is None:
+        return end(row, State.FAILED, now, f"shard {work.shard} is no more")
+    if row.undo:
+        return end(row, State.CANCELLED, now, row.undo)
+    leader = view.leader(work.shard)
+    if leader is None:
+        return wait(f"shard {work.shard} reports no leader")
+    if leader.node == work.target:
+        return end(row, State.DONE, now, f"{work.target} leads shard {work.shard}")
+    if work.target not in leader.voters:
+        return end(row, State.FAILED, now, f"{work.target} is no voter of shard {work.shard} any more")
+    request = Transfer(leader.node, work.shard, work.target, row.id)
+    return ask(request, waiting=f"{leader.node} hands shard {work.shard} to {work.target}")
+
+
+def evacuate(row: OperationRow, work: Failover, state: ClusterState, view: View) -> Outcome:
+    """Return what comes next for a `Failover`."""
+    now = view.wall_ms
+    if row.undo:
+        return end(row, State.CANCELLED, now, row.undo)
+    led = {shard: leader for shard, leader in sorted(view.leaders().items()) if leader.node == work.node}
+    if not led:
+        if view.fresh(work.node) is None and (open_ones := _leaderless(work.node, state, view)):
+            return wait(f"node {work.node} is silent, and {open_ones} of its shards report no other leader yet")
+        return end(row, State.DONE, now, f"node {work.node} leads nothing")
+    avoid = avoided(state) | {work.node}
+    requests: list[Transfer] = []
+    held: list[int] = []
+    for shard, leader in led.items():
+        successors = leader.successors(avoid)
+        if successors:
+            # Turn by turn, so that not all of them end up on one node.
+            best = [node for node in successors if (node in avoid) == (successors[0] in avoid)]
+            requests.append(Transfer(work.node, shard, best[shard % len(best)], row.id))
+        else:
+            held.append(shard)
+    stuck = f"; no other voter can take over shards {', '.join(map(str, held[:8]))} now" if held else ""
+    note = Note(f"{work.node} still leads {len(led)} shards{stuck}", len(led), -1, "leaders")
+    return Outcome(requests=tuple(requests), note=note)
+
+
+def _leaderless(node: str, state: ClusterState, view: View) -> int:
+    leaders = view.leaders()
+    return sum(node in shard.voters and shard.id not in leaders for shard in state.map.shards)

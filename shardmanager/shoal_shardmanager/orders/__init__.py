@@ -1,0 +1,32 @@
+"""What operators may ask for: each order is checked whole, and either becomes rows to write or is refused with the reason.
+
+Pure. The steps that an order would take are those that `--plan` shows; nothing is decided differently for a preview.
+"""
+
+from shoal_shardmanager.orders.cancelling import cancel
+from shoal_shardmanager.orders.checking import check
+from shoal_shardmanager.orders.model import (
+    Accepted,
+    Alter,
+    Create,
+    DropOrder,
+    Facts,
+    KeyspaceOrder,
+    Order,
+    Refused,
+    Why,
+)
+
+__all__ = [
+    "Accepted",
+    "Alter",
+    "Create",
+    "DropOrder",
+    "Facts",
+    "KeyspaceOrder",
+    "Order",
+    "Refused",
+    "Why",
+    "cancel",
+    "check",
+]

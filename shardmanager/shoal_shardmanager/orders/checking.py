@@ -1,0 +1,41 @@
+"""Check an order: the one way in."""
+
+from __future__ import annotations
+
+from shoal_shardmanager.orders.keyspaces import alter_keyspace, create_keyspace, drop_keyspace
+from shoal_shardmanager.orders.model import Accepted, Alter, Create, DropOrder, Facts, Order, Refused, Why
+from shoal_shardmanager.orders.nodes import drain, failover, rebalance, remove_node, undrain
+from shoal_shardmanager.orders.shards import move, transfer
+from shoal_shardmanager.rows import Drain, Failover, MoveLeader, MoveReplica, Rebalance, RemoveNode, Undrain
+
+
+def check(order: Order, facts: Facts, if_version: int = 0) -> Accepted:
+    """Check an order.
+
+    Raises:
+        Refused: it cannot be done.
+    """
+    version = facts.state.map.version
+    if if_version and if_version != version:
+        raise Refused(Why.CONFLICT, f"the map is of version {version} by now, not {if_version}: look again, and repeat")
+    match order:
+        case MoveReplica():
+            return move(order, facts)
+        case MoveLeader():
+            return transfer(order, facts)
+        case Failover():
+            return failover(order, facts)
+        case Drain():
+            return drain(order, facts)
+        case Undrain():
+            return undrain(order, facts)
+        case RemoveNode():
+            return remove_node(order, facts)
+        case Rebalance():
+            return rebalance(order, facts)
+        case Create(keyspace):
+            return create_keyspace(keyspace, facts)
+        case Alter(keyspace):
+            return alter_keyspace(keyspace, facts)
+        case DropOrder(name):
+            return drop_keyspace(name, facts)

@@ -1,0 +1,123 @@
+"""The state as placement sees it: nodes, policies, shards, who is busy, and loads measured from reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shoal_shardmanager import placement
+from shoal_shardmanager.rows import MoveReplica, NodeState, PolicyRow, SettingsRow
+from shoal_shardmanager.state import ClusterState
+from shoal_shardmanager.view import Report, View
+
+SMOOTHING = 0.3
+"""The part of a new measurement in the running mean."""
+
+_STATES = {
+    NodeState.ACTIVE: placement.NodeState.ACTIVE,
+    NodeState.DRAINING: placement.NodeState.DRAINING,
+    NodeState.DRAINED: placement.NodeState.DRAINING,
+    NodeState.GONE: placement.NodeState.GONE,
+    NodeState.REMOVED: placement.NodeState.GONE,
+}
+
+
+@dataclass(slots=True)
+class _Counted:
+    at_ms: int
+    reads: int
+    writes: int
+    load: placement.Load
+
+
+@dataclass(slots=True)
+class Loads:
+    """Loads of replicas, as running means of the differences between reports' counters."""
+
+    _counted: dict[tuple[str, int], _Counted] = field(default_factory=dict)
+
+    def take(self, node: str, report: Report) -> None:
+        """Take a node's newest report into account."""
+        for replica in report.status.replicas:
+            key = (node, replica.shard)
+            before = self._counted.get(key)
+            load = placement.Load(bytes=max(0, replica.written_bytes))
+            if before is not None and report.at_ms > before.at_ms:
+                seconds = (report.at_ms - before.at_ms) / 1000
+                # A counter that went back is that of a process that began anew.
+                reads = max(0, replica.reads - before.reads) / seconds
+                writes = max(0, replica.writes - before.writes) / seconds
+                load = placement.Load(
+                    bytes=load.bytes,
+                    reads=before.load.reads + SMOOTHING * (reads - before.load.reads),
+                    writes=before.load.writes + SMOOTHING * (writes - before.load.writes),
+                )
+            self._counted[key] = _Counted(report.at_ms, replica.reads, replica.writes, load)
+
+    def of(self, shard: int, nodes: tuple[str, ...]) -> placement.Load:
+        """Return a shard's load: reads of all its replicas, bytes and writes of the one that has most."""
+        found = [counted.load for node in nodes if (counted := self._counted.get((node, shard))) is not None]
+        if not found:
+            return placement.Load()
+        return placement.Load(
+            bytes=max(load.bytes for load in found),
+            reads=sum(load.reads for load in found),
+            writes=max(load.writes for load in found),
+        )
+
+
+def placement_settings(settings: SettingsRow) -> placement.Settings:
+    """Return placement's settings, with the operator's caps."""
+    caps = placement.Caps(per_node=settings.moves_per_node, per_cluster=settings.moves_per_cluster)
+    return placement.Settings(caps=caps)
+
+
+def placement_state(state: ClusterState, view: View, loads: Loads) -> placement.State:
+    """Return what placement plans from."""
+    leaders = view.leaders()
+    busy = state.busy()
+    moves = {row.shard: row.arguments for row in state.running() if isinstance(row.arguments, MoveReplica)}
+    shards: list[placement.Shard] = []
+    for shard in state.map.shards:
+        leading = leaders.get(shard.id)
+        incoming: tuple[str, ...] = ()
+        move = moves.get(shard.id)
+        if move is not None and move.target and move.target not in shard.replicas:
+            incoming = (move.target,)
+        leader = leading.node if leading is not None and leading.node in shard.voters else ""
+        load = loads.of(shard.id, shard.replicas)
+        shards.append(
+            placement.Shard(
+                shard.id, shard.keyspace, shard.voters, shard.followers, leader, load, shard.id in busy, incoming
+            )
+        )
+    return placement.State(_nodes(state), _keyspaces(state), tuple(shards))
+
+
+def _nodes(state: ClusterState) -> tuple[placement.Node, ...]:
+    used = {node for shard in state.map.shards for node in shard.replicas}
+    return tuple(
+        placement.Node(node.id, node.region, node.zone, _STATES[node.state])
+        for _, node in sorted(state.nodes.items())
+        if node.state is not NodeState.REMOVED or node.id in used
+    )
+
+
+def _keyspaces(state: ClusterState) -> tuple[placement.Keyspace, ...]:
+    return tuple(
+        placement_keyspace(state.policies[keyspace.id], keyspace.name)
+        for keyspace in state.map.keyspaces
+        if keyspace.id in state.policies
+    )
+
+
+def placement_keyspace(policy: PolicyRow, name: str) -> placement.Keyspace:
+    """Return what placement is to know of a keyspace."""
+    return placement.Keyspace(
+        id=policy.keyspace,
+        voters=policy.voters,
+        followers=policy.followers,
+        required=dict(policy.required),
+        leader_regions=policy.leader_regions,
+        follower_regions=policy.follower_regions,
+        name=name,
+    )

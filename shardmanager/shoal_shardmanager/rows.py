@@ -1,0 +1,295 @@
+"""The rows that the managers' Raft group holds: what the control plane remembers, as typed values with a format version.
+
+Rows are encoded as maps, so that a field can be added: an older manager passes over it, a newer one has its default.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+FORMAT = b"\x01"
+
+MAP_KEY = "map"
+LEADER_KEY = "leader"
+COUNTERS_KEY = "counters"
+SETTINGS_KEY = "settings"
+NODES = "nodes/"
+POLICIES = "policies/"
+OPERATIONS = "operations/"
+JOINS = "joins/"
+
+T = TypeVar("T")
+
+
+class UnreadableRow(Exception):
+    """A row is of a format that this version does not know, or damaged."""
+
+
+class NodeState(StrEnum):
+    """What a node is for. Its id stays known for ever, so that it is never given to another."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    GONE = "gone"
+    REMOVED = "removed"
+
+
+class NodeRow(msgspec.Struct, frozen=True):
+    """A storage node.
+
+    Args:
+        since_ms: when it came into this state, Unix time.
+        before: its state before it was gone, to which it returns.
+    """
+
+    id: str
+    address: str
+    region: str
+    zone: str
+    state: NodeState
+    since_ms: int
+    before: NodeState = NodeState.ACTIVE
+
+
+class PolicyRow(msgspec.Struct, frozen=True):
+    """What a keyspace asks of placement; the map has the rest of its settings. `required`: replicas a region must hold."""
+
+    keyspace: int
+    voters: int
+    followers: int = 0
+    required: dict[str, int] = {}
+    leader_regions: tuple[str, ...] = ()
+    follower_regions: tuple[str, ...] = ()
+
+
+class CountersRow(msgspec.Struct, frozen=True):
+    """Numbers that are never given twice. `dropped`: shards of dropped keyspaces, whose replicas may be deleted."""
+
+    next_operation: int = 1
+    next_shard: int = 1
+    next_keyspace: int = 1
+    dropped: tuple[int, ...] = ()
+
+
+class LeaderRow(msgspec.Struct, frozen=True):
+    """Which manager runs the controller. Each of its writes is on condition that this row is still its own."""
+
+    manager: str
+    epoch: int
+
+
+class SettingsRow(msgspec.Struct, frozen=True):
+    """What operators may tune.
+
+    Args:
+        gone_after_ms: how long a node may be silent before its replicas are replaced.
+        catch_up_entries: a new replica that lacks no more may be promoted.
+        moves_per_node, moves_per_cluster: caps of replicas being filled at once.
+        history: how many ended operations are kept.
+    """
+
+    gone_after_ms: int = 30_000
+    catch_up_entries: int = 1_000
+    moves_per_node: int = 2
+    moves_per_cluster: int = 16
+    history: int = 200
+
+
+# -- operations
+
+
+class State(StrEnum):
+    """How an operation stands. The last three are ends."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Step(StrEnum):
+    """Where a running operation is. Which steps follow each other: `operations.TRANSITIONS`."""
+
+    QUEUED = "queued"
+    ROUTE = "route"
+    ADD = "add"
+    CATCH_UP = "catch-up"
+    PROMOTE = "promote"
+    HAND_OVER = "hand-over"
+    DEMOTE = "demote"
+    REMOVE = "remove"
+    DROP = "drop"
+    TRANSFER = "transfer"
+    EVACUATE = "evacuate"
+    WORK = "work"
+    FOUND = "found"
+    SPREAD = "spread"
+
+
+class MoveReplica(msgspec.Struct, frozen=True, tag="move"):
+    """Fill `target`, then give up `source`. Without a source a replica is added, without a target one is removed."""
+
+    shard: int
+    source: str
+    target: str
+    voter: bool = True
+
+
+class MoveLeader(msgspec.Struct, frozen=True, tag="transfer-leader"):
+    """Let `target` lead the shard."""
+
+    shard: int
+    target: str
+
+
+class Failover(msgspec.Struct, frozen=True, tag="failover"):
+    """Take all leaderships from a node, now."""
+
+    node: str
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Empty a node; new replicas avoid it from the first moment."""
+
+    node: str
+
+
+class Undrain(msgspec.Struct, frozen=True, tag="undrain"):
+    """Let a node take replicas again."""
+
+    node: str
+
+
+class RemoveNode(msgspec.Struct, frozen=True, tag="remove-node"):
+    """Forget an empty node."""
+
+    node: str
+
+
+class Rebalance(msgspec.Struct, frozen=True, tag="rebalance"):
+    """Do what placement finds worth doing, until it finds nothing."""
+
+
+class Heal(msgspec.Struct, frozen=True, tag="heal"):
+    """Replace the replicas of a node that is gone."""
+
+    node: str
+
+
+class CreateKeyspace(msgspec.Struct, frozen=True, tag="create-keyspace"):
+    """Found the shards of a new keyspace. The shards are in the map from the operation's first write."""
+
+    keyspace: int
+    name: str
+    shards: tuple[int, ...]
+
+
+class AlterKeyspace(msgspec.Struct, frozen=True, tag="alter-keyspace"):
+    """Spread changed settings; replica counts are made true by the moves that follow."""
+
+    keyspace: int
+    name: str
+
+
+class DropKeyspace(msgspec.Struct, frozen=True, tag="drop-keyspace"):
+    """Forget a keyspace, then delete its replicas."""
+
+    keyspace: int
+    name: str
+    shards: tuple[int, ...]
+
+
+Arguments: TypeAlias = (
+    MoveReplica
+    | MoveLeader
+    | Failover
+    | Drain
+    | Undrain
+    | RemoveNode
+    | Rebalance
+    | Heal
+    | CreateKeyspace
+    | AlterKeyspace
+    | DropKeyspace
+)
+
+
+class OperationRow(msgspec.Struct, frozen=True):
+    """An operation: what was asked, where it is, how it ended.
+
+    Args:
+        parent: the operation that this one is a part of; 0: none.
+        step_ms: when the step began.
+        map_version: of the map that the step waits for nodes to have.
+        undo: why it goes back to where things were; "": it does not.
+        cancelled: the reason is that somebody cancelled it.
+        reason: why it was begun, or, at the end, how it ended.
+    """
+
+    id: int
+    arguments: Arguments
+    state: State
+    step: Step
+    created_ms: int
+    step_ms: int
+    parent: int = 0
+    ended_ms: int = 0
+    map_version: int = 0
+    undo: str = ""
+    cancelled: bool = False
+    reason: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The name of what it does: "move", "drain"."""
+        return str(self.arguments.__struct_config__.tag)
+
+    @property
+    def running(self) -> bool:
+        return self.state is State.RUNNING
+
+    @property
+    def shard(self) -> int:
+        """The one shard that it is on; 0: none, or several."""
+        return self.arguments.shard if isinstance(self.arguments, MoveReplica | MoveLeader) else 0
+
+    @property
+    def node(self) -> str:
+        """The one node that it is about; "": none."""
+        about_node = isinstance(self.arguments, Failover | Drain | Undrain | RemoveNode | Heal)
+        return self.arguments.node if about_node else ""  # type: ignore[union-attr]
+
+
+def encode_row(row: object) -> bytes:
+    """Encode any row, its format first."""
+    return FORMAT + msgspec.msgpack.encode(row)
+
+
+def decode_row(key: str, data: bytes, kind: type[T]) -> T:
+    """Decode a row.
+
+    Raises:
+        UnreadableRow: it is of another format, or damaged.
+    """
+    if data[:1] != FORMAT:
+        raise UnreadableRow(f"row {key!r} is of format {data[:1].hex()}, this manager knows {FORMAT.hex()}: upgrade it")
+    try:
+        return msgspec.msgpack.decode(data[1:], type=kind)
+    except msgspec.MsgspecError as error:
+        raise UnreadableRow(f"row {key!r} cannot be read: {error}") from error
+
+
+def node_key(node: str) -> str:
+    return NODES + node
+
+
+def policy_key(keyspace: int) -> str:
+    return f"{POLICIES}{keyspace:08d}"
+
+
+def operation_key(operation: int) -> str:
+    return f"{OPERATIONS}{operation:010d}"

@@ -1,0 +1,137 @@
+"""The command line's side of the control RPC: finds the manager that runs the controller, and turns errors into exits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from shoal.cli.failures import CommandFailed, ExitCode
+
+from shoal_shardmanager.rpc.generated import admin_pb2 as pb
+from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
+from shoal_shardmanager.rpc.names import LEADER_METADATA
+
+T = TypeVar("T")
+
+FIND_SECONDS = 0.25
+"""The pause before all managers are asked once more."""
+
+_EXITS = {
+    grpc.StatusCode.NOT_FOUND: ExitCode.NOT_FOUND,
+    grpc.StatusCode.INVALID_ARGUMENT: ExitCode.USAGE,
+    grpc.StatusCode.FAILED_PRECONDITION: ExitCode.FAILED,
+    grpc.StatusCode.ABORTED: ExitCode.CONFLICT,
+    grpc.StatusCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ExitCode.DEADLINE,
+    grpc.StatusCode.UNKNOWN: ExitCode.OUTCOME_UNKNOWN,
+}
+
+
+class ManagersClient:
+    """Calls whichever manager runs the controller; looks for it again when it has changed."""
+
+    def __init__(self, addresses: Sequence[str], timeout_seconds: float) -> None:
+        """Connect to nothing yet. `timeout_seconds` is what a call may take in all, with the search for the manager."""
+        self._addresses = tuple(addresses)
+        self._timeout_seconds = timeout_seconds
+        self._channels: dict[str, Any] = {}
+        self._best = self._addresses[0]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def start(self, request: pb.StartRequest) -> pb.StartReply:
+        """Begin an order, or ask for its plan."""
+        reply: pb.StartReply = self._call(lambda stub, seconds: stub.Start(request, timeout=seconds))
+        return reply
+
+    def operation(self, number: int) -> pb.Operation:
+        """Return an operation."""
+        request = pb.GetOperationRequest(id=number)
+        reply: pb.Operation = self._call(lambda stub, seconds: stub.GetOperation(request, timeout=seconds))
+        return reply
+
+    def operations(self, *, running_only: bool) -> list[pb.Operation]:
+        """Return all operations, the newest first."""
+        request = pb.ListOperationsRequest(running_only=running_only)
+        reply = self._call(lambda stub, seconds: stub.ListOperations(request, timeout=seconds))
+        return list(reply.operations)
+
+    def cancel(self, number: int) -> pb.Operation:
+        """Cancel an operation."""
+        request = pb.GetOperationRequest(id=number)
+        reply: pb.Operation = self._call(lambda stub, seconds: stub.CancelOperation(request, timeout=seconds))
+        return reply
+
+    def explain(self, shard: int) -> list[str]:
+        """Return why a shard is where it is."""
+        request = pb.ExplainShardRequest(shard=shard)
+        reply = self._call(lambda stub, seconds: stub.ExplainShard(request, timeout=seconds))
+        return list(reply.lines)
+
+    def watch(self, number: int) -> Iterator[pb.Operation]:
+        """Yield an operation as it goes on, until it has ended, across changes of the manager."""
+        request = pb.GetOperationRequest(id=number)
+        while True:
+            now = self.operation(number)
+            yield now
+            if now.state != "running":
+                return
+            try:
+                for now in self._stub(self._best).WatchOperation(request):
+                    yield now
+                    if now.state != "running":
+                        return
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise _failed(error) from error
+
+    def _stub(self, address: str) -> Any:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = grpc.insecure_channel(address)
+        return pb_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
+
+    def _call(self, call: Callable[[Any, float], T]) -> T:
+        """Ask the manager that answered last, then where it points to, then all in turn, until the time is over."""
+        deadline = time.monotonic() + self._timeout_seconds
+        queue = [self._best, *(address for address in self._addresses if address != self._best)]
+        asked: set[str] = set()
+        while True:
+            if not queue:
+                time.sleep(FIND_SECONDS)
+                queue, asked = list(self._addresses), set()
+            address = queue.pop(0)
+            left = deadline - time.monotonic()
+            if address in asked and left > 0:
+                continue
+            asked.add(address)
+            try:
+                answer = call(self._stub(address), max(left, 0.001))
+            except grpc.RpcError as error:
+                leader = _leader_of(error)
+                gone = error.code() is grpc.StatusCode.UNAVAILABLE
+                if not gone or time.monotonic() + FIND_SECONDS >= deadline:
+                    raise _failed(error) from error
+                if leader:
+                    queue.insert(0, leader)
+                continue
+            self._best = address
+            return answer
+
+
+def _leader_of(error: grpc.RpcError) -> str:
+    metadata = dict(error.trailing_metadata() or ())
+    return str(metadata.get(LEADER_METADATA, ""))
+
+
+def _failed(error: grpc.RpcError) -> CommandFailed:
+    code = error.code()
+    details = error.details() or str(code)
+    if code is grpc.StatusCode.UNAVAILABLE and "manager" not in details:
+        details = f"no manager answers: {details}"
+    return CommandFailed(details, _EXITS.get(code, ExitCode.FAILED))

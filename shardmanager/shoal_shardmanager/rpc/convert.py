@@ -1,0 +1,111 @@
+"""Between the messages of the control RPC and the types of the core."""
+
+from __future__ import annotations
+
+from shoal_shardmanager.operations.outcome import Note
+from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused, Why
+from shoal_shardmanager.rows import (
+    AlterKeyspace,
+    CreateKeyspace,
+    Drain,
+    DropKeyspace,
+    Failover,
+    MoveLeader,
+    MoveReplica,
+    OperationRow,
+    Rebalance,
+    RemoveNode,
+    Undrain,
+)
+from shoal_shardmanager.rpc.generated import admin_pb2 as pb
+from shoal_shardmanager.state import ClusterState
+
+
+def order_of(request: pb.StartRequest) -> Order:
+    """Return what is asked for.
+
+    Raises:
+        Refused: nothing is.
+    """
+    match request.WhichOneof("order"):
+        case "move":
+            return MoveReplica(request.move.shard, request.move.source, request.move.target)
+        case "transfer_leader":
+            return MoveLeader(request.transfer_leader.shard, request.transfer_leader.target)
+        case "failover":
+            return Failover(request.failover.node)
+        case "drain":
+            return Drain(request.drain.node)
+        case "undrain":
+            return Undrain(request.undrain.node)
+        case "remove_node":
+            return RemoveNode(request.remove_node.node)
+        case "rebalance":
+            return Rebalance()
+        case "create_keyspace":
+            return Create(_keyspace(request.create_keyspace))
+        case "alter_keyspace":
+            return Alter(_keyspace(request.alter_keyspace))
+        case "drop_keyspace":
+            return DropOrder(request.drop_keyspace.name)
+        case _:
+            raise Refused(Why.WRONG, "the request holds no order that this version knows")
+
+
+def _keyspace(settings: pb.KeyspaceSettings) -> KeyspaceOrder:
+    return KeyspaceOrder(
+        name=settings.name,
+        microshards=settings.microshards if settings.HasField("microshards") else None,
+        shards=settings.shards if settings.HasField("shards") else None,
+        delimiter=settings.delimiter if settings.HasField("delimiter") else None,
+        voters=settings.voters if settings.HasField("voters") else None,
+        followers=settings.followers if settings.HasField("followers") else None,
+        max_staleness_ms=settings.max_staleness_ms if settings.HasField("max_staleness_ms") else None,
+        default_ttl_ms=settings.default_ttl_ms if settings.HasField("default_ttl_ms") else None,
+        required=dict(settings.required_regions) or None,
+        leader_regions=tuple(settings.leader_regions) or None,
+        follower_regions=tuple(settings.follower_regions) or None,
+    )
+
+
+def operation_message(row: OperationRow, state: ClusterState, note: Note | None, rate: float = 0.0) -> pb.Operation:
+    """Return an operation as operators see it."""
+    known = note if note is not None and row.running else Note()
+    return pb.Operation(
+        id=row.id,
+        kind=row.kind,
+        subject=subject_of(row),
+        state=str(row.state),
+        step=str(row.step),
+        waiting=known.waiting,
+        reason=row.undo if row.running and row.undo else row.reason,
+        left=known.left,
+        total=known.total,
+        unit=known.unit,
+        parent=row.parent,
+        parts_running=[part.id for part in state.children(row.id)],
+        created_ms=row.created_ms,
+        step_since_ms=row.step_ms,
+        ended_ms=row.ended_ms,
+        undoing=bool(row.undo) and row.running,
+        rate=rate,
+    )
+
+
+def subject_of(row: OperationRow) -> str:
+    """Say what an operation is on."""
+    match row.arguments:
+        case MoveReplica(shard, "", target):
+            return f"shard {shard}, one replica more on {target}"
+        case MoveReplica(shard, source, ""):
+            return f"shard {shard}, without the replica on {source}"
+        case MoveReplica(shard, source, target):
+            return f"shard {shard} from {source} to {target}"
+        case MoveLeader(shard, target):
+            return f"shard {shard} to {target}"
+        case CreateKeyspace() | AlterKeyspace() | DropKeyspace():
+            return f"keyspace {row.arguments.name}"
+        case Rebalance():
+            return "all nodes"
+        case _:
+            return f"node {row.node}"

@@ -1,0 +1,4 @@
+"""What both sides of the control RPC call things, besides what proto/ says."""
+
+LEADER_METADATA = "shoal-leader"
+"""Trailing metadata of an UNAVAILABLE from a manager that stands by: where the one that runs the controller is."""

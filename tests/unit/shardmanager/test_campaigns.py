@@ -1,0 +1,151 @@
+"""Drain, heal, rebalance, failover, keyspaces: operations over many shards, with takeovers at every event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Refused
+from shoal_shardmanager.rows import Drain, Failover, NodeState, Rebalance, RemoveNode, State, Undrain
+
+
+def test_a_drained_node_is_empty_and_can_be_removed(simulated: Any) -> None:
+    cluster = simulated(shards=6)
+    row = cluster.run_to_end(cluster.order(Drain("n2")))
+    assert row.state is State.DONE
+    assert not cluster.nodes["n2"].replicas
+    assert cluster.state.nodes["n2"].state is NodeState.DRAINED
+    cluster.settled()
+    assert cluster.run_to_end(cluster.order(RemoveNode("n2"))).state is State.DONE
+    assert all(address.id != "n2" for address in cluster.state.map.nodes)
+    with pytest.raises(Refused, match="never used again"):
+        cluster.order(Undrain("n2"))
+
+
+@pytest.mark.parametrize("event", range(1, 120, 3))
+def test_a_drain_survives_takeovers(simulated: Any, event: int) -> None:
+    cluster = simulated(shards=3)
+    operation = cluster.order(Drain("n1"))
+    cluster.crash_at = event
+    assert cluster.run_to_end(operation).state is State.DONE
+    cluster.settled()
+    assert not cluster.nodes["n1"].replicas
+
+
+def test_nothing_new_is_placed_on_a_draining_node(simulated: Any) -> None:
+    cluster = simulated(shards=3)
+    cluster.order(Drain("n1"))
+    operation = cluster.order(Create(KeyspaceOrder("other", microshards=4, shards=4)))
+    assert cluster.run_to_end(operation).state is State.DONE
+    made = [shard for shard in cluster.state.map.shards if shard.keyspace == 2]
+    assert len(made) == 4
+    assert all("n1" not in shard.replicas for shard in made)
+
+
+def test_a_drain_that_cannot_end_is_refused(simulated: Any) -> None:
+    cluster = simulated(nodes=3)
+    with pytest.raises(Refused, match="nowhere to go"):
+        cluster.order(Drain("n1"))
+    assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
+
+
+def test_a_cancelled_drain_gives_the_node_back(simulated: Any) -> None:
+    cluster = simulated(shards=6)
+    operation = cluster.order(Drain("n1"))
+    cluster.run(4)
+    cluster.cancel(operation)
+    assert cluster.run_to_end(operation).state is State.CANCELLED
+    assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
+    cluster.settled()
+
+
+def test_undrain_ends_a_drain(simulated: Any) -> None:
+    cluster = simulated(shards=6)
+    operation = cluster.order(Drain("n1"))
+    cluster.run(4)
+    assert cluster.run_to_end(cluster.order(Undrain("n1"))).state is State.DONE
+    assert cluster.run_to_end(operation).state is State.CANCELLED
+    assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
+
+
+def test_replicas_of_a_node_that_is_gone_are_replaced(simulated: Any) -> None:
+    cluster = simulated(shards=4)
+    cluster.stop("n1")
+    cluster.run(cluster.state.settings.gone_after_ms // 100 - 10)
+    assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
+    cluster.run(200)
+    assert cluster.state.nodes["n1"].state is NodeState.GONE
+    assert all("n1" not in group.members for group in cluster.groups.values())
+    cluster.settled()
+    cluster.start("n1")
+    cluster.settled()
+    assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
+    assert not cluster.nodes["n1"].replicas
+
+
+def test_a_node_that_comes_back_in_time_is_left_alone(simulated: Any) -> None:
+    cluster = simulated(shards=4)
+    cluster.stop("n1")
+    cluster.run(200)
+    cluster.start("n1")
+    cluster.run(200)
+    assert not cluster.state.operations
+
+
+def test_a_manager_that_reaches_few_nodes_gives_up_none(simulated: Any) -> None:
+    cluster = simulated(shards=2)
+    for node in ("n1", "n2", "n3"):
+        cluster.stop(node)
+    cluster.run(600)
+    assert all(row.state is NodeState.ACTIVE for row in cluster.state.nodes.values())
+
+
+def test_failover_takes_all_leaderships(simulated: Any) -> None:
+    cluster = simulated(shards=6)
+    assert any(group.leader == "n1" for group in cluster.groups.values())
+    assert cluster.run_to_end(cluster.order(Failover("n1"))).state is State.DONE
+    assert all(group.leader != "n1" for group in cluster.groups.values())
+
+
+def test_a_rebalance_fills_new_nodes(simulated: Any) -> None:
+    cluster = simulated(nodes=6, shards=12)
+    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    counts = [len(node.replicas) for node in cluster.nodes.values()]
+    assert max(counts) - min(counts) <= 2
+    cluster.settled()
+
+
+@pytest.mark.parametrize("event", range(1, 60, 2))
+def test_a_keyspace_is_founded_once_whoever_takes_over(simulated: Any, event: int) -> None:
+    cluster = simulated(shards=2)
+    operation = cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=2)))
+    cluster.crash_at = event
+    assert cluster.run_to_end(operation).state is State.DONE
+    assert set(cluster.groups) == {1, 2, 3, 4}
+    cluster.settled()
+
+
+def test_a_keyspace_is_dropped_also_on_nodes_that_were_away(simulated: Any) -> None:
+    cluster = simulated(shards=2)
+    cluster.run_to_end(cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=2))))
+    cluster.stop("n5")
+    cluster.run(400)
+    operation = cluster.order(DropOrder("other"))
+    assert cluster.run_to_end(operation).state is State.DONE
+    cluster.start("n5")
+    cluster.settled()
+    assert all(node.replicas <= {1, 2} for node in cluster.nodes.values())
+    assert cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=2)))
+    assert min(shard.id for shard in cluster.state.map.shards if shard.keyspace == 3) == 5
+
+
+def test_replica_counts_follow_the_altered_policy(simulated: Any) -> None:
+    cluster = simulated(shards=3)
+    cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=5))))
+    cluster.run_to_end(cluster.order(Rebalance()))
+    assert all(len(group.voters) == 5 for group in cluster.groups.values())
+    cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=1))))
+    cluster.asked_voters = dict.fromkeys(cluster.asked_voters, 1)
+    cluster.run_to_end(cluster.order(Rebalance()))
+    assert all(len(group.voters) == 1 for group in cluster.groups.values())
+    cluster.settled()
