@@ -26,6 +26,7 @@ from shoal.shardmap import Keyspace, Shard, without_ranges
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
 from shoal_server.shard.commands import (
+    PLAIN,
     Commands,
     OpenSessionCommand,
     SplitCommand,
@@ -234,13 +235,19 @@ class ShardStateMachine:
         if verdict is not Verdict.NEW:
             return Outcome(verdict, earlier, _results_decoder.decode(kept) if kept else [])
         operations = decode_operations(command) if decoded is None else decoded
+        plain = PLAIN.issuperset(map(type, operations))
         prefixes = self.prefixes
-        if not prefixes.keys() >= set(command.microshards) or any(
-            microshard not in prefixes for microshard in named_microshards(operations)
+        if not prefixes.keys() >= set(command.microshards) or (
+            not plain and any(microshard not in prefixes for microshard in named_microshards(operations))
         ):
             # Its leader had not applied the split yet that stands before it in the log.
             return Outcome(Verdict.NOT_HERE, 0)
-        results, kept = keepable(executor.execute(operations, command.microshards))
+        results: list[OperationResult] = []
+        kept = b""
+        if plain:
+            executor.execute_plain(operations, command.microshards)  # type: ignore[arg-type]  # `plain` says so
+        else:
+            results, kept = keepable(executor.execute(operations, command.microshards))
         used_at = self.sessions.record(session, number, seq, kept)
         key = session_slot_key(self.shard.id, self.state.generation, session, number)
         overlay.rows[key] = encode_session_slot(number, seq, used_at, kept)
