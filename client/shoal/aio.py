@@ -213,17 +213,17 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> bytes | None:
         """Return the value of `key`, or None where there is none."""
-        if consistency is not None or max_staleness is not None or not self._strong:
+        if consistency is None and max_staleness is None:
+            step = Fetch(to_bytes("key", key), False, self._default_staleness_ms)
+        else:
             step = self._fetch(key, False, consistency, max_staleness)
-            return cast("bytes | None", await self._run(step, timeout))
         core = self._core
-        step = Fetch(to_bytes("key", key))
         size = check_step(step, core.router)
         deadline = self._deadline(timeout)
         space = self._space
         if core.busy or space is None:
             space = await self._admit(deadline)
-        call = core.submit_read(space, step.key, size, False, deadline, self._marks)
+        call = self._submit_fetch(space, step, size, deadline)
         waiter: Any = call.waiter
         try:
             value: bytes | None = await waiter
@@ -554,10 +554,10 @@ class AsyncClient:
 
     def _set_level(self, consistency: Consistency, max_staleness: float | None) -> None:
         self._consistency = check_consistency(consistency)
-        self._strong = consistency == "strong"
         if max_staleness is not None:
             check_max_staleness(max_staleness)
         self._max_staleness = max_staleness
+        self._default_staleness_ms = self._max_staleness_ms(None, None)
 
     def _max_staleness_ms(self, consistency: Consistency | None, max_staleness: float | None) -> int:
         return to_max_staleness_ms(
@@ -621,16 +621,19 @@ class AsyncClient:
             self._core.forget(call)
             raise
 
+    def _submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
+        if step.max_staleness_ms == STRONG_READ:
+            return self._core.submit_read(space, step.key, size, step.whole, deadline, self._marks)
+        bound = self._bound(space, step.max_staleness_ms)
+        return self._core.submit_weak_read(space, step.key, size, step.whole, deadline, self._marks, bound)
+
     def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
         core, marks = self._core, self._marks
         call: Call
         if isinstance(step, Fetch):
-            if step.max_staleness_ms == STRONG_READ:
-                call = core.submit_read(space, step.key, size, step.whole, deadline, marks)
-                return call, cast(Waiter, call.waiter)
-            bound = self._bound(space, step.max_staleness_ms)
-            call = ReadCall(None, deadline, size, step.key, step.whole, marks, bound)
-        elif isinstance(step, FastWrite):
+            call = self._submit_fetch(space, step, size, deadline)
+            return call, cast(Waiter, call.waiter)
+        if isinstance(step, FastWrite):
             call = WriteCall(None, deadline, size, step.operation, marks, True)
         elif isinstance(step, OfShard):
             call = WriteCall(None, deadline, size, step.operation, marks, False, None, step.shard, step.ranges)

@@ -87,6 +87,26 @@ class Core:
         self.router.read(space, call)
         return call
 
+    def submit_weak_read(
+        self,
+        space: Keyspace,
+        key: bytes,
+        size: int,
+        whole: bool,
+        deadline: float,
+        marks: Marks | None,
+        max_staleness_ms: int,
+    ) -> ReadCall[Waiter]:
+        """Submit a read that any replica may serve, as `submit_read`."""
+        if not self._flushing:
+            self._flush_soon()
+        self._open = count = self._open + 1
+        if count >= self._options.max_in_flight:
+            self.busy = True
+        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole, marks, max_staleness_ms)
+        self.router.weak_read(space, call)
+        return call
+
     def submit(self, space: Keyspace, call: Call) -> Waiter:
         """Submit a call of any kind, of an admitted caller; return the waiter that it gets."""
         if not self._flushing:

@@ -6,6 +6,7 @@ Part of the router, which owns the shard map and the connections' events; what a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Generic
 
 from shoal.backoff import Backoff, RetryBudget
@@ -52,6 +53,9 @@ from shoal.shardmap import Routes
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
 _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
 _ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
+
+LEAST_SHARE = 32
+"""Fewer reads than this, which any replica may serve, travel to one together."""
 
 _FOR_A_PART = frozenset((ErrorCode.INVALID_ARGUMENT.value, ErrorCode.TOO_LARGE.value))
 """Refusals of a write that may be about one of its operations, or about how many there are together."""
@@ -175,9 +179,11 @@ class Dispatcher(Generic[W]):
         """Send the reads that any replica may serve; those that all replicas declined become the leader's."""
         queues, lane.weak = lane.weak, {}
         for max_staleness_ms, queue in queues.items():
+            # Many reads are shared out, so that several replicas work on them at once.
+            share = max(LEAST_SHARE, ceil(len(queue.calls) / len(lane.shard.replicas)))
             while queue.calls:
                 latest = queue.latest
-                gets = queue.take(BATCH_CALLS, min(BATCH_BYTES, self.max_batch_bytes))
+                gets = queue.take(min(share, BATCH_CALLS), min(BATCH_BYTES, self.max_batch_bytes))
                 if gets:
                     read = ReadBatch(lane, gets, latest, freshness_of(lane, gets, max_staleness_ms))
                     lane.open_weak[read] = None

@@ -165,6 +165,15 @@ class Router(Generic[W]):
         if not lane.dirty:
             self._dispatch.touch(lane)
 
+    def weak_read(self, space: Space[W], call: ReadCall[W]) -> None:
+        """Take a read that any replica may serve, to be sent in the next turn; the leader's where marks are missing."""
+        lane = space.lanes[microshard_of(call.key, space.delimiter, space.microshards)]
+        if call.marks is not None and call.marks.floor(lane.shard.ranges) == ASK_LEADER:
+            call.max_staleness_ms = STRONG_READ
+        lane.read_queue(call.max_staleness_ms).add(call)
+        if not lane.dirty:
+            self._dispatch.touch(lane)
+
     def submit(self, space: Space[W], call: AnyCall[W]) -> None:
         """Take a call of any kind, to be sent in the next turn; one that no shard can serve is over then."""
         lane = self._lane_of(space, call)

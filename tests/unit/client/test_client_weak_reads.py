@@ -98,6 +98,17 @@ async def test_weak_reads_are_spread_over_all_replicas(start_cluster: Any) -> No
         assert min(Counter(asked(cluster)).get(name, 0) for name in cluster.names) > 5
 
 
+async def test_many_weak_reads_of_one_moment_are_shared_out(start_cluster: Any) -> None:
+    cluster = await start_cluster(nodes=3)
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await connected_to_all(db, cluster)
+        keys = [f"p/{number}" for number in range(300)]  # of one partition, so of one shard
+        assert await db.get_many(keys, consistency="eventual") == [None] * len(keys)
+        sizes = [len(request.keys) for request in cluster.of_kind(Read)]
+        assert sizes == [100, 100, 100]
+        assert len(set(asked(cluster))) > 1
+
+
 async def test_replicas_of_the_clients_region_come_first_and_others_serve_when_it_is_gone(start_cluster: Any) -> None:
     cluster = await start_cluster(nodes=3)
     cluster.regions = {"n1": "us", "n2": "eu", "n3": "us"}
