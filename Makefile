@@ -9,12 +9,15 @@ READY := $(VENV)/.ready
 SEED_MINUTES ?= 60
 HISTORY_MINUTES ?= 30
 
-.PHONY: help demo test lint format bench soak clean
+CHAOS_DURATION ?= 8s
+
+.PHONY: help demo test lint format bench soak chaos clean
 
 help:
 	@echo "make demo    a three-node cluster loses its leaders' process and nothing else"
 	@echo "make test    every check and every test"
-	@echo "make bench   Shoal beside etcd and Redis, and a thousand idle groups"
+	@echo "make bench   Shoal beside etcd and Redis, a thousand idle groups, failovers, operations under load"
+	@echo "make chaos   every chaos scenario for CHAOS_DURATION (8s), ten minutes in all, and a page about them in chaos-runs/"
 	@echo "make soak    simulate new seeds for SEED_MINUTES (60), then workloads under faults for HISTORY_MINUTES (30)"
 
 $(READY): pyproject.toml
@@ -36,7 +39,7 @@ lint: $(READY)
 	$(BIN)/python tools/generate_protos.py --check
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -45,10 +48,17 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/compare.py
 	$(BIN)/python bench/idle_groups.py
+	$(BIN)/python bench/failover.py
+	$(BIN)/python bench/operations.py
 
 soak: $(READY)
 	$(BIN)/python -m shoal_chaos.simulation --minutes $(SEED_MINUTES)
+	$(BIN)/python -m shoal_chaos.control_simulation --minutes $(SEED_MINUTES)
 	$(BIN)/python -m shoal_chaos.workloads --minutes $(HISTORY_MINUTES)
+	$(BIN)/python -m shoal_chaos.workloads --operations --minutes $(HISTORY_MINUTES)
+
+chaos: $(READY)
+	$(BIN)/shoal chaos run all --duration $(CHAOS_DURATION); code=$$?; $(BIN)/shoal chaos report && exit $$code
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -7,8 +7,6 @@ bench/results/.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,12 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from records import RESULTS, machine
 from rich.console import Console
 from rich.table import Table
 from rivals import Etcd, Figures, Redis, processes
 from shoal_server.local.layout import free_ports
 
-RESULTS = Path(__file__).parent / "results"
 CONCURRENCY = (1, 64, 256, 1000)
 OPERATIONS = ("put", "get")
 VALUE_BYTES = 100
@@ -70,14 +68,6 @@ class Shoal:
         if found["errors"]:
             raise RuntimeError(f"{found['errors']} calls failed")
         return Figures(found["per_second"], found["p50_ms"])
-
-
-def machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
 
 
 def measure(system: Any, folder: Path, seconds: float) -> dict[str, dict[int, Figures]]:

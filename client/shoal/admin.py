@@ -16,6 +16,7 @@ import msgspec
 
 from shoal.errors import BY_CODE, DeadlineExceeded, ErrorCode, Internal, ProtocolMismatch, ShoalError, Unavailable
 from shoal.options import split_address
+from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.protocol.frames import FrameReader, FrameTooLong, answer_decoder, encode_frame, greeting_decoder
 from shoal.protocol.messages import (
     Answer,
@@ -37,15 +38,29 @@ from shoal.protocol.messages import (
     TransferLeader,
     Welcome,
 )
+from shoal.protocol.relocation import (
+    AdoptMicroshards,
+    CancelRelocation,
+    ClearedRange,
+    ForgetMoved,
+    GiveMicroshards,
+    MovedRow,
+    MovingRows,
+    ReadMoving,
+    RelocationCursor,
+    SealMicroshards,
+    StoreMoved,
+    TakeMicroshards,
+)
 from shoal.protocol.version import NEWEST, OLDEST, agree
-from shoal.shardmap import Shard, ShardMap
+from shoal.shardmap import MicroshardRange, Shard, ShardMap
 
 READ_BYTES = 256 * 1024
 DEFAULT_TIMEOUT_SECONDS = 5.0
 NODE_SHARE_OF_TIMEOUT = 0.9
 """The node is told to give up a little before we do, so that its reason arrives in place of our silence."""
 
-_Answer = TypeVar("_Answer", StatusReply, ShardMapReply, Page, Done)
+_Answer = TypeVar("_Answer", StatusReply, ShardMapReply, Page, MovingRows, ChecksumSlice, Done)
 
 
 class NotLeader(Unavailable):
@@ -144,14 +159,14 @@ class AdminConnection:
         """
         await self._ask(InstallShardMap(self._number(), shard_map, list(found)), Done)
 
-    async def change_membership(self, shard: int, kind: int, node: str) -> None:
+    async def change_membership(self, shard: int, kind: int, node: str, *, if_version: int = 0) -> None:
         """Have the node, which must lead `shard`, propose one change of membership (see `ChangeMembership`).
 
         Raises:
             NotLeader: the node does not lead the shard.
             InvalidArgument: the change may not be made, or not now; the message says why.
         """
-        await self._ask(ChangeMembership(self._number(), shard, kind, node), Done, shard)
+        await self._ask(ChangeMembership(self._number(), shard, kind, node, if_version), Done, shard)
 
     async def split_shard(self, shard: int, child: Shard, map_version: int) -> None:
         """Have the node, which must lead `shard`, split `child` off; return once that is applied there.
@@ -191,6 +206,62 @@ class AdminConnection:
         """
         request = ReadPage(self._number(), shard, keyspace, self._node_timeout_ms, microshard, after, max_rows)
         return await self._ask(request, Page, shard)
+
+    async def read_checksum(self, shard: int, cursor: ChecksumCursor, *, max_rows: int) -> ChecksumSlice:
+        """Return the checksum of the rows after `cursor`, at most `max_rows`, on the node's own replica of `shard`.
+
+        Raises:
+            InvalidArgument: the node has no replica of the shard.
+        """
+        return await self._ask(ReadChecksum(self._number(), shard, cursor, max_rows), ChecksumSlice, shard)
+
+    # -- moving microshards: what each step is for, and in which order, is in `shoal.protocol.relocation`
+    #
+    # All of these raise NotLeader where the node does not lead the shard, and InvalidArgument where the step is refused.
+
+    async def take_microshards(
+        self, shard: int, relocation: int, source: int, ranges: tuple[MicroshardRange, ...]
+    ) -> None:
+        """Have the target shard expect microshards of shard `source`."""
+        await self._ask(TakeMicroshards(self._number(), shard, relocation, source, ranges), Done, shard)
+
+    async def give_microshards(
+        self, shard: int, relocation: int, target: int, ranges: tuple[MicroshardRange, ...]
+    ) -> None:
+        """Have the source shard keep a journal of microshards that shard `target` is to get."""
+        await self._ask(GiveMicroshards(self._number(), shard, relocation, target, ranges), Done, shard)
+
+    async def read_moving(self, shard: int, relocation: int, cursor: RelocationCursor, *, max_bytes: int) -> MovingRows:
+        """Read from the source shard what follows the target's cursor."""
+        return await self._ask(ReadMoving(self._number(), shard, relocation, cursor, max_bytes), MovingRows, shard)
+
+    async def store_moved(
+        self,
+        shard: int,
+        relocation: int,
+        number: int,
+        cleared: list[ClearedRange],
+        rows: list[MovedRow],
+        cursor: RelocationCursor,
+    ) -> None:
+        """Have the target shard store what `read_moving` returned, as number `number`."""
+        await self._ask(StoreMoved(self._number(), shard, relocation, number, cleared, rows, cursor), Done, shard)
+
+    async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+        """Have the source shard part with the microshards."""
+        await self._ask(SealMicroshards(self._number(), shard, relocation, map_version), Done, shard)
+
+    async def adopt_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+        """Have the target shard serve the microshards, all of which it has stored."""
+        await self._ask(AdoptMicroshards(self._number(), shard, relocation, map_version), Done, shard)
+
+    async def forget_moved(self, shard: int, relocation: int) -> None:
+        """Have the source shard remove the rows that the target has adopted."""
+        await self._ask(ForgetMoved(self._number(), shard, relocation), Done, shard)
+
+    async def cancel_relocation(self, shard: int, relocation: int) -> None:
+        """Have a shard give a relocation up; ask the source first."""
+        await self._ask(CancelRelocation(self._number(), shard, relocation), Done, shard)
 
     # -- frames
 

@@ -38,8 +38,11 @@ _RESULT_BYTES = BATCH_BYTES // MAX_RESULTS
 class Limits(Protocol):
     """Sizes in bytes that are accepted."""
 
-    max_key_bytes: int
-    max_value_bytes: int
+    @property
+    def max_key_bytes(self) -> int: ...
+
+    @property
+    def max_value_bytes(self) -> int: ...
 
     @property
     def max_batch_bytes(self) -> int: ...

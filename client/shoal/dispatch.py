@@ -280,6 +280,7 @@ class Dispatcher(Generic[W]):
 
     def _succeeded(self, lane: Lane[W]) -> None:
         lane.retries = 0
+        lane.redirected = False
         lane.trouble = None
         self._budget.succeeded()
         if not lane.idle:
@@ -338,12 +339,14 @@ class Dispatcher(Generic[W]):
         hint = route.leader if route is not None else ""
         if hint and hint != link.node:
             lane.target = hint
-            if lane.retries == 0:
+            if not lane.redirected:
+                lane.redirected = True
                 lane.epoch += 1
-                lane.retries = 1
+                lane.retries = max(1, lane.retries)
                 lane.trouble = _trouble(link, failure)
                 return
-        elif lane.target == link.node or lane.target not in lane.shard.voters:
+        # A node that says that it leads itself lacks what it was asked for, and so does every other replica.
+        elif hint != link.node and (lane.target == link.node or lane.target not in lane.shard.voters):
             voters = lane.shard.voters
             at = voters.index(lane.target) + 1 if lane.target in voters else 0
             lane.target = voters[at % len(voters)]

@@ -47,7 +47,8 @@ class Lane(Generic[W]):
     what waits for another attempt at the leader, `weak_resend` at a replica; `opening` says that a session is asked for.
     `weak` are the reads that any replica may serve, by the staleness that they accept.
     `target` is the node to ask, believed to lead. `epoch` grows whenever that belief is given up, so that many
-    refusals of one and the same belief count once. `retries` in a row without a success set the backoff.
+    refusals of one and the same belief count once. `retries` in a row without a success set the backoff; `redirected`: one
+    of them followed a node's word for who leads, at once.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Lane(Generic[W]):
         "open_writes",
         "opening",
         "reads",
+        "redirected",
         "resend",
         "retries",
         "scans",
@@ -79,6 +81,7 @@ class Lane(Generic[W]):
         self.target = shard.leader or shard.voters[0]
         self.epoch = 0
         self.retries = 0
+        self.redirected = False
         self.blocked_until = 0.0
         self.trouble: Trouble | None = None
         self.dirty = False

@@ -5,6 +5,8 @@ Plain data, versioned, the same on clients and nodes. `Routes` is the index buil
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 from shoal.keys import microshard_of
@@ -51,6 +53,7 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     Args:
         founders, founding_followers, founding_ranges: what the group began with; never changed. Empty: what it has now.
         membership_version: that of the group's membership as far as the map knows; it begins at 1.
+        parent: the shard that it was split off from, 0: none.
     """
 
     id: int
@@ -63,6 +66,7 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     founding_followers: tuple[str, ...] = ()
     membership_version: int = 1
     founding_ranges: tuple[MicroshardRange, ...] = ()
+    parent: int = 0
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -83,16 +87,29 @@ def without_ranges(
     ranges: tuple[MicroshardRange, ...], taken: tuple[MicroshardRange, ...]
 ) -> tuple[MicroshardRange, ...]:
     """Return what is left of `ranges` without the microshards of `taken`, in order, neighbours joined."""
-    gone = {microshard for span in taken for microshard in range(span.first, span.end)}
-    left: list[MicroshardRange] = []
-    for microshard in sorted(microshard for span in ranges for microshard in range(span.first, span.end)):
-        if microshard in gone:
-            continue
-        if left and left[-1].end == microshard:
-            left[-1] = MicroshardRange(left[-1].first, microshard + 1)
+    return ranges_of(set(microshards_in(ranges)).difference(microshards_in(taken)))
+
+
+def with_ranges(ranges: tuple[MicroshardRange, ...], added: tuple[MicroshardRange, ...]) -> tuple[MicroshardRange, ...]:
+    """Return `ranges` and the microshards of `added`, in order, neighbours joined."""
+    return ranges_of({*microshards_in(ranges), *microshards_in(added)})
+
+
+def microshards_in(ranges: Iterable[MicroshardRange]) -> Iterator[int]:
+    """Yield the microshards of ranges."""
+    for span in ranges:
+        yield from range(span.first, span.end)
+
+
+def ranges_of(microshards: Iterable[int]) -> tuple[MicroshardRange, ...]:
+    """Return microshards as ranges, in order, neighbours joined."""
+    found: list[MicroshardRange] = []
+    for microshard in sorted(microshards):
+        if found and found[-1].end == microshard:
+            found[-1] = MicroshardRange(found[-1].first, microshard + 1)
         else:
-            left.append(MicroshardRange(microshard, microshard + 1))
-    return tuple(left)
+            found.append(MicroshardRange(microshard, microshard + 1))
+    return tuple(found)
 
 
 class Routes:

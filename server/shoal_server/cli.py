@@ -36,13 +36,14 @@ DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="The clu
 
 
 class StartedNode(msgspec.Struct):
-    """Where a node is, as `up` prints it."""
+    """Where a node is, as `up` prints it; `grpc` is "" where it serves none."""
 
     id: str
     address: str
     pid: int
     data: str
     log: str
+    grpc: str
 
 
 class StartedCluster(msgspec.Struct):
@@ -183,9 +184,13 @@ class _Session:
     def _print_where(self) -> None:
         cluster = self._cluster
         config, running = cluster.config, cluster.running
-        started = [self._started(node.id, node.address, node.data) for node in config.nodes if node.id in running]
+        started = [
+            self._started(node.id, node.address, node.data, node.admin or "")
+            for node in config.nodes
+            if node.id in running
+        ]
         managers = [
-            self._started(entry.id, entry.admin, entry.data)
+            self._started(entry.id, entry.admin, entry.data, entry.admin)
             for entry in config.managers
             if entry.id in running and entry.admin is not None
         ]
@@ -193,8 +198,8 @@ class _Session:
             print_json(StartedCluster(cluster.url(), str(cluster.config_file), started, managers))
         else:
             print_table(
-                ("node", "address", "process", "data"),
-                [(entry.id, entry.address, entry.pid, entry.data) for entry in (*started, *managers)],
+                ("node", "address", "gRPC", "process", "data"),
+                [(entry.id, entry.address, entry.grpc, entry.pid, entry.data) for entry in (*started, *managers)],
             )
             print_line(f"logs are in {cluster.folder.root / 'logs'}; for the other commands:")
             print_line(f"export SHOAL_URL={cluster.url()}")
@@ -205,9 +210,10 @@ class _Session:
         else:
             note("Ctrl-C ends it")
 
-    def _started(self, name: str, address: str, data: Path) -> StartedNode:
+    def _started(self, name: str, address: str, data: Path, grpc: str) -> StartedNode:
         cluster = self._cluster
-        return StartedNode(name, address, cluster.running[name].pid, str(data), str(cluster.folder.log_file(name)))
+        log = str(cluster.folder.log_file(name))
+        return StartedNode(name, address, cluster.running[name].pid, str(data), log, grpc)
 
     async def _end(self) -> None:
         if not self._cluster.running:

@@ -22,6 +22,7 @@ from shoal.shardmap import ShardMap
 
 from shoal_server.embedded_map import CLUSTER, NODE, with_keyspace
 from shoal_server.node.core import Node
+from shoal_server.node.disk_health import DiskState
 from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.config import Timing
@@ -245,7 +246,7 @@ class EmbeddedDatabase:
             if free < DISK_RESERVE_BYTES
             else ""
         )
-        self._node.set_disk(free_bytes=free, not_writable=reason, stalled=False)
+        self._node.set_disk(DiskState(free_bytes=free, not_writable=reason), monotonic_ns())
 
 
 @atexit.register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,40 +12,25 @@ from shoal.cli.output import print_json, print_line
 from shoal.options import parse_duration
 from shoal_server.config import ConfigError, load_config
 
-from shoal_shardmanager.cli_output import follow, print_operation, print_operations, print_plan
-from shoal_shardmanager.rpc.client import ManagersClient
+from shoal_shardmanager import cli_resharding, cli_restart, cli_settings
+from shoal_shardmanager.cli_options import (
+    DEFAULT_TIMEOUT,
+    ConfigOption,
+    DetachOption,
+    ManagersOption,
+    NodeArgument,
+    PlanOption,
+    ShardArgument,
+    TimeoutOption,
+    VersionOption,
+    client_of,
+    environment,
+    run_order,
+)
+from shoal_shardmanager.cli_output import follow, print_operation, print_operations
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
-DEFAULT_MANAGERS = "127.0.0.1:7550"
-MANAGERS_VARIABLE = "SHOAL_MANAGERS"
-
-ManagersOption = Annotated[
-    str | None,
-    typer.Option(
-        "--managers",
-        envvar=MANAGERS_VARIABLE,
-        metavar="HOST:PORT,...",
-        help=f"The managers' admin addresses.  [default: those of --config, else {DEFAULT_MANAGERS}]",
-    ),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A cluster.yaml that says where the managers are.")
-]
-PlanOption = Annotated[bool, typer.Option("--plan", help="Only show the checked steps; do nothing.")]
-DetachOption = Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")]
-VersionOption = Annotated[
-    int, typer.Option("--if-version", min=0, help="Refuse unless the shard map is of this version; 0: whatever it is.")
-]
-TimeoutOption = Annotated[
-    str,
-    typer.Option(
-        "--timeout", metavar="DURATION", callback=checked_duration, help="How long a manager may take to answer."
-    ),
-]
-ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number.")]
-NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The keyspace's name.")]
-DEFAULT_TIMEOUT = "10s"
 
 keyspace_app = typer.Typer(help="Create, alter and drop keyspaces.", no_args_is_help=True)
 
@@ -64,6 +48,8 @@ def register(app: typer.Typer) -> None:
     app.command("cancel")(cancel)
     app.command("why")(why)
     app.add_typer(keyspace_app, name="keyspace")
+    for part in (cli_resharding, cli_restart, cli_settings):
+        part.register(app)
 
 
 def manager(
@@ -74,7 +60,7 @@ def manager(
     from shoal_shardmanager.settings import NoManagers, managers_config
 
     try:
-        cluster = load_config(config, _environment())
+        cluster = load_config(config, environment())
         managers_config(cluster)
     except ConfigError as error:
         raise CommandFailed(f"the configuration is refused:\n{error}", ExitCode.USAGE) from error
@@ -110,7 +96,7 @@ def move(
     The new replica votes before the old one loses its vote, so that there are never fewer voters than asked for.
     """
     request = pb.StartRequest(move=pb.Move(shard=shard, source=source, target=target))
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def drain(
@@ -128,7 +114,7 @@ def drain(
     Refused if the node cannot be emptied. Done once the node itself says that it holds nothing.
     """
     request = pb.StartRequest(drain=pb.Drain(node=node))
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def undrain(
@@ -143,7 +129,7 @@ def undrain(
 ) -> None:
     """Let a drained or draining node hold replicas again."""
     request = pb.StartRequest(undrain=pb.Undrain(node=node))
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def remove_node(
@@ -158,7 +144,7 @@ def remove_node(
 ) -> None:
     """Have the cluster forget a node that is empty: drained, or gone and replaced. Its id is never used again."""
     request = pb.StartRequest(remove_node=pb.RemoveNode(node=node))
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def failover(
@@ -173,7 +159,7 @@ def failover(
 ) -> None:
     """Take all leaderships from a node at once; its replicas stay."""
     request = pb.StartRequest(failover=pb.Failover(node=node))
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def rebalance(
@@ -187,7 +173,7 @@ def rebalance(
 ) -> None:
     """Even out replicas, leaders and load over the nodes, a few moves at a time, until nothing is gained any more."""
     request = pb.StartRequest(rebalance=pb.Rebalance())
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def operations(
@@ -200,7 +186,7 @@ def operations(
     as_json: JsonOption = False,
 ) -> None:
     """List the operations, or show one: how far it is, and what it waits for."""
-    client = _client(managers, config, timeout)
+    client = client_of(managers, config, timeout)
     if operation is None:
         if watch:
             raise CommandFailed("--watch needs the ID of an operation", ExitCode.USAGE)
@@ -220,7 +206,7 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Cancel an operation: what it has half done is undone."""
-    client = _client(managers, config, timeout)
+    client = client_of(managers, config, timeout)
     found = client.cancel(operation)
     if detach or found.state != "running":
         print_operation(found, as_json=as_json)
@@ -236,7 +222,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Say why the replicas of a shard are where they are, and what was refused."""
-    lines = _client(managers, config, timeout).explain(shard)
+    lines = client_of(managers, config, timeout).explain(shard)
     if as_json:
         print_json({"shard": shard, "lines": lines})
     else:
@@ -296,7 +282,7 @@ def create_keyspace(
     if delimiter is not None:
         settings.delimiter = delimiter.encode()
     request = pb.StartRequest(create_keyspace=settings)
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 @keyspace_app.command("alter")
@@ -319,7 +305,7 @@ def alter_keyspace(
     """Change the settings of a keyspace, live; `shoal rebalance` then makes replica counts true."""
     settings = _settings(name, voters, followers, max_staleness, default_ttl, require, leader_region)
     request = pb.StartRequest(alter_keyspace=settings)
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 @keyspace_app.command("drop")
@@ -338,7 +324,7 @@ def drop_keyspace(
     if not plan and not yes:
         typer.confirm(f"Delete keyspace {name} and all its data?", abort=True, err=True)
     request = pb.StartRequest(drop_keyspace=pb.DropKeyspace(name=name))
-    _order(request, _client(managers, config, timeout), plan, detach, if_version, as_json)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def _settings(
@@ -365,36 +351,3 @@ def _settings(
             raise CommandFailed(f"--require is REGION=N, such as eu=1, not {entry!r}", ExitCode.USAGE)
         settings.required_regions[region] = int(count)
     return settings
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != MANAGERS_VARIABLE}
-
-
-def _client(managers: str | None, config: Path | None, timeout: str) -> ManagersClient:
-    seconds = parse_duration(timeout)
-    if managers:
-        return ManagersClient([address.strip() for address in managers.split(",") if address.strip()], seconds)
-    if config is None:
-        return ManagersClient([DEFAULT_MANAGERS], seconds)
-    try:
-        cluster = load_config(config, _environment())
-    except ConfigError as error:
-        raise CommandFailed(f"the configuration is refused:\n{error}", ExitCode.USAGE) from error
-    addresses = [entry.admin for entry in cluster.managers if entry.admin]
-    if not addresses:
-        raise CommandFailed(f"{config} names no manager with an `admin:` address", ExitCode.USAGE)
-    return ManagersClient(addresses, seconds)
-
-
-def _order(
-    request: pb.StartRequest, client: ManagersClient, plan: bool, detach: bool, if_version: int, as_json: bool
-) -> None:
-    request.plan_only, request.if_version = plan, if_version
-    reply = client.start(request)
-    if plan:
-        print_plan(reply, as_json=as_json)
-    elif detach:
-        print_operation(reply.operation, as_json=as_json)
-    else:
-        follow(client, reply.operation.id, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 from shoal.cli.failures import CommandFailed, ExitCode
@@ -34,6 +35,8 @@ class OperationView(msgspec.Struct):
     step_since_ms: int
     ended_ms: int | None
     undoing: bool
+    node: str | None
+    automatic: bool
 
 
 class PlanView(msgspec.Struct):
@@ -64,6 +67,8 @@ def operation_view(operation: pb.Operation) -> OperationView:
         step_since_ms=operation.step_since_ms,
         ended_ms=operation.ended_ms or None,
         undoing=operation.undoing,
+        node=operation.node or None,
+        automatic=operation.automatic,
     )
 
 
@@ -123,15 +128,23 @@ def print_operation(operation: pb.Operation, *, as_json: bool) -> None:
         print_line(f"parts       {', '.join(map(str, operation.parts_running))}")
 
 
-def follow(client: ManagersClient, number: int, *, as_json: bool, well: tuple[str, ...] = ("done",)) -> None:
+def follow(
+    client: ManagersClient,
+    number: int,
+    *,
+    as_json: bool,
+    well: tuple[str, ...] = ("done",),
+    on_change: Callable[[pb.Operation], None] = lambda _: None,
+) -> None:
     """Show an operation until it has ended; Ctrl-C leaves it running.
 
     Args:
         well: the ends that are what was asked for; another one is a failure.
+        on_change: called with the operation whenever something about it has changed.
     """
     last: pb.Operation | None = None
     try:
-        last = _watched(client, number)
+        last = _watched(client, number, on_change)
     except KeyboardInterrupt:
         note(
             f"operation {number} goes on; `shoal operations {number} --watch` shows it, `shoal cancel {number}` ends it"
@@ -145,7 +158,7 @@ def follow(client: ManagersClient, number: int, *, as_json: bool, well: tuple[st
         raise CommandFailed(f"operation {number} ({last.kind}, {last.subject}) is {last.state}: {last.reason}")
 
 
-def _watched(client: ManagersClient, number: int) -> pb.Operation:
+def _watched(client: ManagersClient, number: int, on_change: Callable[[pb.Operation], None]) -> pb.Operation:
     from rich.console import Console
     from rich.status import Status
 
@@ -164,6 +177,7 @@ def _watched(client: ManagersClient, number: int) -> pb.Operation:
             elif now.state == RUNNING and now.step != said:
                 note(line)
             said = now.step
+            on_change(now)
     if last is None:
         raise CommandFailed(f"operation {number} cannot be watched", ExitCode.UNAVAILABLE)
     return last

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 from shoal.shardmap import NodeAddress, Shard, ShardMap
-from shoal_server.invariants import InvariantViolated
 
-from shoal_shardmanager.operations import campaign, leaders, replica, spread
+from shoal_shardmanager.operations import automatic, campaign, leaders, relocate, replica, restart, split, spread
 from shoal_shardmanager.operations.campaign import Planned
-from shoal_shardmanager.operations.outcome import Note, Outcome, end, go, wait
+from shoal_shardmanager.operations.outcome import Note, Outcome, end, wait
+from shoal_shardmanager.operations.relocate import Carried
+from shoal_shardmanager.planning import Loads
+from shoal_shardmanager.queueing import begun
 from shoal_shardmanager.requests import Drop, Install, NodeRequest
 from shoal_shardmanager.rows import (
     AlterKeyspace,
@@ -25,15 +27,20 @@ from shoal_shardmanager.rows import (
     DropKeyspace,
     Failover,
     Heal,
+    MergeShards,
     MoveLeader,
+    MoveMicroshards,
     MoveReplica,
     NodeRow,
     NodeState,
     OperationRow,
     PolicyRow,
     Rebalance,
+    Relocation,
     RemoveNode,
+    RollingRestart,
     SettingsRow,
+    SplitShard,
     State,
     Step,
     Undrain,
@@ -49,11 +56,17 @@ from shoal_shardmanager.state import (
 )
 from shoal_shardmanager.view import View
 
-STUCK_MS = 30_000
-"""A move that waits for so long at one step no longer counts against the caps: it moves nothing."""
-
 PLAN_MS = 5_000
 """A plan that is older was made for other nodes and loads."""
+
+HOLD_MS = 2_000
+"""For so long at the most no map is sent while nodes may have one that they have derived from a split or a relocation, and
+that the managers' does not show yet: there is nothing wrong with an older one, but clients would look for keys in vain."""
+
+OTHER_IDENTITY = (
+    "what answers as node {node} has another data folder than the node of that name had: it holds nothing of what that "
+    "had promised, and is not taken for it; give it a new id, and `shoal remove-node {node}` once its replicas are replaced"
+)
 
 
 @dataclass(slots=True)
@@ -63,20 +76,30 @@ class Memory:
     Args:
         since_ms: when it began: before, it cannot know who was silent (monotonic).
         plans: placement's newest answers, by operation.
+        loads: what shards have to do.
+        carried: how far the ferries are, by operation.
+        overloaded: since when shards have been beyond what asks for a split (monotonic).
     """
 
     since_ms: int
     plans: dict[int, Planned] = field(default_factory=dict)
+    loads: Loads = field(default_factory=Loads)
+    carried: dict[int, Carried] = field(default_factory=dict)
+    overloaded: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Decision:
-    """What to do now: write `changes` in one write, then send `requests`. `notes` say how running operations stand."""
+    """What to do now: write `changes` in one write, then send `requests`, and have the ferries at work that are wanted.
+
+    `notes` say how running operations stand.
+    """
 
     changes: list[Change] = field(default_factory=list)
     requests: list[NodeRequest] = field(default_factory=list)
     notes: dict[int, Note] = field(default_factory=dict)
     plans_wanted: list[int] = field(default_factory=list)
+    ferries_wanted: list[int] = field(default_factory=list)
 
 
 def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
@@ -86,6 +109,7 @@ def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
     after = _write(state, decision, _liveness(state, view, memory))
     after = _write(after, decision, _heals(after, view.wall_ms))
     after = _write(after, decision, _followed(after, view))
+    after = _write(after, decision, _outrun(after, view))
     for row in state.running():
         if row.id in view.waiting:
             decision.notes[row.id] = Note("a request to a node is under way")
@@ -94,7 +118,9 @@ def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
         decision.notes[row.id] = _with_trouble(outcome.note, view, row.id)
         decision.requests.extend(outcome.requests)
         after = _write(after, decision, outcome.changes)
-    after = _write(after, decision, _begun(after, view))
+    stuck = frozenset(number for number, carried in memory.carried.items() if carried.trouble)
+    after = _write(after, decision, begun(after, stuck, view.wall_ms))
+    after = _write(after, decision, automatic.splits(after, view, memory.loads, memory.overloaded))
     _write(after, decision, _forgotten(after))
     decision.requests.extend(_pushes(state, view))
     decision.requests.extend(_remainders(state, view))
@@ -134,10 +160,27 @@ def _advance(row: OperationRow, state: ClusterState, view: View, memory: Memory,
             return outcome
         case CreateKeyspace():
             return spread.found(row, work, state, view)
-        case DropKeyspace():
-            return (spread.delete if row.step is Step.DROP else spread.spread)(row, work, state, view)
-        case AlterKeyspace() | RemoveNode() | Undrain():
+        case RollingRestart():
+            return restart.advance(row, work, state, view)
+        case SplitShard() if row.step is Step.SPLIT:
+            return split.advance(row, work, state, view)
+        case MoveMicroshards():
+            return _relocate(row, work, state, view, memory, decision)
+        case MergeShards() if row.step not in (Step.SPREAD, Step.DROP):
+            return _relocate(row, work, state, view, memory, decision)
+        case DropKeyspace() | MergeShards() if row.step is Step.DROP:
+            return spread.delete(row, work, state, view)
+        case AlterKeyspace() | RemoveNode() | Undrain() | DropKeyspace() | SplitShard() | MergeShards():
             return spread.spread(row, work, state, view)
+
+
+def _relocate(
+    row: OperationRow, work: Relocation, state: ClusterState, view: View, memory: Memory, decision: Decision
+) -> Outcome:
+    outcome = relocate.advance(row, work, state, view, memory.carried.get(row.id))
+    if outcome.ferry:
+        decision.ferries_wanted.append(row.id)
+    return outcome
 
 
 def _with_trouble(note: Note, view: View, operation: int) -> Note:
@@ -157,9 +200,12 @@ def _liveness(state: ClusterState, view: View, memory: Memory) -> Iterable[Chang
     reached = sum(view.fresh(row.id) is not None for row in watched)
     seen_by_others = {peer for node in state.nodes if (s := view.fresh(node)) is not None for peer in s.connected_peers}
     for row in watched:
-        if view.fresh(row.id) is not None:
-            if row.state is NodeState.GONE:
-                yield replace(row, state=row.before, since_ms=view.wall_ms)
+        status = view.fresh(row.id)
+        if status is not None:
+            back = row.state is NodeState.GONE
+            if back or not row.incarnation:
+                state_now, since = (row.before, view.wall_ms) if back else (row.state, row.since_ms)
+                yield replace(row, state=state_now, since_ms=since, incarnation=status.incarnation)
             continue
         report = view.reports.get(row.id)
         silent_ms = view.now_ms - max(memory.since_ms, report.at_ms if report is not None else 0)
@@ -197,7 +243,7 @@ def _heals(state: ClusterState, now_ms: int) -> Iterable[Change]:
 def _followed(state: ClusterState, view: View) -> Iterable[Change]:
     """Have the map follow the membership that the shards' logs hold; a target that is not yet in one stays routed."""
     targets = {
-        row.shard: row.arguments.target
+        row.arguments.shard: row.arguments.target
         for row in state.running()
         if isinstance(row.arguments, MoveReplica) and row.step in (Step.ROUTE, Step.ADD, Step.CATCH_UP)
     }
@@ -216,14 +262,28 @@ def _followed(state: ClusterState, view: View) -> Iterable[Change]:
         yield with_shards(state.map, edited)
 
 
+def _held(state: ClusterState, view: View) -> bool:
+    """Say whether nodes may have derived a map that the managers' does not show yet."""
+    return any(row.step in (Step.SPLIT, Step.SEAL) and view.wall_ms - row.step_ms < HOLD_MS for row in state.running())
+
+
+def _outrun(state: ClusterState, view: View) -> Iterable[Change]:
+    """Give the map a higher version than those that nodes have derived from what the map shows by now."""
+    newest = view.newest_map()
+    if newest > state.map.version and not _held(state, view):
+        yield replace(state.map, version=newest + 1)
+
+
 def _pushes(state: ClusterState, view: View) -> Iterable[Install]:
     """Send the newest map to the nodes that lack it."""
+    if _held(state, view):
+        return
     founding = {
         shard for row in state.running() if isinstance(row.arguments, CreateKeyspace) for shard in row.arguments.shards
     }
     for node in sorted(state.nodes):
         status = view.fresh(node)
-        if status is None or status.map_version >= state.map.version:
+        if status is None or view.has_map(node, state.map.version):
             continue
         found = tuple(
             shard.id
@@ -241,7 +301,7 @@ def _remainders(state: ClusterState, view: View) -> Iterable[Drop]:
     view_leaders = view.leaders()
     for node in sorted(state.nodes):
         status = view.fresh(node)
-        if status is None or status.map_version < state.map.version:
+        if status is None or not view.has_map(node, state.map.version):
             continue
         for held in status.replicas:
             shard = shards.get(held.shard)
@@ -258,70 +318,20 @@ def _remainders(state: ClusterState, view: View) -> Iterable[Drop]:
                 yield Drop(node, held.shard)
 
 
-# -- the queue
-
-
-def _begun(state: ClusterState, view: View) -> Iterable[Change]:
-    """Let queued operations begin, the oldest first, as far as the caps allow."""
-    moving = _Moving.of(state, view.wall_ms)
-    for row in state.running():
-        if row.step is not Step.QUEUED or row.undo:
-            continue
-        work = row.arguments
-        if isinstance(work, MoveLeader):
-            outcome = go(row, Step.TRANSFER, view.wall_ms)
-        elif isinstance(work, MoveReplica):
-            shard = state.shard(work.shard)
-            if shard is None or not moving.admits(work, state):
-                continue
-            moving.add(work)
-            outcome = replica.begin(row, work, shard, state, view.wall_ms)
-        else:
-            raise InvariantViolated(f"a {row.kind} does not wait in the queue")
-        state = changed(state, outcome.changes)
-        yield from outcome.changes
-
-
-@dataclass(slots=True)
-class _Moving:
-    """How many moves are under way, in all and by node."""
-
-    total: int
-    by_node: dict[str, int]
-
-    @classmethod
-    def of(cls, state: ClusterState, now_ms: int) -> _Moving:
-        moving = cls(0, {})
-        for row in state.running():
-            work = row.arguments
-            if isinstance(work, MoveReplica) and row.step is not Step.QUEUED and now_ms - row.step_ms < STUCK_MS:
-                moving.add(work)
-        return moving
-
-    def admits(self, work: MoveReplica, state: ClusterState) -> bool:
-        settings = state.settings
-        return self.total < settings.moves_per_cluster and all(
-            self.by_node.get(node, 0) < settings.moves_per_node for node in (work.source, work.target) if node
-        )
-
-    def add(self, work: MoveReplica) -> None:
-        self.total += 1
-        for node in (work.source, work.target):
-            if node:
-                self.by_node[node] = self.by_node.get(node, 0) + 1
+# -- history
 
 
 def _forgotten(state: ClusterState) -> Iterable[Change]:
-    """Forget the oldest of the operations that have ended, beyond the history that is kept."""
-    ended = [number for number, row in sorted(state.operations.items()) if not row.running]
-    for number in ended[: max(0, len(ended) - state.settings.history)]:
+    """Forget the operations that ended first, beyond the history that is kept."""
+    ended = sorted((row.ended_ms, number) for number, row in state.operations.items() if not row.running)
+    for _, number in ended[: max(0, len(ended) - state.settings.history)]:
         yield ForgetOperation(number)
 
 
 # -- nodes that join
 
 
-def joined(state: ClusterState, address: NodeAddress, now_ms: int) -> tuple[list[Change], str]:
+def joined(state: ClusterState, address: NodeAddress, incarnation: str, now_ms: int) -> tuple[list[Change], str]:
     """Return the changes that take a node in, or none and why it is refused ("": it is in already)."""
     known = state.nodes.get(address.id)
     if known is not None:
@@ -329,11 +339,15 @@ def joined(state: ClusterState, address: NodeAddress, now_ms: int) -> tuple[list
             return [], f"node id {address.id!r} was that of a node that is removed; ids are never used again"
         if known.address != address.address:
             return [], f"node {address.id!r} is at {known.address}: a node cannot change its address yet"
+        if known.incarnation not in ("", incarnation):
+            return [], OTHER_IDENTITY.format(node=address.id)
         return [], ""
     holder = next((row.id for row in state.nodes.values() if row.address == address.address), None)
     if holder is not None:
         return [], f"address {address.address} is that of node {holder!r}"
-    row = NodeRow(address.id, address.address, address.region, address.zone, NodeState.ACTIVE, now_ms)
+    row = NodeRow(
+        address.id, address.address, address.region, address.zone, NodeState.ACTIVE, now_ms, incarnation=incarnation
+    )
     shard_map = state.map
     nodes = (*shard_map.nodes, address)
     return [row, replace(shard_map, version=shard_map.version + 1, nodes=nodes)], ""

@@ -10,7 +10,8 @@ import structlog
 from shoal.errors import ShoalError
 from shoal.shardmap import ShardMap
 
-from shoal_shardmanager.nodes import NodeWatcher, now_ms
+from shoal_shardmanager.clock import SYSTEM, Clock
+from shoal_shardmanager.nodes import NodeWatcher
 from shoal_shardmanager.requests import Install, NodeRequest, Transfer
 from shoal_shardmanager.view import Trouble
 
@@ -32,10 +33,11 @@ class _Failed:
 class Courier:
     """Requests under way, and those that failed last."""
 
-    def __init__(self, watchers: Mapping[str, NodeWatcher], changed: Callable[[], None]) -> None:
+    def __init__(self, watchers: Mapping[str, NodeWatcher], changed: Callable[[], None], clock: Clock = SYSTEM) -> None:
         """`changed` is called when a request has ended."""
         self._watchers = watchers
         self._changed = changed
+        self._clock = clock
         self._under_way: dict[NodeRequest, asyncio.Task[None]] = {}
         self._failed: dict[NodeRequest, _Failed] = {}
 
@@ -58,7 +60,7 @@ class Courier:
         for request in list(self._failed):
             if request not in wanted and request.operation not in waiting:
                 del self._failed[request]
-        now = now_ms()
+        now = self._clock.now_ms()
         installing = {request.node for request in self._under_way if isinstance(request, Install)}
         for request in requests:
             failed = self._failed.get(request)
@@ -83,7 +85,7 @@ class Courier:
             before = self._failed.get(request)
             attempts = 1 if before is None else before.attempts + 1
             pause = min(RETRY_CAP_MS, FIRST_RETRY_MS * 2 ** (attempts - 1))
-            self._failed[request] = _Failed(attempts, now_ms() + pause, str(error))
+            self._failed[request] = _Failed(attempts, self._clock.now_ms() + pause, str(error))
             log.info("request_failed", request=repr(request), attempts=attempts, reason=str(error))
         else:
             self._failed.pop(request, None)
@@ -91,7 +93,7 @@ class Courier:
         try:
             # Before the nodes have reported again, the same would be decided once more.
             nodes = {request.node} | ({request.target} if isinstance(request, Transfer) else set())
-            done_ms = now_ms()
+            done_ms = self._clock.now_ms()
             await asyncio.gather(*(self._seen(node, done_ms) for node in nodes))
         finally:
             del self._under_way[request]

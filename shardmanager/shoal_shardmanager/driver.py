@@ -7,7 +7,7 @@ One manager at a time runs it: the one whose replica leads the managers' own sha
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable, Mapping
 
 import structlog
 from msgspec.structs import replace
@@ -17,18 +17,20 @@ from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import ClusterConfig
 
 from shoal_shardmanager import placement
-from shoal_shardmanager.controller import Decision, Memory, adopted, decide, joined
+from shoal_shardmanager.clock import SYSTEM, Clock
+from shoal_shardmanager.controller import OTHER_IDENTITY, Decision, Memory, adopted, decide, joined
 from shoal_shardmanager.courier import Courier
-from shoal_shardmanager.nodes import NodeWatcher, now_ms
+from shoal_shardmanager.ferries import Ferries
+from shoal_shardmanager.nodes import NodeWatcher
 from shoal_shardmanager.operations.campaign import Planned, mode_of
 from shoal_shardmanager.operations.outcome import Note
-from shoal_shardmanager.orders import Accepted, Facts, Order, cancel, check
+from shoal_shardmanager.orders import Accepted, Facts, Order, cancel, check, with_settings
 from shoal_shardmanager.pace import Paces
 from shoal_shardmanager.planning import Loads, placement_settings, placement_state
-from shoal_shardmanager.rows import Drain, Heal, MoveReplica, NodeState, OperationRow, Rebalance
+from shoal_shardmanager.rows import Drain, Heal, MoveReplica, NodeState, OperationRow, Rebalance, SettingsRow, Step
 from shoal_shardmanager.state import Change, ClusterState, changed
-from shoal_shardmanager.store import Store
-from shoal_shardmanager.view import View
+from shoal_shardmanager.store import Deposed, Store
+from shoal_shardmanager.view import View, trusted
 
 log = structlog.get_logger("shoal.manager")
 
@@ -40,15 +42,12 @@ BOOTSTRAP_TIMEOUT_SECONDS = 2.0
 ORDER_TRIES = 3
 
 
-def wall_ms() -> int:
-    """Unix time in milliseconds, for rows."""
-    return int(time.time() * 1000)
-
-
 class Term:
     """One run of the controller, from taking over to the loss of it."""
 
-    def __init__(self, config: ClusterConfig, store: Store, epoch: int, state: ClusterState) -> None:
+    def __init__(
+        self, config: ClusterConfig, store: Store, epoch: int, state: ClusterState, clock: Clock = SYSTEM
+    ) -> None:
         self.epoch = epoch
         self.state = state
         self.notes: dict[int, Note] = {}
@@ -56,13 +55,16 @@ class Term:
         self.paces = Paces()
         self._config = config
         self._store = store
-        self._memory = Memory(since_ms=now_ms())
+        self._clock = clock
+        self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads)
         self._watchers: dict[str, NodeWatcher] = {}
         self._wake = asyncio.Event()
-        self._courier = Courier(self._watchers, self._wake.set)
+        self._courier = Courier(self._watchers, self._wake.set, clock)
         self._writing = asyncio.Lock()
         self._planning: dict[int, asyncio.Task[None]] = {}
+        self._ferries = Ferries(self)
         self._progress = asyncio.Condition()
+        self._ended: Deposed | ShoalError | None = None
 
     # -- life
 
@@ -75,38 +77,44 @@ class Term:
         """
         checked = 0.0
         try:
-            while True:
+            while self._ended is None:
                 await self._follow_nodes()
-                if time.monotonic() - checked > HOUSEKEEPING_SECONDS:
+                if self._clock.monotonic() - checked > HOUSEKEEPING_SECONDS:
                     await self._store.check()
                     await self._take_joins()
-                    checked = time.monotonic()
-                began = time.monotonic()
+                    checked = self._clock.monotonic()
+                began = self._clock.monotonic()
                 async with self._writing:
                     await self._decide()
                 async with self._progress:
                     self._progress.notify_all()
-                await asyncio.sleep(max(REST_SECONDS, 2 * (time.monotonic() - began)))
+                await asyncio.sleep(max(REST_SECONDS, 2 * (self._clock.monotonic() - began)))
                 await self._rest()
+            raise self._ended
         finally:
             for task in self._planning.values():
                 task.cancel()
             await self._courier.stop()
+            await self._ferries.stop()
             await asyncio.gather(*(watcher.stop() for watcher in self._watchers.values()))
 
     async def _rest(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes at the same moment as what it waits for.
+            async with asyncio.timeout(TICK_SECONDS):
+                await self._wake.wait()
         except TimeoutError:
             return
         self._wake.clear()
 
     async def _decide(self) -> None:
+        self._memory.carried = self._ferries.carried()
         decision = decide(self.state, self.view(), self._memory)
         await self._write(decision.changes)
         self.notes = decision.notes
-        self.paces.take(decision.notes, now_ms())
+        self.paces.take(decision.notes, self._clock.now_ms())
         self._plan(decision)
+        self._ferries.follow(decision.ferries_wanted)
         self._courier.send(decision.requests, self.state.map)
         self._hurry()
         if decision.changes:
@@ -115,8 +123,17 @@ class Term:
     async def _write(self, changes: list[Change]) -> None:
         if not changes:
             return
+        if self._ended is not None:
+            raise self._ended
         after = changed(self.state, changes)
-        await self._store.write(changes)
+        try:
+            await self._store.write(changes)
+        except BaseException as error:
+            # The rows may be others now than `state`: whatever were written on top of that would undo them.
+            given_up = Unavailable("a write of rows was given up before it had ended: they are loaded anew")
+            self._ended = error if isinstance(error, Deposed | ShoalError) else given_up
+            self._wake.set()
+            raise
         for change in changes:
             if isinstance(change, OperationRow):
                 log.info(
@@ -129,19 +146,46 @@ class Term:
                 )
         self.state = after
 
+    async def change(self, made: Callable[[ClusterState, View], tuple[Change, ...]]) -> None:
+        """Write rows that are made from the state as it is when nobody else writes.
+
+        Raises:
+            Deposed: another manager runs the controller.
+            ShoalError: they cannot be written.
+        """
+        async with self._writing:
+            await self._write(list(made(self.state, self.view())))
+        self._wake.set()
+
     def view(self) -> View:
         """Return the newest reports."""
         reports = {node: watcher.report for node, watcher in self._watchers.items() if watcher.report is not None}
-        return View(now_ms(), wall_ms(), reports, self._courier.waiting(), self._courier.troubles())
+        incarnations = {row.id: row.incarnation for row in self.state.nodes.values()}
+        return View(
+            self._clock.now_ms(),
+            self._clock.wall_ms(),
+            trusted(reports, incarnations),
+            self._courier.waiting(),
+            self._courier.troubles(),
+        )
 
     def facts(self) -> Facts:
         """Return what orders are checked against."""
         return Facts(self.state, self.view(), self.loads)
 
     def silent_because(self, node: str) -> str:
-        """Return why a node does not answer; "": it does."""
+        """Return why a node does not answer, or is not taken for itself; "": it does, and is."""
         watcher = self._watchers.get(node)
-        return watcher.silent_because if watcher is not None else "not asked yet"
+        if watcher is None:
+            return "not asked yet"
+        known = self.state.nodes[node].incarnation
+        if watcher.report is not None and known not in ("", watcher.report.status.incarnation):
+            return OTHER_IDENTITY.format(node=node)
+        return watcher.silent_because
+
+    def address_of(self, node: str) -> str:
+        """Return where a node is reached."""
+        return self.state.nodes[node].address
 
     def plan_of(self, operation: int) -> placement.Plan | None:
         """Return placement's newest answer for an operation."""
@@ -156,7 +200,7 @@ class Term:
             await self._watchers.pop(node).stop()
         for node, address in wanted.items():
             if node not in self._watchers:
-                self._watchers[node] = NodeWatcher(node, address, self._on_report)
+                self._watchers[node] = NodeWatcher(node, address, self._on_report, self._clock)
                 self._watchers[node].start()
         for node, watcher in self._watchers.items():
             if watcher.report is not None:
@@ -169,11 +213,12 @@ class Term:
         """Poll often the nodes that an operation waits for."""
         waited_for: set[str] = set()
         for row in self.state.running():
-            shard = self.state.shard(row.shard) if row.shard else None
-            waited_for.update(shard.replicas if shard is not None else ())
+            for shard_id in row.shards:
+                shard = self.state.shard(shard_id)
+                waited_for.update(shard.replicas if shard is not None else ())
             if isinstance(row.arguments, MoveReplica):
                 waited_for.update((row.arguments.source, row.arguments.target))
-            elif not row.shard and not isinstance(row.arguments, Drain | Heal | Rebalance):
+            elif row.step in (Step.SPREAD, Step.FOUND, Step.DROP, Step.EVACUATE, Step.RESTART, Step.SETTLE):
                 waited_for.update(self._watchers)
         for node, watcher in self._watchers.items():
             busy = node in waited_for
@@ -188,7 +233,7 @@ class Term:
             else:
                 address = NodeAddress(request.id, request.address, request.region, request.zone)
                 async with self._writing:
-                    changes, refusal = joined(self.state, address, wall_ms())
+                    changes, refusal = joined(self.state, address, request.incarnation, self._clock.wall_ms())
                     await self._write(changes)
                 if refusal:
                     log.warning("join_refused", node=request.id, address=request.address, reason=refusal)
@@ -209,10 +254,10 @@ class Term:
             work = state.operations[operation].arguments
             if not isinstance(work, Drain | Heal | Rebalance):
                 return
-            known = placement_state(state, self.view(), self.loads)
+            known = placement_state(state, self.view(), self.loads, healing=isinstance(work, Heal))
             settings = placement_settings(state.settings)
             plan = await asyncio.to_thread(placement.plan, known, settings, mode_of(work))
-            self._memory.plans[operation] = Planned(plan, now_ms())
+            self._memory.plans[operation] = Planned(plan, self._clock.now_ms())
         except ValueError as error:
             log.error("placement_failed", operation=operation, reason=str(error))
             await asyncio.sleep(TICK_SECONDS)
@@ -245,6 +290,19 @@ class Term:
             self._wake.set()
         return accepted
 
+    async def change_settings(self, values: Mapping[str, str], *, plan_only: bool, if_version: int) -> SettingsRow:
+        """Change settings, unless it is only to be checked; return them as they are then.
+
+        Raises:
+            Refused: one of them makes no sense, or they have been changed meanwhile.
+        """
+        async with self._writing:
+            after = with_settings(self.state.settings, values, if_version)
+            if not plan_only and after is not self.state.settings:
+                await self._write([after])
+        self._wake.set()
+        return after
+
     async def cancel(self, operation: int) -> None:
         """Cancel an operation.
 
@@ -252,7 +310,7 @@ class Term:
             Refused: it cannot be cancelled.
         """
         async with self._writing:
-            await self._write(list(cancel(operation, self.state, wall_ms())))
+            await self._write(list(cancel(operation, self.state, self._clock.wall_ms())))
         self._wake.set()
 
     async def next_progress(self, timeout_seconds: float) -> None:
@@ -264,7 +322,7 @@ class Term:
             return
 
 
-async def begin_term(config: ClusterConfig, store: Store) -> Term:
+async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM) -> Term:
     """Take over: claim the rows, load them, or make the first ones from the map that the nodes have.
 
     Raises:
@@ -276,12 +334,12 @@ async def begin_term(config: ClusterConfig, store: Store) -> Term:
     if state is None:
         newest = await _newest_map(config)
         policies = {name: (known.voters, known.followers) for name, known in config.keyspaces.items()}
-        changes = adopted(newest, policies, wall_ms())
+        changes = adopted(newest, policies, clock.wall_ms())
         empty = ClusterState(ShardMap(0, newest.cluster, (), (), ()))
         state = changed(empty, changes)
         await store.write(changes)
         log.info("map_adopted", version=newest.version, nodes=len(newest.nodes), shards=len(newest.shards))
-    return Term(config, store, epoch, state)
+    return Term(config, store, epoch, state, clock)
 
 
 async def _newest_map(config: ClusterConfig) -> ShardMap:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
 
 import structlog
 from shoal.admin import AdminConnection
 from shoal.errors import ShoalError
 from shoal.shardmap import ShardMap
 
-from shoal_shardmanager.requests import Change, Drop, Install, NodeRequest, Transfer
+from shoal_shardmanager.clock import SYSTEM, Clock
+from shoal_shardmanager.requests import CancelRelocation, Change, Drop, Forget, Install, NodeRequest, Split, Transfer
 from shoal_shardmanager.view import Report
 
 log = structlog.get_logger("shoal.manager")
@@ -24,15 +24,10 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 REQUESTS_AT_ONCE = 8
 
 
-def now_ms() -> int:
-    """The clock that reports are stamped with."""
-    return int(monotonic() * 1000)
-
-
 class NodeWatcher:
     """One storage node, as the manager sees it: its newest report, and requests under way to it."""
 
-    def __init__(self, node: str, address: str, changed: Callable[[], None]) -> None:
+    def __init__(self, node: str, address: str, changed: Callable[[], None], clock: Clock = SYSTEM) -> None:
         """Connect to nothing yet; `changed` is called after every new report."""
         self.node = node
         self.address = address
@@ -40,6 +35,7 @@ class NodeWatcher:
         self.silent_because = ""
         self.busy = False
         self._changed = changed
+        self._clock = clock
         self._poll_now = asyncio.Event()
         self._reported = asyncio.Condition()
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
@@ -71,7 +67,7 @@ class NodeWatcher:
             try:
                 if connection is None:
                     connection = await AdminConnection.open(self.address, STATUS_TIMEOUT_SECONDS)
-                asked = now_ms()
+                asked = self._clock.now_ms()
                 status = await connection.status()
             except ShoalError as error:
                 if connection is not None:
@@ -99,7 +95,9 @@ class NodeWatcher:
     async def _pause(self) -> None:
         seconds = POLL_BUSY_SECONDS if self.busy and self.report is not None else POLL_SECONDS
         try:
-            await asyncio.wait_for(self._poll_now.wait(), seconds)
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes at the same moment as what it waits for.
+            async with asyncio.timeout(seconds):
+                await self._poll_now.wait()
         except TimeoutError:
             return
         self._poll_now.clear()
@@ -115,8 +113,16 @@ class NodeWatcher:
                 case Install():
                     await connection.install_shard_map(shard_map, list(request.found))
                 case Change():
-                    await connection.change_membership(request.shard, request.kind, request.member)
+                    await connection.change_membership(
+                        request.shard, request.kind, request.member, if_version=request.if_version
+                    )
                 case Transfer():
                     await connection.transfer_leader(request.shard, request.target)
                 case Drop():
                     await connection.drop_replica(request.shard)
+                case Split():
+                    await connection.split_shard(request.shard, request.child, request.map_version)
+                case Forget():
+                    await connection.forget_moved(request.shard, request.relocation)
+                case CancelRelocation():
+                    await connection.cancel_relocation(request.shard, request.relocation)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+
+from shoal.protocol.messages import ReplicaStatus
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.rows import MoveReplica, NodeState, PolicyRow, SettingsRow
 from shoal_shardmanager.state import ClusterState
 from shoal_shardmanager.view import Report, View
 
-SMOOTHING = 0.3
-"""The part of a new measurement in the running mean."""
+FADE_SECONDS = 3.0
+"""The time constant of the running means, however often a node reports."""
 
 _STATES = {
     NodeState.ACTIVE: placement.NodeState.ACTIVE,
@@ -31,38 +34,53 @@ class _Counted:
 
 @dataclass(slots=True)
 class Loads:
-    """Loads of replicas, as running means of the differences between reports' counters."""
+    """Loads of replicas: reads and writes as running means of the differences between reports' counters.
 
-    _counted: dict[tuple[str, int], _Counted] = field(default_factory=dict)
+    Bytes are those that nodes have counted, and CPU the share of a core that they say; bytes of a replica that is not
+    counted yet, after a restart, stay what was known of it before.
+    """
+
+    _counted: dict[str, dict[int, _Counted]] = field(default_factory=dict)
 
     def take(self, node: str, report: Report) -> None:
-        """Take a node's newest report into account."""
-        for replica in report.status.replicas:
-            key = (node, replica.shard)
-            before = self._counted.get(key)
-            load = placement.Load(bytes=max(0, replica.written_bytes))
-            if before is not None and report.at_ms > before.at_ms:
-                seconds = (report.at_ms - before.at_ms) / 1000
-                # A counter that went back is that of a process that began anew.
-                reads = max(0, replica.reads - before.reads) / seconds
-                writes = max(0, replica.writes - before.writes) / seconds
-                load = placement.Load(
-                    bytes=load.bytes,
-                    reads=before.load.reads + SMOOTHING * (reads - before.load.reads),
-                    writes=before.load.writes + SMOOTHING * (writes - before.load.writes),
-                )
-            self._counted[key] = _Counted(report.at_ms, replica.reads, replica.writes, load)
+        """Take a node's newest report into account; the same one again says nothing new."""
+        before = self._counted.get(node, {})
+        if any(counted.at_ms >= report.at_ms for counted in before.values()):
+            return
+        self._counted[node] = {
+            replica.shard: _counted(replica, report.at_ms, before.get(replica.shard))
+            for replica in report.status.replicas
+        }
 
     def of(self, shard: int, nodes: tuple[str, ...]) -> placement.Load:
-        """Return a shard's load: reads of all its replicas, bytes and writes of the one that has most."""
-        found = [counted.load for node in nodes if (counted := self._counted.get((node, shard))) is not None]
+        """Return a shard's load: reads and CPU of all its replicas, bytes and writes of the one that has most."""
+        found = [counted.load for node in nodes if (counted := self._counted.get(node, {}).get(shard)) is not None]
         if not found:
             return placement.Load()
         return placement.Load(
             bytes=max(load.bytes for load in found),
             reads=sum(load.reads for load in found),
             writes=max(load.writes for load in found),
+            cpu=sum(load.cpu for load in found),
         )
+
+
+def _counted(replica: ReplicaStatus, at_ms: int, before: _Counted | None) -> _Counted:
+    if before is None:
+        load = placement.Load(bytes=replica.bytes, cpu=replica.cpu)
+        return _Counted(at_ms, replica.reads, replica.writes, load)
+    seconds = (at_ms - before.at_ms) / 1000
+    gain = 1 - math.exp(-seconds / FADE_SECONDS)
+    # A counter that went back is that of a process that began anew.
+    reads = max(0, replica.reads - before.reads) / seconds
+    writes = max(0, replica.writes - before.writes) / seconds
+    load = placement.Load(
+        bytes=replica.bytes if replica.counted else max(replica.bytes, before.load.bytes),
+        reads=before.load.reads + gain * (reads - before.load.reads),
+        writes=before.load.writes + gain * (writes - before.load.writes),
+        cpu=replica.cpu,
+    )
+    return _Counted(at_ms, replica.reads, replica.writes, load)
 
 
 def placement_settings(settings: SettingsRow) -> placement.Settings:
@@ -71,11 +89,11 @@ def placement_settings(settings: SettingsRow) -> placement.Settings:
     return placement.Settings(caps=caps)
 
 
-def placement_state(state: ClusterState, view: View, loads: Loads) -> placement.State:
-    """Return what placement plans from."""
+def placement_state(state: ClusterState, view: View, loads: Loads, *, healing: bool = False) -> placement.State:
+    """Return what placement plans from; `healing`: to replace what is lost, for which fewer shards count as busy."""
     leaders = view.leaders()
-    busy = state.busy()
-    moves = {row.shard: row.arguments for row in state.running() if isinstance(row.arguments, MoveReplica)}
+    busy = state.busy(healing=healing)
+    moves = {row.arguments.shard: row.arguments for row in state.running() if isinstance(row.arguments, MoveReplica)}
     shards: list[placement.Shard] = []
     for shard in state.map.shards:
         leading = leaders.get(shard.id)

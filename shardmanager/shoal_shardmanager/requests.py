@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.shardmap import Shard
+
 
 @dataclass(frozen=True, slots=True)
 class Install:
@@ -17,13 +19,17 @@ class Install:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Have `node`, a shard's leader, propose a change of its membership; `kind` as in `messages.ChangeMembership`."""
+    """Have `node`, a shard's leader, propose a change of its membership; `kind` as in `messages.ChangeMembership`.
+
+    `if_version`: of the membership that it was decided on; a manager that was deposed may be heard late.
+    """
 
     node: str
     shard: int
     kind: int
     member: str
     operation: int
+    if_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,37 @@ class Drop:
     operation: int = 0
 
 
-NodeRequest = Install | Change | Transfer | Drop
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Have `node`, a shard's leader, split `child` off it; `map_version` is newer than that of any map."""
+
+    node: str
+    shard: int
+    child: Shard
+    map_version: int
+    operation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Have `node`, a shard's leader, delete what the shard has given away."""
+
+    node: str
+    shard: int
+    relocation: int
+    operation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRelocation:
+    """Have `node`, a shard's leader, give up a relocation to or from the shard."""
+
+    node: str
+    shard: int
+    relocation: int
+    operation: int
+
+
+NodeRequest = Install | Change | Transfer | Drop | Split | Forget | CancelRelocation
 
 ADD_FOLLOWER, PROMOTE, DEMOTE, REMOVE = 1, 2, 3, 4

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
 import msgspec
+from shoal.shardmap import MicroshardRange
 
 FORMAT = b"\x01"
 
@@ -44,6 +45,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     Args:
         since_ms: when it came into this state, Unix time.
         before: its state before it was gone, to which it returns.
+        incarnation: of the data folder that it was first met with; "": it has not been met yet. Whoever answers under its
+            id with another one has forgotten what the node had promised, and is not the node.
     """
 
     id: str
@@ -53,6 +56,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     state: NodeState
     since_ms: int
     before: NodeState = NodeState.ACTIVE
+    incarnation: str = ""
 
 
 class PolicyRow(msgspec.Struct, frozen=True):
@@ -67,7 +71,7 @@ class PolicyRow(msgspec.Struct, frozen=True):
 
 
 class CountersRow(msgspec.Struct, frozen=True):
-    """Numbers that are never given twice. `dropped`: shards of dropped keyspaces, whose replicas may be deleted."""
+    """Numbers that are never given twice. `dropped`: shards that are no more, whose replicas may be deleted."""
 
     next_operation: int = 1
     next_shard: int = 1
@@ -90,6 +94,13 @@ class SettingsRow(msgspec.Struct, frozen=True):
         catch_up_entries: a new replica that lacks no more may be promoted.
         moves_per_node, moves_per_cluster: caps of replicas being filled at once.
         history: how many ended operations are kept.
+        version: how often they have been changed.
+        split_bytes, split_reads_per_second, split_writes_per_second: a shard beyond one of them is split by itself; 0:
+            none is.
+        split_pause_ms: how long a shard is left alone after a split before it may be split by itself again; twice as long
+            after each further one.
+        relocation_bytes_per_second: how fast microshards are copied to another shard; 0: as fast as it goes.
+        merge_linger_ms: how long an emptied shard stays, to answer writes that are repeated.
     """
 
     gone_after_ms: int = 30_000
@@ -97,6 +108,13 @@ class SettingsRow(msgspec.Struct, frozen=True):
     moves_per_node: int = 2
     moves_per_cluster: int = 16
     history: int = 200
+    version: int = 1
+    split_bytes: int = 16 << 30
+    split_reads_per_second: int = 200_000
+    split_writes_per_second: int = 50_000
+    split_pause_ms: int = 300_000
+    relocation_bytes_per_second: int = 0
+    merge_linger_ms: int = 30_000
 
 
 # -- operations
@@ -128,6 +146,14 @@ class Step(StrEnum):
     WORK = "work"
     FOUND = "found"
     SPREAD = "spread"
+    SPLIT = "split"
+    COPY = "copy"
+    SEAL = "seal"
+    FORGET = "forget"
+    LINGER = "linger"
+    UNDO = "undo"
+    RESTART = "restart"
+    SETTLE = "settle"
 
 
 class MoveReplica(msgspec.Struct, frozen=True, tag="move"):
@@ -203,6 +229,46 @@ class DropKeyspace(msgspec.Struct, frozen=True, tag="drop-keyspace"):
     shards: tuple[int, ...]
 
 
+class SplitShard(msgspec.Struct, frozen=True, tag="split"):
+    """Split shard `child`, with the microshards of `ranges`, off `shard`. `automatic`: its load asked for it."""
+
+    shard: int
+    child: int
+    ranges: tuple[MicroshardRange, ...]
+    automatic: bool = False
+
+
+class MoveMicroshards(msgspec.Struct, frozen=True, tag="move-microshards"):
+    """Give some of the microshards of shard `source` to shard `target`."""
+
+    source: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+class MergeShards(msgspec.Struct, frozen=True, tag="merge"):
+    """Give all microshards of shard `source` to shard `target`, then drop it."""
+
+    source: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
+    """See nodes through a restart, one after the other.
+
+    Args:
+        done: how many of them have been restarted.
+        uptime_ms: of the next one's process, when its restart was asked for.
+    """
+
+    nodes: tuple[str, ...]
+    done: int = 0
+    uptime_ms: int = 0
+
+
+Relocation: TypeAlias = MoveMicroshards | MergeShards
+
 Arguments: TypeAlias = (
     MoveReplica
     | MoveLeader
@@ -215,6 +281,10 @@ Arguments: TypeAlias = (
     | CreateKeyspace
     | AlterKeyspace
     | DropKeyspace
+    | SplitShard
+    | MoveMicroshards
+    | MergeShards
+    | RollingRestart
 )
 
 
@@ -253,9 +323,24 @@ class OperationRow(msgspec.Struct, frozen=True):
         return self.state is State.RUNNING
 
     @property
-    def shard(self) -> int:
-        """The one shard that it is on; 0: none, or several."""
-        return self.arguments.shard if isinstance(self.arguments, MoveReplica | MoveLeader) else 0
+    def shards(self) -> tuple[int, ...]:
+        """The shards that it has for itself."""
+        match self.arguments:
+            case MoveReplica() | MoveLeader():
+                return (self.arguments.shard,)
+            case SplitShard():
+                return (self.arguments.shard, self.arguments.child)
+            case MoveMicroshards() | MergeShards():
+                return (self.arguments.source, self.arguments.target)
+            case CreateKeyspace() | DropKeyspace():
+                return self.arguments.shards
+            case _:
+                return ()
+
+    @property
+    def relocates(self) -> bool:
+        """Whether it moves microshards from one shard to another."""
+        return isinstance(self.arguments, MoveMicroshards | MergeShards)
 
     @property
     def node(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
+from shoal.protocol.relocation import RelocationEnd
 
 FRESH_MS = 5_000
 """A report older than this says nothing about now."""
@@ -17,6 +18,19 @@ class Report:
 
     status: StatusReply
     at_ms: int
+
+
+def trusted(reports: Mapping[str, Report], incarnations: Mapping[str, str]) -> dict[str, Report]:
+    """Return the reports without those of processes that answer under a node's id and are not that node.
+
+    Args:
+        incarnations: those that nodes were first met with; "": not yet.
+    """
+    return {
+        node: report
+        for node, report in reports.items()
+        if incarnations.get(node, "") in ("", report.status.incarnation)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,26 @@ class View:
         """Return a node's report, if it is of now."""
         report = self.reports.get(node)
         return None if report is None or self.now_ms - report.at_ms > FRESH_MS else report.status
+
+    def asked_ms(self, node: str) -> int:
+        """Return when a node was asked for its newest report (Unix time); 0: it is silent.
+
+        What is missing from an older report may have come after it.
+        """
+        report = self.reports.get(node)
+        return 0 if report is None else self.wall_ms - (self.now_ms - report.at_ms)
+
+    def has_map(self, node: str, version: int) -> bool:
+        """Say whether a node has the managers' map of that version, or a newer one.
+
+        One that it has made itself says nothing: it was made of an older one.
+        """
+        status = self.fresh(node)
+        return status is not None and status.map_version >= version and not status.map_derived
+
+    def newest_map(self) -> int:
+        """Return the highest version of a map that a node has: one that it derived may be newer than the managers'."""
+        return max((status.map_version for node in self.reports if (status := self.fresh(node)) is not None), default=0)
 
     def replica(self, node: str, shard: int) -> ReplicaStatus | None:
         """Return what a node says of its replica of a shard; None: it has none, or is silent."""
@@ -96,6 +130,20 @@ class Leading:
     def members(self) -> tuple[str, ...]:
         return self.replica.voters + self.replica.followers
 
+    def behind(self, entries: int) -> list[str]:
+        """Return the replicas that do not answer, or lack more than `entries`."""
+        lags = {peer.node: peer for peer in self.replica.peers}
+        return [
+            node
+            for node in self.members
+            if node != self.node
+            and (
+                (peer := lags.get(node)) is None
+                or not peer.supported
+                or self.replica.last_index - peer.match_index > entries
+            )
+        ]
+
     def lag_of(self, node: str) -> int | None:
         """Return how many entries a replica lacks; None: the leader does not know."""
         peer = self.peer(node)
@@ -104,6 +152,12 @@ class Leading:
     def peer(self, node: str) -> PeerProgress | None:
         """Return what the leader knows of a replica."""
         return next((peer for peer in self.replica.peers if peer.node == node), None)
+
+    def ended(self, relocation: int) -> RelocationEnd | None:
+        """Return how a relocation ended for the shard; None: it has not, or is long ago."""
+        return next(
+            (RelocationEnd(one.end) for one in self.replica.relocations_ended if one.relocation == relocation), None
+        )
 
     def supported_voters(self, without: str) -> int:
         """Return how many voters other than `without` answer, the leader among them."""

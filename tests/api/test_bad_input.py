@@ -17,8 +17,13 @@ def _calls(name: str, calls: dict[str, Call]) -> Any:
     return pytest.mark.parametrize("call", [pytest.param(call, id=f"{name} {case}") for case, call in calls.items()])
 
 
+def _named(value: object) -> str:
+    """Name a value in the same way in every process."""
+    return f"{value!r:.20}".partition(" at 0x")[0]
+
+
 def _with(values: tuple[object, ...], make: Callable[[Any], Call]) -> dict[str, Call]:
-    return {f"{value!r:.20}": make(value) for value in values}
+    return {_named(value): make(value) for value in values}
 
 
 NOT_BYTES = (None, 5, 1.5, bytearray(b"k"), memoryview(b"k"), ["k"], "\ud800")
@@ -45,7 +50,7 @@ def refused(db: shoal.Client, ns: str, call: Call) -> shoal.InvalidArgument:
     return caught.value
 
 
-@pytest.mark.parametrize("key", NOT_BYTES, ids=lambda key: f"{key!r:.20}")
+@pytest.mark.parametrize("key", NOT_BYTES, ids=_named)
 @pytest.mark.parametrize("method", ["put", "get", "delete", "increment", "exists", "ttl", "touch"])
 def test_a_key_of_a_wrong_type(db: shoal.Client, ns: str, key: Any, method: str) -> None:
     arguments = (key, "v") if method == "put" else (key,)
@@ -66,7 +71,7 @@ def test_a_value_of_a_wrong_type(db: shoal.Client, ns: str, call: Call) -> None:
     assert "a value is" in str(refused(db, ns, call))
 
 
-@pytest.mark.parametrize("ttl", NO_SECONDS, ids=lambda value: f"{value!r:.20}")
+@pytest.mark.parametrize("ttl", NO_SECONDS, ids=_named)
 @pytest.mark.parametrize(
     "call",
     [

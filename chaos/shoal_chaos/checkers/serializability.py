@@ -15,20 +15,16 @@ a false alarm, and only a history that hides much behind deletions can be wrong 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-EdgeKind = Literal["ww", "wr", "rw", "predicate wr", "predicate rw", "real time"]
+from shoal_chaos.checkers.dependency_graph import Arc, DependencyGraph, Edge, Step, sentence_of
 
 INITIAL = -1
 """The place, among a key's versions, of the absence before all of them."""
-
-STARTS = 100
-"""From how many transactions a shortest cycle is looked for, once one is found."""
 
 BRANCHES = 200
 """How many choices between places for absences are tried before the history is let pass."""
@@ -65,20 +61,6 @@ class Transaction:
     ranges: Sequence[RangeRead] = ()
     writes: AbstractSet[bytes] = frozenset()
     deletes: AbstractSet[bytes] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """`before` comes before `after` in every serial order; `key` is None for real time."""
-
-    before: str
-    after: str
-    kind: EdgeKind
-    key: bytes | None
-
-    def __str__(self) -> str:
-        what = self.kind if self.key is None else f"{self.kind} {self.key!r}"
-        return f"{self.before} -[{what}]-> {self.after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +135,6 @@ class _Version(NamedTuple):
     deleted: bool
 
 
-class _Arc(NamedTuple):
-    """An edge of the graph; `absence` is the number of the absence it was placed for, None where it is certain."""
-
-    kind: EdgeKind
-    key: bytes | None
-    absence: int | None = None
-
-
-class _Step(NamedTuple):
-    before: int
-    after: int
-    arc: _Arc
-
-
-REAL_TIME = _Arc("real time", None)
-
-
 class _Reading(NamedTuple):
     """A read of a key, and the places among the key's versions that it may have been of."""
 
@@ -179,98 +144,11 @@ class _Reading(NamedTuple):
     places: Sequence[int]
 
 
-class _Graph:
-    """Nodes are numbers; `labels` has "" for instants, which only carry the order of real time."""
-
-    def __init__(self, labels: list[str]) -> None:
-        self.labels = labels
-        self.arcs: list[dict[int, _Arc]] = [{} for _ in labels]
-
-    def copy(self) -> _Graph:
-        graph = _Graph(self.labels)
-        graph.arcs = [dict(arcs) for arcs in self.arcs]
-        return graph
-
-    def add_node(self, label: str) -> int:
-        self.labels.append(label)
-        self.arcs.append({})
-        return len(self.labels) - 1
-
-    def add(self, before: int, after: int, arc: _Arc) -> None:
-        if before != after:
-            self.arcs[before].setdefault(after, arc)
-
-    def reversed(self) -> list[list[int]]:
-        incoming: list[list[int]] = [[] for _ in self.arcs]
-        for before, arcs in enumerate(self.arcs):
-            for after in arcs:
-                incoming[after].append(before)
-        return incoming
-
-    def find_cycle(self) -> list[_Step] | None:
-        """Return a short cycle, beginning at a transaction."""
-        left = self._without_ends()
-        shortest: list[_Step] | None = None
-        for tried, start in enumerate(sorted(node for node in left if self.labels[node])):
-            if tried >= STARTS and shortest is not None:
-                break
-            cycle = self._cycle_through(start, left)
-            if cycle is not None and (shortest is None or len(cycle) < len(shortest)):
-                shortest = cycle
-        return shortest
-
-    def _without_ends(self) -> set[int]:
-        """Take away, again and again, what nothing comes before (Kahn 1962); then what comes before nothing."""
-        left = set(range(len(self.arcs)))
-        outgoing: Sequence[Iterable[int]] = self.arcs
-        incoming: Sequence[Iterable[int]] = self.reversed()
-        for forward, backward in ((outgoing, incoming), (incoming, outgoing)):
-            degrees = {node: sum(other in left for other in backward[node]) for node in left}
-            ends = [node for node, degree in degrees.items() if degree == 0]
-            while ends:
-                node = ends.pop()
-                left.discard(node)
-                for other in forward[node]:
-                    if other in left:
-                        degrees[other] -= 1
-                        if degrees[other] == 0:
-                            ends.append(other)
-        return left
-
-    def _cycle_through(self, start: int, left: AbstractSet[int]) -> list[_Step] | None:
-        """Search breadth first; steps to instants are free."""
-        came_from: dict[int, int] = {}
-        distances = {start: 0}
-        queue = deque([start])
-        done: set[int] = set()
-        while queue:
-            node = queue.popleft()
-            if node in done:
-                continue
-            done.add(node)
-            for after in self.arcs[node]:
-                if after == start:
-                    path = [start, node]
-                    while node != start:
-                        node = came_from[node]
-                        path.append(node)
-                    return [_Step(one, other, self.arcs[one][other]) for one, other in pairwise(path[::-1])]
-                step = 1 if self.labels[after] else 0
-                if after in left and distances[node] + step < distances.get(after, len(self.arcs)):
-                    distances[after] = distances[node] + step
-                    came_from[after] = node
-                    if step:
-                        queue.append(after)
-                    else:
-                        queue.appendleft(after)
-        return None
-
-
 class _Builder:
     def __init__(self, history: Sequence[Transaction], maybe_deleted: AbstractSet[bytes]) -> None:
         self._history = history
         self._maybe_deleted = maybe_deleted
-        self._graph = _Graph([f"T{transaction.id}" for transaction in history])
+        self._graph = DependencyGraph([f"T{transaction.id}" for transaction in history])
         self._versions: dict[bytes, list[_Version]] = {}
         self._keys: list[bytes] = []
         self._places: dict[bytes, list[int]] = {}
@@ -297,7 +175,7 @@ class _Builder:
         for key, by_seq in known.items():
             versions = [by_seq[seq] for seq in sorted(by_seq)]
             for one, other in pairwise(versions):
-                self._graph.add(one.node, other.node, _Arc("ww", key))
+                self._graph.add(one.node, other.node, Arc("ww", key))
             self._versions[key] = versions
             self._places[key] = [INITIAL, *(n for n, version in enumerate(versions) if version.deleted)]
         self._keys = sorted(self._versions)
@@ -328,19 +206,8 @@ class _Builder:
         return None
 
     def add_real_time(self) -> None:
-        """Chain the instants of completion: a transaction leads to its own, and the last before a call leads to it."""
-        ended = [(t.completed, node) for node, t in enumerate(self._history) if t.completed is not None]
-        ended.sort()
-        times = [time for time, _ in ended]
-        instants = [self._graph.add_node("") for _ in ended]
-        for (_, node), instant in zip(ended, instants, strict=True):
-            self._graph.add(node, instant, REAL_TIME)
-        for one, other in pairwise(instants):
-            self._graph.add(one, other, REAL_TIME)
-        for node, transaction in enumerate(self._history):
-            count = bisect_left(times, transaction.invoked)
-            if count:
-                self._graph.add(instants[count - 1], node, REAL_TIME)
+        """A transaction comes after what was completed before it was invoked."""
+        self._graph.add_real_time([(transaction.invoked, transaction.completed) for transaction in self._history])
 
     def search(self) -> SerializabilityViolation | None:
         cycle = self._solve(
@@ -348,16 +215,16 @@ class _Builder:
         )
         return None if cycle is None else self._describe(cycle)
 
-    def _solve(self, certain: _Graph, guesses: dict[int, int]) -> list[_Step] | None:
+    def _solve(self, certain: DependencyGraph, guesses: dict[int, int]) -> list[Step] | None:
         """Try the guesses; what a cycle blames is settled, one absence at a time, in each place that is left for it."""
         while True:
             graph = certain.copy()
             for number, place in guesses.items():
                 self._place(graph, self._absences[number], place, number)
-            cycle = graph.find_cycle()
+            cycle = graph.find_worst_cycle()
             if cycle is None:
                 return None
-            blamed = {step.arc.absence for step in cycle if step.arc.absence in guesses} - {None}
+            blamed = {step.arc.guess for step in cycle if step.arc.guess in guesses} - {None}
             if not blamed:
                 return cycle
             choices = {number: self._possible(certain, number) for number in sorted(blamed)}
@@ -374,17 +241,12 @@ class _Builder:
                     return None
             self._place(certain, self._absences[number], places[0], number)
 
-    def _describe(self, cycle: Sequence[_Step]) -> SerializabilityViolation:
-        edges: list[Edge] = []
-        source = ""
-        for before, after, (kind, key, _) in cycle:
-            source = self._graph.labels[before] or source
-            if self._graph.labels[after]:
-                edges.append(Edge(source, self._graph.labels[after], kind, key))
-        sentence = _sentence([edge.kind for edge in edges])
-        if any(step.arc.absence is not None for step in cycle):
+    def _describe(self, cycle: Sequence[Step]) -> SerializabilityViolation:
+        edges = self._graph.describe(cycle)
+        sentence = sentence_of(edges)
+        if any(step.arc.guess is not None for step in cycle):
             sentence += " There is one whenever the absent keys were read; this is an example."
-        return SerializabilityViolation(sentence, tuple(edges))
+        return SerializabilityViolation(sentence, edges)
 
     def _absent(self, transaction: Transaction) -> Iterator[tuple[bytes, bool]]:
         """Yield each key the transaction found absent, and whether it did so by reading a range."""
@@ -397,14 +259,14 @@ class _Builder:
                 if key not in contents and key not in self._maybe_deleted and key not in transaction.deletes:
                     yield key, True
 
-    def _place(self, graph: _Graph, reading: _Reading, place: int, absence: int | None = None) -> None:
+    def _place(self, graph: DependencyGraph, reading: _Reading, place: int, absence: int | None = None) -> None:
         """Put a reader after the version it read and before the next."""
         node, key, predicate, _ = reading
         versions = self._versions.get(key, [])
         if place != INITIAL:
-            graph.add(versions[place].node, node, _Arc("predicate wr" if predicate else "wr", key, absence))
+            graph.add(versions[place].node, node, Arc("predicate wr" if predicate else "wr", key, absence))
         if place + 1 < len(versions):
-            graph.add(node, versions[place + 1].node, _Arc("predicate rw" if predicate else "rw", key, absence))
+            graph.add(node, versions[place + 1].node, Arc("predicate rw" if predicate else "rw", key, absence))
 
     def _guess(self, absence: _Reading) -> int:
         transaction = self._history[absence.node]
@@ -412,7 +274,7 @@ class _Builder:
         current = bisect(self._versions[absence.key], transaction.seq, key=lambda version: version.seq) - 1
         return absence.places[max(0, bisect_right(absence.places, current) - 1)]
 
-    def _possible(self, graph: _Graph, number: int) -> list[int]:
+    def _possible(self, graph: DependencyGraph, number: int) -> list[int]:
         """Return the places of an absence that make no cycle with what the graph has."""
         absence = self._absences[number]
         after = _reachable(graph.arcs, absence.node)
@@ -446,18 +308,3 @@ def _reachable(arcs: Sequence[Iterable[int]], start: int) -> set[int]:
                 found.add(node)
                 stack.append(node)
     return found - {start}
-
-
-def _sentence(kinds: Sequence[EdgeKind]) -> str:
-    """Name the cycle as Adya does."""
-    against = [kind for kind in kinds if kind in ("rw", "predicate rw")]
-    if len(against) > 1:
-        name = "G2" if "predicate rw" in against else "G2-item"
-    elif against:
-        name = "G-single"
-    elif any(kind in ("wr", "predicate wr") for kind in kinds):
-        name = "G1c"
-    else:
-        name = "G0"
-    order = "No serial order that keeps real time" if "real time" in kinds else "No serial order"
-    return f"{order}: {name}, a cycle of {len(kinds)} edges."

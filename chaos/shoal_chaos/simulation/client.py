@@ -166,7 +166,8 @@ class SimulatedClient:
         else:
             nodes = [node.id for node in self._routes.map.nodes]
             target = self._targets[self._shard]
-            self._targets[self._shard] = leader or nodes[(nodes.index(target) + 1) % len(nodes)]
+            place = nodes.index(target) + 1 if target in nodes else 0
+            self._targets[self._shard] = leader or nodes[place % len(nodes)]
         self._request += 1
         request = self._request
         self._events.after(self._random.randrange(PAUSE), lambda: self._attempt() if request == self._request else None)
@@ -190,11 +191,15 @@ class SimulatedClient:
                 self._answered(answer)
 
     def _adopt(self, routes: Routes) -> None:
-        """Take over a newer map: a shard that was split off goes on with the seqs, and the marks, of what it came from."""
+        """Take over a newer map: a microshard takes the marks of the shard that it was in to the one that it is in now."""
         before, self._routes = self._routes.shard_table(self._keyspace.id), routes
         for shard in routes.map.shards:
+            if shard.keyspace != self._keyspace.id:
+                continue
             self._targets.setdefault(shard.id, shard.voters[0])
-            self._marks.setdefault(shard.id, self._marks.get(before[shard.ranges[0].first], 0))
+        for old, new in zip(before, routes.shard_table(self._keyspace.id), strict=True):
+            if old != new:
+                self._marks[new] = max(self._marks.get(new, 0), self._marks.get(old, 0))
 
     def _answered(self, answer: Written | Rows | ScanPage) -> None:
         step = self._step

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 from zlib import crc32
 
 import msgspec
@@ -12,30 +12,44 @@ from shoal.protocol.frames import answer_decoder, request_decoder
 from shoal.protocol.messages import Answer, Request
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
 from shoal_server.node.core import Node
+from shoal_server.node.disk_health import DiskState, SyncLatency
 from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import VoteResponse
 from shoal_server.storage.folder import load_shard_map
-from shoal_server.storage.layout import expiry_prefix, load_hard_state, prefix_end
+from shoal_server.storage.journal import journal_prefix
+from shoal_server.storage.layout import (
+    DATA_PREFIX_BYTES,
+    applied_state_key,
+    data_prefix,
+    expiry_prefix,
+    load_hard_state,
+    prefix_end,
+    sessions_prefix,
+    split_off_key,
+)
 
 from shoal_chaos.simulation.client import SimulatedClient
 from shoal_chaos.simulation.disk import SimulatedEngine
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, Clock, Events, derived_random
 from shoal_chaos.simulation.histories import Histories
-from shoal_chaos.simulation.invariants import Invariants
-from shoal_chaos.simulation.manager import SimulatedManager
+from shoal_chaos.simulation.invariants import Invariants, Serving
+from shoal_chaos.simulation.manager import FIRST_DRIVER, SimulatedManager
 from shoal_chaos.simulation.network import Network
 
 MICROSHARDS = 12
 WALL_START_MS = 1_700_000_000_000
 MAX_SKEW_MS = 5_000
 TURN_DELAY = MILLISECOND // 20
+DISK_LOOK_INTERVAL = 250 * MILLISECOND
 FLUSH_DELAY_MOST = (50 * MILLISECOND, 2_000 * MILLISECOND)
 
 
 class SimulatedNode:
     """One node: its disk outlives its process."""
+
+    core_type: ClassVar[type[Node]] = Node
 
     def __init__(self, cluster: Cluster, name: str, clock: Clock, random: Random) -> None:
         self.name = name
@@ -54,12 +68,41 @@ class SimulatedNode:
         self._wanted_sync = 0
         self._synced = 0
         self._flushing = 0
+        self._serving: list[Serving] = []
+        self._sync_began = 0
+        self._looked_at_disk = 0
+        self._sync_durations: list[int] = []
+        self._latency = SyncLatency(0)
 
     def groups(self) -> Iterable[Group]:
         return [] if self.node is None else [replica.group for replica in self.node.replicas.values()]
 
+    def serving(self) -> list[Serving]:
+        """Return what this node's leaders would answer for at this moment."""
+        served: list[Serving] = []
+        for replica in self.node.replicas.values() if self.node is not None else ():
+            index = replica.group.read_index(self.local_now()) if replica.group.is_leader else None
+            state = replica.machine.state
+            if index is not None and state.index >= index:
+                served.append((replica.keyspace.id, replica.shard.id, state.ranges))
+        return served
+
     def local_now(self) -> int:
         return self._clock.now()
+
+    def disk_hangs_for(self) -> int:
+        """Return for how long the sync under way has been going on, 0 where there is none (true time, ns)."""
+        return self._cluster.events.now - self._sync_began if self._syncing else 0
+
+    def _look_at_disk(self) -> None:
+        """Do what a node's process does, by its own clock."""
+        now = self.local_now()
+        if self.node is None or now - self._looked_at_disk < DISK_LOOK_INTERVAL:
+            return
+        self._looked_at_disk = now
+        durations, self._sync_durations = self._sync_durations, []
+        latency_us = self._latency.take(durations, now)
+        self.node.set_disk(DiskState(syncing_ns=self.disk_hangs_for(), latency_us=latency_us), now)
 
     def _wall_ms(self) -> int:
         """The wall clock, which may be wrong."""
@@ -74,19 +117,34 @@ class SimulatedNode:
         self._syncing = False
         self._wanted_sync = self._synced = self._flushing = 0
         self._turn_at = None
+        self._looked_at_disk = self.local_now()
+        self._sync_durations = []
+        self._latency = SyncLatency(self.local_now())
         identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
-        shard_map = load_shard_map(self.engine) or cluster.shard_map
-        self.node = Node(identity, shard_map, self.engine, cluster.settings, self._random, self.local_now())
-        first = {shard.id for shard in cluster.shard_map.shards}
+        shard_map = load_shard_map(self.engine) or self._first_map()
+        self.node = self.core_type(identity, shard_map, self.engine, cluster.settings, self._random, self.local_now())
+        self._open_others(shard_map)
+        self._connect(self.node)
+        self.turn_soon()
+
+    def _first_map(self) -> ShardMap:
+        """The map of a node that has none yet."""
+        return self._cluster.shard_map
+
+    def _open_others(self, shard_map: ShardMap) -> None:
+        """Open replicas that the map does not put here, which changes of membership have brought or may bring."""
+        first = {shard.id for shard in self._cluster.shard_map.shards}
         for shard in shard_map.shards:
             if shard.id in first or load_hard_state(self.engine, shard.id).term:
                 self.make_room(shard.id)
-        for other in cluster.nodes.values():
+
+    def _connect(self, node: Node) -> None:
+        """Connect with the nodes that run."""
+        for other in self._cluster.nodes.values():
             if other is not self and other.node is not None:
-                self.node.peer_connected(other.name)
+                node.peer_connected(other.name)
                 other.node.peer_connected(self.name)
                 other.turn_soon()
-        self.turn_soon()
 
     def make_room(self, shard_id: int) -> bool:
         """Open a replica that the map does not put here, so that the shard may add this node; return whether it is open."""
@@ -131,6 +189,7 @@ class SimulatedNode:
         if now < self.paused_until:
             self._turn_by(self.paused_until)
             return
+        self._look_at_disk()
         turn = node.turn(self.local_now(), self._wall_ms())
         self._say(turn.to_peers, {})
         if turn.sync is not None and turn.sync > self._wanted_sync:
@@ -142,12 +201,18 @@ class SimulatedNode:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
         self._cluster.invariants.check(self)
+        serving = self.serving()
+        if serving != self._serving:
+            self._serving = serving
+            cluster = self._cluster
+            cluster.invariants.check_serving((name, other.serving()) for name, other in cluster.nodes.items())
         self._turn_by(max(self._clock.true_time(end.wake_at), now + 1))
 
     def _sync(self, epoch: int) -> None:
         if self._syncing or self.node is None or self._wanted_sync <= self._synced:
             return
         self._syncing = True
+        self._sync_began = self._cluster.events.now
         ticket, written = self._wanted_sync, self.engine.written
         self._cluster.events.after(
             self._random.randint(*self.sync_delay), lambda: self._sync_done(epoch, ticket, written)
@@ -163,6 +228,7 @@ class SimulatedNode:
             self._cluster.events.after(SECOND, self._restart)
             return
         self.engine.synced(written)
+        self._sync_durations.append(self.disk_hangs_for())
         self._syncing = False
         self._synced = ticket
         self.node.synced(ticket)
@@ -203,31 +269,53 @@ class SimulatedNode:
             self.node.receive_peer(sender, peer_decoder.decode(body))
         self.turn_soon()
 
+    def stray_rows(self) -> list[str]:
+        """Return what the prefixes of rows are, in hex, that no replica here would miss, or remove when it goes."""
+        known: set[bytes] = set()
+        assert self.node is not None, "asked of a node that runs"
+        for shard, replica in self.node.replicas.items():
+            state, keyspace = replica.machine.state, replica.keyspace.id
+            known.update((applied_state_key(shard), split_off_key(shard)))
+            known.update((sessions_prefix(shard, state.generation), journal_prefix(shard, state.generation)))
+            for microshard, generation in state.generations(state.stored_ranges).items():
+                known.update(make(keyspace, microshard, generation) for make in (data_prefix, expiry_prefix))
+        rows = self.engine.scan(self.engine.data, b"", b"\xff" * DATA_PREFIX_BYTES)
+        return sorted({key[:DATA_PREFIX_BYTES].hex() for key, _ in rows if key[:DATA_PREFIX_BYTES] not in known})
+
     def state_hashes(self) -> dict[int, tuple[int, int]]:
-        """Return, by shard, the applied index and a hash of the rows and the sessions as applied."""
+        """Return, by shard, the applied index and a hash of the state as applied, all but where its rows lie.
+
+        A replica that has applied nothing is left out: it may be empty, and then has what a shard map said.
+        """
         hashes: dict[int, tuple[int, int]] = {}
         if self.node is not None:
             for shard, replica in self.node.replicas.items():
-                value = 0
-                machine = replica.machine
-                for microshard, prefix in machine.prefixes.items():
-                    index = expiry_prefix(machine.keyspace.id, microshard, machine.state.generation)
-                    for start in (prefix, index):
-                        for key, row in self.engine.scan(self.engine.data, start, prefix_end(start)):
-                            value = crc32(row, crc32(key[len(start) :], value))
-                state = machine.state
-                hashes[shard] = (state.index, crc32(f"{state.seq} {state.sessions_opened}".encode(), value))
+                state = replica.machine.state
+                if not state.index:
+                    continue
+                value = crc32(repr(msgspec.structs.replace(state, generation=0, placements=())).encode())
+                prefixes = [
+                    make(replica.keyspace.id, microshard, generation)
+                    for microshard, generation in state.generations(state.stored_ranges).items()
+                    for make in (data_prefix, expiry_prefix)
+                ]
+                for prefix in (*prefixes, journal_prefix(shard, state.generation)):
+                    for key, row in self.engine.scan(self.engine.data, prefix, prefix_end(prefix)):
+                        value = crc32(row, crc32(key[len(prefix) :], value))
+                hashes[shard] = (state.index, value)
         return hashes
 
 
 class Cluster:
     """Nodes, network and clients, from one seed."""
 
+    node_type: ClassVar[type[SimulatedNode]] = SimulatedNode
+
     def __init__(self, seed: int, *, nodes: int, shards: int, clients: int, keys: int, settings: NodeSettings) -> None:
         self.seed = seed
         self.settings = settings
         self.events = Events()
-        self.invariants = Invariants()
+        self.invariants = Invariants(settings.sync_stall_ns + DISK_LOOK_INTERVAL + settings.timing.support_ns)
         self.trace = 0
         names = [f"n{number}" for number in range(1, nodes + 1)]
         keyspace = Keyspace(1, "default", MICROSHARDS, b"/")
@@ -252,7 +340,7 @@ class Cluster:
         self.nodes: dict[str, SimulatedNode] = {}
         for name in names:
             clock = Clock(self.events, clocks.randrange(1, 1000 * SECOND), 1000 + clocks.randint(-drift, drift))
-            self.nodes[name] = SimulatedNode(self, name, clock, derived_random(seed, f"node {name}"))
+            self.nodes[name] = self.node_type(self, name, clock, derived_random(seed, f"node {name}"))
         routes = Routes(self.shard_map)
         names_of_keys = [f"key-{number}".encode() for number in range(keys)]
         self.histories = Histories({key: [] for key in names_of_keys})
@@ -266,17 +354,23 @@ class Cluster:
                 keyspace,
                 names_of_keys,
                 self.histories,
-                self._sender(number),
+                self.sender(number),
             )
             for number in range(clients)
         ]
-        self.manager = SimulatedManager(self, self.shard_map, derived_random(seed, "manager"))
+        self._begin_managing()
         for node in self.nodes.values():
             node.start()
         for client in self.clients:
             client.start()
 
-    def _sender(self, client: int) -> Any:
+    def _begin_managing(self) -> None:
+        """Give the cluster its manager, before its nodes start."""
+        self.manager = SimulatedManager(self, self.shard_map, derived_random(self.seed, "manager"))
+
+    def sender(self, client: int) -> Callable[[str, list[Request]], None]:
+        """Return what sends requests as client number `client`."""
+
         def send(node: str, requests: list[Request]) -> None:
             self.network.send(f"client-{client}", node, requests)
 
@@ -285,7 +379,11 @@ class Cluster:
     def _deliver(self, sender: str, receiver: str, body: bytes) -> None:
         self.trace = crc32(body, crc32(f"{self.events.now} {sender} {receiver}".encode(), self.trace))
         if receiver.startswith("client-"):
-            self.clients[int(receiver.removeprefix("client-"))].receive(answer_decoder.decode(body))
+            number, answers = int(receiver.removeprefix("client-")), answer_decoder.decode(body)
+            if number >= FIRST_DRIVER:
+                self.manager.drivers[number - FIRST_DRIVER].receive(answers)
+            else:
+                self.clients[number].receive(answers)
         else:
             self.nodes[receiver].receive(sender, body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import ClassVar
 
 from shoal.protocol.messages import TransferLeader
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
@@ -20,11 +21,19 @@ ADMIN_REQUEST = 1 << 40
 class Faults:
     """Injects faults at random moments until told to stop."""
 
+    intervals_ms: ClassVar[tuple[int, ...]] = (100, 300, 1000)
+
     def __init__(self, cluster: Cluster, random: Random) -> None:
         self._cluster = cluster
         self._random = random
         self._active = True
-        kinds: list[Callable[[], None]] = [
+        # Swarm testing (Groce and others, ISSTA 2012): leaving kinds out finds what their presence would mask.
+        self.kinds = [kind for kind in self._all_kinds() if random.random() < 0.5] or [self._crash]
+        self._interval = random.choice(self.intervals_ms) * MILLISECOND
+        self._next()
+
+    def _all_kinds(self) -> list[Callable[[], None]]:
+        return [
             self._crash,
             self._crash_many,
             self._pause,
@@ -36,11 +45,8 @@ class Faults:
             self._transfer,
             self._change_membership,
             self._split,
+            self._relocate,
         ]
-        # Swarm testing (Groce and others, ISSTA 2012): leaving kinds out finds what their presence would mask.
-        self.kinds = [kind for kind in kinds if random.random() < 0.5] or [self._crash]
-        self._interval = random.choice([100, 300, 1000]) * MILLISECOND
-        self._next()
 
     def _next(self) -> None:
         self._cluster.events.after(self._random.randrange(1, 2 * self._interval), self._inject)
@@ -64,6 +70,10 @@ class Faults:
                 node.start()
             node.turn_soon()
         self._reconnect()
+        self._mend_manager()
+
+    def _mend_manager(self) -> None:
+        self._cluster.manager.resume()
 
     # -- kinds
 
@@ -134,7 +144,7 @@ class Faults:
         )
 
     def _slow_disk(self) -> None:
-        self._some_node().sync_delay = (MILLISECOND, self._random.choice([5, 50, 2000]) * MILLISECOND)
+        self._some_node().sync_delay = (MILLISECOND, self._random.choice([5, 50, 2000, 8000]) * MILLISECOND)
 
     def _failing_sync(self) -> None:
         self._some_node().syncs_fail = True
@@ -150,6 +160,9 @@ class Faults:
 
     def _split(self) -> None:
         self._cluster.manager.split()
+
+    def _relocate(self) -> None:
+        self._cluster.manager.relocate()
 
     def _change_membership(self) -> None:
         cluster, random = self._cluster, self._random

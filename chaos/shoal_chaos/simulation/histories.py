@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shoal_chaos.checkers import counters, serializability, sessions, staleness
 from shoal_chaos.checkers.linearizability import RegisterOperation
@@ -30,11 +30,11 @@ class Histories:
     def violations(self) -> Iterator[str]:
         """Yield, in words, what the checkers find."""
         for key in sorted(self.registers):
-            prefix = find_register_violation(self.registers[key])
-            if prefix is not None:
-                lines = "\n".join(f"  {operation}" for operation in prefix[-12:])
-                yield f"the history of {key!r} is not linearizable; its last operations:\n{lines}"
-        for found in sessions.find_violations(self.session_events):
+            part = find_register_violation(self.registers[key])
+            if part is not None:
+                lines = "\n".join(f"  {operation}" for operation in part[-12:])
+                yield f"the history of {key!r} is not linearizable; these operations cannot be:\n{lines}"
+        for found in sessions.find_violations((*self.session_events, *self._events_by_key())):
             yield found.sentence
         for late in staleness.find_violations(self.acknowledged, self.bounded_reads):
             yield late.sentence
@@ -45,3 +45,12 @@ class Histories:
             yield str(cycle)
         for broken in serializability.find_bank_violations(self.audits, BANK_START * len(BANK_ACCOUNTS)):
             yield broken.sentence
+
+    def _events_by_key(self) -> Iterator[sessions.SessionEvent]:
+        """Yield the events of sessions once more, each key as a shard of its own.
+
+        A key may come to another shard, and seqs go on rising there: so they are compared across shards, too.
+        """
+        places = {key: -place for place, key in enumerate(sorted(self.registers), 1)}
+        for event in self.session_events:
+            yield replace(event, shard=places[event.key])

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from zlib import crc32
 
+from shoal.shardmap import MicroshardRange
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import AppendAccepted, VoteResponse
 from shoal_server.storage.layout import load_log_start, log_key
 
 from shoal_chaos.simulation.disk import SimulatedEngine
+
+Serving: TypeAlias = tuple[int, int, tuple[MicroshardRange, ...]]
+"""A keyspace, a shard of it, and the microshards that its leader would answer for at this moment."""
+
+CLOCKS_DRIFT_PERMILLE = 100
+"""More than any two clocks of a simulated cluster drift apart."""
 
 
 class Violation(AssertionError):
@@ -25,12 +32,18 @@ class Observed(Protocol):
 
     def groups(self) -> Iterable[Group]: ...
     def local_now(self) -> int: ...
+    def disk_hangs_for(self) -> int: ...
 
 
 class Invariants:
     """Remembers what it has seen of a cluster, and compares."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk_bound_ns: int) -> None:
+        """
+        Args:
+            disk_bound_ns: a node whose disk hangs for longer leads nothing any more.
+        """
+        self._disk_bound_ns = disk_bound_ns * (1000 + CLOCKS_DRIFT_PERMILLE) // 1000
         self._leaders: dict[tuple[int, int], str] = {}
         self._committed: dict[int, dict[int, tuple[int, int]]] = {}
         self._checked: dict[tuple[str, int], int] = {}
@@ -46,10 +59,18 @@ class Invariants:
             for key in [key for key in marks if key[0] == name]:
                 del marks[key]
 
+    def forget_replica(self, name: str, group: int) -> None:
+        """A node's replica was deleted, and its promises with it; another of the same group may come later."""
+        for marks in (self._checked, self._terms):
+            marks.pop((name, group), None)
+        for key in [key for key in self._votes if key[:2] == (name, group)]:
+            del self._votes[key]
+
     def check(self, node: Observed) -> None:
         """Look at a node after its turn."""
         for group in node.groups():
             self._check_leader(node, group)
+            self._check_disk(node, group)
             self._check_committed(node, group)
 
     def _check_leader(self, node: Observed, group: Group) -> None:
@@ -71,6 +92,15 @@ class Invariants:
             raise Violation(
                 f"{node.name} holds a lease on group {group.group} in term {group.term}, "
                 f"though term {self._newest_leader[group.group]} has a leader"
+            )
+
+    def _check_disk(self, node: Observed, group: Group) -> None:
+        hangs_for = node.disk_hangs_for()
+        if hangs_for <= self._disk_bound_ns or not group.is_leader or len(group.membership.voters) == 1:
+            return
+        if group.read_index(node.local_now()) is not None:
+            raise Violation(
+                f"{node.name} holds a lease on group {group.group}, though its disk has hung for {hangs_for / 1e9:.2f} s"
             )
 
     def _check_completeness(self, node: Observed, group: Group) -> None:
@@ -98,6 +128,19 @@ class Invariants:
                     )
                 index = entry.index + 1
         self._checked[key] = log.commit_index
+
+    def check_serving(self, nodes: Iterable[tuple[str, list[Serving]]]) -> None:
+        """What leaders serve at one instant by their leases: no microshard is served by two shards."""
+        owners: dict[tuple[int, int], tuple[str, int]] = {}
+        for name, served in nodes:
+            for keyspace, shard, ranges in served:
+                for microshard in (each for span in ranges for each in range(span.first, span.end)):
+                    holder = owners.setdefault((keyspace, microshard), (name, shard))
+                    if holder[1] != shard:
+                        raise Violation(
+                            f"microshard {microshard} is served by shard {holder[1]} on {holder[0]} and by shard {shard} "
+                            f"on {name}, each under a lease"
+                        )
 
     def check_message(self, node: Observed, message: object) -> None:
         """Look at a message as it leaves: what it promises must be on disk."""

@@ -1,6 +1,8 @@
-"""What a shard manager does for a simulated cluster: it splits shards now and then, and pushes the map that comes of it.
+"""What a shard manager does for a simulated cluster: it splits shards and moves microshards between them now and then,
+and pushes the map that comes of it.
 
-It looks at nodes directly, where a real one asks them; its pushes arrive at once, but only at nodes that run.
+It looks at nodes directly, where a real one asks them; its pushes arrive at once, but only at nodes that run. What drives
+a relocation is a client like others, and may die.
 """
 
 from __future__ import annotations
@@ -10,25 +12,37 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from shoal.protocol.messages import InstallShardMap, SplitShard
-from shoal.shardmap import MicroshardRange, Shard, ShardMap, without_ranges
+from shoal.protocol.relocation import RelocationEnd
+from shoal.shardmap import MicroshardRange, Shard, ShardMap, microshards_in, ranges_of, with_ranges, without_ranges
 from shoal_server.node.core import Node
+from shoal_server.node.replica import Replica
 
 from shoal_chaos.simulation.events import MILLISECOND
+from shoal_chaos.simulation.relocating import RelocationOrder, SimulatedDriver
 
 if TYPE_CHECKING:
     from shoal_chaos.simulation.cluster import Cluster
 
 CLIENT = 0
+FIRST_DRIVER = 1000
+"""The number, as a client, of the first driver of a relocation."""
 REQUEST = 1 << 41
 MAX_SHARDS = 6
 PUSH_INTERVAL = 150 * MILLISECOND
 
 
 class SimulatedManager:
-    """Holds the map as it should be. `splits` are those proposed, of which nobody knows yet whether they happen."""
+    """Holds the map as it should be. `splits` are those proposed, of which nobody knows yet whether they happen.
+
+    `drivers` are all that there ever were, by the number of the client that each of them is.
+    """
 
     def __init__(self, cluster: Cluster, shard_map: ShardMap, random: Random) -> None:
         self.map = shard_map
+        self.drivers: list[SimulatedDriver] = []
+        self.relocations = 0
+        self._order: RelocationOrder | None = None
+        self._version = shard_map.version
         self._cluster = cluster
         self._random = random
         self._splits: dict[int, Shard] = {}
@@ -45,6 +59,7 @@ class SimulatedManager:
             if any(child.id in node.replicas for node in nodes):
                 del self._splits[child.id]
                 self._adopt(child)
+        self._follow_relocation()
         newest = max((node.routes.map.version for node in nodes), default=0)
         if newest > self.map.version or any(node.map_is_derived for node in nodes):
             self.map = msgspec.structs.replace(self.map, version=max(newest, self.map.version) + 1)
@@ -65,14 +80,97 @@ class SimulatedManager:
         )
         self.map = msgspec.structs.replace(self.map, version=self.map.version + 1, shards=(*shards, child))
 
+    # -- relocations
+
+    @property
+    def relocating(self) -> bool:
+        """Whether a relocation is under way, or the map does not know of its end yet."""
+        order = self._order
+        return order is not None and not (order.over and (order.mapped or not order.moved))
+
+    def relocate(self) -> None:
+        """Have some of a shard's microshards moved to another, or give up the relocation under way, or drive it anew."""
+        random = self._random
+        order = self._order
+        if self.relocating:
+            assert order is not None, "one is under way"
+            if random.random() < 0.2:
+                order.cancelled = True
+            self._drive(order, alone=random.random() < 0.5)
+            return
+        sources = [shard for shard in self.map.shards if shard.ranges]
+        if len(self.map.shards) < 2 or not sources:
+            return
+        source = random.choice(sources)
+        target = random.choice([shard for shard in self.map.shards if shard is not source])
+        microshards = list(microshards_in(source.ranges))
+        moving = random.sample(microshards, random.choice([1, len(microshards), random.randint(1, len(microshards))]))
+        self.relocations += 1
+        self._order = RelocationOrder(self.relocations, source.id, target.id, ranges_of(moving))
+        self._drive(self._order, alone=True)
+
+    def resume(self) -> None:
+        """Have a driver at work on what is under way, whatever became of those before it."""
+        if self._order is not None and not self._order.over:
+            self._drive(self._order, alone=True)
+
+    def _drive(self, order: RelocationOrder, *, alone: bool) -> None:
+        """Put a driver to work; those before it have died, if it is `alone`."""
+        if alone:
+            for driver in self.drivers:
+                driver.stop()
+        cluster = self._cluster
+        self.drivers.append(
+            SimulatedDriver(
+                order,
+                list(cluster.nodes),
+                cluster.events,
+                Random(self._random.getrandbits(64)),
+                cluster.sender(FIRST_DRIVER + len(self.drivers)),
+                self._next_version,
+            )
+        )
+
+    def _next_version(self) -> int:
+        """Return a version that no map had yet, for a change that is about to happen."""
+        versions = [node.routes.map.version for node in self._running()]
+        self._version = max([self.map.version, self._version, *versions]) + 1
+        return self._version
+
+    def _follow_relocation(self) -> None:
+        """Take into the map what the shards have agreed on."""
+        order = self._order
+        replicas = [replica for node in self._running() for replica in node.replicas.values()]
+        if order is None or order.mapped or not any(_has_handed_over(replica, order) for replica in replicas):
+            return
+        order.mapped = True
+        ranges = {
+            order.source: without_ranges(self._ranges(order.source), order.ranges),
+            order.target: with_ranges(self._ranges(order.target), order.ranges),
+        }
+        shards = tuple(
+            msgspec.structs.replace(
+                shard, ranges=ranges[shard.id], founding_ranges=shard.founding_ranges or shard.ranges
+            )
+            if shard.id in ranges
+            else shard
+            for shard in self.map.shards
+        )
+        self.map = msgspec.structs.replace(self.map, version=self._next_version(), shards=shards)
+
+    def _ranges(self, shard_id: int) -> tuple[MicroshardRange, ...]:
+        return next(shard.ranges for shard in self.map.shards if shard.id == shard_id)
+
+    # -- splits
+
     def split(self) -> None:
         """Ask the leader of some shard to split it, at microshards chosen at random."""
         random = self._random
         if len(self.map.shards) + len(self._splits) >= MAX_SHARDS or self._splits:
             return
         shard = random.choice(self.map.shards)
-        microshards = [microshard for span in shard.ranges for microshard in range(span.first, span.end)]
-        if len(microshards) < 2:
+        microshards = list(microshards_in(shard.ranges))
+        if len(microshards) < 2 or self.relocating:
             return
         staying = random.sample(microshards, random.randint(1, len(microshards) - 1))
         ranges = without_ranges(shard.ranges, tuple(MicroshardRange(one, one + 1) for one in staying))
@@ -94,7 +192,18 @@ class SimulatedManager:
                 founding_followers=membership.followers,
                 membership_version=membership.version,
                 founding_ranges=ranges,
+                parent=shard.id,
             )
             self._splits[child.id] = child
             node.node.receive_client(CLIENT, [SplitShard(REQUEST, shard.id, child, self.map.version + 1)])
             node.turn_soon()
+
+
+def _has_handed_over(replica: Replica, order: RelocationOrder) -> bool:
+    """Say whether a replica knows for sure that the microshards are the target's."""
+    state = replica.machine.state
+    if replica.shard.id == order.source:
+        outgoing = state.outgoing
+        return outgoing is not None and outgoing.relocation == order.relocation and outgoing.sealed
+    ends = {each.relocation: each.end for each in state.ended}
+    return replica.shard.id == order.target and ends.get(order.relocation) is RelocationEnd.ADOPTED

@@ -99,6 +99,10 @@ def _check_recovered(cluster: Cluster) -> None:
         if len(leaders) != 1:
             raise Violation(f"shard {shard.id} has leaders {leaders} long after the last fault")
         leader = replicas[leaders[0]]
+        if leader.machine.state.ranges != shard.ranges:
+            raise Violation(
+                f"shard {shard.id} has {leader.machine.state.ranges} long after the last fault, by the map {shard.ranges}"
+            )
         for name in leader.group.members:
             if name not in replicas:
                 raise Violation(f"{name} has no replica of shard {shard.id}, whose leader counts it as one")
@@ -112,6 +116,12 @@ def _check_recovered(cluster: Cluster) -> None:
         )
         if left.keys:
             raise Violation(f"{left.keys} of shard {shard.id} expired long ago and are still there")
+    if cluster.manager.relocating:
+        raise Violation("a relocation is not over long after the last fault")
+    for node in cluster.nodes.values():
+        stray = node.stray_rows()
+        if stray:
+            raise Violation(f"{node.name} has rows that are no replica's, under {stray}")
     for client in cluster.clients:
         if not client.idle:
             raise Violation(f"client {client.name} still waits for an answer long after the last fault")

@@ -1,6 +1,7 @@
 """Rounds of all workloads: `python -m shoal_chaos.workloads --minutes 10`, on a cluster of its own, under faults.
 
-With `--url`, on a cluster that is there: no harm is done to it, and the keys, which begin with the seed, stay.
+With `--url`, on a cluster that is there: no harm is done to it, and the keys, which begin with the seed, stay. With
+`--operations`, on new clusters without faults, while operators move, drain, join and so on: then no call may fail at all.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import typer
 from shoal_server.local.cluster import LocalCluster
 from shoal_server.local.layout import ClusterFolder, free_ports
 
+from shoal_chaos.checkers.divergence import find_violations as find_divergence
 from shoal_chaos.workloads.faults import Fault, inflict, schedule
 from shoal_chaos.workloads.layout import regional_config, regions_of
 from shoal_chaos.workloads.own_cluster import OwnCluster
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
+from shoal_chaos.workloads.under_operations import rounds
 
 NODES = 5
 ROUND_SECONDS = 20.0
@@ -33,11 +36,15 @@ def main(
     minutes: Annotated[float, typer.Option(help="How long, in rounds that begin within this time.")] = 1,
     url: Annotated[str, typer.Option(help="Of a cluster that is there; none: of its own, under faults.")] = "",
     seed: Annotated[int | None, typer.Option(help="Of the faults and of what is done; none: the time.")] = None,
+    operations: Annotated[bool, typer.Option("--operations", help="Operations in place of faults.")] = False,
 ) -> None:
     """Run all workloads for some minutes, and check the history of each round."""
     seed = int(time.time()) if seed is None else seed
     print(f"seed {seed}", flush=True)
-    failed = asyncio.run(_on(url, minutes, seed) if url else _on_own_cluster(minutes, seed))
+    if operations:
+        failed = asyncio.run(rounds(minutes, seed))
+    else:
+        failed = asyncio.run(_on(url, minutes, seed) if url else _on_own_cluster(minutes, seed))
     sys.exit(1 if failed else 0)
 
 
@@ -76,6 +83,8 @@ async def _on(url: str, minutes: float, seed: int, nodes: OwnCluster | None = No
             async with _running(suite):
                 await _disturb(nodes, faults)
         violations = suite.violations()
+        if nodes is not None:
+            violations += [found.sentence for found in await find_divergence(nodes.addresses)]
         failed += bool(violations)
         print(f"round {rounds}: {suite.summary()}; {len(violations)} violations", flush=True)
         for violation in violations:

@@ -39,6 +39,7 @@ class Workload(ABC):
         self.prefix = f"{run}-{self.name}"
         self.random = random
         self.book = Book()
+        self.impatient_share = IMPATIENT_SHARE
         self.stopping = False
 
     async def run(self, db: AsyncClient, stop: asyncio.Event) -> None:
@@ -69,9 +70,13 @@ class Workload(ABC):
     async def finish(self, db: AsyncClient) -> None:  # noqa: B027 - most have nothing left to read
         """Read what remained, after all tasks have ended."""
 
+    def be_patient(self) -> None:
+        """Have every call wait for its answer: where nothing breaks, none may fail."""
+        self.impatient_share = 0.0
+
     def patience(self) -> float:
         """Return the timeout of a call, in seconds: some give up early, so that outcomes stay unknown."""
-        if self.random.random() >= IMPATIENT_SHARE:
+        if self.random.random() >= self.impatient_share:
             return PATIENT_SECONDS
         return exp(self.random.uniform(log(SHORTEST_SECONDS), log(LONGEST_SECONDS)))
 

@@ -30,6 +30,7 @@ class Book:
         self.unknown = 0
         self.not_done = 0
         self.errors: Counter[str] = Counter()
+        self.last_errors: dict[str, ShoalError] = {}
         self._made = 0
         self._attempted: set[bytes] = set()
         self._refused: dict[bytes, str] = {}
@@ -91,6 +92,7 @@ class Book:
 
     def _expect(self, error: ShoalError) -> None:
         self.errors[type(error).__name__] += 1
+        self.last_errors[type(error).__name__] = error
         if not isinstance(error, EXPECTED) and not isinstance(error, ConditionFailed):
             self.complain(f"A call ended with {error!r}.")
         if isinstance(error, Unavailable | Overloaded) and error.maybe_applied:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from random import Random
 from time import monotonic_ns, time
 from typing import ClassVar
 
 from shoal import AsyncClient, ShoalError
 
+from shoal_chaos.checkers.expirations import Lifetime, Look, find_violations
 from shoal_chaos.workloads.base import Step, Workload
 
 CLIENTS = 4
@@ -24,14 +24,6 @@ ALLOWANCE_NS = 20_000_000
 """For clocks of one machine: durations are told by one of them, and expiries by another, in whole milliseconds."""
 
 
-@dataclass(slots=True)
-class _Life:
-    """When a key expires, by the client's clock: between these two."""
-
-    earliest: int
-    latest: int
-
-
 class Expiry(Workload):
     """One new key after another is written, perhaps touched, and read at all levels until it is gone, and a bit on."""
 
@@ -39,15 +31,15 @@ class Expiry(Workload):
 
     def __init__(self, run: str, random: Random) -> None:
         super().__init__(run, random)
-        self.seen_alive = 0
-        self.seen_gone = 0
+        self.looks: list[Look] = []
         self._keys = 0
 
     def steps(self) -> list[Step]:
         return [self._step] * CLIENTS
 
     def check(self) -> Iterator[str]:
-        return iter(())
+        for found in find_violations(self.looks, ALLOWANCE_NS):
+            yield found.sentence
 
     async def _step(self, db: AsyncClient) -> None:
         self._keys += 1
@@ -59,35 +51,30 @@ class Expiry(Workload):
             self.book.failed(error, value)
             return
         self.book.wrote()
-        life = _Life(began + _ns(ttl), monotonic_ns() + _ns(ttl))
+        life: Lifetime | None = Lifetime(began + _ns(ttl), monotonic_ns() + _ns(ttl))
         touch_at = began + _ns(ttl / 2) if self.random.random() < TOUCH_SHARE else None
-        while monotonic_ns() < life.latest + WATCHED_NS and not self.stopping:
+        while life is not None and monotonic_ns() < life.latest + WATCHED_NS and not self.stopping:
             if touch_at is not None and monotonic_ns() > touch_at:
                 touch_at = None
-                if not await self._touch(db, key, life):
-                    return
-            await self._read(db, key, value, life)
+                life = await self._touch(db, key, life)
+            else:
+                await self._read(db, key, value, life)
             await asyncio.sleep(self.random.uniform(0, 2 * PACE_SECONDS))
 
-    async def _touch(self, db: AsyncClient, key: str, life: _Life) -> bool:
-        """Let the key live on; return whether it is still known until when."""
+    async def _touch(self, db: AsyncClient, key: str, life: Lifetime) -> Lifetime | None:
+        """Let the key live on; return until when, None where that is not known any more."""
         ttl = self.random.uniform(*TTL_SECONDS)
         began = monotonic_ns()
         try:
             there = await db.touch(key, ttl, timeout=self.patience())
         except ShoalError as error:
-            return not self.book.failed(error)
+            return None if self.book.failed(error) else life
         now = monotonic_ns()
         self.book.wrote()
-        if there and began > life.latest + ALLOWANCE_NS:
-            self.book.complain(f"{key} was touched {(began - life.latest) / 1e6:.1f} ms after it had expired.")
-        if not there and now < life.earliest - ALLOWANCE_NS:
-            self.book.complain(f"{key} was gone {(life.earliest - now) / 1e6:.1f} ms before it expires.")
-        if there:
-            life.earliest, life.latest = began + _ns(ttl), now + _ns(ttl)
-        return True
+        self.looks.append(Look(key, "touch", there, False, life, began, now))
+        return Lifetime(began + _ns(ttl), now + _ns(ttl)) if there else life
 
-    async def _read(self, db: AsyncClient, key: str, value: bytes, life: _Life) -> None:
+    async def _read(self, db: AsyncClient, key: str, value: bytes, life: Lifetime) -> None:
         began, wall = monotonic_ns(), time()
         how = self.random.choice(["strong", "eventual", "exists", "scan", "transaction"])
         try:
@@ -114,21 +101,11 @@ class Expiry(Workload):
         except ShoalError as error:
             self.book.read_failed(error)
             return
-        now = monotonic_ns()
         self.book.done += 1
-        if there:
-            self.seen_alive += 1
-        elif began > life.latest:
-            self.seen_gone += 1
-        if there and began > life.latest + ALLOWANCE_NS:
-            self.book.complain(f"A read ({how}) saw {key} {(began - life.latest) / 1e6:.1f} ms after it had expired.")
+        self.looks.append(Look(key, how, there, how == "eventual", life, began, monotonic_ns()))
         if expires_at is not None and wall > expires_at + ALLOWANCE_NS / 1e9:
             self.book.complain(
                 f"A read ({how}) at {wall:.3f} returned {key}, which it says expired at {expires_at:.3f}."
-            )
-        if not there and how != "eventual" and now < life.earliest - ALLOWANCE_NS:
-            self.book.complain(
-                f"A read ({how}) did not see {key} {(life.earliest - now) / 1e6:.1f} ms before it expires."
             )
 
 

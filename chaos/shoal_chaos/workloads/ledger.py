@@ -11,6 +11,8 @@ from time import monotonic_ns
 
 from shoal import AsyncClient, AsyncTransaction, ShoalError, TransactionConflict
 
+from shoal_chaos.checkers import dirty_reads
+from shoal_chaos.checkers.dirty_reads import Outcome, ReadValue, WrittenValue
 from shoal_chaos.checkers.serializability import RangeRead, Transaction, find_violation
 from shoal_chaos.workloads.book import Book
 
@@ -30,7 +32,7 @@ class RecordedTransaction:
         self.ranges: list[RangeRead] = []
         self.writes: dict[bytes, bytes] = {}
         self.deletes: set[bytes] = set()
-        self.seen: set[bytes] = set()
+        self.seen: dict[bytes, bytes] = {}
         self.differences: list[str] = []
         self._book = book
 
@@ -40,7 +42,7 @@ class RecordedTransaction:
         self.reads[key] = 0 if entry is None else entry.seq
         if entry is None:
             return None
-        self.seen.add(entry.value)
+        self.seen[key] = entry.value
         return payload_of(entry.value)
 
     async def get_all(self, prefix: bytes) -> dict[bytes, bytes]:
@@ -52,7 +54,7 @@ class RecordedTransaction:
             contents[key] = 0 if entry is None else entry.seq
             if entry is None or entry.value != value:
                 self.differences.append(f"{key!r} was {value!r} in a scan, and then {entry}")
-        self.seen.update(rows.values())
+        self.seen.update(rows)
         self.ranges.append(RangeRead(prefix, prefix[:-1] + bytes([prefix[-1] + 1]), contents))
         return {key: payload_of(value) for key, value in rows.items()}
 
@@ -78,6 +80,8 @@ class Ledger:
         self._book = book
         self._attempts = 0
         self._maybe_deleted: set[bytes] = set()
+        self._written: dict[bytes, list[WrittenValue]] = {}
+        self._read: list[ReadValue] = []
 
     async def attempt(self, db: AsyncClient, body: Body, timeout: float) -> bool:  # noqa: ASYNC109 - the block's
         """Run one transaction; return whether it was committed."""
@@ -90,10 +94,13 @@ class Ledger:
                 await body(recorded)
         except TransactionConflict as conflict:
             self._book.failed(conflict, *recorded.writes.values())
+            self._note_written(recorded, "aborted")
             return False
         except ShoalError as error:
-            if self._book.failed(error, *recorded.writes.values()):
+            unknown = self._book.failed(error, *recorded.writes.values())
+            if unknown:
                 self._maybe_deleted |= recorded.deletes
+            self._note_written(recorded, "unknown" if unknown else "aborted")
             return False
         self._committed(recorded, began)
         return True
@@ -105,13 +112,21 @@ class Ledger:
             committed = await self.attempt(db, body, timeout)
 
     def check(self) -> Iterator[str]:
-        """Yield a cycle, if there is one."""
+        """Yield the dirty reads, and a cycle, if there is one."""
+        for dirty in dirty_reads.find_violations(self._written, self._read):
+            yield dirty.sentence
         cycle = find_violation(self.transactions, strict=True, maybe_deleted=self._maybe_deleted)
         if cycle is not None:
             yield str(cycle)
 
+    def _note_written(self, recorded: RecordedTransaction, outcome: Outcome) -> None:
+        for key, value in recorded.writes.items():
+            self._written.setdefault(key, []).append(WrittenValue(recorded.number, value, True, outcome))
+
     def _committed(self, recorded: RecordedTransaction, began: int) -> None:
-        self._book.saw(*recorded.seen)
+        self._book.saw(*recorded.seen.values())
+        self._note_written(recorded, "committed")
+        self._read.extend(ReadValue(recorded.number, key, value) for key, value in recorded.seen.items())
         for difference in recorded.differences:
             self._book.complain(f"T{recorded.number} was committed, though {difference}.")
         result = recorded.tx.result

@@ -23,6 +23,11 @@ class OwnCluster:
     def names(self) -> list[str]:
         return [node.id for node in self._cluster.config.nodes]
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the nodes listen."""
+        return self._cluster.addresses
+
     async def leader(self, place: float) -> str:
         found = await survey(self._cluster.addresses)
         leaders = [found.leader(shard.id) for shard in found.shard_map.shards]

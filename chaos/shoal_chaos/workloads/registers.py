@@ -10,7 +10,7 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.linearizability import NEVER, RegisterOperation
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
 from shoal_chaos.workloads.slots import Slots
 
 REGISTERS = 3
@@ -36,6 +36,11 @@ class Registers(Workload):
         super().__init__(run, random)
         self.slots = Slots(self.prefix, REGISTERS)
         self._urls = urls
+        self._stranger_seconds = STRANGER_SECONDS
+
+    def be_patient(self) -> None:
+        super().be_patient()
+        self._stranger_seconds = PATIENT_SECONDS
 
     def steps(self) -> list[Step]:
         strangers = STRANGERS if self._urls else 0
@@ -57,8 +62,8 @@ class Registers(Workload):
     async def _read_as_stranger(self, db: AsyncClient) -> None:  # noqa: ARG002 - on a connection of its own
         key = self.slots.key(self.random.randrange(REGISTERS))
         try:
-            async with AsyncClient(self.random.choice(self._urls), timeout=STRANGER_SECONDS) as stranger:
-                await self._read(stranger, key, STRANGER_SECONDS)
+            async with AsyncClient(self.random.choice(self._urls), timeout=self._stranger_seconds) as stranger:
+                await self._read(stranger, key, self._stranger_seconds)
         except ShoalError as error:
             self.book.read_failed(error)
 

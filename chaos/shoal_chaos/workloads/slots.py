@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from shoal_chaos.checkers.linearizability import RegisterOperation, find_violation
 
-MOST_OPERATIONS = 400
-MOST_UNKNOWN = 4
-"""Each write of unknown outcome may double the orders that the checker has to try."""
+MOST_OPERATIONS = 4000
+MOST_UNKNOWN = 8
+"""Each comparison of unknown outcome may double the orders that the checker has to try."""
 
 LAST_SHOWN = 12
 
@@ -38,10 +38,10 @@ class Slots:
     def check(self) -> Iterator[str]:
         """Yield the registers whose histories are not linearizable."""
         for key, history in self.histories.items():
-            prefix = find_violation(history)
-            if prefix is not None:
-                lines = "\n".join(f"  {operation}" for operation in prefix[-LAST_SHOWN:])
-                yield f"the history of {key!r} is not linearizable; its last operations:\n{lines}"
+            part = find_violation(history)
+            if part is not None:
+                lines = "\n".join(f"  {operation}" for operation in part[-LAST_SHOWN:])
+                yield f"the history of {key!r} is not linearizable; of its {len(history)} operations these cannot be:\n{lines}"
 
     def _new(self) -> str:
         key = f"{self._prefix}-{len(self.histories)}"

@@ -8,18 +8,25 @@ from contextlib import AsyncExitStack
 from random import Random
 from urllib.parse import urlsplit, urlunsplit
 
-from shoal import AsyncClient
+from shoal import AsyncClient, ConditionFailed, TransactionConflict
 
+from shoal_chaos.workloads.append_lists import AppendLists
 from shoal_chaos.workloads.bank import Bank
 from shoal_chaos.workloads.base import Workload
 from shoal_chaos.workloads.counting import Counting
 from shoal_chaos.workloads.expiry import Expiry
 from shoal_chaos.workloads.locks import Locks
 from shoal_chaos.workloads.on_call import OnCall
+from shoal_chaos.workloads.queues import Queues
 from shoal_chaos.workloads.registers import Registers
+from shoal_chaos.workloads.scans import Scans
 from shoal_chaos.workloads.sessions import Sessions
+from shoal_chaos.workloads.sets import Sets
 from shoal_chaos.workloads.staleness import Staleness
 from shoal_chaos.workloads.swaps import Swaps
+
+ANSWERS = (ConditionFailed.__name__, TransactionConflict.__name__)
+"""The errors that say what was found, not that something is broken."""
 
 
 class Suite:
@@ -39,12 +46,21 @@ class Suite:
             Counting(run, random),
             Bank(run, random),
             OnCall(run, random),
+            AppendLists(run, random),
+            Sets(run, random),
+            Queues(run, random),
+            Scans(run, random),
             Sessions(run, random, clients),
             self.staleness,
             Expiry(run, random),
             Locks(run, random),
         ]
         self._db = clients[0]
+
+    def be_patient(self) -> None:
+        """Have every call wait for its answer: where nothing breaks, none may fail (see `failures`)."""
+        for workload in self.workloads:
+            workload.be_patient()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""
@@ -55,6 +71,15 @@ class Suite:
     def violations(self) -> list[str]:
         """Return, in words, all that is wrong."""
         return [found for workload in self.workloads for found in workload.violations()]
+
+    def failures(self) -> list[str]:
+        """Return, in words, the calls that failed; a conflict with another transaction is an answer."""
+        return [
+            f"{workload.name}: {count} x {name}, the last of them {workload.book.last_errors[name]!r}"
+            for workload in self.workloads
+            for name, count in workload.book.errors.items()
+            if name not in ANSWERS
+        ]
 
     def summary(self) -> str:
         """Say how much there was to judge."""

@@ -42,20 +42,26 @@ LAZY_PARTS = (
         (
             "manager",
             "keyspace",
+            "split",
+            "merge",
             "move",
+            "move-microshards",
             "rebalance",
             "drain",
             "undrain",
             "remove-node",
             "failover",
+            "rolling-restart",
             "operations",
             "cancel",
             "why",
+            "settings",
         ),
         "shoal_shardmanager.cli",
         "server",
     ),
     LazyPart(("bench",), "shoal_chaos.bench.cli", "chaos"),
+    LazyPart(("chaos",), "shoal_chaos.cli", "chaos"),
 )
 
 

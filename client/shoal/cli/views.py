@@ -42,6 +42,9 @@ class NodeView(msgspec.Struct):
     connected_peers: tuple[str, ...] | None = None
     uptime_ms: int | None = None
     disk_free_bytes: int | None = None
+    disk_used_bytes: int | None = None
+    disk_latency_us: int | None = None
+    cpu: float | None = None
     software: str | None = None
     incarnation: str | None = None
 
@@ -149,12 +152,15 @@ def _node_view(survey: Survey, report: NodeReport) -> NodeView:
         replicas=sum(1 for shard in shards if node.id in shard.replicas),
     )
     if status is not None:
-        view.state = "not writable" if status.not_writable else STATE_GOOD
-        view.problem = status.not_writable
+        view.state = "not writable" if status.not_writable else "not leading" if status.not_leading else STATE_GOOD
+        view.problem = status.not_writable or status.not_leading
         view.replicas = len(status.replicas)
         view.connected_peers = status.connected_peers
         view.uptime_ms = status.uptime_ms
         view.disk_free_bytes = status.disk_free_bytes
+        view.disk_used_bytes = status.disk_used_bytes
+        view.disk_latency_us = status.disk_latency_us
+        view.cpu = status.cpu
         view.software = status.software
         view.incarnation = status.incarnation
     return view

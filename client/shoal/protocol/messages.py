@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
+from shoal.protocol.relocation import EndedRelocation, MovingRows, ReadMoving, RelocationStatus, RelocationStep
 from shoal.shardmap import MicroshardRange, Shard, ShardMap
 
 
@@ -331,12 +333,15 @@ class ChangeMembership(_Message, frozen=True, tag=20):
     """Have a shard's leader propose one change of its membership: answered by `Done` once it is in the leader's log.
 
     `kind` is one of 1 (add `node` as a follower), 2 (promote it to a voter), 3 (demote it), 4 (remove it).
+    `if_version`: refused where the membership is of another version by now, so that a request that comes late, or twice,
+    changes nothing; 0: whatever it is.
     """
 
     request: int
     shard: int
     kind: int
     node: str
+    if_version: int = 0
 
 
 class DropReplica(_Message, frozen=True, tag=21):
@@ -373,6 +378,9 @@ Request: TypeAlias = (
     | ChangeMembership
     | DropReplica
     | SplitShard
+    | RelocationStep
+    | ReadMoving
+    | ReadChecksum
 )
 
 
@@ -439,6 +447,21 @@ class PeerProgress(_Message, frozen=True):
     supported: bool
 
 
+class MicroshardLoad(_Message, frozen=True):
+    """What one microshard of a replica had to do lately, and how large it is.
+
+    Args:
+        reads, writes: keys read and operations applied here a second, over about the last ten seconds; estimated from a
+            sample, so that one that is hardly used may show 0.
+        bytes: of its keys and rows, uncompressed, when they were last counted.
+    """
+
+    microshard: int
+    reads: int
+    writes: int
+    bytes: int
+
+
 class ReplicaStatus(_Message, frozen=True):
     """One replica on the answering node. `role`: "leader", "candidate", "voter" or "follower"; `peers` on leaders only.
 
@@ -446,6 +469,15 @@ class ReplicaStatus(_Message, frozen=True):
         membership_committed: the newest membership in the log is committed.
         reads, writes: keys read and operations applied here since the process began.
         written_bytes: of rows applied here since then.
+        bytes, keys: of the rows that the replica has, uncompressed, as counted at a slow pace in the background; they lag
+            behind writes by seconds to minutes.
+        counted: every microshard has been counted since the process began; until then `bytes` and `keys` are too low.
+        hot: the microshards with most reads and writes lately, the busiest first, at most `MAX_HOT_MICROSHARDS`.
+        cpu: the share of one core that the shard took on this node lately: the process's, divided among its replicas by
+            reads and writes, which is an estimate.
+        ranges: the microshards that the replica has, by its log as applied here.
+        outgoing, incoming: the relocation that the shard is the source, or the target, of.
+        relocations_ended: the last of those that the shard is done with, the newest last.
     """
 
     shard: int
@@ -466,10 +498,32 @@ class ReplicaStatus(_Message, frozen=True):
     reads: int = 0
     writes: int = 0
     written_bytes: int = 0
+    bytes: int = 0
+    keys: int = 0
+    counted: bool = False
+    hot: tuple[MicroshardLoad, ...] = ()
+    cpu: float = 0.0
+    ranges: tuple[MicroshardRange, ...] = ()
+    outgoing: RelocationStatus | None = None
+    incoming: RelocationStatus | None = None
+    relocations_ended: tuple[EndedRelocation, ...] = ()
+
+
+MAX_HOT_MICROSHARDS = 8
 
 
 class StatusReply(_Message, frozen=True, tag=45):
-    """The state of a node. `writable` is "" or the reason why it turns writes away."""
+    """The state of a node.
+
+    Args:
+        not_writable: "" or the reason why it turns writes away.
+        disk_used_bytes: what the node's data folder holds.
+        disk_latency_us: how long a sync of the disk took lately, in the mean; 0 where none was needed yet.
+        not_leading: "" or the reason why the node takes no leadership and hands over those that it has.
+        cpu: the share of one core that the process took lately.
+        map_derived: the node's shard map is one that it has made itself, from a split or from microshards that moved: it
+            may lack what the shard manager's of that version has.
+    """
 
     request: int
     node: str
@@ -482,6 +536,11 @@ class StatusReply(_Message, frozen=True, tag=45):
     not_writable: str
     disk_free_bytes: int
     replicas: tuple[ReplicaStatus, ...]
+    cpu: float = 0.0
+    disk_used_bytes: int = 0
+    disk_latency_us: int = 0
+    not_leading: str = ""
+    map_derived: bool = False
 
 
 class Done(_Message, frozen=True, tag=46):
@@ -522,7 +581,18 @@ class ScanPage(_Message, frozen=True, tag=48):
 
 
 Answer: TypeAlias = (
-    SessionOpened | Written | Rows | Page | ScanPage | ShardMapReply | StatusReply | Done | Failure | Refused
+    SessionOpened
+    | Written
+    | Rows
+    | Page
+    | ScanPage
+    | MovingRows
+    | ShardMapReply
+    | StatusReply
+    | ChecksumSlice
+    | Done
+    | Failure
+    | Refused
 )
 
 SESSION_WINDOW = 64

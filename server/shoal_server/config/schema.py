@@ -40,15 +40,24 @@ class Section(BaseModel):
 
 
 class NodeConfig(Section):
-    """A storage node. `admin` and `metrics` are where later parts of Shoal listen."""
+    """A storage node. `admin` is where it serves gRPC (`shoal_server.api`); `metrics` is for later parts of Shoal.
+
+    `address` is where others find it; `listen` is where it listens, for a node behind a proxy or a translation of addresses.
+    """
 
     id: Name
     region: str = ""
     zone: str = ""
     address: Address
+    listen: Address | None = None
     admin: Address | None = None
     metrics: Address | None = None
     data: Path
+
+    @property
+    def listens_at(self) -> str:
+        """Where the node's own socket is."""
+        return self.listen or self.address
 
 
 class ManagerConfig(Section):
@@ -87,13 +96,14 @@ class KeyspaceConfig(Section):
 
 
 class TimingConfig(Section):
-    """How long nodes trust each other (see `raft.config.Timing`), and when a disk counts as hung."""
+    """How long nodes trust each other (see `raft.config.Timing`), and when a disk counts as hung or as slow."""
 
     heartbeat_interval_ns: Duration = Field(150 * MILLISECOND, alias="heartbeat_interval", gt=0)
     support_ns: Duration = Field(SECOND, alias="support", gt=0)
     clock_drift_permille: Count = Field(50, ge=0, lt=500)
     election_spread_ns: Duration = Field(150 * MILLISECOND, alias="election_spread", gt=0)
     sync_stall_ns: Duration = Field(2 * SECOND, alias="sync_stall", gt=0)
+    sync_slow_ns: Duration = Field(100 * MILLISECOND, alias="sync_slow", gt=0)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""
@@ -102,6 +112,8 @@ class TimingConfig(Section):
                 ("heartbeat_interval", "support"),
                 "support must outlast three heartbeat intervals, or one lost heartbeat costs a leader",
             )
+        if self.sync_slow_ns > self.sync_stall_ns:
+            yield ("sync_slow", "sync_stall"), "sync_slow must not be longer than sync_stall: a hung disk is slow, too"
 
 
 class LimitsConfig(Section):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from shoal.errors import Unavailable
@@ -22,9 +23,10 @@ from shoal_server.local.processes import ChildNode, find_nodes, log_tail, start_
 
 NODE_COMMAND = (sys.executable, "-m", "shoal.cli", "node")
 MANAGER_COMMAND = (sys.executable, "-m", "shoal.cli", "manager")
+ADMIN_OFFSET = 100
 MANAGER_PORT_OFFSET = 50
 MANAGER_ADMIN_OFFSET = 150
-"""Where managers listen, counted from the first node's port: 7450 and 7550 for 7400."""
+"""Where nodes serve gRPC and where managers listen, counted from the first node's port: 7500, 7450 and 7550 for 7400."""
 DEFAULT_NODES = 3
 DEFAULT_MANAGERS = 1
 DEFAULT_PORT = 7400
@@ -76,30 +78,45 @@ def prepare_folder(root: Path, *, nodes: int | None, port: int | None, managers:
     first = DEFAULT_PORT if port is None else port
     controlling = DEFAULT_MANAGERS if managers is None else managers
     if first == 0:
-        ports: Sequence[int] = free_ports(count + 2 * controlling)
+        found = free_ports(2 * (count + controlling))
+        ports, admin_ports = found[:count], found[count : 2 * count]
+        manager_ports = list(zip(found[2 * count :: 2], found[2 * count + 1 :: 2], strict=True))
     else:
-        ports = [
-            *range(first, first + count),
-            *range(first + MANAGER_PORT_OFFSET, first + MANAGER_PORT_OFFSET + controlling),
-            *range(first + MANAGER_ADMIN_OFFSET, first + MANAGER_ADMIN_OFFSET + controlling),
-        ]
-    for taken in ports:
+        ports, admin_ports = _ports(first, count), _ports(first + ADMIN_OFFSET, count)
+        manager_ports = list(
+            zip(
+                _ports(first + MANAGER_PORT_OFFSET, controlling),
+                _ports(first + MANAGER_ADMIN_OFFSET, controlling),
+                strict=True,
+            )
+        )
+    for taken in (*ports, *admin_ports, *chain(*manager_ports)):
         # Before it is written down: the folder would be bound to ports that it never had.
         _check_free(f"{LOOPBACK}:{taken}")
     folder.root.mkdir(parents=True, exist_ok=True)
-    manager_ports = list(zip(ports[count : count + controlling], ports[count + controlling :], strict=True))
-    folder.config_file.write_text(generated_config(count, ports, manager_ports), "utf-8")
+    folder.config_file.write_text(generated_config(count, ports, manager_ports, admin_ports), "utf-8")
     return folder
+
+
+def _ports(first: int, count: int) -> list[int]:
+    return list(range(first, first + count))
 
 
 class LocalCluster:
     """The nodes and managers of one configuration, as processes of this one."""
 
-    def __init__(self, folder: ClusterFolder, config_file: Path, node_command: Sequence[str] = NODE_COMMAND) -> None:
+    def __init__(
+        self,
+        folder: ClusterFolder,
+        config_file: Path,
+        node_command: Sequence[str] = NODE_COMMAND,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         """Read the configuration; start nothing.
 
         Args:
             node_command: what runs a node; `--config FILE --id NODE` is added.
+            environments: by node or manager, variables that its process gets beside those of this one.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -108,6 +125,7 @@ class LocalCluster:
         self.config_file = config_file.absolute()
         self.config = load_config(self.config_file, os.environ)
         self._node_command = tuple(node_command)
+        self._environments = environments or {}
         self._children: dict[str, ChildNode] = {}
 
     @property
@@ -137,7 +155,9 @@ class LocalCluster:
                 f"this cluster runs already: {nodes}; end it with `shoal down --data {self.folder.root}`"
             )
         for node in self.config.nodes:
-            _check_free(node.address)
+            _check_free(node.listens_at)
+            if node.admin:
+                _check_free(node.admin)
         for manager in self.config.managers:
             _check_free(manager.address)
             if manager.admin:
@@ -151,7 +171,7 @@ class LocalCluster:
         run = MANAGER_COMMAND if manages else self._node_command
         command = [*run, "--config", str(self.config_file), "--id", node]
         # Relative paths of the configuration mean its own folder, whoever starts the node and from wherever.
-        child = start_node(self.folder, node, command, self.config_file.parent)
+        child = start_node(self.folder, node, command, self.config_file.parent, self._environments.get(node))
         self._children[node] = child
         return child
 

@@ -38,11 +38,14 @@ class ClusterFolder:
         return sorted((self.root / "run").glob("*.json"))
 
 
-def generated_config(nodes: int, ports: Sequence[int], managers: Sequence[tuple[int, int]] = ()) -> str:
+def generated_config(
+    nodes: int, ports: Sequence[int], managers: Sequence[tuple[int, int]] = (), admin_ports: Sequence[int] = ()
+) -> str:
     """Return the text of a `cluster.yaml` for `nodes` nodes on loopback, one port each.
 
     Args:
         managers: the ports of each shard manager: for nodes, and for operators.
+        admin_ports: of the nodes, where they serve gRPC; none: they do not.
     """
     voters = min(3, nodes)
     lines = [
@@ -50,9 +53,10 @@ def generated_config(nodes: int, ports: Sequence[int], managers: Sequence[tuple[
         "cluster: local",
         "nodes:",
     ]
+    admins = [f" admin: '{LOOPBACK}:{port}'," for port in admin_ports] or [""] * nodes
     lines += [
-        f"  - {{id: n{number}, region: local, zone: z{number}, address: {LOOPBACK}:{port}, data: ./n{number}}}"
-        for number, port in enumerate(ports[:nodes], start=1)
+        f"  - {{id: n{number}, region: local, zone: z{number}, address: {LOOPBACK}:{port},{admin} data: ./n{number}}}"
+        for number, (port, admin) in enumerate(zip(ports[:nodes], admins, strict=True), start=1)
     ]
     if managers:
         lines.append("managers:")

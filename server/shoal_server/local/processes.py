@@ -7,9 +7,10 @@ process, which must not be signalled.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -91,8 +92,18 @@ class FoundNode:
             return
 
 
-def start_node(folder: ClusterFolder, node: str, command: Sequence[str], working_directory: Path) -> ChildNode:
-    """Start `command` for `node` in a session of its own, with its output in the node's log file, and record it."""
+def start_node(
+    folder: ClusterFolder,
+    node: str,
+    command: Sequence[str],
+    working_directory: Path,
+    environment: Mapping[str, str] | None = None,
+) -> ChildNode:
+    """Start `command` for `node` in a session of its own, with its output in the node's log file, and record it.
+
+    Args:
+        environment: variables that are added to those of this process.
+    """
     log = folder.log_file(node)
     log.parent.mkdir(parents=True, exist_ok=True)
     # Before the process is there: a node that could not be recorded would be one that nobody ends.
@@ -106,6 +117,7 @@ def start_node(folder: ClusterFolder, node: str, command: Sequence[str], working
             stdout=output,
             stderr=output,
             cwd=working_directory,
+            env={**os.environ, **(environment or {})},
             # A Ctrl-C on the terminal is for whoever started the nodes, who then ends them in order.
             start_new_session=True,
         )

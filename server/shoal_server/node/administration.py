@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Answer, ChangeMembership, Done, DropReplica, InstallShardMap, SplitShard
-from shoal.shardmap import Routes, without_ranges
+from shoal.protocol.relocation import ReadMoving, RelocationStep
+from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.outbox import Outbox
-from shoal_server.node.replica import QueuedCommand
+from shoal_server.node.relocations import Relocations
+from shoal_server.node.replica import QueuedCommand, Replica
 from shoal_server.raft.membership import MembershipChange, MembershipRefused
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
@@ -27,7 +29,7 @@ from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, put_o
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
 
-AdminRequest: TypeAlias = InstallShardMap | ChangeMembership | DropReplica | SplitShard
+AdminRequest: TypeAlias = InstallShardMap | ChangeMembership | DropReplica | SplitShard | RelocationStep | ReadMoving
 
 SPLIT_BYTES = 1024
 """About what a split takes in a log entry."""
@@ -36,11 +38,11 @@ SPLIT_BYTES = 1024
 class Administration:
     """Does what the shard manager asks. What has to be on disk before it is answered goes into the turn's batch."""
 
-    __slots__ = ("_answers", "_changes", "_node")
+    __slots__ = ("_answers", "_node", "_relocations")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, relocations: Relocations) -> None:
         self._node = node
-        self._changes: list[InstallShardMap | DropReplica] = []
+        self._relocations = relocations
         self._answers: list[tuple[int, Answer]] = []
 
     def take(
@@ -56,11 +58,8 @@ class Administration:
             problem = self._install(request, now, batch)
         elif isinstance(request, DropReplica):
             problem = self._drop(request, batch)
-        elif isinstance(request, SplitShard):
-            self._split(client, request, outbox)
-            return
         else:
-            self._change(client, request, now, outbox)
+            self._ask_leader(client, request, now, outbox)
             return
         if problem:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
@@ -88,10 +87,11 @@ class Administration:
             routes = Routes(new)
         except (ValueError, KeyError, IndexError) as error:
             return f"the shard map contradicts itself: {error}"
-        for shard in new.shards:
-            known = node.routes.shards.get(shard.id)
-            if known is not None and without_ranges(shard.ranges, known.ranges):
-                return f"shard {shard.id} cannot be given microshards by a map alone"
+        for found in request.found:
+            # Any other replica has what its log says, whatever the map does.
+            problem = self._refuse_to_found(found, routes)
+            if problem:
+                return problem
         put_shard_map(batch, node.engine, new)
         origins: dict[int, ReplicaOrigin] = {}
         for shard in new.shards:
@@ -100,6 +100,21 @@ class Administration:
                 put_origin(batch, node.engine, shard.id, origin)
                 origins[shard.id] = origin
         node.adopt_map(routes, origins, now)
+        return ""
+
+    def _refuse_to_found(self, shard_id: int, routes: Routes) -> str:
+        """Return "" or why a replica of the shard may not begin here as a founder, empty and in charge of its microshards."""
+        shard = routes.shards.get(shard_id)
+        if shard is None:
+            return f"shard {shard_id} is to be founded, and not in the shard map"
+        wanted = set(microshards_in(shard.founding_ranges or shard.ranges))
+        for known in self._node.routes.map.shards:
+            if (
+                known.id != shard_id
+                and known.keyspace == shard.keyspace
+                and wanted.intersection(microshards_in(known.ranges))
+            ):
+                return f"shard {shard_id} cannot be founded with microshards that shard {known.id} has"
         return ""
 
     def _drop(self, request: DropReplica, batch: Batch) -> str:
@@ -113,16 +128,38 @@ class Administration:
             return ""
         if replica.group.is_leader and shard is not None:
             return f"{node.identity.node} leads shard {request.shard}: transfer its leadership first"
-        drop_replica(batch, node.engine, replica.shard, replica.machine.state.ranges)
+        if replica.machine.microshards.split_offs:
+            # Its log is all that could make the new one again, if a crash came before that is on disk.
+            return f"what was split off shard {request.shard} is not on disk yet: ask again in a moment"
+        drop_replica(batch, node.engine, replica.shard, replica.stored_state)
         node.forget_replica(request.shard)
         return ""
 
-    def _split(self, client: int, request: SplitShard, outbox: Outbox) -> None:
+    def _ask_leader(
+        self,
+        client: int,
+        request: ChangeMembership | SplitShard | RelocationStep | ReadMoving,
+        now: int,
+        outbox: Outbox,
+    ) -> None:
+        """Have done what the shard's leader decides, if that is here."""
         node = self._node
         replica = node.replicas.get(request.shard)
         if replica is None or not replica.group.is_leader:
-            self._fail_not_leader(client, request, outbox)
-            return
+            where = f"{node.identity.node} does not lead shard {request.shard}"
+            route = replica.route if replica is not None else node.routes.shards.get(request.shard)
+            outbox.fail(client, request.request, ErrorCode.NOT_LEADER, where, route=route)
+        elif isinstance(request, SplitShard):
+            self._split(client, request, replica, outbox)
+        elif isinstance(request, ChangeMembership):
+            self._change(client, request, now, outbox)
+        elif isinstance(request, ReadMoving):
+            self._relocations.queue_read(client, request, replica)
+        else:
+            self._relocations.queue_step(client, request, replica, outbox)
+
+    def _split(self, client: int, request: SplitShard, replica: Replica, outbox: Outbox) -> None:
+        node = self._node
         status, child, parent = replica.group.status(), request.child, replica.shard
         membership = status.membership
         problem = ""
@@ -132,6 +169,8 @@ class Administration:
             problem = f"shard {parent.id} is of keyspace {parent.keyspace}, the new one of {child.keyspace}"
         elif request.map_version <= node.routes.map.version:
             problem = f"the shard map has version {node.routes.map.version} already: a split needs a newer one"
+        elif replica.machine.state.outgoing is not None or replica.machine.state.incoming is not None:
+            problem = f"shard {parent.id} is in a relocation: try again when that is over"
         elif not status.membership_committed:
             problem = "a change of its membership is under way: try again in a moment"
         elif (set(child.voters), set(child.followers)) != (set(membership.voters), set(membership.followers)):
@@ -151,27 +190,21 @@ class Administration:
             founders=membership.voters,
             founding_followers=membership.followers,
             founding_ranges=child.ranges,
+            parent=parent.id,
             membership_version=membership.version,
         )
         command = SplitCommand(founded, request.map_version)
         replica.queue_command(QueuedCommand(client, request.request, command, None, SPLIT_BYTES))
         node.mark_dirty(replica)
 
-    def _fail_not_leader(self, client: int, request: ChangeMembership | SplitShard, outbox: Outbox) -> None:
-        node = self._node
-        replica = node.replicas.get(request.shard)
-        where = f"{node.identity.node} does not lead shard {request.shard}"
-        route = replica.route if replica is not None else node.routes.shards.get(request.shard)
-        outbox.fail(client, request.request, ErrorCode.NOT_LEADER, where, route=route)
-
     def _change(self, client: int, request: ChangeMembership, now: int, outbox: Outbox) -> None:
-        node = self._node
-        replica = node.replicas.get(request.shard)
-        if replica is None or not replica.group.is_leader:
-            self._fail_not_leader(client, request, outbox)
+        membership = self._node.replicas[request.shard].group.membership
+        if request.if_version not in (0, membership.version):
+            problem = f"the membership of shard {request.shard} is of version {membership.version} by now"
+            outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, f"{problem}, not {request.if_version}")
             return
         try:
-            node.propose_membership(request.shard, MembershipChange(request.kind, request.node), now)
+            self._node.propose_membership(request.shard, MembershipChange(request.kind, request.node), now)
         except (MembershipRefused, NotLeader) as error:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, str(error))
             return

@@ -30,7 +30,7 @@ from shoal.protocol.messages import (
     Touch,
     Write,
 )
-from shoal.shardmap import Routes
+from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import QueuedCommand, QueuedRead, Replica
@@ -39,6 +39,7 @@ from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand,
 
 DataRequest: TypeAlias = OpenSession | Write | Read | Scan | ReadPage
 
+HAND_OVER_RETRY_MS = 5
 SHOWN_KEY_BYTES = 64
 OPEN_SESSION_BYTES = 16
 MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
@@ -53,9 +54,14 @@ MAX_RESULTS = 16_384
 class Refusal(Exception):
     """A request cannot be admitted: why, and under which code."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, retry_after_ms: int = 0) -> None:
         super().__init__(message)
         self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
+class NotHere(Refusal):
+    """What the request is about is another shard's, or not yet this one's."""
 
 
 class Admission:
@@ -116,8 +122,12 @@ class Admission:
                     QueuedCommand(client, request.request, OpenSessionCommand(self._sessions), None, OPEN_SESSION_BYTES)
                 )
         except Refusal as refusal:
+            not_here = isinstance(refusal, NotHere)
+            if not_here and isinstance(request, Write) and replica.answer_repeated(client, request, outbox):
+                return None
             route = replica.route if refusal.code is ErrorCode.WRONG_SHARD else None
-            outbox.fail(client, request.request, refusal.code, str(refusal), route=route)
+            wait = refusal.retry_after_ms
+            outbox.fail(client, request.request, refusal.code, str(refusal), retry_after_ms=wait, route=route)
             return None
         return replica
 
@@ -197,17 +207,12 @@ class Admission:
     def _check_ranges_known(self, request: Scan, replica: Replica) -> None:
         """A scan of all microshards by a client that does not know which these are would leave rows out unseen."""
         if request.ranges and request.ranges != replica.machine.state.ranges:
-            raise Refusal(
-                ErrorCode.WRONG_SHARD,
-                f"shard {replica.shard.id} has other microshards than the scan is for: fetch the shard map again",
-            )
+            missing = list(microshards_in(without_ranges(request.ranges, replica.machine.state.ranges)))
+            raise _not_here(replica, missing, "all microshards that the scan is for, and no others,")
 
     def _check_microshard(self, microshard: int, replica: Replica) -> None:
         if microshard != ALL_MICROSHARDS and not replica.machine.has_microshard(microshard):
-            raise Refusal(
-                ErrorCode.WRONG_SHARD,
-                f"microshard {microshard} is not in shard {replica.shard.id}: fetch the shard map again",
-            )
+            raise _not_here(replica, [microshard], f"microshard {microshard}")
 
     def _check_read(self, request: Read, replica: Replica) -> list[int]:
         self._check_keyspace(request, replica)
@@ -237,11 +242,9 @@ class Admission:
             )
         microshards = replica.machine.route(keys)
         if microshards is None:
-            key = next(key for key in keys if replica.machine.route([key]) is None)
-            raise Refusal(
-                ErrorCode.WRONG_SHARD,
-                f"key {_shown(key)} is not in shard {replica.shard.id}: fetch the shard map again",
-            )
+            missing = [key for key in keys if replica.machine.route([key]) is None]
+            wanted = list(map(replica.keyspace.microshard_of, missing))
+            raise _not_here(replica, wanted, f"key {_shown(missing[0])}")
         return microshards
 
     def _check_values(self, operations: Sequence[Operation | AtomicOperation]) -> None:
@@ -260,6 +263,22 @@ class Admission:
                     f"the value of key {_shown(operation.key)} has {len(operation.value)} bytes; "
                     f"at most {largest} are accepted",
                 )
+
+
+def _not_here(replica: Replica, missing: list[int], what: str) -> NotHere:
+    """Return the refusal of a request for `what`, which lies in the microshards `missing` here.
+
+    Where they are on their way to it, it is the right place to ask: clients are sent here from the moment at which the
+    other shard has parted with them, and this one has them within milliseconds.
+    """
+    shard, incoming = replica.shard.id, replica.machine.state.incoming
+    if missing and incoming is not None and set(missing) <= set(microshards_in(incoming.ranges)):
+        return NotHere(
+            ErrorCode.UNAVAILABLE,
+            f"shard {shard} is being given what has {what}, and does not have it yet: try again",
+            retry_after_ms=HAND_OVER_RETRY_MS,
+        )
+    return NotHere(ErrorCode.WRONG_SHARD, f"shard {shard} does not have {what}: fetch the shard map again")
 
 
 def _shown(key: bytes) -> str:

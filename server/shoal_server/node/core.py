@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from random import Random
 
 from shoal.errors import ErrorCode
+from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import (
     Answer,
     Done,
@@ -45,8 +46,13 @@ from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.invariants import invariant
 from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
+from shoal_server.node.census import Census
+from shoal_server.node.checksums import checksum
+from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
+from shoal_server.node.loads import LoadClock
 from shoal_server.node.outbox import Outbox, PeerMessage
+from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica, WaitingTransfer
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.splits import Splits, begin_log_of_split_off
@@ -59,13 +65,14 @@ from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, RaftMessage
 from shoal_server.raft.ready import TransferRefused
 from shoal_server.shard.machine import ShardStateMachine
+from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.layout import AppliedState, is_split_off, load_applied_state
+from shoal_server.storage.folder import put_shard_map
+from shoal_server.storage.generations import next_generation
+from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.log_store import GroupLogStore
-from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
-from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotStager
-
-FIRST_GENERATION = 1
+from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, is_stored, load_origin, put_origin
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 
 
 @dataclass(slots=True)
@@ -121,25 +128,30 @@ class Node:
         self.routes = Routes(shard_map)
         self.engine = engine
         self.started_at = now
-        self.not_writable = ""
-        self.disk_free_bytes = 0
-        self.disk_stalled = False
+        self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)
+        self.cpu = 0.0
         self.connected: set[str] = set()
         self._random = random
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
         self.replicas: dict[int, Replica] = {}
-        # What is stored first: a replica of which nothing is may have to wait for a split that another one here applies.
-        for shard in sorted(shard_map.shards, key=lambda shard: not is_stored(engine, shard.id)):
-            if self.lacks_replica(shard) or (identity.node in shard.replicas and is_stored(engine, shard.id)):
+        for shard in shard_map.shards:
+            # Of what a split makes nothing is stored before this node has applied it. Any other replica that a later map
+            # than the first one has brought here has its origin stored.
+            if identity.node in shard.replicas and (is_stored(engine, shard.id) or not shard.parent):
                 self.replicas[shard.id] = self._open_replica(shard.id, load_origin(engine, shard.id), now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
-        self._administration = Administration(self)
         self._admin_requests: list[tuple[int, AdminRequest]] = []
+        self._derived_version = 0
+        self._may_lack_replicas = False
         self._splits = Splits(self)
+        self._relocations = Relocations(self)
+        self._administration = Administration(self, self._relocations)
         self._transfers = SnapshotTransfers(engine, settings, self.replicas)
         self._admission = Admission(self.replicas, self.routes, settings)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
+        self._census = Census(engine, self.replicas, now)
+        self._loads = LoadClock(now)
         self._behind: dict[int, Replica] = {}
         self._behind_due = now
         self._outbox = Outbox(shard_map.version)
@@ -148,14 +160,16 @@ class Node:
         self._peer_events: list[tuple[str, bool]] = []
         self._unsynced: deque[_Unsynced] = deque()
         self._in_flight: dict[int, int] = {}
-        self._not_writable_peers: set[str] = set()
+        self._unfit_peers: set[str] = set()
+        self._disk_latency_us: dict[str, int] = {}
         self._ticket = 0
         self._synced = 0
         self._wall_ms = 0
         self._flush_ticket = 0
-        self._flushing: dict[Replica, int] = {}
+        self._flushing: dict[Replica, int] | None = None
         self._flush_wanted = False
         self._next_tick = now
+        self._splits.open_missing(now)
 
     def open_replica(self, shard_id: int, now: int) -> None:
         """Make room for a replica that the shard map does not put here: a group may then add this node as a follower."""
@@ -171,6 +185,8 @@ class Node:
     def adopt_map(self, routes: Routes, origins: dict[int, ReplicaOrigin], now: int) -> None:
         """Route by a newer shard map, and open the replicas of `origins`, which it puts here."""
         invariant(routes.map.version >= self.routes.map.version, "a map is never replaced by an older one")
+        if routes is not self.routes:
+            self._derived_version = 0
         self.routes = routes
         self._admission.adopt(routes)
         self._outbox.map_version = routes.map.version
@@ -185,23 +201,37 @@ class Node:
 
     @property
     def map_is_derived(self) -> bool:
-        """Whether the shard map is one that a split made here, for the time until the shard manager's comes."""
-        return self._splits.derived_version == self.routes.map.version
+        """Whether the shard map is one that was derived here, for the time until the shard manager's comes."""
+        return self._derived_version == self.routes.map.version
+
+    def adopt_derived_map(self, derived: ShardMap, now: int) -> None:
+        """Route by a map that follows from what a replica here has applied, until the shard manager's comes."""
+        batch = self.engine.batch()
+        put_shard_map(batch, self.engine, derived)
+        self.engine.write(batch)
+        self.adopt_map(Routes(derived), {}, now)
+        self._derived_version = derived.version
 
     def lacks_replica(self, shard: Shard) -> bool:
         """Say whether the map puts a replica of `shard` here that is to be opened empty.
 
-        One whose microshards another replica here still has is not: that has yet to apply the split that makes it.
+        One that a replica of its parent here may yet make, by applying the split, is not.
         """
         if self.identity.node not in shard.replicas or shard.id in self.replicas:
             return False
+        return not self._may_be_split_off(shard)
+
+    def _may_be_split_off(self, shard: Shard) -> bool:
+        """Say whether a split makes a replica of `shard` here, has made one that is to be opened, or may yet make one."""
         if is_split_off(self.engine, shard.id):
+            return True
+        if not shard.parent:
             return False
-        microshards = {microshard for span in shard.ranges for microshard in range(span.first, span.end)}
-        return not any(
-            replica.shard.keyspace == shard.keyspace and microshards & replica.machine.prefixes.keys()
-            for replica in self.replicas.values()
-        )
+        parent = self.replicas.get(shard.parent)
+        if parent is not None:
+            return shard.id not in parent.machine.state.children
+        known = self.routes.shards.get(shard.parent)
+        return known is not None and self.identity.node in known.replicas and self._may_be_split_off(known)
 
     def mark_dirty(self, replica: Replica) -> None:
         """Have the replica looked at in this turn."""
@@ -209,11 +239,17 @@ class Node:
 
     def forget_replica(self, shard_id: int) -> None:
         """Go on without a replica, whose rows are being removed."""
+        # One that it might have split off may be opened now.
+        self._may_lack_replicas = True
         replica = self.replicas.pop(shard_id)
         for waiting in (self._dirty, self._behind, self._again):
             waiting.pop(shard_id, None)
-        self._flushing.pop(replica, None)
+        if self._flushing is not None:
+            self._flushing.pop(replica, None)
         self._transfers.forget(replica)
+        # What it was about to promise is being deleted: another replica of the shard here would be taken at its word.
+        for held in self._unsynced:
+            held.messages = [(peer, message) for peer, message in held.messages if message.group != shard_id]
         replica.fail_all(self._outbox)
 
     def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
@@ -234,7 +270,7 @@ class Node:
                 index=0,
                 term=0,
                 seq_base=0,
-                generation=FIRST_GENERATION,
+                generation=next_generation(self.engine),
                 sessions_opened=0,
                 membership=Membership(1, shard.founders, shard.founding_followers)
                 if shard.founders
@@ -244,8 +280,10 @@ class Node:
             )
         keyspace = self.routes.keyspaces[shard.keyspace]
         machine = ShardStateMachine(shard, keyspace, self.engine, state)
-        microshards = sorted(machine.prefixes)
-        SnapshotStager(self.engine, shard_id, keyspace.id, microshards, [], state).discard_leftovers()
+        leftovers = self.engine.batch()
+        discard_staged(leftovers, self.engine, shard_id)
+        if not leftovers.is_empty():
+            self.engine.write(leftovers)
         stored = store.load()
         log = Log(
             store,
@@ -306,18 +344,25 @@ class Node:
 
     def flushed(self, ticket: int) -> None:
         """Everything applied by the turns up to that of `ticket` is on disk."""
-        invariant(ticket == self._flush_ticket, "one flush at a time")
-        for replica, index in self._flushing.items():
+        flushing, self._flushing = self._flushing, None
+        invariant(ticket == self._flush_ticket and flushing is not None, "one flush at a time")
+        for replica, index in (flushing or {}).items():
             replica.flushed(index)
             self._splits.flushed(replica, index)
             self._dirty[replica.shard.id] = replica
-        self._flushing = {}
 
-    def set_disk(self, *, free_bytes: int, not_writable: str, stalled: bool) -> None:
-        """Say how the disk is: `not_writable` is "" or the reason to turn writes away; `stalled`: a sync hangs."""
-        self.disk_free_bytes = free_bytes
-        self.not_writable = not_writable
-        self.disk_stalled = stalled
+    def set_disk(self, state: DiskState, now: int) -> None:
+        """Say how the disk is. A node that may not lead any more hands its leaderships over from the next turn on."""
+        self.disk.state = state
+        before = self.disk.not_leading
+        peers = self._disk_latency_us
+        self.disk.judge([peers[peer] for peer in self.peers if peer in peers], now)
+        self.liveness.may_campaign = not self.disk.stalled
+        if self.disk.not_leading != before:
+            # Peers are to know at once.
+            for peer in self.peers:
+                self.liveness.heartbeat_soon(peer)
+            self._next_tick = now
 
     def propose_membership(self, shard: int, change: MembershipChange, now: int) -> int:
         """Propose a change of a group's membership on its leader; return the entry's index (see `Group`)."""
@@ -357,16 +402,20 @@ class Node:
         for client, answers in outbox.to_clients.items():
             if client in in_flight:
                 in_flight[client] -= len(answers)
-        wake_at = min(self._next_tick, self._behind_due) if self._behind else self._next_tick
+        if now >= self._census.due_at:
+            self._census.step(now)
+        wake_at = min(self._next_tick, self._census.due_at)
+        if self._behind:
+            wake_at = min(wake_at, self._behind_due)
         return TurnEnd(outbox.to_peers, outbox.to_clients, self._flush(), wake_at)
 
     def _flush(self) -> int | None:
         """Return the ticket of a flush, where one is due for the sake of a log's length."""
-        if (self._flush_wanted or self._splits.want_flush()) and not self._flushing:
+        if (self._flush_wanted or self._splits.want_flush()) and self._flushing is None:
             self._flush_wanted = False
             self._flushing = {replica: replica.machine.state.index for replica in self.replicas.values()}
             self._flush_ticket += 1
-        return self._flush_ticket if self._flushing else None
+        return self._flush_ticket if self._flushing is not None else None
 
     def _release_synced(self, outbox: Outbox) -> None:
         unsynced = self._unsynced
@@ -426,7 +475,8 @@ class Node:
 
     def _take_heartbeat(self, sender: str, message: Heartbeat | HeartbeatAnswer, now: int, outbox: Outbox) -> None:
         if isinstance(message, Heartbeat):
-            (self._not_writable_peers.discard if message.writable else self._not_writable_peers.add)(sender)
+            (self._unfit_peers.discard if message.may_lead else self._unfit_peers.add)(sender)
+            self._disk_latency_us[sender] = message.disk_latency_us
             outbox.send(sender, self.liveness.on_heartbeat(sender, message, now))
         elif self.liveness.on_answer(sender, message, now):
             self._wake_groups_with(sender, now)
@@ -441,7 +491,7 @@ class Node:
                 continue
             for request in requests:
                 if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
-                    replica = self._admission.admit(client, request, self.not_writable, outbox)
+                    replica = self._admission.admit(client, request, self.disk.state.not_writable, outbox)
                     if replica is not None:
                         self._dirty[replica.shard.id] = replica
                 elif isinstance(request, GetShardMap):
@@ -450,10 +500,20 @@ class Node:
                     outbox.answer(client, Done(request.request))
                 elif isinstance(request, GetStatus):
                     outbox.answer(client, describe(self, request.request, now))
+                elif isinstance(request, ReadChecksum):
+                    self._read_checksum(client, request, outbox)
                 elif isinstance(request, TransferLeader):
                     self._transfer_leader(client, request, now, outbox)
                 else:
                     self._admin_requests.append((client, request))
+
+    def _read_checksum(self, client: int, request: ReadChecksum, outbox: Outbox) -> None:
+        replica = self.replicas.get(request.shard)
+        if replica is None:
+            where = f"{self.identity.node} has no replica of shard {request.shard}"
+            outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, where)
+        else:
+            outbox.answer(client, checksum(replica, self.engine, request))
 
     def _refuse_all(self, client: int, requests: list[Request], in_flight: int, outbox: Outbox) -> None:
         limit = self.settings.limits.client_requests
@@ -489,6 +549,13 @@ class Node:
             )
         elif group.leader == request.target:
             outbox.answer(client, Done(request.request))
+        elif not self._can_lead(request.target):
+            outbox.fail(
+                client,
+                request.request,
+                ErrorCode.UNAVAILABLE,
+                f"node {request.target!r} takes no leadership now: its disk is full, hangs or is slow (see its status)",
+            )
         elif replica.transfer is not None:
             outbox.fail(
                 client,
@@ -525,14 +592,19 @@ class Node:
         return left
 
     def _can_lead(self, peer: str) -> bool:
-        return peer not in self._not_writable_peers
+        return peer not in self._unfit_peers
 
     # -- time
 
     def _tick(self, now: int, outbox: Outbox) -> None:
         """What is due by the clock: heartbeats, support that ran out, groups that are not at rest."""
         liveness = self.liveness
-        beats = liveness.peers_heartbeats(now, self.peers, not self.disk_stalled, not self.not_writable)
+        disk = self.disk
+        if disk.not_leading:
+            self.hand_over(now)
+        beats = liveness.peers_heartbeats(
+            now, self.peers, not disk.stalled, not disk.not_leading, disk.state.latency_us
+        )
         for peer, heartbeat in beats.items():
             outbox.send(peer, heartbeat)
         for peer in liveness.expired(now):
@@ -553,9 +625,10 @@ class Node:
                 self._dirty[shard] = replica
             if replica.queue_purge(self._wall_ms):
                 self._dirty[shard] = replica
+        self._loads.tick(self.replicas.values(), self.cpu, now)
         self._transfers.tick(now)
         interval = self.settings.tick_interval_ns
-        self._next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now)
+        self._next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now, self.peers)
 
     def _wake_groups_with(self, peer: str, now: int) -> None:
         for shard, replica in self.replicas.items():
@@ -569,7 +642,7 @@ class Node:
     def _store(self, now: int, outbox: Outbox) -> int | None:
         """Write one batch with what all groups want stored; return the ticket to sync up to, if there is any."""
         dirty = self._dirty
-        if not dirty and not self._unsynced and not self._admin_requests and not self._splits.waiting:
+        if not (dirty or self._unsynced or self._admin_requests or self._splits.waiting or self._may_lack_replicas):
             return None
         engine = self.engine
         batch = engine.batch()
@@ -582,7 +655,7 @@ class Node:
         durable: list[tuple[str, RaftMessage]] = []
         must_sync = False
         for replica in dirty.values():
-            replica.propose_queued(self._wall_ms, outbox)
+            replica.propose_queued(now, self._wall_ms, outbox)
             replica.begin_reads(now, outbox)
             replica.ask_freshness(now, outbox)
             for ready in replica.collect(batch, now, outbox):
@@ -603,7 +676,8 @@ class Node:
         for replica in adopted:
             replica.reload()
             self._again[replica.shard.id] = replica
-        if adopted:
+        if adopted or self._may_lack_replicas:
+            self._may_lack_replicas = False
             self._splits.open_missing(now)
         if must_sync or adopted or answers:
             self._ticket += 1
@@ -626,9 +700,9 @@ class Node:
         applied: dict[int, Replica] = {}
         if behind and now >= self._behind_due:
             # Nobody waits for a follower's state, and one large batch costs less than many small ones.
-            applied = behind
+            applied = dict(behind)
             for replica in behind.values():
-                replica.apply(batch, outbox)
+                replica.apply(batch)
             behind = {shard: replica for shard, replica in behind.items() if replica.group.has_committed}
             self._behind = behind
         for shard, replica in dirty.items():
@@ -636,13 +710,18 @@ class Node:
                 # What it applies next must see what it has just applied, which is not written yet.
                 continue
             if replica.group.is_leader or replica.awaits_applying:
-                replica.apply(batch, outbox)
+                applied[shard] = replica
+                replica.apply(batch)
             elif replica.group.has_committed and shard not in behind:
                 if not behind:
                     self._behind_due = now + self.settings.follower_apply_ns
                 behind[shard] = replica
         if not batch.is_empty():
             engine.write_unlogged(batch)
+        # Before anybody is answered: a refusal is to carry the version of a map that says where to go.
+        self._relocations.take_hand_overs(applied.values(), now)
+        for replica in applied.values():
+            replica.answer_applied(outbox)
         for replica in dirty.values():
             replica.serve_reads(now, self._wall_ms, outbox)
             if replica.awaits_applying:

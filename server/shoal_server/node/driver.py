@@ -119,6 +119,10 @@ class NodeDriver:
         """Return for how many seconds the sync under way has been going on, 0 where there is none."""
         return self._syncs.stalled_for()
 
+    def take_sync_durations(self) -> list[int]:
+        """Return how long each sync took that has ended since the last time (ns)."""
+        return self._syncs.take_durations()
+
     def fail(self, reason: str, error: Exception | None = None) -> None:
         """Take no turn any more, and say why."""
         if not self.failure:

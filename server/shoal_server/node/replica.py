@@ -23,34 +23,43 @@ from shoal.protocol.messages import (
     Scan,
     ScanPage,
     SessionOpened,
+    Write,
     Written,
 )
+from shoal.protocol.relocation import MovingRows, ReadMoving
 from shoal.shardmap import Keyspace, Shard
 
+from shoal_server.node.census import RowCounts
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.handover import Handover
+from shoal_server.node.loads import ReplicaLoad
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry
-from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted, TransferInProgress
+from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
+    AdoptCommand,
     Command,
     Commands,
     OpenSessionCommand,
     PurgeCommand,
+    SealCommand,
     SplitCommand,
     WriteCommand,
     encode_commands,
 )
 from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
 from shoal_server.shard.sessions import Verdict
+from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Batch
-from shoal_server.storage.layout import AppliedState
 from shoal_server.storage.log_store import GroupLogStore
 
 OVERLOADED_RETRY_MS = 50
-TRANSFER_RETRY_MS = 10
+
+_CHANGES_SEQS_OR_MICROSHARDS = (SplitCommand, SealCommand, AdoptCommand)
+"""Until it is applied, nobody knows whether a write behind one of these will be done, nor its seq."""
 
 
 @dataclass(slots=True)
@@ -76,7 +85,7 @@ class QueuedRead:
     """
 
     client: int
-    read: Read | ReadPage | Scan
+    read: Read | ReadPage | Scan | ReadMoving
     microshards: list[int]
     weak: bool = False
     deadline: int = 0
@@ -113,6 +122,7 @@ class Replica:
         "_fast_index",
         "_flushed_index",
         "_freshness",
+        "_handover",
         "_log_bytes",
         "_next_token",
         "_prepared",
@@ -122,15 +132,17 @@ class Replica:
         "_queued_reads",
         "_reads_waiting",
         "_restored",
+        "_results",
         "_settings",
         "_since_checkpoint",
         "_was_leader",
         "_weak_reads",
+        "counts",
         "group",
         "keyspace",
+        "load",
         "machine",
         "node",
-        "reads",
         "route",
         "shard",
         "snapshot_floor",
@@ -150,7 +162,8 @@ class Replica:
         self.route: Shard = machine.shard
         self.transfer: WaitingTransfer | None = None
         self.snapshot_floor: int | None = None
-        self.reads = 0
+        self.counts = RowCounts()
+        self.load = ReplicaLoad()
         self._settings = settings
         self._queue: list[QueuedCommand] = []
         self._queued_reads: list[QueuedRead] = []
@@ -169,6 +182,8 @@ class Replica:
         self._log_bytes = 0
         self._since_checkpoint = 0
         self._restored: AppliedState | None = None
+        self._results: list[tuple[Entry, list[Outcome]]] = []
+        self._handover = Handover()
 
     # -- requests in
 
@@ -192,8 +207,14 @@ class Replica:
 
     # -- the turn
 
-    def propose_queued(self, wall_ms: int, outbox: Outbox) -> None:
-        """Turn the commands queued since the last turn into log entries, as few as the size bound allows."""
+    def propose_queued(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+        """Turn the commands queued since the last turn into log entries, as few as the size bound allows.
+
+        While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
+        """
+        if self.group.transferring:
+            self._handover.begin(now)
+            return
         queue = self._queue
         if not queue:
             return
@@ -240,27 +261,20 @@ class Replica:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
                 )
-        except TransferInProgress as error:
-            self._purging = False
-            for item in items:
-                outbox.fail(
-                    item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=TRANSFER_RETRY_MS
-                )
         except NotLeader:
             self._purging = False
             for item in items:
                 self.fail_not_leader(item.client, item.request, outbox)
         else:
             term = group.term
+            if any(isinstance(command, _CHANGES_SEQS_OR_MICROSHARDS) for command in commands.commands):
+                self._fast_from = index
             for item in items:
-                # A split that is not applied yet may take away what the write is for: then it is not known to happen.
                 item.fast = item.fast and self.machine.state.index >= self._fast_from
             self._proposals[index] = Proposal(
                 term, [(NOBODY if item.fast else item.client, item.request) for item in items]
             )
             self._prepared[index] = Prepared(term, commands, [item.operations for item in items])
-            if any(isinstance(command, SplitCommand) for command in commands.commands):
-                self._fast_from = index
             if any(item.fast for item in items):
                 self._fast_index = index
                 seq = self.machine.state.seq_base + index
@@ -319,10 +333,13 @@ class Replica:
             taken.append(ready)
         if group.is_leader != self._was_leader or group.leader != self.route.leader:
             self._leadership_changed(outbox)
+        handover = self._handover
+        if handover.under_way and not group.transferring and (group.leader or handover.is_overdue(now)):
+            self._end_handover(outbox)
         return taken
 
-    def apply(self, batch: Batch, outbox: Outbox) -> None:
-        """Apply what is committed into `batch`, as much as a turn may take, and answer those who wait for it."""
+    def apply(self, batch: Batch) -> None:
+        """Apply what is committed into `batch`, as much as a turn may take. `answer_applied` follows once it is written."""
         group = self.group
         entries = group.committed()
         if entries:
@@ -330,9 +347,11 @@ class Replica:
             group.applied(entries[-1].index)
             self._freshness.applied(entries[-1].index)
             if self._proposals:
-                self._answer_proposals(results, outbox)
+                self._results = results
 
-    def _answer_proposals(self, results: list[tuple[Entry, list[Outcome]]], outbox: Outbox) -> None:
+    def answer_applied(self, outbox: Outbox) -> None:
+        """Answer those who wait for what was applied."""
+        results, self._results = self._results, []
         proposals = self._proposals
         for entry, outcomes in results:
             proposal = proposals.pop(entry.index, None)
@@ -355,17 +374,12 @@ class Replica:
         if verdict is Verdict.NEW or verdict is Verdict.DUPLICATE:
             if type(command) is OpenSessionCommand:
                 outbox.answer(client, SessionOpened(request, outcome.value))
-            elif type(command) is SplitCommand:
-                outbox.answer(client, Done(request))
-            else:
+            elif type(command) is WriteCommand:
                 outbox.answer(client, Written(request, outcome.value, outcome.results))
-        elif verdict is Verdict.NOT_HERE and type(command) is SplitCommand:
-            outbox.fail(
-                client,
-                request,
-                ErrorCode.INVALID_ARGUMENT,
-                f"shard {self.shard.id} cannot be split so: some of the microshards are not in it, or none would stay",
-            )
+            else:
+                outbox.answer(client, Done(request))
+        elif verdict is Verdict.REFUSED:
+            outbox.fail(client, request, ErrorCode.INVALID_ARGUMENT, outcome.reason)
         elif verdict is Verdict.NOT_HERE:
             self._fail_not_here(client, request, outbox)
         elif verdict is Verdict.UNKNOWN_SESSION:
@@ -405,17 +419,17 @@ class Replica:
             type(read) is Scan
             and (not machine.has_microshard(read.microshard) or (read.ranges and read.ranges != machine.state.ranges))
         ):
-            # A split was applied after it was admitted.
+            # Microshards have gone after it was admitted.
             self._fail_not_here(queued.client, read.request, outbox)
         elif type(read) is Read:
-            self.reads += len(read.keys)
+            machine.traffic.read(queued.microshards)
             values, seqs, expiries = machine.read(read.keys, queued.microshards, now)
             fitting = _fitting(values, limits.max_frame_bytes // 2)
             if fitting < len(values):
                 values, seqs, expiries = values[:fitting], seqs[:fitting], expiries[:fitting]
             outbox.answer(queued.client, Rows(read.request, seq, self.node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
-            self.reads += 1
+            machine.traffic.read(queued.microshards)
             page = machine.scan(
                 read.microshard,
                 read.start,
@@ -436,6 +450,25 @@ class Replica:
                 read.microshard, read.after, rows, limits.page_bytes, now
             )
             outbox.answer(queued.client, Page(read.request, seq, done, microshards, keys, shown))
+        elif type(read) is ReadMoving:
+            self._serve_moving(queued.client, read, outbox)
+
+    def _serve_moving(self, client: int, read: ReadMoving, outbox: Outbox) -> None:
+        machine = self.machine
+        outgoing, cursor = machine.state.outgoing, read.cursor
+        if outgoing is None or outgoing.relocation != read.relocation or cursor.mark > machine.state.index:
+            outbox.fail(
+                client,
+                read.request,
+                ErrorCode.INVALID_ARGUMENT,
+                f"shard {self.shard.id} has nothing to give away as relocation {read.relocation} at this point",
+            )
+            return
+        max_bytes = max(1, min(read.max_bytes, self._settings.limits.max_batch_bytes))
+        page = machine.read_moving(cursor, outgoing, max_bytes)
+        outbox.answer(
+            client, MovingRows(read.request, page.cleared, page.rows, page.cursor, page.done, outgoing.sealed)
+        )
 
     # -- reads of a replica that does not lead
 
@@ -474,7 +507,7 @@ class Replica:
         staleness = self._freshness.staleness_ms(now)
         seq = self.machine.state.seq
         for queued in waiting:
-            wanted = queued.read.freshness  # type: ignore[union-attr]  # a ReadPage is never weak
+            wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
             bound = wanted.max_staleness_ms
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
                 self._serve(queued, staleness, wall_ms, outbox)
@@ -484,7 +517,7 @@ class Replica:
                 self._weak_reads.append(queued)
 
     def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:
-        wanted = queued.read.freshness  # type: ignore[union-attr]  # a ReadPage is never weak
+        wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
         known = "nobody could say how stale" if staleness is None else f"up to {staleness} ms stale"
         asked = f"at most {wanted.max_staleness_ms} ms and " if wanted.max_staleness_ms else ""
         outbox.fail(
@@ -496,13 +529,25 @@ class Replica:
             route=self.route,
         )
 
+    def answer_repeated(self, client: int, request: Write, outbox: Outbox) -> bool:
+        """Answer a write for microshards that are not here, if it may have been done while they were; say whether so.
+
+        What its session remembers is final: it knows of everything that was done before they went.
+        """
+        outcome = self.machine.earlier_outcome(request.session, request.number)
+        if outcome.verdict is Verdict.NEW:
+            return False
+        command = WriteCommand(request.session, request.number, [], request.operations)
+        self._answer(client, request.request, outcome, command, outbox)
+        return True
+
     def _fail_not_here(self, client: int, request: int, outbox: Outbox) -> None:
         """Answer that a microshard has gone to another shard, and that nothing was done."""
         outbox.fail(
             client,
             request,
             ErrorCode.WRONG_SHARD,
-            f"shard {self.shard.id} has been split: fetch the shard map again",
+            f"shard {self.shard.id} has other microshards by now: fetch the shard map again",
             route=self.route,
         )
 
@@ -523,6 +568,7 @@ class Replica:
 
     def fail_all(self, outbox: Outbox) -> None:
         """Answer everybody who waits: the replica is being removed."""
+        self._end_handover(outbox)
         for command in self._queue:
             self.fail_not_leader(command.client, command.request, outbox)
         waiting = [read for _, reads in self._reads_waiting.values() for read in reads]
@@ -573,9 +619,17 @@ class Replica:
                 f"the leader is {self.group.leader or 'unknown'}",
             )
 
+    def _end_handover(self, outbox: Outbox) -> None:
+        """Answer those who waited for the new leader's name."""
+        for held in self._handover.end():
+            self.fail_not_leader(held.client, held.request, outbox, maybe_applied=held.maybe_applied)
+
     def fail_not_leader(self, client: int, request: int, outbox: Outbox, *, maybe_applied: bool = False) -> None:
-        """Answer that this node does not lead the shard, with the route to who does."""
+        """Answer that this node does not lead the shard, with the route to who does; after a transfer, once that is known."""
         leader = self.group.leader
+        if self._handover.under_way:
+            self._handover.hold(client, request, maybe_applied)
+            return
         outbox.fail(
             client,
             request,
@@ -628,6 +682,11 @@ class Replica:
             self.store.truncate(batch, cut, term)
         # A flush is for all shards: ask for one when there is as much to cut off as to keep.
         return self._log_bytes > 2 * retain and self._flushed_index < self.machine.state.index
+
+    @property
+    def stored_state(self) -> AppliedState:
+        """The applied state that the rows on disk are of, with those that this turn's batch will have written."""
+        return self._restored or self.machine.state
 
     def restore(self, state: AppliedState, now: int) -> None:
         """A snapshot is adopted in the turn's batch: go on from it. `reload` follows once the batch is written."""

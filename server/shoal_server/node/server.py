@@ -11,6 +11,7 @@ import gc
 import signal
 import sys
 from random import Random, SystemRandom
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -25,6 +26,7 @@ from shoal_server.logs import configure_logging
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
 from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
+from shoal_server.node.health import HealthWatch
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_links import PeerLinks
 from shoal_server.node.settings import NodeIdentity, settings_from_config
@@ -40,11 +42,14 @@ from shoal_server.storage.folder import (
 )
 from shoal_server.storage.rocks import RocksEngine
 
+if TYPE_CHECKING:
+    from shoal_server.api.server import ApiServer
+
 log = structlog.get_logger("shoal.node")
 
 DRAIN_SECONDS = 5.0
+API_STOP_SECONDS = 2.0
 HAND_OVER_CHECK_SECONDS = 0.02
-DISK_CHECK_SECONDS = 0.25
 JOIN_SECONDS = 1.0
 SWITCH_SECONDS = 0.00005
 EXIT_FAILED = 1
@@ -75,8 +80,6 @@ class NodeServer:
             save_shard_map(self._engine, shard_map)
         settings = settings_from_config(config, sum(node_id in shard.replicas for shard in shard_map.shards))
         self._limits = settings.limits
-        self._sync_stall_seconds = settings.sync_stall_ns / 1e9
-        self._disk_reserve_bytes = config.storage.disk_reserve_bytes
         self.max_frame_bytes = settings.limits.max_frame_bytes
         self.client_output_bytes = settings.limits.client_output_bytes
         self._identity = NodeIdentity(
@@ -94,6 +97,9 @@ class NodeServer:
             failed=self._on_failure,
             map_changed=self._map_changed,
         )
+        self._health = HealthWatch(
+            self._node, self._driver, self._engine, self._entry.data, config.storage.disk_reserve_bytes
+        )
         self._inbound: set[Inbound] = set()
         self._clients: dict[int, Inbound] = {}
         self._next_client = 1
@@ -106,17 +112,20 @@ class NodeServer:
             failed=self._task_ended,
         )
         self._stop = asyncio.Event()
+        self._api: ApiServer | None = None
 
     # -- life
 
     async def run(self) -> int:
         """Serve until a signal or a failure; return the exit code."""
-        host, _, port = self._entry.address.rpartition(":")
+        host, _, port = self._entry.listens_at.rpartition(":")
         listener = await self._loop.create_server(lambda: Inbound(self, self._loop), host.strip("[]"), int(port))
+        if self._entry.admin:
+            await self._start_api(self._entry.admin)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._map_changed()
-        tasks = [asyncio.create_task(self._watch_disk())]
+        tasks = [asyncio.create_task(self._health.run())]
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
         for task in tasks:
@@ -131,8 +140,10 @@ class NodeServer:
         )
         self._driver.schedule_turn()
         await self._stop.wait()
-        if not self._driver.failure:
-            await self._hand_over()
+        if self._driver.failure:
+            await self._stop_api(0.0)
+        else:
+            await asyncio.gather(self._hand_over(), self._stop_api(API_STOP_SECONDS))
         listener.close()
         for task in tasks:
             task.remove_done_callback(self._task_ended)
@@ -157,6 +168,16 @@ class NodeServer:
             self._folder.close()
         log.info("node_stopped", node=self._identity.node)
         return 0
+
+    async def _start_api(self, address: str) -> None:
+        from shoal_server.api.server import ApiServer  # loads gRPC, which a node without this address does without
+
+        self._api = ApiServer(address, self._entry, self._limits)
+        await self._api.start()
+
+    async def _stop_api(self, patience_seconds: float) -> None:
+        if self._api is not None:
+            await self._api.stop(patience_seconds)
 
     async def _hand_over(self) -> None:
         """Give every leadership to a peer that is up to date, for at most `DRAIN_SECONDS`."""
@@ -202,35 +223,13 @@ class NodeServer:
             await asyncio.sleep(JOIN_SECONDS)
         await self._stop.wait()
 
-    async def _watch_disk(self) -> None:
-        """Tell the core how the disk is: how full, and whether a sync hangs."""
-        while True:
-            free = self._engine.free_bytes()
-            full = free < self._disk_reserve_bytes
-            reason = (
-                f"the disk under {self._entry.data} has {free} bytes free, less than the reserve of "
-                f"{self._disk_reserve_bytes}: make room or add nodes"
-                if full
-                else ""
-            )
-            if reason and not self._node.not_writable:
-                log.error("writes_refused", node=self._identity.node, reason=reason)
-            elif self._node.not_writable and not reason:
-                log.info("writes_accepted", node=self._identity.node, free_bytes=free)
-            stalled = self._driver.sync_stalled_for() > self._sync_stall_seconds
-            if stalled and not self._node.disk_stalled:
-                log.error("disk_stalled", node=self._identity.node, seconds=self._driver.sync_stalled_for())
-            self._node.set_disk(free_bytes=free, not_writable=reason, stalled=stalled)
-            if full:
-                self._node.hand_over(monotonic_ns())
-                self._driver.schedule_turn()
-            await asyncio.sleep(DISK_CHECK_SECONDS)
-
     # -- peers
 
     def _map_changed(self) -> None:
         routes = self._node.routes
         self._links.update({peer: routes.nodes[peer].address for peer in self._node.peers})
+        if self._api is not None and routes.map.version:
+            self._api.serve()
 
     def _hello(self) -> Hello:
         identity = self._identity

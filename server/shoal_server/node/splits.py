@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from shoal.shardmap import Routes, ShardMap, without_ranges
+from shoal.shardmap import ShardMap, without_ranges
 
 from shoal_server.node.replica import Replica
 from shoal_server.raft.messages import HardState
+from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.folder import put_shard_map
 from shoal_server.storage.layout import (
-    AppliedState,
     LogStart,
     SplitOff,
     encode_hard_state,
@@ -38,14 +37,13 @@ log = structlog.get_logger("shoal.node")
 
 
 class Splits:
-    """What splits have left to do on a node. `derived_version`: of the map that the last of them made, or 0."""
+    """What splits have left to do on a node."""
 
-    __slots__ = ("_durable", "_node", "derived_version")
+    __slots__ = ("_durable", "_node")
 
     def __init__(self, node: Node) -> None:
         """Take up what the last process left."""
         self._node = node
-        self.derived_version = 0
         routes = node.routes
         self._durable: list[SplitOff] = []
         for split_off in stored_split_offs(node.engine):
@@ -60,11 +58,11 @@ class Splits:
 
     def want_flush(self) -> bool:
         """Say whether a flush is what a new replica waits for."""
-        return any(replica.machine.split_offs for replica in self._node.replicas.values())
+        return any(replica.machine.microshards.split_offs for replica in self._node.replicas.values())
 
     def flushed(self, replica: Replica, index: int) -> None:
         """What `replica` had applied up to `index` is on disk."""
-        split_offs = replica.machine.split_offs
+        split_offs = replica.machine.microshards.split_offs
         while split_offs and split_offs[0][0] <= index:
             self._durable.append(split_offs.pop(0)[1])
 
@@ -98,15 +96,10 @@ class Splits:
             for shard in known.shards
         )
         version = max(split_off.map_version, known.version + 1)
-        derived = ShardMap(version, known.cluster, known.nodes, known.keyspaces, (*shards, child))
-        batch = node.engine.batch()
-        put_shard_map(batch, node.engine, derived)
-        node.engine.write(batch)
-        self.derived_version = version
-        node.adopt_map(Routes(derived), {}, now)
+        node.adopt_derived_map(ShardMap(version, known.cluster, known.nodes, known.keyspaces, (*shards, child)), now)
 
     def open_missing(self, now: int) -> None:
-        """After a snapshot that left microshards out: open what the map puts here, and nothing stands for any more."""
+        """Open what the map puts here, as far as no split may yet make it."""
         node = self._node
         for shard in node.routes.map.shards:
             if node.lacks_replica(shard):

@@ -6,8 +6,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
+from shoal.protocol.relocation import RelocationStatus
 
 from shoal_server.node.replica import Replica
+from shoal_server.storage.applied_state import AppliedState
 
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
@@ -26,8 +28,13 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
         uptime_ms=(now - node.started_at) // 1_000_000,
         map_version=node.routes.map.version,
         connected_peers=tuple(sorted(node.connected)),
-        not_writable=node.not_writable,
-        disk_free_bytes=node.disk_free_bytes,
+        not_writable=node.disk.state.not_writable,
+        disk_free_bytes=node.disk.state.free_bytes,
+        disk_used_bytes=node.disk.state.used_bytes,
+        disk_latency_us=node.disk.state.latency_us,
+        not_leading=node.disk.not_leading,
+        cpu=node.cpu,
+        map_derived=node.map_is_derived,
         replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
     )
 
@@ -35,6 +42,7 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
 def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
     status = replica.group.status()
     membership = status.membership
+    traffic = replica.machine.traffic
     return ReplicaStatus(
         shard=replica.shard.id,
         role=status.role,
@@ -50,9 +58,18 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         followers=membership.followers,
         membership_version=membership.version,
         membership_committed=status.membership_committed,
-        reads=replica.reads,
-        writes=replica.machine.operations_applied,
-        written_bytes=replica.machine.bytes_applied,
+        reads=traffic.reads,
+        writes=traffic.writes,
+        written_bytes=traffic.written_bytes,
+        bytes=replica.counts.bytes,
+        keys=replica.counts.keys,
+        counted=replica.counts.complete,
+        hot=replica.load.hot(replica),
+        cpu=replica.load.cpu,
+        ranges=replica.machine.state.ranges,
+        outgoing=_outgoing(replica.machine.state),
+        incoming=_incoming(replica.machine.state),
+        relocations_ended=replica.machine.state.ended,
         peers=tuple(
             PeerProgress(
                 node=peer.node,
@@ -63,4 +80,26 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
             )
             for peer in status.peers
         ),
+    )
+
+
+def _outgoing(state: AppliedState) -> RelocationStatus | None:
+    outgoing = state.outgoing
+    if outgoing is None:
+        return None
+    return RelocationStatus(outgoing.relocation, outgoing.target, outgoing.ranges, outgoing.sealed)
+
+
+def _incoming(state: AppliedState) -> RelocationStatus | None:
+    incoming = state.incoming
+    if incoming is None:
+        return None
+    return RelocationStatus(
+        incoming.relocation,
+        incoming.source,
+        incoming.ranges,
+        number=incoming.number,
+        cursor=incoming.cursor,
+        rows=incoming.rows,
+        bytes=incoming.bytes,
     )

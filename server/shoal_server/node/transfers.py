@@ -17,7 +17,6 @@ from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.storage.engine import Batch, Engine
-from shoal_server.storage.layout import AppliedState
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
 
 log = structlog.get_logger("shoal.node")
@@ -63,6 +62,7 @@ class SnapshotTransfers:
         self._sending: dict[tuple[int, str], _Sending] = {}
         self._wanted: deque[tuple[Replica, str]] = deque()
         self._taking: dict[int, _Taking] = {}
+        self._abandoned: list[SnapshotStager] = []
         self._arrived: list[tuple[Replica, str, SnapshotChunk]] = []
         self._acknowledged: list[_Sending] = []
         self._acks: list[tuple[str, SnapshotAck]] = []
@@ -82,7 +82,7 @@ class SnapshotTransfers:
         for sending in [sending for sending in self._sending.values() if sending.peer == peer]:
             self._end_sending(sending, 0, "the connection was lost")
         for group in [group for group, taking in self._taking.items() if taking.peer == peer]:
-            del self._taking[group]
+            self._end_taking(group)
 
     def forget(self, replica: Replica) -> None:
         """End what is under way for a replica that is being removed."""
@@ -102,7 +102,7 @@ class SnapshotTransfers:
             elif now >= sending.deadline:
                 self._end_sending(sending, 0, "the receiver is silent")
         for group_id in [group_id for group_id, taking in self._taking.items() if now >= taking.deadline]:
-            del self._taking[group_id]
+            self._end_taking(group_id)
 
     def receive(self, sender: str, message: SnapshotChunk | SnapshotAck, replica: Replica, now: int) -> None:
         """Take a message of a transfer."""
@@ -126,16 +126,29 @@ class SnapshotTransfers:
         arrived, self._arrived = self._arrived, []
         adopted: list[Replica] = []
         for replica, sender, chunk in arrived:
+            self._drop_abandoned(batch)
             needless = not replica.group.can_restore(chunk.index, chunk.index_term)
             problem = "" if needless else self._take(replica, sender, chunk, batch, now)
             if needless:
-                self._taking.pop(chunk.group, None)
+                self._end_taking(chunk.group)
             elif chunk.last and not problem:
                 self._adopt(replica, chunk, batch, now)
                 adopted.append(replica)
             ack = SnapshotAck(chunk.group, chunk.term, chunk.transfer, chunk.number, problem, needless)
             self._acks.append((sender, ack))
+        self._drop_abandoned(batch)
         return adopted
+
+    def _end_taking(self, group: int) -> None:
+        """End a transfer that nothing comes of, if there is one; what was staged goes with the next batch."""
+        taking = self._taking.pop(group, None)
+        if taking is not None:
+            self._abandoned.append(taking.stager)
+
+    def _drop_abandoned(self, batch: Batch) -> None:
+        abandoned, self._abandoned = self._abandoned, []
+        for stager in abandoned:
+            stager.abandon(batch)
 
     def _take(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
         """Stage a chunk; return "" or why the transfer cannot go on."""
@@ -143,22 +156,14 @@ class SnapshotTransfers:
         if group.is_leader or chunk.term < group.term:
             return f"the term is {group.term}, not {chunk.term}"
         if checksum(chunk.rows) != chunk.checksum:
-            self._taking.pop(chunk.group, None)
+            self._end_taking(chunk.group)
             return f"chunk {chunk.number} is damaged"
         taking = self._taking.get(chunk.group)
         if chunk.number == 0:
-            machine = replica.machine
-            new = [microshard for span in chunk.ranges for microshard in range(span.first, span.end)]
-            # What a map says of an empty replica may be old news: another one here may have some of it by now.
-            others = {
-                microshard
-                for other in self._replicas.values()
-                if other is not replica and other.keyspace.id == machine.keyspace.id
-                for microshard in other.machine.prefixes
-            }
-            old = sorted(machine.prefixes.keys() - others)
-            stager = SnapshotStager(self._engine, chunk.group, machine.keyspace.id, new, old, machine.state)
-            stager.begin(batch)
+            self._end_taking(chunk.group)
+            self._drop_abandoned(batch)
+            stager = SnapshotStager(self._engine, chunk.group, replica.keyspace.id)
+            stager.begin(batch, chunk.state(stager.generation))
             taking = self._taking[chunk.group] = _Taking(sender, chunk.transfer, chunk.term, stager, 0, 0)
         if taking is None or (taking.peer, taking.transfer, taking.expected) != (sender, chunk.transfer, chunk.number):
             return f"chunk {chunk.number} of transfer {chunk.transfer} was not expected"
@@ -169,18 +174,8 @@ class SnapshotTransfers:
 
     def _adopt(self, replica: Replica, chunk: SnapshotChunk, batch: Batch, now: int) -> None:
         taking = self._taking.pop(chunk.group)
-        state = AppliedState(
-            index=chunk.index,
-            term=chunk.index_term,
-            seq_base=chunk.seq_base,
-            generation=taking.stager.generation,
-            sessions_opened=chunk.sessions_opened,
-            membership=chunk.membership,
-            membership_index=chunk.membership_index,
-            clock_ms=chunk.clock_ms,
-            ranges=chunk.ranges,
-        )
-        taking.stager.adopt(batch, replica.store, state)
+        state = chunk.state(taking.stager.generation)
+        taking.stager.adopt(batch, replica.store, state, replica.stored_state)
         replica.restore(state, now)
         log.info("snapshot_adopted", shard=chunk.group, index=chunk.index, sender=taking.peer)
 
@@ -204,7 +199,6 @@ class SnapshotTransfers:
             self._engine,
             replica.shard.id,
             machine.keyspace.id,
-            sorted(machine.prefixes),
             machine.state,
             self._settings.snapshot_chunk_bytes,
         )
@@ -243,6 +237,10 @@ class SnapshotTransfers:
             membership_index=state.membership_index,
             clock_ms=state.clock_ms,
             ranges=state.ranges,
+            outgoing=state.outgoing,
+            incoming=state.incoming,
+            ended=state.ended,
+            children=state.children,
         )
         outbox.send(sending.peer, chunk)
 

@@ -114,6 +114,7 @@ class Group:
         "_random",
         "_reads",
         "_refused",
+        "_renewing",
         "_restarted",
         "_silent_until",
         "_timing",
@@ -164,6 +165,7 @@ class Group:
         self._config = config
         self._timing = timing
         self._liveness = liveness
+        self._renewing = False
         self._random = random
         self._restarted = hard_state.term > 0
         self._silent_until = silent_until
@@ -222,14 +224,16 @@ class Group:
 
     @property
     def transferring(self) -> bool:
-        return self._leader is not None and self._leader.transfer is not None
+        """Whether leadership is on its way to another node, or has not arrived and is being taken back in a new term."""
+        return self._renewing or (self._leader is not None and self._leader.transfer is not None)
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this node is a voter whose log holds no membership change that is committed and not applied."""
+        """Whether this node is a voter that can store a vote and has applied every committed change of membership."""
         log = self.log
         return (
             self.node in self._history.current.voters
+            and self._liveness.may_campaign
             and not log.applied_index < self._history.current_index <= log.commit_index
             and not self._is_silent
         )
@@ -272,15 +276,18 @@ class Group:
         leader = self._leader
         if leader is None:
             return ""
-        candidates = [
-            (leader.progress[voter].match, voter)
+        candidates = {
+            voter: leader.progress[voter].match
             for voter in leader.membership.voters
             if voter != self.node
             and leader.progress[voter].state is ProgressState.REPLICATE
             and self._liveness.supported_until(voter) > now
             and able(voter)
-        ]
-        return max(candidates)[1] if candidates else ""
+        }
+        best = max(candidates.values(), default=0)
+        furthest = sorted(voter for voter, match in candidates.items() if match == best)
+        # Not the same one for all groups: a node that gives up everything it leads must not burden a single other.
+        return furthest[self.group % len(furthest)] if furthest else ""
 
     def needed_from(self) -> int:
         """Return the first entry that some reachable replica still needs of this leader's log."""
@@ -551,6 +558,8 @@ class Group:
     def _become(self, role: Role) -> None:
         invariant(role in _MAY_FOLLOW[self.role], f"a {self.role.value} does not become a {role.value}")
         self.role = role
+        if role is Role.REPLICA or role is Role.LEADER:
+            self._renewing = False
 
     def _set_term(self, term: int, vote: str) -> None:
         invariant(term > self.term or (term == self.term and self.vote in ("", vote)), "one vote a term, terms rise")
@@ -632,7 +641,13 @@ class Group:
                 self._become_replica(self.term, now)
                 return
             self._reads.extend(leader.probe_reads(now))
-            self.active = leader.tick(now) or supported <= now
+            self.active = leader.tick(now) or supported <= now or leader.lease_forfeited
+            if leader.lease_forfeited and leader.transfer is None and supported > now and self.may_campaign:
+                # The target of a transfer has not taken over, and may still do so at any time. Only a newer term ends
+                # that; without one there would never be a lease again.
+                self._become_replica(self.term, now)
+                self._renewing = True
+                self._pre_campaign(now)
             return
         if self.role is Role.REPLICA:
             self._settle_down(now)
@@ -640,6 +655,7 @@ class Group:
             if self._restarted and now < self._liveness.vote_not_before:
                 return
             if self.role is Role.CANDIDATE or self.role is Role.PRE_CANDIDATE or not self._leader_is_supported(now):
+                self._renewing = False
                 self._pre_campaign(now)
 
     # -- proposals

@@ -46,7 +46,10 @@ class _Received:
 
 
 class Liveness:
-    """What this node has promised its peers, and they to it."""
+    """What this node has promised its peers, and they to it.
+
+    `may_campaign`: for the node to set; False while nothing that it promises could be stored.
+    """
 
     __slots__ = (
         "_due",
@@ -60,6 +63,7 @@ class Liveness:
         "_timing",
         "_voided",
         "epoch",
+        "may_campaign",
         "node",
         "vote_not_before",
     )
@@ -68,6 +72,7 @@ class Liveness:
         self.node = node
         self.epoch = epoch
         self.vote_not_before = now + timing.support_ns
+        self.may_campaign = True
         self._timing = timing
         self._started = now
         self._voided: set[str] = set()
@@ -81,22 +86,25 @@ class Liveness:
 
     # -- sending
 
-    def peers_heartbeats(self, now: int, peers: list[str], wants_support: bool, writable: bool) -> dict[str, Heartbeat]:
+    def peers_heartbeats(
+        self, now: int, peers: list[str], wants_support: bool, may_lead: bool, disk_latency_us: int = 0
+    ) -> dict[str, Heartbeat]:
         """Return the heartbeats that are due, by peer."""
         beats: dict[str, Heartbeat] = {}
         for peer in peers:
             if self._due.get(peer, 0) <= now:
                 self._due[peer] = now + self._timing.heartbeat_interval_ns
-                beats[peer] = Heartbeat(self.epoch, now, self._heard.get(peer, 0), wants_support, writable)
+                heard = self._heard.get(peer, 0)
+                beats[peer] = Heartbeat(self.epoch, now, heard, wants_support, may_lead, disk_latency_us)
         return beats
 
     def heartbeat_soon(self, peer: str) -> None:
         """Let the next heartbeat to `peer` be due at once."""
         self._due[peer] = 0
 
-    def next_due(self, now: int) -> int:
-        """Return when to look again: the next heartbeat, or the next support that runs out."""
-        due = min(self._due.values(), default=now + self._timing.heartbeat_interval_ns)
+    def next_due(self, now: int, peers: list[str]) -> int:
+        """Return when to look again: the next heartbeat to one of `peers`, or the next support that runs out."""
+        due = min((self._due.get(peer, 0) for peer in peers), default=now + self._timing.heartbeat_interval_ns)
         for peer in self._keeping:
             due = min(due, self._given[peer].until)
         for peer in self._holding:

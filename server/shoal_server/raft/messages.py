@@ -191,14 +191,16 @@ class Heartbeat(_Message, frozen=True, tag=50):
         heard_at: `sent_at` of the newest heartbeat whose answer the sender has seen, 0 for none: shows the receiver
             that its answers arrive, without which it gives no support (a leader that cannot be answered cannot lead).
         wants_support: False where the sender must not lead now (its disk stalls).
-        writable: False where the sender takes no writes (its disk is full), so that nobody hands leadership to it.
+        may_lead: False where nobody is to hand leadership to the sender (its disk is full, hangs or is slow).
+        disk_latency_us: how long its disk takes for a sync, 0 where that is not known.
     """
 
     epoch: int
     sent_at: int
     heard_at: int
     wants_support: bool
-    writable: bool = True
+    may_lead: bool = True
+    disk_latency_us: int = 0
 
 
 class HeartbeatAnswer(_Message, frozen=True, tag=51):

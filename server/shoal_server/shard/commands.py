@@ -13,7 +13,8 @@ from typing import TypeAlias
 import msgspec
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import ALL_MICROSHARDS, Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
-from shoal.shardmap import Shard
+from shoal.protocol.relocation import ClearedRange, MovedRow, RelocationCursor
+from shoal.shardmap import MicroshardRange, Shard
 
 COMMANDS_VERSION = 1
 """Format of entries; an entry of a newer one stops the replica that cannot read it (`UnknownCommands`)."""
@@ -56,7 +57,62 @@ class SplitCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4
     map_version: int
 
 
-Command: TypeAlias = OpenSessionCommand | WriteCommand | PurgeCommand | SplitCommand
+class TakeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Expect microshards of shard `source`: see `shoal.protocol.relocation`, as with the other steps of a relocation."""
+
+    relocation: int
+    source: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+class GiveCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Keep a journal of what changes in microshards that shard `target` is to get."""
+
+    relocation: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+class StoreMovedCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Clear ranges and store rows of microshards that the shard is to get."""
+
+    relocation: int
+    number: int
+    cleared: list[ClearedRange]
+    rows: list[MovedRow]
+    cursor: RelocationCursor
+
+
+class SealCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """Part with the microshards; route by a map of at least `map_version` from then on."""
+
+    relocation: int
+    map_version: int
+
+
+class AdoptCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Serve the microshards; route by a map of at least `map_version` from then on."""
+
+    relocation: int
+    map_version: int
+
+
+class ForgetCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """Remove what is left of the microshards that the shard has parted with."""
+
+    relocation: int
+
+
+class CancelCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """Give a relocation up."""
+
+    relocation: int
+
+
+RelocationCommand: TypeAlias = (
+    TakeCommand | GiveCommand | StoreMovedCommand | SealCommand | AdoptCommand | ForgetCommand | CancelCommand
+)
+Command: TypeAlias = OpenSessionCommand | WriteCommand | PurgeCommand | SplitCommand | RelocationCommand
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False):

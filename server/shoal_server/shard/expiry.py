@@ -6,7 +6,7 @@ A row that is overwritten leaves its index row behind: a purge removes that, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.engine import Engine
@@ -30,12 +30,20 @@ class ExpiryIndex:
     written since allows (`_added`).
     """
 
-    __slots__ = ("_added", "_earliest", "_engine", "_looked", "_prefixes", "due_at")
+    __slots__ = ("_added", "_earliest", "_engine", "_keyspace", "_looked", "_prefixes", "due_at")
 
-    def __init__(self, engine: Engine, keyspace: int, generation: int, microshards: Iterable[int]) -> None:
-        """Look up what is stored."""
+    def __init__(self, engine: Engine, keyspace: int, generations: Mapping[int, int]) -> None:
+        """Look up what is stored.
+
+        Args:
+            generations: of the rows of each of the replica's microshards.
+        """
         self._engine = engine
-        self._prefixes = {microshard: expiry_prefix(keyspace, microshard, generation) for microshard in microshards}
+        self._keyspace = keyspace
+        self._prefixes = {
+            microshard: expiry_prefix(keyspace, microshard, generation)
+            for microshard, generation in generations.items()
+        }
         self._earliest: dict[int, int] = {}
         self._added: dict[int, int] = {}
         self._looked: list[tuple[int, int, bytes]] | None = None
@@ -70,6 +78,13 @@ class ExpiryIndex:
         for microshard in microshards:
             for known in (self._prefixes, self._earliest, self._added):
                 known.pop(microshard, None)
+        self.due_at = self._bound()
+
+    def begin(self, generations: Mapping[int, int]) -> None:
+        """Have to do with microshards that have come from another shard, rows and index: `due` will look what is there."""
+        for microshard, generation in generations.items():
+            self._prefixes[microshard] = expiry_prefix(self._keyspace, microshard, generation)
+            self._earliest[microshard] = 0
         self.due_at = self._bound()
 
     def due(self, now: int, limit: int) -> list[tuple[int, int, bytes]]:

@@ -18,10 +18,12 @@ import msgspec
 from shoal.protocol.messages import (
     ALL_MICROSHARDS,
     ConditionNotMet,
+    DeleteRange,
     Operation,
     OperationResult,
 )
-from shoal.shardmap import Keyspace, Shard, without_ranges
+from shoal.protocol.relocation import RelocationCursor
+from shoal.shardmap import Keyspace, Shard
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
@@ -29,6 +31,7 @@ from shoal_server.shard.commands import (
     PLAIN,
     Commands,
     OpenSessionCommand,
+    PurgeCommand,
     SplitCommand,
     UnknownCommands,
     WriteCommand,
@@ -37,18 +40,18 @@ from shoal_server.shard.commands import (
     named_microshards,
 )
 from shoal_server.shard.expiry import ExpiryIndex
+from shoal_server.shard.microshards import EntryPosition, Microshards
+from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import SessionTable, Verdict
+from shoal_server.shard.traffic import Traffic
+from shoal_server.storage.applied_state import AppliedState, Outgoing, encode_applied_state
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
-    AppliedState,
-    SplitOff,
     applied_state_key,
     data_prefix,
-    encode_applied_state,
     encode_session_slot,
-    encode_split_off,
     is_visible,
     prefix_end,
     row_seq,
@@ -56,7 +59,6 @@ from shoal_server.storage.layout import (
     session_prefix,
     session_slot_key,
     session_slots,
-    split_off_key,
     split_rows,
 )
 
@@ -78,12 +80,13 @@ class Outcome:
     """What applying one command came to.
 
     `value` is a seq (writes) or a session id (openings), where it is NEW or DUPLICATE; `results` those of the operations
-    that have one.
+    that have one. `reason` says why it is REFUSED.
     """
 
     verdict: Verdict
     value: int
     results: list[OperationResult] = field(default_factory=list)
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -120,24 +123,25 @@ class ShardStateMachine:
         self.keyspace = keyspace
         self.state = state
         self._engine = engine
-        self.operations_applied = 0
-        self.bytes_applied = 0
+        self.traffic = Traffic()
         self.prefixes: dict[int, bytes] = {}
         self.sessions = SessionTable()
-        self.split_offs: list[tuple[int, SplitOff]] = []
+        self.microshards = Microshards(self, engine)
         self.adopt(state)
 
     def adopt(self, state: AppliedState) -> None:
-        """Take `state` and the rows stored under its generation as they are on disk: at start, and after a snapshot."""
+        """Take `state` and the rows it speaks of as they are on disk: at start, and after a snapshot."""
         self.state = state
+        generations = state.generations(state.ranges)
         self.prefixes = {
-            microshard: data_prefix(self.keyspace.id, microshard, state.generation)
-            for span in state.ranges
-            for microshard in range(span.first, span.end)
+            microshard: data_prefix(self.keyspace.id, microshard, generation)
+            for microshard, generation in generations.items()
         }
         self.sessions = SessionTable()
         self.sessions.load(session_slots(self._engine, self.shard.id, state.generation))
-        self.expiry = ExpiryIndex(self._engine, self.keyspace.id, state.generation, self.prefixes)
+        self.expiry = ExpiryIndex(self._engine, self.keyspace.id, generations)
+        self.microshards.adopt()
+        self.traffic.changed.update(self.prefixes)
 
     # -- writes
 
@@ -158,8 +162,10 @@ class ShardStateMachine:
             return []
         state = self.state
         index, opened, clock = state.index, state.sessions_opened, state.clock_ms
-        membership, membership_index, ranges = state.membership, state.membership_index, state.ranges
+        membership, membership_index = state.membership, state.membership_index
         overlay = Overlay(self._engine)
+        if self.microshards.journals:
+            overlay.record()
         results: list[tuple[Entry, list[Outcome]]] = []
         for entry in entries:
             invariant(entry.index == index + 1, "entries are applied in order, without a gap")
@@ -172,7 +178,8 @@ class ShardStateMachine:
                     commands = decode_commands(entry.payload)
                     operations = [None] * len(commands.commands)
                 clock = max(clock, commands.clock_ms)
-                seq = state.seq_base + index
+                seq = self.state.seq_base + index
+                self.traffic.written_bytes += len(entry.payload)
                 executor = WriteExecutor(
                     overlay, self.prefixes, self.expiry, seq=seq, now=clock, default_ttl=commands.default_ttl_ms
                 )
@@ -184,29 +191,32 @@ class ShardStateMachine:
                         opened += 1
                         outcomes.append(self._open_session(opened, command.capacity, overlay))
                     elif isinstance(command, SplitCommand):
-                        at = (index, entry.term, clock)
-                        outcomes.append(self._split(command, at, membership, overlay))
-                        if outcomes[-1].verdict is Verdict.NEW:
-                            ranges = without_ranges(ranges, command.child.ranges)
-                    else:
+                        at = EntryPosition(index, entry.term, clock)
+                        problem = self.microshards.split(command, at, membership, overlay)
+                        outcomes.append(Outcome(Verdict.REFUSED if problem else Verdict.NEW, seq, reason=problem))
+                    elif isinstance(command, PurgeCommand):
                         self.expiry.purge(command.rows, self.prefixes, clock, overlay)
+                        self.traffic.changed.update(microshard for microshard, _, _ in command.rows)
                         outcomes.append(Outcome(Verdict.NEW, seq))
+                    else:
+                        problem = self.microshards.relocate(command, index, overlay)
+                        outcomes.append(Outcome(Verdict.REFUSED if problem else Verdict.NEW, seq, reason=problem))
                 results.append((entry, outcomes))
+                if self.microshards.journals:
+                    self.microshards.journal(index, overlay)
             elif entry.kind == EntryKind.MEMBERSHIP:
                 membership = msgspec.msgpack.decode(entry.payload, type=Membership)
                 membership_index = index
             elif entry.kind != EntryKind.EMPTY:
                 raise UnknownCommands(f"a log entry is of the unknown kind {entry.kind}: written by a newer Shoal?")
-        self.state = AppliedState(
+        self.state = msgspec.structs.replace(
+            self.state,
             index=index,
             term=entries[-1].term,
-            seq_base=state.seq_base,
-            generation=state.generation,
             sessions_opened=opened,
             membership=membership,
             membership_index=membership_index,
             clock_ms=clock,
-            ranges=ranges,
         )
         overlay.rows[applied_state_key(self.shard.id)] = encode_applied_state(self.state)
         overlay.write_to(batch)
@@ -222,6 +232,11 @@ class ShardStateMachine:
         overlay.rows[session_slot_key(shard, generation, session, 0)] = encode_session_slot(0, 0, used_at)
         return Outcome(Verdict.NEW, session)
 
+    def earlier_outcome(self, session: int, number: int) -> Outcome:
+        """Return what is remembered of a numbered write; NEW: it has not been done."""
+        verdict, seq, kept = self.sessions.judge(session, number)
+        return Outcome(verdict, seq, _results_decoder.decode(kept) if kept else [])
+
     def _write(
         self,
         command: WriteCommand,
@@ -231,16 +246,17 @@ class ShardStateMachine:
         overlay: Overlay,
     ) -> Outcome:
         session, number = command.session, command.number
-        verdict, earlier, kept = self.sessions.judge(session, number)
-        if verdict is not Verdict.NEW:
-            return Outcome(verdict, earlier, _results_decoder.decode(kept) if kept else [])
+        known = self.earlier_outcome(session, number)
+        if known.verdict is not Verdict.NEW:
+            return known
         operations = decode_operations(command) if decoded is None else decoded
         plain = PLAIN.issuperset(map(type, operations))
         prefixes = self.prefixes
-        if not prefixes.keys() >= set(command.microshards) or (
+        microshards = set(command.microshards)
+        if not prefixes.keys() >= microshards or (
             not plain and any(microshard not in prefixes for microshard in named_microshards(operations))
         ):
-            # Its leader had not applied the split yet that stands before it in the log.
+            # Its leader had not applied what stands before it in the log and took a microshard away.
             return Outcome(Verdict.NOT_HERE, 0)
         results: list[OperationResult] = []
         kept = b""
@@ -248,47 +264,19 @@ class ShardStateMachine:
             executor.execute_plain(operations, command.microshards)  # type: ignore[arg-type]  # `plain` says so
         else:
             results, kept = keepable(executor.execute(operations, command.microshards))
+            microshards.update(self._cleared_by(operations))
+        self.traffic.wrote(command.microshards, microshards)
         used_at = self.sessions.record(session, number, seq, kept)
         key = session_slot_key(self.shard.id, self.state.generation, session, number)
         overlay.rows[key] = encode_session_slot(number, seq, used_at, kept)
         return Outcome(Verdict.NEW, seq, results)
 
-    def _split(
-        self,
-        command: SplitCommand,
-        at: tuple[int, int, int],
-        membership: Membership,
-        overlay: Overlay,
-    ) -> Outcome:
-        """Give microshards to a new shard, whose rows are the same ones; NOT_HERE where it cannot be.
-
-        Args:
-            at: index, term and time of the entry: the child's log begins behind it.
-        """
-        child = command.child
-        taken = {microshard for span in child.ranges for microshard in range(span.first, span.end)}
-        if not taken or not taken < self.prefixes.keys() or child.keyspace != self.keyspace.id:
-            return Outcome(Verdict.NOT_HERE, 0)
-        index, term, clock = at
-        state = AppliedState(
-            index=index,
-            term=term,
-            seq_base=self.state.seq_base,
-            generation=self.state.generation,
-            sessions_opened=0,
-            membership=membership,
-            membership_index=index,
-            clock_ms=clock,
-            ranges=child.ranges,
-        )
-        split_off = SplitOff(child, command.map_version)
-        overlay.rows[applied_state_key(child.id)] = encode_applied_state(state)
-        overlay.rows[split_off_key(child.id)] = encode_split_off(split_off)
-        for microshard in taken:
-            del self.prefixes[microshard]
-        self.expiry.forget(taken)
-        self.split_offs.append((index, split_off))
-        return Outcome(Verdict.NEW, self.state.seq_base + index)
+    def _cleared_by(self, operations: list[Operation]) -> Iterator[int]:
+        """Yield the microshards of which range deletes may have removed rows."""
+        for operation in operations:
+            if type(operation) is DeleteRange:
+                everywhere = operation.microshard == ALL_MICROSHARDS
+                yield from self.prefixes if everywhere else (operation.microshard,)
 
     # -- reads
 
@@ -378,6 +366,12 @@ class ShardStateMachine:
         scan = engine.scan_reverse if reverse else engine.scan
         for key, row in scan(engine.data, prefix + start, prefix + end if end else prefix_end(prefix)):
             yield key[skip:], row
+
+    def read_moving(self, cursor: RelocationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
+        """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""
+        invariant(cursor.mark <= self.state.index, "a source is read from no earlier point than it was before")
+        reader = MovingReader(self._engine, self.shard.id, self.keyspace.id, self.state, outgoing, max_bytes)
+        return reader.read(cursor)
 
     def read_page(
         self, microshard: int, after: bytes, max_rows: int, max_bytes: int, now: int

@@ -35,6 +35,7 @@ from shoal.protocol.messages import (
 from shoal_server.shard.expiry import ExpiryIndex
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.layout import (
+    DATA_PREFIX_BYTES,
     is_visible,
     prefix_end,
     row_expiry,
@@ -232,13 +233,12 @@ class WriteExecutor:
     def _is_unchanged(self, condition: RangeUnchanged) -> bool:
         expected = rows_of(condition.digest)
         rows: list[tuple[bytes, int]] = []
-        skip = len(next(iter(self._prefixes.values())))
         for start, end in self._spans(condition.microshard, condition.start, condition.end):
             for key, row in self._overlay.scan(start, end):
                 if is_visible(row, self._now):
                     if len(rows) >= expected:
                         return False
-                    rows.append((key[skip:], row_seq(row)))
+                    rows.append((key[DATA_PREFIX_BYTES:], row_seq(row)))
         rows.sort()
         digest = RangeDigest()
         digest.add([key for key, _ in rows], [seq for _, seq in rows])

@@ -15,16 +15,31 @@ from shoal_server.storage.engine import Batch, Engine
 _ABSENT = object()
 
 
+class RecordedRows(dict[bytes, "bytes | None"]):
+    """Rows that remember which keys were set."""
+
+    __slots__ = ("keys_set",)
+
+    def __init__(self, rows: dict[bytes, bytes | None]) -> None:
+        super().__init__(rows)
+        self.keys_set: dict[bytes, None] = {}
+
+    def __setitem__(self, key: bytes, row: bytes | None) -> None:
+        self.keys_set[key] = None
+        super().__setitem__(key, row)
+
+
 class Overlay:
     """Changes to the data family, in memory until `write_to`. Keys and rows as stored (see `storage.layout`).
 
     What is cleared are the ranges from `_starts` to, not with, `_ends`: in order, none touching the next, none empty.
     """
 
-    __slots__ = ("_ends", "_engine", "_known", "_starts", "rows")
+    __slots__ = ("_ends", "_engine", "_known", "_spans_cleared", "_starts", "rows")
 
     def __init__(self, engine: Engine) -> None:
         self.rows: dict[bytes, bytes | None] = {}
+        self._spans_cleared: list[tuple[bytes, bytes]] | None = None
         self._engine = engine
         self._starts: list[bytes] = []
         self._ends: list[bytes] = []
@@ -36,6 +51,8 @@ class Overlay:
         """Remove every row of the ranges [start, end): in order, and none empty (engines refuse an end before its start)."""
         if not spans:
             return
+        if self._spans_cleared is not None:
+            self._spans_cleared += spans
         firsts = [start for start, _ in spans]
         for key in list(self.rows):
             at = bisect_right(firsts, key)
@@ -65,6 +82,22 @@ class Overlay:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = row  # type: ignore[assignment]  # what `rows` held
+
+    # -- recording
+
+    def record(self) -> None:
+        """From now on, remember what is changed, for `take_changes`."""
+        self.rows = RecordedRows(self.rows)
+        self._spans_cleared = []
+
+    def take_changes(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        """Return the keys set, and the ranges cleared, since the last time, while changes are recorded."""
+        rows, spans = self.rows, self._spans_cleared
+        if spans is None or not isinstance(rows, RecordedRows):
+            return [], []
+        keys, rows.keys_set = list(rows.keys_set), {}
+        self._spans_cleared = []
+        return keys, spans
 
     # -- reading
 

@@ -34,6 +34,8 @@ class Verdict(Enum):
     UNKNOWN_SESSION = "unknown session"
     NOT_HERE = "not here"
     """Not by a session, but since a microshard it is for has gone to another shard: nothing was done."""
+    REFUSED = "refused"
+    """Not by a session, but since the shard cannot do it as it is now: nothing was done."""
 
 
 class Session:

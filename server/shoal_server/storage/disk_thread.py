@@ -7,6 +7,7 @@ for. What is asked for meanwhile is covered by the next one.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -15,6 +16,7 @@ from threading import Thread
 from shoal_server.storage.engine import StorageFailed
 
 STOP_SECONDS = 10.0
+DURATIONS_KEPT = 4096
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class DiskThread:
         self._requests: SimpleQueue[int | None] = SimpleQueue()
         self._done = 0
         self._began: float | None = None
+        self._durations_ns: deque[int] = deque(maxlen=DURATIONS_KEPT)
         self._thread = Thread(target=self._run, name=f"shoal-{name}", daemon=True)
         self._thread.start()
 
@@ -51,6 +54,11 @@ class DiskThread:
         """Return for how many seconds the work under way has been going on, 0 where there is none."""
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
+
+    def take_durations(self) -> list[int]:
+        """Return how long each piece of work took that has ended since the last time (ns); of very many the last."""
+        durations = self._durations_ns
+        return [durations.popleft() for _ in range(len(durations))]
 
     def stop(self) -> None:
         """Do what was asked for and end the thread.
@@ -75,7 +83,7 @@ class DiskThread:
                 ticket = newer
             if ticket is None:
                 return
-            self._began = time.monotonic()
+            began = self._began = time.monotonic()
             try:
                 self._work()
             except StorageFailed as error:
@@ -83,5 +91,6 @@ class DiskThread:
                 return
             finally:
                 self._began = None
+            self._durations_ns.append(int((time.monotonic() - began) * 1e9))
             self._done = ticket
             self._notify(DiskWorkDone(ticket, None))

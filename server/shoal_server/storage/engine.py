@@ -12,6 +12,7 @@ effects of an entry without the entry. Each batch is there whole or not at all.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NewType, Protocol
 
 Family = NewType("Family", object)
@@ -37,6 +38,15 @@ class View(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class RowCount:
+    """Rows and the bytes of their keys and values, `size`. `resume`: where to count on, None where no more rows follow."""
+
+    rows: int
+    size: int
+    resume: bytes | None
+
+
 class Engine(Protocol):
     """An ordered, crash-consistent store of bytes.
 
@@ -58,6 +68,10 @@ class Engine(Protocol):
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]: ...
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...
     def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+    def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
+        """Count at most `max_rows` rows of [start, end), without pushing others out of a cache."""
+        ...
+
     def view(self) -> View: ...
     def close(self) -> None: ...
 

@@ -9,13 +9,15 @@ Families and their keys:
   0 (4) | group (4) | 0 (4) -> AppliedState
   0 (4) | group (4) | 2^32 - 1 (4) -> SplitOff, of a replica that a split made
   0 (4) | group (4) | generation (4) | session (8) | slot (2) -> format (1) | number (8) | seq (8) | used at (8) | results
+  2^31 (4) | group (4) | generation (4) | index (8) | kind (1) | microshard (4) | user key -> the end of a range, or
+  nothing: the journal of a relocation's source, see journal.py
 - meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
 
 An expiry is in milliseconds of Unix time. The index may name rows that are gone or have another expiry by now; a row that
 expires is always in it.
 
-Integers are big-endian, so that the order of keys is the order of numbers. A *generation* is a replica's own: a snapshot
-is staged under a new one and adopted by one write; a microshard's rows are one contiguous range all the same.
+Integers are big-endian, so that the order of keys is the order of numbers. A *generation* keeps rows apart that are of one
+microshard and of one node: see generations.py. The rows that a replica has of a microshard are one contiguous range.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from typing import TypeGuard
 
 import msgspec
 from shoal.protocol.messages import SESSION_WINDOW
-from shoal.shardmap import MicroshardRange, Shard
+from shoal.shardmap import Shard
 
-from shoal_server.raft.messages import Entry, HardState, Membership
+from shoal_server.raft.messages import Entry, HardState
 from shoal_server.storage.engine import DataFolderRefused, Engine, StorageFailed
 
 FORMAT = 1
@@ -45,6 +47,7 @@ _SESSION_PREFIX = Layout(">IIIQ")
 _SESSION_KEY = Layout(">IIIQH")
 _SESSION_SLOT = Layout(">BQQQ")
 
+DATA_PREFIX_BYTES = _DATA_PREFIX.size
 VALUE_HEADER_BYTES = _VALUE_HEADER.size
 _EXPIRING_HEADER_BYTES = _EXPIRING_HEADER.size
 _PLAIN = FORMAT << 4
@@ -59,6 +62,7 @@ _LOG_START = b"l"
 _PEER = b"p"
 _STAGING = b"g"
 _ORIGIN = b"o"
+GENERATION_ROW = b"n"
 
 
 SYSTEM_KEYSPACE = 0
@@ -173,36 +177,7 @@ def decode_entry(key: bytes, row: bytes) -> Entry:
     return Entry(term, index, kind, row[_LOG_HEADER.size :])
 
 
-# -- data: how far a replica is
-
-
-class AppliedState(msgspec.Struct, frozen=True, array_like=True):
-    """How far a replica's state machine is, and what of its state is not rows.
-
-    Args:
-        seq_base: the entry at a log index has the seq `seq_base` + index: so a leader knows it when it proposes, and a
-            microshard's seqs go on rising when it comes to another shard, whose base is chosen high enough.
-        sessions_opened: how many deduplication sessions were ever opened.
-        membership: the group's as of `index`.
-        clock_ms: the newest wall-clock time (Unix milliseconds) of an applied entry.
-        ranges: the microshards, as of `index`.
-    """
-
-    index: int
-    term: int
-    seq_base: int
-    generation: int
-    sessions_opened: int
-    membership: Membership
-    membership_index: int
-    clock_ms: int = 0
-    ranges: tuple[MicroshardRange, ...] = ()
-    format: int = FORMAT
-
-    @property
-    def seq(self) -> int:
-        """The replica's position: that of the last entry applied."""
-        return self.seq_base + self.index
+# -- data: what of a replica's applied state is not the rows of its microshards
 
 
 def applied_state_key(group: int) -> bytes:
@@ -221,7 +196,6 @@ class LogStart(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_applied_decoder = msgspec.msgpack.Decoder(AppliedState)
 _log_start_decoder = msgspec.msgpack.Decoder(LogStart)
 _hard_state_decoder = msgspec.msgpack.Decoder(HardState)
 
@@ -253,10 +227,6 @@ def encode_log_start(start: LogStart) -> bytes:
 
 
 def encode_hard_state(state: HardState) -> bytes:
-    return _encoder.encode(state)
-
-
-def encode_applied_state(state: AppliedState) -> bytes:
     return _encoder.encode(state)
 
 
@@ -305,16 +275,6 @@ def stored_split_offs(engine: Engine) -> Iterator[SplitOff]:
 def prefix_end_of_keyspace(keyspace: int) -> bytes:
     """Return the first data key after all of a keyspace."""
     return (keyspace + 1).to_bytes(4, "big")
-
-
-def load_applied_state(engine: Engine, group: int) -> AppliedState | None:
-    """Return how far a replica is, or None where it has applied nothing yet."""
-    row = engine.get(engine.data, applied_state_key(group))
-    if row is None:
-        return None
-    state = _applied_decoder.decode(row)
-    check_format(state.format, f"the applied state of shard {group}")
-    return state
 
 
 def load_log_start(engine: Engine, group: int) -> LogStart:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TypeAlias, cast
 
-from shoal_server.storage.engine import Batch, Family, View
+from shoal_server.storage.engine import Batch, Family, RowCount, View
 
 
 class ChangeKind(Enum):
@@ -135,6 +135,13 @@ class MemoryEngine:
 
     def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         return reversed(self.tables[cast(str, family)].scan(start, end))
+
+    def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
+        table = self.tables[cast(str, family)]
+        first, last = bisect_left(table.keys, start), bisect_left(table.keys, end)
+        keys = table.keys[first : min(last, first + max_rows)]
+        size = sum([len(key) + len(table.rows[key]) for key in keys])
+        return RowCount(len(keys), size, keys[-1] + b"\x00" if len(keys) == max_rows else None)
 
     def view(self) -> View:
         return _MemoryView(self.copy_tables())

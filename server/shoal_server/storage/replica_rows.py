@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
-from shoal.shardmap import MicroshardRange, Shard
+from collections.abc import Mapping
 
+import msgspec
+from shoal.shardmap import Shard
+
+from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
     FORMAT,
     LAST_GENERATION,
     NO_GENERATION,
-    SYSTEM_KEYSPACE,
     applied_state_key,
     check_format,
     data_prefix,
@@ -20,6 +23,7 @@ from shoal_server.storage.layout import (
     log_start_key,
     origin_key,
     prefix_end,
+    sessions_prefix,
     staging_key,
 )
 from shoal_server.storage.log_store import LAST_INDEX
@@ -67,24 +71,62 @@ def is_stored(engine: Engine, shard: int) -> bool:
     )
 
 
-def drop_replica(batch: Batch, engine: Engine, shard: Shard, ranges: tuple[MicroshardRange, ...]) -> None:
-    """Remove everything that the replica of `shard` has stored, of whatever generation.
+def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState) -> None:
+    """Remove everything that the replica of `shard` has stored, and nothing that another one here has.
 
     Args:
-        ranges: the microshards that it has, which need not be those that a newer shard map says.
+        state: as applied: it says which rows are the replica's.
     """
     batch.delete_range(log_key(shard.id, 0), log_key(shard.id, LAST_INDEX), engine.log)
-    for key in (hard_state_key(shard.id), log_start_key(shard.id), staging_key(shard.id), origin_key(shard.id)):
+    discard_staged(batch, engine, shard.id)
+    for key in (hard_state_key(shard.id), log_start_key(shard.id), origin_key(shard.id)):
         batch.delete(key, engine.meta)
-    spans = [
-        make(shard.keyspace, microshard, NO_GENERATION)
-        for make in (data_prefix, expiry_prefix)
-        for span in ranges
-        for microshard in range(span.first, span.end)
-    ]
-    spans.append(data_prefix(SYSTEM_KEYSPACE, shard.id, NO_GENERATION))
-    generation_bytes = len(LAST_GENERATION.to_bytes(4, "big"))
-    for first in spans:
-        # Of the keys of all generations the last is greater than the prefix with the highest one.
-        last = first[:-generation_bytes] + LAST_GENERATION.to_bytes(4, "big")
+    drop_rows(batch, engine, shard.keyspace, state.generations(state.stored_ranges))
+    for make in (sessions_prefix, journal_prefix):
+        # What lies by shard, not by microshard, is the replica's under whichever generation; its applied state, too.
+        first, last = (make(shard.id, generation) for generation in (NO_GENERATION, LAST_GENERATION))
         batch.delete_range(first, prefix_end(last), engine.data)
+
+
+class StagedRows(msgspec.Struct, frozen=True, array_like=True):
+    """Rows of a snapshot that is being taken in: of these microshards of a keyspace, under a generation of their own."""
+
+    keyspace: int
+    microshards: list[int]
+    generation: int
+    format: int = FORMAT
+
+
+_staged_decoder = msgspec.msgpack.Decoder(StagedRows)
+
+
+def put_staged(batch: Batch, engine: Engine, shard: int, staged: StagedRows) -> None:
+    """Note that rows are being staged, so that they can be found and removed whatever happens."""
+    batch.put(staging_key(shard), _encoder.encode(staged), engine.meta)
+
+
+def discard_staged(batch: Batch, engine: Engine, shard: int) -> None:
+    """Remove what a transfer that was not finished has left of a snapshot, if there is any."""
+    row = engine.get(engine.meta, staging_key(shard))
+    if row is None:
+        return
+    staged = _staged_decoder.decode(row)
+    check_format(staged.format, f"what is staged of a snapshot of shard {shard}")
+    drop_rows(batch, engine, staged.keyspace, dict.fromkeys(staged.microshards, staged.generation))
+    drop_own_rows(batch, engine, shard, staged.generation)
+    batch.delete(staging_key(shard), engine.meta)
+
+
+def drop_own_rows(batch: Batch, engine: Engine, shard: int, generation: int) -> None:
+    """Remove what lies by shard, not by microshard, under a generation: sessions, and a journal."""
+    for make in (sessions_prefix, journal_prefix):
+        prefix = make(shard, generation)
+        batch.delete_range(prefix, prefix_end(prefix), engine.data)
+
+
+def drop_rows(batch: Batch, engine: Engine, keyspace: int, generations: Mapping[int, int]) -> None:
+    """Remove the rows of microshards, each under its generation, and what indexes them."""
+    for microshard, generation in generations.items():
+        for make in (data_prefix, expiry_prefix):
+            prefix = make(keyspace, microshard, generation)
+            batch.delete_range(prefix, prefix_end(prefix), engine.data)

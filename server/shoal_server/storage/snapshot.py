@@ -2,8 +2,11 @@
 
 The sender's view holds data, deduplication and the applied position of one instant. The receiver stages what arrives
 under a generation that nothing reads yet; one batch then makes it the current one, begins the log anew behind it and
-drops the old generation. A crash before that batch leaves the old state, and rows that `discard_leftovers` removes.
+drops the rows there were. A crash before that batch leaves the old state, and rows that `discard_staged` removes.
 All of that is logged, unlike what applying writes: the log it replaces could not bring it back.
+
+A shard in a relocation has more rows than those of its microshards: its journal and those it has parted with, on the
+source, those it has taken so far, on the target. They are part of its snapshot.
 """
 
 from __future__ import annotations
@@ -12,21 +15,24 @@ from collections.abc import Iterator
 from zlib import crc32
 
 import msgspec
-from shoal.shardmap import MicroshardRange
+from shoal.protocol.relocation import EndedRelocation
+from shoal.shardmap import MicroshardRange, microshards_in
 
 from shoal_server.raft.messages import Membership
+from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state
 from shoal_server.storage.engine import Batch, Engine, Family, View
+from shoal_server.storage.generations import next_generation
+from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
-    AppliedState,
     applied_state_key,
     data_prefix,
-    encode_applied_state,
     expiry_prefix,
     prefix_end,
     sessions_prefix,
     staging_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.replica_rows import StagedRows, discard_staged, drop_own_rows, drop_rows, put_staged
 
 
 class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
@@ -54,6 +60,28 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     membership_index: int
     clock_ms: int
     ranges: tuple[MicroshardRange, ...]
+    outgoing: Outgoing | None = None
+    incoming: Incoming | None = None
+    ended: tuple[EndedRelocation, ...] = ()
+    children: tuple[int, ...] = ()
+
+    def state(self, generation: int) -> AppliedState:
+        """Return the applied state that the snapshot is of, all its rows under `generation`."""
+        return AppliedState(
+            index=self.index,
+            term=self.index_term,
+            seq_base=self.seq_base,
+            generation=generation,
+            sessions_opened=self.sessions_opened,
+            membership=self.membership,
+            membership_index=self.membership_index,
+            clock_ms=self.clock_ms,
+            ranges=self.ranges,
+            outgoing=self.outgoing,
+            incoming=self.incoming,
+            ended=self.ended,
+            children=self.children,
+        )
 
 
 class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
@@ -73,6 +101,7 @@ class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61
 DATA = "d"
 EXPIRY = "x"
 SESSION = "s"
+JOURNAL = "j"
 
 
 def checksum(rows: list[tuple[str, int, bytes, bytes]]) -> int:
@@ -86,9 +115,7 @@ def checksum(rows: list[tuple[str, int, bytes, bytes]]) -> int:
 class SnapshotReader:
     """Reads one shard out of a view, chunk by chunk. Close it: the view holds back compaction."""
 
-    def __init__(
-        self, engine: Engine, group: int, keyspace: int, microshards: list[int], state: AppliedState, chunk_bytes: int
-    ) -> None:
+    def __init__(self, engine: Engine, group: int, keyspace: int, state: AppliedState, chunk_bytes: int) -> None:
         """
         Args:
             state: what the engine holds at this moment.
@@ -96,18 +123,15 @@ class SnapshotReader:
         self.state = state
         self._view: View = engine.view()
         self._chunk_bytes = chunk_bytes
-        self._rows = self._all_rows(engine, group, keyspace, microshards)
+        self._rows = self._all_rows(engine, group, keyspace)
 
-    def _all_rows(
-        self, engine: Engine, group: int, keyspace: int, microshards: list[int]
-    ) -> Iterator[tuple[str, int, bytes, bytes]]:
-        generation = self.state.generation
-        for microshard in microshards:
-            prefix = data_prefix(keyspace, microshard, generation)
-            yield from self._scan(engine.data, prefix, DATA, microshard)
-            prefix = expiry_prefix(keyspace, microshard, generation)
-            yield from self._scan(engine.data, prefix, EXPIRY, microshard)
-        yield from self._scan(engine.data, sessions_prefix(group, generation), SESSION, 0)
+    def _all_rows(self, engine: Engine, group: int, keyspace: int) -> Iterator[tuple[str, int, bytes, bytes]]:
+        state = self.state
+        for microshard, generation in state.generations(state.stored_ranges).items():
+            yield from self._scan(engine.data, data_prefix(keyspace, microshard, generation), DATA, microshard)
+            yield from self._scan(engine.data, expiry_prefix(keyspace, microshard, generation), EXPIRY, microshard)
+        yield from self._scan(engine.data, sessions_prefix(group, state.generation), SESSION, 0)
+        yield from self._scan(engine.data, journal_prefix(group, state.generation), JOURNAL, 0)
 
     def _scan(
         self, family: Family, prefix: bytes, kind: str, microshard: int
@@ -134,60 +158,52 @@ class SnapshotReader:
 class SnapshotStager:
     """Takes one snapshot in, under a new generation."""
 
-    def __init__(
-        self, engine: Engine, group: int, keyspace: int, new: list[int], old: list[int], current: AppliedState
-    ) -> None:
-        """
-        Args:
-            new: the snapshot's microshards; old: those whose present rows go when it is adopted.
-        """
+    def __init__(self, engine: Engine, group: int, keyspace: int) -> None:
         self._engine = engine
         self._group = group
         self._keyspace = keyspace
-        self._new = new
-        self._old = old
-        self._old_generation = current.generation
-        self.generation = current.generation + 1
+        self._microshards: list[int] = []
+        self.generation = next_generation(engine)
 
-    def begin(self, batch: Batch) -> None:
-        """Drop whatever an unfinished transfer left under the new generation, and mark that another has begun."""
-        self._drop(batch, self._new, self.generation)
-        batch.put(staging_key(self._group), b"", self._engine.meta)
+    def begin(self, batch: Batch, state: AppliedState) -> None:
+        """Drop whatever an unfinished transfer has left, and note that this one has begun.
 
-    def discard_leftovers(self) -> None:
-        """At a start: drop what a transfer that the last process did not finish has left."""
-        engine = self._engine
-        if engine.get(engine.meta, staging_key(self._group)) is not None:
-            batch = engine.batch()
-            self._drop(batch, self._new, self.generation)
-            batch.delete(staging_key(self._group), engine.meta)
-            engine.write(batch)
+        Args:
+            state: the snapshot's.
+        """
+        discard_staged(batch, self._engine, self._group)
+        self._microshards = list(microshards_in(state.stored_ranges))
+        put_staged(batch, self._engine, self._group, StagedRows(self._keyspace, self._microshards, self.generation))
+
+    def abandon(self, batch: Batch) -> None:
+        """Drop what was staged, some of which may be in `batch` itself: nobody will adopt it."""
+        batch.delete(staging_key(self._group), self._engine.meta)
+        drop_rows(batch, self._engine, self._keyspace, dict.fromkeys(self._microshards, self.generation))
+        drop_own_rows(batch, self._engine, self._group, self.generation)
 
     def stage(self, batch: Batch, rows: list[tuple[str, int, bytes, bytes]]) -> None:
         """Store rows of a chunk where nothing reads them yet."""
         data = self._engine.data
-        sessions = sessions_prefix(self._group, self.generation)
         for kind, microshard, key, row in rows:
-            if kind == DATA:
-                batch.put(data_prefix(self._keyspace, microshard, self.generation) + key, row, data)
-            elif kind == EXPIRY:
-                batch.put(expiry_prefix(self._keyspace, microshard, self.generation) + key, row, data)
-            else:
-                batch.put(sessions + key, row, data)
+            batch.put(self._prefix(kind, microshard) + key, row, data)
 
-    def adopt(self, batch: Batch, store: GroupLogStore, state: AppliedState) -> None:
-        """Make the staged rows the current ones and begin the log anew behind them, all in `batch`."""
+    def _prefix(self, kind: str, microshard: int) -> bytes:
+        if kind == DATA:
+            return data_prefix(self._keyspace, microshard, self.generation)
+        if kind == EXPIRY:
+            return expiry_prefix(self._keyspace, microshard, self.generation)
+        if kind == JOURNAL:
+            return journal_prefix(self._group, self.generation)
+        return sessions_prefix(self._group, self.generation)
+
+    def adopt(self, batch: Batch, store: GroupLogStore, state: AppliedState, old: AppliedState) -> None:
+        """Make the staged rows the current ones and begin the log anew behind them, all in `batch`.
+
+        Args:
+            old: what the replica has applied so far, whose rows go.
+        """
         batch.put(applied_state_key(self._group), encode_applied_state(state), self._engine.data)
         batch.delete(staging_key(self._group), self._engine.meta)
         store.restart(batch, state.index, state.term)
-        self._drop(batch, self._old, self._old_generation)
-
-    def _drop(self, batch: Batch, microshards: list[int], generation: int) -> None:
-        for microshard in microshards:
-            for prefix in (
-                data_prefix(self._keyspace, microshard, generation),
-                expiry_prefix(self._keyspace, microshard, generation),
-            ):
-                batch.delete_range(prefix, prefix_end(prefix), self._engine.data)
-        prefix = sessions_prefix(self._group, generation)
-        batch.delete_range(prefix, prefix_end(prefix), self._engine.data)
+        drop_rows(batch, self._engine, self._keyspace, old.generations(old.stored_ranges))
+        drop_own_rows(batch, self._engine, self._group, old.generation)

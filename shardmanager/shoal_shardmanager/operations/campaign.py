@@ -18,7 +18,6 @@ from shoal_shardmanager.rows import (
     Heal,
     MoveLeader,
     MoveReplica,
-    NodeRow,
     NodeState,
     OperationRow,
     Rebalance,
@@ -94,7 +93,7 @@ def remaining(work: Campaign, state: ClusterState, view: View) -> int:
 def usable(work: Campaign, plan: placement.Plan, state: ClusterState) -> Iterable[placement.Step]:
     """Yield those steps of a plan that serve the operation, and can begin now."""
     taken: set[int] = set()
-    busy = state.busy()
+    busy = state.busy(healing=isinstance(work, Heal))
     for step in plan.steps:
         # One node is emptied in whatever order the caps allow; other plans rely on the order of their waves.
         if (step.wave > 0 and not isinstance(work, Drain)) or step.shard in taken:
@@ -166,7 +165,7 @@ def _end(row: OperationRow, work: Campaign, state: ClusterState, view: View) -> 
         return wait(f"node {work.node} is silent: its report must say that it is empty")
     if node.state is NodeState.GONE:
         return end(row, State.DONE, now, f"node {work.node} is gone, and holds nothing that counts")
-    emptied = NodeRow(node.id, node.address, node.region, node.zone, NodeState.DRAINED, now)
+    emptied = replace(node, state=NodeState.DRAINED, since_ms=now, before=NodeState.ACTIVE)
     return end(row, State.DONE, now, f"node {work.node} is empty", emptied)
 
 
@@ -176,4 +175,4 @@ def _node_after_cancel(work: Campaign, state: ClusterState, now: int) -> tuple[C
     node = state.nodes[work.node]
     if node.state is not NodeState.DRAINING:
         return ()
-    return (NodeRow(node.id, node.address, node.region, node.zone, NodeState.ACTIVE, now),)
+    return (replace(node, state=NodeState.ACTIVE, since_ms=now, before=NodeState.ACTIVE),)

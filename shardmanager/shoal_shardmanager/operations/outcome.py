@@ -12,7 +12,7 @@ from shoal_shardmanager.rows import OperationRow, State, Step
 from shoal_shardmanager.state import Change
 
 TRANSITIONS: dict[Step, frozenset[Step]] = {
-    Step.QUEUED: frozenset({Step.ROUTE, Step.HAND_OVER, Step.TRANSFER}),
+    Step.QUEUED: frozenset({Step.ROUTE, Step.HAND_OVER, Step.TRANSFER, Step.COPY}),
     Step.ROUTE: frozenset({Step.ADD, Step.HAND_OVER}),
     Step.ADD: frozenset({Step.CATCH_UP, Step.HAND_OVER}),
     Step.CATCH_UP: frozenset({Step.ADD, Step.PROMOTE, Step.HAND_OVER}),
@@ -22,10 +22,18 @@ TRANSITIONS: dict[Step, frozenset[Step]] = {
     Step.REMOVE: frozenset({Step.DROP}),
     Step.DROP: frozenset(),
     Step.TRANSFER: frozenset(),
-    Step.EVACUATE: frozenset(),
+    Step.EVACUATE: frozenset({Step.RESTART}),
+    Step.RESTART: frozenset({Step.SETTLE}),
+    Step.SETTLE: frozenset({Step.EVACUATE}),
     Step.WORK: frozenset(),
     Step.FOUND: frozenset(),
     Step.SPREAD: frozenset({Step.DROP}),
+    Step.SPLIT: frozenset({Step.SPREAD}),
+    Step.COPY: frozenset({Step.SEAL, Step.UNDO}),
+    Step.SEAL: frozenset({Step.FORGET}),
+    Step.UNDO: frozenset(),
+    Step.FORGET: frozenset({Step.LINGER}),
+    Step.LINGER: frozenset({Step.SPREAD}),
 }
 """Which step may follow which. A step may end the operation wherever it stands."""
 
@@ -47,13 +55,15 @@ class Note:
 class Outcome:
     """Rows to write, requests to send, or neither: then `note` says what is waited for, such as placement's plan.
 
-    Requests are sent only where no rows are written: what is asked of nodes follows from what is on disk.
+    Requests are sent only where no rows are written: what is asked of nodes follows from what is on disk. `ferry`: a task
+    that copies rows is to be at work.
     """
 
     changes: tuple[Change, ...] = ()
     requests: tuple[NodeRequest, ...] = ()
     note: Note = field(default_factory=Note)
     wants_plan: bool = False
+    ferry: bool = False
 
 
 def wait(reason: str, *, left: int = -1, total: int = -1, unit: str = "") -> Outcome:

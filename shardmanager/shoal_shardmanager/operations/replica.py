@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 from shoal.shardmap import Shard
+from shoal_server.invariants import invariant
 
 from shoal_shardmanager.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.requests import ADD_FOLLOWER, DEMOTE, PROMOTE, REMOVE, Change, Drop, Transfer
@@ -24,9 +25,11 @@ UNDOABLE = frozenset({Step.QUEUED, Step.ROUTE, Step.ADD, Step.CATCH_UP, Step.PRO
 DEAD = frozenset({NodeState.GONE, NodeState.REMOVED})
 
 
-def begin(row: OperationRow, work: MoveReplica, shard: Shard, state: ClusterState, now_ms: int) -> Outcome:
+def begin(row: OperationRow, work: MoveReplica, state: ClusterState, now_ms: int) -> Outcome:
     """Leave the queue: from here on the map routes to the target, so that it and the leader can find each other."""
-    if not work.target:
+    shard = state.shard(work.shard)
+    invariant(shard is not None, "a move begins on a shard that is there")
+    if not work.target or shard is None:
         return go(row, Step.HAND_OVER, now_ms)
     shard_map = with_shards(state.map, [with_follower(shard, work.target)])
     return go(row, Step.ROUTE, now_ms, shard_map, map_version=shard_map.version)
@@ -38,7 +41,7 @@ def advance(row: OperationRow, work: MoveReplica, state: ClusterState, view: Vie
     shard = state.shard(work.shard)
     if shard is None:
         return end(row, State.FAILED, now, f"shard {work.shard} is no more")
-    if not row.undo and work.target and row.step in UNDOABLE and _is_dead(work.target, state):
+    if not row.undo and work.target and row.step in UNDOABLE and is_dead(work.target, state):
         return Outcome(changes=(undone(row, f"node {work.target} is gone", now, cancelled=False),))
     if row.step is Step.DROP:
         return _drop(row, work, state, view)
@@ -57,7 +60,7 @@ def advance(row: OperationRow, work: MoveReplica, state: ClusterState, view: Vie
         case Step.PROMOTE:
             return _promote(row, work, leader, now)
         case Step.HAND_OVER:
-            return _hand_over(row, work, leader, state, now)
+            return _hand_over(row, work, leader, state, view)
         case Step.DEMOTE:
             return _demote(row, work, leader, state, now)
         case _:
@@ -74,7 +77,8 @@ def undone(row: OperationRow, reason: str, now_ms: int, *, cancelled: bool) -> O
     return replace(row, step=Step.HAND_OVER, step_ms=now_ms, undo=reason, cancelled=cancelled)
 
 
-def _is_dead(node: str, state: ClusterState) -> bool:
+def is_dead(node: str, state: ClusterState) -> bool:
+    """Say whether nothing can be expected of a node any more."""
     known = state.nodes.get(node)
     return known is None or known.state in DEAD
 
@@ -84,7 +88,7 @@ def _route(row: OperationRow, work: MoveReplica, view: View, leader: Leading) ->
         status = view.fresh(node)
         if status is None:
             return wait(f"node {node} is silent")
-        if status.map_version < row.map_version:
+        if not view.has_map(node, row.map_version):
             return wait(f"node {node} has map {status.map_version}, and is to take {row.map_version} first")
     return go(row, Step.ADD, view.wall_ms)
 
@@ -93,7 +97,7 @@ def _add(row: OperationRow, work: MoveReplica, leader: Leading, now: int) -> Out
     if work.target in leader.members:
         return go(row, Step.CATCH_UP, now)
     return ask(
-        Change(leader.node, work.shard, ADD_FOLLOWER, work.target, row.id),
+        _change(row, work, leader, ADD_FOLLOWER, work.target),
         waiting=f"adding {work.target} as a follower",
     )
 
@@ -119,12 +123,11 @@ def _promote(row: OperationRow, work: MoveReplica, leader: Leading, now: int) ->
         return go(row, Step.HAND_OVER, now)
     if work.target not in leader.members:
         return go(row, Step.ADD, now)
-    return ask(
-        Change(leader.node, work.shard, PROMOTE, work.target, row.id), waiting=f"promoting {work.target} to a voter"
-    )
+    return ask(_change(row, work, leader, PROMOTE, work.target), waiting=f"promoting {work.target} to a voter")
 
 
-def _hand_over(row: OperationRow, work: MoveReplica, leader: Leading, state: ClusterState, now: int) -> Outcome:
+def _hand_over(row: OperationRow, work: MoveReplica, leader: Leading, state: ClusterState, view: View) -> Outcome:
+    now = view.wall_ms
     leaving = retiring(row, work)
     if not leaving:
         return end(row, State.DONE, now, f"shard {work.shard} has a replica on {work.target}")
@@ -132,16 +135,24 @@ def _hand_over(row: OperationRow, work: MoveReplica, leader: Leading, state: Clu
         return go(row, Step.REMOVE, now)
     if leader.node != leaving:
         return go(row, Step.DEMOTE, now)
-    successors = leader.successors(avoided(state))
+    successors = leader.successors(avoided(state, view))
     if not successors:
         return wait(f"{leaving} leads shard {work.shard}, and no other voter could take over now")
     chosen = work.target if not row.undo and work.target in successors else successors[0]
     return ask(Transfer(leaving, work.shard, chosen, row.id), waiting=f"handing leadership to {chosen}")
 
 
-def avoided(state: ClusterState) -> frozenset[str]:
-    """Return the nodes that should lead nothing, if there are others."""
-    return frozenset(node.id for node in state.nodes.values() if node.state is not NodeState.ACTIVE)
+def _change(row: OperationRow, work: MoveReplica, leader: Leading, kind: int, member: str) -> Change:
+    return Change(leader.node, work.shard, kind, member, row.id, leader.replica.membership_version)
+
+
+def avoided(state: ClusterState, view: View) -> frozenset[str]:
+    """Return the nodes that should lead nothing, if there are others: drained ones, and those that say so themselves."""
+    return frozenset(
+        node.id
+        for node in state.nodes.values()
+        if node.state is not NodeState.ACTIVE or ((status := view.fresh(node.id)) is not None and status.not_leading)
+    )
 
 
 def _demote(row: OperationRow, work: MoveReplica, leader: Leading, state: ClusterState, now: int) -> Outcome:
@@ -161,7 +172,7 @@ def _demote(row: OperationRow, work: MoveReplica, leader: Leading, state: Cluste
         return wait(f"shard {work.shard} would have {left} voters, and {asked} are asked for")
     if healthy <= left // 2:
         return wait(f"without {leaving} only {healthy} of {left} voters of shard {work.shard} answer: no quorum")
-    return ask(Change(leader.node, work.shard, DEMOTE, leaving, row.id), waiting=f"taking the vote from {leaving}")
+    return ask(_change(row, work, leader, DEMOTE, leaving), waiting=f"taking the vote from {leaving}")
 
 
 def _remove(
@@ -171,7 +182,7 @@ def _remove(
     if leaving in leader.voters:
         return wait(f"{leaving} votes again: somebody else changes shard {work.shard}")
     if leaving in leader.members:
-        return ask(Change(leader.node, work.shard, REMOVE, leaving, row.id), waiting=f"removing {leaving}")
+        return ask(_change(row, work, leader, REMOVE, leaving), waiting=f"removing {leaving}")
     shard_map = with_shards(state.map, [without_replica(shard, leaving)])
     return go(row, Step.DROP, now, shard_map, map_version=shard_map.version)
 
@@ -179,10 +190,10 @@ def _remove(
 def _drop(row: OperationRow, work: MoveReplica, state: ClusterState, view: View) -> Outcome:
     leaving = retiring(row, work)
     status = view.fresh(leaving)
-    if not _is_dead(leaving, state):
+    if not is_dead(leaving, state):
         if status is None:
             return wait(f"node {leaving} is silent; it is to delete its replica")
-        if status.map_version < row.map_version:
+        if not view.has_map(leaving, row.map_version):
             return wait(f"node {leaving} has map {status.map_version}, and is to take {row.map_version} first")
         if any(replica.shard == work.shard for replica in status.replicas):
             return ask(Drop(leaving, work.shard, row.id), waiting=f"deleting the replica on {leaving}")

@@ -1,4 +1,7 @@
-"""Operations whose work is that every node knows: a keyspace founded, altered or dropped, a node removed or taken back."""
+"""Operations whose work is that every node knows: a keyspace founded, altered or dropped, a node removed or taken back.
+
+Splits and merges end so too.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from shoal_shardmanager.rows import (
     AlterKeyspace,
     CreateKeyspace,
     DropKeyspace,
+    MergeShards,
     NodeState,
     OperationRow,
     RemoveNode,
+    SplitShard,
     State,
     Step,
     Undrain,
@@ -46,7 +51,10 @@ def found(row: OperationRow, work: CreateKeyspace, state: ClusterState, view: Vi
 
 
 def spread(
-    row: OperationRow, work: AlterKeyspace | RemoveNode | Undrain | DropKeyspace, state: ClusterState, view: View
+    row: OperationRow,
+    work: AlterKeyspace | RemoveNode | Undrain | DropKeyspace | SplitShard | MergeShards,
+    state: ClusterState,
+    view: View,
 ) -> Outcome:
     """Wait until every node has the map that the operation has made."""
     behind = _without_map(row.map_version, state, view)
@@ -54,14 +62,19 @@ def spread(
         return wait(
             f"{', '.join(behind[:4])} lack the map of version {row.map_version}", left=len(behind), unit="nodes"
         )
-    if isinstance(work, DropKeyspace):
+    if isinstance(work, DropKeyspace | MergeShards):
         return go(row, Step.DROP, view.wall_ms)
+    if isinstance(work, SplitShard):
+        if view.leader(work.child) is None:
+            return wait(f"shard {work.child} has no leader yet")
+        count = sum(span.end - span.first for span in work.ranges)
+        return end(row, State.DONE, view.wall_ms, f"shard {work.child} has {count} microshards of shard {work.shard}")
     return end(row, State.DONE, view.wall_ms, DONE_WORDS[type(work)])
 
 
-def delete(row: OperationRow, work: DropKeyspace, state: ClusterState, view: View) -> Outcome:
-    """Delete the replicas of a dropped keyspace; those of nodes that are away follow when they come back."""
-    dropped = set(work.shards)
+def delete(row: OperationRow, work: DropKeyspace | MergeShards, state: ClusterState, view: View) -> Outcome:
+    """Delete the replicas of dropped shards; those of nodes that are away follow when they come back."""
+    dropped = {work.source} if isinstance(work, MergeShards) else set(work.shards)
     drops = [
         Drop(node, replica.shard, row.id)
         for node in sorted(state.nodes)
@@ -74,14 +87,17 @@ def delete(row: OperationRow, work: DropKeyspace, state: ClusterState, view: Vie
     silent = [node for node in state.nodes if not _excused(node, state) and view.fresh(node) is None]
     if silent:
         return wait(f"{', '.join(silent[:4])} are silent, and may still have replicas")
+    if isinstance(work, MergeShards):
+        return end(
+            row, State.DONE, view.wall_ms, f"shard {work.target} has all of shard {work.source}, which is no more"
+        )
     return end(row, State.DONE, view.wall_ms, f"keyspace {work.name} is deleted")
 
 
 def _without_map(version: int, state: ClusterState, view: View) -> list[str]:
     behind: list[str] = []
     for node in sorted(state.nodes):
-        status = view.fresh(node)
-        if not _excused(node, state) and (status is None or status.map_version < version):
+        if not _excused(node, state) and not view.has_map(node, version):
             behind.append(node)
     return behind
 

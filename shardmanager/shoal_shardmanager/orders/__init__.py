@@ -12,21 +12,33 @@ from shoal_shardmanager.orders.model import (
     DropOrder,
     Facts,
     KeyspaceOrder,
+    MergeOrder,
+    MoveMicroshardsOrder,
     Order,
     Refused,
+    RestartOrder,
+    SplitOrder,
     Why,
 )
+from shoal_shardmanager.orders.tuning import SETTINGS, Setting, with_settings
 
 __all__ = [
+    "SETTINGS",
     "Accepted",
     "Alter",
     "Create",
     "DropOrder",
     "Facts",
     "KeyspaceOrder",
+    "MergeOrder",
+    "MoveMicroshardsOrder",
     "Order",
     "Refused",
+    "RestartOrder",
+    "Setting",
+    "SplitOrder",
     "Why",
     "cancel",
     "check",
+    "with_settings",
 ]

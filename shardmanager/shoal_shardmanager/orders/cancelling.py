@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from shoal_shardmanager.operations import relocate
 from shoal_shardmanager.operations.outcome import ended
 from shoal_shardmanager.operations.replica import UNDOABLE, undone
 from shoal_shardmanager.orders.model import Refused, Why
-from shoal_shardmanager.rows import Drain, Failover, Heal, MoveLeader, MoveReplica, OperationRow, Rebalance, State, Step
+from shoal_shardmanager.rows import (
+    Drain,
+    Failover,
+    Heal,
+    MergeShards,
+    MoveLeader,
+    MoveMicroshards,
+    MoveReplica,
+    OperationRow,
+    Rebalance,
+    RollingRestart,
+    SplitShard,
+    State,
+    Step,
+)
 from shoal_shardmanager.state import Change, ClusterState
 
 
@@ -43,6 +58,23 @@ def _cancelled(row: OperationRow, now_ms: int, reason: str) -> OperationRow:
             f"operation {row.id} is at step {row.step}, where it can only go on: its new replica serves already; "
             "let it end, and move the shard back",
         )
-    if isinstance(work, Drain | Heal | Rebalance | Failover | MoveLeader):
+    if isinstance(work, MoveMicroshards | MergeShards):
+        if row.step is Step.COPY:
+            return relocate.undone(row, reason, now_ms)
+        back = f"`shoal move-microshards --from {work.target} --to {work.source}` moves microshards back"
+        if isinstance(work, MergeShards):
+            back = f"`shoal split {work.target}` parts them again"
+        raise Refused(
+            Why.REFUSED,
+            f"operation {row.id} is at step {row.step}, where it can only go on: shard {work.source} has parted with its "
+            f"microshards; let it end: {back}",
+        )
+    if isinstance(work, SplitShard):
+        raise Refused(
+            Why.REFUSED,
+            f"operation {row.id} cannot be cancelled: shard {work.shard} may be split already; let it end: "
+            f"`shoal merge {work.shard} {work.child}` undoes it",
+        )
+    if isinstance(work, RollingRestart | Drain | Heal | Rebalance | Failover | MoveLeader):
         return replace(row, undo=reason, cancelled=True)
     raise Refused(Why.REFUSED, f"a {row.kind} cannot be cancelled: all that is left is that every node hears of it")

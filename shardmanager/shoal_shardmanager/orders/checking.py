@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from shoal_shardmanager.orders.keyspaces import alter_keyspace, create_keyspace, drop_keyspace
-from shoal_shardmanager.orders.model import Accepted, Alter, Create, DropOrder, Facts, Order, Refused, Why
+from shoal_shardmanager.orders.model import (
+    Accepted,
+    Alter,
+    Create,
+    DropOrder,
+    Facts,
+    MergeOrder,
+    MoveMicroshardsOrder,
+    Order,
+    Refused,
+    RestartOrder,
+    SplitOrder,
+    Why,
+)
 from shoal_shardmanager.orders.nodes import drain, failover, rebalance, remove_node, undrain
+from shoal_shardmanager.orders.relocations import merge, move_microshards
+from shoal_shardmanager.orders.restarts import rolling_restart
 from shoal_shardmanager.orders.shards import move, transfer
+from shoal_shardmanager.orders.splits import split
 from shoal_shardmanager.rows import Drain, Failover, MoveLeader, MoveReplica, Rebalance, RemoveNode, Undrain
 
 
@@ -39,3 +55,11 @@ def check(order: Order, facts: Facts, if_version: int = 0) -> Accepted:
             return alter_keyspace(keyspace, facts)
         case DropOrder(name):
             return drop_keyspace(name, facts)
+        case SplitOrder():
+            return split(order, facts)
+        case MoveMicroshardsOrder():
+            return move_microshards(order, facts)
+        case MergeOrder():
+            return merge(order, facts)
+        case RestartOrder():
+            return rolling_restart(order, facts)

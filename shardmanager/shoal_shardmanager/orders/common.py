@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from msgspec.structs import replace
-from shoal.shardmap import Keyspace, Shard
+from shoal.shardmap import Keyspace, MicroshardRange, Shard
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.operations.campaign import part_of
@@ -13,6 +13,7 @@ from shoal_shardmanager.orders.model import Accepted, Facts, Refused, Why
 from shoal_shardmanager.planning import placement_settings, placement_state
 from shoal_shardmanager.rows import Arguments, CountersRow, MoveLeader, NodeRow, NodeState, OperationRow, State, Step
 from shoal_shardmanager.state import Change, ClusterState
+from shoal_shardmanager.view import Leading
 
 
 def accept(
@@ -83,6 +84,20 @@ def check_idle(state: ClusterState, shard: int) -> None:
             f"operation {row.id} ({row.kind}, at step {row.step}) is on shard {shard}: wait for it, or `shoal cancel "
             f"{row.id}`",
         )
+
+
+def known_leader(facts: Facts, shard: int) -> Leading:
+    leader = facts.view.leader(shard)
+    if leader is None:
+        raise Refused(
+            Why.REFUSED, f"shard {shard} has no leader now, which would have to take part: see `shoal shards {shard}`"
+        )
+    return leader
+
+
+def described_ranges(ranges: tuple[MicroshardRange, ...]) -> str:
+    spans = [str(span.first) if span.end == span.first + 1 else f"{span.first}-{span.end - 1}" for span in ranges]
+    return ", ".join(spans[:10]) + (f" and {len(spans) - 10} ranges more" if len(spans) > 10 else "")
 
 
 def check_alone(state: ClusterState, node: str, kind: type) -> None:

@@ -126,18 +126,11 @@ def drop_keyspace(name: str, facts: Facts) -> Accepted:
     state = facts.state
     keyspace = known_keyspace(state, name)
     ids = tuple(shard.id for shard in state.map.shards if shard.keyspace == keyspace.id)
-    busy = [row.id for row in state.running() if row.shard in ids]
+    busy = [row.id for row in state.running() if not set(row.shards).isdisjoint(ids)]
     if busy:
         raise Refused(
             Why.REFUSED, f"operation {busy[0]} works on shards of {name!r}: wait for it, or `shoal cancel {busy[0]}`"
         )
-    founding = [
-        row.id
-        for row in state.running()
-        if isinstance(row.arguments, CreateKeyspace) and row.arguments.keyspace == keyspace.id
-    ]
-    if founding:
-        raise Refused(Why.REFUSED, f"operation {founding[0]} is still founding {name!r}: wait for it")
     shard_map = state.map
     after = replace(
         shard_map,

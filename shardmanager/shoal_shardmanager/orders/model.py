@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shoal.shardmap import MicroshardRange
+
 from shoal_shardmanager.planning import Loads
 from shoal_shardmanager.rows import (
     Drain,
@@ -75,7 +77,54 @@ class DropOrder:
     name: str
 
 
-Order = MoveReplica | MoveLeader | Failover | Drain | Undrain | RemoveNode | Rebalance | Create | Alter | DropOrder
+@dataclass(frozen=True, slots=True)
+class SplitOrder:
+    """Split a shard: the microshards from `at` on make a new one. None: where it parts the load best."""
+
+    shard: int
+    at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveMicroshardsOrder:
+    """Give microshards of shard `source` to shard `target`."""
+
+    source: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOrder:
+    """Give all microshards of shard `source` to shard `target`, and drop it."""
+
+    target: int
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartOrder:
+    """See nodes through a restart, one after the other, in this order; none named: all of them."""
+
+    nodes: tuple[str, ...] = ()
+
+
+Order = (
+    MoveReplica
+    | MoveLeader
+    | Failover
+    | Drain
+    | Undrain
+    | RemoveNode
+    | Rebalance
+    | Create
+    | Alter
+    | DropOrder
+    | SplitOrder
+    | MoveMicroshardsOrder
+    | MergeOrder
+    | RestartOrder
+)
 
 
 @dataclass(frozen=True, slots=True)

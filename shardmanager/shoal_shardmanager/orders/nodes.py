@@ -58,7 +58,7 @@ def drain(order: Drain, facts: Facts) -> Accepted:
     wanted = [step for step in plan.steps if getattr(step, "source", "") == node.id]
     held = {shard.id for shard in state.map.shards if node.id in shard.replicas}
     leaving = {step.shard for step in wanted if not isinstance(step, placement.TransferLeader)}
-    busy = {row.shard for row in state.running()}
+    busy = state.busy()
     stay = sorted(held - leaving - busy)
     if stay and not plan.stopped:
         reasons = "; ".join(f"{r.subject}: {r.reason} ({r.remedy})" for r in plan.refusals[:3])

@@ -73,6 +73,17 @@ class ManagersClient:
         reply = self._call(lambda stub, seconds: stub.ExplainShard(request, timeout=seconds))
         return list(reply.lines)
 
+    def settings(self) -> pb.Settings:
+        """Return the settings."""
+        request = pb.GetSettingsRequest()
+        reply: pb.Settings = self._call(lambda stub, seconds: stub.GetSettings(request, timeout=seconds))
+        return reply
+
+    def change_settings(self, request: pb.ChangeSettingsRequest) -> pb.Settings:
+        """Change settings; return them as they are then."""
+        reply: pb.Settings = self._call(lambda stub, seconds: stub.ChangeSettings(request, timeout=seconds))
+        return reply
+
     def watch(self, number: int) -> Iterator[pb.Operation]:
         """Yield an operation as it goes on, until it has ended, across changes of the manager."""
         request = pb.GetOperationRequest(id=number)

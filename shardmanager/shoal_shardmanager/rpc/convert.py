@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from shoal.shardmap import MicroshardRange
+
 from shoal_shardmanager.operations.outcome import Note
-from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused, Why
+from shoal_shardmanager.operations.restart import current_node
+from shoal_shardmanager.orders import (
+    SETTINGS,
+    Alter,
+    Create,
+    DropOrder,
+    KeyspaceOrder,
+    MergeOrder,
+    MoveMicroshardsOrder,
+    Order,
+    Refused,
+    RestartOrder,
+    SplitOrder,
+    Why,
+)
 from shoal_shardmanager.rows import (
     AlterKeyspace,
     CreateKeyspace,
     Drain,
     DropKeyspace,
     Failover,
+    MergeShards,
     MoveLeader,
+    MoveMicroshards,
     MoveReplica,
     OperationRow,
     Rebalance,
     RemoveNode,
+    RollingRestart,
+    SettingsRow,
+    SplitShard,
     Undrain,
 )
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
@@ -48,6 +69,15 @@ def order_of(request: pb.StartRequest) -> Order:
             return Alter(_keyspace(request.alter_keyspace))
         case "drop_keyspace":
             return DropOrder(request.drop_keyspace.name)
+        case "split":
+            return SplitOrder(request.split.shard, request.split.at if request.split.HasField("at") else None)
+        case "move_microshards":
+            ranges = tuple(MicroshardRange(span.first, span.end) for span in request.move_microshards.ranges)
+            return MoveMicroshardsOrder(request.move_microshards.source, request.move_microshards.target, ranges)
+        case "merge":
+            return MergeOrder(request.merge.target, request.merge.source)
+        case "rolling_restart":
+            return RestartOrder(tuple(request.rolling_restart.nodes))
         case _:
             raise Refused(Why.WRONG, "the request holds no order that this version knows")
 
@@ -89,6 +119,29 @@ def operation_message(row: OperationRow, state: ClusterState, note: Note | None,
         ended_ms=row.ended_ms,
         undoing=bool(row.undo) and row.running,
         rate=rate,
+        node=_whose_turn(row),
+        automatic=isinstance(row.arguments, SplitShard) and row.arguments.automatic,
+    )
+
+
+def _whose_turn(row: OperationRow) -> str:
+    return current_node(row.arguments) if isinstance(row.arguments, RollingRestart) else row.node
+
+
+def settings_message(row: SettingsRow) -> pb.Settings:
+    """Return the settings as operators see them."""
+    usual = SettingsRow()
+    return pb.Settings(
+        version=row.version,
+        settings=[
+            pb.Setting(
+                name=setting.name,
+                value=setting.shown(row),
+                default_value=setting.shown(usual),
+                about=setting.about,
+            )
+            for setting in SETTINGS
+        ],
     )
 
 
@@ -107,5 +160,13 @@ def subject_of(row: OperationRow) -> str:
             return f"keyspace {row.arguments.name}"
         case Rebalance():
             return "all nodes"
+        case SplitShard(shard, child):
+            return f"shard {child} off shard {shard}"
+        case MoveMicroshards(source, target):
+            return f"from shard {source} to shard {target}"
+        case MergeShards(source, target):
+            return f"shard {source} into shard {target}"
+        case RollingRestart(nodes):
+            return f"{len(nodes)} nodes"
         case _:
             return f"node {row.node}"

@@ -18,7 +18,7 @@ from shoal_shardmanager.driver import Term
 from shoal_shardmanager.orders import Refused, Why
 from shoal_shardmanager.planning import placement_settings, placement_state
 from shoal_shardmanager.rows import NodeState
-from shoal_shardmanager.rpc.convert import operation_message, order_of
+from shoal_shardmanager.rpc.convert import operation_message, order_of, settings_message
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
 from shoal_shardmanager.rpc.names import LEADER_METADATA
@@ -189,6 +189,26 @@ class AdminService(pb_grpc.AdminServicer):
                 if row.state is not NodeState.REMOVED
             ],
         )
+
+    async def GetSettings(  # noqa: N802
+        self,
+        request: pb.GetSettingsRequest,  # noqa: ARG002
+        context: Context,
+    ) -> pb.Settings:
+        """Return the settings."""
+        term = await self._term(context)
+        return settings_message(term.state.settings)
+
+    async def ChangeSettings(self, request: pb.ChangeSettingsRequest, context: Context) -> pb.Settings:  # noqa: N802
+        """Change settings; return them as they are then."""
+        term = await self._term(context)
+        try:
+            after = await term.change_settings(
+                dict(request.values), plan_only=request.plan_only, if_version=request.if_version
+            )
+        except (Refused, Deposed, ShoalError) as error:
+            await _abort(context, error)
+        return settings_message(after)
 
     async def _term(self, context: Context) -> Term:
         term = self._host.term

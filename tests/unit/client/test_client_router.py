@@ -381,3 +381,22 @@ def test_a_batch_nobody_waits_for_any_more_is_not_sent_again() -> None:
     world.deliver(at, "lost request")
     world.heal()
     assert world.applied == []
+
+
+def test_a_shard_that_changes_hands_costs_the_wait_it_asked_for_and_no_other() -> None:
+    world = World(Random(1))
+    for _ in range(8):
+        world.submit(True, TIMEOUT)
+    world.heal()
+    world.submit(True, TIMEOUT)
+    world.turn()
+    world.deliver(0, "overloaded")
+    world.now += 1.0
+    world.turn()
+    world.leader = "n2"
+    world.deliver(0, "answered")
+    world.turn()
+    ((asked, _),) = world.wire
+    assert asked == world.address("n2"), "no time has passed since the old leader said who leads"
+    world.deliver(0, "answered")
+    assert len(world.results) == 9

@@ -25,12 +25,14 @@ SHARD = 1
 
 
 class Nodes:
-    """Three nodes with one shard. Time stands still but for `pass_time`; every turn's frames arrive a step later.
+    """Three nodes, with one shard unless others are named.
+
+    Time stands still but for `pass_time`; every turn's frames arrive a step later.
 
     `answers` are all answers to a client's requests, by its number for them.
     """
 
-    def __init__(self, settings: NodeSettings | None = None) -> None:
+    def __init__(self, settings: NodeSettings | None = None, shards: tuple[Shard, ...] = ()) -> None:
         self.now = 1_000_000 * MS
         self.wall_ms = START_MS
         self.settings = settings or NodeSettings()
@@ -40,7 +42,7 @@ class Nodes:
             "test",
             tuple(NodeAddress(name, f"{name}:1") for name in NODES),
             (keyspace,),
-            (Shard(SHARD, 1, (MicroshardRange(0, 4),), NODES),),
+            shards or (Shard(SHARD, 1, (MicroshardRange(0, 4),), NODES),),
         )
         self.engines = {name: MemoryEngine() for name in NODES}
         self.nodes: dict[str, Node] = {}

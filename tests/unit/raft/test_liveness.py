@@ -106,8 +106,10 @@ def test_heartbeats_are_due_at_their_interval() -> None:
     a, _ = pair()
     assert set(a.peers_heartbeats(SECOND, ["b", "c"], True, True)) == {"b", "c"}
     assert a.peers_heartbeats(SECOND + 1, ["b", "c"], True, True) == {}
-    assert a.next_due(SECOND + 1) == SECOND + TIMING.heartbeat_interval_ns
-    assert set(a.peers_heartbeats(SECOND + TIMING.heartbeat_interval_ns, ["b"], True, True)) == {"b"}
+    assert a.next_due(SECOND + 1, ["b", "c"]) == SECOND + TIMING.heartbeat_interval_ns
+    later = SECOND + TIMING.heartbeat_interval_ns
+    assert set(a.peers_heartbeats(later, ["b"], True, True)) == {"b"}
+    assert a.next_due(later, ["b"]) == later + TIMING.heartbeat_interval_ns, "nothing is due for a peer that is no more"
 
 
 def test_a_node_always_supports_itself() -> None:

@@ -22,13 +22,16 @@ from shoal_server.shard.commands import (
 )
 from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
 from shoal_server.shard.sessions import Verdict
+from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.engine import Batch, Engine
-from shoal_server.storage.layout import AppliedState, expiry_prefix, load_applied_state, prefix_end
+from shoal_server.storage.layout import expiry_prefix, prefix_end
 from shoal_server.storage.memory import MemoryEngine
 from shoal_server.storage.rocks import RocksEngine
 
 MIB = 1 << 20
 START_MS = 1_700_000_000_000
+FIRST_GENERATION = 1000
+"""Above those that a test has the engine give: a replica keeps its own, however often it is restarted."""
 KEYSPACE = Keyspace(1, "default", 8, b"/")
 
 
@@ -38,8 +41,16 @@ class ReplicaOfAShard:
     def __init__(self, engine: Engine, shard: int = 1, first: int = 0, end: int = 8) -> None:
         self.engine = engine
         self.shard = Shard(shard, 1, (MicroshardRange(first, end),), ("n1",))
-        initial = AppliedState(0, 0, 0, 1, 0, Membership(1, ("n1",), ()), 0, ranges=self.shard.ranges)
-        state = load_applied_state(engine, shard) or initial
+        state = load_applied_state(engine, shard) or AppliedState(
+            index=0,
+            term=0,
+            seq_base=0,
+            generation=FIRST_GENERATION + shard,
+            sessions_opened=0,
+            membership=Membership(1, ("n1",), ()),
+            membership_index=0,
+            ranges=self.shard.ranges,
+        )
         self.machine = ShardStateMachine(self.shard, KEYSPACE, engine, state)
         self.now = START_MS
         self.default_ttl = 0
@@ -165,7 +176,8 @@ class ReplicaOfAShard:
 
     def index_rows(self) -> int:
         """How many rows the expiry index has."""
-        prefixes = [expiry_prefix(1, microshard, 1) for microshard in self.machine.prefixes]
+        state = self.machine.state
+        prefixes = [expiry_prefix(1, *lies) for lies in state.generations(state.ranges).items()]
         return sum(1 for prefix in prefixes for _ in self.engine.scan(self.engine.data, prefix, prefix_end(prefix)))
 
 

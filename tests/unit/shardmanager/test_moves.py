@@ -6,8 +6,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from shoal_shardmanager.orders import Refused
-from shoal_shardmanager.rows import MoveLeader, MoveReplica, State, Step
+from shoal_shardmanager.rows import Drain, MoveLeader, MoveReplica, State, Step
+from shoal_shardmanager.state import changed
 
 MOVE = MoveReplica(1, "n1", "n4")
 EVENTS_MAX = 60
@@ -187,3 +189,38 @@ def test_changes_that_a_dying_leader_takes_with_it_are_made_again(simulated: Any
     cluster.start(leader)
     assert cluster.run_to_end(operation).state is State.DONE
     cluster.settled()
+
+
+def test_a_queued_move_to_a_node_that_is_drained_meanwhile_does_not_begin(simulated: Any) -> None:
+    cluster = simulated(nodes=6, shards=2)
+    cluster.state = changed(cluster.state, [replace(cluster.state.settings, moves_per_cluster=1)])
+    first = cluster.order(MoveReplica(1, "n1", "n4"))
+    queued = cluster.order(MoveReplica(2, "n2", "n5"))
+    cluster.run(3)
+    cluster.order(Drain("n5"))
+    row = cluster.run_to_end(queued)
+    assert row.state is State.FAILED
+    assert "n5 is drain" in row.reason
+    assert cluster.run_to_end(first).state is State.DONE
+    cluster.settled()
+
+
+def test_a_transfer_to_a_node_that_is_gone_for_good_ends(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.stop("n2")
+    operation = cluster.order(MoveLeader(1, "n2"))
+    row = cluster.run_to_end(operation)
+    assert row.state is State.FAILED
+    assert row.reason == "node n2 is gone"
+
+
+def test_what_ended_last_is_remembered_longest(simulated: Any) -> None:
+    cluster = simulated(nodes=6, shards=2)
+    cluster.state = changed(cluster.state, [replace(cluster.state.settings, history=1)])
+    slow = cluster.order(MoveReplica(1, "n1", "n4"))
+    quick = cluster.order(MoveLeader(2, "n3"))
+    assert cluster.run_to_end(quick).id == quick
+    assert cluster.run_to_end(slow).id == slow
+    cluster.run(3)
+    assert slow in cluster.state.operations
+    assert quick not in cluster.state.operations

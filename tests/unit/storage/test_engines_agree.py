@@ -49,6 +49,17 @@ def test_scans_keep_to_their_bounds_in_both_directions(engine: Engine) -> None:
     assert keys(engine.scan_reverse(engine.data, b"200", b"300")) == []
 
 
+def test_rows_are_counted_in_pages_that_end_at_the_bound(engine: Engine) -> None:
+    put(engine, *((b"%03d" % number, b"v" * number) for number in range(100)))
+    first = engine.count_rows(engine.data, b"010", b"050", 25)
+    assert (first.rows, first.size) == (25, 25 * 3 + sum(range(10, 35)))
+    assert first.resume is not None
+    rest = engine.count_rows(engine.data, first.resume, b"050", 25)
+    assert (rest.rows, rest.size, rest.resume) == (15, 15 * 3 + sum(range(35, 50)), None)
+    nothing = engine.count_rows(engine.data, b"200", b"300", 25)
+    assert (nothing.rows, nothing.size, nothing.resume) == (0, 0, None)
+
+
 def test_many_scans_at_once_do_not_disturb_each_other(engine: Engine) -> None:
     put(engine, *((b"%03d" % number, b"v") for number in range(100)))
     scans = [engine.scan(engine.data, b"%03d" % first, b"%03d" % (first + 10)) for first in range(0, 90, 10)]

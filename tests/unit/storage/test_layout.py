@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
 from shoal.shardmap import MicroshardRange
 from shoal_server.raft.messages import Entry, HardState, Membership
+from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, Placement, encode_applied_state
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
+from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_start, journal_suffix
 from shoal_server.storage.layout import (
-    AppliedState,
     LogStart,
     check_format,
     data_prefix,
     decode_entry,
-    encode_applied_state,
     encode_entry,
     encode_hard_state,
     encode_log_start,
@@ -49,8 +50,37 @@ def test_values_are_pinned() -> None:
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
     state = AppliedState(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
-    assert encode_applied_state(state).hex() == "9a01020304059301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
+    known = "9f01020304059301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
+    assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90"
     assert state.seq == 4, "the base plus the index"
+
+
+def test_the_state_of_relocations_is_pinned() -> None:
+    span = (MicroshardRange(0, 2),)
+    state = AppliedState(
+        *(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6, span),
+        outgoing=Outgoing(7, 8, span, sealed=True),
+        incoming=Incoming(9, 10, span, 11, RelocationCursor(12, True, b"a", 13, True), 14, 15),
+        ended=(EndedRelocation(16, RelocationEnd.ADOPTED),),
+        placements=(Placement(0, 1, 17),),
+        children=(18,),
+    )
+    outgoing = "94" + "07" + "08" + "91920002" + "c3"
+    incoming = "97" + "09" + "0a" + "91920002" + "0b" + "95" + "0cc3c401610dc3" + "0e" + "0f"
+    assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + "91921003" + "9193000111" + "9112")
+
+
+def test_the_journal_is_in_order_of_entries_and_each_of_them_clears_before_it_writes() -> None:
+    assert journal_prefix(1, 2).hex() == "800000000000000100000002"
+    assert journal_suffix(258, CHANGED, 3, b"k").hex() == "0000000000000102" + "01" + "00000003" + "6b"
+    written = [
+        journal_suffix(8, CHANGED, 5, b"k"),
+        journal_suffix(9, CLEARED, 6, b"z"),
+        journal_suffix(9, CHANGED, 5, b""),
+    ]
+    assert sorted(written) == written
+    assert journal_start(8) > written[0], "behind entry 8 comes what later ones have changed"
+    assert journal_start(8) <= written[1]
 
 
 @pytest.mark.parametrize("value", [b"", b"v"])

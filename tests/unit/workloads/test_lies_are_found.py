@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import Any
 
 import pytest
 import shoal
 from shoal_chaos.workloads import base, expiry
+from shoal_chaos.workloads.append_lists import AppendLists
 from shoal_chaos.workloads.bank import Bank
 from shoal_chaos.workloads.base import Workload
 from shoal_chaos.workloads.counting import Counting
 from shoal_chaos.workloads.expiry import Expiry
 from shoal_chaos.workloads.locks import Locks
 from shoal_chaos.workloads.on_call import OnCall
+from shoal_chaos.workloads.queues import Queues
 from shoal_chaos.workloads.registers import Registers
+from shoal_chaos.workloads.scans import Scans
 from shoal_chaos.workloads.sessions import Sessions
+from shoal_chaos.workloads.sets import Sets
 from shoal_chaos.workloads.staleness import Staleness
 from shoal_chaos.workloads.suite import Suite
 from shoal_chaos.workloads.swaps import Swaps
@@ -184,3 +188,108 @@ class LosesMoney(Liar):
 
 async def test_an_account_missing_from_an_audit_is_found(db: shoal.AsyncClient) -> None:
     assert "where 500 is at all times" in await found_by(Bank("t", Random(3)), LosesMoney(db))
+
+
+class LosesRowsOfScans(Liar):
+    """Leaves a row out of some scans."""
+
+    def scan(self, *args: Any, **how: Any) -> Any:
+        async def rows() -> AsyncIterator[Any]:
+            left_out = self.chance.randrange(3) if self.lies() else -1
+            number = 0
+            async for row in self.db.scan(*args, **how):
+                if number != left_out:
+                    yield row
+                number += 1
+
+        return rows()
+
+
+class RepeatsRowsOfScans(Liar):
+    def scan(self, *args: Any, **how: Any) -> Any:
+        async def rows() -> AsyncIterator[Any]:
+            async for row in self.db.scan(*args, **how):
+                yield row
+                if self.lies():
+                    yield row
+
+        return rows()
+
+
+@pytest.mark.parametrize(
+    ("workload", "liar", "said"),
+    [
+        (Sets, ForgetsPuts, "had been acknowledged or seen before"),
+        (Sets, LosesRowsOfScans, "had been acknowledged or seen before"),
+        (Sets, RepeatsRowsOfScans, "more than once"),
+        (Sets, DoesWhatItRefuses, "surely not done"),
+        (Scans, ForgetsPuts, "not linearizable"),
+        (Scans, LosesRowsOfScans, "not linearizable"),
+        (Scans, RepeatsRowsOfScans, "and then"),
+    ],
+)
+async def test_a_lie_about_rows_is_found(
+    db: shoal.AsyncClient, workload: type[Workload], liar: type[Liar], said: str
+) -> None:
+    assert said in await found_by(workload("t", Random(3)), liar(db))
+
+
+class Commits:
+    """Stands in for the commit of transactions."""
+
+    def __init__(self) -> None:
+        self.chance = Random(5)
+        self.commit = shoal.AsyncTransaction._commit
+
+    def lies(self) -> bool:
+        return self.chance.random() < 0.2
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Commits, Any], Awaitable[None]]], None]:
+    """Have transactions commit in another way."""
+
+    def replace(how: Callable[[Commits, Any], Awaitable[None]]) -> None:
+        stand_in = Commits()
+
+        async def commit(self: shoal.AsyncTransaction) -> None:
+            await how(stand_in, self)
+
+        monkeypatch.setattr(shoal.AsyncTransaction, "_commit", commit)
+
+    return replace
+
+
+async def validates_nothing(commits: Commits, tx: Any) -> None:
+    tx._entries, tx._pages = {}, []
+    await commits.commit(tx)
+
+
+async def forgets_some(commits: Commits, tx: Any) -> None:
+    if not commits.lies():
+        await commits.commit(tx)
+
+
+async def commits_what_it_refuses(commits: Commits, tx: Any) -> None:
+    await commits.commit(tx)
+    if commits.lies():
+        raise shoal.TransactionConflict("surely not done")
+
+
+@pytest.mark.parametrize(
+    ("workload", "how", "said"),
+    [
+        (AppendLists, validates_nothing, "lost append"),
+        (AppendLists, forgets_some, "lost append"),
+        (AppendLists, commits_what_it_refuses, "G1a"),
+        (Queues, validates_nothing, "taken"),
+        (Queues, forgets_some, "was taken twice"),
+        (Queues, commits_what_it_refuses, "surely not done"),
+        (Bank, commits_what_it_refuses, "G1a"),
+    ],
+)
+async def test_a_lie_about_a_commit_is_found(
+    db: shoal.AsyncClient, commits: Any, workload: type[Workload], how: Any, said: str
+) -> None:
+    commits(how)
+    assert said in await found_by(workload("t", Random(3)), db)

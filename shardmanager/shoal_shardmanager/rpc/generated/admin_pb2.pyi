@@ -1,3 +1,6 @@
+# ruff: noqa
+# fmt: off
+# mypy: ignore-errors
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -7,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StartRequest(_message.Message):
-    __slots__ = ("plan_only", "if_version", "move", "transfer_leader", "failover", "drain", "undrain", "remove_node", "rebalance", "create_keyspace", "alter_keyspace", "drop_keyspace")
+    __slots__ = ("plan_only", "if_version", "move", "transfer_leader", "failover", "drain", "undrain", "remove_node", "rebalance", "create_keyspace", "alter_keyspace", "drop_keyspace", "split", "move_microshards", "merge", "rolling_restart")
     PLAN_ONLY_FIELD_NUMBER: _ClassVar[int]
     IF_VERSION_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +23,10 @@ class StartRequest(_message.Message):
     CREATE_KEYSPACE_FIELD_NUMBER: _ClassVar[int]
     ALTER_KEYSPACE_FIELD_NUMBER: _ClassVar[int]
     DROP_KEYSPACE_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    MOVE_MICROSHARDS_FIELD_NUMBER: _ClassVar[int]
+    MERGE_FIELD_NUMBER: _ClassVar[int]
+    ROLLING_RESTART_FIELD_NUMBER: _ClassVar[int]
     plan_only: bool
     if_version: int
     move: Move
@@ -32,7 +39,11 @@ class StartRequest(_message.Message):
     create_keyspace: KeyspaceSettings
     alter_keyspace: KeyspaceSettings
     drop_keyspace: DropKeyspace
-    def __init__(self, plan_only: _Optional[bool] = ..., if_version: _Optional[int] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., transfer_leader: _Optional[_Union[TransferLeader, _Mapping]] = ..., failover: _Optional[_Union[Failover, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., undrain: _Optional[_Union[Undrain, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., rebalance: _Optional[_Union[Rebalance, _Mapping]] = ..., create_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., alter_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., drop_keyspace: _Optional[_Union[DropKeyspace, _Mapping]] = ...) -> None: ...
+    split: Split
+    move_microshards: MoveMicroshards
+    merge: Merge
+    rolling_restart: RollingRestart
+    def __init__(self, plan_only: _Optional[bool] = ..., if_version: _Optional[int] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., transfer_leader: _Optional[_Union[TransferLeader, _Mapping]] = ..., failover: _Optional[_Union[Failover, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., undrain: _Optional[_Union[Undrain, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., rebalance: _Optional[_Union[Rebalance, _Mapping]] = ..., create_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., alter_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., drop_keyspace: _Optional[_Union[DropKeyspace, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., move_microshards: _Optional[_Union[MoveMicroshards, _Mapping]] = ..., merge: _Optional[_Union[Merge, _Mapping]] = ..., rolling_restart: _Optional[_Union[RollingRestart, _Mapping]] = ...) -> None: ...
 
 class Move(_message.Message):
     __slots__ = ("shard", "source", "target")
@@ -86,6 +97,46 @@ class DropKeyspace(_message.Message):
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
+class Split(_message.Message):
+    __slots__ = ("shard", "at")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    at: int
+    def __init__(self, shard: _Optional[int] = ..., at: _Optional[int] = ...) -> None: ...
+
+class MicroshardRange(_message.Message):
+    __slots__ = ("first", "end")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class MoveMicroshards(_message.Message):
+    __slots__ = ("source", "target", "ranges")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    source: int
+    target: int
+    ranges: _containers.RepeatedCompositeFieldContainer[MicroshardRange]
+    def __init__(self, source: _Optional[int] = ..., target: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[MicroshardRange, _Mapping]]] = ...) -> None: ...
+
+class Merge(_message.Message):
+    __slots__ = ("target", "source")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    source: int
+    def __init__(self, target: _Optional[int] = ..., source: _Optional[int] = ...) -> None: ...
+
+class RollingRestart(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class KeyspaceSettings(_message.Message):
     __slots__ = ("name", "microshards", "shards", "delimiter", "voters", "followers", "max_staleness_ms", "default_ttl_ms", "required_regions", "leader_regions", "follower_regions")
     class RequiredRegionsEntry(_message.Message):
@@ -134,7 +185,7 @@ class StartReply(_message.Message):
     def __init__(self, steps: _Optional[_Iterable[str]] = ..., notes: _Optional[_Iterable[str]] = ..., bytes: _Optional[int] = ..., map_version: _Optional[int] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("id", "kind", "subject", "state", "step", "waiting", "reason", "left", "total", "unit", "parent", "parts_running", "created_ms", "step_since_ms", "ended_ms", "undoing", "rate")
+    __slots__ = ("id", "kind", "subject", "state", "step", "waiting", "reason", "left", "total", "unit", "parent", "parts_running", "created_ms", "step_since_ms", "ended_ms", "undoing", "rate", "node", "automatic")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +203,8 @@ class Operation(_message.Message):
     ENDED_MS_FIELD_NUMBER: _ClassVar[int]
     UNDOING_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    AUTOMATIC_FIELD_NUMBER: _ClassVar[int]
     id: int
     kind: str
     subject: str
@@ -169,7 +222,9 @@ class Operation(_message.Message):
     ended_ms: int
     undoing: bool
     rate: float
-    def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[str] = ..., waiting: _Optional[str] = ..., reason: _Optional[str] = ..., left: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., parent: _Optional[int] = ..., parts_running: _Optional[_Iterable[int]] = ..., created_ms: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., undoing: _Optional[bool] = ..., rate: _Optional[float] = ...) -> None: ...
+    node: str
+    automatic: bool
+    def __init__(self, id: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[str] = ..., waiting: _Optional[str] = ..., reason: _Optional[str] = ..., left: _Optional[int] = ..., total: _Optional[int] = ..., unit: _Optional[str] = ..., parent: _Optional[int] = ..., parts_running: _Optional[_Iterable[int]] = ..., created_ms: _Optional[int] = ..., step_since_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., undoing: _Optional[bool] = ..., rate: _Optional[float] = ..., node: _Optional[str] = ..., automatic: _Optional[bool] = ...) -> None: ...
 
 class GetOperationRequest(_message.Message):
     __slots__ = ("id",)
@@ -244,3 +299,44 @@ class Node(_message.Message):
     replicas: int
     leaders: int
     def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., state: _Optional[str] = ..., since_ms: _Optional[int] = ..., silent_because: _Optional[str] = ..., replicas: _Optional[int] = ..., leaders: _Optional[int] = ...) -> None: ...
+
+class GetSettingsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChangeSettingsRequest(_message.Message):
+    __slots__ = ("values", "plan_only", "if_version")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_ONLY_FIELD_NUMBER: _ClassVar[int]
+    IF_VERSION_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.ScalarMap[str, str]
+    plan_only: bool
+    if_version: int
+    def __init__(self, values: _Optional[_Mapping[str, str]] = ..., plan_only: _Optional[bool] = ..., if_version: _Optional[int] = ...) -> None: ...
+
+class Settings(_message.Message):
+    __slots__ = ("version", "settings")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    def __init__(self, version: _Optional[int] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("name", "value", "default_value", "about")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    default_value: str
+    about: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., default_value: _Optional[str] = ..., about: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,149 @@
+"""Do all replicas of a shard have the same rows at the same position? Each is asked, while nobody writes.
+
+A state machine that is given equal logs must come to equal states; where one does not, some of its readers see another
+database, and after a failover all do. Replicas are asked for checksums slice by slice, side by side. A slice that
+differs is asked for again in smaller ones, down to the first row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from shoal.admin import AdminConnection
+from shoal.errors import Unavailable
+from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice
+from shoal.survey import fetch_shard_map
+
+SLICE_ROWS = 1024
+NARROWER = 8
+RETRY_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Replicas of `shard` that have other rows than others behind `cursor`, at the same log index.
+
+    `groups` are the nodes that agree with each other, the most numerous first.
+    """
+
+    shard: int
+    index: int
+    cursor: ChecksumCursor
+    groups: tuple[tuple[str, ...], ...]
+    sentence: str
+
+
+class NotQuiet(Exception):
+    """The replicas of a shard did not come to one position: somebody writes, or one of them is behind for good."""
+
+
+async def find_violations(seeds: Sequence[str], patience_seconds: float = 30.0) -> list[Divergence]:
+    """Compare all replicas of every shard; return the first difference of each.
+
+    Args:
+        seeds: addresses of nodes, one of which must answer.
+        patience_seconds: how long a node may take to answer, and the replicas of one shard to come to one position.
+
+    Raises:
+        NotQuiet: they did not come to one.
+        Unavailable, DeadlineExceeded: a node that has a replica does not answer.
+    """
+    shard_map = await fetch_shard_map(seeds)
+    found: list[Divergence] = []
+    async with AsyncExitStack() as stack:
+        connections = {
+            node.id: await stack.enter_async_context(await _connect(node.address, patience_seconds))
+            for node in shard_map.nodes
+            if any(node.id in shard.replicas for shard in shard_map.shards)
+        }
+        for shard in shard_map.shards:
+            replicas = {node: connections[node] for node in sorted(shard.replicas)}
+            divergence = await _Comparison(shard.id, replicas, patience_seconds).run()
+            if divergence is not None:
+                found.append(divergence)
+    return found
+
+
+async def _connect(address: str, patience_seconds: float) -> AdminConnection:
+    """Connect to a node, which may just be starting."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience_seconds
+    while True:
+        try:
+            return await AdminConnection.open(address, patience_seconds)
+        except Unavailable:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+class _Moved(Exception):
+    """The replicas are not, or no longer, at one position."""
+
+
+class _Comparison:
+    def __init__(self, shard: int, replicas: Mapping[str, AdminConnection], patience_seconds: float) -> None:
+        self._shard = shard
+        self._replicas = replicas
+        self._patience_seconds = patience_seconds
+        self._index = -1
+
+    async def run(self) -> Divergence | None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_seconds
+        while True:
+            self._index = -1
+            try:
+                return await self._compare()
+            except _Moved as moved:
+                if loop.time() >= until:
+                    raise NotQuiet(f"shard {self._shard}: {moved}") from moved
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _compare(self) -> Divergence | None:
+        rows, cursor = SLICE_ROWS, ChecksumCursor()
+        while True:
+            slices = await self._slices(cursor, rows)
+            first = next(iter(slices.values()))
+            if len({slice_.digest for slice_ in slices.values()}) > 1:
+                if rows == 1:
+                    return self._divergence(cursor, slices)
+                rows = max(1, rows // NARROWER)
+            elif first.next is None:
+                return None
+            else:
+                cursor = first.next
+
+    async def _slices(self, cursor: ChecksumCursor, rows: int) -> dict[str, ChecksumSlice]:
+        slices = await asyncio.gather(
+            *(replica.read_checksum(self._shard, cursor, max_rows=rows) for replica in self._replicas.values())
+        )
+        by_node = dict(zip(self._replicas, slices, strict=True))
+        positions = {node: slice_.index for node, slice_ in by_node.items()}
+        if self._index == -1:
+            self._index = slices[0].index
+        if set(positions.values()) != {self._index}:
+            raise _Moved(f"began at index {self._index}, and the replicas are at {positions}")
+        return by_node
+
+    def _divergence(self, cursor: ChecksumCursor, slices: Mapping[str, ChecksumSlice]) -> Divergence:
+        by_digest: dict[bytes, list[str]] = {}
+        for node, slice_ in slices.items():
+            by_digest.setdefault(slice_.digest, []).append(node)
+        groups = sorted(map(tuple, by_digest.values()), key=len, reverse=True)
+        told = "; ".join(f"{', '.join(group)}: {_told(slices[group[0]])}" for group in groups)
+        behind = f"behind {cursor.after!r} in microshard {cursor.microshard}" if cursor.after else "first of all"
+        sentence = f"The replicas of shard {self._shard} differ at index {self._index}, {behind}: {told}."
+        return Divergence(self._shard, self._index, cursor, tuple(groups), sentence)
+
+
+def _told(slice_: ChecksumSlice) -> str:
+    digest = slice_.digest.hex()
+    if not slice_.rows:
+        return f"no row there, checksum {digest}"
+    if slice_.next is None:
+        return f"the last row, checksum {digest}"
+    return f"{slice_.next.after!r} in microshard {slice_.next.microshard}, checksum {digest}"

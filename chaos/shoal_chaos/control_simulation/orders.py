@@ -1,0 +1,266 @@
+"""What operators ask for in a simulated cluster: random orders, sensible ones and others, to whichever manager leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, cast
+
+from shoal.errors import ShoalError
+from shoal.shardmap import MicroshardRange, Shard
+from shoal_shardmanager.driver import Term
+from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused
+from shoal_shardmanager.orders.model import MergeOrder, MoveMicroshardsOrder, RestartOrder, SplitOrder
+from shoal_shardmanager.rows import (
+    Drain,
+    Failover,
+    MoveLeader,
+    MoveReplica,
+    NodeState,
+    Rebalance,
+    RemoveNode,
+    RollingRestart,
+    Step,
+    Undrain,
+)
+from shoal_shardmanager.state import ClusterState
+from shoal_shardmanager.store import Deposed
+
+from shoal_chaos.simulation.events import MILLISECOND, SECOND
+from shoal_chaos.simulation.invariants import Violation
+
+if TYPE_CHECKING:
+    from shoal_chaos.control_simulation.cluster import ControlledCluster
+    from shoal_chaos.control_simulation.nodes import ControlledNode
+
+NODES_MAX = 7
+KEYSPACES_MAX = 3
+SHARDS_MAX = 12
+INTERVALS_MS = (300, 1000, 3000)
+REMOVED_RUNS_FOR = 3 * SECOND
+
+Maker = Callable[[ClusterState], Order | None]
+
+
+class Operators:
+    """Give orders at random moments until told to stop. `answers` counts what became of them."""
+
+    def __init__(self, cluster: ControlledCluster, random: Random, *, unreplicated: bool) -> None:
+        """`unreplicated`: keyspaces of one voter may be created; they do not outlive the loss of a node."""
+        self.answers: Counter[str] = Counter()
+        self._cluster = cluster
+        self._random = random
+        self._active = True
+        self._voters = [1, 3] if unreplicated else [3]
+        self._keyspaces = 0
+        self._makers = [maker for maker in self._all_makers() if random.random() < 0.6] or [self._move]
+        self._cancels = random.choice([0.0, 0.2])
+        self._joins = random.choice([0.0, 0.1])
+        self._interval = random.choice(INTERVALS_MS) * MILLISECOND
+        self._next()
+        self._supervise()
+
+    def _all_makers(self) -> list[Maker]:
+        return [
+            self._move,
+            self._move_leader,
+            self._drain,
+            self._undrain,
+            self._remove,
+            self._rebalance,
+            self._failover,
+            self._create,
+            self._alter,
+            self._drop,
+            self._split,
+            self._merge,
+            self._move_microshards,
+            self._restart,
+            self._nonsense,
+        ]
+
+    def only(self, names: tuple[str, ...]) -> None:
+        """Give no other orders than these, one after the other."""
+        self._interval = INTERVALS_MS[0] * MILLISECOND
+        self._makers = [maker for maker in self._all_makers() if maker.__name__.strip("_") in names]
+
+    def stop(self) -> None:
+        """Ask for nothing more."""
+        self._active = False
+
+    def _next(self) -> None:
+        self._cluster.events.after(self._random.randrange(1, 2 * self._interval), self._act)
+
+    def _act(self) -> None:
+        if not self._active:
+            return
+        self._next()
+        self._end_removed()
+        random, cluster = self._random, self._cluster
+        if random.random() < self._joins and len(cluster.nodes) < NODES_MAX:
+            cluster.add_node()
+            return
+        manager = cluster.leading()
+        if manager is None or manager.term is None:
+            return
+        term = manager.term
+        if random.random() < self._cancels:
+            running = [row.id for row in term.state.running()]
+            if running:
+                manager.loop.create_task(self._cancel(term, random.choice(running)))
+            return
+        order = random.choice(self._makers)(term.state)
+        if order is not None:
+            manager.loop.create_task(self._give(term, order, plan_only=random.random() < 0.1))
+
+    async def _give(self, term: Term, order: Order, *, plan_only: bool) -> None:
+        kind = type(order).__name__
+        before = term.state
+        try:
+            accepted = await asyncio.wait_for(term.order(order, plan_only=plan_only, if_version=0), 20)
+        except Refused as refused:
+            self.answers[f"{kind} refused"] += 1
+            if not str(refused):
+                raise Violation(f"{order} was refused without a reason") from refused
+        except (ShoalError, Deposed, TimeoutError):
+            self.answers[f"{kind} failed"] += 1
+        else:
+            self.answers[f"{kind} planned" if plan_only else f"{kind} accepted"] += 1
+            if plan_only and accepted.operation.id in term.state.operations and term.state is before:
+                raise Violation(f"the plan of {order} was carried out")
+
+    async def _cancel(self, term: Term, operation: int) -> None:
+        try:
+            await asyncio.wait_for(term.cancel(operation), 20)
+        except (Refused, ShoalError, Deposed, TimeoutError):
+            self.answers["cancel failed"] += 1
+        else:
+            self.answers["cancel accepted"] += 1
+
+    def _end_removed(self) -> None:
+        """Whoever removes a node ends its process, some time after."""
+        for name, row in self._cluster.checks.nodes.items():
+            node = cast("ControlledNode", self._cluster.nodes[name])
+            if row.state is NodeState.REMOVED and not node.ended:
+                self._cluster.events.after(self._random.randrange(REMOVED_RUNS_FOR), node.end)
+
+    def _supervise(self) -> None:
+        """Restart the nodes that rolling restarts ask for, as whoever runs them would."""
+        self._cluster.events.after(SECOND, self._supervise)
+        for row in self._cluster.checks.running():
+            work = row.arguments
+            if not isinstance(work, RollingRestart) or row.step is not Step.RESTART:
+                continue
+            node = cast("ControlledNode", self._cluster.nodes[work.nodes[work.done]])
+            if node.node is not None and self._random.random() < 0.5:
+                node.crash()
+                self._cluster.events.after(self._random.randrange(SECOND), node.start_again)
+
+    # -- orders
+
+    def _node(self, state: ClusterState, *states: NodeState) -> str:
+        """Return a node in one of these states, or, rarely, any."""
+        fit = [row.id for row in state.nodes.values() if row.state in states]
+        if not fit or self._random.random() < 0.05:
+            fit = list(state.nodes)
+        return self._random.choice(fit)
+
+    def _move(self, state: ClusterState) -> Order:
+        random = self._random
+        shard = random.choice(state.map.shards)
+        source = random.choice(shard.replicas)
+        free = [row.id for row in state.nodes.values() if row.id not in shard.replicas] or list(state.nodes)
+        return MoveReplica(shard.id, source, random.choice(free))
+
+    def _move_leader(self, state: ClusterState) -> Order:
+        shard = self._random.choice(state.map.shards)
+        return MoveLeader(shard.id, self._random.choice(shard.replicas))
+
+    def _drain(self, state: ClusterState) -> Order:
+        return Drain(self._node(state, NodeState.ACTIVE))
+
+    def _undrain(self, state: ClusterState) -> Order:
+        return Undrain(self._node(state, NodeState.DRAINING, NodeState.DRAINED))
+
+    def _remove(self, state: ClusterState) -> Order:
+        return RemoveNode(self._node(state, NodeState.DRAINED, NodeState.GONE))
+
+    def _rebalance(self, state: ClusterState) -> Order:  # noqa: ARG002
+        return Rebalance()
+
+    def _failover(self, state: ClusterState) -> Order:
+        return Failover(self._node(state, NodeState.ACTIVE, NodeState.DRAINING))
+
+    def _create(self, state: ClusterState) -> Order | None:
+        if len(state.map.keyspaces) > KEYSPACES_MAX:
+            return None
+        random = self._random
+        self._keyspaces += 1
+        return Create(
+            KeyspaceOrder(
+                f"ks{self._keyspaces}",
+                microshards=4,
+                shards=random.choice([1, 2]),
+                voters=random.choice(self._voters),
+                followers=random.choice([0, 0, 1]),
+            )
+        )
+
+    def _alter(self, state: ClusterState) -> Order:
+        random = self._random
+        keyspace = random.choice(state.map.keyspaces)
+        if random.random() < 0.5:
+            return Alter(KeyspaceOrder(keyspace.name, max_staleness_ms=random.choice([100, 1000, 10_000])))
+        voters = None if keyspace.id == 1 else random.choice(self._voters)
+        return Alter(KeyspaceOrder(keyspace.name, voters=voters, followers=random.choice([0, 1])))
+
+    def _drop(self, state: ClusterState) -> Order | None:
+        others = [keyspace.name for keyspace in state.map.keyspaces if keyspace.id != 1]
+        return DropOrder(self._random.choice(others)) if others else None
+
+    def _split(self, state: ClusterState) -> Order | None:
+        if len(state.map.shards) >= SHARDS_MAX:
+            return None
+        shard = self._random.choice(state.map.shards)
+        return SplitOrder(shard.id, self._random.choice([None, *_microshards(shard)]))
+
+    def _merge(self, state: ClusterState) -> Order:
+        source = self._random.choice(state.map.shards)
+        return MergeOrder(self._neighbour(source, state).id, source.id)
+
+    def _move_microshards(self, state: ClusterState) -> Order:
+        source = self._random.choice(state.map.shards)
+        microshards = _microshards(source)
+        chosen = self._random.sample(microshards, self._random.randint(min(1, len(microshards)), len(microshards)))
+        ranges = tuple(MicroshardRange(one, one + 1) for one in sorted(chosen))
+        return MoveMicroshardsOrder(source.id, self._neighbour(source, state).id, ranges)
+
+    def _neighbour(self, shard: Shard, state: ClusterState) -> Shard:
+        """Return another shard of its keyspace, if there is one."""
+        others = [other for other in state.map.shards if other.keyspace == shard.keyspace and other is not shard]
+        return self._random.choice(others or [shard])
+
+    def _restart(self, state: ClusterState) -> Order:
+        named = self._random.sample(sorted(state.nodes), self._random.randint(0, 2))
+        return RestartOrder(tuple(named))
+
+    def _nonsense(self, state: ClusterState) -> Order:
+        random = self._random
+        shard = random.choice([random.choice(state.map.shards).id, 10_000])
+        nodes = [*state.nodes, "n99"]
+        orders: list[Order] = [
+            MoveReplica(shard, random.choice(nodes), random.choice(nodes)),
+            MoveLeader(shard, random.choice(nodes)),
+            RemoveNode(random.choice(nodes)),
+            Undrain(random.choice(nodes)),
+            DropOrder("none"),
+            Alter(KeyspaceOrder("none", voters=3)),
+            Create(KeyspaceOrder("", shards=0)),
+        ]
+        return random.choice(orders)
+
+
+def _microshards(shard: Shard) -> list[int]:
+    return [microshard for span in shard.ranges for microshard in range(span.first, span.end)]

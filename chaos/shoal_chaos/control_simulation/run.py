@@ -1,0 +1,181 @@
+"""One run from a seed: orders under faults, then rest, then the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shoal_shardmanager.rows import Drain, Heal, NodeState, OperationRow, RollingRestart, SettingsRow
+
+from shoal_chaos.control_simulation.cluster import ControlledCluster
+from shoal_chaos.control_simulation.faults import ControlFaults
+from shoal_chaos.control_simulation.orders import Operators
+from shoal_chaos.simulation.events import MILLISECOND, SECOND, derived_random
+from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.run import random_settings
+
+STATE_CHECK_INTERVAL = 500 * MILLISECOND
+ORDER_SECONDS = 15
+CLIENT_SECONDS = 5
+"""So long clients go on after the last fault."""
+REST_SECONDS = 90
+WELL_SECONDS = 3
+GONE_AFTER_MS = 6_000
+UNDER_OPERATION = "under an operation"
+"""The reason that placement gives for a shard that another operation is on; it has to be true."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run did. `trace` is a hash of every frame delivered between nodes and clients, and when."""
+
+    seed: int
+    trace: int
+    operations: int
+    simulated_seconds: float
+    ended: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    unfinished: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """What a run is to be about: kinds of orders and of faults, by their names in `Operators` and `ControlFaults`."""
+
+    orders: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+
+
+def simulate(
+    seed: int, *, order_seconds: int = ORDER_SECONDS, settles: bool = True, focus: Focus | None = None
+) -> Report:
+    """Run one seed.
+
+    Args:
+        order_seconds: for how long there are orders and faults.
+        settles: go on after that until all is well, and look at what clients saw.
+        focus: what else the seed would choose by chance.
+
+    Raises:
+        Violation: something happened that must never happen, or the cluster did not settle.
+    """
+    random = derived_random(seed, "shape")
+    cluster = ControlledCluster(
+        seed,
+        nodes=random.choice([3, 4, 5, 6]),
+        shards=random.choice([1, 2, 4]),
+        clients=random.choice([1, 2]),
+        keys=random.choice([1, 3, 9]),
+        settings=random_settings(random),
+        managers=random.choice([1, 2, 3]),
+        tuned=SettingsRow(
+            gone_after_ms=GONE_AFTER_MS,
+            catch_up_entries=random.choice([0, 5, 1000]),
+            moves_per_node=random.choice([1, 2]),
+            moves_per_cluster=random.choice([1, 2, 16]),
+            history=random.choice([20, 200]),
+            split_writes_per_second=random.choice([0, 0, 20]),
+            split_pause_ms=random.choice([1000, 10_000]),
+            relocation_bytes_per_second=random.choice([0, 0, 1000]),
+            merge_linger_ms=random.choice([200, 3000]),
+        ),
+    )
+    try:
+        return _simulate(cluster, order_seconds, settles=settles, focus=focus)
+    finally:
+        cluster.finish()
+
+
+def _simulate(cluster: ControlledCluster, order_seconds: int, *, settles: bool, focus: Focus | None) -> Report:
+    seed = cluster.seed
+    faults = ControlFaults(cluster, derived_random(seed, "faults"))
+    operators = Operators(cluster, derived_random(seed, "orders"), unreplicated=not faults.loses_nodes)
+    if focus is not None:
+        faults.only(focus.faults)
+        operators.only(focus.orders)
+    _run(cluster, order_seconds * SECOND)
+    faults.stop()
+    operators.stop()
+    unfinished: list[str] = []
+    if settles:
+        _run(cluster, cluster.events.now + CLIENT_SECONDS * SECOND)
+        for client in cluster.clients:
+            client.stopping = True
+        unfinished = _settle(cluster)
+        for violation in cluster.histories.violations():
+            raise Violation(violation)
+    return Report(
+        seed=seed,
+        trace=cluster.trace,
+        operations=sum(client.completed for client in cluster.clients),
+        simulated_seconds=cluster.events.now / SECOND,
+        ended=cluster.checks.ended,
+        answers=operators.answers,
+        unfinished=unfinished,
+    )
+
+
+def _run(cluster: ControlledCluster, until: int) -> None:
+    while cluster.events.now < until:
+        cluster.run_until(min(until, cluster.events.now + STATE_CHECK_INTERVAL))
+        cluster.compare_states()
+        failures = [failure for loop in cluster.loops for failure in loop.failures]
+        if failures:
+            raise Violation("\n".join(failures))
+
+
+def _settle(cluster: ControlledCluster) -> list[str]:
+    """Run on until all is well, and stays so; return what has not ended, and why."""
+    deadline = cluster.events.now + REST_SECONDS * SECOND
+    well = 0
+    while True:
+        _run(cluster, cluster.events.now + SECOND)
+        problems = [*_unfinished_problems(cluster), *cluster.checks.unsettled(), *_lagging(cluster)]
+        well = 0 if problems else well + 1
+        if well == WELL_SECONDS:
+            return [f"{row.id} {row.kind}: {_waiting(cluster, row)}" for row in cluster.checks.running()]
+        if cluster.events.now > deadline:
+            raise Violation(f"{REST_SECONDS} s after the last fault:\n" + "\n".join(problems[:6]))
+
+
+def _waiting(cluster: ControlledCluster, row: OperationRow) -> str:
+    manager = cluster.leading()
+    note = manager.term.notes.get(row.id) if manager is not None and manager.term is not None else None
+    return note.waiting if note is not None else ""
+
+
+def _unfinished_problems(cluster: ControlledCluster) -> Iterator[str]:
+    """Yield operations that have not ended, unless they wait for more nodes, and say so."""
+    checks = cluster.checks
+    for row in checks.running():
+        waiting = _waiting(cluster, row)
+        if not waiting:
+            yield f"{row} has not ended, and does not say why"
+        elif not _waits_for_nodes(cluster, row) or (UNDER_OPERATION in waiting and checks.running() == [row]):
+            yield f"{row} has not ended: {waiting}"
+
+
+def _waits_for_nodes(cluster: ControlledCluster, row: OperationRow) -> bool:
+    """Say whether it waits for a node that is lost, or some shard on the node that is to be emptied has nowhere to go."""
+    checks, work = cluster.checks, row.arguments
+    if isinstance(work, RollingRestart):
+        return any(checks.nodes[name].state is NodeState.GONE for name in work.nodes[work.done :])
+    if not isinstance(work, Drain | Heal):
+        return False
+    able = {name for name, node in checks.nodes.items() if node.state is NodeState.ACTIVE}
+    return any(row.node in shard.replicas and not able - set(shard.replicas) for shard in checks.map.shards)
+
+
+def _lagging(cluster: ControlledCluster) -> Iterator[str]:
+    for shard in cluster.checks.map.shards:
+        indexes = {
+            name: node.node.replicas[shard.id].machine.state.index
+            for name, node in cluster.nodes.items()
+            if node.node is not None and shard.id in node.node.replicas
+        }
+        if len(set(indexes.values())) > 1:
+            yield f"replicas of shard {shard.id} are at {indexes}"
+    for client in cluster.clients:
+        if not client.idle:
+            yield f"client {client.name} still waits for an answer"

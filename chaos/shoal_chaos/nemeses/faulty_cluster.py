@@ -1,0 +1,224 @@
+"""A cluster of processes of our own, whose links, disks and clocks can be made to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from shoal import AsyncClient, ShoalError
+from shoal.survey import Survey, survey
+from shoal_server.local.layout import LOOPBACK
+
+from shoal_chaos.nemeses.links import Links
+from shoal_chaos.nemeses.proxy import NodeProxy
+from shoal_chaos.nemeses.system_faults import LibraryMissing, SystemFaults
+from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
+
+SURVEY_SECONDS = 1.0
+READY_SECONDS = 30.0
+READY_ATTEMPT_SECONDS = 2.0
+READY_KEYS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a cluster is; `joiners` are nodes that are known to the configuration, and not started."""
+
+    nodes: int = 3
+    joiners: int = 0
+    managers: int = 0
+    shards: int = 4
+    microshards: int = 64
+    voters: int = 3
+
+    @property
+    def words(self) -> str:
+        managers = f", {self.managers} shard manager{'s' * (self.managers > 1)}" if self.managers else ""
+        return f"{self.nodes} nodes{managers}, {self.shards} shards of {self.voters} voters"
+
+
+class FaultyCluster:
+    """Nodes behind proxies (see `proxy`), with the library for faults of disks and clocks loaded where there is one."""
+
+    def __init__(self, root: Path, shape: Shape, random: Random, *, system_faults: bool) -> None:
+        """Write the configuration; start nothing.
+
+        Args:
+            system_faults: whether disks and clocks are to fail.
+
+        Raises:
+            LibraryMissing: they are to, and cannot on this machine.
+        """
+        names = [f"n{number}" for number in range(1, shape.nodes + shape.joiners + 1)]
+        self._systems: dict[str, SystemFaults] = {}
+        if system_faults:
+            self._systems = {name: SystemFaults(name, root / "faults", root / name) for name in names}
+        self.managed = ManagedCluster(
+            root,
+            founders=shape.nodes,
+            joiners=shape.joiners,
+            managers=shape.managers,
+            keyspace=f"microshards: {shape.microshards}, shards: {shape.shards}, voters: {shape.voters}",
+            fronted=True,
+            environments={name: system.environment for name, system in self._systems.items()},
+        )
+        self.root = root
+        self.nodes = names[: shape.nodes]
+        self.managers = [f"m{number}" for number in range(1, shape.managers + 1)]
+        self.links = Links()
+        self.failures: list[str] = []
+        """Processes that have ended by themselves, without an excuse, in words."""
+        self.remarks: list[str] = []
+        self._proxies = {
+            name: NodeProxy(name, LOOPBACK, front, back, self.links, Random(random.getrandbits(64)))
+            for name, (front, back) in self.managed.ports.items()
+        }
+        self._excused: set[str] = set()
+        self._lost: set[str] = set()
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start everything; wait until it serves."""
+        for proxy in self._proxies.values():
+            await proxy.start()
+        await self.managed.start_all()
+
+    async def stop(self) -> None:
+        """End everything."""
+        self._note_exits()
+        await self.managed.stop_all()
+        for proxy in self._proxies.values():
+            await proxy.stop()
+        for system in self._systems.values():
+            system.close()
+
+    @property
+    def url(self) -> str:
+        return self.managed.url
+
+    async def ready(self) -> None:
+        """Start what faults have ended, and wait until every shard takes a write.
+
+        Raises:
+            TimeoutError: one does not.
+        """
+
+        problem = ""
+
+        async def serves() -> bool:
+            nonlocal problem
+            self._note_exits()
+            for name in self._excused - self._lost - self.running:
+                self.managed.start(name)
+            try:
+                async with AsyncClient(self.url, timeout=READY_ATTEMPT_SECONDS) as db:
+                    await db.put_many({f"ready-{number}": "yes" for number in range(READY_KEYS)})
+            except ShoalError as error:
+                problem = str(error)
+                return False
+            return True
+
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await until("every shard takes writes", serves)
+        except TimeoutError as error:
+            raise TimeoutError(f"not every shard takes writes {READY_SECONDS:g} s after the heal: {problem}") from error
+        self._excused &= self._lost
+
+    # -- who is who
+
+    async def survey(self) -> Survey:
+        """Ask all nodes how they are; those that are paused or cut off say nothing."""
+        return await survey(self.managed.addresses, SURVEY_SECONDS)
+
+    async def leaders(self) -> Mapping[int, str]:
+        found = await self.survey()
+        leaders = {shard.id: found.leader(shard.id) for shard in found.shard_map.shards}
+        return {shard: leader.node for shard, leader in leaders.items() if leader is not None}
+
+    async def voters(self) -> Mapping[int, Sequence[str]]:
+        return {shard.id: shard.voters for shard in (await self.survey()).shard_map.shards}
+
+    async def run(self, *arguments: str) -> bytes:
+        return await self.managed.run(*arguments)
+
+    # -- processes
+
+    @property
+    def running(self) -> set[str]:
+        """The nodes and managers whose processes run."""
+        return self.managed.running
+
+    async def kill(self, names: Iterable[str]) -> None:
+        """SIGKILL, all at once, and wait for their ends."""
+        dying = [name for name in names if name in self.running]
+        self._excused.update(dying)
+        for name in dying:
+            self.managed.send_signal(name, signal.SIGKILL)
+
+        async def gone() -> bool:
+            return not self.running & set(dying)
+
+        await until(f"{', '.join(dying)} have ended", gone)
+        self._note_exits()
+
+    def restart(self, names: Iterable[str]) -> None:
+        """Start those that do not run."""
+        self._note_exits()
+        for name in names:
+            if name not in self.running and name not in self._lost:
+                self.managed.start(name)
+
+    def pause(self, names: Iterable[str]) -> None:
+        """SIGSTOP."""
+        for name in names:
+            self.managed.send_signal(name, signal.SIGSTOP)
+
+    def resume(self, names: Iterable[str]) -> None:
+        """SIGCONT."""
+        for name in names:
+            if name in self.running:
+                self.managed.send_signal(name, signal.SIGCONT)
+
+    def excuse(self, names: Iterable[str]) -> None:
+        """Let processes end by themselves until the cluster is ready again: what is done to them is reason enough."""
+        self._excused.update(names)
+
+    def give_up(self, name: str) -> None:
+        """Never start a node again: its data are damaged."""
+        self._lost.add(name)
+
+    @property
+    def lost(self) -> set[str]:
+        """Nodes whose data are damaged."""
+        return set(self._lost)
+
+    def log_of(self, name: str) -> str:
+        """Return what a process has printed."""
+        return self.managed.folder.log_file(name).read_text("utf-8", "replace")
+
+    # -- machines
+
+    def system(self, name: str) -> SystemFaults:
+        """Return the disk and the clocks of a node.
+
+        Raises:
+            LibraryMissing: this cluster was made without them.
+        """
+        if name not in self._systems:
+            raise LibraryMissing("this scenario says that it does without faults of disks and clocks")
+        return self._systems[name]
+
+    def proxy(self, name: str) -> NodeProxy:
+        """Return what stands before a node."""
+        return self._proxies[name]
+
+    def _note_exits(self) -> None:
+        for gone in self.managed.take_exits():
+            if gone.node not in self._excused:
+                self.failures.append(f"{gone.node} has ended by itself, with {gone.exit_code}: {gone.last_lines}")

@@ -1,0 +1,86 @@
+"""What the links between processes do to bytes: rules, by who sends and who is to receive. Pure.
+
+A link here is a direction of TCP connections, so its faults are those that TCP leaves visible. A lost segment is a stall
+of everything behind it, for as long as a sender waits before it sends again; duplicates and disorder are invisible, and
+there are none here: late duplicates of whole messages come of connections that are made anew, not of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+CLIENTS = "clients"
+"""Whoever is no node of the cluster: clients, the command line and the managers, which cannot be told apart."""
+
+RETRANSMISSION_SECONDS = 0.2
+"""The least time after which Linux sends a lost segment again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRule:
+    """What one direction does.
+
+    Args:
+        held: bytes, and ends of connections, stay on the way until the rule is gone; then they arrive.
+        reset: connections break at once, and no new one is let through.
+        delay_seconds: every byte is so late; jitter_seconds: and up to so much later, in order.
+        loss: the share of pieces that are lost once, and come one retransmission later.
+        bytes_per_second: how much passes; None: any amount.
+    """
+
+    held: bool = False
+    reset: bool = False
+    delay_seconds: float = 0.0
+    jitter_seconds: float = 0.0
+    loss: float = 0.0
+    bytes_per_second: float | None = None
+
+    def lateness(self, random: Random) -> float:
+        """Return by how many seconds a piece is late, in which bandwidth is not counted."""
+        late = self.delay_seconds + random.uniform(0, self.jitter_seconds)
+        return late + RETRANSMISSION_SECONDS if random.random() < self.loss else late
+
+
+CLEAR = LinkRule()
+HELD = LinkRule(held=True)
+
+Link = tuple[str, str]
+"""Who sends, and who is to receive."""
+
+
+class Links:
+    """The rules in force. Several nemeses may set rules of different links, not of the same."""
+
+    def __init__(self) -> None:
+        self._rules: dict[Link, LinkRule] = {}
+        self._watchers: list[Callable[[], None]] = []
+
+    def rule(self, source: str, target: str) -> LinkRule:
+        """Return what the direction from `source` to `target` does."""
+        return self._rules.get((source, target), CLEAR)
+
+    def set(self, rules: Mapping[Link, LinkRule]) -> None:
+        """Put rules in force, in the place of older ones of these links."""
+        self._rules.update(rules)
+        self._changed()
+
+    def clear(self, links: Iterable[Link]) -> None:
+        """Let these links do what they should."""
+        for link in links:
+            self._rules.pop(link, None)
+        self._changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called whenever rules have changed."""
+        self._watchers.append(changed)
+
+    def _changed(self) -> None:
+        for changed in self._watchers:
+            changed()
+
+
+def both_ways(pairs: Iterable[Link]) -> list[Link]:
+    """Return each link and its opposite."""
+    return [link for source, target in pairs for link in ((source, target), (target, source))]

@@ -1,0 +1,312 @@
+"""The scenarios there are, by name: faults of processes and links, of machines, and of what operators do meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from shoal_chaos.nemeses.base import Nemesis, Together
+from shoal_chaos.nemeses.choosing import Who
+from shoal_chaos.nemeses.clocks import Drift, WallJump
+from shoal_chaos.nemeses.disks import (
+    DamagedFiles,
+    LyingDisk,
+    failing_reads,
+    failing_sync,
+    full_disk,
+    nearly_full_disk,
+    slow_sync,
+)
+from shoal_chaos.nemeses.faulty_cluster import Shape
+from shoal_chaos.nemeses.links import LinkRule
+from shoal_chaos.nemeses.load import LoadSpike
+from shoal_chaos.nemeses.orders import Operations, Shuffle
+from shoal_chaos.nemeses.partitions import (
+    Cut,
+    Flapping,
+    Partition,
+    bridge,
+    halves,
+    isolated,
+    isolated_from_all,
+    one_way_in,
+    one_way_out,
+    ring,
+)
+from shoal_chaos.nemeses.processes import Kill, LosePower, Pause
+from shoal_chaos.nemeses.slow_links import HalfOpen, PoorLinks
+from shoal_chaos.scenarios.model import ESSENTIAL, Fault, Scenario
+from shoal_chaos.workloads.operations import (
+    DRAIN,
+    MERGE,
+    MOVE,
+    MOVE_MICROSHARDS,
+    SPLIT,
+    TRANSFER,
+    UNDRAIN,
+    without_manager,
+)
+
+Round = Callable[[Random], Sequence[Fault]]
+
+FIVE = Shape(nodes=5, voters=5)
+MANAGED = Shape(nodes=4, managers=1)
+
+MAJORITY_STAYS = 0.3
+"""While one node is away: its leaders' shards are out for an election, others only slow. A low bar: it is to tell an
+outage from a nuisance on any machine, not to measure."""
+
+DRIFT_PERMILLE = 48.0
+"""A little less than `timing.clock_drift_permille`, which is what clocks may do."""
+
+FAR_LINKS = LinkRule(delay_seconds=0.02, jitter_seconds=0.03)
+LOSSY_LINKS = LinkRule(delay_seconds=0.001, loss=0.02)
+NARROW_LINKS = LinkRule(bytes_per_second=200_000)
+BREAKING_LINKS = LinkRule(reset=True)
+
+
+def _each(*makers: Callable[[], Nemesis], seconds: tuple[float, float], rest_seconds: float = 1.0) -> Round:
+    """Return a round in which each nemesis has its turn, for some time within `seconds`."""
+
+    def make(random: Random) -> list[Fault]:
+        return [Fault(maker(), random.uniform(*seconds), rest_seconds) for maker in makers]
+
+    return make
+
+
+def _cut(*cuts: Cut, seconds: tuple[float, float] = (3.0, 6.0)) -> Round:
+    return _each(*((lambda cut=cut: Partition(cut)) for cut in cuts), seconds=seconds)
+
+
+PROCESSES = (
+    Scenario(
+        "leader-kill",
+        "When the node that leads most is killed, its shards elect others, and nothing acknowledged is lost.",
+        _each(lambda: Kill(Who.LEADER), seconds=(1.0, 4.0)),
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "follower-kill",
+        "When a node that leads least is killed, hardly anybody notices.",
+        _each(lambda: Kill(Who.FOLLOWER), seconds=(1.0, 4.0)),
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "majority-kill",
+        "When a majority is killed, nothing is decided until enough of it is back, and nothing acknowledged is lost.",
+        _each(lambda: Kill(Who.MAJORITY), seconds=(0.5, 3.0)),
+    ),
+    Scenario(
+        "all-killed",
+        "When every node is killed at once, the cluster comes back with everything that it acknowledged.",
+        _each(lambda: Kill(Who.ALL), seconds=(0.2, 2.0)),
+    ),
+    Scenario(
+        "power-loss",
+        "When every machine loses its power, what was not on disk is gone, and everything acknowledged was.",
+        _each(lambda: LosePower(Who.ALL), seconds=(0.2, 2.0)),
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "paused-leader",
+        "A leader that is stopped for longer than its lease answers no stale read when it goes on.",
+        _each(lambda: Pause(Who.LEADER), seconds=(1.5, 5.0)),
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "half-open",
+        "Connections to a node that is gone, and whose end nobody was told of, hold up neither clients nor peers.",
+        _each(HalfOpen, seconds=(1.0, 4.0)),
+        availability=MAJORITY_STAYS,
+    ),
+)
+
+LINKS = (
+    Scenario(
+        "isolated-leader",
+        "A leader that is cut off stops answering strong reads and writes before another is elected.",
+        _cut(isolated, isolated_from_all),
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "minority-cut",
+        "The larger side of a cut goes on, the smaller one waits, and both agree afterwards.",
+        _cut(halves),
+        shape=FIVE,
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "one-way-cut",
+        "A leader that only hears, or only speaks, is replaced, and the rest is not held up by it.",
+        _cut(one_way_out, one_way_in),
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "bridge",
+        "When only one node is in touch with both halves, there is still one leader at a time, and it serves.",
+        _cut(bridge),
+        shape=FIVE,
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "ring",
+        "When each node sees another majority, there is still one leader at a time, and it serves.",
+        _cut(ring),
+        shape=FIVE,
+        availability=MAJORITY_STAYS,
+    ),
+    Scenario(
+        "flapping",
+        "Links that come and go cost elections, and nothing else.",
+        _each(lambda: Flapping(isolated, 2.0, 2.0), lambda: Flapping(one_way_out, 1.0, 0.5), seconds=(4.0, 8.0)),
+    ),
+    Scenario(
+        "slow-network",
+        "Delays of 20 to 50 ms each way make calls slow, and depose no leader.",
+        _each(lambda: PoorLinks(FAR_LINKS, "20 to 50 ms late"), seconds=(4.0, 8.0)),
+        availability=0.5,
+    ),
+    Scenario(
+        "poor-network",
+        "Lost segments, narrow links and broken connections break no promise.",
+        _each(
+            lambda: PoorLinks(LOSSY_LINKS, "one segment in 50 is lost"),
+            lambda: PoorLinks(NARROW_LINKS, "200 kB/s", Who.ANY),
+            lambda: PoorLinks(BREAKING_LINKS, "all connections break", Who.ANY),
+            seconds=(2.0, 5.0),
+        ),
+    ),
+)
+
+MACHINES = (
+    Scenario(
+        "clock-jump",
+        "Wall clocks that jump by up to an hour decide when keys expire, and nothing else.",
+        _each(lambda: WallJump(3600.0), lambda: WallJump(2.0), seconds=(2.0, 5.0)),
+        availability=0.5,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "clock-drift",
+        "With clocks that drift apart by what is allowed, and leaders that are stopped, no read is stale.",
+        _each(lambda: Together(Drift(DRIFT_PERMILLE), Pause(Who.LEADER)), seconds=(2.0, 4.0)),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "slow-disk",
+        "A node whose disk is slow, or hangs, gives its leaderships away.",
+        _each(lambda: slow_sync(0.2), lambda: slow_sync(60.0), seconds=(4.0, 7.0)),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "failing-disk",
+        "A node whose disk fails a sync, or a read, ends itself, and others take over.",
+        _each(failing_sync, failing_reads, seconds=(2.0, 4.0)),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "full-disk",
+        "A node whose disk is full takes no writes and leads no shard, and others take over.",
+        _each(nearly_full_disk, full_disk, seconds=(3.0, 6.0)),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "lying-fsync",
+        "When one disk's syncs do nothing and its machine loses power, the other replicas keep what was acknowledged.",
+        _each(lambda: LyingDisk(Who.ANY), seconds=(1.0, 3.0), rest_seconds=2.0),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "lying-fsync-everywhere",
+        "When all disks' syncs do nothing and all machines lose power, writes are lost, and the checkers say so.",
+        _each(lambda: LyingDisk(Who.ALL), seconds=(2.0, 3.0)),
+        needs_system_faults=True,
+        must_break=True,
+    ),
+    Scenario(
+        "damaged-files",
+        "A node whose files were cut or changed serves nothing wrong: it refuses them, or gets from others what is gone.",
+        _each(lambda: DamagedFiles("cut"), lambda: DamagedFiles("flip"), seconds=(2.0, 3.0), rest_seconds=2.0),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+)
+
+OPERATORS = (
+    Scenario(
+        "manager-kill-in-a-move",
+        "When the shard manager is killed in the middle of a move, or of a split, that goes on where it was.",
+        _each(lambda: Operations([without_manager(MOVE), without_manager(SPLIT)]), seconds=(5.0, 8.0)),
+        shape=MANAGED,
+        availability=0.5,
+    ),
+    Scenario(
+        "drain-under-load",
+        "A node is emptied and filled again while another is killed, without a wrong answer.",
+        _each(lambda: Together(Operations([DRAIN, UNDRAIN]), Kill(Who.FOLLOWER)), seconds=(2.0, 4.0)),
+        shape=MANAGED,
+        availability=MAJORITY_STAYS,
+        recovery_seconds=20.0,
+    ),
+    Scenario(
+        "reshard-under-faults",
+        "Shards are split, merged and moved while leaders are stopped, and every history still holds.",
+        _each(
+            lambda: Together(Operations([SPLIT, MOVE_MICROSHARDS, TRANSFER]), Pause(Who.LEADER)),
+            lambda: Together(Operations([MOVE, MERGE, TRANSFER]), Partition(isolated)),
+            seconds=(2.0, 4.0),
+        ),
+        shape=MANAGED,
+        recovery_seconds=20.0,
+    ),
+    Scenario(
+        "load-spike",
+        "Many callers without pause make calls slow; none gets a wrong answer, and all is as before afterwards.",
+        _each(lambda: LoadSpike(64), lambda: LoadSpike(512), seconds=(2.0, 4.0)),
+        anywhere=True,
+    ),
+    Scenario(
+        "leader-shuffle",
+        "Leaders that are handed on without pause cost retries inside the client, and no errors outside.",
+        _each(Shuffle, seconds=(4.0, 8.0)),
+        availability=0.9,
+        anywhere=True,
+    ),
+)
+
+
+def _mix(random: Random) -> list[Fault]:
+    """Two faults at a time, drawn from those that may meet without more than a minority being away for good."""
+    alone: list[Callable[[], Nemesis]] = [
+        lambda: Kill(Who.ANY), lambda: Kill(Who.MAJORITY), lambda: Kill(Who.ALL), lambda: LosePower(Who.ALL),
+        lambda: Pause(Who.LEADER), lambda: Pause(Who.MAJORITY), HalfOpen,
+    ]  # fmt: skip
+    beside: list[Callable[[], Nemesis]] = [
+        lambda: Partition(random.choice([isolated, halves, bridge, ring, one_way_in, one_way_out])),
+        lambda: Flapping(isolated, 1.0, 1.0), lambda: PoorLinks(FAR_LINKS, "20 to 50 ms late"),
+        lambda: PoorLinks(LOSSY_LINKS, "one segment in 50 is lost"), lambda: slow_sync(0.3),
+        lambda: WallJump(2.0), lambda: Drift(DRIFT_PERMILLE), nearly_full_disk, lambda: LoadSpike(64),
+    ]  # fmt: skip
+    nemesis = Together(random.choice(beside)(), random.choice(alone)())
+    return [Fault(nemesis, random.uniform(1.0, 4.0))]
+
+
+MIXED = (
+    Scenario(
+        "random-mix",
+        "Whatever two faults meet, every history holds, and the cluster comes back.",
+        _mix,
+        # Not those with keys that expire, which is when wall clocks say: they jump.
+        workloads=(*ESSENTIAL, "sets", "queues", "scans", "swaps", "on-call"),
+        recovery_seconds=20.0,
+        needs_system_faults=True,
+    ),
+)
+
+ALL = (*PROCESSES, *LINKS, *MACHINES, *OPERATORS, *MIXED)
+BY_NAME = {scenario.name: scenario for scenario in ALL}

@@ -1,0 +1,52 @@
+"""What a scenario is: plain data, and nothing of how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from shoal_chaos.nemeses.base import Nemesis
+from shoal_chaos.nemeses.faulty_cluster import Shape
+
+ESSENTIAL = ("registers", "counters", "bank", "append-lists", "sessions", "staleness")
+"""Workloads that between them ask for every promise of consistency, and leave a small machine room for faults."""
+
+SMALL = Shape()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A nemesis at work: how long it is left to it, and how long the cluster is left alone after it, in seconds."""
+
+    nemesis: Nemesis
+    seconds: float
+    rest_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """An experiment.
+
+    Args:
+        hypothesis: a sentence that the run holds up or refutes.
+        round: makes the faults of one round, which happen one after another; rounds follow until the time is up.
+        workloads: by name (see `workloads.suite`).
+        shape: of the cluster that is started for it.
+        availability: the least share of probe calls that must be answered while faults are at work, from 0 to 1.
+        recovery_seconds: how long after a heal a shard may take until it takes writes again.
+        needs_system_faults: disks or clocks fail, so that the library for it is needed.
+        anywhere: its nemeses are `Disturbance`s, which need no cluster of our own.
+        must_break: the faults are beyond what Shoal promises to bear, and the checkers are to say so: a test of them.
+    """
+
+    name: str
+    hypothesis: str
+    round: Callable[[Random], Sequence[Fault]]
+    workloads: tuple[str, ...] = ESSENTIAL
+    shape: Shape = SMALL
+    availability: float = 0.0
+    recovery_seconds: float = 10.0
+    needs_system_faults: bool = False
+    anywhere: bool = False
+    must_break: bool = False

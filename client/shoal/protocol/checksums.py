@@ -1,0 +1,47 @@
+"""What is said to compare the replicas of a shard: each is asked for the checksums of its rows, a slice at a time.
+
+Every replica answers, the leader or not, of what it has applied. At one index all replicas of a shard have the same rows,
+so that equal cursors lead to equal slices, as long as nothing is written meanwhile and none has gone astray.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """As in `shoal.protocol.messages`, which this module may not import."""
+
+
+class ChecksumCursor(_Message, frozen=True):
+    """Go on in microshard `microshard` or the next one that there is, there behind the key `after` (b"": at its start)."""
+
+    microshard: int = 0
+    after: bytes = b""
+
+
+class ReadChecksum(_Message, frozen=True, tag=31):
+    """Read the checksum of the rows that follow `cursor`, at most `max_rows`, on the node's replica of `shard`."""
+
+    request: int
+    shard: int
+    cursor: ChecksumCursor
+    max_rows: int
+
+
+class ChecksumSlice(_Message, frozen=True, tag=50):
+    """The checksum of some rows.
+
+    Args:
+        index: of the last log entry that the replica has applied.
+        digest: BLAKE2b, 16 bytes, over the microshard, key, value, seq and expiry of each row; of the first slice, also
+            over what of the replica's state is not rows.
+        rows: how many there were.
+        next: where to go on; None where no more rows follow.
+    """
+
+    request: int
+    index: int
+    digest: bytes
+    rows: int
+    next: ChecksumCursor | None

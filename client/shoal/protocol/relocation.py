@@ -1,0 +1,216 @@
+"""What a driver says to nodes to move microshards from one shard to another: docs/decisions/0011-moving-microshards.md.
+
+A *relocation* moves microshards from its *source* shard to its *target* shard, of one keyspace. Each of these requests is
+for the leader of the shard that it names (`not_leader` or `wrong_shard` with the route, otherwise), and is an entry of
+that shard's log, except for `ReadMoving`. Every step may be repeated, by the same driver or by another one that takes
+over: what is done already is answered by `Done` and does nothing. `invalid_argument` says why a step is refused; it did
+nothing then. Anything else that goes wrong leaves it open whether the step was taken: ask again.
+
+The whole course, where nothing is cancelled:
+
+1. `TakeMicroshards` to the target, then `GiveMicroshards` to the source;
+2. over and over, `ReadMoving` with the target's cursor and `StoreMoved` with what it answered and the target's number;
+3. when a `MovingRows` came with `done` and few rows, `SealMicroshards` to the source: from here on only forward;
+4. go on with 2 until a `MovingRows` came with `cursor.complete`, and store that one, too;
+5. `AdoptMicroshards` to the target;
+6. when that is done, and never before, `ForgetMoved` to the source.
+
+Who takes over finds the cursor and the number in the target's `ReplicaStatus.incoming`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgspec
+
+from shoal.shardmap import MicroshardRange
+
+MovedRow: TypeAlias = tuple[int, bytes, bytes | None]
+"""(microshard, key, row as stored), None where the source has none by now."""
+
+ClearedRange: TypeAlias = tuple[int, bytes, bytes]
+"""(microshard, start, end): every key of [start, end) (an empty `end`: to the last) was removed at the source."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """As in `shoal.protocol.messages`, which this module may not import."""
+
+
+class RelocationCursor(_Message, frozen=True):
+    """How far the copy of a relocation's rows has come. Drivers pass it on and look at `complete` alone.
+
+    Args:
+        mark: the index of the source's log up to which the target has everything, once the scan is over; -1: nothing is
+            read yet.
+        scanned: the scan of all rows is over, and what follows is what has changed since.
+        after: where in the scan, or in the journal of changes, to go on; b"" at its beginning, or behind `mark`.
+        seq: the source's position when it was read last.
+        complete: that was after the seal, and nothing follows.
+    """
+
+    mark: int = -1
+    scanned: bool = False
+    after: bytes = b""
+    seq: int = 0
+    complete: bool = False
+
+
+class TakeMicroshards(_Message, frozen=True, tag=23):
+    """Have the target shard expect the microshards `ranges` of shard `source`, as relocation number `relocation`.
+
+    Refused where the shard is in another relocation, has one of the microshards, or has ended this relocation before.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+    source: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+class GiveMicroshards(_Message, frozen=True, tag=24):
+    """Have the source shard keep a journal of what changes in the microshards `ranges`, which shard `target` is to get.
+
+    Refused where the shard is in another relocation, lacks one of the microshards, or has ended this relocation before.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+
+
+class ReadMoving(_Message, frozen=True, tag=25):
+    """Read what the target lacks, from where `cursor` stands: answered by `MovingRows`. For the source, a strong read.
+
+    Args:
+        max_bytes: about how much to answer; a node has a limit of its own, and one row is always answered.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+    cursor: RelocationCursor
+    max_bytes: int
+
+
+class StoreMoved(_Message, frozen=True, tag=26):
+    """Have the target store what a `MovingRows` answered: remove the `cleared` ranges, then store the `rows`.
+
+    `number` counts these from 1. The target takes the next one only: a lower number is there already, a higher one is
+    refused. `cursor` is that of the same `MovingRows`.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+    number: int
+    cleared: list[ClearedRange]
+    rows: list[MovedRow]
+    cursor: RelocationCursor
+
+
+class SealMicroshards(_Message, frozen=True, tag=27):
+    """Have the source shard part with the microshards: it serves them no more. Refused after a cancellation.
+
+    Its nodes then route by a map of at least `map_version` in which they are the target's.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+    map_version: int
+
+
+class AdoptMicroshards(_Message, frozen=True, tag=28):
+    """Have the target serve the microshards: refused until it has stored everything that was there at the seal.
+
+    Its next seqs are above those of the source at the seal. Its nodes then route by a map of at least `map_version` in
+    which the microshards are the target's.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+    map_version: int
+
+
+class ForgetMoved(_Message, frozen=True, tag=29):
+    """Have the source remove the rows it has given away. Only after the target's answer to `AdoptMicroshards`."""
+
+    request: int
+    shard: int
+    relocation: int
+
+
+class CancelRelocation(_Message, frozen=True, tag=30):
+    """Have a shard, be it source or target, give a relocation up, and never begin it if it has not begun.
+
+    To be asked of the source first: refused where that is sealed, or the target complete; then it must go forward.
+    """
+
+    request: int
+    shard: int
+    relocation: int
+
+
+RelocationStep: TypeAlias = (
+    TakeMicroshards | GiveMicroshards | StoreMoved | SealMicroshards | AdoptMicroshards | ForgetMoved | CancelRelocation
+)
+
+
+class MovingRows(_Message, frozen=True, tag=49):
+    """What a `ReadMoving` found, all of one instant, to be stored in one `StoreMoved`.
+
+    Args:
+        cursor: where to go on.
+        done: nothing follows for now: all that had changed by then is in this answer.
+        sealed: the source is sealed.
+    """
+
+    request: int
+    cleared: list[ClearedRange]
+    rows: list[MovedRow]
+    cursor: RelocationCursor
+    done: bool
+    sealed: bool
+
+
+class RelocationStatus(_Message, frozen=True):
+    """A relocation as one of its shards has it.
+
+    Args:
+        other: the other shard.
+        sealed: on the source: it has parted with the microshards.
+        number: on the target: that of the next `StoreMoved`.
+        rows, bytes: on the target: of the rows stored so far, those stored again counted again.
+    """
+
+    relocation: int
+    other: int
+    ranges: tuple[MicroshardRange, ...]
+    sealed: bool = False
+    number: int = 1
+    cursor: RelocationCursor = RelocationCursor()
+    rows: int = 0
+    bytes: int = 0
+
+
+class RelocationEnd(IntEnum):
+    """How a relocation ended for one of its shards."""
+
+    CANCELLED = 1
+    FORGOTTEN = 2
+    """The source has given the microshards away, and removed the rows."""
+    ADOPTED = 3
+    """The target has them."""
+
+
+class EndedRelocation(_Message, frozen=True):
+    """A relocation that one of its shards is done with."""
+
+    relocation: int
+    end: RelocationEnd

@@ -1,0 +1,192 @@
+"""What all calls of the API have in common: strict decoding, deadlines, and errors that turn into a status.
+
+A method raises `ShoalError`s and knows nothing of gRPC; here it becomes a handler that gRPC can call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import NoReturn, Protocol, TypeAlias, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from shoal.errors import Internal, InvalidArgument, ShoalError
+
+from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
+
+log = structlog.get_logger("shoal.api")
+
+MARGIN_SECONDS = 0.05
+MARGIN_PART = 0.05
+"""A call is given up so much before its deadline, of the two the less: for its answer to arrive in time."""
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R")
+
+Unary: TypeAlias = Callable[[M, float | None], Awaitable[Message]]
+"""A request, and the seconds it may take, to an answer."""
+Feed: TypeAlias = Callable[[M, "Reply", float | None], Awaitable[None]]
+"""A request to answers, which are given to `Reply`."""
+Dialogue: TypeAlias = Callable[[AsyncIterator[M], "Reply", float | None], Awaitable[None]]
+"""Requests to answers."""
+Reply: TypeAlias = Callable[[Message], Awaitable[None]]
+"""Sends an answer; returns when there is room for another, which is how a slow reader slows its sender down."""
+
+
+class Context(Protocol):
+    """What is used of gRPC's context."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline, or None where there is none."""
+        ...
+
+    async def write(self, message: Message) -> None:
+        """Send one message of a stream."""
+        ...
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, bytes], ...]
+    ) -> NoReturn:
+        """End the call with an error, by an exception."""
+        ...
+
+
+class Gate(Protocol):
+    """Whether the node serves calls now. `stopping` is set when it ends to."""
+
+    stopping: asyncio.Event
+
+    def check(self) -> None:
+        """
+        Raises:
+            Unavailable: it does not yet, or any more.
+        """
+        ...
+
+
+def strict(kind: type[M]) -> Callable[[bytes], M | InvalidArgument]:
+    """Return a decoder that leaves nothing out: fields that are not known are an error, and not ignored.
+
+    The error is returned instead of raised: gRPC would make INTERNAL out of any exception.
+    """
+    name = kind.DESCRIPTOR.full_name
+
+    def decode(data: bytes) -> M | InvalidArgument:
+        try:
+            message: M = kind.FromString(data)
+        except DecodeError as error:
+            return InvalidArgument(f"{len(data)} bytes are no {name}: {error}")
+        size = message.ByteSize()
+        message.DiscardUnknownFields()
+        if message.ByteSize() != size:
+            return InvalidArgument(
+                f"the {name} has fields that this node does not know, and nothing was done: reflection shows those it does"
+            )
+        return message
+
+    return decode
+
+
+def unary(gate: Gate, kind: type[M], method: Unary[M]) -> grpc.RpcMethodHandler:
+    """Return the handler of a call with one request and one answer."""
+
+    async def handle(request: M | InvalidArgument, context: Context) -> Message:
+        async def answer() -> Message:
+            return await method(_decoded(request), seconds_left(context))
+
+        return await _guarded(gate, context, answer)
+
+    return grpc.unary_unary_rpc_method_handler(handle, strict(kind), _encode)
+
+
+def feed(gate: Gate, kind: type[M], method: Feed[M]) -> grpc.RpcMethodHandler:
+    """Return the handler of a call with one request and a stream of answers."""
+
+    async def handle(request: M | InvalidArgument, context: Context) -> None:
+        async def reply(message: Message) -> None:
+            gate.check()
+            await context.write(message)
+
+        async def answer() -> None:
+            await method(_decoded(request), reply, seconds_left(context))
+
+        await _guarded(gate, context, answer)
+
+    return grpc.unary_stream_rpc_method_handler(handle, strict(kind), _encode)
+
+
+def dialogue(gate: Gate, kind: type[M], method: Dialogue[M]) -> grpc.RpcMethodHandler:
+    """Return the handler of a call with a stream of requests and a stream of answers."""
+
+    async def handle(requests: AsyncIterator[M | InvalidArgument], context: Context) -> None:
+        async def answer() -> None:
+            coming: AsyncGenerator[M, None] = _until_stopping(gate, requests)
+            async with aclosing(coming):
+                await method(coming, context.write, seconds_left(context))
+
+        await _guarded(gate, context, answer)
+
+    return grpc.stream_stream_rpc_method_handler(handle, strict(kind), _encode)
+
+
+async def _until_stopping(gate: Gate, requests: AsyncIterator[M | InvalidArgument]) -> AsyncGenerator[M, None]:
+    """Yield requests.
+
+    Raises:
+        InvalidArgument: one cannot be decoded.
+        Unavailable: the node is stopping, so there will be no further ones.
+    """
+    stopping = asyncio.ensure_future(gate.stopping.wait())
+    coming: asyncio.Future[M | InvalidArgument | None] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(_next(requests))
+            await asyncio.wait((coming, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                gate.check()
+            request = await coming
+            if request is None:
+                return
+            yield _decoded(request)
+    finally:
+        stopping.cancel()
+        if coming is not None:
+            coming.cancel()
+
+
+async def _next(requests: AsyncIterator[M]) -> M | None:
+    return await anext(requests, None)
+
+
+def seconds_left(context: Context) -> float | None:
+    """Return the seconds that a call may take; None: it has no deadline."""
+    left = context.time_remaining()
+    return None if left is None else max(0.001, left - min(MARGIN_SECONDS, left * MARGIN_PART))
+
+
+async def _guarded(gate: Gate, context: Context, answer: Callable[[], Awaitable[R]]) -> R:
+    """Return the answer, or end the call with the error that there was instead."""
+    try:
+        gate.check()
+        return await answer()
+    except ShoalError as error:
+        failure = error
+    except Exception as error:  # the root of the call's task
+        log.error("api_call_failed", exc_info=error)
+        failure = Internal(f"the node found a fault of its own ({type(error).__name__}), and its log has more")
+    details = ((DETAILS_METADATA, status_details(failure)),)
+    return await context.abort(status_code(failure), shown_message(failure), details)
+
+
+def _decoded(request: M | InvalidArgument) -> M:
+    if isinstance(request, InvalidArgument):
+        raise request
+    return request
+
+
+def _encode(message: Message) -> bytes:
+    encoded: bytes = message.SerializeToString()
+    return encoded

@@ -1,0 +1,90 @@
+"""The way from the API into the cluster: one client of each keyspace, by which a node answers for any key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+from urllib.parse import quote, urlencode
+
+import shoal
+from shoal.errors import Closed, DeadlineExceeded
+from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
+
+IN_FLIGHT_MAX = 32_768
+"""The most operations of one keyspace that are under way at once; further ones wait."""
+
+
+class InSession(Protocol):
+    """A request that may belong to a session."""
+
+    keyspace: str
+    session: str
+
+    def HasField(self, field_name: str) -> bool: ...  # noqa: N802 - protobuf's
+
+
+class Gateway:
+    """Finds the client for a request. Belongs to the event loop it is first used in.
+
+    A client that is found at once knows its keyspace. A keyspace that no client knows is looked for with a new
+    one: it begins with the newest shard map, where those that are there may never have heard of the keyspace.
+    """
+
+    def __init__(self, address: str, region: str) -> None:
+        """
+        Args:
+            address: a node's, where the cluster is found.
+            region: of whose replicas weak reads are served by preference.
+        """
+        self._address = address
+        self._query = urlencode({"max_in_flight": IN_FLIGHT_MAX} | ({"region": region} if region else {}))
+        self._clients: dict[str, shoal.AsyncClient] = {}
+        self._finding = asyncio.Lock()
+        self._closed = False
+
+    async def client(self, request: InSession, seconds: float | None) -> shoal.AsyncClient:
+        """Return the client to do a request with: a session of its own, where the request has one.
+
+        Args:
+            seconds: that this may take.
+
+        Raises:
+            KeyspaceNotFound: there is no such keyspace.
+            InvalidArgument: the session's token is none, or of another keyspace.
+            ShoalError: the cluster was not found.
+        """
+        name = request.keyspace or DEFAULT_KEYSPACE
+        client = self._clients.get(name)
+        if client is None:
+            client = await self._find(name, DEFAULT_TIMEOUT_SECONDS if seconds is None else seconds)
+        return client.session(request.session or None) if request.HasField("session") else client
+
+    async def _find(self, name: str, seconds: float) -> shoal.AsyncClient:
+        try:
+            async with asyncio.timeout(seconds), self._finding:
+                if name not in self._clients:
+                    self._clients[name] = await self._open(name)
+                return self._clients[name]
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"keyspace {name!r} was not found within {seconds:g} s; nothing was done") from error
+
+    async def _open(self, name: str) -> shoal.AsyncClient:
+        if self._closed:
+            raise Closed("this node is stopping; ask another")
+        client = shoal.AsyncClient(f"shoal://{self._address}/{quote(name, safe='')}?{self._query}")
+        try:
+            return await client.__aenter__()
+        except BaseException:
+            await client.close()
+            raise
+
+    async def close(self) -> None:
+        """Close all clients: what they still do ends with `Closed`."""
+        self._closed = True
+        for client in self._clients.values():
+            await client.close()
+
+
+def token_of(request: InSession, client: shoal.AsyncClient) -> str | None:
+    """Return the token of a request's session for the answer; None where it has no session."""
+    return client.token() if request.HasField("session") else None

@@ -1,0 +1,180 @@
+"""The API's server: listens at a node's `admin` address, on a thread and an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from enum import Enum
+from typing import Any
+
+import grpc
+import grpc.aio
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from shoal.errors import Unavailable
+
+from shoal_server.api.batch import BatchService
+from shoal_server.api.calls import dialogue, feed, unary
+from shoal_server.api.gateway import Gateway
+from shoal_server.api.generated import shoal_pb2 as pb
+from shoal_server.api.paging import ScanService
+from shoal_server.api.service import DataService
+from shoal_server.api.transact import TransactService
+from shoal_server.config import NodeConfig
+from shoal_server.node.settings import Limits
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Shoal"].full_name
+CALLS_MAX = 1024
+"""The most calls at once; a stream is one. Further ones are told RESOURCE_EXHAUSTED."""
+ENVELOPE_BYTES = 1 << 20
+"""What a largest message may have besides the largest batch of keys and values."""
+KEEPALIVE_MS = 30_000
+"""After so long without a sign of life a caller is asked for one: streams of machines that are gone are not kept."""
+
+
+class _State(Enum):
+    STARTING = "is starting"
+    SERVING = "serves"
+    STOPPING = "is stopping"
+
+
+class ApiServer:
+    """The server of one node. Implements `calls.Gate`.
+
+    It listens from `start` on, and turns calls away until `serve`. `stop` lets open calls end first. These three are for the
+    node's event loop; everything else happens on the server's own.
+    """
+
+    def __init__(self, listen: str, node: NodeConfig, limits: Limits) -> None:
+        """
+        Args:
+            listen: the address to listen at.
+            node: whose API this is; the cluster is found where it listens itself.
+            limits: of sizes, that the cluster has.
+        """
+        self.stopping = asyncio.Event()
+        self._listen = listen
+        self._node = node.id
+        self._limits = limits
+        self._state = _State.STARTING
+        self._gateway = Gateway(node.listens_at, node.region)
+        self._health: Any = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="shoal-api", daemon=True)
+
+    def check(self) -> None:
+        """
+        Raises:
+            Unavailable: the node does not serve calls yet, or any more.
+        """
+        if self._state is not _State.SERVING:
+            raise Unavailable(f"node {self._node} {self._state.value}, and did nothing: try again, or ask another node")
+
+    async def start(self) -> None:
+        """Listen; calls are turned away, and the health service says so.
+
+        Raises:
+            OSError: nothing can listen at the address.
+        """
+        self._thread.start()
+        try:
+            await self._there(self._start())
+        except OSError:
+            await self._end_thread()
+            raise
+
+    def serve(self) -> None:
+        """Answer calls from now on. Said again, or after `stop`, it changes nothing."""
+        if self._state is _State.STARTING:
+            self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._serve()))
+
+    async def stop(self, patience_seconds: float) -> None:
+        """Take no further calls, give open ones so long to end, and end the server."""
+        await self._there(self._stop(patience_seconds))
+        await self._end_thread()
+
+    # -- on the server's own thread
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    async def _start(self) -> None:
+        message_bytes = self._limits.max_batch_bytes + ENVELOPE_BYTES
+        server = grpc.aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", message_bytes),
+                ("grpc.max_send_message_length", message_bytes),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ),
+            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._listen}: {error}") from error
+        await server.start()
+        self._server = server
+
+    async def _serve(self) -> None:
+        if self._state is _State.STARTING:
+            self._state = _State.SERVING
+            await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _stop(self, patience_seconds: float) -> None:
+        assert self._server is not None, "what was started is stopped"
+        self._state = _State.STOPPING
+        self.stopping.set()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(patience_seconds)
+        await self._gateway.close()
+
+    async def _tell_health(self, status: int) -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+    async def _there(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something on the server's loop, from the node's."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _end_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """Return the handler of every method of the service."""
+        data = DataService(self._gateway, self._limits.max_batch_bytes)
+        scans = ScanService(self._gateway)
+        batches = BatchService(self._gateway, self._limits)
+        transactions = TransactService(self._gateway, self._limits.max_batch_bytes)
+        return {
+            "Get": unary(self, pb.GetRequest, data.get),
+            "Exists": unary(self, pb.ExistsRequest, data.exists),
+            "Ttl": unary(self, pb.TtlRequest, data.ttl),
+            "Put": unary(self, pb.PutRequest, data.put),
+            "Delete": unary(self, pb.DeleteRequest, data.delete),
+            "Touch": unary(self, pb.TouchRequest, data.touch),
+            "Increment": unary(self, pb.IncrementRequest, data.increment),
+            "PutIfAbsent": unary(self, pb.PutIfAbsentRequest, data.put_if_absent),
+            "CompareAndSet": unary(self, pb.CompareAndSetRequest, data.compare_and_set),
+            "Write": unary(self, pb.WriteRequest, data.write),
+            "GetMany": unary(self, pb.GetManyRequest, data.get_many),
+            "PutMany": unary(self, pb.PutManyRequest, data.put_many),
+            "DeleteMany": unary(self, pb.DeleteManyRequest, data.delete_many),
+            "DeletePrefix": unary(self, pb.DeletePrefixRequest, data.delete_prefix),
+            "DeleteRange": unary(self, pb.DeleteRangeRequest, data.delete_range),
+            "Scan": feed(self, pb.ScanRequest, scans.scan),
+            "Batch": dialogue(self, pb.BatchRequest, batches.batch),
+            "Transact": dialogue(self, pb.TransactRequest, transactions.transact),
+        }

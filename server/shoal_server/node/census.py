@@ -1,0 +1,127 @@
+"""Counts the rows of a node's replicas in the background, a few at a time, so that nobody who writes has to.
+
+RocksDB knows the sizes of its files, not of a microshard in them; and to know whether a write adds a row or replaces
+one, it would have to read. So the rows are counted: once after the start of the process, and from then on those of the
+microshards that have changed, in passes. A step counts few rows and takes well under a millisecond; steps are far apart,
+and so are passes. What does not change costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.layout import prefix_end
+
+if TYPE_CHECKING:
+    from shoal_server.node.replica import Replica
+
+STEP_ROWS = 256
+FIRST_STEP_ROWS = 1024
+"""Of a replica that has not been counted yet."""
+LOOK_ROWS = 100
+"""To begin a microshard costs about as much as so many rows."""
+STEP_INTERVAL_NS = 20_000_000
+REST_NS = 5_000_000_000
+"""The least time between two passes; after a longer pass it is as long as that took."""
+
+
+@dataclass(slots=True)
+class RowCounts:
+    """Keys and bytes of one replica's microshards, as counted last. `complete`: all that it began with were counted."""
+
+    keys: int = 0
+    bytes: int = 0
+    complete: bool = False
+    _microshards: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def put(self, microshard: int, keys: int, size: int) -> None:
+        """Take in a new count."""
+        self.drop(microshard)
+        self._microshards[microshard] = (keys, size)
+        self.keys += keys
+        self.bytes += size
+
+    def drop(self, microshard: int) -> None:
+        """Forget a microshard."""
+        keys, size = self._microshards.pop(microshard, (0, 0))
+        self.keys -= keys
+        self.bytes -= size
+
+    def keep_only(self, present: Mapping[int, object]) -> None:
+        """Forget the microshards that are no more."""
+        for microshard in [microshard for microshard in self._microshards if microshard not in present]:
+            self.drop(microshard)
+
+    def bytes_of(self, microshard: int) -> int:
+        """Return the bytes of one microshard, 0 where it has not been counted."""
+        return self._microshards.get(microshard, (0, 0))[1]
+
+
+class Census:
+    """Counts the rows of `replicas`, which the node adds to and takes from as it likes."""
+
+    def __init__(self, engine: Engine, replicas: Mapping[int, Replica], now: int) -> None:
+        self.due_at = now
+        self._engine = engine
+        self._replicas = replicas
+        self._pass: deque[tuple[Replica, int]] = deque()
+        self._in_pass: list[Replica] = []
+        self._began_at = now
+        self._start = b""
+        self._keys = 0
+        self._bytes = 0
+
+    def step(self, now: int) -> None:
+        """Do a little of what is due at `now`, and set `due_at` anew."""
+        if not self._pass:
+            self._begin_pass(now)
+        budget = 0
+        if self._pass:
+            budget = STEP_ROWS if self._pass[0][0].counts.complete else FIRST_STEP_ROWS
+        while budget > 0 and self._pass:
+            budget -= self._count(budget)
+        if self._pass:
+            self.due_at = now + STEP_INTERVAL_NS
+        else:
+            for replica in self._in_pass:
+                replica.counts.complete = True
+            self._in_pass = []
+            self.due_at = now + max(REST_NS, now - self._began_at)
+
+    def _begin_pass(self, now: int) -> None:
+        self._began_at = now
+        for replica in self._replicas.values():
+            replica.counts.keep_only(replica.machine.prefixes)
+            changed = replica.machine.traffic.take_changed()
+            if changed:
+                self._in_pass.append(replica)
+                self._pass.extend((replica, microshard) for microshard in sorted(changed))
+
+    def _count(self, budget: int) -> int:
+        """Count on in the first microshard of the pass; return what that cost, in rows."""
+        replica, microshard = self._pass[0]
+        shard = replica.shard.id
+        prefix = replica.machine.prefixes.get(microshard)
+        if prefix is None or self._replicas.get(shard) is not replica or not (self._start or prefix).startswith(prefix):
+            # It has gone, or its rows have been replaced by others, which another pass will count.
+            self._next()
+            return 1
+        engine = self._engine
+        counted = engine.count_rows(engine.data, self._start or prefix, prefix_end(prefix), budget)
+        self._keys += counted.rows
+        self._bytes += counted.size
+        if counted.resume is None:
+            replica.counts.put(microshard, self._keys, self._bytes)
+            self._next()
+        else:
+            self._start = counted.resume
+        return LOOK_ROWS + counted.rows
+
+    def _next(self) -> None:
+        self._pass.popleft()
+        self._start = b""
+        self._keys = self._bytes = 0

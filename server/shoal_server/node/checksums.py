@@ -1,0 +1,62 @@
+"""The checksum of a few of a replica's rows at the position it has applied, by which replicas are compared.
+
+A slice is bounded by rows, by bytes and by the microshards that it looks into, so that it takes a millisecond or so of the
+node's turn; where it ends depends on the rows alone, and is the same on every replica that has the same ones. Rows that
+have expired belong to it until an entry of the log removes them.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
+
+from shoal_server.storage.applied_state import encode_applied_state
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.layout import prefix_end
+
+if TYPE_CHECKING:
+    from shoal_server.node.replica import Replica
+
+DIGEST_BYTES = 16
+MAX_ROWS = 1024
+MAX_BYTES = 256 * 1024
+"""Of rows in a slice, beside the last one."""
+LOOK_ROWS = 16
+"""To begin a microshard counts as so many rows."""
+START = ChecksumCursor()
+
+
+def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> ChecksumSlice:
+    """Return the slice that `request` asks for, of what the replica has applied."""
+    state = replica.machine.state
+    hashed = blake2b(digest_size=DIGEST_BYTES)
+    if request.cursor == START:
+        # Where its rows lie is the node's own affair.
+        hashed.update(encode_applied_state(msgspec.structs.replace(state, generation=0, placements=())))
+    budget = max(1, min(request.max_rows, MAX_ROWS))
+    rows = size = 0
+    after = request.cursor.after
+    for microshard in sorted(replica.machine.prefixes):
+        if microshard < request.cursor.microshard:
+            continue
+        if budget <= 0:
+            next_cursor = ChecksumCursor(microshard)
+            return ChecksumSlice(request.request, state.index, hashed.digest(), rows, next_cursor)
+        budget -= LOOK_ROWS
+        prefix = replica.machine.prefixes[microshard]
+        start = prefix + after + b"\0" if microshard == request.cursor.microshard and after else prefix
+        for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
+            user_key = key[len(prefix) :]
+            hashed.update(b"%d %d %d " % (microshard, len(user_key), len(row)))
+            hashed.update(user_key)
+            hashed.update(row)
+            rows += 1
+            budget -= 1
+            size += len(key) + len(row)
+            if budget <= 0 or size >= MAX_BYTES:
+                next_cursor = ChecksumCursor(microshard, user_key)
+                return ChecksumSlice(request.request, state.index, hashed.digest(), rows, next_cursor)
+    return ChecksumSlice(request.request, state.index, hashed.digest(), rows, None)

@@ -1,0 +1,113 @@
+"""Watches the machine under a node process, for its core to judge: the disk's room and speed, and the process's CPU time.
+
+Nothing here waits for the disk in the event loop's thread: a file system that hangs must not hold up the turn in which
+the node says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import structlog
+
+from shoal_server.node.core import Node
+from shoal_server.node.disk_health import DiskState, SyncLatency
+from shoal_server.node.driver import NodeDriver, monotonic_ns
+from shoal_server.storage.rocks import RocksEngine
+
+log = structlog.get_logger("shoal.node")
+
+CHECK_SECONDS = 0.25
+USED_SECONDS = 10.0
+CPU_SECONDS = 1.0
+BLOCK_BYTES = 512
+"""The unit of `st_blocks`, whatever the file system's own is."""
+
+
+class HealthWatch:
+    """Tells `node` how its machine is, about four times a second."""
+
+    def __init__(
+        self, node: Node, driver: NodeDriver, engine: RocksEngine, data: Path, disk_reserve_bytes: int
+    ) -> None:
+        self._node = node
+        self._driver = driver
+        self._engine = engine
+        self._data = data
+        self._reserve_bytes = disk_reserve_bytes
+        self._latency = SyncLatency(monotonic_ns())
+        self._free_bytes = disk_reserve_bytes
+        self._used_bytes = 0
+        self._measuring: asyncio.Task[None] | None = None
+        self._used_due = 0.0
+        self._cpu_at = time.monotonic()
+        self._cpu_seconds = time.process_time()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            if self._measuring is None or self._measuring.done():
+                self._measuring = asyncio.create_task(self._measure_room())
+            self._measure_cpu()
+            self._tell()
+            await asyncio.sleep(CHECK_SECONDS)
+
+    def _tell(self) -> None:
+        node = self._node
+        before = node.disk.not_leading
+        now = monotonic_ns()
+        state = DiskState(
+            free_bytes=self._free_bytes,
+            used_bytes=self._used_bytes,
+            not_writable=self._not_writable(),
+            syncing_ns=int(self._driver.sync_stalled_for() * 1e9),
+            latency_us=self._latency.take(self._driver.take_sync_durations(), now),
+        )
+        node.set_disk(state, now)
+        after = node.disk.not_leading
+        if after and not before:
+            log.error("leaderships_given_up", node=node.identity.node, reason=after)
+        elif before and not after:
+            log.info("leaderships_taken_again", node=node.identity.node, latency_us=state.latency_us)
+        if after:
+            self._driver.schedule_turn()
+
+    def _not_writable(self) -> str:
+        full = self._free_bytes < self._reserve_bytes
+        reason = (
+            f"the disk under {self._data} has {self._free_bytes} bytes free, less than the reserve of "
+            f"{self._reserve_bytes}: make room or add nodes"
+            if full
+            else ""
+        )
+        if reason and not self._node.disk.state.not_writable:
+            log.error("writes_refused", node=self._node.identity.node, reason=reason)
+        elif self._node.disk.state.not_writable and not reason:
+            log.info("writes_accepted", node=self._node.identity.node, free_bytes=self._free_bytes)
+        return reason
+
+    async def _measure_room(self) -> None:
+        self._free_bytes = await asyncio.to_thread(self._engine.free_bytes)
+        if time.monotonic() >= self._used_due:
+            self._used_bytes = await asyncio.to_thread(_used_bytes, self._data)
+            self._used_due = time.monotonic() + USED_SECONDS
+
+    def _measure_cpu(self) -> None:
+        now = time.monotonic()
+        if now - self._cpu_at >= CPU_SECONDS:
+            used = time.process_time()
+            self._node.cpu = (used - self._cpu_seconds) / (now - self._cpu_at)
+            self._cpu_at, self._cpu_seconds = now, used
+
+
+def _used_bytes(data: Path) -> int:
+    """Return how many bytes of a disk a folder takes."""
+    used = 0
+    for path in data.rglob("*"):
+        try:
+            used += path.lstat().st_blocks * BLOCK_BYTES
+        except FileNotFoundError:
+            continue  # RocksDB removes files at any time
+    return used

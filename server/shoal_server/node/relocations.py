@@ -1,0 +1,126 @@
+"""What a node does for relocations: it takes their steps from a driver, reads what is to be moved, and routes anew.
+
+Both shards' nodes derive the new map by themselves, as with splits: the source's when they apply the seal, the target's
+when they adopt. So a client that is turned away learns at once where to go, and from whichever node it asks first. A map
+of the version that the driver has named, or of a newer one, knows of it already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from shoal.errors import ErrorCode
+from shoal.protocol.relocation import (
+    AdoptMicroshards,
+    CancelRelocation,
+    GiveMicroshards,
+    ReadMoving,
+    RelocationStep,
+    SealMicroshards,
+    StoreMoved,
+    TakeMicroshards,
+)
+from shoal.shardmap import MicroshardRange, Shard, ShardMap, with_ranges, without_ranges
+
+from shoal_server.node.outbox import Outbox
+from shoal_server.node.replica import QueuedCommand, QueuedRead, Replica
+from shoal_server.shard.commands import (
+    AdoptCommand,
+    CancelCommand,
+    ForgetCommand,
+    GiveCommand,
+    RelocationCommand,
+    SealCommand,
+    StoreMovedCommand,
+    TakeCommand,
+)
+from shoal_server.shard.microshards import HandOver
+
+if TYPE_CHECKING:
+    from shoal_server.node.core import Node
+
+log = structlog.get_logger("shoal.node")
+
+STEP_BYTES = 1024
+"""About what a step without rows takes in a log entry."""
+
+
+def command_of(request: RelocationStep) -> RelocationCommand:
+    """Return what a step is in the log of its shard."""
+    if isinstance(request, TakeMicroshards):
+        return TakeCommand(request.relocation, request.source, request.ranges)
+    if isinstance(request, GiveMicroshards):
+        return GiveCommand(request.relocation, request.target, request.ranges)
+    if isinstance(request, StoreMoved):
+        return StoreMovedCommand(request.relocation, request.number, request.cleared, request.rows, request.cursor)
+    if isinstance(request, SealMicroshards):
+        return SealCommand(request.relocation, request.map_version)
+    if isinstance(request, AdoptMicroshards):
+        return AdoptCommand(request.relocation, request.map_version)
+    if isinstance(request, CancelRelocation):
+        return CancelCommand(request.relocation)
+    return ForgetCommand(request.relocation)
+
+
+class Relocations:
+    """See the module's first lines."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def queue_step(self, client: int, request: RelocationStep, replica: Replica, outbox: Outbox) -> None:
+        """Have the step become an entry of the shard's log; `replica` leads."""
+        not_writable = self._node.disk.state.not_writable
+        if not_writable and isinstance(request, TakeMicroshards | GiveMicroshards | StoreMoved):
+            reason = f"this node takes no writes now: {not_writable}"
+            outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, reason)
+            return
+        size = STEP_BYTES
+        if isinstance(request, StoreMoved):
+            size += sum(len(key) + len(row or b"") for _, key, row in request.rows)
+        replica.queue_command(QueuedCommand(client, request.request, command_of(request), None, size))
+        self._node.mark_dirty(replica)
+
+    def queue_read(self, client: int, request: ReadMoving, replica: Replica) -> None:
+        """Have the read served once this node is sure to lead; `replica` thinks that it does."""
+        replica.queue_read(QueuedRead(client, request, []))
+        self._node.mark_dirty(replica)
+
+    def take_hand_overs(self, replicas: Iterable[Replica], now: int) -> None:
+        """Route by what these replicas have applied just now."""
+        for replica in replicas:
+            for hand_over in replica.machine.microshards.take_hand_overs():
+                self._route(hand_over, now)
+
+    def _route(self, hand_over: HandOver, now: int) -> None:
+        node = self._node
+        known = node.routes.map
+        source, target = (node.routes.shards.get(shard) for shard in (hand_over.source, hand_over.target))
+        if source is None or target is None or known.version >= hand_over.map_version:
+            return
+        if without_ranges(hand_over.ranges, source.ranges):
+            # They have moved on since: this replica has come to an old entry of its log.
+            return
+        moved = {
+            source.id: _with(source, without_ranges(source.ranges, hand_over.ranges)),
+            target.id: _with(target, with_ranges(target.ranges, hand_over.ranges)),
+        }
+        shards = tuple(moved.get(shard.id, shard) for shard in known.shards)
+        derived = ShardMap(hand_over.map_version, known.cluster, known.nodes, known.keyspaces, shards)
+        node.adopt_derived_map(derived, now)
+        log.info(
+            "microshards_moved",
+            node=node.identity.node,
+            source=source.id,
+            target=target.id,
+            map_version=hand_over.map_version,
+        )
+
+
+def _with(shard: Shard, ranges: tuple[MicroshardRange, ...]) -> Shard:
+    return msgspec.structs.replace(shard, ranges=ranges, founding_ranges=shard.founding_ranges or shard.ranges)

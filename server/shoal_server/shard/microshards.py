@@ -1,0 +1,404 @@
+"""Microshards that leave a shard or come to it: splits and relocations, as applied.
+
+A split gives microshards to a new shard whose replicas are where this one's are: the rows stay where they lie
+(docs/decisions/0010-splits-in-place.md). A relocation gives them to another shard, wherever that is; its steps are in
+`shoal.protocol.relocation`, the reasons in docs/decisions/0011-moving-microshards.md.
+
+| a shard in no relocation | by Give: it is *giving* | by Take: it is *taking* |
+| giving: it serves the microshards, and journals what changes | by Seal: it is *sealed* | by Cancel: in none |
+| sealed: it keeps the rows, and serves them no more | by Forget: in none | |
+| taking: it stores pages of rows, in their order | by Adopt, if it has all: in none, and serves them | by Cancel: in none |
+
+A shard is in one relocation at a time, and is not split meanwhile. Which ones it is done with it remembers for a while,
+so that a step that is repeated is known, and a late one begins nothing anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from shoal.protocol.relocation import EndedRelocation, RelocationEnd
+from shoal.shardmap import MicroshardRange, microshards_in, ranges_of, with_ranges, without_ranges
+
+from shoal_server.raft.messages import Membership
+from shoal_server.shard.commands import (
+    AdoptCommand,
+    CancelCommand,
+    ForgetCommand,
+    GiveCommand,
+    RelocationCommand,
+    SealCommand,
+    SplitCommand,
+    StoreMovedCommand,
+    TakeCommand,
+)
+from shoal_server.shard.overlay import Overlay
+from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state, placements_of
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.generations import next_generation
+from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_suffix
+from shoal_server.storage.layout import (
+    DATA_PREFIX_BYTES,
+    SplitOff,
+    applied_state_key,
+    data_prefix,
+    encode_split_off,
+    expiry_prefix,
+    expiry_suffix,
+    prefix_end,
+    row_expiry,
+    split_off_key,
+)
+from shoal_server.storage.replica_rows import is_stored
+
+if TYPE_CHECKING:
+    from shoal_server.shard.machine import ShardStateMachine
+
+ENDED_KEPT = 32
+"""How many relocations that are over a shard remembers."""
+
+
+@dataclass(slots=True, frozen=True)
+class HandOver:
+    """Microshards went from one shard to another: routes of a version before `map_version` are not right any more."""
+
+    source: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+    map_version: int
+
+
+@dataclass(slots=True, frozen=True)
+class EntryPosition:
+    """Of the entry that is being applied: index, term, and time (Unix milliseconds)."""
+
+    index: int
+    term: int
+    clock_ms: int
+
+
+class Microshards:
+    """Applies splits and the steps of relocations to a shard's state machine.
+
+    `split_offs` are the shards that splits have made, each beside the index of its entry; the node takes them out.
+    """
+
+    __slots__ = ("_engine", "_hand_overs", "_incoming_prefixes", "_machine", "_outgoing", "split_offs")
+
+    def __init__(self, machine: ShardStateMachine, engine: Engine) -> None:
+        self._machine = machine
+        self._engine = engine
+        self._hand_overs: list[HandOver] = []
+        self.split_offs: list[tuple[int, SplitOff]] = []
+        self._outgoing: dict[bytes, int] = {}
+        self._incoming_prefixes: dict[int, bytes] = {}
+
+    def adopt(self) -> None:
+        """Go by the machine's present state: at start, and after a snapshot."""
+        self._outgoing = {}
+        self._incoming_prefixes = {}
+        state = self._machine.state
+        if state.outgoing is not None:
+            self._outgoing = {prefix: each for each, prefix in self._prefixes(state.outgoing.ranges).items()}
+        if state.incoming is not None:
+            self._incoming_prefixes = self._prefixes(state.incoming.ranges)
+
+    def _prefixes(self, ranges: tuple[MicroshardRange, ...]) -> dict[int, bytes]:
+        keyspace = self._machine.keyspace.id
+        generations = self._machine.state.generations(ranges)
+        return {
+            microshard: data_prefix(keyspace, microshard, generation) for microshard, generation in generations.items()
+        }
+
+    def take_hand_overs(self) -> list[HandOver]:
+        """Take out what was handed over since the last time."""
+        hand_overs, self._hand_overs = self._hand_overs, []
+        return hand_overs
+
+    # -- the journal
+
+    @property
+    def journals(self) -> bool:
+        """Whether changes are to be recorded."""
+        outgoing = self._machine.state.outgoing
+        return outgoing is not None and not outgoing.sealed
+
+    def journal(self, index: int, overlay: Overlay) -> None:
+        """Note what the entry at `index` has changed, as far as it was recorded and another shard is to get it."""
+        keys, spans = overlay.take_changes()
+        moving, rows = self._outgoing, overlay.rows
+        prefix = journal_prefix(self._machine.shard.id, self._machine.state.generation)
+        for key in keys:
+            microshard = moving.get(key[:DATA_PREFIX_BYTES])
+            if microshard is not None:
+                rows[prefix + journal_suffix(index, CHANGED, microshard, key[DATA_PREFIX_BYTES:])] = b""
+        for start, end in spans:
+            microshard = moving.get(start[:DATA_PREFIX_BYTES])
+            if microshard is not None:
+                end_key = end[DATA_PREFIX_BYTES:] if end[:DATA_PREFIX_BYTES] == start[:DATA_PREFIX_BYTES] else b""
+                rows[prefix + journal_suffix(index, CLEARED, microshard, start[DATA_PREFIX_BYTES:])] = end_key
+
+    # -- splits
+
+    def split(self, command: SplitCommand, at: EntryPosition, membership: Membership, overlay: Overlay) -> str:
+        """Give microshards to a new shard, whose rows are the same ones and whose log begins here; "" or why not."""
+        machine, child = self._machine, command.child
+        state = machine.state
+        taken = set(microshards_in(child.ranges))
+        if state.outgoing is not None or state.incoming is not None:
+            return f"{_busy(state)}: split shard {machine.shard.id} when that is over"
+        if not taken or not taken < machine.prefixes.keys() or child.keyspace != machine.keyspace.id:
+            return f"shard {machine.shard.id} cannot be split so: some of the microshards are not in it, or none would stay"
+        split_off = SplitOff(child, command.map_version)
+        child_state = AppliedState(
+            index=at.index,
+            term=at.term,
+            seq_base=state.seq_base,
+            generation=state.generation,
+            sessions_opened=0,
+            membership=membership,
+            membership_index=at.index,
+            clock_ms=at.clock_ms,
+            ranges=child.ranges,
+            placements=placements_of(state.generations(child.ranges), state.generation),
+        )
+        if is_stored(self._engine, child.id):
+            # It came here before its parent did, and is fed by its own leader.
+            self._clear_rows(child.ranges, overlay)
+        else:
+            overlay.rows[applied_state_key(child.id)] = encode_applied_state(child_state)
+            overlay.rows[split_off_key(child.id)] = encode_split_off(split_off)
+            self.split_offs.append((at.index, split_off))
+        self._part_with(child.ranges)
+        self._place(state.generations(machine.state.ranges))
+        machine.state = msgspec.structs.replace(machine.state, children=(*state.children, child.id))
+        return ""
+
+    def _part_with(self, ranges: tuple[MicroshardRange, ...]) -> None:
+        """Serve microshards no more."""
+        machine = self._machine
+        machine.state = msgspec.structs.replace(machine.state, ranges=without_ranges(machine.state.ranges, ranges))
+        gone = list(microshards_in(ranges))
+        for microshard in gone:
+            del machine.prefixes[microshard]
+        machine.expiry.forget(gone)
+
+    def _place(self, generations: dict[int, int]) -> None:
+        state = self._machine.state
+        self._machine.state = msgspec.structs.replace(state, placements=placements_of(generations, state.generation))
+
+    # -- relocations
+
+    def relocate(self, command: RelocationCommand, index: int, overlay: Overlay) -> str:
+        """Take a step of a relocation, unless it was taken before; return "" or why it is refused."""
+        end = self._end_of(command.relocation)
+        if isinstance(command, TakeCommand):
+            return self._refuse_ended(end, RelocationEnd.ADOPTED) if end else self._take(command)
+        if isinstance(command, GiveCommand):
+            return self._refuse_ended(end, RelocationEnd.FORGOTTEN) if end else self._give(command, overlay)
+        if isinstance(command, CancelCommand):
+            return self._refuse_ended(end, RelocationEnd.CANCELLED) if end else self._cancel(command, overlay)
+        if isinstance(command, StoreMovedCommand | AdoptCommand):
+            if end:
+                return self._refuse_ended(end, RelocationEnd.ADOPTED)
+            incoming = self._machine.state.incoming
+            if incoming is None or incoming.relocation != command.relocation:
+                return self._unknown(command.relocation)
+            if isinstance(command, AdoptCommand):
+                return self._adopt(command, incoming, index)
+            return self._store(command, incoming, overlay)
+        if end:
+            return self._refuse_ended(end, RelocationEnd.FORGOTTEN)
+        outgoing = self._machine.state.outgoing
+        if outgoing is None or outgoing.relocation != command.relocation:
+            return self._unknown(command.relocation)
+        if isinstance(command, SealCommand):
+            return self._seal(command, outgoing, index, overlay)
+        return self._forget(command, outgoing, overlay)
+
+    def _end_of(self, relocation: int) -> RelocationEnd | None:
+        ended = self._machine.state.ended
+        return next((each.end for each in ended if each.relocation == relocation), None)
+
+    def _refuse_ended(self, end: RelocationEnd, wanted: RelocationEnd) -> str:
+        return (
+            "" if end is wanted else f"this relocation has ended on shard {self._machine.shard.id}: {end.name.lower()}"
+        )
+
+    def _unknown(self, relocation: int) -> str:
+        return f"relocation {relocation} was never begun on shard {self._machine.shard.id}, or long ago"
+
+    def _end(self, relocation: int, end: RelocationEnd) -> None:
+        state = self._machine.state
+        ended = (*state.ended, EndedRelocation(relocation, end))[-ENDED_KEPT:]
+        self._machine.state = msgspec.structs.replace(state, ended=ended)
+
+    def _take(self, command: TakeCommand) -> str:
+        machine, state = self._machine, self._machine.state
+        wanted = Incoming(command.relocation, command.source, ranges_of(microshards_in(command.ranges)))
+        known = state.incoming
+        if known is not None and known.relocation == command.relocation:
+            same = (known.source, known.ranges) == (wanted.source, wanted.ranges)
+            return "" if same else f"relocation {command.relocation} was begun with another shard or other microshards"
+        if known is not None or state.outgoing is not None:
+            return f"{_busy(state)}: a shard is in one relocation at a time"
+        microshards = set(microshards_in(wanted.ranges))
+        if not microshards or not microshards <= set(range(machine.keyspace.microshards)):
+            return f"the microshards must be some of the keyspace's {machine.keyspace.microshards}"
+        if not microshards.isdisjoint(machine.prefixes):
+            return f"shard {machine.shard.id} has some of the microshards already"
+        generations = state.generations(state.ranges) | dict.fromkeys(microshards, next_generation(self._engine))
+        machine.state = msgspec.structs.replace(state, incoming=wanted)
+        self._place(generations)
+        self.adopt()
+        return ""
+
+    def _give(self, command: GiveCommand, overlay: Overlay) -> str:
+        machine, state = self._machine, self._machine.state
+        wanted = Outgoing(command.relocation, command.target, ranges_of(microshards_in(command.ranges)))
+        known = state.outgoing
+        if known is not None and known.relocation == command.relocation:
+            same = (known.target, known.ranges) == (wanted.target, wanted.ranges)
+            return "" if same else f"relocation {command.relocation} was begun with another shard or other microshards"
+        if known is not None or state.incoming is not None:
+            return f"{_busy(state)}: a shard is in one relocation at a time"
+        microshards = set(microshards_in(wanted.ranges))
+        if not microshards or not microshards <= machine.prefixes.keys():
+            return f"shard {machine.shard.id} has not all of the microshards"
+        machine.state = msgspec.structs.replace(state, outgoing=wanted)
+        self.adopt()
+        overlay.record()
+        return ""
+
+    def _store(self, command: StoreMovedCommand, incoming: Incoming, overlay: Overlay) -> str:
+        if command.number < incoming.number:
+            return ""
+        if command.number > incoming.number:
+            return f"page {command.number} is not the next one, which is {incoming.number}"
+        if incoming.cursor.complete:
+            return "nothing follows a page that was complete"
+        prefixes = self._incoming_prefixes
+        if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
+            return f"some of the rows are of microshards that relocation {command.relocation} is not about"
+        overlay.clear(_joined([_span(prefixes[microshard], start, end) for microshard, start, end in command.cleared]))
+        keyspace, size = self._machine.keyspace.id, 0
+        index_prefixes: dict[int, bytes] = {}
+        generations = self._machine.state.generations(incoming.ranges)
+        for microshard, key, row in command.rows:
+            overlay.rows[prefixes[microshard] + key] = row
+            size += len(key) + len(row or b"")
+            expiry = row_expiry(row) if row is not None else 0
+            if expiry:
+                if microshard not in index_prefixes:
+                    index_prefixes[microshard] = expiry_prefix(keyspace, microshard, generations[microshard])
+                overlay.rows[index_prefixes[microshard] + expiry_suffix(expiry, key)] = b""
+        stored = msgspec.structs.replace(
+            incoming,
+            number=incoming.number + 1,
+            cursor=command.cursor,
+            rows=incoming.rows + len(command.rows),
+            bytes=incoming.bytes + size,
+        )
+        self._machine.state = msgspec.structs.replace(self._machine.state, incoming=stored)
+        return ""
+
+    def _seal(self, command: SealCommand, outgoing: Outgoing, index: int, overlay: Overlay) -> str:
+        if outgoing.sealed:
+            return ""
+        # What stands before it in the same entry is the last that the target has to learn of.
+        self.journal(index, overlay)
+        machine = self._machine
+        self._part_with(outgoing.ranges)
+        machine.state = msgspec.structs.replace(machine.state, outgoing=msgspec.structs.replace(outgoing, sealed=True))
+        self._hand_overs.append(HandOver(machine.shard.id, outgoing.target, outgoing.ranges, command.map_version))
+        return ""
+
+    def _adopt(self, command: AdoptCommand, incoming: Incoming, index: int) -> str:
+        if not incoming.cursor.complete:
+            return f"shard {self._machine.shard.id} has not yet all that shard {incoming.source} had when it was sealed"
+        machine = self._machine
+        state = machine.state
+        generations = state.generations(incoming.ranges)
+        machine.prefixes.update(self._incoming_prefixes)
+        machine.expiry.begin(generations)
+        machine.traffic.changed.update(generations)
+        machine.state = msgspec.structs.replace(
+            state,
+            # The next entry's seq is then greater than any that the source gave, and this one's no smaller.
+            seq_base=max(state.seq_base, incoming.cursor.seq - index),
+            ranges=with_ranges(state.ranges, incoming.ranges),
+            incoming=None,
+        )
+        self._end(command.relocation, RelocationEnd.ADOPTED)
+        self.adopt()
+        self._hand_overs.append(HandOver(incoming.source, machine.shard.id, incoming.ranges, command.map_version))
+        return ""
+
+    def _forget(self, command: ForgetCommand, outgoing: Outgoing, overlay: Overlay) -> str:
+        if not outgoing.sealed:
+            return f"shard {self._machine.shard.id} still has the microshards: seal it first"
+        self._clear_rows(outgoing.ranges, overlay)
+        self._end_outgoing(command.relocation, RelocationEnd.FORGOTTEN, overlay)
+        return ""
+
+    def _cancel(self, command: CancelCommand, overlay: Overlay) -> str:
+        state, relocation = self._machine.state, command.relocation
+        outgoing, incoming = state.outgoing, state.incoming
+        if outgoing is not None and outgoing.relocation == relocation:
+            if outgoing.sealed:
+                return f"shard {self._machine.shard.id} has parted with the microshards: the relocation must go forward"
+            self._end_outgoing(relocation, RelocationEnd.CANCELLED, overlay)
+        elif incoming is not None and incoming.relocation == relocation:
+            if incoming.cursor.complete:
+                return f"shard {incoming.source} has parted with the microshards: the relocation must go forward"
+            self._clear_rows(incoming.ranges, overlay)
+            self._machine.state = msgspec.structs.replace(state, incoming=None)
+            self._place(state.generations(state.ranges))
+            self._end(relocation, RelocationEnd.CANCELLED)
+            self.adopt()
+        else:
+            self._end(relocation, RelocationEnd.CANCELLED)
+        return ""
+
+    def _end_outgoing(self, relocation: int, end: RelocationEnd, overlay: Overlay) -> None:
+        machine = self._machine
+        state = machine.state
+        overlay.take_changes()
+        prefix = journal_prefix(machine.shard.id, state.generation)
+        overlay.clear([(prefix, prefix_end(prefix))])
+        machine.state = msgspec.structs.replace(state, outgoing=None)
+        self._place(state.generations(state.ranges))
+        self._end(relocation, end)
+        self.adopt()
+
+    def _clear_rows(self, ranges: tuple[MicroshardRange, ...], overlay: Overlay) -> None:
+        """Remove the rows of microshards, and what indexes their expiry."""
+        keyspace = self._machine.keyspace.id
+        generations = self._machine.state.generations(ranges)
+        for make in (data_prefix, expiry_prefix):
+            prefixes = sorted(make(keyspace, microshard, generation) for microshard, generation in generations.items())
+            overlay.clear([(prefix, prefix_end(prefix)) for prefix in prefixes])
+
+
+def _span(prefix: bytes, start: bytes, end: bytes) -> tuple[bytes, bytes]:
+    return prefix + start, prefix + end if end else prefix_end(prefix)
+
+
+def _joined(spans: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the same ranges in order, those that overlap as one."""
+    joined: list[tuple[bytes, bytes]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _busy(state: AppliedState) -> str:
+    if state.outgoing is not None:
+        return f"relocation {state.outgoing.relocation}, which takes microshards away, is under way"
+    assert state.incoming is not None, "asked only of a shard that is in a relocation"
+    return f"relocation {state.incoming.relocation}, which brings microshards, is under way"

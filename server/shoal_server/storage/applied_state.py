@@ -1,0 +1,134 @@
+"""How far a replica has applied its log, and what of its state is not rows: one row, written with what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from shoal.protocol.relocation import EndedRelocation, RelocationCursor
+from shoal.shardmap import MicroshardRange, microshards_in, ranges_of
+
+from shoal_server.raft.messages import Membership
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.layout import FORMAT, applied_state_key, check_format
+
+
+class Outgoing(msgspec.Struct, frozen=True, array_like=True):
+    """A relocation that the shard is the source of. `sealed`: it has parted with the microshards, and keeps the rows."""
+
+    relocation: int
+    target: int
+    ranges: tuple[MicroshardRange, ...]
+    sealed: bool = False
+
+
+class Incoming(msgspec.Struct, frozen=True, array_like=True):
+    """A relocation that the shard is the target of.
+
+    Args:
+        number: of the next page that it takes.
+        cursor: where the last one ended, as the source had it.
+        rows, bytes: taken so far.
+    """
+
+    relocation: int
+    source: int
+    ranges: tuple[MicroshardRange, ...]
+    number: int = 1
+    cursor: RelocationCursor = RelocationCursor()
+    rows: int = 0
+    bytes: int = 0
+
+
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """On this node the rows of the microshards from `first` up to, not with, `end` lie under `generation`."""
+
+    first: int
+    end: int
+    generation: int
+
+
+class AppliedState(msgspec.Struct, frozen=True, array_like=True):
+    """How far a replica's state machine is, and what of its state is not rows.
+
+    All of it is the same on every replica at one index, except for `generation` and `placements`, which are this node's.
+
+    Args:
+        seq_base: the entry at a log index has the seq `seq_base` + index: so a leader knows it when it proposes, and a
+            microshard's seqs go on rising when it comes to another shard, whose base is raised for it.
+        generation: that of the replica's rows, where `placements` do not say another one.
+        sessions_opened: how many deduplication sessions were ever opened.
+        membership: the group's as of `index`.
+        clock_ms: the newest wall-clock time (Unix milliseconds) of an applied entry.
+        ranges: the microshards, as of `index`.
+        ended: relocations that the shard is done with, the newest last.
+        children: the shards that were split off.
+    """
+
+    index: int
+    term: int
+    seq_base: int
+    generation: int
+    sessions_opened: int
+    membership: Membership
+    membership_index: int
+    clock_ms: int = 0
+    ranges: tuple[MicroshardRange, ...] = ()
+    format: int = FORMAT
+    outgoing: Outgoing | None = None
+    incoming: Incoming | None = None
+    ended: tuple[EndedRelocation, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    children: tuple[int, ...] = ()
+
+    @property
+    def seq(self) -> int:
+        """The replica's position: that of the last entry applied."""
+        return self.seq_base + self.index
+
+    @property
+    def stored_ranges(self) -> tuple[MicroshardRange, ...]:
+        """The microshards that the replica has rows of: its own, those it has parted with, and those it is to get."""
+        outgoing = self.outgoing.ranges if self.outgoing is not None else ()
+        incoming = self.incoming.ranges if self.incoming is not None else ()
+        return ranges_of({*microshards_in(self.ranges), *microshards_in(outgoing), *microshards_in(incoming)})
+
+    def generations(self, ranges: Iterable[MicroshardRange]) -> dict[int, int]:
+        """Return, for each microshard of `ranges`, the generation that its rows lie under on this node."""
+        elsewhere = {
+            microshard: placement.generation
+            for placement in self.placements
+            for microshard in range(placement.first, placement.end)
+        }
+        return {microshard: elsewhere.get(microshard, self.generation) for microshard in microshards_in(ranges)}
+
+
+def placements_of(generations: dict[int, int], usual: int) -> tuple[Placement, ...]:
+    """Return the placements of microshards, by generation, that do not lie under the `usual` one."""
+    placements: list[Placement] = []
+    for microshard, generation in sorted(generations.items()):
+        if generation == usual:
+            continue
+        if placements and (placements[-1].end, placements[-1].generation) == (microshard, generation):
+            placements[-1] = Placement(placements[-1].first, microshard + 1, generation)
+        else:
+            placements.append(Placement(microshard, microshard + 1, generation))
+    return tuple(placements)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AppliedState)
+
+
+def encode_applied_state(state: AppliedState) -> bytes:
+    return _encoder.encode(state)
+
+
+def load_applied_state(engine: Engine, group: int) -> AppliedState | None:
+    """Return how far a replica is, or None where it has applied nothing yet."""
+    row = engine.get(engine.data, applied_state_key(group))
+    if row is None:
+        return None
+    state = _decoder.decode(row)
+    check_format(state.format, f"the applied state of shard {group}")
+    return state

@@ -1,0 +1,108 @@
+"""`shoal split`, `merge` and `move-microshards`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from shoal.cli.failures import CommandFailed, ExitCode
+from shoal.cli.options import JsonOption
+
+from shoal_shardmanager.cli_options import (
+    DEFAULT_TIMEOUT,
+    ConfigOption,
+    DetachOption,
+    ManagersOption,
+    PlanOption,
+    ShardArgument,
+    TimeoutOption,
+    VersionOption,
+    client_of,
+    run_order,
+)
+from shoal_shardmanager.rpc.generated import admin_pb2 as pb
+
+MICROSHARD_MAX = 1 << 24
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("split")(split)
+    app.command("merge")(merge)
+    app.command("move-microshards")(move_microshards)
+
+
+def split(
+    shard: ShardArgument,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            "--at", metavar="MICROSHARD", min=0, help="The first of the new shard.  [default: where it parts the load]"
+        ),
+    ] = None,
+    managers: ManagersOption = None,
+    config: ConfigOption = None,
+    plan: PlanOption = False,
+    detach: DetachOption = False,
+    if_version: VersionOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Split a shard in two, live, where its replicas are; no row moves.
+
+    Without --at the point is where it parts reads and writes best, else bytes, else microshards.
+    """
+    request = pb.StartRequest(split=pb.Split(shard=shard, at=at))
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+
+
+def merge(
+    shard: ShardArgument,
+    other: Annotated[int, typer.Argument(metavar="OTHER", help="The shard that is merged into it, and dropped.")],
+    managers: ManagersOption = None,
+    config: ConfigOption = None,
+    plan: PlanOption = False,
+    detach: DetachOption = False,
+    if_version: VersionOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a shard all microshards of another one, live; the other one is then dropped.
+
+    The other one stays for a while, empty, to answer writes that are repeated (`shoal settings`: merge_linger).
+    """
+    request = pb.StartRequest(merge=pb.Merge(target=shard, source=other))
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+
+
+def move_microshards(
+    source: Annotated[int, typer.Option("--from", metavar="SHARD", help="The shard that gives them.")],
+    target: Annotated[int, typer.Option("--to", metavar="SHARD", help="The shard that gets them.")],
+    microshards: Annotated[str, typer.Option("--microshards", metavar="LIST", help="Which: such as 10-19,30.")],
+    managers: ManagersOption = None,
+    config: ConfigOption = None,
+    plan: PlanOption = False,
+    detach: DetachOption = False,
+    if_version: VersionOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Move microshards from one shard to another, live, wherever the replicas of both are."""
+    order = pb.MoveMicroshards(source=source, target=target, ranges=parse_microshards(microshards))
+    request = pb.StartRequest(move_microshards=order)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+
+
+def parse_microshards(text: str) -> list[pb.MicroshardRange]:
+    """Return the ranges of a list such as `10-19,30`."""
+    ranges: list[pb.MicroshardRange] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        numbers = [first, last] if dash else [first, first]
+        if not all(number.isascii() and number.isdigit() and int(number) < MICROSHARD_MAX for number in numbers):
+            raise CommandFailed(f"--microshards is a list such as 10-19,30, not {text!r}", ExitCode.USAGE)
+        low, high = int(numbers[0]), int(numbers[1])
+        if high < low:
+            raise CommandFailed(f"--microshards: {low}-{high} ends before it begins", ExitCode.USAGE)
+        ranges.append(pb.MicroshardRange(first=low, end=high + 1))
+    return ranges

@@ -1,0 +1,68 @@
+"""Replicas of real nodes are compared: equal after writes and restarts, and a row planted in one of them is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shoal
+from shoal.shardmap import Routes
+from shoal.survey import fetch_shard_map
+from shoal_chaos.checkers.divergence import NotQuiet, find_violations
+from shoal_server.storage.applied_state import load_applied_state
+from shoal_server.storage.folder import DATABASE_FOLDER
+from shoal_server.storage.layout import data_prefix, value_header
+from shoal_server.storage.rocks import RocksEngine
+
+MIB = 1 << 20
+KEYS = 3_000
+PLANTED = b"planted"
+
+
+def seeds(cluster: Any) -> list[str]:
+    return [f"127.0.0.1:{port}" for port in cluster.ports]
+
+
+def plant(database: Path, keyspace: int, shard: int, microshard: int) -> None:
+    """Put a row into a replica whose node is down, past its log."""
+    engine = RocksEngine(database, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+    state = load_applied_state(engine, shard)
+    assert state is not None
+    prefix = data_prefix(keyspace, microshard, state.generations(state.ranges)[microshard])
+    batch = engine.batch()
+    batch.put(prefix + PLANTED, value_header(1) + b"by nobody", engine.data)
+    engine.write(batch)
+    engine.close()
+
+
+@pytest.mark.timeout(120)
+async def test_a_row_planted_in_one_replica_is_found_and_named(real_cluster: Any) -> None:
+    async with real_cluster() as cluster, shoal.AsyncClient(cluster.url) as db:
+        await db.put_many({f"key-{number}": str(number) for number in range(KEYS)})
+        await db.put_many({f"brief-{number}": "" for number in range(100)}, ttl=3600)
+        await db.delete_many([f"key-{number}" for number in range(0, KEYS, 3)])
+        assert await find_violations(seeds(cluster)) == []
+
+        routes = Routes(await fetch_shard_map(seeds(cluster)))
+        (keyspace,) = routes.map.keyspaces
+        shard = routes.shard_of(keyspace, PLANTED)
+        assert await cluster.stop("n2") == 0
+        plant(cluster.folder / "n2" / DATABASE_FOLDER, keyspace.id, shard, keyspace.microshard_of(PLANTED))
+        await cluster.start("n2")
+        await cluster.ready()
+        (found,) = await find_violations(seeds(cluster))
+        assert found.shard == shard
+        assert found.groups == (("n1", "n3"), ("n2",))
+        assert "n2: b'planted' in microshard" in found.sentence
+
+
+@pytest.mark.timeout(120)
+async def test_replicas_that_do_not_come_to_one_position_are_not_called_equal(real_cluster: Any) -> None:
+    async with real_cluster() as cluster, shoal.AsyncClient(cluster.url) as db:
+        cluster.pause("n3")
+        await db.put("key", "value")
+        with pytest.raises((NotQuiet, shoal.DeadlineExceeded)):
+            await find_violations(seeds(cluster), patience_seconds=1.0)
+        cluster.resume("n3")
+        assert await find_violations(seeds(cluster)) == []

@@ -1,0 +1,157 @@
+"""The shard manager's operations in simulation: many seeds, planted bugs, and determinism."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from shoal.shardmap import Shard
+from shoal_chaos.control_simulation.run import Focus, Report, simulate
+from shoal_chaos.simulation.invariants import Violation
+from shoal_shardmanager import queueing, store
+from shoal_shardmanager.driver import Term
+from shoal_shardmanager.operations import replica
+from shoal_shardmanager.operations.outcome import Outcome, ask, go
+from shoal_shardmanager.orders import shards as shard_orders
+from shoal_shardmanager.requests import DEMOTE, Change
+from shoal_shardmanager.rows import MoveReplica, OperationRow, Step
+from shoal_shardmanager.state import Change as StateChange
+from shoal_shardmanager.state import ClusterState, with_shards, without_replica
+from shoal_shardmanager.store import Store
+from shoal_shardmanager.view import Leading
+
+SEEDS = range(24)
+PLANTED_SEEDS = range(106, 136)
+
+
+def _run(seed: int) -> Report | str:
+    """Run a seed; return its report, or what went wrong and how to see it again."""
+    try:
+        return simulate(seed)
+    except Exception:
+        return f"{traceback.format_exc()}\nreplay with: python -m shoal_chaos.control_simulation --seed {seed}"
+
+
+@pytest.mark.timeout(600)
+def test_operations_end_or_say_why_not_and_no_shard_loses_its_quorum() -> None:
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        reports = list(pool.map(_run, SEEDS, chunksize=2))
+    failures = [report for report in reports if isinstance(report, str)]
+    assert not failures, "\n".join(failures)
+    ended: Counter[str] = sum((report.ended for report in reports if isinstance(report, Report)), Counter())
+    kinds = {
+        "move done",
+        "drain done",
+        "heal done",
+        "rebalance done",
+        "failover done",
+        "split done",
+        "transfer-leader done",
+    }
+    assert kinds <= ended.keys(), "the seeds have to do what operators do"
+
+
+def test_equal_seeds_give_equal_runs_whatever_the_hash_seed() -> None:
+    def printed(hash_seed: str) -> str:
+        program = "from shoal_chaos.control_simulation.run import simulate; print(simulate(3, order_seconds=5))"
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
+
+    assert printed("1") == printed("2")
+
+
+def drop_what_the_log_still_counts_on(patch: pytest.MonkeyPatch) -> None:
+    """A move deletes the old replica once it has lost its vote, and nobody removes it from the shard."""
+
+    def remove(
+        row: OperationRow, work: MoveReplica, shard: Shard, leader: Leading, state: ClusterState, now: int
+    ) -> Outcome:
+        del leader
+        shard_map = with_shards(state.map, [without_replica(shard, replica.retiring(row, work))])
+        return go(row, Step.DROP, now, shard_map, map_version=shard_map.version)
+
+    patch.setattr(replica, "_remove", remove)
+
+
+def demote_before_the_new_one_votes(patch: pytest.MonkeyPatch) -> None:
+    """A move takes the old vote, and leaves the new replica without one."""
+
+    def promote(row: OperationRow, work: MoveReplica, leader: Leading, now: int) -> Outcome:
+        del work, leader
+        return go(row, Step.HAND_OVER, now)
+
+    def demote(row: OperationRow, work: MoveReplica, leader: Leading, state: ClusterState, now: int) -> Outcome:
+        del state
+        leaving = replica.retiring(row, work)
+        if leaving not in leader.voters:
+            return go(row, Step.REMOVE, now)
+        return ask(
+            Change(leader.node, work.shard, DEMOTE, leaving, row.id, leader.replica.membership_version), waiting=""
+        )
+
+    patch.setattr(replica, "_promote", promote)
+    patch.setattr(replica, "_demote", demote)
+
+
+def take_orders_for_busy_shards(patch: pytest.MonkeyPatch) -> None:
+    """Two operations may work on one shard."""
+    patch.setattr(shard_orders, "check_idle", lambda *_: None)
+
+
+def write_rows_without_the_fence(patch: pytest.MonkeyPatch) -> None:
+    """A manager that was deposed writes on."""
+
+    async def write(self: Store, changes: Iterable[StateChange]) -> None:
+        rows = dict(map(store._as_operation, changes))
+        await self._client.write(list(rows.values()), when=[])
+
+    patch.setattr(Store, "write", write)
+
+
+def go_on_after_a_write_of_unknown_outcome(patch: pytest.MonkeyPatch) -> None:
+    """What was written and not acknowledged is taken for not written."""
+    patch.setattr(Term, "_ended", property(lambda self: None, lambda self, error: None), raising=False)
+
+
+def begin_more_than_the_caps_allow(patch: pytest.MonkeyPatch) -> None:
+    """Whatever waits in the queue begins."""
+    patch.setattr(queueing._Moving, "admits", lambda *_: True)
+
+
+def place_on_nodes_that_are_being_emptied(patch: pytest.MonkeyPatch) -> None:
+    """A move that was queued begins, whatever has become of its target."""
+    patch.setattr(queueing, "_pointless", lambda *_: "")
+
+
+BUGS: dict[Callable[[pytest.MonkeyPatch], None], Focus] = {
+    drop_what_the_log_still_counts_on: Focus(("move", "rebalance")),
+    demote_before_the_new_one_votes: Focus(("move", "rebalance")),
+    take_orders_for_busy_shards: Focus(("move", "move_leader")),
+    write_rows_without_the_fence: Focus(("move", "split", "alter"), ("elect", "pause_manager")),
+    go_on_after_a_write_of_unknown_outcome: Focus(("move", "split", "alter"), ("bad_rows",)),
+    begin_more_than_the_caps_allow: Focus(("move", "rebalance", "drain")),
+    place_on_nodes_that_are_being_emptied: Focus(("move", "drain", "undrain"), ("crash_many",)),
+}
+"""What is planted, and what the runs that are to find it are about."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_of_the_controller_is_found(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug(monkeypatch)
+    for seed in PLANTED_SEEDS:
+        try:
+            simulate(seed, settles=False, focus=BUGS[bug])
+        except Violation:
+            return
+    pytest.fail(f"{len(PLANTED_SEEDS)} seeds did not find it")

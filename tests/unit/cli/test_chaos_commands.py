@@ -1,0 +1,79 @@
+"""`shoal chaos`: what it lists, refuses and reports. Runs of scenarios are in tests/cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer.testing
+from shoal.cli.failures import ExitCode
+from shoal.cli.main import app
+from shoal_chaos import cli
+from shoal_chaos.report.records import Outcome, RunRecord, keep
+
+RUNNER = typer.testing.CliRunner()
+
+
+def record(outcome: Outcome = Outcome.HELD) -> RunRecord:
+    return RunRecord(
+        scenario="ring", hypothesis="It holds.", outcome=outcome, reason="nothing was found", seed=1,
+        began="2026-11-21T10:00:00+00:00", seconds=1.0, cluster="5 nodes", score=99,
+    )  # fmt: skip
+
+
+def test_list_names_every_scenario_and_what_can_be_done_to_any_cluster() -> None:
+    result = RUNNER.invoke(app, ["chaos", "list", "--json"])
+    assert result.exit_code == ExitCode.DONE
+    listed = {one["name"]: one["anywhere"] for one in json.loads(result.stdout)}
+    assert listed["load-spike"]
+    assert not listed["leader-kill"]
+
+
+def test_an_unknown_scenario_is_not_found_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_run_once", lambda *_: pytest.fail("nothing may be run"))
+    result = RUNNER.invoke(app, ["chaos", "run", "ring", "no-such"])
+    assert result.exit_code == ExitCode.NOT_FOUND
+    assert "no-such" in result.stderr
+
+
+def test_a_scenario_that_needs_our_own_processes_is_refused_on_any_cluster(tmp_path: Path) -> None:
+    arguments = ["chaos", "run", "leader-kill", "--url", "shoal://127.0.0.1:1/default", "--runs", str(tmp_path)]
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == ExitCode.USAGE
+    assert "leave out --url" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(Outcome.HELD, ExitCode.DONE), (Outcome.SKIPPED, ExitCode.DONE), (Outcome.REFUTED, ExitCode.FAILED)],
+)
+def test_the_exit_code_says_whether_the_hypothesis_was_refuted_and_the_run_is_kept(
+    outcome: Outcome, code: ExitCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_run_once", lambda *_: record(outcome))
+    result = RUNNER.invoke(app, ["chaos", "run", "ring", "--seed", "1", "--runs", str(tmp_path), "--json"])
+    assert result.exit_code == code
+    assert [one["outcome"] for one in json.loads(result.stdout)] == [outcome]
+    assert len(list(tmp_path.iterdir())) == 1
+    if code:
+        assert "shoal chaos run ring --seed 1" in result.stderr
+
+
+def test_report_writes_a_page_about_what_is_kept(tmp_path: Path) -> None:
+    keep(record(), tmp_path)
+    result = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path)])
+    assert result.exit_code == ExitCode.DONE
+    assert "ring" in Path(result.stdout.strip()).read_text()
+
+
+def test_without_runs_there_is_nothing_to_report(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path)])
+    assert result.exit_code == ExitCode.NOT_FOUND
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    keep(record(), tmp_path).write_text("{}")
+    result = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path)])
+    assert result.exit_code == ExitCode.FAILED
+    assert "is not the record of a run" in result.stderr

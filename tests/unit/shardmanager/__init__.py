@@ -1,0 +1,1 @@
+"""The shard manager, against a cluster without nodes that checks every step."""

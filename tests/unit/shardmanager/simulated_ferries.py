@@ -1,0 +1,103 @@
+"""Ferries of the simulated cluster: all that they do to the two shards' logs and to the rows, without a row copied.
+
+One step a tick, each an event at which the manager may end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.shardmap import with_ranges, without_ranges
+from shoal_shardmanager.operations import relocate
+from shoal_shardmanager.operations.relocate import Carried
+from shoal_shardmanager.rows import MergeShards, MoveMicroshards, OperationRow, Step
+from shoal_shardmanager.state import Change, changed
+
+from .model import Group
+
+if TYPE_CHECKING:
+    from .simulated import SimulatedCluster
+
+PAGES = 5
+"""How many ticks the copying takes."""
+
+
+class SimulatedFerries:
+    """What the ferries of the manager do, and what the nodes do that they ask."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self._cluster = cluster
+        self.stuck: set[int] = set()
+
+    def go_on(self, wanted: list[int]) -> None:
+        for operation in wanted:
+            row = self._cluster.state.operations[operation]
+            assert isinstance(row.arguments, MoveMicroshards | MergeShards)
+            if operation in self.stuck:
+                self._cluster.memory.carried[operation] = Carried("copying", trouble="made to stand still", attempts=1)
+                continue
+            groups = [self._cluster.groups[shard] for shard in (row.arguments.source, row.arguments.target)]
+            if all(self._cluster.nodes[group.leader].runs for group in groups):
+                self._go_on(row, row.arguments, *groups)
+            else:
+                self._cluster.memory.carried[operation] = Carried("copying", trouble="a leader is away", attempts=1)
+
+    def _go_on(self, row: OperationRow, work: MoveMicroshards | MergeShards, source: Group, target: Group) -> None:
+        cluster, number = self._cluster, row.id
+        if target.ended.get(number) is RelocationEnd.ADOPTED:
+            self._write(row, relocate.adopted(row, work, cluster.state, cluster.view().newest_map(), cluster.now_ms))
+            return
+        assert number not in target.ended, "what was cancelled is not begun again"
+        if target.incoming is None:
+            assert not set(work.ranges).intersection(target.ranges)
+            target.incoming = RelocationStatus(number, work.source, work.ranges)
+        elif source.outgoing is None:
+            assert not without_ranges(work.ranges, source.ranges), "it has what it gives"
+            source.outgoing = RelocationStatus(number, work.target, work.ranges)
+        elif target.incoming.number < PAGES:
+            target.incoming = replace(target.incoming, number=target.incoming.number + 1)
+        elif row.step is Step.COPY:
+            self._write(row, relocate.sealing(row, cluster.now_ms))
+        elif not source.outgoing.sealed:
+            source.outgoing = replace(source.outgoing, sealed=True)
+            source.ranges = without_ranges(source.ranges, work.ranges)
+            self._derive(source)
+        else:
+            target.incoming, target.ranges = None, with_ranges(target.ranges, work.ranges)
+            target.ended[number] = RelocationEnd.ADOPTED
+            self._derive(target)
+        cluster.memory.carried[number] = Carried("copying")
+        cluster.event()
+
+    def _derive(self, group: Group) -> None:
+        for member in group.members:
+            self._cluster.derive(member, self._cluster.state.map.version + 1)
+
+    def _write(self, row: OperationRow, changes: tuple[Change, ...]) -> None:
+        cluster = self._cluster
+        cluster.event()
+        cluster.state = changed(cluster.state, changes)
+        cluster.history += [change for change in changes if isinstance(change, OperationRow)]
+        cluster.event()
+
+    # -- what the controller asks of leaders
+
+    def forget(self, group: Group, number: int) -> None:
+        if group.outgoing is not None and group.outgoing.relocation == number:
+            assert group.outgoing.sealed, "what is not given away is not deleted"
+            target = self._cluster.groups[group.outgoing.other]
+            assert target.ended.get(number) is RelocationEnd.ADOPTED, "only what the target has is deleted"
+            group.outgoing = None
+        group.ended[number] = RelocationEnd.FORGOTTEN
+
+    def cancel(self, group: Group, number: int) -> None:
+        if group.outgoing is not None and group.outgoing.relocation == number:
+            assert not group.outgoing.sealed, "from the seal on it only goes forward"
+            group.outgoing = None
+        if group.incoming is not None and group.incoming.relocation == number:
+            source = self._cluster.groups[group.incoming.other]
+            assert source.ended.get(number) is RelocationEnd.CANCELLED, "the source is asked first"
+            group.incoming = None
+        group.ended[number] = RelocationEnd.CANCELLED

@@ -1,0 +1,343 @@
+"""The ferry, between two shards that are kept in memory: what is called in which order, and failures and ends at each call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from msgspec.structs import replace
+from shoal.errors import InvalidArgument, Unavailable
+from shoal.protocol.messages import ReplicaStatus, StatusReply
+from shoal.protocol.relocation import (
+    ClearedRange,
+    EndedRelocation,
+    MovedRow,
+    MovingRows,
+    RelocationCursor,
+    RelocationEnd,
+    RelocationStatus,
+)
+from shoal.shardmap import MicroshardRange
+from shoal_shardmanager.ferry import CannotSeal, Ferry
+from shoal_shardmanager.rows import MoveMicroshards
+
+SOURCE, TARGET, OPERATION = 1, 2, 7
+RANGES = (MicroshardRange(0, 4),)
+WORK = MoveMicroshards(SOURCE, TARGET, RANGES)
+PAGE_ROWS = 8
+CALLS_MAX = 48
+EMPTY = ReplicaStatus(0, "leader", "", 1, 0, 0, 0, 0, 0, 0, (), ())
+STATUS = StatusReply(1, "n", "c", "i", "s", 1, 5, (), "", 1 << 40, ())
+
+
+class Shards:
+    """Both shards' logs, reduced to what a relocation does to them. `calls` are those that arrived, in order."""
+
+    def __init__(self, keys: int = 40, writes: int = 30) -> None:
+        self.random = Random(keys)
+        self.rows = {f"k{number:03}".encode(): b"0" for number in range(keys)}
+        self.index = 1
+        self.journal: list[tuple[int, bytes]] = []
+        self.outgoing: RelocationStatus | None = None
+        self.incoming: RelocationStatus | None = None
+        self.arrived: dict[bytes, bytes] = {}
+        self.adopted = False
+        self.writes_left = writes
+        self.calls: list[str] = []
+        self.fail_at = -1
+        self.lose_at = -1
+        self.second_read: asyncio.Event | None = None
+
+    def write(self) -> None:
+        """Somebody writes, as long as the source takes it."""
+        sealed = self.outgoing is not None and self.outgoing.sealed
+        if self.writes_left == 0 or sealed:
+            return
+        self.writes_left -= 1
+        self.index += 1
+        key = self.random.choice([*self.rows, b"new%d" % self.index])
+        if self.random.random() < 0.2:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = b"%d" % self.index
+        if self.outgoing is not None:
+            self.journal.append((self.index, key))
+
+    def call(self, name: str) -> bool:
+        """A call arrives; return whether its answer does."""
+        self.calls.append(name)
+        self.write()
+        if len(self.calls) == self.fail_at:
+            raise Unavailable("made to fail")
+        return len(self.calls) != self.lose_at
+
+    def answer(self, arrives: bool) -> None:
+        if not arrives:
+            raise Unavailable("made to lose the answer")
+
+
+class Connection:
+    """A connection to either leader: what `AdminConnection` offers a ferry."""
+
+    def __init__(self, shards: Shards, shard: int) -> None:
+        self.shards = shards
+        self.shard = shard
+        self.busy = False
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def _turn(self) -> None:
+        """Let others go on; a connection bears one question at a time."""
+        assert not self.busy
+        assert not self.closed
+        self.busy = True
+        await asyncio.sleep(0)
+        self.busy = False
+
+    async def status(self) -> StatusReply:
+        await self._turn()
+        shards = self.shards
+        arrives = shards.call(f"status {self.shard}")
+        if self.shard == SOURCE:
+            replica = replace(EMPTY, shard=SOURCE, outgoing=shards.outgoing, ranges=RANGES)
+        else:
+            ended = (EndedRelocation(OPERATION, RelocationEnd.ADOPTED),) if shards.adopted else ()
+            replica = replace(EMPTY, shard=TARGET, incoming=shards.incoming, relocations_ended=ended)
+        shards.answer(arrives)
+        return replace(STATUS, replicas=(replica,))
+
+    async def take_microshards(
+        self, shard: int, relocation: int, source: int, ranges: tuple[MicroshardRange, ...]
+    ) -> None:
+        await self._turn()
+        arrives = self.shards.call("take")
+        assert (self.shard, shard, source, ranges) == (TARGET, TARGET, SOURCE, RANGES)
+        if self.shards.incoming is None and not self.shards.adopted:
+            self.shards.incoming = RelocationStatus(relocation, source, ranges)
+        self.shards.answer(arrives)
+
+    async def give_microshards(
+        self, shard: int, relocation: int, target: int, ranges: tuple[MicroshardRange, ...]
+    ) -> None:
+        await self._turn()
+        arrives = self.shards.call("give")
+        assert (self.shard, shard, target, ranges) == (SOURCE, SOURCE, TARGET, RANGES)
+        if self.shards.outgoing is None:
+            self.shards.outgoing = RelocationStatus(relocation, target, ranges)
+        self.shards.answer(arrives)
+
+    async def read_moving(self, shard: int, relocation: int, cursor: RelocationCursor, *, max_bytes: int) -> MovingRows:
+        await self._turn()
+        shards = self.shards
+        arrives = shards.call("read")
+        if shards.second_read is not None and shards.calls.count("read") == 2:
+            shards.second_read.set()
+        assert (self.shard, shard, relocation) == (SOURCE, SOURCE, OPERATION)
+        assert shards.outgoing is not None
+        sealed = shards.outgoing.sealed
+        rows: list[MovedRow]
+        if not cursor.scanned:
+            mark = shards.index if cursor.mark < 0 else cursor.mark
+            following = [key for key in sorted(shards.rows) if key > cursor.after][:PAGE_ROWS]
+            rows = [(0, key, shards.rows[key]) for key in following]
+            over = len(following) < PAGE_ROWS
+            page = RelocationCursor(mark, over, b"" if over else following[-1])
+            done = False
+        else:
+            entries = [entry for entry in shards.journal if entry[0] > cursor.mark][:PAGE_ROWS]
+            rows = [(0, key, shards.rows.get(key)) for _, key in entries]
+            done = len(entries) < PAGE_ROWS
+            page = RelocationCursor(shards.index if done else entries[-1][0], True, complete=done and sealed)
+        shards.answer(arrives)
+        return MovingRows(1, [], rows, page, done, sealed)
+
+    async def store_moved(
+        self,
+        shard: int,
+        relocation: int,
+        number: int,
+        cleared: list[ClearedRange],
+        rows: list[MovedRow],
+        cursor: RelocationCursor,
+    ) -> None:
+        await self._turn()
+        shards = self.shards
+        if shards.second_read is not None:
+            await shards.second_read.wait()
+        arrives = shards.call("store")
+        assert (self.shard, shard, relocation) == (TARGET, TARGET, OPERATION)
+        assert shards.incoming is not None
+        if number > shards.incoming.number:
+            raise InvalidArgument(f"number {number} leaves some out")
+        if number == shards.incoming.number:
+            for _, key, row in rows:
+                if row is None:
+                    shards.arrived.pop(key, None)
+                else:
+                    shards.arrived[key] = row
+            shards.incoming = replace(shards.incoming, number=number + 1, cursor=cursor)
+        shards.answer(arrives)
+
+    async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+        await self._turn()
+        arrives = self.shards.call("seal")
+        assert map_version == 6
+        assert self.shards.outgoing is not None
+        self.shards.outgoing = replace(self.shards.outgoing, sealed=True)
+        self.shards.answer(arrives)
+
+    async def adopt_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+        await self._turn()
+        shards = self.shards
+        arrives = shards.call("adopt")
+        assert map_version == 6
+        if not shards.adopted:
+            assert shards.incoming is not None
+            if not shards.incoming.cursor.complete:
+                raise InvalidArgument("something is missing")
+            shards.adopted, shards.incoming = True, None
+        shards.answer(arrives)
+
+
+class Port:
+    """The manager, for a ferry."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self.connections: list[Connection] = []
+        self.sealed = False
+        self.newer_than = 0
+        self.cancelled = False
+        self.rests: list[float] = []
+
+    async def connect(self, shard: int) -> Connection:
+        self.connections.append(Connection(self.shards, shard))
+        return self.connections[-1]
+
+    async def sealing(self, operation: int) -> int:
+        assert operation == OPERATION
+        assert self.shards.outgoing is not None
+        assert not self.shards.outgoing.sealed or self.sealed, "it is written before the source is sealed"
+        if self.cancelled:
+            raise CannotSeal("it was cancelled")
+        self.sealed = True
+        return 6
+
+    async def adopted(self, operation: int, newer_than: int) -> None:
+        assert self.shards.adopted, "it is written after the target has adopted"
+        self.newer_than = newer_than
+
+    async def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        await asyncio.sleep(0)
+
+
+async def carried_over(shards: Shards, port: Port, limit: Callable[[], int] = lambda: 0) -> Ferry:
+    ferry = Ferry(OPERATION, WORK, port, limit)
+    await asyncio.wait_for(ferry.run(), 10.0)
+    return ferry
+
+
+def check_arrival(shards: Shards, port: Port) -> None:
+    assert shards.adopted
+    assert shards.arrived == shards.rows
+    assert port.newer_than > 0
+    assert all(connection.closed for connection in port.connections)
+
+
+async def test_a_ferry_takes_gives_copies_seals_and_has_adopted_in_this_order() -> None:
+    shards = Shards()
+    port = Port(shards)
+    ferry = await carried_over(shards, port)
+    check_arrival(shards, port)
+    calls = shards.calls
+    assert calls[:5] == ["status 1", "status 2", "take", "give", "status 2"]
+    assert calls[calls.index("seal") :] == ["seal", "read", "store", "adopt"]
+    assert port.newer_than == 6
+    assert ferry.carried.rows >= 40
+    assert not ferry.carried.trouble
+
+
+async def test_the_next_page_is_read_while_one_is_stored() -> None:
+    shards = Shards(writes=0)
+    shards.second_read = asyncio.Event()  # the first page is not stored before it
+    port = Port(shards)
+    await carried_over(shards, port)
+    check_arrival(shards, port)
+
+
+@pytest.mark.parametrize("kind", ["fail_at", "lose_at"])
+@pytest.mark.parametrize("call", range(1, CALLS_MAX))
+async def test_any_call_may_fail_or_lose_its_answer(call: int, kind: str) -> None:
+    shards = Shards()
+    setattr(shards, kind, call)
+    port = Port(shards)
+    await carried_over(shards, port)
+    check_arrival(shards, port)
+    if call <= len(shards.calls):
+        assert port.rests == [0.1]
+
+
+@pytest.mark.parametrize("call", range(1, CALLS_MAX))
+async def test_another_ferry_goes_on_where_one_ended(call: int) -> None:
+    shards = Shards()
+    port = Port(shards)
+    first = asyncio.create_task(Ferry(OPERATION, WORK, port, lambda: 0).run())
+    while len(shards.calls) < call and not first.done():
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    stored = shards.incoming.number if shards.incoming is not None else 1
+    done = len(shards.calls)
+    await carried_over(shards, port)
+    check_arrival(shards, port)
+    if stored > 3 and not port.sealed:
+        assert shards.calls[done:].count("store") < 12, "what has arrived is not copied again"
+
+
+async def test_a_late_ferry_does_no_harm_beside_a_new_one() -> None:
+    shards = Shards()
+    port = Port(shards)
+    await asyncio.gather(carried_over(shards, port), carried_over(shards, port))
+    check_arrival(shards, port)
+
+
+async def test_a_cancelled_operation_is_not_sealed() -> None:
+    shards = Shards()
+    port = Port(shards)
+    port.cancelled = True
+    await carried_over(shards, port)
+    assert "seal" not in shards.calls
+    assert all(connection.closed for connection in port.connections)
+
+
+async def test_trouble_is_told_and_tried_again_after_longer_and_longer_pauses() -> None:
+    shards = Shards()
+    port = Port(shards)
+    ferry = Ferry(OPERATION, WORK, port, lambda: 0)
+    told: list[str] = []
+
+    async def refuse(shard: int) -> Connection:
+        told.append(ferry.carried.note.waiting)
+        if len(told) < 8:
+            raise Unavailable("shard 1 reports no leader")
+        return Connection(shards, shard)
+
+    port.connect = refuse  # type: ignore[method-assign]
+    await ferry.run()
+    assert port.rests == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
+    assert "tried 7 times, the last time: shard 1 reports no leader" in told[7]
+    assert shards.adopted
+
+
+async def test_a_limit_slows_the_copying_and_not_the_catching_up() -> None:
+    shards = Shards(writes=30)
+    port = Port(shards)
+    size = sum(len(key) + len(row) for key, row in shards.rows.items())
+    await carried_over(shards, port, lambda: 10)
+    check_arrival(shards, port)
+    assert sum(port.rests) == pytest.approx(size / 10, rel=0.5)

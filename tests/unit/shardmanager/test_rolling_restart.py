@@ -1,0 +1,121 @@
+"""A rolling restart: one node at a time, leaderships first, the next one only when all is well; resumed by any manager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shoal_shardmanager.operations.restart import current_node
+from shoal_shardmanager.orders import Refused, RestartOrder, Why
+from shoal_shardmanager.rows import Drain, State, Step
+
+
+def operator(cluster: Any, operation: int, ticks: int = 2_000) -> list[str]:
+    """Restart whichever node's turn it is, until the operation has ended; return them in order."""
+    restarted: list[str] = []
+    for _ in range(ticks):
+        row = cluster.state.operations[operation]
+        if not row.running:
+            return restarted
+        if row.step is Step.RESTART and current_node(row.arguments) not in restarted:
+            node = current_node(row.arguments)
+            assert all(group.leader != node for group in cluster.groups.values()), "it leads nothing any more"
+            assert all(other.runs for other in cluster.nodes.values()), "all others run"
+            restarted.append(node)
+            cluster.stop(node)
+            cluster.run(8)
+            assert cluster.state.operations[operation].step is Step.RESTART
+            cluster.start(node)
+        cluster.step()
+    raise AssertionError(cluster.last.notes)
+
+
+def test_all_nodes_are_restarted_one_after_the_other(simulated: Any) -> None:
+    cluster = simulated(shards=6)
+    operation = cluster.order(RestartOrder())
+    assert operator(cluster, operation) == ["n1", "n2", "n3", "n4", "n5"]
+    row = cluster.state.operations[operation]
+    assert (row.state, row.reason) == (State.DONE, "5 nodes were restarted, one after the other")
+    cluster.settled()
+
+
+def test_nodes_that_are_named_are_restarted_in_that_order(simulated: Any) -> None:
+    cluster = simulated()
+    assert operator(cluster, cluster.order(RestartOrder(("n3", "n1")))) == ["n3", "n1"]
+
+
+@pytest.mark.parametrize("event", range(1, 30))
+def test_another_manager_goes_on_with_it(simulated: Any, event: int) -> None:
+    cluster = simulated()
+    operation = cluster.order(RestartOrder(("n1", "n2")))
+    cluster.crash_at = event
+    assert operator(cluster, operation) == ["n1", "n2"]
+
+
+def test_nothing_is_restarted_while_a_replica_is_not_in_step(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.groups[1].match["n2"] = 0
+    with pytest.raises(Refused, match="the replica of shard 1 on n2 is not in step: nothing may be taken away now"):
+        cluster.order(RestartOrder())
+    cluster.run(5)
+    operation = cluster.order(RestartOrder(("n1", "n4", "n3")))
+    assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
+    cluster.stop("n1")
+    cluster.run(5)
+    cluster.start("n1")
+    cluster.stop("n2")
+    cluster.run(100)
+    row = cluster.state.operations[operation]
+    assert (row.step, row.arguments.done) == (Step.SETTLE, 0)
+    assert "on n2 is not in step" in cluster.last.notes[operation].waiting
+    cluster.start("n2")
+    assert operator(cluster, operation) == ["n4", "n3"]
+
+
+def test_a_process_that_was_not_restarted_is_not_taken_for_another(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.run(50)
+    operation = cluster.order(RestartOrder(("n1",)))
+    cluster.run(2_000)
+    assert cluster.state.operations[operation].step is Step.RESTART
+    assert cluster.last.notes[operation].waiting == "restart node n1 now"
+
+
+def test_leaderships_that_come_back_are_given_away_again(simulated: Any) -> None:
+    cluster = simulated()
+    operation = cluster.order(RestartOrder(("n1",)))
+    assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
+    cluster.groups[1].leader = "n1"
+    cluster.run(3)
+    assert cluster.groups[1].leader != "n1"
+
+
+def test_a_rolling_restart_can_be_cancelled(simulated: Any) -> None:
+    cluster = simulated()
+    operation = cluster.order(RestartOrder())
+    cluster.run(20)
+    cluster.cancel(operation)
+    row = cluster.run_to_end(operation)
+    assert (row.state, row.reason) == (State.CANCELLED, "cancelled; 0 of 5 nodes were restarted")
+
+
+def test_bad_orders_to_restart_are_refused(simulated: Any) -> None:
+    cluster = simulated()
+    for order, why, words in (
+        (RestartOrder(("n9",)), Why.NOT_FOUND, "no node 'n9'"),
+        (RestartOrder(("n1", "n1")), Why.WRONG, "n1 is named twice"),
+    ):
+        with pytest.raises(Refused, match=words) as refusal:
+            cluster.order(order)
+        assert refusal.value.why is why
+    cluster.stop("n4")
+    with pytest.raises(Refused, match="n4 does not answer: start it, or name the other nodes"):
+        cluster.order(RestartOrder())
+    cluster.start("n4")
+    drain = cluster.order(Drain("n1"))
+    with pytest.raises(Refused, match=r"operation 1 \(drain of n1\) is under way"):
+        cluster.order(RestartOrder())
+    cluster.run_to_end(drain)
+    cluster.order(RestartOrder())
+    with pytest.raises(Refused, match=r"operation \d+ is a rolling restart already"):
+        cluster.order(RestartOrder())

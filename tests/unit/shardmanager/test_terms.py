@@ -1,0 +1,97 @@
+"""A term as a task: what it does about writes whose outcome nobody knows, and that it can always be ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shoal
+from shoal.protocol.messages import AtomicOperation, Condition
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal_server.config import ClusterConfig
+from shoal_shardmanager.controller import adopted
+from shoal_shardmanager.driver import Term, begin_term
+from shoal_shardmanager.nodes import NodeWatcher
+from shoal_shardmanager.orders import Create, KeyspaceOrder
+from shoal_shardmanager.store import Store
+
+NOBODY = "127.0.0.1:1"
+MAP = ShardMap(
+    3,
+    "c",
+    (NodeAddress("n1", NOBODY),),
+    (Keyspace(1, "default", 4, b"/"),),
+    (Shard(1, 1, (MicroshardRange(0, 4),), ("n1",)),),
+)
+
+
+class LosingClient(shoal.AsyncClient):
+    """Loses the answer of a write, if told to; the write is done."""
+
+    loses = False
+
+    async def write(
+        self,
+        ops: Iterable[AtomicOperation],
+        *,
+        when: Iterable[Condition] = (),
+        timeout: float | None = None,  # noqa: ASYNC109 - the client's own signature
+    ) -> shoal.WriteResult:
+        result = await super().write(ops, when=when, timeout=timeout)
+        if self.loses:
+            raise shoal.DeadlineExceeded("the answer is lost", maybe_applied=True)
+        return result
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[LosingClient]:
+    async with LosingClient(f"embedded://{tmp_path}/db") as opened:
+        yield opened
+
+
+async def begun(client: LosingClient) -> Term:
+    first = Store(client, "m1")
+    await first.take_over()
+    await first.write(adopted(MAP, {}, 7))
+    config = ClusterConfig.model_validate(
+        {"cluster": "c", "nodes": [{"id": "n1", "address": NOBODY, "data": "n1"}], "keyspaces": {"default": {}}}
+    )
+    return await begin_term(config, Store(client, "m1"))
+
+
+def new_keyspace(name: str) -> dict[str, Any]:
+    return {
+        "order": Create(KeyspaceOrder(name, microshards=4, shards=1, voters=1)),
+        "plan_only": False,
+        "if_version": 0,
+    }
+
+
+async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient) -> None:
+    term = await begun(client)
+    running = asyncio.create_task(term.run())
+    client.loses = True
+    with pytest.raises(shoal.DeadlineExceeded):
+        await term.order(**new_keyspace("one"))
+    client.loses = False
+    with pytest.raises(shoal.DeadlineExceeded):
+        await term.order(**new_keyspace("two"))
+    with pytest.raises(shoal.DeadlineExceeded):
+        await running
+    rows = await Store(client, "m1").load()
+    assert rows is not None
+    assert [keyspace.name for keyspace in rows.map.keyspaces] == ["default", "one"]
+
+
+async def test_a_watcher_that_is_asked_to_poll_and_to_stop_in_one_moment_stops() -> None:
+    watcher = NodeWatcher("n1", NOBODY, lambda: None)
+    watcher.start()
+    while not watcher.silent_because:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    watcher.poll_now()
+    async with asyncio.timeout(10):
+        await watcher.stop()
