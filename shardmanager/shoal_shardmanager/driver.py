@@ -24,7 +24,7 @@ from shoal_shardmanager.ferries import Ferries
 from shoal_shardmanager.nodes import NodeWatcher
 from shoal_shardmanager.operations.campaign import Planned, mode_of
 from shoal_shardmanager.operations.outcome import Note
-from shoal_shardmanager.orders import Accepted, Facts, Order, cancel, check, with_settings
+from shoal_shardmanager.orders import Accepted, Facts, Order, Unsettled, cancel, check, with_settings
 from shoal_shardmanager.pace import Paces
 from shoal_shardmanager.planning import Loads, placement_settings, placement_state
 from shoal_shardmanager.rows import Drain, Heal, MoveReplica, NodeState, OperationRow, Rebalance, SettingsRow, Step
@@ -40,6 +40,8 @@ REST_SECONDS = 0.02
 HOUSEKEEPING_SECONDS = 1.0
 BOOTSTRAP_TIMEOUT_SECONDS = 2.0
 ORDER_TRIES = 3
+SETTLE_SECONDS = 5.0
+"""An order that is refused for what passes by itself, such as an election, is held for so long before it is refused."""
 
 
 class Term:
@@ -270,9 +272,29 @@ class Term:
     async def order(self, order: Order, *, plan_only: bool, if_version: int) -> Accepted:
         """Check an order and begin it, unless only its plan is wanted.
 
+        One that a shard has no leader for at this moment is held until it has one, for a while.
+
         Raises:
             Refused: it cannot be done.
         """
+        until = self._clock.monotonic() + SETTLE_SECONDS
+        while not self._has_looked() and self._clock.monotonic() < until:
+            await self.next_progress(until - self._clock.monotonic())
+        while True:
+            try:
+                return await self._order(order, plan_only, if_version)
+            except Unsettled:
+                if self._clock.monotonic() >= until:
+                    raise
+            await self.next_progress(until - self._clock.monotonic())
+
+    def _has_looked(self) -> bool:
+        """Say whether every node has been asked once: before, a node that is well looks like one that is silent."""
+        return bool(self._watchers) and all(
+            watcher.report is not None or watcher.silent_because for watcher in self._watchers.values()
+        )
+
+    async def _order(self, order: Order, plan_only: bool, if_version: int) -> Accepted:
         for _ in range(ORDER_TRIES):
             facts = self.facts()
             # Some orders ask placement, which may take long: not on the loop, and with the rows free to change.

@@ -703,7 +703,10 @@ class Group:
             raise MembershipRefused(f"{self.node!r} leads the group: transfer leadership first")
         if change.kind == ChangeKind.PROMOTE:
             progress = leader.progress.get(change.node)
-            if progress is not None and progress.match < log.commit_index:
+            # Under load a follower is never level with the leader; what is on its way to it delays nobody
+            # (Raft dissertation, section 4.2.1: the last round of catching up has to be short, not empty).
+            caught_up = max(1, log.commit_index - self._config.promotable_lag_entries)
+            if progress is not None and progress.match < caught_up:
                 raise MembershipRefused(
                     f"{change.node!r} has the log up to {progress.match} of {log.commit_index}: let it catch up first"
                 )

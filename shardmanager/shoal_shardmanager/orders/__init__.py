@@ -18,6 +18,7 @@ from shoal_shardmanager.orders.model import (
     Refused,
     RestartOrder,
     SplitOrder,
+    Unsettled,
     Why,
 )
 from shoal_shardmanager.orders.tuning import SETTINGS, Setting, with_settings
@@ -37,6 +38,7 @@ __all__ = [
     "RestartOrder",
     "Setting",
     "SplitOrder",
+    "Unsettled",
     "Why",
     "cancel",
     "check",

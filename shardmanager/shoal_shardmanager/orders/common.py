@@ -9,7 +9,7 @@ from shoal.shardmap import Keyspace, MicroshardRange, Shard
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.operations.campaign import part_of
-from shoal_shardmanager.orders.model import Accepted, Facts, Refused, Why
+from shoal_shardmanager.orders.model import Accepted, Facts, Refused, Unsettled, Why
 from shoal_shardmanager.planning import placement_settings, placement_state
 from shoal_shardmanager.rows import Arguments, CountersRow, MoveLeader, NodeRow, NodeState, OperationRow, State, Step
 from shoal_shardmanager.state import Change, ClusterState
@@ -89,7 +89,7 @@ def check_idle(state: ClusterState, shard: int) -> None:
 def known_leader(facts: Facts, shard: int) -> Leading:
     leader = facts.view.leader(shard)
     if leader is None:
-        raise Refused(
+        raise Unsettled(
             Why.REFUSED, f"shard {shard} has no leader now, which would have to take part: see `shoal shards {shard}`"
         )
     return leader

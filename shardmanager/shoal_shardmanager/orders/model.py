@@ -39,6 +39,10 @@ class Refused(Exception):
         self.why = why
 
 
+class Unsettled(Refused):
+    """An order is refused for something that passes by itself, such as an election: asked again, it may be accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyspaceOrder:
     """A keyspace to create, or what to change of one: None leaves it as it is, or at its default."""

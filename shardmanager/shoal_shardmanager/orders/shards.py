@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal.shardmap import Shard
 
-from shoal_shardmanager.orders.common import accept, check_idle, known_node, known_shard, listed
+from shoal_shardmanager.orders.common import accept, check_idle, known_leader, known_node, known_shard, listed
 from shoal_shardmanager.orders.model import Accepted, Facts, Refused, Why
 from shoal_shardmanager.rows import MoveLeader, MoveReplica, NodeRow, NodeState, Step
 from shoal_shardmanager.state import ClusterState
@@ -31,8 +31,7 @@ def move(order: MoveReplica, facts: Facts) -> Accepted:
         raise Refused(Why.REFUSED, f"node {target.id} does not answer: start it; otherwise, {_free(state, shard)}")
     if status.not_writable:
         raise Refused(Why.REFUSED, f"node {target.id} takes no writes: {status.not_writable}")
-    if facts.view.leader(shard.id) is None:
-        raise Refused(Why.REFUSED, f"shard {shard.id} has no leader now, which would have to take part")
+    known_leader(facts, shard.id)
     _check_domains(order, shard, state)
     _check_regions(order, shard, state)
     work = MoveReplica(shard.id, source.id, target.id, source.id in shard.voters)
@@ -108,10 +107,9 @@ def transfer(order: MoveLeader, facts: Facts) -> Accepted:
         raise Refused(
             Why.REFUSED, f"node {target.id} is no voter of shard {shard.id}: its voters are {', '.join(voters)}"
         )
-    if leader is None:
-        raise Refused(Why.REFUSED, f"shard {shard.id} has no leader that could hand over")
     if target.state is not NodeState.ACTIVE:
         raise Refused(Why.REFUSED, f"node {target.id} is {target.state}, and should lead nothing")
+    leader = known_leader(facts, shard.id)
     line = f"{leader.node} hands the leadership of shard {shard.id} to {target.id}"
     steps = (line,) if leader.node != target.id else (f"{target.id} leads shard {shard.id} already",)
     return accept(facts, order, Step.QUEUED, steps=steps)

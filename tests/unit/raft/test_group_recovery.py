@@ -478,6 +478,27 @@ def test_one_change_of_membership_at_a_time_and_none_before_the_term_has_committ
     assert harness.group.membership.voters == ("n1", "n2", "n3", "n4")
 
 
+def test_a_follower_is_promoted_while_the_last_entries_are_on_their_way_to_it_and_not_before() -> None:
+    harness = Harness(config=RaftConfig(promotable_lag_entries=3))
+    harness.sync(harness.lead())
+    harness.accept("n2")
+    harness.group.propose_membership(MembershipChange(ChangeKind.ADD_FOLLOWER, "n4"), harness.now)
+    harness.sync(harness.ready())
+    harness.accept("n2")
+    harness.accept("n4")
+    level = harness.group.log.last_index
+    for _ in range(4):
+        harness.group.propose([b"x"])
+    harness.sync(harness.ready())
+    harness.accept("n2", level + 4)
+    promote = MembershipChange(ChangeKind.PROMOTE, "n4")
+    with pytest.raises(MembershipRefused, match=f"the log up to {level} of {level + 4}: let it catch up first"):
+        harness.group.propose_membership(promote, harness.now)
+    harness.accept("n4", level + 1)
+    harness.group.propose_membership(promote, harness.now)
+    assert harness.group.membership.voters == ("n1", "n2", "n3", "n4")
+
+
 def test_no_proposal_is_taken_while_leadership_is_on_its_way() -> None:
     harness = Harness()
     harness.sync(harness.lead())

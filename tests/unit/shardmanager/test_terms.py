@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import shoal
-from shoal.protocol.messages import AtomicOperation, Condition
+from shoal.protocol.messages import AtomicOperation, Condition, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.config import ClusterConfig
+from shoal_shardmanager import driver
 from shoal_shardmanager.controller import adopted
 from shoal_shardmanager.driver import Term, begin_term
 from shoal_shardmanager.nodes import NodeWatcher
-from shoal_shardmanager.orders import Create, KeyspaceOrder
+from shoal_shardmanager.orders import Create, KeyspaceOrder, Refused
+from shoal_shardmanager.rows import MoveLeader
 from shoal_shardmanager.store import Store
+from shoal_shardmanager.view import Report, View
 
 NOBODY = "127.0.0.1:1"
 MAP = ShardMap(
@@ -84,6 +87,39 @@ async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient) ->
     rows = await Store(client, "m1").load()
     assert rows is not None
     assert [keyspace.name for keyspace in rows.map.keyspaces] == ["default", "one"]
+
+
+async def test_an_order_for_a_shard_without_a_leader_is_held_until_it_has_one(
+    client: LosingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    term = await begun(client)
+    replica = ReplicaStatus(1, "leader", "n1", 1, 1, 1, 1, 1, 1, 1, ("n1",), ())
+    leading = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, (replica,)), 0)
+    known: dict[str, Report] = {}
+    monkeypatch.setattr(term, "view", lambda: View(0, 0, known))
+    running = asyncio.create_task(term.run())
+    order = asyncio.create_task(term.order(MoveLeader(1, "n1"), plan_only=True, if_version=0))
+    for _ in range(3):
+        await term.next_progress(5)
+    assert not order.done()
+    known["n1"] = leading
+    async with asyncio.timeout(10):
+        assert (await order).steps == ("n1 leads shard 1 already",)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_order_for_a_shard_that_stays_without_a_leader_is_refused(
+    client: LosingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "SETTLE_SECONDS", 0.1)
+    term = await begun(client)
+    running = asyncio.create_task(term.run())
+    with pytest.raises(Refused, match="shard 1 has no leader now"):
+        await term.order(MoveLeader(1, "n1"), plan_only=False, if_version=0)
+    assert not term.state.operations
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_watcher_that_is_asked_to_poll_and_to_stop_in_one_moment_stops() -> None:
