@@ -42,6 +42,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
+from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
 from shoal.portal import Portal
 from shoal.protocol.messages import AtomicOperation, Condition

@@ -18,6 +18,7 @@ from shoal.options import parse_duration
 
 from shoal_chaos.report.page import page
 from shoal_chaos.report.records import Outcome, RunRecord, keep, kept
+from shoal_chaos.report.table import table
 from shoal_chaos.scenarios.library import ALL, BY_NAME
 from shoal_chaos.scenarios.model import Scenario
 from shoal_chaos.scenarios.run import NotPossibleThere, run_here, run_there
@@ -148,9 +149,12 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="The page.  [default: in DIR]")
     ] = None,
+    as_table: Annotated[
+        bool, typer.Option("--table", help="Print a line for each scenario instead, as a Markdown table.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one page about all runs that are kept, with their trend; or print them as JSON."""
+    """Write one page about all runs that are kept, with their trend; or print them, as a Markdown table or as JSON."""
     try:
         records = kept(runs)
     except ValueError as error:
@@ -159,6 +163,9 @@ def report(
         raise CommandFailed(f"no runs are kept in {runs}: `shoal chaos run SCENARIO` keeps one", ExitCode.NOT_FOUND)
     if as_json:
         print_json(records)
+        return
+    if as_table:
+        print_line(table(records).rstrip())
         return
     path = output or runs / PAGE
     path.write_text(page(records), "utf-8")

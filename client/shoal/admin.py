@@ -32,6 +32,7 @@ from shoal.protocol.messages import (
     ReadPage,
     Refused,
     Request,
+    SetLogLevel,
     ShardMapReply,
     SplitShard,
     StatusReply,
@@ -181,6 +182,14 @@ class AdminConnection:
             InvalidArgument: it cannot be split so, or not now; the message says why.
         """
         await self._ask(SplitShard(self._number(), shard, child, map_version), Done, shard)
+
+    async def set_log_level(self, level: str) -> None:
+        """Have the process log from `level` on: "debug", "info", "warning" or "error"; it lasts until the process ends.
+
+        Raises:
+            InvalidArgument: it is no such level.
+        """
+        await self._ask(SetLogLevel(self._number(), level), Done)
 
     async def drop_replica(self, shard: int) -> None:
         """Have the node remove its replica of `shard`, which its shard map must not put there.

@@ -35,6 +35,7 @@ from shoal.core import Call, Core, Keyspace, Waiter
 from shoal.errors import ShoalError, TransactionConflict
 from shoal.footprint import microshards_of, prefix_end
 from shoal.marks import Marks
+from shoal.metrics import Family
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of
 from shoal.operations import put as put_of
@@ -128,6 +129,13 @@ class AsyncClient:
         On a session it returns a new session of that keyspace.
         """
         return self._twin(name, None if self._marks is None else Marks())
+
+    def collect(self) -> list[Family]:
+        """Return the client's metrics, its sessions' and other keyspaces' included, as `prometheus_client` takes them.
+
+        With that library, `REGISTRY.register(client)` is all there is to do. May be called in any thread.
+        """
+        return self._core.families()
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 

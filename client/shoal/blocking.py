@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
+from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
 from shoal.portal import Portal
 from shoal.protocol.messages import AtomicOperation, Condition
@@ -94,6 +95,13 @@ class Client:
         other._inner = self._inner.keyspace(name)
         other._portal = self._portal
         return other
+
+    def collect(self) -> list[Family]:
+        """Return the client's metrics, its sessions' and other keyspaces' included, as `prometheus_client` takes them.
+
+        With that library, `REGISTRY.register(client)` is all there is to do. May be called in any thread.
+        """
+        return self._inner.collect()
 
     def session(self, token: str | None = None, *, consistency: Consistency = "read_your_writes") -> Client:
         """Return this client with a memory: its weak reads see what it has written, and never less than it has read.

@@ -199,10 +199,10 @@ class Exchange(Generic[W]):
     """Something to be asked of a shard's leader until it is answered.
 
     `in_flight`: an attempt is unanswered. `request`, `asked` (the node), `epoch` (the lane's, then) and `ranges` (the
-    microshards that the shard was believed to have) are of the last attempt.
+    microshards that the shard was believed to have) are of the last attempt; `sent` is when that was (seconds).
     """
 
-    __slots__ = ("asked", "epoch", "in_flight", "lane", "ranges", "request")
+    __slots__ = ("asked", "epoch", "in_flight", "lane", "ranges", "request", "sent")
 
     def __init__(self, lane: Lane[W]) -> None:
         self.lane = lane
@@ -211,6 +211,7 @@ class Exchange(Generic[W]):
         self.asked = ""
         self.ranges: Ranges = ()
         self.in_flight = False
+        self.sent = 0.0
 
 
 class WriteBatch(Exchange[W]):

@@ -18,6 +18,7 @@ from shoal.connection import Connection
 from shoal.embedded import EmbeddedConnection
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
 from shoal.marks import Marks
+from shoal.metrics import Family, gauge
 from shoal.options import Options
 from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
@@ -124,6 +125,20 @@ class Core:
             call.waiter = None
             self._release(1)
 
+    def families(self) -> list[Family]:
+        """Return what was counted, and what is open. For any thread."""
+        routes = self.router.routes
+        version = 0 if routes is None else routes.map.version
+        limit = self._options.max_in_flight
+        return [
+            *self.router.tally.families(),
+            gauge("shoal_client_calls_open", "Calls under way", self._open),
+            gauge("shoal_client_calls_limit", "How many may be, before further ones wait", limit),
+            gauge("shoal_client_calls_waiting", "Calls that wait until they may begin", len(self._queue)),
+            gauge("shoal_client_connections", "Connections there are, or are being made", len(self._connections)),
+            gauge("shoal_client_map_version", "Of the shard map that the client routes by", version),
+        ]
+
     @property
     def timeout(self) -> float:
         """Seconds that a call may take which names no timeout."""
@@ -217,7 +232,9 @@ class Core:
         if due <= now:
             for deadline, granted in self._queue:
                 if deadline <= now and not granted.done():
-                    granted.set_exception(self._not_admitted())
+                    error = self._not_admitted()
+                    self.router.tally.failed(error.code)
+                    granted.set_exception(error)
             self._queue = deque(entry for entry in self._queue if not entry[1].done())
             due = min((deadline for deadline, _ in self._queue), default=NEVER)
             self._update_busy()
@@ -295,7 +312,9 @@ class Core:
         if outcomes is None:
             return
         over = len(outcomes.failed)
+        tally = self.router.tally
         for calls, result, ranges in outcomes.written:
+            tally.calls_written += len(calls)
             for call in calls:
                 waiter = call.waiter
                 if waiter is not None:
@@ -306,6 +325,7 @@ class Core:
                     if not waiter.done():
                         waiter.set_result(result)
         for gets, rows, ranges in outcomes.read:
+            tally.calls_read += len(gets)
             for get, value, seq, expiry in zip(gets, rows.values, rows.seqs, rows.expiries or repeat(0), strict=False):
                 waiter = get.waiter
                 if waiter is not None:
@@ -320,6 +340,7 @@ class Core:
                         else:
                             waiter.set_result(value)
         for scan, page, ranges in outcomes.scanned:
+            tally.calls_scanned += 1
             waiter = scan.waiter
             if waiter is not None:
                 scan.waiter = None
@@ -329,6 +350,7 @@ class Core:
                 if not waiter.done():
                     waiter.set_result(page)
         for waiter, error in outcomes.failed:
+            tally.failed(error.code)
             if not waiter.done():
                 waiter.set_exception(error)
         self._release(over)
@@ -343,6 +365,7 @@ class Core:
         task.add_done_callback(self._connecting.discard)
 
     def connection_up(self, connection: AnyConnection, welcome: Welcome) -> None:
+        self.router.tally.connections_made += 1
         self.router.link_up(connection.address, welcome, self._time())
         self._grant()
         self._flush_soon()
@@ -352,6 +375,7 @@ class Core:
             del self._connections[connection.address]
         if self._closed:
             return
+        self.router.tally.connections_lost += 1
         self.router.link_down(connection.address, reason, refusal, self._time())
         if self.router.routes is None and self.router.network.discovery_is_hopeless():
             while self._queue:

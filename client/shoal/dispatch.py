@@ -49,6 +49,7 @@ from shoal.replicas import Replicas
 from shoal.requests import freshness_of, to_request
 from shoal.results import WriteResult
 from shoal.shardmap import Routes
+from shoal.tally import ClientTally
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
 _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
@@ -78,6 +79,7 @@ class Dispatcher(Generic[W]):
 
     def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget, replicas: Replicas[W]) -> None:
         self.outcomes: Outcomes[W] = Outcomes()
+        self.tally = ClientTally()
         self.next_check = NEVER
         self.max_batch_bytes = MAX_BATCH_BYTES
         self._network = network
@@ -215,6 +217,7 @@ class Dispatcher(Generic[W]):
         exchange.asked = link.node
         exchange.ranges = lane.shard.ranges
         exchange.in_flight = True
+        exchange.sent = now
         network.send(link, to_request(exchange, request, now), exchange, now)
         self.next_check = min(self.next_check, link.due)
 
@@ -298,6 +301,7 @@ class Dispatcher(Generic[W]):
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
         lane = exchange.lane
         exchange.in_flight = False
+        self.tally.refused(failure.code)
         if isinstance(exchange, WriteBatch) and failure.maybe_applied:
             exchange.uncertain = True
         code = failure.code
@@ -341,6 +345,7 @@ class Dispatcher(Generic[W]):
             lane.target = hint
             if not lane.redirected:
                 lane.redirected = True
+                self.tally.redirects += 1
                 lane.epoch += 1
                 lane.retries = max(1, lane.retries)
                 lane.trouble = _trouble(link, failure)
@@ -355,6 +360,7 @@ class Dispatcher(Generic[W]):
     def retry_later(self, lane: Lane[W], trouble: Trouble, at_least: float, now: float) -> None:
         """Hold the lane back for a while: the belief that its target serves it is given up."""
         delay = self._backoff.delay(lane.retries) if self._budget.spend() else self._backoff.longest()
+        self.tally.retries += 1
         lane.epoch += 1
         lane.retries += 1
         lane.trouble = trouble

@@ -121,6 +121,7 @@ class Router(Generic[W]):
             RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND),
             Replicas(self.network, random, region),
         )
+        self.tally = self._dispatch.tally
         self.routes: Routes | None = None
         self.max_key_bytes = MAX_KEY_BYTES
         self.max_value_bytes = MAX_VALUE_BYTES
@@ -277,6 +278,7 @@ class Router(Generic[W]):
         """Take the answers of one frame."""
         link = self.network.link(address)
         self.network.heard(link, now)
+        tally = self._dispatch.tally
         for answer in answers:
             if isinstance(answer, Refused):
                 self._broken(link, f"the node ended the connection: {answer.message}")
@@ -287,6 +289,8 @@ class Router(Generic[W]):
                     link.pending[answer.request] = owed
                 self._broken(link, f"{link} sent a {type(answer).__name__} that answers nothing it was asked")
                 return
+            if type(answer) is not Failure and isinstance(owed, Exchange):
+                tally.answered(owed, now)
 
     def _take(self, link: Link[W], owed: Exchange[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
         """Act on an answer; False where it does not fit what it answers."""

@@ -89,7 +89,8 @@ def up(
 ) -> None:
     """Start a cluster on this machine, and stay until Ctrl-C.
 
-    Every node is a process of its own. Started again on the same DIR, the cluster has its data.
+    Every node is a process of its own. Started again on the same DIR, the cluster has its data; with --detach, those of its
+    nodes are started that do not run.
     """
     if config is not None and (nodes is not None or managers is not None or port is not None):
         raise CommandFailed(
@@ -104,19 +105,20 @@ def up(
             cluster = LocalCluster(folder, folder.config_file)
         else:
             cluster = LocalCluster(ClusterFolder(data.absolute()), config)
-        cluster.check_startable()
+        missing = cluster.startable(beside_others=detach)
     except ClusterRefused as error:
         raise CommandFailed(str(error)) from error
     except ConfigError as error:
         raise _refused(error) from error
-    asyncio.run(_Session(cluster, detach=detach, as_json=as_json).run(timeout_seconds))
+    asyncio.run(_Session(cluster, missing, detach=detach, as_json=as_json).run(timeout_seconds))
 
 
 class _Session:
     """One run of `shoal up`: from the first process to the last."""
 
-    def __init__(self, cluster: LocalCluster, *, detach: bool, as_json: bool) -> None:
+    def __init__(self, cluster: LocalCluster, names: list[str], *, detach: bool, as_json: bool) -> None:
         self._cluster = cluster
+        self._names = names
         self._detach = detach
         self._as_json = as_json
         self._stop = asyncio.Event()
@@ -129,7 +131,7 @@ class _Session:
             loop.add_signal_handler(number, self._on_signal)
         left_running = False
         try:
-            self._cluster.start_all()
+            self._cluster.start_all(self._names)
             await self._wait_until_ready(loop.time() + timeout_seconds)
             if not self._stop.is_set():
                 self._print_where()
@@ -145,7 +147,7 @@ class _Session:
 
     async def _wait_until_ready(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
-        note(f"starting {len(self._cluster.config.nodes)} nodes")
+        note(f"starting {', '.join(self._names)}")
         while not self._stop.is_set():
             self._report_exits()
             if await self._cluster.is_ready():
@@ -166,7 +168,9 @@ class _Session:
 
     async def _pause(self) -> None:
         try:
-            await asyncio.wait_for(self._stop.wait(), WATCH_SECONDS)
+            # Not `wait_for`: Python 3.11's loses a cancellation that comes at the same moment as what it waits for.
+            async with asyncio.timeout(WATCH_SECONDS):
+                await self._stop.wait()
         except TimeoutError:
             return
 
@@ -231,12 +235,21 @@ def _described(exited: NodeExit) -> str:
     return f"node {exited.node} has ended ({how}); the others go on{said}"
 
 
-def down(data: DataOption = DEFAULT_DATA, as_json: JsonOption = False) -> None:
+def down(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NODE...]", help="Only these.", show_default=False)
+    ] = None,
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
+) -> None:
     """End the nodes and managers that `shoal up` left running on DIR."""
     folder = ClusterFolder(data.absolute())
     if not (folder.root / "run").is_dir():
         raise CommandFailed(f"no cluster was ever started in {folder.root}", ExitCode.NOT_FOUND)
-    ended, killed = asyncio.run(stop_recorded(folder))
+    try:
+        ended, killed = asyncio.run(stop_recorded(folder, names or ()))
+    except ClusterRefused as error:
+        raise CommandFailed(str(error), ExitCode.NOT_FOUND) from error
     if as_json:
         print_json({"ended": ended, "killed": killed})
     elif not ended:

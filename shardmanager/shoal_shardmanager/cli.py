@@ -304,6 +304,8 @@ def alter_keyspace(
 ) -> None:
     """Change the settings of a keyspace, live; `shoal rebalance` then makes replica counts true."""
     settings = _settings(name, voters, followers, max_staleness, default_ttl, require, leader_region)
+    if settings == pb.KeyspaceSettings(name=name):
+        raise CommandFailed(f"say what is to change of keyspace {name}, such as --voters 5", ExitCode.USAGE)
     request = pb.StartRequest(alter_keyspace=settings)
     run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 

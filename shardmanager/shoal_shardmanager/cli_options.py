@@ -15,9 +15,9 @@ from shoal_server.config import ConfigError, load_config
 from shoal_shardmanager.cli_output import follow, print_operation, print_plan
 from shoal_shardmanager.rpc.client import ManagersClient
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
+from shoal_shardmanager.rpc.names import MANAGERS_VARIABLE
 
 DEFAULT_MANAGERS = "127.0.0.1:7550"
-MANAGERS_VARIABLE = "SHOAL_MANAGERS"
 
 ManagersOption = Annotated[
     str | None,

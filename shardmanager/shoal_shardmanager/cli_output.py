@@ -14,6 +14,8 @@ from shoal_shardmanager.rpc.client import ManagersClient
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
 RUNNING = "running"
+MILLISECONDS = "ms"
+"""The unit of what is left where an operation waits for a time to go by."""
 
 
 class OperationView(msgspec.Struct):
@@ -171,7 +173,7 @@ def _watched(client: ManagersClient, number: int, on_change: Callable[[pb.Operat
                 note(f"operation {number}: {now.kind}, {now.subject}")
             last = now
             rest = f", {_left(now)} left{_time_left(now)}" if now.left > 0 else ""
-            line = f"operation {number}: {now.step}{rest}: {now.waiting}"
+            line = f"operation {number}: {now.step}{rest}{': ' if now.waiting else ''}{now.waiting}"
             if terminal:
                 status.update(line)
             elif now.state == RUNNING and now.step != said:
@@ -190,12 +192,14 @@ def _state(operation: pb.Operation) -> str:
 def _left(operation: pb.Operation) -> str:
     if operation.left < 0 or operation.state != RUNNING:
         return ""
+    if operation.unit == MILLISECONDS:
+        return shown_duration(operation.left)
     of = f" of {operation.total}" if operation.total >= 0 else ""
     return f"{operation.left}{of} {operation.unit}"
 
 
 def _time_left(operation: pb.Operation) -> str:
-    if operation.rate <= 0 or operation.left <= 0:
+    if operation.rate <= 0 or operation.left <= 0 or operation.unit == MILLISECONDS:
         return ""
     return f" at {operation.rate:.0f}/s, {shown_duration(int(operation.left / operation.rate * 1000))} still"
 

@@ -1,6 +1,8 @@
 """`shoal rolling-restart`: the managers say whose turn it is, and this command has that node restarted.
 
-What it does is in the managers' operation, so it may be ended and begun again: it goes on where the operation stands.
+What it does is in the managers' operation, so it may be ended and begun again: it goes on where the operation stands. Whether
+the command has run for the node whose turn it is, the managers cannot know as long as that node's process is the old one. So
+begun again it runs the command once more, unless the node is away already: then somebody restarts it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from shoal_shardmanager.cli_options import (
     client_of,
 )
 from shoal_shardmanager.cli_output import follow, print_operation, print_plan
+from shoal_shardmanager.rpc.client import ManagersClient
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
 KIND = "rolling-restart"
@@ -45,8 +48,9 @@ def rolling_restart(
         typer.Option(
             "--command",
             metavar="COMMAND",
-            help="What restarts a node, run by the shell here, such as 'ssh {node} systemctl restart shoal'. Without it "
-            "this says which node is to be restarted, and waits.",
+            help="What restarts a node, run by the shell here, such as 'ssh {node} systemctl restart shoal'; it is to end "
+            "once the old process has, and may be run twice for a node if this is ended meanwhile and given again. "
+            "Without it this says which node is to be restarted, and waits.",
         ),
     ] = "",
     managers: ManagersOption = None,
@@ -60,7 +64,8 @@ def rolling_restart(
     """Restart nodes one after the other: each gives its leaderships away first, and the next one waits until it is back.
 
     Refused unless every shard has its leader and all its replicas in step; never are two replicas of a shard away at
-    once. Given again, it goes on where it was.
+    once. Given again, it goes on where it was; give it from one place at a time. A node that is gone when its turn comes is
+    skipped; one that does not come back in time ends it.
     """
     if command and NODE_PLACE not in command:
         raise CommandFailed(f"--command must say where the node's id goes, as {NODE_PLACE}", ExitCode.USAGE)
@@ -84,21 +89,29 @@ def rolling_restart(
     if detach:
         print_operation(operation, as_json=as_json)
         return
-    follow(client, operation.id, as_json=as_json, on_change=_Restarter(command).take)
+    restarter = _Restarter(command)
+    if known is not None and known.step == RESTART_STEP and not _answers(client, known.node):
+        note(f"node {known.node} is away: whoever was here before is restarting it, and it is waited for")
+        restarter.told = known.node
+    follow(client, operation.id, as_json=as_json, on_change=restarter.take)
+
+
+def _answers(client: ManagersClient, node: str) -> bool:
+    return any(known.id == node and not known.silent_because for known in client.cluster().nodes)
 
 
 class _Restarter:
-    """Has the node restarted whose turn it is, once."""
+    """Has the node restarted whose turn it is, once. `told`: the last one for which that was done."""
 
     def __init__(self, command: str) -> None:
+        self.told = ""
         self._command = command
-        self._told = ""
 
     def take(self, operation: pb.Operation) -> None:
         """Take in how the operation stands."""
-        if operation.step != RESTART_STEP or operation.state != "running" or operation.node == self._told:
+        if operation.step != RESTART_STEP or operation.state != "running" or operation.node == self.told:
             return
-        self._told = operation.node
+        self.told = operation.node
         if not self._command:
             note(f"restart node {operation.node} now")
             return

@@ -121,6 +121,7 @@ def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
     stuck = frozenset(number for number, carried in memory.carried.items() if carried.trouble)
     after = _write(after, decision, begun(after, stuck, view.wall_ms))
     after = _write(after, decision, automatic.splits(after, view, memory.loads, memory.overloaded))
+    after = _write(after, decision, automatic.rebalancing(after, view))
     _write(after, decision, _forgotten(after))
     decision.requests.extend(_pushes(state, view))
     decision.requests.extend(_remainders(state, view))
@@ -185,9 +186,10 @@ def _relocate(
 
 def _with_trouble(note: Note, view: View, operation: int) -> Note:
     trouble = view.troubles.get(operation)
-    if trouble is None:
+    if trouble is None or not note.waiting:
         return note
-    waiting = f"{note.waiting}; tried {trouble.attempts} times, the last time: {trouble.reason}"
+    tried = "tried once" if trouble.attempts == 1 else f"tried {trouble.attempts} times, the last time"
+    waiting = f"{note.waiting}; {tried}: {trouble.reason}"
     return Note(waiting, note.left, note.total, note.unit)
 
 

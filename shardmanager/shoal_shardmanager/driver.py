@@ -22,7 +22,7 @@ from shoal_shardmanager.controller import OTHER_IDENTITY, Decision, Memory, adop
 from shoal_shardmanager.courier import Courier
 from shoal_shardmanager.ferries import Ferries
 from shoal_shardmanager.nodes import NodeWatcher
-from shoal_shardmanager.operations.campaign import Planned, mode_of
+from shoal_shardmanager.operations.campaign import mode_of, planned_from
 from shoal_shardmanager.operations.outcome import Note
 from shoal_shardmanager.orders import Accepted, Facts, Order, Unsettled, cancel, check, with_settings
 from shoal_shardmanager.pace import Paces
@@ -259,7 +259,7 @@ class Term:
             known = placement_state(state, self.view(), self.loads, healing=isinstance(work, Heal))
             settings = placement_settings(state.settings)
             plan = await asyncio.to_thread(placement.plan, known, settings, mode_of(work))
-            self._memory.plans[operation] = Planned(plan, self._clock.now_ms())
+            self._memory.plans[operation] = planned_from(plan, known, self._clock.now_ms())
         except ValueError as error:
             log.error("placement_failed", operation=operation, reason=str(error))
             await asyncio.sleep(TICK_SECONDS)

@@ -15,6 +15,8 @@ from shoal_shardmanager.view import Report, View
 FADE_SECONDS = 3.0
 """The time constant of the running means, however often a node reports."""
 
+SILENT = "it does not answer"
+
 _STATES = {
     NodeState.ACTIVE: placement.NodeState.ACTIVE,
     NodeState.DRAINING: placement.NodeState.DRAINING,
@@ -108,16 +110,27 @@ def placement_state(state: ClusterState, view: View, loads: Loads, *, healing: b
                 shard.id, shard.keyspace, shard.voters, shard.followers, leader, load, shard.id in busy, incoming
             )
         )
-    return placement.State(_nodes(state), _keyspaces(state), tuple(shards))
+    return placement.State(_nodes(state, view), _keyspaces(state), tuple(shards))
 
 
-def _nodes(state: ClusterState) -> tuple[placement.Node, ...]:
+def _nodes(state: ClusterState, view: View) -> tuple[placement.Node, ...]:
     used = {node for shard in state.map.shards for node in shard.replicas}
-    return tuple(
-        placement.Node(node.id, node.region, node.zone, _STATES[node.state])
-        for _, node in sorted(state.nodes.items())
-        if node.state is not NodeState.REMOVED or node.id in used
-    )
+    found: list[placement.Node] = []
+    for _, node in sorted(state.nodes.items()):
+        if node.state is NodeState.REMOVED and node.id not in used:
+            continue
+        status = view.fresh(node.id)
+        found.append(
+            placement.Node(
+                node.id,
+                node.region,
+                node.zone,
+                _STATES[node.state],
+                closed=SILENT if status is None else status.not_writable,
+                not_leading="" if status is None else status.not_leading,
+            )
+        )
+    return tuple(found)
 
 
 def _keyspaces(state: ClusterState) -> tuple[placement.Keyspace, ...]:

@@ -14,14 +14,18 @@ import uvloop
 from shoal.admin import AdminConnection
 from shoal.errors import ShoalError
 from shoal_server.config import ClusterConfig
+from shoal_server.config.schema import ManagerConfig
 from shoal_server.joining import managers_url
-from shoal_server.logs import configure_logging
+from shoal_server.logs import LEVELS, configure_logging
 from shoal_server.node.server import EXIT_REFUSED, NodeServer
+from shoal_server.observe.pages import Pages, serving
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 
+from shoal_shardmanager.clock import SYSTEM
 from shoal_shardmanager.driver import Term, begin_term
+from shoal_shardmanager.metrics import manager_families
 from shoal_shardmanager.rows import UnreadableRow
-from shoal_shardmanager.rpc.service import STOP_SECONDS, serve
+from shoal_shardmanager.rpc.service import STOP_SECONDS, serve, tell_health
 from shoal_shardmanager.settings import managers_config
 from shoal_shardmanager.store import Deposed, Store
 
@@ -108,33 +112,37 @@ class Manager:
 
 def run(config: ClusterConfig, manager: str) -> int:
     """Run a manager in this process until it is told to stop; return the exit code."""
-    configure_logging()
+    configure_logging(LEVELS[config.observe.log_level])
+
+    entry = next(entry for entry in config.managers if entry.id == manager)
 
     async def main() -> int:
         try:
-            server = NodeServer(managers_config(config), manager)
-        except (DataFolderRefused, StorageFailed) as error:
-            log.critical("manager_refused", manager=manager, reason=str(error))
-            return EXIT_REFUSED
-        host = Manager(config, manager)
-        entry = next(entry for entry in config.managers if entry.id == manager)
-        try:
-            rpc, health = await serve(host, entry.admin or "")
-            control = asyncio.create_task(host.control())
-            control.add_done_callback(_end_process_on_failure)
-            log.info("manager_started", manager=manager, cluster=config.cluster, admin=entry.admin)
-            try:
-                return await server.run()
-            finally:
-                control.cancel()
-                await asyncio.gather(control, return_exceptions=True)
-                await health.enter_graceful_shutdown()
-                await rpc.stop(STOP_SECONDS)
-        except OSError as error:
+            async with serving(entry.metrics) as pages:
+                return await _run_with(pages, config, entry)
+        except (DataFolderRefused, StorageFailed, OSError) as error:
             log.critical("manager_refused", manager=manager, reason=str(error))
             return EXIT_REFUSED
 
     return uvloop.run(main())
+
+
+async def _run_with(pages: Pages, config: ClusterConfig, entry: ManagerConfig) -> int:
+    server = NodeServer(managers_config(config), entry.id, pages)
+    host = Manager(config, entry.id)
+    server.add_metrics(lambda: manager_families(entry.id, lambda: host.term, SYSTEM.wall_ms))
+    rpc, health = await serve(host, entry.admin or "")
+    server.when_ready_changes(lambda ready: tell_health(health, ready=ready))
+    control = asyncio.create_task(host.control())
+    control.add_done_callback(_end_process_on_failure)
+    log.info("manager_started", manager=entry.id, cluster=config.cluster, admin=entry.admin)
+    try:
+        return await server.run()
+    finally:
+        control.cancel()
+        await asyncio.gather(control, return_exceptions=True)
+        await health.enter_graceful_shutdown()
+        await rpc.stop(STOP_SECONDS)
 
 
 def _end_process_on_failure(task: asyncio.Task[None]) -> None:

@@ -197,7 +197,9 @@ class RemoveNode(msgspec.Struct, frozen=True, tag="remove-node"):
 
 
 class Rebalance(msgspec.Struct, frozen=True, tag="rebalance"):
-    """Do what placement finds worth doing, until it finds nothing."""
+    """Do what placement finds worth doing, until it finds nothing. `automatic`: nobody asked for it."""
+
+    automatic: bool = False
 
 
 class Heal(msgspec.Struct, frozen=True, tag="heal"):
@@ -258,13 +260,15 @@ class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
     """See nodes through a restart, one after the other.
 
     Args:
-        done: how many of them have been restarted.
+        done: how many of them have had their turn.
         uptime_ms: of the next one's process, when its restart was asked for.
+        skipped: those that were gone or removed when their turn came.
     """
 
     nodes: tuple[str, ...]
     done: int = 0
     uptime_ms: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 Relocation: TypeAlias = MoveMicroshards | MergeShards

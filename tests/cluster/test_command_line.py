@@ -155,6 +155,20 @@ def test_a_cluster_that_was_ended_and_started_again_has_its_data(shell: Shell):
     assert b"nothing is running" in shell.down().stdout
 
 
+def test_one_node_is_ended_and_started_again_while_the_others_go_on(shell: Shell):
+    processes = shell.up_detached()
+    shell.run("put", "k", "v")
+    assert b"'n9' does not run" in shell.run("down", "n9", "--data", str(shell.data), code=3).stderr
+    assert shell.run("down", "n2", "--data", str(shell.data)).stdout == b"n2 ended\n"
+    assert not runs(processes["n2"])
+    assert b"or start n2 with --detach" in shell.run("up", "--data", str(shell.data), code=1).stderr
+    assert shell.run("get", "k").stdout == b"v"
+    again = shell.up_detached()
+    assert list(again) == ["n2"]
+    shell.run("status")
+    assert all(runs(pid) for pid in (processes | again).values())
+
+
 def test_a_killed_node_is_reported_and_the_others_serve(shell: Shell):
     processes = shell.up_detached()
     shell.run("put", "k", "v")

@@ -149,7 +149,7 @@ async def test_a_replica_moves_to_a_node_that_joined_while_writes_go_on(real_clu
                 with pytest.raises(NotLeader):
                     await connection.change_membership(99, ChangeKind.PROMOTE, "n1")
             # A restart finds the map and the replica where they were.
-            await cluster.stop("n4")
+            assert await cluster.stop("n4") == 0
             await cluster.start("n4", "--join")
             await manager.answers("n4")
             await manager.until(

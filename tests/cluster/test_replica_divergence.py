@@ -10,6 +10,7 @@ import shoal
 from shoal.shardmap import Routes
 from shoal.survey import fetch_shard_map
 from shoal_chaos.checkers.divergence import NotQuiet, find_violations
+from shoal_chaos.scenarios.replicas import are_equal
 from shoal_server.storage.applied_state import load_applied_state
 from shoal_server.storage.folder import DATABASE_FOLDER
 from shoal_server.storage.layout import data_prefix, value_header
@@ -55,6 +56,12 @@ async def test_a_row_planted_in_one_replica_is_found_and_named(real_cluster: Any
         assert found.shard == shard
         assert found.groups == (("n1", "n3"), ("n2",))
         assert "n2: b'planted' in microshard" in found.sentence
+
+        assert await find_violations(seeds(cluster), without=["n2"]) == []
+        verdict = await are_equal(seeds(cluster), [], alone=True)
+        assert not verdict.passed
+        assert verdict.safety
+        assert verdict.found == (found.sentence,)
 
 
 @pytest.mark.timeout(120)

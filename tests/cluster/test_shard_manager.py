@@ -78,6 +78,12 @@ class ManagedCluster:
         process.kill()
         await process.wait()
 
+    async def stop(self, name: str) -> int:
+        """SIGTERM, and wait for the end; return the exit code."""
+        process = self.processes.pop(name)
+        process.terminate()
+        return await process.wait()
+
     async def stop_all(self) -> None:
         for process in self.processes.values():
             if process.returncode is None:
@@ -338,6 +344,7 @@ async def test_shards_split_and_merge_and_microshards_move_under_load(managed_cl
         assert moved[0]["kind"] == "move-microshards"
         await cluster.done("merge", "2", "5")
         assert sorted(await cluster.shards()) == [1, 2, 3, 4]
+        assert await cluster.stop("n4") == 0, "a node that has joined ends as well as any other"
 
         stop.set()
         written, failures = await load

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from shoal.shardmap import Shard
-from shoal_chaos.control_simulation.run import Focus, Report, simulate
+from shoal_chaos.control_simulation.run import Focus, simulate
 from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_shardmanager import queueing, store
 from shoal_shardmanager.driver import Term
 from shoal_shardmanager.operations import replica
@@ -30,21 +29,12 @@ SEEDS = range(24)
 PLANTED_SEEDS = range(106, 136)
 
 
-def _run(seed: int) -> Report | str:
-    """Run a seed; return its report, or what went wrong and how to see it again."""
-    try:
-        return simulate(seed)
-    except Exception:
-        return f"{traceback.format_exc()}\nreplay with: python -m shoal_chaos.control_simulation --seed {seed}"
-
-
 @pytest.mark.timeout(600)
 def test_operations_end_or_say_why_not_and_no_shard_loses_its_quorum() -> None:
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        reports = list(pool.map(_run, SEEDS, chunksize=2))
-    failures = [report for report in reports if isinstance(report, str)]
+    runs = run_seeds(simulate, SEEDS)
+    failures = [run.failure for run in runs if run.failure]
     assert not failures, "\n".join(failures)
-    ended: Counter[str] = sum((report.ended for report in reports if isinstance(report, Report)), Counter())
+    ended: Counter[str] = sum((run.report.ended for run in runs if run.report is not None), Counter())
     kinds = {
         "move done",
         "drain done",

@@ -5,28 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import traceback
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_chaos.simulation.run import simulate
 
 SEEDS = range(160)
 
 
-def _failure(seed: int) -> str:
-    """Run a seed; return "" or what went wrong and how to see it again."""
-    try:
-        simulate(seed)
-    except Exception:
-        return f"{traceback.format_exc()}\nreplay with: python -m shoal_chaos.simulation --seed {seed}"
-    return ""
-
-
 @pytest.mark.timeout(800)
 def test_no_seed_breaks_an_invariant_or_fails_to_recover() -> None:
-    with ProcessPoolExecutor(max_workers=2) as pool:
-        failures = [failure for failure in pool.map(_failure, SEEDS, chunksize=10) if failure]
+    failures = [ended.failure for ended in run_seeds(simulate, SEEDS) if ended.failure]
     assert not failures, "\n".join(failures)
 
 

@@ -8,7 +8,7 @@ differs is asked for again in smaller ones, down to the first row.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -40,12 +40,15 @@ class NotQuiet(Exception):
     """The replicas of a shard did not come to one position: somebody writes, or one of them is behind for good."""
 
 
-async def find_violations(seeds: Sequence[str], patience_seconds: float = 30.0) -> list[Divergence]:
+async def find_violations(
+    seeds: Sequence[str], patience_seconds: float = 30.0, *, without: Collection[str] = ()
+) -> list[Divergence]:
     """Compare all replicas of every shard; return the first difference of each.
 
     Args:
         seeds: addresses of nodes, one of which must answer.
         patience_seconds: how long a node may take to answer, and the replicas of one shard to come to one position.
+        without: nodes that are given up, whose replicas nobody asks.
 
     Raises:
         NotQuiet: they did not come to one.
@@ -57,10 +60,12 @@ async def find_violations(seeds: Sequence[str], patience_seconds: float = 30.0) 
         connections = {
             node.id: await stack.enter_async_context(await _connect(node.address, patience_seconds))
             for node in shard_map.nodes
-            if any(node.id in shard.replicas for shard in shard_map.shards)
+            if node.id not in without and any(node.id in shard.replicas for shard in shard_map.shards)
         }
         for shard in shard_map.shards:
-            replicas = {node: connections[node] for node in sorted(shard.replicas)}
+            replicas = {node: connections[node] for node in sorted(shard.replicas) if node in connections}
+            if not replicas:
+                continue
             divergence = await _Comparison(shard.id, replicas, patience_seconds).run()
             if divergence is not None:
                 found.append(divergence)

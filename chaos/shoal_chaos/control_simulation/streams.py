@@ -18,11 +18,18 @@ Runner = Callable[[Callable[[], None]], None]
 """How a process has something done: at once, or when it is no longer held up; never once it has ended."""
 
 
+class SimulatedSocket:
+    """What is below a connection, as far as anybody sets it up."""
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """What the system would do of itself, such as looking whether the other end is there, is not simulated."""
+
+
 class SimulatedTransport(asyncio.Transport):
     """One end of a connection. What was written before `close` still arrives."""
 
     def __init__(self, streams: Streams, owner: str, other: str, protocol: asyncio.Protocol, run: Runner) -> None:
-        super().__init__()
+        super().__init__({"socket": SimulatedSocket(), "peername": (other, 1)})
         self.owner = owner
         self.other = other
         self.peer: SimulatedTransport
@@ -54,6 +61,9 @@ class SimulatedTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is held back here: what is written is on its way."""
 
     def pause_reading(self) -> None:
         """Readers here are quick, and what they are sent is short."""

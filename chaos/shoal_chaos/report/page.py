@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from shoal_chaos.report import plot
-from shoal_chaos.report.records import Outcome, RunRecord
+from shoal_chaos.report.records import Outcome, RunRecord, Verdict
 
 RUNS_SHOWN = 30
 """How many runs of a scenario its trend shows, at most: the newest."""
@@ -29,14 +29,15 @@ svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: var(--dim);
 text.end { text-anchor: end; } text.middle { text-anchor: middle; }
 .grid { stroke: var(--line); } .axis { stroke: var(--dim); } polyline { fill: none; stroke-width: 1.6; }
 .median { stroke: var(--mark); } .longest { stroke: var(--soft); } .dot { fill: var(--mark); }
+.dot.bad { fill: var(--bad); } a { color: var(--mark); } summary { cursor: pointer; padding: 0.3rem 0; }
 rect.fault { fill: var(--fault); } rect.healing { fill: var(--healing); }
 rect.answered { fill: var(--soft); } rect.failed { fill: var(--bad); }
 """
 
 LEGEND = (
     "Above: the median (dark) and the longest (light) latency of the probes' calls, by when they were due. Below: how many "
-    "were answered, and in red how many were not within a second. Shaded: a fault at work, and from its heal until every shard "
-    "took writes."
+    "were answered, and in red how many were not within a second. Shaded: a fault at work (its number above), and from its "
+    "heal until every shard took writes."
 )
 SCORE = (
     "The score is 0 where a promise was broken; else up to 50 points for calls answered under faults, 30 for how soon every "
@@ -56,7 +57,8 @@ def page(records: Sequence[RunRecord]) -> str:
         runs.setdefault(record.scenario, []).append(record)
     body = [
         "<h1>Shoal under faults</h1>",
-        f"<p>{len(records)} runs of {len(runs)} scenarios. {SCORE}</p>",
+        f"<p>{_summary(records, runs)}</p>",
+        f'<p class="dim">{SCORE}</p>',
         _table(
             ("scenario", "runs", "held", "refuted", "newest", "score", "trend", "longest wait after a heal"),
             (_row(name, of_it) for name, of_it in sorted(runs.items())),
@@ -68,6 +70,15 @@ def page(records: Sequence[RunRecord]) -> str:
         '<meta name="viewport" content="width=device-width">'
         f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
+
+
+def _summary(records: Sequence[RunRecord], runs: Mapping[str, Sequence[RunRecord]]) -> str:
+    newest = [of_it[-1] for of_it in runs.values()]
+    numbers = {outcome: sum(run.outcome is outcome for run in newest) for outcome in Outcome}
+    counts = ", ".join(
+        f'<span class="{outcome}">{number} {outcome}</span>' for outcome, number in numbers.items() if number
+    )
+    return f"{len(records)} runs of {len(runs)} scenarios. By the newest run of each: {counts}."
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -87,7 +98,7 @@ def _row(name: str, runs: Sequence[RunRecord]) -> Sequence[str]:
         str(sum(run.outcome is Outcome.REFUTED for run in runs)),
         _outcome(newest),
         str(newest.score) if newest.outcome is not Outcome.SKIPPED else "",
-        plot.trend([run.score for run in done][-RUNS_SHOWN:]) if done else "",
+        plot.trend(done[-RUNS_SHOWN:]) if done else "",
         f"{max(waits):.1f} s" if waits else "",
     )
 
@@ -101,7 +112,7 @@ def _newest(run: RunRecord) -> str:
         f'<h2 id="{escape(run.scenario)}">{escape(run.scenario)}: {_outcome(run)}</h2>',
         f"<p>{escape(run.hypothesis)}</p>",
         f'<p class="dim">{escape(run.cluster)}; seed {run.seed}, {run.seconds:g} s, ended {escape(run.began)}. '
-        f"{escape(run.reason)}.</p>",
+        f"{escape(run.reason[:1].upper() + run.reason[1:])}.</p>",
     ]
     if run.outcome is Outcome.SKIPPED:
         return "".join(parts)
@@ -126,8 +137,19 @@ def _faults(run: RunRecord) -> str:
 
 
 def _verdicts(run: RunRecord) -> str:
+    """Return what was found, for all to see, and what was not, folded up."""
+    broken = [one for one in run.verdicts if not one.passed]
+    passed = [one for one in run.verdicts if one.passed]
+    text = _verdict_table(broken) if broken else ""
+    if passed:
+        words = f"{len(passed)} of {len(run.verdicts)} checkers found nothing"
+        text += f"<details><summary>{words}</summary>{_verdict_table(passed)}</details>"
+    return text
+
+
+def _verdict_table(verdicts: Sequence[Verdict]) -> str:
     rows: list[tuple[str, str, str]] = []
-    for one in run.verdicts:
+    for one in verdicts:
         said = "passed" if one.passed else "broken"
         found = f"<pre>{escape(chr(10).join(one.found))}</pre>" if one.found else ""
         rows.append((escape(one.checker), f'<span class="{said}">{said}</span>', escape(one.judged) + found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from random import Random
 
 from shoal import ShoalError
 from shoal.options import parse_url
-from shoal.survey import Examination, examine, fetch_shard_map
+from shoal.survey import fetch_shard_map
 
 from shoal_chaos.nemeses.base import Disturbance
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
@@ -27,7 +27,7 @@ from shoal_chaos.report.records import (
     ShardRecovery,
     Verdict,
 )
-from shoal_chaos.scenarios import comparison
+from shoal_chaos.scenarios import comparison, replicas
 from shoal_chaos.scenarios.model import Fault, Scenario
 from shoal_chaos.scenarios.probes import Probes
 from shoal_chaos.scenarios.remote import RemoteCluster
@@ -40,8 +40,6 @@ STEADY_SECONDS = (1.5, 6.0)
 CLIENTS = 2
 SHOWN = 5
 FINISH_SECONDS = 60.0
-IN_STEP_SECONDS = 15.0
-SURVEY_SECONDS = 1.0
 
 Say = Callable[[str], None]
 Cluster = FaultyCluster | RemoteCluster
@@ -126,7 +124,9 @@ class _Experiment:
                 self._ended = time.monotonic()
             self._say(suite.summary())
             await self._read_back()
-            await self._check_replicas(options.seeds)
+            lost, alone = self._cluster.lost, isinstance(self._cluster, FaultyCluster)
+            self._verdicts.append(await replicas.are_in_step(options.seeds, lost))
+            self._verdicts.append(await replicas.are_equal(options.seeds, lost, alone=alone))
         self._judge(suite)
 
     @asynccontextmanager
@@ -213,20 +213,6 @@ class _Experiment:
             return
         judged = f"{self._probes.acknowledged:,} acknowledged writes read again"
         self._verdicts.append(Verdict("acknowledged writes", not lost, judged, tuple(lost[:SHOWN])))
-
-    async def _check_replicas(self, seeds: Sequence[str]) -> None:
-        """Wait until every replica is in step, but for those of nodes that are given up."""
-        lost = self._cluster.lost
-
-        def left(found: Examination) -> list[str]:
-            return [one.message for one in found.problems if one.node is None or one.node not in lost]
-
-        deadline = time.monotonic() + IN_STEP_SECONDS
-        problems = left(await examine(seeds, SURVEY_SECONDS))
-        while problems and time.monotonic() < deadline:
-            problems = left(await examine(seeds, SURVEY_SECONDS))
-        judged = f"all of them, within {IN_STEP_SECONDS:g} s"
-        self._verdicts.append(Verdict("replicas in step", not problems, judged, tuple(problems[:SHOWN]), safety=False))
 
     def _judge(self, suite: Suite) -> None:
         for workload in suite.workloads:

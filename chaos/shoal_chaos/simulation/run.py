@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -49,7 +50,9 @@ def random_settings(random: Random) -> NodeSettings:
     )
 
 
-def simulate(seed: int, *, fault_seconds: int = 10) -> Report:
+def simulate(
+    seed: int, *, fault_seconds: int = 10, make_faults: Callable[[Cluster, Random], Faults] = Faults
+) -> Report:
     """Run one seed.
 
     Raises:
@@ -64,7 +67,7 @@ def simulate(seed: int, *, fault_seconds: int = 10) -> Report:
         keys=random.choice([1, 3, 9]),
         settings=random_settings(random),
     )
-    faults = Faults(cluster, derived_random(seed, "faults"))
+    faults = make_faults(cluster, derived_random(seed, "faults"))
     _run(cluster, fault_seconds * SECOND)
     faults.stop()
     _run(cluster, cluster.events.now + REST)

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from shoal.cli import cluster, data, expiring, exporting, importing, scanning
+from shoal.cli import cluster, data, expiring, exporting, importing, log_level, scanning
 from shoal.cli.failures import CommandFailed, exit_code_of
 from shoal.cli.output import note, print_line
 from shoal.errors import ShoalError
@@ -60,6 +60,7 @@ LAZY_PARTS = (
         "shoal_shardmanager.cli",
         "server",
     ),
+    LazyPart(("doctor",), "shoal_shardmanager.cli_doctor", "server"),
     LazyPart(("bench",), "shoal_chaos.bench.cli", "chaos"),
     LazyPart(("chaos",), "shoal_chaos.cli", "chaos"),
 )
@@ -121,7 +122,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _part in (data, scanning, expiring, importing, exporting, cluster):
+for _part in (data, scanning, expiring, importing, exporting, cluster, log_level):
     _part.register(app)
 
 

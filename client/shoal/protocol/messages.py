@@ -364,6 +364,13 @@ class SplitShard(_Message, frozen=True, tag=22):
     map_version: int
 
 
+class SetLogLevel(_Message, frozen=True, tag=32):
+    """Have the process log from `level` on: debug, info, warning or error. Answered by `Done`; it lasts until it ends."""
+
+    request: int
+    level: str
+
+
 Request: TypeAlias = (
     OpenSession
     | Write
@@ -381,6 +388,7 @@ Request: TypeAlias = (
     | RelocationStep
     | ReadMoving
     | ReadChecksum
+    | SetLogLevel
 )
 
 
@@ -523,6 +531,7 @@ class StatusReply(_Message, frozen=True, tag=45):
         cpu: the share of one core that the process took lately.
         map_derived: the node's shard map is one that it has made itself, from a split or from microshards that moved: it
             may lack what the shard manager's of that version has.
+        wall_ms: Unix time by the node's clock; 0: from a node that does not say.
     """
 
     request: int
@@ -541,6 +550,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     disk_latency_us: int = 0
     not_leading: str = ""
     map_derived: bool = False
+    wall_ms: int = 0
 
 
 class Done(_Message, frozen=True, tag=46):

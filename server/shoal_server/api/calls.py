@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from shoal.errors import Internal, InvalidArgument, ShoalError
 
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
+from shoal_server.observe.api_tally import ApiTally
 
 log = structlog.get_logger("shoal.api")
 
@@ -58,6 +59,7 @@ class Gate(Protocol):
     """Whether the node serves calls now. `stopping` is set when it ends to."""
 
     stopping: asyncio.Event
+    tally: ApiTally
 
     def check(self) -> None:
         """
@@ -169,14 +171,21 @@ def seconds_left(context: Context) -> float | None:
 
 async def _guarded(gate: Gate, context: Context, answer: Callable[[], Awaitable[R]]) -> R:
     """Return the answer, or end the call with the error that there was instead."""
+    gate.tally.begun()
+    code = grpc.StatusCode.CANCELLED
     try:
         gate.check()
-        return await answer()
+        answered = await answer()
+        code = grpc.StatusCode.OK
+        return answered
     except ShoalError as error:
-        failure = error
+        failure, code = error, status_code(error)
     except Exception as error:  # the root of the call's task
         log.error("api_call_failed", exc_info=error)
         failure = Internal(f"the node found a fault of its own ({type(error).__name__}), and its log has more")
+        code = status_code(failure)
+    finally:
+        gate.tally.ended(code.name)
     details = ((DETAILS_METADATA, status_details(failure)),)
     return await context.abort(status_code(failure), shown_message(failure), details)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from enum import Enum
 from typing import Any
 
@@ -24,6 +25,7 @@ from shoal_server.api.service import DataService
 from shoal_server.api.transact import TransactService
 from shoal_server.config import NodeConfig
 from shoal_server.node.settings import Limits
+from shoal_server.observe.api_tally import ApiTally
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shoal"].full_name
 CALLS_MAX = 1024
@@ -55,14 +57,17 @@ class ApiServer:
             limits: of sizes, that the cluster has.
         """
         self.stopping = asyncio.Event()
+        self.tally = ApiTally(CALLS_MAX)
         self._listen = listen
         self._node = node.id
         self._limits = limits
         self._state = _State.STARTING
+        self._ready = True
         self._gateway = Gateway(node.listens_at, node.region)
         self._health: Any = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()
+        self._doing: set[Future[None]] = set()
         self._thread = threading.Thread(target=self._run, name="shoal-api", daemon=True)
 
     def check(self) -> None:
@@ -89,12 +94,27 @@ class ApiServer:
     def serve(self) -> None:
         """Answer calls from now on. Said again, or after `stop`, it changes nothing."""
         if self._state is _State.STARTING:
-            self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._serve()))
+            self._soon(self._serve())
+
+    def tell_ready(self, ready: bool) -> None:
+        """Have the health service say whether the node is ready, once it serves; calls are answered either way.
+
+        Until it is told otherwise, it takes a node that serves for ready.
+        """
+        if ready != self._ready:
+            self._ready = ready
+            self._soon(self._tell_state())
 
     async def stop(self, patience_seconds: float) -> None:
         """Take no further calls, give open ones so long to end, and end the server."""
         await self._there(self._stop(patience_seconds))
         await self._end_thread()
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have the server's own thread do something, and keep it until it is done: the loop alone does not."""
+        doing = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._doing.add(doing)
+        doing.add_done_callback(self._doing.discard)
 
     # -- on the server's own thread
 
@@ -130,7 +150,7 @@ class ApiServer:
     async def _serve(self) -> None:
         if self._state is _State.STARTING:
             self._state = _State.SERVING
-            await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+            await self._tell_state()
 
     async def _stop(self, patience_seconds: float) -> None:
         assert self._server is not None, "what was started is stopped"
@@ -139,6 +159,11 @@ class ApiServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(patience_seconds)
         await self._gateway.close()
+
+    async def _tell_state(self) -> None:
+        if self._state is _State.SERVING:
+            answer = health_pb2.HealthCheckResponse
+            await self._tell_health(answer.SERVING if self._ready else answer.NOT_SERVING)
 
     async def _tell_health(self, status: int) -> None:
         for service in ("", SERVICE):

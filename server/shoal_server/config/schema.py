@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -40,7 +40,7 @@ class Section(BaseModel):
 
 
 class NodeConfig(Section):
-    """A storage node. `admin` is where it serves gRPC (`shoal_server.api`); `metrics` is for later parts of Shoal.
+    """A storage node. `admin` is where it serves gRPC (`shoal_server.api`), `metrics` where `/metrics` and health pages are.
 
     `address` is where others find it; `listen` is where it listens, for a node behind a proxy or a translation of addresses.
     """
@@ -145,6 +145,13 @@ class StorageConfig(Section):
     sessions_per_shard: Count = Field(4096, ge=1)
 
 
+class ObserveConfig(Section):
+    """What processes tell of themselves. `slow_request`: a request that takes longer is logged, with where the time went."""
+
+    slow_request_ns: Duration = Field(500 * MILLISECOND, alias="slow_request", gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class ClusterConfig(Section):
     """A whole cluster."""
 
@@ -155,3 +162,4 @@ class ClusterConfig(Section):
     timing: TimingConfig = TimingConfig()
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
+    observe: ObserveConfig = ObserveConfig()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,10 @@ MANAGER_COMMAND = (sys.executable, "-m", "shoal.cli", "manager")
 ADMIN_OFFSET = 100
 MANAGER_PORT_OFFSET = 50
 MANAGER_ADMIN_OFFSET = 150
-"""Where nodes serve gRPC and where managers listen, counted from the first node's port: 7500, 7450 and 7550 for 7400."""
+METRICS_OFFSET = 200
+MANAGER_METRICS_OFFSET = 250
+"""Where nodes serve gRPC, where managers listen, and where both serve metrics, counted from the first node's port: 7500, 7450
+and 7550, 7600 and 7650 for 7400."""
 DEFAULT_NODES = 3
 DEFAULT_MANAGERS = 1
 DEFAULT_PORT = 7400
@@ -78,11 +81,13 @@ def prepare_folder(root: Path, *, nodes: int | None, port: int | None, managers:
     first = DEFAULT_PORT if port is None else port
     controlling = DEFAULT_MANAGERS if managers is None else managers
     if first == 0:
-        found = free_ports(2 * (count + controlling))
+        found = free_ports(3 * (count + controlling))
+        metrics_ports, found = found[: count + controlling], found[count + controlling :]
         ports, admin_ports = found[:count], found[count : 2 * count]
         manager_ports = list(zip(found[2 * count :: 2], found[2 * count + 1 :: 2], strict=True))
     else:
         ports, admin_ports = _ports(first, count), _ports(first + ADMIN_OFFSET, count)
+        metrics_ports = _ports(first + METRICS_OFFSET, count) + _ports(first + MANAGER_METRICS_OFFSET, controlling)
         manager_ports = list(
             zip(
                 _ports(first + MANAGER_PORT_OFFSET, controlling),
@@ -90,11 +95,11 @@ def prepare_folder(root: Path, *, nodes: int | None, port: int | None, managers:
                 strict=True,
             )
         )
-    for taken in (*ports, *admin_ports, *chain(*manager_ports)):
+    for taken in (*ports, *admin_ports, *chain(*manager_ports), *metrics_ports):
         # Before it is written down: the folder would be bound to ports that it never had.
         _check_free(f"{LOOPBACK}:{taken}")
     folder.root.mkdir(parents=True, exist_ok=True)
-    folder.config_file.write_text(generated_config(count, ports, manager_ports, admin_ports), "utf-8")
+    folder.config_file.write_text(generated_config(count, ports, manager_ports, admin_ports, metrics_ports), "utf-8")
     return folder
 
 
@@ -138,30 +143,38 @@ class LocalCluster:
         return f"shoal://{','.join(self.addresses)}/{keyspace}"
 
     @property
+    def _names(self) -> list[str]:
+        return [node.id for node in self.config.nodes] + [manager.id for manager in self.config.managers]
+
+    @property
     def running(self) -> dict[str, ChildNode]:
         """The nodes whose processes run, by id."""
         return {node: child for node, child in self._children.items() if not child.ended()}
 
-    def check_startable(self) -> None:
-        """Check that nothing is in the way of starting all nodes.
+    def startable(self, *, beside_others: bool = False) -> list[str]:
+        """Return the nodes and managers that do not run yet, if nothing is in the way of starting them.
+
+        Args:
+            beside_others: where some of them run already, started from elsewhere, the rest may be started.
 
         Raises:
-            ClusterRefused: nodes of this folder run already, or an address is taken.
+            ClusterRefused: all of this folder run already, or any and not `beside_others`; or an address is taken.
         """
         already = find_nodes(self.folder)
-        if already:
+        missing = [name for name in self._names if name not in {node.node for node in already}]
+        if already and not (beside_others and missing):
             nodes = ", ".join(f"{node.node} (process {node.pid})" for node in already)
+            rest = f", or start {', '.join(missing)} with --detach" if missing else ""
             raise ClusterRefused(
-                f"this cluster runs already: {nodes}; end it with `shoal down --data {self.folder.root}`"
+                f"this cluster runs already: {nodes}; end it with `shoal down --data {self.folder.root}`{rest}"
             )
-        for node in self.config.nodes:
-            _check_free(node.listens_at)
-            if node.admin:
-                _check_free(node.admin)
-        for manager in self.config.managers:
-            _check_free(manager.address)
-            if manager.admin:
-                _check_free(manager.admin)
+        addresses = [(node.id, (node.listens_at, node.admin, node.metrics)) for node in self.config.nodes]
+        addresses += [(entry.id, (entry.address, entry.admin, entry.metrics)) for entry in self.config.managers]
+        for name, taken in addresses:
+            if name in missing:
+                for address in filter(None, taken):
+                    _check_free(address)
+        return missing
 
     def start(self, node: str) -> ChildNode:
         """Start one node, or manager, which must not run."""
@@ -175,9 +188,9 @@ class LocalCluster:
         self._children[node] = child
         return child
 
-    def start_all(self) -> None:
-        """Start every node, and the managers."""
-        for name in [node.id for node in self.config.nodes] + [manager.id for manager in self.config.managers]:
+    def start_all(self, names: Iterable[str] | None = None) -> None:
+        """Start every node, and the managers; or those that are named."""
+        for name in names or self._names:
             self.start(name)
 
     def take_exits(self) -> list[NodeExit]:
@@ -230,9 +243,22 @@ def _check_free(address: str) -> None:
         )
 
 
-async def stop_recorded(folder: ClusterFolder) -> tuple[list[str], list[str]]:
-    """End the nodes of a folder that other processes have started; return (nodes ended, those of them killed)."""
+async def stop_recorded(folder: ClusterFolder, names: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """End the nodes of a folder that other processes have started; return (nodes ended, those of them killed).
+
+    Args:
+        names: only these.
+
+    Raises:
+        ClusterRefused: one of them does not run.
+    """
     found = find_nodes(folder)
+    running = [node.node for node in found]
+    strange = [name for name in names if name not in running]
+    if strange:
+        there = f"; {', '.join(running)} do" if running else ""
+        raise ClusterRefused(f"{strange[0]!r} does not run in {folder.root}{there}")
+    found = [node for node in found if not names or node.node in names]
     killed = await stop_nodes(found)
     for node in found:
         folder.process_file(node.node).unlink(missing_ok=True)

@@ -39,13 +39,18 @@ class ClusterFolder:
 
 
 def generated_config(
-    nodes: int, ports: Sequence[int], managers: Sequence[tuple[int, int]] = (), admin_ports: Sequence[int] = ()
+    nodes: int,
+    ports: Sequence[int],
+    managers: Sequence[tuple[int, int]] = (),
+    admin_ports: Sequence[int] = (),
+    metrics_ports: Sequence[int] = (),
 ) -> str:
     """Return the text of a `cluster.yaml` for `nodes` nodes on loopback, one port each.
 
     Args:
         managers: the ports of each shard manager: for nodes, and for operators.
         admin_ports: of the nodes, where they serve gRPC; none: they do not.
+        metrics_ports: of the nodes, then of the managers, where they serve metrics and health pages; none: they do not.
     """
     voters = min(3, nodes)
     lines = [
@@ -54,15 +59,18 @@ def generated_config(
         "nodes:",
     ]
     admins = [f" admin: '{LOOPBACK}:{port}'," for port in admin_ports] or [""] * nodes
+    metrics = [f" metrics: '{LOOPBACK}:{port}'," for port in metrics_ports] or [""] * (nodes + len(managers))
     lines += [
-        f"  - {{id: n{number}, region: local, zone: z{number}, address: {LOOPBACK}:{port},{admin} data: ./n{number}}}"
-        for number, (port, admin) in enumerate(zip(ports[:nodes], admins, strict=True), start=1)
+        f"  - {{id: n{number}, region: local, zone: z{number}, address: {LOOPBACK}:{port},{more} data: ./n{number}}}"
+        for number, (port, more) in enumerate(
+            zip(ports[:nodes], map("".join, zip(admins, metrics[:nodes], strict=True)), strict=True), start=1
+        )
     ]
     if managers:
         lines.append("managers:")
     lines += [
-        f"  - {{id: m{number}, address: {LOOPBACK}:{port}, admin: '{LOOPBACK}:{admin}', data: ./m{number}}}"
-        for number, (port, admin) in enumerate(managers, start=1)
+        f"  - {{id: m{number}, address: {LOOPBACK}:{port}, admin: '{LOOPBACK}:{admin}',{more} data: ./m{number}}}"
+        for number, ((port, admin), more) in enumerate(zip(managers, metrics[nodes:], strict=True), start=1)
     ]
     lines += [
         "keyspaces:",

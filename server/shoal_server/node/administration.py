@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Answer, ChangeMembership, Done, DropReplica, InstallShardMap, SplitShard
+from shoal.protocol.messages import (
+    Answer,
+    ChangeMembership,
+    Done,
+    DropReplica,
+    InstallShardMap,
+    SetLogLevel,
+    SplitShard,
+)
 from shoal.protocol.relocation import ReadMoving, RelocationStep
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
@@ -29,7 +37,9 @@ from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, put_o
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
 
-AdminRequest: TypeAlias = InstallShardMap | ChangeMembership | DropReplica | SplitShard | RelocationStep | ReadMoving
+AdminRequest: TypeAlias = (
+    InstallShardMap | ChangeMembership | DropReplica | SplitShard | RelocationStep | ReadMoving | SetLogLevel
+)
 
 SPLIT_BYTES = 1024
 """About what a split takes in a log entry."""
@@ -58,6 +68,8 @@ class Administration:
             problem = self._install(request, now, batch)
         elif isinstance(request, DropReplica):
             problem = self._drop(request, batch)
+        elif isinstance(request, SetLogLevel):
+            problem = self._node.set_log_level(request.level)
         else:
             self._ask_leader(client, request, now, outbox)
             return
@@ -92,7 +104,7 @@ class Administration:
             problem = self._refuse_to_found(found, routes)
             if problem:
                 return problem
-        put_shard_map(batch, node.engine, new)
+        put_shard_map(batch, node.engine, new, derived=False)
         origins: dict[int, ReplicaOrigin] = {}
         for shard in new.shards:
             if node.lacks_replica(shard):

@@ -8,6 +8,7 @@ the node goes on serving the others.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -28,6 +29,14 @@ from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_frames import peer_decoder
 
 log = structlog.get_logger("shoal.node")
+
+KEEPALIVE = tuple(
+    (getattr(socket, option), value)
+    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, option)
+)
+"""A connection whose other end is gone without a word is closed after about a minute: it holds a place, too. Systems that
+lack one of these options have a time of their own."""
 
 GREETING_SECONDS = 5.0
 """A connection that has not said hello by then is closed: it holds a place that somebody else may need."""
@@ -65,10 +74,20 @@ class Inbound(asyncio.Protocol):
         self._refused = False
         self._greeting = loop.call_later(GREETING_SECONDS, self._no_greeting)
 
+    @property
+    def address(self) -> str:
+        """Where it comes from; "" where it is over."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return f"{peer[0]}:{peer[1]}" if peer else ""
+
     # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        accepted = transport.get_extra_info("socket")
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            accepted.setsockopt(socket.IPPROTO_TCP, option, value)
         self._host.inbound_opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here

@@ -21,9 +21,11 @@ The order that safety rests on, in one place:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import (
@@ -58,6 +60,7 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.splits import Splits, begin_log_of_split_off
 from shoal_server.node.status import describe
 from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
@@ -66,13 +69,15 @@ from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, R
 from shoal_server.raft.ready import TransferRefused
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
-from shoal_server.storage.engine import Engine
-from shoal_server.storage.folder import put_shard_map
+from shoal_server.storage.engine import REPLACE_NODE, Engine, StorageDamaged
+from shoal_server.storage.folder import load_derived_version, put_shard_map
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, is_stored, load_origin, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
+
+log = structlog.get_logger("shoal.node")
 
 
 @dataclass(slots=True)
@@ -106,6 +111,10 @@ class _Unsynced:
     answers: list[tuple[int, Answer]]
 
 
+def _no_log_level(level: str) -> str:
+    return f"this process does not let its log level be set, to {level!r} or otherwise"
+
+
 class Node:
     """See the module's first lines. Every method belongs to one thread."""
 
@@ -128,6 +137,9 @@ class Node:
         self.routes = Routes(shard_map)
         self.engine = engine
         self.started_at = now
+        self.tally = Tally()
+        self.arrived = 0
+        self.set_log_level: Callable[[str], str] = _no_log_level
         self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)
         self.cpu = 0.0
         self.connected: set[str] = set()
@@ -141,12 +153,12 @@ class Node:
                 self.replicas[shard.id] = self._open_replica(shard.id, load_origin(engine, shard.id), now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
         self._admin_requests: list[tuple[int, AdminRequest]] = []
-        self._derived_version = 0
+        self._derived_version = load_derived_version(engine)
         self._may_lack_replicas = False
         self._splits = Splits(self)
         self._relocations = Relocations(self)
         self._administration = Administration(self, self._relocations)
-        self._transfers = SnapshotTransfers(engine, settings, self.replicas)
+        self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally)
         self._admission = Admission(self.replicas, self.routes, settings)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
@@ -207,7 +219,7 @@ class Node:
     def adopt_derived_map(self, derived: ShardMap, now: int) -> None:
         """Route by a map that follows from what a replica here has applied, until the shard manager's comes."""
         batch = self.engine.batch()
-        put_shard_map(batch, self.engine, derived)
+        put_shard_map(batch, self.engine, derived, derived=True)
         self.engine.write(batch)
         self.adopt_map(Routes(derived), {}, now)
         self._derived_version = derived.version
@@ -233,6 +245,11 @@ class Node:
         known = self.routes.shards.get(shard.parent)
         return known is not None and self.identity.node in known.replicas and self._may_be_split_off(known)
 
+    @property
+    def wall_ms(self) -> int:
+        """Unix time by the machine's clock, as of the last turn."""
+        return self._wall_ms
+
     def mark_dirty(self, replica: Replica) -> None:
         """Have the replica looked at in this turn."""
         self._dirty[replica.shard.id] = replica
@@ -242,6 +259,7 @@ class Node:
         # One that it might have split off may be opened now.
         self._may_lack_replicas = True
         replica = self.replicas.pop(shard_id)
+        self.tally.retire(replica.machine.traffic)
         for waiting in (self._dirty, self._behind, self._again):
             waiting.pop(shard_id, None)
         if self._flushing is not None:
@@ -285,6 +303,11 @@ class Node:
         if not leftovers.is_empty():
             self.engine.write(leftovers)
         stored = store.load()
+        if stored.last_index < state.index:
+            raise StorageDamaged(
+                f"the log of shard {shard_id} ends at entry {stored.last_index}, and {state.index} was applied: "
+                f"{REPLACE_NODE}"
+            )
         log = Log(
             store,
             truncated_index=stored.start.index,
@@ -308,7 +331,7 @@ class Node:
             silent_until=0 if origin.founded else origin.membership_version,
             awaits_snapshot=awaits_snapshot,
         )
-        return Replica(node, group, store, machine, self.settings)
+        return Replica(node, group, store, machine, self.settings, self.tally)
 
     # -- what arrives
 
@@ -383,7 +406,9 @@ class Node:
         """
         outbox = self._outbox
         self._wall_ms = wall_ms
-        self._release_synced(outbox)
+        self.tally.begin_turn(self.arrived or now, now)
+        self.arrived = 0
+        self._release_synced(now, outbox)
         self._take_peer_events(now)
         self._take_peer_messages(now, outbox)
         self._take_client_requests(now, outbox)
@@ -398,6 +423,8 @@ class Node:
         outbox = self._outbox
         self._apply(now, outbox)
         self._outbox = Outbox(self.routes.map.version)
+        if outbox.failed:
+            self.tally.failed(outbox.failed)
         in_flight = self._in_flight
         for client, answers in outbox.to_clients.items():
             if client in in_flight:
@@ -409,6 +436,20 @@ class Node:
             wake_at = min(wake_at, self._behind_due)
         return TurnEnd(outbox.to_peers, outbox.to_clients, self._flush(), wake_at)
 
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Return how much waits in the node's queues, and how much may: name -> (length, bound or 0)."""
+        sending, taking, wanted = self._transfers.under_way
+        in_flight = self._in_flight.values()
+        return {
+            "busiest_client": (max(in_flight, default=0), self.settings.limits.client_requests),
+            "client_requests": (sum(in_flight), 0),
+            "batches_to_sync": (len(self._unsynced), 0),
+            "snapshots_sending": (sending, self.settings.snapshots_at_once),
+            "snapshots_taking": (taking, 0),
+            "snapshots_wanted": (wanted, 0),
+            "replicas_applying_later": (len(self._behind), 0),
+        }
+
     def _flush(self) -> int | None:
         """Return the ticket of a flush, where one is due for the sake of a log's length."""
         if (self._flush_wanted or self._splits.want_flush()) and self._flushing is None:
@@ -417,7 +458,7 @@ class Node:
             self._flush_ticket += 1
         return self._flush_ticket if self._flushing is not None else None
 
-    def _release_synced(self, outbox: Outbox) -> None:
+    def _release_synced(self, now: int, outbox: Outbox) -> None:
         unsynced = self._unsynced
         while unsynced and unsynced[0].ticket <= self._synced:
             done = unsynced.popleft()
@@ -425,6 +466,7 @@ class Node:
                 replica = self.replicas.get(group.group)
                 if replica is not None and replica.group is group:
                     group.persisted(index, term)
+                    replica.synced(index, now)
                     self._dirty[group.group] = replica
             for peer, message in done.messages:
                 outbox.send(peer, message)
@@ -483,6 +525,7 @@ class Node:
 
     def _take_client_requests(self, now: int, outbox: Outbox) -> None:
         frames, self._from_clients = self._from_clients, []
+        counts = self.tally.requests
         for client, requests in frames:
             in_flight = self._in_flight.get(client, 0) + len(requests)
             self._in_flight[client] = in_flight
@@ -490,6 +533,8 @@ class Node:
                 self._refuse_all(client, requests, in_flight, outbox)
                 continue
             for request in requests:
+                kind = type(request)
+                counts[kind] = counts.get(kind, 0) + 1
                 if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
                     replica = self._admission.admit(client, request, self.disk.state.not_writable, outbox)
                     if replica is not None:
@@ -668,6 +713,16 @@ class Node:
                 durable.extend(ready.durable_messages)
                 for peer in ready.snapshots_wanted:
                     self._transfers.want(replica, peer)
+                for lost in ready.lost_entries:
+                    log.error(
+                        "replica_lost_entries",
+                        node=lost.node,
+                        shard=replica.shard.id,
+                        acknowledged=lost.acknowledged,
+                        missing=lost.missing,
+                        reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
+                        f"sent again, but the node cannot be relied on: replace it",
+                    )
             if replica.shorten_log(batch):
                 self._flush_wanted = True
         adopted = self._transfers.store(batch, now)

@@ -15,6 +15,7 @@ from shoal.protocol.messages import Answer, Welcome
 
 from shoal_server.node.core import Node
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.observe.tally import SlowRequest
 from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import Engine
 
@@ -56,12 +57,14 @@ class NodeDriver:
         to_clients: Callable[[dict[int, list[Answer]]], None],
         failed: Callable[[str, Exception | None], None],
         map_changed: Callable[[], None],
+        slow: Callable[[list[SlowRequest], int], None] = lambda _slow, _ended: None,
     ) -> None:
         """
         Args:
             failed: told once why nothing on disk, or in memory, can be relied on any more; with the exception, where
                 it was a turn that failed.
             map_changed: told when the node has another shard map.
+            slow: told of the slow requests that a turn has answered, and when it ended.
         """
         self.failure = ""
         self._node = node
@@ -71,6 +74,7 @@ class NodeDriver:
         self._to_clients = to_clients
         self._failed = failed
         self._map_changed = map_changed
+        self._slow = slow
         self._map_version = node.routes.map.version
         self._syncs = DiskThread("sync", engine.sync, self._in_loop(self._sync_done))
         self._flushes = DiskThread("flush", engine.flush, self._in_loop(self._flush_done))
@@ -85,6 +89,7 @@ class NodeDriver:
         """Have a turn taken once the callbacks that are ready now have run."""
         if not self._turn_scheduled:
             self._turn_scheduled = True
+            self._node.arrived = monotonic_ns()
             self._loop.call_soon(self._scheduled_turn)
 
     def turn(self) -> None:
@@ -114,6 +119,11 @@ class NodeDriver:
             self._to_peers(end.to_peers)
         if end.to_clients:
             self._to_clients(end.to_clients)
+        ended = monotonic_ns()
+        tally = self._node.tally
+        tally.end_turn(ended)
+        if tally.slow:
+            self._slow(tally.take_slow(), ended)
 
     def sync_stalled_for(self) -> float:
         """Return for how many seconds the sync under way has been going on, 0 where there is none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -30,13 +31,24 @@ class HealthWatch:
     """Tells `node` how its machine is, about four times a second."""
 
     def __init__(
-        self, node: Node, driver: NodeDriver, engine: RocksEngine, data: Path, disk_reserve_bytes: int
+        self,
+        node: Node,
+        driver: NodeDriver,
+        engine: RocksEngine,
+        data: Path,
+        disk_reserve_bytes: int,
+        looked: Callable[[], None],
     ) -> None:
+        """
+        Args:
+            looked: called after each look.
+        """
         self._node = node
         self._driver = driver
         self._engine = engine
         self._data = data
         self._reserve_bytes = disk_reserve_bytes
+        self._looked = looked
         self._latency = SyncLatency(monotonic_ns())
         self._free_bytes = disk_reserve_bytes
         self._used_bytes = 0
@@ -52,18 +64,22 @@ class HealthWatch:
                 self._measuring = asyncio.create_task(self._measure_room())
             self._measure_cpu()
             self._tell()
+            self._looked()
             await asyncio.sleep(CHECK_SECONDS)
 
     def _tell(self) -> None:
         node = self._node
         before = node.disk.not_leading
         now = monotonic_ns()
+        durations = self._driver.take_sync_durations()
+        for duration in durations:
+            node.tally.syncs.record(duration / 1e9)
         state = DiskState(
             free_bytes=self._free_bytes,
             used_bytes=self._used_bytes,
             not_writable=self._not_writable(),
             syncing_ns=int(self._driver.sync_stalled_for() * 1e9),
-            latency_us=self._latency.take(self._driver.take_sync_durations(), now),
+            latency_us=self._latency.take(durations, now),
         )
         node.set_disk(state, now)
         after = node.disk.not_leading

@@ -23,10 +23,11 @@ NOBODY = -1
 class Outbox:
     """Collects a turn's messages, so that each peer and each client gets one frame."""
 
-    __slots__ = ("map_version", "to_clients", "to_peers")
+    __slots__ = ("failed", "map_version", "to_clients", "to_peers")
 
     def __init__(self, map_version: int) -> None:
         self.map_version = map_version
+        self.failed: list[ErrorCode] = []
         self.to_peers: dict[str, list[PeerMessage]] = {}
         self.to_clients: dict[int, list[Answer]] = {}
 
@@ -58,6 +59,7 @@ class Outbox:
         route: Shard | None = None,
     ) -> None:
         """Answer that `request` was refused or failed."""
+        self.failed.append(code)
         self.answer(
             client,
             Failure(request, code.value, message, maybe_applied, retry_after_ms, route, self.map_version),

@@ -23,11 +23,15 @@ class PeerLinks:
         connected: Callable[[str], None],
         lost: Callable[[str], None],
         failed: Callable[[asyncio.Task[None]], None],
+        heard_by: Callable[[str], int],
+        clock: Callable[[], int],
+        support_ns: int,
     ) -> None:
         """
         Args:
             check: says "" where the node that answered is the peer expected there, else why not.
             failed: called with the task of a link that ended by itself, which it never should.
+            heard_by, clock, support_ns: see `PeerLink`.
         """
         self._hello = hello
         self._max_frame_bytes = max_frame_bytes
@@ -35,6 +39,9 @@ class PeerLinks:
         self._connected = connected
         self._lost = lost
         self._failed = failed
+        self._heard_by = heard_by
+        self._clock = clock
+        self._support_ns = support_ns
         self._links: dict[str, tuple[str, PeerLink, asyncio.Task[None]]] = {}
 
     def update(self, addresses: Mapping[str, str]) -> None:
@@ -55,6 +62,9 @@ class PeerLinks:
             check=lambda welcome: self._check(peer, welcome),
             connected=self._connected,
             lost=self._lost,
+            heard_by=self._heard_by,
+            clock=self._clock,
+            support_ns=self._support_ns,
         )
         task = asyncio.create_task(link.run())
         task.add_done_callback(self._failed)

@@ -2,7 +2,8 @@
 
 A link carries this node's messages to one peer, in order; what the peer says comes by the link that it dials itself.
 Messages that find no link, or a peer that does not read, are dropped: Raft sends again what matters, and a queue that
-outlives its connection would only deliver the past.
+outlives its connection would only deliver the past. A link whose peer answers nothing for too long is dropped, too, and
+dialled again (see silence.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from shoal.protocol.frames import FrameReader, FrameTooLong, encode_frame, encod
 from shoal.protocol.messages import Hello, Refused, Welcome
 
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.silence import LOOK_NS, SECOND, SilenceWatch
 
 log = structlog.get_logger("shoal.node")
 
@@ -71,11 +73,16 @@ class PeerLink:
         check: Callable[[Welcome], str],
         connected: Callable[[str], None],
         lost: Callable[[str], None],
+        heard_by: Callable[[str], int],
+        clock: Callable[[], int],
+        support_ns: int,
     ) -> None:
         """
         Args:
             address: `host:port`.
             check: says "" where the node that answered is the peer expected there, else why not.
+            heard_by: says when the newest heartbeat was sent that the peer is known to have received, on `clock` (ns).
+            support_ns: for how long nodes support each other: the measure of what is long.
             connected: called when messages have a way; `lost` when they have none any more.
         """
         self.peer = peer
@@ -87,6 +94,9 @@ class PeerLink:
         self._check = check
         self._connected = connected
         self._lost = lost
+        self._heard_by = heard_by
+        self._clock = clock
+        self._silence = SilenceWatch(support_ns)
         self._transport: asyncio.Transport | None = None
         self._last_problem = ""
 
@@ -98,6 +108,7 @@ class PeerLink:
             return
         for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes):
             transport.write(frame)
+            self._silence.sent(len(frame))
         if transport.get_write_buffer_size() > OUTPUT_BYTES:
             log.warning("peer_cut_off", peer=self.peer, unread_bytes=transport.get_write_buffer_size())
             transport.abort()
@@ -136,9 +147,10 @@ class PeerLink:
             self._transport = transport
             self._last_problem = ""
             log.info("peer_connected", peer=self.peer)
+            self._silence.opened(self._clock())
             self._connected(self.peer)
             try:
-                return await protocol.ended, True
+                return await self._watch(transport, protocol), True
             finally:
                 self._transport = None
                 self._lost(self.peer)
@@ -147,3 +159,15 @@ class PeerLink:
         finally:
             if transport is not None:
                 transport.close()
+
+    async def _watch(self, transport: asyncio.Transport, protocol: _LinkProtocol) -> str:
+        """Wait for the link's end, or end it where the peer is silent; return why it ended."""
+        while not protocol.ended.done():
+            await asyncio.wait((protocol.ended,), timeout=LOOK_NS / SECOND)
+            if not protocol.ended.done() and self._silence.look(self._heard_by(self.peer), self._clock()):
+                seconds = self._silence.silent_seconds
+                log.warning("peer_silent", peer=self.peer, seconds=round(seconds, 1))
+                # What waits to be written is for nobody; closing would wait for it.
+                transport.abort()
+                return f"it has answered nothing for {seconds:.1f} seconds"
+        return protocol.ended.result()

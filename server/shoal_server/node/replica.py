@@ -35,6 +35,7 @@ from shoal_server.node.handover import Handover
 from shoal_server.node.loads import ReplicaLoad
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.settings import NodeSettings
+from shoal_server.observe.tally import Backlog, Served, SlowRequest, Tally, served_as
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry
 from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted
@@ -93,10 +94,16 @@ class QueuedRead:
 
 @dataclass(slots=True)
 class Proposal:
-    """Who waits for the commands of a log entry that this node proposed, in their order."""
+    """Who waits for the commands of a log entry that this node proposed, in their order.
+
+    `arrived`, `proposed`, `synced`: when the first of them came in, was proposed, and was on this node's own disk (ns).
+    """
 
     term: int
     waiters: list[tuple[int, int]]
+    arrived: int = 0
+    proposed: int = 0
+    synced: int = 0
 
 
 @dataclass(slots=True)
@@ -130,11 +137,13 @@ class Replica:
         "_purging",
         "_queue",
         "_queued_reads",
+        "_queued_since",
         "_reads_waiting",
         "_restored",
         "_results",
         "_settings",
         "_since_checkpoint",
+        "_tally",
         "_was_leader",
         "_weak_reads",
         "counts",
@@ -151,7 +160,13 @@ class Replica:
     )
 
     def __init__(
-        self, node: str, group: Group, store: GroupLogStore, machine: ShardStateMachine, settings: NodeSettings
+        self,
+        node: str,
+        group: Group,
+        store: GroupLogStore,
+        machine: ShardStateMachine,
+        settings: NodeSettings,
+        tally: Tally,
     ) -> None:
         self.node = node
         self.group = group
@@ -165,9 +180,11 @@ class Replica:
         self.counts = RowCounts()
         self.load = ReplicaLoad()
         self._settings = settings
+        self._tally = tally
+        self._queued_since = 0
         self._queue: list[QueuedCommand] = []
         self._queued_reads: list[QueuedRead] = []
-        self._reads_waiting: dict[int, tuple[int | None, list[QueuedRead]]] = {}
+        self._reads_waiting: dict[int, tuple[int | None, list[QueuedRead], int]] = {}
         self._next_token = 0
         self._proposals: dict[int, Proposal] = {}
         self._prepared: dict[int, Prepared] = {}
@@ -214,11 +231,14 @@ class Replica:
         """
         if self.group.transferring:
             self._handover.begin(now)
+            if self._queue and not self._queued_since:
+                self._queued_since = self._tally.arrived
             return
         queue = self._queue
         if not queue:
             return
         self._queue = []
+        arrived, self._queued_since = self._queued_since or self._tally.arrived, 0
         if not self.group.is_leader:
             self._purging = False
             for item in queue:
@@ -235,7 +255,7 @@ class Replica:
             entries[-1].append(item)
             size += item.size
         for items in entries:
-            self._propose(items, wall_ms, outbox)
+            self._propose(items, arrived, now, wall_ms, outbox)
 
     def _is_new(self, item: QueuedCommand, outbox: Outbox) -> bool:
         """Say whether a write is new to its session as applied so far; answer it where it is not.
@@ -250,13 +270,14 @@ class Replica:
         self._answer(item.client, item.request, Outcome(verdict, seq), command, outbox)
         return False
 
-    def _propose(self, items: list[QueuedCommand], wall_ms: int, outbox: Outbox) -> None:
+    def _propose(self, items: list[QueuedCommand], arrived: int, now: int, wall_ms: int, outbox: Outbox) -> None:
         commands = Commands(COMMANDS_VERSION, wall_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
         group = self.group
         try:
             index = group.propose([encode_commands(commands)])
         except TooManyUncommitted as error:
             self._purging = False
+            self._tally.proposals_refused += 1
             for item in items:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
@@ -267,12 +288,14 @@ class Replica:
                 self.fail_not_leader(item.client, item.request, outbox)
         else:
             term = group.term
+            self._tally.proposals += 1
+            self._tally.proposed_commands += len(items)
             if any(isinstance(command, _CHANGES_SEQS_OR_MICROSHARDS) for command in commands.commands):
                 self._fast_from = index
             for item in items:
                 item.fast = item.fast and self.machine.state.index >= self._fast_from
             self._proposals[index] = Proposal(
-                term, [(NOBODY if item.fast else item.client, item.request) for item in items]
+                term, [(NOBODY if item.fast else item.client, item.request) for item in items], arrived, now
             )
             self._prepared[index] = Prepared(term, commands, [item.operations for item in items])
             if any(item.fast for item in items):
@@ -280,6 +303,7 @@ class Replica:
                 seq = self.machine.state.seq_base + index
                 for item in items:
                     if item.fast:
+                        self._tally.at_once[Served.WRITE_FAST] += 1
                         outbox.answer(item.client, Written(item.request, seq))
 
     def begin_reads(self, now: int, outbox: Outbox) -> None:
@@ -302,9 +326,9 @@ class Replica:
         token = self._next_token
         self._next_token += 1
         if index is not None:
-            self._reads_waiting[token] = (max(index, self._fast_index), reads)
+            self._reads_waiting[token] = (max(index, self._fast_index), reads, self._tally.arrived)
             return
-        self._reads_waiting[token] = (None, reads)
+        self._reads_waiting[token] = (None, reads, self._tally.arrived)
         self.group.start_read(token, now)
 
     def collect(self, batch: Batch, now: int, outbox: Outbox) -> list[Ready]:
@@ -326,9 +350,9 @@ class Replica:
             for token, index in ready.reads:
                 waiting = self._reads_waiting.get(token)
                 if waiting is not None:
-                    self._reads_waiting[token] = (max(index, self._fast_index), waiting[1])
+                    self._reads_waiting[token] = (max(index, self._fast_index), waiting[1], waiting[2])
             for token in ready.failed_reads:
-                for read in self._reads_waiting.pop(token, (None, []))[1]:
+                for read in self._reads_waiting.pop(token, (None, [], 0))[1]:
                     self._fail_read(read, outbox)
             taken.append(ready)
         if group.is_leader != self._was_leader or group.leader != self.route.leader:
@@ -365,9 +389,15 @@ class Replica:
                     self.fail_not_leader(client, request, outbox)
                 continue
             commands = prepared.commands.commands
+            answered = 0
             for (client, request), outcome, command in zip(proposal.waiters, outcomes, commands, strict=True):
                 if client != NOBODY:
+                    answered += 1
                     self._answer(client, request, outcome, command, outbox)
+            if answered:
+                self._tally.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
+                if proposal.arrived < self._tally.slow_before:
+                    self._note_slow(entry.index, proposal, commands[0])
 
     def _answer(self, client: int, request: int, outcome: Outcome, command: Command, outbox: Outbox) -> None:
         verdict = outcome.verdict
@@ -406,12 +436,13 @@ class Replica:
         if not self._reads_waiting:
             return
         applied = self.machine.state.index
-        done = [token for token, (index, _) in self._reads_waiting.items() if index is not None and index <= applied]
+        done = [token for token, (index, _, _) in self._reads_waiting.items() if index is not None and index <= applied]
         for token in done:
-            for read in self._reads_waiting.pop(token)[1]:
-                self._serve(read, 0, wall_ms, outbox)
+            _, reads, arrived = self._reads_waiting.pop(token)
+            for read in reads:
+                self._serve(read, 0, arrived, wall_ms, outbox)
 
-    def _serve(self, queued: QueuedRead, staleness_ms: int, wall_ms: int, outbox: Outbox) -> None:
+    def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, wall_ms: int, outbox: Outbox) -> None:
         machine, read, limits = self.machine, queued.read, self._settings.limits
         now = machine.now(wall_ms)
         seq = machine.state.seq
@@ -422,6 +453,7 @@ class Replica:
             # Microshards have gone after it was admitted.
             self._fail_not_here(queued.client, read.request, outbox)
         elif type(read) is Read:
+            self._tally.read(served_as(read.freshness, scan=False), arrived, self.shard.id, queued.client, read.request)
             machine.traffic.read(queued.microshards)
             values, seqs, expiries = machine.read(read.keys, queued.microshards, now)
             fitting = _fitting(values, limits.max_frame_bytes // 2)
@@ -429,6 +461,7 @@ class Replica:
                 values, seqs, expiries = values[:fitting], seqs[:fitting], expiries[:fitting]
             outbox.answer(queued.client, Rows(read.request, seq, self.node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
+            self._tally.read(served_as(read.freshness, scan=True), arrived, self.shard.id, queued.client, read.request)
             machine.traffic.read(queued.microshards)
             page = machine.scan(
                 read.microshard,
@@ -453,6 +486,37 @@ class Replica:
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)
 
+    def _note_slow(self, index: int, proposal: Proposal, command: Command | None, outcome: str = "") -> None:
+        """Note a log entry whose writes took too long; `command` is the first of them, where it is known."""
+        named = command if type(command) is WriteCommand else None
+        client, request = proposal.waiters[0]
+        self._tally.slow.append(
+            SlowRequest(
+                served=Served.WRITE_QUORUM,
+                shard=self.shard.id,
+                requests=len(proposal.waiters),
+                client=client,
+                request=request,
+                session=0 if named is None else named.session,
+                number=0 if named is None else named.number,
+                index=index,
+                term=proposal.term,
+                arrived=proposal.arrived,
+                proposed=proposal.proposed,
+                synced=proposal.synced,
+                settled=0 if outcome else self._tally.began,
+                outcome=outcome,
+            )
+        )
+
+    def synced(self, index: int, now: int) -> None:
+        """This node's own disk has the log up to `index`."""
+        for proposed, proposal in self._proposals.items():
+            if proposed > index:
+                break
+            if not proposal.synced:
+                proposal.synced = now
+
     def _serve_moving(self, client: int, read: ReadMoving, outbox: Outbox) -> None:
         machine = self.machine
         outgoing, cursor = machine.state.outgoing, read.cursor
@@ -476,6 +540,20 @@ class Replica:
     def awaits_applying(self) -> bool:
         """Whether somebody waits for what a replica that does not lead has yet to apply."""
         return bool(self._weak_reads)
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits at this replica."""
+        return Backlog(
+            commands=len(self._queue),
+            proposals=len(self._proposals),
+            reads=sum([len(reads) for _, reads, _ in self._reads_waiting.values()]),
+            weak_reads=len(self._weak_reads),
+        )
+
+    def staleness_ms(self, now: int) -> int | None:
+        """Return by how much a replica that is read from without leading can be behind; None: nobody reads, or knows."""
+        return self._freshness.staleness_ms(now) if self.is_read_from(now) and not self.group.is_leader else None
 
     def is_read_from(self, now: int) -> bool:
         """Whether the replica is, or was lately, read from without leading."""
@@ -504,13 +582,18 @@ class Replica:
     def _serve_weak_reads(self, now: int, wall_ms: int, outbox: Outbox) -> None:
         """Answer the reads that this replica is fresh enough for; decline those for which it is not in time."""
         waiting, self._weak_reads = self._weak_reads, []
+        if not waiting:
+            return
+        tally, patience = self._tally, self._settings.weak_read_wait_ns
         staleness = self._freshness.staleness_ms(now)
         seq = self.machine.state.seq
         for queued in waiting:
             wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
             bound = wanted.max_staleness_ms
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
-                self._serve(queued, staleness, wall_ms, outbox)
+                waited = now > queued.deadline - patience
+                arrived = queued.deadline - patience if waited else tally.arrived
+                self._serve(queued, staleness, arrived, wall_ms, outbox)
             elif now >= queued.deadline or not self.group.leader:
                 self._decline(queued, staleness, outbox)
             else:
@@ -571,7 +654,7 @@ class Replica:
         self._end_handover(outbox)
         for command in self._queue:
             self.fail_not_leader(command.client, command.request, outbox)
-        waiting = [read for _, reads in self._reads_waiting.values() for read in reads]
+        waiting = [read for _, reads, _ in self._reads_waiting.values() for read in reads]
         for queued in (*self._queued_reads, *self._weak_reads, *waiting):
             self._fail_read(queued, outbox)
         for proposal in self._proposals.values():
@@ -585,20 +668,26 @@ class Replica:
     def _leadership_changed(self, outbox: Outbox) -> None:
         """Answer those who wait for a leader that no longer is one; keep the route that refusals carry up to date."""
         group = self.group
+        if group.leader and group.leader != self.route.leader:
+            self._tally.leader_changes += 1
         self.route = msgspec.structs.replace(self.shard, leader=group.leader)
         if self._was_leader and not group.is_leader:
             proposals, self._proposals = self._proposals, {}
             self._prepared = {}
-            for proposal in proposals.values():
+            for index, proposal in proposals.items():
+                awaited = any(client != NOBODY for client, _ in proposal.waiters)
+                if awaited and proposal.arrived < self._tally.slow_before:
+                    self._note_slow(index, proposal, None, ErrorCode.NOT_LEADER.value)
                 for client, request in proposal.waiters:
                     self.fail_not_leader(client, request, outbox, maybe_applied=True)
             waiting, self._reads_waiting = self._reads_waiting, {}
-            for _, reads in waiting.values():
+            for _, reads, _ in waiting.values():
                 for read in reads:
                     self._fail_read(read, outbox)
             self._fast_index = 0
             self._purging = False
         if group.is_leader and not self._was_leader:
+            self._tally.elections_won += 1
             self._fast_from = group.log.last_index
         self._was_leader = group.is_leader
         transfer = self.transfer

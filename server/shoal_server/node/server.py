@@ -10,19 +10,21 @@ import asyncio
 import gc
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Iterable
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 from shoal.errors import ShoalError
+from shoal.metrics import Family
 from shoal.protocol.messages import Answer, Hello, Request, Welcome
 from shoal.protocol.version import NEWEST, OLDEST
 
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.config import ClusterConfig
 from shoal_server.joining import ask_to_join
-from shoal_server.logs import configure_logging
+from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
 from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
@@ -30,6 +32,10 @@ from shoal_server.node.health import HealthWatch
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_links import PeerLinks
 from shoal_server.node.settings import NodeIdentity, settings_from_config
+from shoal_server.observe import readiness
+from shoal_server.observe.node_metrics import NodeMetrics
+from shoal_server.observe.pages import Pages, serving
+from shoal_server.observe.slow_log import SlowLog
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import (
     DataFolder,
@@ -59,8 +65,11 @@ EXIT_REFUSED = 2
 class NodeServer:
     """One node process. Implements `connections.Host` for the connections that others open."""
 
-    def __init__(self, config: ClusterConfig, node_id: str, *, join: bool = False) -> None:
+    def __init__(self, config: ClusterConfig, node_id: str, pages: Pages, *, join: bool = False) -> None:
         """Open the data folder and everything on it.
+
+        Args:
+            pages: of the process, which serve for as long as it lives.
 
         Raises:
             DataFolderRefused: the folder is another cluster's or node's, of a newer format, or in use.
@@ -96,9 +105,28 @@ class NodeServer:
             to_clients=self._send_to_clients,
             failed=self._on_failure,
             map_changed=self._map_changed,
+            slow=lambda slow, ended: self._slow_log.take(slow, ended),
+        )
+        self._node.set_log_level = set_log_level
+        self._node.tally.slow_ns = config.observe.slow_request_ns
+        self._slow_log = SlowLog(node_id, self._address_of)
+        self._pages = pages
+        self._gatherers: list[Callable[[], Iterable[Family]]] = []
+        self._ready_told: Callable[[bool], Awaitable[None]] | None = None
+        self._metrics = NodeMetrics(
+            self._node,
+            self._engine,
+            self._slow_log,
+            clients=lambda: len(self._clients),
+            readiness=lambda: self._pages.readiness,
         )
         self._health = HealthWatch(
-            self._node, self._driver, self._engine, self._entry.data, config.storage.disk_reserve_bytes
+            self._node,
+            self._driver,
+            self._engine,
+            self._entry.data,
+            config.storage.disk_reserve_bytes,
+            self._judge_readiness,
         )
         self._inbound: set[Inbound] = set()
         self._clients: dict[int, Inbound] = {}
@@ -110,9 +138,43 @@ class NodeServer:
             connected=self._peer_connected,
             lost=self._peer_lost,
             failed=self._task_ended,
+            heard_by=self._node.liveness.heard_by,
+            clock=monotonic_ns,
+            support_ns=settings.timing.support_ns,
         )
         self._stop = asyncio.Event()
         self._api: ApiServer | None = None
+
+    # -- what it tells
+
+    def add_metrics(self, gather: Callable[[], Iterable[Family]]) -> None:
+        """Have further families in each scrape. `gather` is called in the event loop."""
+        self._gatherers.append(gather)
+
+    def when_ready_changes(self, tell: Callable[[bool], Awaitable[None]]) -> None:
+        """Have `tell` called whenever the node becomes ready, or ceases to be; it is not at first."""
+        self._ready_told = tell
+
+    def _gather(self) -> list[Family]:
+        families = list(self._metrics.families(monotonic_ns()))
+        for gather in self._gatherers:
+            families.extend(gather())
+        return families
+
+    def _judge_readiness(self) -> None:
+        before = self._pages.readiness
+        now = readiness.judge(self._node, monotonic_ns(), stopping=self._stop.is_set(), failure=self._driver.failure)
+        self._pages.beat(now)
+        if self._api is not None:
+            self._api.tell_ready(now.ready)
+        if now.ready != before.ready:
+            if self._ready_told is not None:
+                self._telling = asyncio.ensure_future(self._ready_told(now.ready))
+            log.info("node_ready" if now.ready else "node_not_ready", node=self._identity.node, reason=now.reason)
+
+    def _address_of(self, client: int) -> str:
+        connection = self._clients.get(client)
+        return "" if connection is None else connection.address
 
     # -- life
 
@@ -125,6 +187,7 @@ class NodeServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._map_changed()
+        self._pages.serve_metrics(self._gather)
         tasks = [asyncio.create_task(self._health.run())]
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
@@ -140,6 +203,7 @@ class NodeServer:
         )
         self._driver.schedule_turn()
         await self._stop.wait()
+        self._judge_readiness()
         if self._driver.failure:
             await self._stop_api(0.0)
         else:
@@ -153,6 +217,7 @@ class NodeServer:
         for connection in list(self._inbound):
             connection.close()
         self._driver.stop()
+        self._pages.serve_metrics(None)
         return self._close()
 
     def _close(self) -> int:
@@ -173,6 +238,8 @@ class NodeServer:
         from shoal_server.api.server import ApiServer  # loads gRPC, which a node without this address does without
 
         self._api = ApiServer(address, self._entry, self._limits)
+        self._api.tell_ready(False)
+        self.add_metrics(self._api.tally.families)
         await self._api.start()
 
     async def _stop_api(self, patience_seconds: float) -> None:
@@ -209,7 +276,7 @@ class NodeServer:
                 connection.send(answers)
 
     async def _ask_to_join(self) -> None:
-        """Ask the managers to be let in, until they have given this node a shard map; then stay as long as the node."""
+        """Ask the managers to be let in, until they have given this node a shard map."""
         said = ""
         while self._node.routes.map.version == 0:
             try:
@@ -221,7 +288,8 @@ class NodeServer:
                 said = problem
                 log.warning("join_not_asked_for", node=self._identity.node, reason=problem)
             await asyncio.sleep(JOIN_SECONDS)
-        await self._stop.wait()
+        # A task that ends is one that failed, for who looks after them: this one is cancelled when the node stops.
+        await asyncio.Event().wait()
 
     # -- peers
 
@@ -309,7 +377,7 @@ def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:
     Args:
         join: on a new data folder, begin with no shards, and wait for the shard manager's map.
     """
-    configure_logging()
+    configure_logging(LEVELS[config.observe.log_level])
     # What exists by now lives as long as the process. Garbage is mostly acyclic here, so look for cycles rarely:
     # a full collection in the middle of a turn is a pause that every client sees.
     gc.freeze()
@@ -318,14 +386,11 @@ def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
 
     async def main() -> int:
+        entry = next(node for node in config.nodes if node.id == node_id)
         try:
-            server = NodeServer(config, node_id, join=join)
-        except (DataFolderRefused, StorageFailed) as error:
-            log.critical("node_refused", node=node_id, reason=str(error))
-            return EXIT_REFUSED
-        try:
-            return await server.run()
-        except OSError as error:
+            async with serving(entry.metrics) as pages:
+                return await NodeServer(config, node_id, pages, join=join).run()
+        except (DataFolderRefused, StorageFailed, OSError) as error:
             log.critical("node_refused", node=node_id, reason=str(error))
             return EXIT_REFUSED
 

@@ -35,6 +35,7 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
         not_leading=node.disk.not_leading,
         cpu=node.cpu,
         map_derived=node.map_is_derived,
+        wall_ms=node.wall_ms,
         replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
     )
 

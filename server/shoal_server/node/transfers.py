@@ -16,6 +16,7 @@ import structlog
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
+from shoal_server.observe.tally import Tally
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
 
@@ -51,7 +52,7 @@ class _Taking:
 class SnapshotTransfers:
     """All transfers of a node."""
 
-    def __init__(self, engine: Engine, settings: NodeSettings, replicas: Mapping[int, Replica]) -> None:
+    def __init__(self, engine: Engine, settings: NodeSettings, replicas: Mapping[int, Replica], tally: Tally) -> None:
         """
         Args:
             replicas: all of the node's, by shard.
@@ -59,6 +60,7 @@ class SnapshotTransfers:
         self._engine = engine
         self._replicas = replicas
         self._settings = settings
+        self._tally = tally
         self._sending: dict[tuple[int, str], _Sending] = {}
         self._wanted: deque[tuple[Replica, str]] = deque()
         self._taking: dict[int, _Taking] = {}
@@ -72,6 +74,11 @@ class SnapshotTransfers:
     def busy(self) -> bool:
         """Whether anything is under way that time may end."""
         return bool(self._sending or self._taking or self._wanted)
+
+    @property
+    def under_way(self) -> tuple[int, int, int]:
+        """How many are being sent, are being taken in, and wait to be sent."""
+        return len(self._sending), len(self._taking), len(self._wanted)
 
     def want(self, replica: Replica, peer: str) -> None:
         """Queue a snapshot for `peer`, whose entries are no longer in the log."""
@@ -168,6 +175,7 @@ class SnapshotTransfers:
         if taking is None or (taking.peer, taking.transfer, taking.expected) != (sender, chunk.transfer, chunk.number):
             return f"chunk {chunk.number} of transfer {chunk.transfer} was not expected"
         taking.stager.stage(batch, chunk.rows)
+        self._tally.snapshot_bytes_taken += len(chunk.rows)
         taking.expected += 1
         taking.deadline = now + self._settings.snapshot_timeout_ns
         return ""
@@ -177,6 +185,7 @@ class SnapshotTransfers:
         state = chunk.state(taking.stager.generation)
         taking.stager.adopt(batch, replica.store, state, replica.stored_state)
         replica.restore(state, now)
+        self._tally.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=chunk.index, sender=taking.peer)
 
     def send(self, now: int, outbox: Outbox) -> None:
@@ -215,6 +224,7 @@ class SnapshotTransfers:
         self._next_transfer += 1
         self._sending[replica.shard.id, peer] = sending
         self._hold_log(replica)
+        self._tally.snapshots_started += 1
         log.info("snapshot_begun", shard=replica.shard.id, index=machine.state.index, receiver=peer)
         self._send_chunk(sending, outbox)
 
@@ -242,6 +252,7 @@ class SnapshotTransfers:
             ended=state.ended,
             children=state.children,
         )
+        self._tally.snapshot_bytes_sent += len(rows)
         outbox.send(sending.peer, chunk)
 
     def _end_sending(self, sending: _Sending, index: int, problem: str) -> None:
@@ -251,7 +262,10 @@ class SnapshotTransfers:
         del self._sending[replica.shard.id, sending.peer]
         self._hold_log(replica)
         replica.group.snapshot_ended(sending.peer, index)
-        if problem:
+        if not problem:
+            self._tally.snapshots_sent += 1
+        else:
+            self._tally.snapshots_failed += 1
             log.info("snapshot_ended", shard=replica.shard.id, receiver=sending.peer, reason=problem)
 
     def _hold_log(self, replica: Replica) -> None:

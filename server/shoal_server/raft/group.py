@@ -435,6 +435,10 @@ class Group:
         if self.may_campaign and not self._is_bound(self.node, now):
             self._pre_campaign(now)
 
+    def has_leader(self, now: int) -> bool:
+        """Whether this replica leads, or has heard lately from the process that does."""
+        return self.is_leader or self._leader_is_supported(now)
+
     def _leader_is_supported(self, now: int) -> bool:
         return bool(self.leader) and self._liveness.supports(self.leader, self._leader_epoch, now)
 
@@ -762,7 +766,7 @@ class Group:
             or log.has_unhanded
             or self._owes_acceptance
             or self._hard_state_changed
-            or (leader is not None and (leader.unsent or leader.snapshots_wanted))
+            or (leader is not None and (leader.unsent or leader.snapshots_wanted or leader.lost_entries))
             or self._reads
             or self._failed_reads
         )
@@ -776,6 +780,8 @@ class Group:
                 leader.replicate(now)
             if leader.snapshots_wanted:
                 ready.snapshots_wanted, leader.snapshots_wanted = leader.snapshots_wanted, []
+            if leader.lost_entries:
+                ready.lost_entries, leader.lost_entries = leader.lost_entries, []
         if self._hard_state_changed:
             ready.hard_state = HardState(self.term, self.vote)
             self._hard_state_changed = False

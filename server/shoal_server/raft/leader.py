@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.config import RaftConfig
-from shoal_server.raft.liveness import FOREVER, Liveness
+from shoal_server.raft.liveness import FOREVER, Liveness, life_of
 from shoal_server.raft.log import Log
 from shoal_server.raft.messages import (
     NEEDS_SNAPSHOT,
@@ -27,7 +27,7 @@ from shoal_server.raft.messages import (
 )
 from shoal_server.raft.progress import Progress, ProgressState
 from shoal_server.raft.quorum import reached_by_quorum
-from shoal_server.raft.ready import TooManyUncommitted
+from shoal_server.raft.ready import LostEntries, TooManyUncommitted
 
 
 @dataclass(slots=True)
@@ -65,6 +65,7 @@ class Leader:
         "elected_alone",
         "first_index",
         "lease_forfeited",
+        "lost_entries",
         "membership",
         "others",
         "progress",
@@ -107,6 +108,7 @@ class Leader:
         self.uncommitted_bytes = 0
         self.unsent = False
         self.snapshots_wanted: list[str] = []
+        self.lost_entries: list[LostEntries] = []
         self._waiting: list[int] = []
         self._rounds: dict[int, _ReadRound] = {}
         self._read_round = 0
@@ -172,12 +174,19 @@ class Leader:
         self._send(node, message)
         progress.sent(previous + len(entries), size, now)
 
-    def on_accepted(self, sender: str, message: AppendAccepted, now: int) -> None:
+    def _answered_by(self, sender: str, promise: int) -> Progress | None:
+        """Return what is known of the replica that answers, or None where the answer is of nobody who takes part."""
         progress = self.progress.get(sender)
+        if progress is None or not progress.answered_by(life_of(promise)):
+            return None
+        progress.promise = max(progress.promise, promise)
+        return progress
+
+    def on_accepted(self, sender: str, message: AppendAccepted, now: int) -> None:
+        progress = self._answered_by(sender, message.promise)
         if progress is None:
             return
         invariant(message.match_index <= self._log.last_index, "a replica cannot have more of our term than we do")
-        progress.promise = max(progress.promise, message.promise)
         progress.commit = max(progress.commit, message.commit)
         if progress.accepted(message.match_index, self._log.truncated_index, now):
             self.advance_commit()
@@ -187,10 +196,12 @@ class Leader:
         self.unsent = True
 
     def on_rejected(self, sender: str, message: AppendRejected) -> None:
-        progress = self.progress.get(sender)
+        progress = self._answered_by(sender, message.promise)
         if progress is None:
             return
-        progress.promise = max(progress.promise, message.promise)
+        lost = progress.take_lost(message.rejected_index)
+        if lost:
+            self.lost_entries.append(LostEntries(sender, lost, message.rejected_index))
         if message.conflict_index == NEEDS_SNAPSHOT:
             if progress.state is not ProgressState.SNAPSHOT:
                 progress.await_snapshot()

@@ -28,6 +28,11 @@ PROMISE_BITS = 32
 """A promise's number is the life of the process that gives it, shifted by this, plus a counter: numbers only rise."""
 
 
+def life_of(promise: int) -> int:
+    """Return which life of its process an answer under `promise` is of, 0 where it does not say."""
+    return promise >> PROMISE_BITS
+
+
 @dataclass(slots=True)
 class _Given:
     """Our promise to a peer: to which life of it, numbered how, and until when on our clock."""
@@ -175,9 +180,16 @@ class Liveness:
         return 0 if received is None else received.until
 
     def promise_to(self, node: str) -> int:
-        """Return the number of the newest promise to `node`, in force or not (0: there was none)."""
+        """Return the number of the newest promise to `node`, in force or not.
+
+        Where there was none, it is one that is never given, and says no more than which life this is (see `life_of`).
+        """
         given = self._given.get(node)
-        return 0 if given is None else given.promise
+        return max(self.epoch << PROMISE_BITS, 0 if given is None else given.promise)
+
+    def heard_by(self, node: str) -> int:
+        """Return when the newest heartbeat was sent that `node` is known to have received (0: none)."""
+        return self._heard.get(node, 0)
 
     def promise_of(self, node: str) -> int:
         """Return the number of the newest promise that `node` is known to have given (-1: none)."""

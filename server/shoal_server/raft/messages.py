@@ -70,7 +70,7 @@ class AppendAccepted(_Message, frozen=True, tag=21):
     """Replica to leader: its log, on its disk, agrees with the leader's up to `match_index`.
 
     `promise`, here and below, is the replica's promise to the leader's node that is in force: the one under which it
-    knows this leader (see `HeartbeatAnswer`).
+    knows this leader (see `HeartbeatAnswer`). Its number also says which life of the replica's process answers.
     """
 
     group: int

@@ -25,8 +25,13 @@ class ProgressState(Enum):
 class Progress:
     """One replica, as its leader sees it.
 
+    What counts is what the present life of its process has shown. A process that died may have left less on its disk
+    than it had acknowledged, where the disk lies; so a new life has to show again what it has (see `answered_by`).
+
     Args:
+        life: of its process, the newest that has answered; 0 where no answer has said which.
         match: up to here its log, on its disk, is known to be ours.
+        acknowledged: what earlier lives had shown, for as long as the present one has neither shown nor disproved it.
         next: the next entry to send.
         commit: the commit position it is known to have.
         promise: under which promise to our node it last answered an append of this term (0: none yet). As long as that
@@ -39,8 +44,10 @@ class Progress:
         "_config",
         "_inflight",
         "_inflight_bytes",
+        "acknowledged",
         "commit",
         "heard_at",
+        "life",
         "match",
         "next",
         "promise",
@@ -54,7 +61,9 @@ class Progress:
         self._inflight: deque[tuple[int, int]] = deque()
         self._inflight_bytes = 0
         self.state = ProgressState.PROBE
+        self.life = 0
         self.match = 0
+        self.acknowledged = 0
         self.next = next_index
         self.commit = 0
         self.promise = 0
@@ -81,6 +90,23 @@ class Progress:
         if self.state is ProgressState.REPLICATE:
             self.next = last + 1
 
+    def answered_by(self, life: int) -> bool:
+        """Take note of the life of its process that an answer is of (0: not said); return whether that is still alive.
+
+        With the first answer of a new life, probing begins where the one before had come to.
+        """
+        if 0 < life < self.life:
+            return False
+        if life > self.life:
+            self.life = life
+            if self.match:
+                self.acknowledged = max(self.acknowledged, self.match)
+                if self.state is not ProgressState.SNAPSHOT:
+                    self.probe()
+                self.match = 0
+                self.commit = 0
+        return True
+
     def accepted(self, match: int, truncated_index: int, now: int) -> bool:
         """Take note that its log agrees up to `match`; return whether that is news.
 
@@ -94,6 +120,8 @@ class Progress:
         if news:
             self.match = match
             self.heard_at = now
+            if match >= self.acknowledged:
+                self.acknowledged = 0
         if self.state is not ProgressState.REPLICATE and match >= max(self.match, truncated_index):
             self._become(ProgressState.REPLICATE)
             self.next = self.match + 1
@@ -110,6 +138,16 @@ class Progress:
         self.next = max(self.match + 1, min(next_index, at))
         self._become(ProgressState.PROBE)
         return True
+
+    def take_lost(self, at: int) -> int:
+        """It has no such entry `at`: return up to where its earlier lives had acknowledged that one and others, or 0.
+
+        Not 0: entries are gone that were said to be on its disk. It is said once.
+        """
+        if not 0 < at <= self.acknowledged:
+            return 0
+        lost, self.acknowledged = self.acknowledged, 0
+        return lost
 
     def probe(self) -> None:
         """Messages may have been lost: begin again at what is known to be there, or where the probing had come to."""

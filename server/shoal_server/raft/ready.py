@@ -7,6 +7,20 @@ from dataclasses import dataclass, field
 from shoal_server.raft.messages import Entry, HardState, Membership, RaftMessage
 
 
+@dataclass(frozen=True, slots=True)
+class LostEntries:
+    """A replica came back without entries that it had acknowledged as being on its disk: the disk, or its files, lie.
+
+    Args:
+        acknowledged: up to where an earlier life of its process had the log.
+        missing: an entry at or before that, which the present one has not.
+    """
+
+    node: str
+    acknowledged: int
+    missing: int
+
+
 @dataclass(slots=True)
 class Ready:
     """Everything a group has to have done since the last one. The order that safety rests on:
@@ -18,7 +32,8 @@ class Ready:
     - when it is synced, `Group.persisted` is told. What may be applied is asked for apart: `Group.committed`.
 
     `reads`: (token, index) of confirmed reads, to be answered once `index` is applied; `failed_reads`: tokens of reads
-    that this node can no longer serve; `snapshots_wanted`: replicas that need a snapshot.
+    that this node can no longer serve; `snapshots_wanted`: replicas that need a snapshot; `lost_entries`: to be reported
+    to whoever looks after the disks.
     """
 
     hard_state: HardState | None = None
@@ -28,6 +43,7 @@ class Ready:
     reads: list[tuple[int, int]] = field(default_factory=list)
     failed_reads: list[int] = field(default_factory=list)
     snapshots_wanted: list[str] = field(default_factory=list)
+    lost_entries: list[LostEntries] = field(default_factory=list)
 
 
 @dataclass(slots=True)

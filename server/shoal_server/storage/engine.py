@@ -84,6 +84,17 @@ class StorageFull(StorageFailed):
     """The disk is full. RocksDB takes no more writes after it, so the process must end here, too."""
 
 
+class StorageDamaged(StorageFailed):
+    """What was confirmed to be on disk is gone or cannot be read. The node has to be replaced; the message says how."""
+
+
+REPLACE_NODE = (
+    "what it held is on the other replicas: keep the folder aside, start the node with an empty one and a new id "
+    "(`shoal node --join`), and take the old id out of the cluster (`shoal remove-node`)"
+)
+"""What to do about a node whose disk has lost something."""
+
+
 class DataFolderRefused(Exception):
     """The data folder may not be opened: another cluster's or node's, of a newer format, or in use."""
 

@@ -20,7 +20,7 @@ import msgspec
 from shoal.shardmap import ShardMap
 
 from shoal_server.storage.engine import Batch, DataFolderInUse, DataFolderRefused, Engine, StorageFailed
-from shoal_server.storage.layout import EPOCH_ROW, FORMAT, SHARD_MAP_ROW, check_format, peer_key
+from shoal_server.storage.layout import DERIVED_MAP_ROW, EPOCH_ROW, FORMAT, SHARD_MAP_ROW, check_format, peer_key
 
 IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
@@ -158,9 +158,16 @@ def load_shard_map(engine: Engine) -> ShardMap | None:
         raise StorageFailed(f"the stored shard map cannot be read: {error}") from error
 
 
-def put_shard_map(batch: Batch, engine: Engine, shard_map: ShardMap) -> None:
-    """Store the shard map with the rest of a batch."""
+def put_shard_map(batch: Batch, engine: Engine, shard_map: ShardMap, *, derived: bool) -> None:
+    """Store the shard map with the rest of a batch; `derived`: this node has made it, the shard manager has not."""
     batch.put(SHARD_MAP_ROW, msgspec.msgpack.encode(shard_map), engine.meta)
+    batch.put(DERIVED_MAP_ROW, (shard_map.version if derived else 0).to_bytes(8, "big"), engine.meta)
+
+
+def load_derived_version(engine: Engine) -> int:
+    """Return the version of the stored shard map if this node has made it, else 0."""
+    row = engine.get(engine.meta, DERIVED_MAP_ROW)
+    return 0 if row is None else int.from_bytes(row, "big")
 
 
 def save_shard_map(engine: Engine, shard_map: ShardMap) -> None:

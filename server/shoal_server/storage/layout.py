@@ -56,7 +56,9 @@ _EXPIRING = _PLAIN | _EXPIRES
 _INDEX_BIT = 1 << 31
 
 SHARD_MAP_ROW = b"m"
+DERIVED_MAP_ROW = b"d"
 EPOCH_ROW = b"e"
+MARK_ROW = b"s"
 _HARD_STATE = b"h"
 _LOG_START = b"l"
 _PEER = b"p"

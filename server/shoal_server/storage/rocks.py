@@ -4,7 +4,8 @@
 while it waits for the disk (a write with `sync=True` does not), so a thread may do it while the event loop works. A write
 to the log waits for a sync of it that is under way; `write_unlogged` has nothing to wait for, and half the bytes to write.
 
-Recovery is point-in-time: what comes back of the log is a prefix of its batches, each whole. RocksDB flushes the data
+Recovery is point-in-time: what comes back of the log is a prefix of its batches, each whole, and shorter than what was
+synced only where it was damaged since, which marks.py notices. RocksDB flushes the data
 family when `flush` says so, and by itself when its buffer is full; either way it syncs the logs written until then
 first, so flushed rows never run ahead of the log.
 """
@@ -12,6 +13,7 @@ first, so flushed rows never run ahead of the log.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,7 +32,18 @@ from rocksdict import (
     WriteOptions,
 )
 
-from shoal_server.storage.engine import Batch, Family, RowCount, StorageFailed, StorageFull, View
+from shoal_server.storage.engine import (
+    REPLACE_NODE,
+    Batch,
+    Family,
+    RowCount,
+    StorageDamaged,
+    StorageFailed,
+    StorageFull,
+    View,
+)
+from shoal_server.storage.layout import MARK_ROW
+from shoal_server.storage.marks import MARK_SECONDS, SyncedMarks
 
 LOG_BUFFER_BYTES = 16 * 1024 * 1024
 META_BUFFER_BYTES = 8 * 1024 * 1024
@@ -39,6 +52,8 @@ INFO_LOGS = 2
 INFO_LOG_BYTES = 4 * 1024 * 1024
 BLOOM_BITS = 10
 NO_SPACE = "no space left"
+DAMAGED = "Corruption"
+MARKS_FILE = "SYNCED"
 
 
 def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) -> Options:
@@ -101,6 +116,7 @@ class RocksEngine:
         """
         Raises:
             StorageFailed: the database cannot be opened.
+            StorageDamaged: it can be, and lacks what was once confirmed to be on disk.
         """
         self._path = path
         self._unlogged = WriteOptions()
@@ -121,13 +137,37 @@ class RocksEngine:
         try:
             self._database = Rdict(str(path), options, column_families=families)
             self._families: dict[Family, Rdict] = {}
+            self._by_name: dict[str, Rdict] = {}
             self.log, self.data, self.meta = (self._open_family(name) for name in ("log", "data", "meta"))
         except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
+            if DAMAGED in str(error):
+                raise StorageDamaged(f"the database in {path} is damaged: {error}; {REPLACE_NODE}") from error
             raise StorageFailed(f"the database in {path} cannot be opened: {error}") from error
+        self._marks = self._open_marks()
+        self._mark_due = 0.0
+        self._written_mark = self._marks.noted
+
+    def _open_marks(self) -> SyncedMarks:
+        """Check that everything is there that a sync had confirmed by the last mark."""
+        row = self.get(self.meta, MARK_ROW)
+        found = 0 if row is None else int.from_bytes(row, "big")
+        try:
+            marks = SyncedMarks(self._path / MARKS_FILE)
+        except OSError as error:
+            raise self._failure("read the marks of", error) from error
+        if found < marks.noted:
+            self._close_database()
+            raise StorageDamaged(
+                f"the write-ahead log in {self._path} has lost what was confirmed to be on disk (its last mark is {found}, "
+                f"{marks.noted} was synced): the disk lies, or files were damaged or brought back from an old copy; "
+                f"{REPLACE_NODE}. Only where no other replica is left: remove {marks.path} to start with what is there"
+            )
+        marks.noted = found
+        return marks
 
     def _open_family(self, name: str) -> Family:
         family = Family(self._database.get_column_family_handle(name))
-        self._families[family] = self._database.get_column_family(name)
+        self._families[family] = self._by_name[name] = self._database.get_column_family(name)
         return family
 
     def batch(self) -> Batch:
@@ -135,10 +175,25 @@ class RocksEngine:
         return cast(Batch, WriteBatch(raw_mode=True))
 
     def write(self, batch: Batch) -> None:
+        now = time.monotonic()
+        if now >= self._mark_due:
+            self._mark_due = now + MARK_SECONDS
+            self._write_marked(batch)
+            return
+        self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
         try:
             self._database.write(cast(WriteBatch, batch))
         except Exception as error:
             raise self._failure("write to", error) from error
+
+    def _write_marked(self, batch: Batch) -> None:
+        mark = self._written_mark + 1
+        batch.put(MARK_ROW, mark.to_bytes(8, "big"), self.meta)
+        self._write(batch)
+        # Only now: a sync that runs in its thread meanwhile may have begun before the mark was there to be covered.
+        self._written_mark = mark
 
     def write_unlogged(self, batch: Batch) -> None:
         try:
@@ -147,8 +202,11 @@ class RocksEngine:
             raise self._failure("write to", error) from error
 
     def sync(self) -> None:
+        mark = self._written_mark
         try:
             self._database.flush_wal(True)
+            if mark > self._marks.noted:
+                self._marks.note(mark)
         except Exception as error:
             raise self._failure("sync", error) from error
 
@@ -190,6 +248,19 @@ class RocksEngine:
     def view(self) -> View:
         return _RocksView({family: rows.iter() for family, rows in self._families.items()})
 
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """The names of the column families."""
+        return tuple(self._by_name)
+
+    def property_number(self, family: str, name: str) -> int:
+        """Return one of RocksDB's properties (without its `rocksdb.`) that is a number; 0 where this version lacks it."""
+        return self._by_name[family].property_int_value(f"rocksdb.{name}") or 0
+
+    def property_text(self, family: str, name: str) -> str:
+        """Return one of RocksDB's properties (without its `rocksdb.`) as text; "" where this version lacks it."""
+        return self._by_name[family].property_value(f"rocksdb.{name}") or ""
+
     def free_bytes(self) -> int:
         """Return how many bytes the disk under the database has left for this process."""
         usage = os.statvfs(self._path)
@@ -201,16 +272,20 @@ class RocksEngine:
         Raises:
             StorageFailed: what was written may not all be on disk.
         """
+        self.sync()
         try:
-            self._database.flush_wal(True)
+            self._marks.close()
             self._families[self.data].flush()
-            for rows in self._families.values():
-                rows.close()
-            self._database.close()
-            # rocksdict gives the database's lock back when the last of its handles is gone.
-            del self._database, self._families, self.log, self.data, self.meta
+            self._close_database()
         except Exception as error:
             raise self._failure("close", error) from error
+
+    def _close_database(self) -> None:
+        for rows in self._families.values():
+            rows.close()
+        self._database.close()
+        # rocksdict gives the database's lock back when the last of its handles is gone.
+        del self._database, self._families, self._by_name, self.log, self.data, self.meta
 
     def _failure(self, verb: str, error: Exception) -> StorageFailed | StorageFull:
         kind = StorageFull if NO_SPACE in str(error).lower() else StorageFailed

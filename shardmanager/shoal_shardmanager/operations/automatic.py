@@ -1,7 +1,8 @@
-"""Splits that nobody asked for: of shards that are too large, or merely too hot, where a split would help.
+"""What nobody asked for: splits of shards that are too large, or merely too hot, and the rebalancing that follows them.
 
 A shard has to be beyond a limit for a while. It is left alone after a split, twice as long after each one; and where one
-microshard makes the load, no split would part it. So splits end by themselves.
+microshard makes the load, no split would part it. So splits end by themselves. A split moves nothing, so both halves load
+the nodes that the one shard did: once their loads are known, a rebalancing spreads them, under the caps of all moves.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from shoal.shardmap import Shard, microshards_in
 from shoal_shardmanager.placement import Load
 from shoal_shardmanager.planning import Loads
 from shoal_shardmanager.points import Point, best_point
-from shoal_shardmanager.rows import NodeState, OperationRow, SettingsRow, SplitShard, State, Step
+from shoal_shardmanager.rows import NodeState, OperationRow, Rebalance, SettingsRow, SplitShard, State, Step
 from shoal_shardmanager.state import Change, ClusterState
 from shoal_shardmanager.view import View
 
 SUSTAINED_MS = 10_000
 AT_ONCE = 1
 """How many shards are being split by themselves at a time."""
+MEASURED_MS = 10_000
+"""So long after a split the loads of both halves are known: they are running means."""
 LEAST_SHARE = 0.1
 """A split that takes less of the load away is no help."""
 DOUBLINGS_MAX = 8
@@ -62,6 +65,34 @@ def splits(state: ClusterState, view: View, loads: Loads, overloaded: dict[int, 
     work = SplitShard(shard.id, child, point.ranges, automatic=True)
     now = view.wall_ms
     yield OperationRow(number, work, State.RUNNING, Step.SPLIT, now, now, reason=reason)
+
+
+def rebalancing(state: ClusterState, view: View) -> Iterable[Change]:
+    """Begin a rebalancing, if none has been begun since a split that nobody asked for has ended."""
+    if any(row.state is NodeState.GONE for row in state.nodes.values()):
+        return
+    begun_ms = 0
+    for row in state.operations.values():
+        if isinstance(row.arguments, Rebalance):
+            if row.running:
+                return
+            begun_ms = max(begun_ms, row.created_ms)
+    splits = [
+        row
+        for row in state.operations.values()
+        if row.state is State.DONE
+        and isinstance(row.arguments, SplitShard)
+        and row.arguments.automatic
+        and row.ended_ms > begun_ms
+    ]
+    last = max(splits, key=lambda row: row.ended_ms, default=None)
+    if last is None or view.wall_ms - last.ended_ms < MEASURED_MS:
+        return
+    number = state.counters.next_operation
+    yield replace(state.counters, next_operation=number + 1)
+    now = view.wall_ms
+    reason = f"operation {last.id} has split shard {last.shards[0]}: both halves are on the same nodes"
+    yield OperationRow(number, Rebalance(automatic=True), State.RUNNING, Step.WORK, now, now, reason=reason)
 
 
 def _excess(load: Load, settings: SettingsRow) -> tuple[float, bool, str]:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.operations.outcome import Note, Outcome, end, wait
+from shoal_shardmanager.planning import SILENT
 from shoal_shardmanager.rows import (
     Drain,
     Heal,
@@ -37,10 +38,23 @@ STUCK_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What placement answered for an operation, and when (monotonic). It serves for one round."""
+    """What placement answered for an operation, and when (monotonic). It serves for one round.
+
+    Args:
+        without: active nodes that did not answer then, and so were given nothing.
+    """
 
     plan: placement.Plan
     at_ms: int
+    without: tuple[str, ...] = ()
+
+
+def planned_from(plan: placement.Plan, known: placement.State, at_ms: int) -> Planned:
+    """Return the plan that placement made of what was known."""
+    active = placement.NodeState.ACTIVE
+    return Planned(
+        plan, at_ms, tuple(node.id for node in known.nodes if node.state is active and node.closed == SILENT)
+    )
 
 
 def mode_of(work: Campaign) -> placement.Mode:
@@ -72,8 +86,10 @@ def advance(row: OperationRow, work: Campaign, state: ClusterState, view: View, 
     if parts:
         stuck = ", ".join(str(part.id) for part in parts[:4])
         return wait(f"operation {stuck} does not go on; see `shoal operations {parts[0].id}`", left=left, unit=unit)
-    reasons = "; ".join(f"{r.subject}: {r.reason} ({r.remedy})" for r in planned.plan.refusals[:3])
+    reasons = placement.described(planned.plan.refusals)
     if isinstance(work, Rebalance):
+        if planned.without:
+            return wait(f"node {planned.without[0]} does not answer, and is given nothing: it may be the one to fill")
         done = "everything is as even as it gets" + (f"; not possible: {reasons}" if reasons else "")
         return end(row, State.DONE, now, done)
     return wait(reasons or "placement finds nothing to move now", left=left, unit=unit)

@@ -26,6 +26,9 @@ def transfer(row: OperationRow, work: MoveLeader, state: ClusterState, view: Vie
         return end(row, State.FAILED, now, f"node {work.target} is gone")
     if work.target not in leader.voters:
         return end(row, State.FAILED, now, f"{work.target} is no voter of shard {work.shard} any more")
+    status = view.fresh(work.target)
+    if status is not None and status.not_leading:
+        return end(row, State.FAILED, now, f"node {work.target} takes no leaderships: {status.not_leading}")
     request = Transfer(leader.node, work.shard, work.target, row.id)
     return ask(request, waiting=f"{leader.node} hands shard {work.shard} to {work.target}")
 

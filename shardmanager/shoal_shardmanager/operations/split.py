@@ -10,7 +10,7 @@ the new shard; asked again, a leader refuses what it has done.
 from __future__ import annotations
 
 from shoal.protocol.messages import ReplicaStatus
-from shoal.shardmap import Shard
+from shoal.shardmap import Shard, without_ranges
 
 from shoal_shardmanager.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.operations.replica import avoided
@@ -36,6 +36,9 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
         return wait(f"shard {work.shard} reports no leader")
     if not leader.replica.membership_committed:
         return wait(f"the last change of membership of shard {work.shard} is not committed yet")
+    if without_ranges(work.ranges, leader.replica.ranges):
+        # Nobody else takes microshards from a shard while this is on it.
+        return wait(f"shard {work.shard} has parted with them; {leader.node} opens shard {work.child}")
     version = max(state.map.version, view.newest_map()) + 1
     first = _first_leader(leader, state, view)
     voters = (first, *(voter for voter in leader.voters if voter != first))

@@ -59,9 +59,8 @@ def spread(
     """Wait until every node has the map that the operation has made."""
     behind = _without_map(row.map_version, state, view)
     if behind:
-        return wait(
-            f"{', '.join(behind[:4])} lack the map of version {row.map_version}", left=len(behind), unit="nodes"
-        )
+        reason = f"not yet with the map of version {row.map_version}: {', '.join(behind[:4])}"
+        return wait(reason, left=len(behind), unit="nodes")
     if isinstance(work, DropKeyspace | MergeShards):
         return go(row, Step.DROP, view.wall_ms)
     if isinstance(work, SplitShard):
@@ -69,7 +68,10 @@ def spread(
             return wait(f"shard {work.child} has no leader yet")
         count = sum(span.end - span.first for span in work.ranges)
         return end(row, State.DONE, view.wall_ms, f"shard {work.child} has {count} microshards of shard {work.shard}")
-    return end(row, State.DONE, view.wall_ms, DONE_WORDS[type(work)])
+    done = DONE_WORDS[type(work)]
+    if isinstance(work, AlterKeyspace) and _counts_differ(work.keyspace, state):
+        done += "; `shoal rebalance` gives its shards the replicas that it asks for"
+    return end(row, State.DONE, view.wall_ms, done)
 
 
 def delete(row: OperationRow, work: DropKeyspace | MergeShards, state: ClusterState, view: View) -> Outcome:
@@ -92,6 +94,15 @@ def delete(row: OperationRow, work: DropKeyspace | MergeShards, state: ClusterSt
             row, State.DONE, view.wall_ms, f"shard {work.target} has all of shard {work.source}, which is no more"
         )
     return end(row, State.DONE, view.wall_ms, f"keyspace {work.name} is deleted")
+
+
+def _counts_differ(keyspace: int, state: ClusterState) -> bool:
+    policy = state.policies.get(keyspace)
+    return policy is not None and any(
+        (len(shard.voters), len(shard.followers)) != (policy.voters, policy.followers)
+        for shard in state.map.shards
+        if shard.keyspace == keyspace
+    )
 
 
 def _without_map(version: int, state: ClusterState, view: View) -> list[str]:

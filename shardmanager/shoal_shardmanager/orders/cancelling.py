@@ -36,7 +36,9 @@ def cancel(number: int, state: ClusterState, now_ms: int) -> tuple[Change, ...]:
     if row is None:
         raise Refused(Why.NOT_FOUND, f"there is no operation {number}; `shoal operations` lists them")
     if not row.running:
-        raise Refused(Why.CONFLICT, f"operation {number} has ended already: {row.state}, {row.reason}")
+        raise Refused(
+            Why.CONFLICT, f"operation {number} has ended already, {row.state}: `shoal operations {number}` shows how"
+        )
     if row.undo:
         raise Refused(Why.CONFLICT, f"operation {number} is being undone already: {row.undo}")
     changes = [_cancelled(row, now_ms, "cancelled")]

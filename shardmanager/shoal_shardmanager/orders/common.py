@@ -52,8 +52,8 @@ def described_step(step: placement.Step) -> str:
 def known_shard(state: ClusterState, shard: int) -> Shard:
     found = state.shard(shard)
     if found is None:
-        ids = [known.id for known in state.map.shards]
-        raise Refused(Why.NOT_FOUND, f"no shard {shard}; the shards are {min(ids)} to {max(ids)}")
+        ids = sorted(known.id for known in state.map.shards)
+        raise Refused(Why.NOT_FOUND, f"no shard {shard}; the shards are {listed(ids)}; `shoal shards` shows them")
     return found
 
 

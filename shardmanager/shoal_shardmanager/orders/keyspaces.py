@@ -10,7 +10,7 @@ from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_shardmanager import placement
 from shoal_shardmanager.orders.common import accept, known_keyspace, listed
 from shoal_shardmanager.orders.model import Accepted, Facts, KeyspaceOrder, Refused, Why
-from shoal_shardmanager.planning import placement_keyspace, placement_settings, placement_state
+from shoal_shardmanager.planning import SILENT, placement_keyspace, placement_settings, placement_state
 from shoal_shardmanager.rows import AlterKeyspace, CreateKeyspace, DropKeyspace, NodeState, PolicyRow, Step
 from shoal_shardmanager.state import ClusterState, ForgetPolicy
 
@@ -49,6 +49,7 @@ def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
     )
     first = state.counters.next_shard
     ids = tuple(range(first, first + shards))
+    _check_nodes_to_found_on(policy, facts)
     placed = _placed(keyspace, policy, ids, facts)
     shard_map = state.map
     after = replace(
@@ -65,6 +66,24 @@ def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
         for shard in placed
     )
     return accept(facts, work, Step.FOUND, after, policy, steps=steps, version=after.version, counters=counters)
+
+
+def _check_nodes_to_found_on(policy: PolicyRow, facts: Facts) -> None:
+    """Refuse to found shards on nodes that could not open them: those are silent, or take no writes."""
+    active = [row.id for _, row in sorted(facts.state.nodes.items()) if row.state is NodeState.ACTIVE]
+    unfit = {
+        node: SILENT if status is None else status.not_writable
+        for node in active
+        if (status := facts.view.fresh(node)) is None or status.not_writable
+    }
+    needed, able = policy.voters + policy.followers, len(active) - len(unfit)
+    if able < needed:
+        reasons = listed([f"{node}: {reason}" for node, reason in unfit.items()])
+        raise Refused(
+            Why.REFUSED,
+            f"its replicas need {needed} nodes that answer and take writes, and {able} do ({reasons}): mend these, add "
+            "nodes, or ask for fewer replicas",
+        )
 
 
 def _placed(keyspace: Keyspace, policy: PolicyRow, ids: tuple[int, ...], facts: Facts) -> list[Shard]:

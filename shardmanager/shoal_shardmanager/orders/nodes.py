@@ -61,7 +61,7 @@ def drain(order: Drain, facts: Facts) -> Accepted:
     busy = state.busy()
     stay = sorted(held - leaving - busy)
     if stay and not plan.stopped:
-        reasons = "; ".join(f"{r.subject}: {r.reason} ({r.remedy})" for r in plan.refusals[:3])
+        reasons = placement.described([refusal for refusal in plan.refusals if refusal.subject != f"node {node.id}"])
         raise Refused(
             Why.REFUSED,
             f"node {node.id} cannot be emptied: shards {listed(stay)} have nowhere to go: {reasons or 'add nodes'}",

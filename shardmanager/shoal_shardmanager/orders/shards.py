@@ -22,26 +22,31 @@ def move(order: MoveReplica, facts: Facts) -> Accepted:
     if target.id in shard.replicas:
         raise Refused(
             Why.REFUSED,
-            f"node {target.id} has a replica of shard {shard.id} already: {_free(state, shard)}",
+            f"node {target.id} has a replica of shard {shard.id} already: {_free(facts, shard, target.id)}",
         )
     if target.state is not NodeState.ACTIVE:
-        raise Refused(Why.REFUSED, f"node {target.id} is {target.state}: {_free(state, shard)}")
+        raise Refused(Why.REFUSED, f"node {target.id} is {target.state}: {_free(facts, shard, target.id)}")
     status = facts.view.fresh(target.id)
     if status is None:
-        raise Refused(Why.REFUSED, f"node {target.id} does not answer: start it; otherwise, {_free(state, shard)}")
+        raise Refused(
+            Why.REFUSED, f"node {target.id} does not answer: start it; otherwise, {_free(facts, shard, target.id)}"
+        )
     if status.not_writable:
-        raise Refused(Why.REFUSED, f"node {target.id} takes no writes: {status.not_writable}")
+        raise Refused(
+            Why.REFUSED, f"node {target.id} takes no writes: {status.not_writable}; {_free(facts, shard, target.id)}"
+        )
     known_leader(facts, shard.id)
-    _check_domains(order, shard, state)
-    _check_regions(order, shard, state)
+    _check_domains(order, shard, facts)
+    _check_regions(order, shard, facts)
     work = MoveReplica(shard.id, source.id, target.id, source.id in shard.voters)
     accepted = accept(facts, work, Step.QUEUED, steps=_move_steps(work, facts))
     bytes_to_copy = facts.loads.of(shard.id, shard.replicas).bytes
     return Accepted(accepted.operation, accepted.changes, accepted.steps, bytes=bytes_to_copy)
 
 
-def _check_domains(order: MoveReplica, shard: Shard, state: ClusterState) -> None:
+def _check_domains(order: MoveReplica, shard: Shard, facts: Facts) -> None:
     """Refuse a move that puts two replicas into one zone where they were in different ones."""
+    state = facts.state
 
     def crowd(replicas: list[str]) -> int:
         places = [_domain(state, node) for node in replicas]
@@ -53,7 +58,7 @@ def _check_domains(order: MoveReplica, shard: Shard, state: ClusterState) -> Non
         others = [node for node in before if node != order.source]
         shared = next(node for node in others if _domain(state, node) == _domain(state, order.target))
         taken = {_domain(state, node) for node in others}
-        fit = [row.id for row in _candidates(state, shard) if _domain(state, row.id) not in taken]
+        fit = [row.id for row in _candidates(facts, shard) if _domain(state, row.id) not in taken]
         raise Refused(
             Why.REFUSED,
             f"nodes {order.target} and {shared} are in one failure domain ({_domain_name(state, shared)}), and shard "
@@ -61,7 +66,8 @@ def _check_domains(order: MoveReplica, shard: Shard, state: ClusterState) -> Non
         )
 
 
-def _check_regions(order: MoveReplica, shard: Shard, state: ClusterState) -> None:
+def _check_regions(order: MoveReplica, shard: Shard, facts: Facts) -> None:
+    state = facts.state
     policy = state.policies.get(shard.keyspace)
     if policy is None:
         return
@@ -69,7 +75,7 @@ def _check_regions(order: MoveReplica, shard: Shard, state: ClusterState) -> Non
     for region, needed in policy.required.items():
         held = sum(state.nodes[node].region == region for node in after if node in state.nodes)
         if held < needed and state.nodes[order.source].region == region:
-            fit = [row.id for row in _candidates(state, shard) if row.region == region]
+            fit = [row.id for row in _candidates(facts, shard) if row.region == region]
             raise Refused(
                 Why.REFUSED,
                 f"shard {shard.id} would have {held} replicas in region {region}, and its keyspace requires {needed}: "
@@ -110,22 +116,46 @@ def transfer(order: MoveLeader, facts: Facts) -> Accepted:
     if target.state is not NodeState.ACTIVE:
         raise Refused(Why.REFUSED, f"node {target.id} is {target.state}, and should lead nothing")
     leader = known_leader(facts, shard.id)
+    status = facts.view.fresh(target.id)
+    if status is None:
+        raise Refused(Why.REFUSED, f"node {target.id} does not answer: {_others(voters, target.id)}")
+    if status.not_leading:
+        raise Refused(
+            Why.REFUSED, f"node {target.id} takes no leaderships: {status.not_leading}; {_others(voters, target.id)}"
+        )
     line = f"{leader.node} hands the leadership of shard {shard.id} to {target.id}"
     steps = (line,) if leader.node != target.id else (f"{target.id} leads shard {shard.id} already",)
     return accept(facts, order, Step.QUEUED, steps=steps)
 
 
-def _candidates(state: ClusterState, shard: Shard) -> list[NodeRow]:
-    return [row for row in state.nodes.values() if row.state is NodeState.ACTIVE and row.id not in shard.replicas]
+def _others(voters: tuple[str, ...], target: str) -> str:
+    others = [voter for voter in voters if voter != target]
+    return f"the other voters are {listed(others)}" if others else "it is the only voter"
 
 
-def _free(state: ClusterState, shard: Shard) -> str:
-    fit = [row.id for row in _candidates(state, shard)]
-    return f"choose one of {listed(sorted(fit))}" if fit else "no active node is free to take it: add one"
+def _candidates(facts: Facts, shard: Shard) -> list[NodeRow]:
+    """Return the nodes that could take a replica now, as far as their places allow it."""
+    return [
+        row
+        for row in facts.state.nodes.values()
+        if row.state is NodeState.ACTIVE
+        and row.id not in shard.replicas
+        and (status := facts.view.fresh(row.id)) is not None
+        and not status.not_writable
+    ]
+
+
+def _free(facts: Facts, shard: Shard, target: str) -> str:
+    fit = [row.id for row in _candidates(facts, shard) if row.id != target]
+    return f"choose {_one_of(fit)}" if fit else "no active node is free to take it: add one"
 
 
 def _choice(fit: list[str]) -> str:
-    return f"choose one of {listed(sorted(fit))}" if fit else "add a node elsewhere first"
+    return f"choose {_one_of(fit)}" if fit else "add a node elsewhere first"
+
+
+def _one_of(fit: list[str]) -> str:
+    return fit[0] if len(fit) == 1 else f"one of {listed(sorted(fit))}"
 
 
 def _domain(state: ClusterState, node: str) -> tuple[str, str, str]:

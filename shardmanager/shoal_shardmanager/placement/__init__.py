@@ -28,6 +28,7 @@ from shoal_shardmanager.placement.model import (
 )
 from shoal_shardmanager.placement.planner import plan
 from shoal_shardmanager.placement.settings import Budget, Caps, Settings, Weights
+from shoal_shardmanager.placement.wording import described
 
 __all__ = [
     "METRICS",
@@ -54,6 +55,7 @@ __all__ = [
     "Step",
     "TransferLeader",
     "Weights",
+    "described",
     "initial",
     "plan",
     "why",

@@ -70,9 +70,10 @@ class Balancer:
         # Begun beyond the tolerance, but ended at half of it: a node at the edge is not touched every time.
         nodes = max(1, sum(board.active))
         self._fullest: list[int] = []
-        self._leader_mean = sum(board.lead) / nodes
+        leading = max(1, sum(board.leads))
+        self._leader_mean = sum(board.lead) / leading
         self._keyspace_means = [
-            (len(shards) * (rules.voters + rules.followers) / nodes, len(shards) / nodes)
+            (len(shards) * (rules.voters + rules.followers) / nodes, len(shards) / leading)
             for shards, rules in zip(board.shards_of, board.rules, strict=True)
         ]
         tolerance = context.settings.tolerance

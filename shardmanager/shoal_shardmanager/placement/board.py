@@ -25,9 +25,9 @@ class Board:
     """One mutable placement. Nodes and shards are numbered in the order of the state."""
 
     __slots__ = (
-        "active", "caps", "count", "disk", "domain", "domains", "extra", "followers", "gone", "grad", "id_of_node",
-        "id_of_shard", "index", "inv", "kept", "keyspace", "lead", "leader", "led", "load", "locked", "mean", "on",
-        "origin", "quad", "region", "room", "ruled", "rules", "seats", "settings", "shard_index", "shards_of",
+        "active", "caps", "closed", "count", "disk", "domain", "domains", "extra", "followers", "gone", "grad", "id_of_node",
+        "id_of_shard", "index", "inv", "kept", "keyspace", "lead", "leader", "leads", "led", "load", "locked", "mean",
+        "nodes", "on", "origin", "quad", "region", "room", "ruled", "rules", "seats", "settings", "shard_index", "shards_of",
         "size", "v_lead", "v_other", "voters", "weights",
     )  # fmt: skip
 
@@ -35,12 +35,15 @@ class Board:
         check_state(state)
         self.settings = settings
         nodes, shards = state.nodes, state.shards
+        self.nodes = nodes
         self.id_of_node = [node.id for node in nodes]
         self.index = {node.id: number for number, node in enumerate(nodes)}
         self.id_of_shard = [shard.id for shard in shards]
         self.shard_index = {shard.id: number for number, shard in enumerate(shards)}
         self.active = [node.state is NodeState.ACTIVE for node in nodes]
         self.gone = [node.state is NodeState.GONE for node in nodes]
+        self.closed = [bool(node.closed) for node in nodes]
+        self.leads = [node.state is NodeState.ACTIVE and not (node.closed or node.not_leading) for node in nodes]
         self.domains = Domains(nodes)
         self.domain, self.region = self.domains.domain, self.domains.region
         numbers = {keyspace.id: number for number, keyspace in enumerate(state.keyspaces)}
@@ -99,7 +102,8 @@ class Board:
             b, r, w, c, even = (1.0 / column[n] if active else 0.0 for column in relative)
             self.inv.append((b, r, w, c, even))
             wb, wr, ww, wc, wn, wl = self.weights
-            self.quad.append((wb * b, wr * r, ww * w, wc * c, wn * even, wl * even))
+            # Nor are leaders evened over a node that may not lead: it has none to be compared with.
+            self.quad.append((wb * b, wr * r, ww * w, wc * c, wn * even, wl * even if self.leads[n] else 0.0))
         self.caps: list[Vector] = []
         for node in nodes:
             known = _shares(node.capacity)
@@ -211,6 +215,10 @@ class Board:
 
     def active_nodes(self) -> list[int]:
         return [node for node, active in enumerate(self.active) if active]
+
+    def leading_nodes(self) -> list[int]:
+        """Return the nodes that may be given leaderships."""
+        return [node for node, leads in enumerate(self.leads) if leads]
 
     def check(self) -> None:
         """Compare every kept sum with a fresh count (costly: for tests)."""

@@ -25,6 +25,8 @@ class Obstacle(IntEnum):
     REGION = 6
     OVERLOAD = 7
     NOT_VOTER = 8
+    CLOSED = 9
+    NOT_LEADING = 10
 
 
 WORDS = {
@@ -37,6 +39,8 @@ WORDS = {
     Obstacle.REGION: "would leave a required region short",
     Obstacle.OVERLOAD: "would go above its capacity in reads, writes or CPU",
     Obstacle.NOT_VOTER: "is not a voter of the shard",
+    Obstacle.CLOSED: "does not answer or takes no writes",
+    Obstacle.NOT_LEADING: "takes no leaderships",
 }
 
 REMEDIES = {
@@ -49,6 +53,8 @@ REMEDIES = {
     Obstacle.REGION: "add a node in the required region",
     Obstacle.OVERLOAD: "add nodes: those there are have no capacity left",
     Obstacle.NOT_VOTER: "move a voter there first",
+    Obstacle.CLOSED: "see `shoal nodes` for what is wrong with them, and mend it",
+    Obstacle.NOT_LEADING: "see `shoal nodes` for why they take no leaderships",
 }
 
 SLACK = 1e-6  # loads are sums of floats: below this many average replicas they are equal
@@ -65,6 +71,11 @@ def to_place(
         return Obstacle.HOLDS
     if not board.active[target]:
         return Obstacle.NOT_ACTIVE
+    if board.closed[target]:
+        return Obstacle.CLOSED
+    leads = source != NOBODY and board.leader[shard] == source
+    if leads and not board.leads[target]:
+        return Obstacle.NOT_LEADING  # the leadership would go along
     if board.count[target] + leaving[0] >= board.seats[target]:
         return Obstacle.SEATS
     if board.disk[target] + leaving[1] + board.size[shard] > board.room[target]:
@@ -77,7 +88,7 @@ def to_place(
     if not (alike and board.region[source] == board.region[target]) and not _regions_kept(board, shard, target, source):
         return Obstacle.REGION
     if source != NOBODY:
-        vector = board.vector(shard, leads=board.leader[shard] == source)
+        vector = board.vector(shard, leads=leads)
         if _overloads(board, target, source, vector):
             return Obstacle.OVERLOAD
     return Obstacle.OK
@@ -89,6 +100,8 @@ def to_lead(board: Board, shard: int, target: int) -> Obstacle:
         return Obstacle.NOT_VOTER
     if not board.active[target]:
         return Obstacle.NOT_ACTIVE
+    if not board.leads[target]:
+        return Obstacle.CLOSED if board.closed[target] else Obstacle.NOT_LEADING
     source = board.leader[shard]
     if source != NOBODY:
         lead, other = board.v_lead[shard], board.v_other[shard]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shoal_shardmanager.placement.board import NOBODY, Board
 from shoal_shardmanager.placement.constraints import WORDS, Obstacle, crowding, shortage, to_lead, to_place
 from shoal_shardmanager.placement.context import Context
-from shoal_shardmanager.placement.model import Role, State
+from shoal_shardmanager.placement.model import NodeState, Role, State
 from shoal_shardmanager.placement.objective import (
     move_gain,
     move_price,
@@ -19,7 +19,7 @@ from shoal_shardmanager.placement.objective import (
 )
 from shoal_shardmanager.placement.settings import Budget, Settings
 from shoal_shardmanager.placement.targets import Targets
-from shoal_shardmanager.placement.wording import against
+from shoal_shardmanager.placement.wording import counted
 
 ALTERNATIVES = 3  # the best allowed nodes that are named for each replica
 EPSILON = 1e-9
@@ -118,14 +118,14 @@ def _replica(context: Context, targets: Targets, shard: int, node: int, role: Ro
     )
     obstacles = targets.obstacles(shard, node, role)
     obstacles.pop(Obstacle.OK, None)
-    refused = f"not allowed: {against(obstacles)}" if obstacles else ""
-    if refused and allowed:
-        refused = refused.replace(" other nodes ", " ") + f" ({len(allowed)} nodes are allowed)"
+    refused = f"not allowed: of the other nodes {counted(obstacles)}; allowed: {len(allowed)}" if obstacles else ""
     return Placed(str(role), context.name(node), _because(board, node, allowed, price), alternatives, refused)
 
 
 def _because(board: Board, node: int, allowed: list[tuple[float, float, int]], price: float) -> str:
     place = f"{board.domains.names[board.domain[node]]}, {board.count[node]} replicas there"
+    if board.nodes[node].closed:
+        place += f"; the node is given nothing new: {board.nodes[node].closed}"
     if board.gone[node]:
         return f"{place}; the node is gone: to be replaced"
     if not board.active[node]:
@@ -166,7 +166,7 @@ def _leadership(context: Context, shard: int, leader: int) -> Placed:
             continue
         obstacle = to_lead(board, shard, node)
         if obstacle is not Obstacle.OK:
-            alternatives.append(Alternative(context.name(node), WORDS[obstacle]))
+            alternatives.append(Alternative(context.name(node), _why_not_to_lead(board, node, obstacle)))
             continue
         gain = transfer_gain(board, shard, node)
         worse = preference_after_transfer(board, shard, node) - now
@@ -176,6 +176,18 @@ def _leadership(context: Context, shard: int, leader: int) -> Placed:
         best = max(best, gain) if worse <= EPSILON else best
     region = board.domains.region_names[board.region[leader]]
     because = f"leads {board.lead[leader]} shards" + (f", in region {region}" if region else "")
-    if best > context.settings.transfer_cost:
+    if not board.leads[leader]:
+        because += f"; the node should lead nothing, and hands over: {_why_not_to_lead(board, leader, Obstacle.OK)}"
+    elif best > context.settings.transfer_cost:
         because += f"; a transfer would gain {best:.3g}"
     return Placed("leader", context.name(leader), because, tuple(alternatives), "")
+
+
+def _why_not_to_lead(board: Board, node: int, obstacle: Obstacle) -> str:
+    """Return what the node itself says against it, or else the obstacle in words."""
+    known = board.nodes[node]
+    if known.state is not NodeState.ACTIVE:
+        return f"is {known.state}"
+    if reason := known.closed or known.not_leading:
+        return f"{WORDS[Obstacle.NOT_LEADING]}: {reason}"
+    return WORDS[obstacle]

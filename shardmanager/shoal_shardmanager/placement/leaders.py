@@ -126,13 +126,13 @@ class _Chains:
 
     def even(self) -> set[int]:
         board, context = self._board, self._context
-        nodes = board.active_nodes()
+        nodes = board.leading_nodes()
         touched: set[int] = set()
         if not nodes or not self._led:
             return touched
         least, failures = min(map(self._amount, nodes)), 0
         for start in sorted(self._led, key=lambda node: (-self._amount(node), node)):
-            while board.active[start] and self._amount(start) > least + 1 + EPSILON and start not in self._hopeless:
+            while board.leads[start] and self._amount(start) > least + 1 + EPSILON and start not in self._hopeless:
                 if context.stopped or self._looks <= 0 or failures >= CHAIN_FAILURES_MAX:
                     return touched
                 chain = self._find(start)
@@ -151,8 +151,8 @@ class _Chains:
         return touched
 
     def _amount(self, node: int) -> float:
-        """Return the relative number of leaderships; a node off duty takes none."""
-        return len(self._led.get(node, ())) * self._board.inv[node][4] if self._board.active[node] else float("inf")
+        """Return the relative number of leaderships; a node that may not lead takes none."""
+        return len(self._led.get(node, ())) * self._board.inv[node][4] if self._board.leads[node] else float("inf")
 
     def _find(self, start: int) -> list[Link]:
         """Return the transfers that bring one leadership from `start` to the nearest node with two fewer."""

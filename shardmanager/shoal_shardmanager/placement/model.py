@@ -46,6 +46,8 @@ class Node:
     """`zone` is within `region`; "" means that no zone is known, and the node is a failure domain of its own.
 
     `weight` is its fair share of replicas and leaders next to other nodes; `replicas_max` 0 means no limit.
+    `closed`: why it is to be given neither replicas nor leaderships for now, though it keeps what it has; `not_leading`:
+    why it is to be given no leaderships. "": it may be. It hands over itself what it leads.
     """
 
     id: str
@@ -55,6 +57,8 @@ class Node:
     capacity: Load = NO_LOAD
     replicas_max: int = 0
     weight: float = 1.0
+    closed: str = ""
+    not_leading: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def scores(board: Board) -> Scores:
         crowded += crowding(board, shard)
         short += shortage(board, shard)
         preferences += preference(board, shard)
-    nodes = board.active_nodes()
+    nodes, leading = board.active_nodes(), board.leading_nodes()
     inv = board.inv
 
     def uneven(metric: int) -> float:
@@ -156,13 +156,13 @@ def scores(board: Board) -> Scores:
         overload=sum(overload(board, node) for node in nodes),
         preferences=preferences,
         replicas=_deviation([board.count[node] * inv[node][4] for node in nodes]),
-        leaders=_deviation([board.lead[node] * inv[node][4] for node in nodes]),
+        leaders=_deviation([board.lead[node] * inv[node][4] for node in leading]),
         bytes=uneven(0),
         reads=uneven(1),
         writes=uneven(2),
         cpu=uneven(3),
         keyspace_replicas=_keyspace_deviation(board, nodes, board.kept),
-        keyspace_leaders=_keyspace_deviation(board, nodes, board.ruled),
+        keyspace_leaders=_keyspace_deviation(board, leading, board.ruled),
         cost=total_cost(board) / max(1, sum(board.count)),
     )
 

@@ -60,5 +60,6 @@ def _move(context: Context, targets: Targets, shard: int) -> bool:
     if source == NOBODY:
         return False
     region = board.domains.region_names[board.region[target]]
-    context.move(shard, source, target, Tier.PREFERENCE, f"spread and preferences of its keyspace: to {region}")
+    where = f"region {region}" if region else "a node of no region"
+    context.move(shard, source, target, Tier.PREFERENCE, f"spread and preferences of its keyspace: to {where}")
     return True

@@ -210,6 +210,8 @@ def drain(context: Context, targets: Targets) -> None:
                 left += 1
                 continue
             reason = f"{context.name(node)} is draining"
+            if board.leader[shard] == node and targets.best(shard, node, Role.VOTER) == NOBODY:
+                _hand_over(context, shard, reason)  # what may hold the replica need not be able to lead it
             if not _replace(context, targets, shard, node, board.role_of(shard, node), Tier.DRAIN, reason):
                 left += 1
                 _hand_over(context, shard, reason)

@@ -11,7 +11,7 @@ from shoal.cli.failures import CommandFailed, ExitCode
 
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
-from shoal_shardmanager.rpc.names import LEADER_METADATA
+from shoal_shardmanager.rpc.names import LEADER_METADATA, MANAGERS_VARIABLE
 
 T = TypeVar("T")
 
@@ -72,6 +72,11 @@ class ManagersClient:
         request = pb.ExplainShardRequest(shard=shard)
         reply = self._call(lambda stub, seconds: stub.ExplainShard(request, timeout=seconds))
         return list(reply.lines)
+
+    def cluster(self) -> pb.Cluster:
+        """Return the nodes, and who controls them."""
+        reply: pb.Cluster = self._call(lambda stub, seconds: stub.GetCluster(pb.GetClusterRequest(), timeout=seconds))
+        return reply
 
     def settings(self) -> pb.Settings:
         """Return the settings."""
@@ -144,5 +149,5 @@ def _failed(error: grpc.RpcError) -> CommandFailed:
     code = error.code()
     details = error.details() or str(code)
     if code is grpc.StatusCode.UNAVAILABLE and "manager" not in details:
-        details = f"no manager answers: {details}"
+        details = f"no manager answers; `--managers` or {MANAGERS_VARIABLE} says where they are: {details}"
     return CommandFailed(details, _EXITS.get(code, ExitCode.FAILED))

@@ -120,7 +120,7 @@ def operation_message(row: OperationRow, state: ClusterState, note: Note | None,
         undoing=bool(row.undo) and row.running,
         rate=rate,
         node=_whose_turn(row),
-        automatic=isinstance(row.arguments, SplitShard) and row.arguments.automatic,
+        automatic=isinstance(row.arguments, SplitShard | Rebalance) and row.arguments.automatic,
     )
 
 

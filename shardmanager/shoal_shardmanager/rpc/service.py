@@ -255,7 +255,13 @@ async def serve(host: Host, address: str) -> tuple[grpc.aio.Server, health.aio.H
         server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
+    await tell_health(healthy, ready=False)
     await server.start()
-    for service in ("", SERVICE):
-        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     return server, healthy
+
+
+async def tell_health(healthy: health.aio.HealthServicer, *, ready: bool) -> None:
+    """Have the health service say whether the manager is ready; its calls are answered either way."""
+    answer = health_pb2.HealthCheckResponse
+    for service in ("", SERVICE):
+        await healthy.set(service, answer.SERVING if ready else answer.NOT_SERVING)

@@ -169,7 +169,7 @@ def test_a_slow_reader_of_a_scan_costs_bounded_memory_and_gets_every_row(api, on
 
 
 def test_a_slow_reader_of_a_batch_stops_its_writer(api, one_node):
-    """What it asks for has nearly 10 GiB."""
+    """What it asks for has nearly 10 GiB, and what it sends more than gRPC keeps on the way."""
     for number in range(4):
         api.call("Put", key=b"slow/%d" % number, value=b"x" * MIB)
     asked = 0
@@ -177,7 +177,9 @@ def test_a_slow_reader_of_a_batch_stops_its_writer(api, one_node):
     def requests():
         nonlocal asked
         for asked in range(10_000):
-            yield api.message("BatchRequest", operations=[{"id": asked, "get": b"slow/%d" % (asked % 4)}])
+            write = {"key": b"slow/written", "value": b"y" * 16384}
+            operations = [{"id": 2 * asked, "get": b"slow/%d" % (asked % 4)}, {"id": 2 * asked + 1, "put": write}]
+            yield api.message("BatchRequest", operations=operations)
 
     before = one_node.memory_bytes
     answers = api.method("Batch")(requests(), timeout=100)

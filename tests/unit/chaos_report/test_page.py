@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from shoal_chaos.report.page import page
+from shoal_chaos.report.plot import RIGHT, WIDTH
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
@@ -114,3 +115,23 @@ def test_the_trend_has_the_scores_of_all_runs_that_were_not_skipped() -> None:
     text = page(runs)
     assert 'aria-label="scores: 10, 95"' in text
     assert "3 runs of 1 scenarios" in text
+
+
+def test_a_line_of_latencies_has_gaps_where_nothing_was_answered_and_stays_within_the_plot() -> None:
+    text = page([record()])
+    assert text.count('<polyline class="median"') == 2
+    rights = [
+        float(x) + float(width)
+        for x, width in re.findall(r'<rect class="answered" x="([\d.]+)".*?width="([\d.]+)', text)
+    ]
+    assert max(rights) <= WIDTH - RIGHT
+
+
+def test_what_was_refuted_stands_out_in_the_trend() -> None:
+    text = page([record(), record(score=0, outcome=Outcome.REFUTED, seed=8, began="2026-11-21T12:00:00+00:00")])
+    assert re.findall(r'class="dot bad"[^>]*><title>[^<]*seed 8: refuted, score 0', text)
+
+
+def test_broken_verdicts_are_shown_before_the_others_which_are_folded_up() -> None:
+    text = page([record()])
+    assert text.index("a &lt;stale&gt; read") < text.index("<details>") < text.index("<td>recovery</td>")

@@ -10,6 +10,7 @@ from shoal.protocol.messages import ChangeMembership, Done, DropReplica, Failure
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.storage.folder import load_shard_map
 from shoal_server.storage.memory import MemoryEngine
 
 MS = 1_000_000
@@ -29,9 +30,14 @@ class LoneNode:
     def __init__(self) -> None:
         self.now = 1000 * MS
         self.engine = MemoryEngine()
+        self.begin(MAP, epoch=1)
+
+    def begin(self, shard_map: ShardMap, epoch: int) -> None:
+        """Begin a life of the process on what the engine has."""
         # A log that is to be cut off after every entry asks for a flush again and again.
         settings = NodeSettings(log_retain_bytes=1, log_checkpoint_bytes=1)
-        self.node = Node(NodeIdentity("test", "n1", "n1-1", 1), MAP, self.engine, settings, Random(1), self.now)
+        identity = NodeIdentity("test", "n1", "n1-1", epoch)
+        self.node = Node(identity, shard_map, self.engine, settings, Random(1), self.now)
 
     def turn(self) -> int | None:
         """Take a turn; return the ticket of the flush that is under way or wanted."""
@@ -80,6 +86,23 @@ def test_the_managers_map_replaces_one_that_was_derived() -> None:
     assert lone.node.map_is_derived
     lone.install(replace(MAP, version=2))
     assert not lone.node.map_is_derived
+
+
+def test_a_derived_map_is_known_as_one_after_a_restart_until_the_managers_replaces_it() -> None:
+    lone = LoneNode()
+    lone.turn()
+    lone.node.adopt_derived_map(replace(MAP, version=2), lone.now)
+    lone.begin(stored_map(lone), epoch=2)
+    assert lone.node.map_is_derived
+    lone.install(replace(MAP, version=2))
+    lone.begin(stored_map(lone), epoch=3)
+    assert not lone.node.map_is_derived
+
+
+def stored_map(lone: LoneNode) -> ShardMap:
+    found = load_shard_map(lone.engine)
+    assert found is not None
+    return found
 
 
 def test_a_change_of_membership_that_comes_twice_changes_nothing(nodes: Any) -> None:

@@ -1,8 +1,10 @@
-"""The link to a peer: what is sent into a connection that is over is dropped, and harms nobody."""
+"""The link to a peer: what is sent into a connection that is over is dropped, and harms nobody; a dead one is redialled."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import cast
 
 import uvloop
@@ -30,6 +32,24 @@ class Peer(asyncio.Protocol):
             self.transport.write(encode_frame([WELCOME]))
 
 
+def link_to(
+    server: asyncio.Server, connected: Callable[[str], None], lost: Callable[[str], None], support_ns: int = 60 * 10**9
+) -> PeerLink:
+    """Return a link to a peer that answers no heartbeat."""
+    return PeerLink(
+        "n2",
+        f"127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        lambda: Hello("peer", 1, 1, "c", "n1", "i"),
+        max_frame_bytes=1 << 20,
+        check=lambda _: "",
+        connected=connected,
+        lost=lost,
+        heard_by=lambda _: 0,
+        clock=time.monotonic_ns,
+        support_ns=support_ns,
+    )
+
+
 async def send_at_every_step_of_a_peers_end() -> int:
     loop = asyncio.get_running_loop()
     peers: list[Peer] = []
@@ -40,15 +60,7 @@ async def send_at_every_step_of_a_peers_end() -> int:
 
     server = await loop.create_server(accept, "127.0.0.1", 0)
     connected, lost = asyncio.Event(), asyncio.Event()
-    link = PeerLink(
-        "n2",
-        f"127.0.0.1:{server.sockets[0].getsockname()[1]}",
-        lambda: Hello("peer", 1, 1, "c", "n1", "i"),
-        max_frame_bytes=1 << 20,
-        check=lambda _: "",
-        connected=lambda _: connected.set(),
-        lost=lambda _: lost.set(),
-    )
+    link = link_to(server, lambda _: connected.set(), lambda _: lost.set())
     task = asyncio.create_task(link.run())
     await asyncio.wait_for(connected.wait(), 10)
     sends = 0
@@ -78,3 +90,34 @@ async def send_at_every_step_of_a_peers_end() -> int:
 
 def test_sending_goes_on_in_every_turn_while_a_peer_dies() -> None:
     assert uvloop.run(send_at_every_step_of_a_peers_end()) > 0
+
+
+async def events_of_a_link_whose_peer_is_silent() -> list[str]:
+    loop = asyncio.get_running_loop()
+    peers: list[Peer] = []
+
+    def accept() -> Peer:
+        peers.append(Peer())
+        return peers[-1]
+
+    server = await loop.create_server(accept, "127.0.0.1", 0)
+    events: list[str] = []
+    again = asyncio.Event()
+
+    def connected(_: str) -> None:
+        events.append("connected")
+        if len(events) > 1:
+            again.set()
+
+    link = link_to(server, connected, lambda _: events.append("lost"), support_ns=10**8)
+    task = asyncio.create_task(link.run())
+    await asyncio.wait_for(again.wait(), 60)
+    seen = [*events, f"{len(peers)} connections"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.close()
+    return seen
+
+
+def test_a_link_whose_peer_answers_nothing_is_dropped_and_dialled_anew_though_nothing_broke_it() -> None:
+    assert uvloop.run(events_of_a_link_whose_peer_is_silent()) == ["connected", "lost", "connected", "2 connections"]

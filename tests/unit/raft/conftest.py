@@ -25,7 +25,7 @@ from shoal_server.raft.messages import (
     Membership,
     VoteResponse,
 )
-from shoal_server.raft.ready import NotLeader, TooManyUncommitted, TransferInProgress, TransferRefused
+from shoal_server.raft.ready import LostEntries, NotLeader, TooManyUncommitted, TransferInProgress, TransferRefused
 
 MS = 1_000_000
 TICK = 10 * MS
@@ -163,6 +163,7 @@ class Node:
             number: StoredGroup(cluster.initial) for number in range(cluster.group_count)
         }
         self.unsynced: list[tuple[list[tuple[int, str, Any]], list[Any], list[Any]]] = []
+        self.reported: list[LostEntries] = []
         self.start()
 
     @property
@@ -334,6 +335,7 @@ class Node:
             self.cluster.send(self.name, peer, message)
         for peer in ready.snapshots_wanted:
             self.send_snapshot(group, peer)
+        self.reported.extend(ready.lost_entries)
         for token, index in ready.reads:
             assert index >= self.reads.pop((number, token)), (
                 "a confirmed read misses an entry that was committed before"

@@ -75,16 +75,61 @@ def test_a_replica_in_need_of_what_is_cut_off_stays_with_its_snapshot() -> None:
     assert (progress.state, progress.next) == (ProgressState.REPLICATE, 11)
 
 
+def test_a_new_life_has_to_show_again_what_the_one_before_had_and_probing_begins_there() -> None:
+    progress = replicating(match=5)
+    progress.answered_by(1)
+    progress.accepted(9, 0, 0)
+    assert progress.answered_by(2)
+    assert (progress.match, progress.state, progress.next) == (0, ProgressState.PROBE, 10)
+    progress.accepted(9, 0, 0)
+    assert (progress.match, progress.acknowledged, progress.state) == (9, 0, ProgressState.REPLICATE)
+
+
+def test_an_answer_of_a_life_that_is_over_counts_for_nothing_and_one_that_does_not_say_is_taken() -> None:
+    progress = replicating(match=5)
+    progress.answered_by(2)
+    assert not progress.answered_by(1)
+    assert progress.answered_by(0)
+
+
+def test_what_a_new_life_lacks_of_what_was_acknowledged_is_asked_for_further_back_and_said_once() -> None:
+    progress = Progress(RaftConfig(), 10, 0)
+    progress.answered_by(1)
+    progress.accepted(9, 0, 0)
+    progress.answered_by(2)
+    progress.sent(9, 0, 0)
+    assert progress.rejected(9, 4)
+    assert progress.next == 4
+    assert [progress.take_lost(9), progress.take_lost(9)] == [9, 0]
+
+
+def test_a_rejection_beyond_what_was_acknowledged_is_no_loss() -> None:
+    progress = Progress(RaftConfig(), 10, 0)
+    progress.answered_by(1)
+    progress.accepted(9, 0, 0)
+    progress.answered_by(2)
+    assert progress.take_lost(10) == 0
+
+
+def test_a_new_life_of_a_replica_that_waits_for_its_snapshot_goes_on_waiting() -> None:
+    progress = replicating(match=5)
+    progress.answered_by(1)
+    progress.await_snapshot()
+    progress.answered_by(2)
+    assert (progress.match, progress.state) == (0, ProgressState.SNAPSHOT)
+
+
 step = st.one_of(
     st.tuples(st.just("send"), st.integers(1, 5)),
     st.tuples(st.just("accept"), st.integers(0, 60)),
     st.tuples(st.just("reject"), st.integers(0, 60)),
     st.tuples(st.just("probe"), st.just(0)),
+    st.tuples(st.just("restart"), st.just(0)),
 )
 
 
 @given(st.lists(step, max_size=40))
-def test_match_never_falls_next_stays_beyond_it_and_a_closed_window_has_something_in_it(
+def test_match_never_falls_in_a_life_next_stays_beyond_it_and_a_closed_window_has_something_in_it(
     steps: list[tuple[str, int]],
 ) -> None:
     progress = Progress(RaftConfig(max_inflight_messages=3, max_inflight_bytes=100), 20, 0)
@@ -101,6 +146,9 @@ def test_match_never_falls_next_stays_beyond_it_and_a_closed_window_has_somethin
             progress.rejected(value, value // 2)
         elif kind == "probe":
             progress.probe()
+        elif kind == "restart":
+            progress.answered_by(progress.life + 1)
+            before = 0
         assert progress.match >= before
         assert progress.next > progress.match
         assert progress.may_send or progress.outstanding

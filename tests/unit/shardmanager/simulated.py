@@ -6,6 +6,7 @@ without a quorum of nodes that run, or without a copy that counts.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from random import Random
 
@@ -15,7 +16,7 @@ from shoal.protocol.relocation import EndedRelocation
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap, without_ranges
 from shoal_shardmanager import placement
 from shoal_shardmanager.controller import Decision, Memory, adopted, decide
-from shoal_shardmanager.operations.campaign import Planned, mode_of
+from shoal_shardmanager.operations.campaign import mode_of, planned_from
 from shoal_shardmanager.orders import Accepted, Facts, Order, cancel, check
 from shoal_shardmanager.planning import Loads, placement_settings, placement_state
 from shoal_shardmanager.requests import (
@@ -33,7 +34,7 @@ from shoal_shardmanager.requests import (
 )
 from shoal_shardmanager.rows import Heal, NodeState, OperationRow
 from shoal_shardmanager.state import ClusterState, changed
-from shoal_shardmanager.view import Report, View, trusted
+from shoal_shardmanager.view import FRESH_MS, Report, View, trusted
 
 from .model import Crashed, Group, RequestRefused, SimulatedNode
 from .simulated_ferries import SimulatedFerries
@@ -81,11 +82,14 @@ class SimulatedCluster:
             for shard in first.shards
         }
         self.tick = 0
+        self._reports: dict[str, Report] = {}
         self.state = self._adopt(first)
         self.loads = Loads()
         self.memory = Memory(since_ms=0, loads=self.loads)
         self.ferries = SimulatedFerries(self)
         self.disk_free: dict[str, int] = {}
+        self.not_writable: dict[str, str] = {}
+        self.not_leading: dict[str, str] = {}
         self.events = 0
         self.crash_at = -1
         self.lose_at = -1
@@ -144,6 +148,7 @@ class SimulatedCluster:
         except Crashed:
             self.takeovers += 1
             self.memory = Memory(since_ms=self.now_ms, loads=self.loads)
+            self._reports.clear()
         self.check_safety()
 
     # -- the controller's shell
@@ -153,13 +158,15 @@ class SimulatedCluster:
         return self.tick * TICK_MS
 
     def view(self) -> View:
-        reports = {
-            name: Report(self.status(name), self.now_ms)
-            for name, node in self.nodes.items()
-            if node.runs or node.impostor
-        }
-        known = trusted(reports, {row.id: row.incarnation for row in self.state.nodes.values()})
-        return View(self.now_ms, self.now_ms, known)
+        for name, node in self.nodes.items():
+            if node.runs or node.impostor:
+                self._reports[name] = Report(self.status(name), self.now_ms)
+            elif name in self._reports:
+                # That a node is silent shows at once here.
+                known = self._reports[name]
+                self._reports[name] = dataclasses.replace(known, at_ms=min(known.at_ms, self.now_ms - FRESH_MS - 1))
+        reports = trusted(self._reports, {row.id: row.incarnation for row in self.state.nodes.values()})
+        return View(self.now_ms, self.now_ms, reports)
 
     def _control(self) -> None:
         view = self.view()
@@ -182,7 +189,7 @@ class SimulatedCluster:
             work = self.state.operations[operation].arguments
             known = placement_state(self.state, view, self.loads, healing=isinstance(work, Heal))
             plan = placement.plan(known, placement_settings(self.state.settings), mode_of(work))  # type: ignore[arg-type]
-            self.memory.plans[operation] = Planned(plan, self.now_ms)
+            self.memory.plans[operation] = planned_from(plan, known, self.now_ms)
 
     def event(self) -> None:
         self.events += 1
@@ -220,7 +227,8 @@ class SimulatedCluster:
             map_version=node.map.version,
             map_derived=node.map_derived,
             connected_peers=tuple(other for other, peer in self.nodes.items() if peer.runs and other != name),
-            not_writable="",
+            not_writable=self.not_writable.get(name, ""),
+            not_leading=self.not_leading.get(name, "") or self.not_writable.get(name, ""),
             disk_free_bytes=self.disk_free.get(name, 1 << 40),
             replicas=tuple(self._replica(name, shard) for shard in sorted(node.replicas)),
         )
@@ -373,6 +381,7 @@ class SimulatedCluster:
         group = self.groups[shard]
         if group.leader != node or target not in group.voters or not self.nodes[target].runs:
             raise RequestRefused("it does not lead, or the target cannot")
+        assert not self.not_leading.get(target), "leaderships go to nodes that take them"
         group.leader, group.term = target, group.term + 1
 
     def _drop(self, node: str, shard: int) -> None:

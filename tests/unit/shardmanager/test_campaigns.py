@@ -141,11 +141,86 @@ def test_a_keyspace_is_dropped_also_on_nodes_that_were_away(simulated: Any) -> N
 
 def test_replica_counts_follow_the_altered_policy(simulated: Any) -> None:
     cluster = simulated(shards=3)
-    cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=5))))
+    altered = cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=5))))
+    assert altered.reason.endswith("; `shoal rebalance` gives its shards the replicas that it asks for")
     cluster.run_to_end(cluster.order(Rebalance()))
     assert all(len(group.voters) == 5 for group in cluster.groups.values())
     cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=1))))
     cluster.asked_voters = dict.fromkeys(cluster.asked_voters, 1)
     cluster.run_to_end(cluster.order(Rebalance()))
     assert all(len(group.voters) == 1 for group in cluster.groups.values())
+    cluster.settled()
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_keyspace_is_founded_only_on_nodes_that_answer_and_take_writes(simulated: Any, answers: bool) -> None:
+    cluster = simulated(nodes=6, shards=2)
+    cluster.stop("n4")
+    cluster.not_writable["n1"] = "the disk is full"
+    operation = cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=4)))
+    made = [shard for shard in cluster.state.map.shards if shard.keyspace == 2]
+    assert len(made) == 4
+    assert all(not {"n1", "n4"} & set(shard.replicas) for shard in made)
+    if answers:
+        cluster.start("n4")
+    assert cluster.run_to_end(operation).state is State.DONE
+
+
+def test_a_keyspace_for_which_too_few_nodes_answer_is_refused(simulated: Any) -> None:
+    cluster = simulated(nodes=4, shards=2)
+    cluster.stop("n4")
+    cluster.not_writable["n1"] = "the disk is full"
+    with pytest.raises(Refused) as refusal:
+        cluster.order(Create(KeyspaceOrder("other", microshards=8)))
+    assert str(refusal.value) == (
+        "its replicas need 3 nodes that answer and take writes, and 2 do (n1: the disk is full, n4: it does not answer): "
+        "mend these, add nodes, or ask for fewer replicas"
+    )
+
+
+def test_a_rebalance_fills_no_node_that_takes_no_writes(simulated: Any) -> None:
+    cluster = simulated(nodes=6, shards=12)
+    cluster.not_writable["n6"] = "the disk is full"
+    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    assert not cluster.nodes["n6"].replicas
+    assert cluster.nodes["n5"].replicas
+
+
+def test_a_rebalance_does_not_end_while_a_node_is_silent_that_may_be_the_one_to_fill(simulated: Any) -> None:
+    cluster = simulated(nodes=6, shards=12)
+    cluster.stop("n6")
+    operation = cluster.order(Rebalance())
+    cluster.run(200)
+    assert "node n6 does not answer" in cluster.last.notes[operation].waiting
+    cluster.start("n6")
+    assert cluster.run_to_end(operation).state is State.DONE
+    assert cluster.nodes["n6"].replicas
+
+
+def test_a_rebalance_ends_without_a_node_that_is_gone(simulated: Any) -> None:
+    cluster = simulated(nodes=6, shards=12)
+    cluster.stop("n6")
+    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    assert cluster.state.nodes["n6"].state is NodeState.GONE
+
+
+def test_leaders_are_spread_over_the_nodes_that_may_lead(simulated: Any) -> None:
+    cluster = simulated(nodes=4, shards=12)
+    cluster.not_leading["n4"] = cluster.not_leading["n2"] = "its disk is slow"
+    for group in cluster.groups.values():
+        group.leader = "n1"
+    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    led = [group.leader for group in cluster.groups.values()]
+    assert set(led) == {"n1", "n3"}
+    assert abs(led.count("n1") - led.count("n3")) <= 1
+    assert cluster.nodes["n4"].replicas
+
+
+def test_a_drain_to_a_node_that_may_not_lead_hands_the_leaderships_to_others_first(simulated: Any) -> None:
+    cluster = simulated(nodes=4, shards=3)
+    cluster.not_leading["n4"] = "its disk is slow"
+    assert any(group.leader == "n1" for group in cluster.groups.values())
+    assert cluster.run_to_end(cluster.order(Drain("n1"))).state is State.DONE
+    assert cluster.nodes["n4"].replicas == {1, 2, 3}
+    assert all(group.leader in ("n2", "n3") for group in cluster.groups.values())
     cluster.settled()

@@ -23,6 +23,7 @@ class Managers:
         self.running: list[pb.Operation] = []
         self.course: list[pb.Operation] = [pb.Operation(id=1, kind="x", state="done", reason="it is done")]
         self.row = SettingsRow()
+        self.silent_because: dict[str, str] = {}
 
     def start(self, request: pb.StartRequest) -> pb.StartReply:
         self.started.append(request)
@@ -33,6 +34,10 @@ class Managers:
     def operations(self, *, running_only: bool) -> list[pb.Operation]:
         assert running_only
         return self.running
+
+    def cluster(self) -> pb.Cluster:
+        nodes = [pb.Node(id=node, silent_because=reason) for node, reason in self.silent_because.items()]
+        return pb.Cluster(nodes=nodes)
 
     def watch(self, number: int) -> Iterator[pb.Operation]:
         yield from self.course
@@ -121,6 +126,20 @@ def test_without_a_command_it_says_which_node_is_to_be_restarted(managers: Manag
     assert "restart node n1 now" in result.stderr
 
 
+@pytest.mark.parametrize("away", [False, True])
+def test_gone_on_with_it_restarts_a_node_again_unless_it_is_away(
+    managers: Managers, tmp_path: Path, away: bool
+) -> None:
+    managers.running = [restarting("n2")]
+    managers.course = [restarting("n2"), restarting("n3"), pb.Operation(id=4, kind="rolling-restart", state="done")]
+    managers.silent_because = {"n2": "the connection was refused" if away else "", "n3": ""}
+    asked = tmp_path / "asked"
+    result = run("rolling-restart", "--command", f"echo {{node}} >> {asked}")
+    assert result.exit_code == 0
+    assert asked.read_text().split() == (["n3"] if away else ["n2", "n3"])
+    assert ("node n2 is away" in result.stderr) == away
+
+
 def test_a_rolling_restart_that_is_under_way_is_gone_on_with(managers: Managers) -> None:
     managers.running = [restarting("n2")]
     managers.course = [pb.Operation(id=4, kind="rolling-restart", state="done")]
@@ -160,3 +179,21 @@ def test_what_is_no_setting_is_wrong_usage(managers: Managers, text: str) -> Non
     arguments = text.split(" ")
     assert run("settings", "--set", *arguments).exit_code == 2
     assert managers.row.version == 1
+
+
+def test_a_keyspace_is_altered_in_something(managers: Managers) -> None:
+    result = run("keyspace", "alter", "default")
+    assert result.exit_code == 2
+    assert "say what is to change of keyspace default" in result.stderr
+    assert not managers.started
+
+
+def test_a_time_that_is_left_is_shown_as_a_time_and_no_reason_as_nothing(managers: Managers) -> None:
+    managers.course = [
+        pb.Operation(id=4, kind="merge", state="running", step="copy", left=-1),
+        pb.Operation(id=4, kind="merge", state="running", step="linger", left=29_000, unit="ms", rate=1000.0),
+        pb.Operation(id=4, kind="merge", state="done", reason="it is done"),
+    ]
+    result = run("merge", "1", "2")
+    assert "operation 1: copy\n" in result.stderr
+    assert "operation 1: linger, 29 s left\n" in result.stderr

@@ -207,11 +207,24 @@ def test_a_queued_move_to_a_node_that_is_drained_meanwhile_does_not_begin(simula
 
 def test_a_transfer_to_a_node_that_is_gone_for_good_ends(simulated: Any) -> None:
     cluster = simulated()
-    cluster.stop("n2")
     operation = cluster.order(MoveLeader(1, "n2"))
+    cluster.stop("n2")
     row = cluster.run_to_end(operation)
     assert row.state is State.FAILED
     assert row.reason == "node n2 is gone"
+
+
+def test_leadership_goes_to_no_node_that_takes_none(simulated: Any) -> None:
+    cluster = simulated()
+    operation = cluster.order(MoveLeader(1, "n2"))
+    cluster.not_leading["n2"] = "its disk is slow"
+    row = cluster.run_to_end(operation)
+    assert (row.state, row.reason) == (State.FAILED, "node n2 takes no leaderships: its disk is slow")
+    with pytest.raises(Refused, match="n2 takes no leaderships: its disk is slow; the other voters are n1, n3"):
+        cluster.order(MoveLeader(1, "n2"))
+    cluster.stop("n2")
+    with pytest.raises(Refused, match="node n2 does not answer: the other voters are n1, n3"):
+        cluster.order(MoveLeader(1, "n2"))
 
 
 def test_what_ended_last_is_remembered_longest(simulated: Any) -> None:

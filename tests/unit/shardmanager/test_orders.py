@@ -9,7 +9,7 @@ from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, O
 from shoal_shardmanager.rows import Drain, MoveLeader, MoveReplica, RemoveNode, Undrain
 
 REFUSALS: list[tuple[Order, Why, str]] = [
-    (MoveReplica(9, "n1", "n4"), Why.NOT_FOUND, "no shard 9; the shards are 1 to 2"),
+    (MoveReplica(9, "n1", "n4"), Why.NOT_FOUND, "no shard 9; the shards are 1, 2; `shoal shards` shows them"),
     (MoveReplica(1, "n9", "n4"), Why.NOT_FOUND, "no node 'n9'"),
     (MoveReplica(1, "n4", "n5"), Why.REFUSED, "has no replica of shard 1"),
     (MoveReplica(1, "n1", "n2"), Why.REFUSED, "has a replica of shard 1 already: choose one of n4, n5"),
@@ -61,15 +61,24 @@ def test_a_stale_version_is_refused(simulated: Any) -> None:
 def test_a_silent_target_is_refused(simulated: Any) -> None:
     cluster = simulated()
     cluster.stop("n4")
-    with pytest.raises(Refused, match="n4 does not answer"):
+    with pytest.raises(Refused, match="n4 does not answer: start it; otherwise, choose n5"):
         cluster.order(MoveReplica(1, "n1", "n4"))
+
+
+def test_a_target_that_takes_no_writes_is_refused_and_not_proposed(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.not_writable["n4"] = "the disk is full"
+    with pytest.raises(Refused, match="n4 takes no writes: the disk is full; choose n5"):
+        cluster.order(MoveReplica(1, "n1", "n4"))
+    with pytest.raises(Refused, match="has a replica of shard 1 already: choose n5"):
+        cluster.order(MoveReplica(1, "n1", "n2"))
 
 
 def test_what_has_ended_cannot_be_cancelled(simulated: Any) -> None:
     cluster = simulated()
     operation = cluster.order(MoveReplica(1, "n1", "n4"))
     cluster.run_to_end(operation)
-    with pytest.raises(Refused, match="has ended already"):
+    with pytest.raises(Refused, match="operation 1 has ended already, done"):
         cluster.cancel(operation)
     with pytest.raises(Refused, match="there is no operation 77"):
         cluster.cancel(77)

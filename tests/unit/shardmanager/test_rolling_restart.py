@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from shoal_shardmanager.operations.restart import current_node
 from shoal_shardmanager.orders import Refused, RestartOrder, Why
-from shoal_shardmanager.rows import Drain, State, Step
+from shoal_shardmanager.rows import Drain, RemoveNode, State, Step
 
 
-def operator(cluster: Any, operation: int, ticks: int = 2_000) -> list[str]:
+def operator(cluster: Any, operation: int, ticks: int = 2_000, *, all_others_run: bool = True) -> list[str]:
     """Restart whichever node's turn it is, until the operation has ended; return them in order."""
     restarted: list[str] = []
     for _ in range(ticks):
@@ -20,7 +20,7 @@ def operator(cluster: Any, operation: int, ticks: int = 2_000) -> list[str]:
         if row.step is Step.RESTART and current_node(row.arguments) not in restarted:
             node = current_node(row.arguments)
             assert all(group.leader != node for group in cluster.groups.values()), "it leads nothing any more"
-            assert all(other.runs for other in cluster.nodes.values()), "all others run"
+            assert not all_others_run or all(other.runs for other in cluster.nodes.values()), "all others run"
             restarted.append(node)
             cluster.stop(node)
             cluster.run(8)
@@ -97,6 +97,64 @@ def test_a_rolling_restart_can_be_cancelled(simulated: Any) -> None:
     cluster.cancel(operation)
     row = cluster.run_to_end(operation)
     assert (row.state, row.reason) == (State.CANCELLED, "cancelled; 0 of 5 nodes were restarted")
+
+
+def test_a_node_that_is_gone_when_its_turn_comes_is_skipped(simulated: Any) -> None:
+    cluster = simulated()
+    operation = cluster.order(RestartOrder(("n4", "n5")))
+    cluster.stop("n4")
+    cluster.run(5)
+    assert cluster.last.notes[operation].waiting == (
+        "node n4 does not answer: it is skipped once it counts as gone, after 30s"
+    )
+    assert operator(cluster, operation, all_others_run=False) == ["n5"]
+    row = cluster.state.operations[operation]
+    assert row.state is State.DONE
+    assert row.reason == "1 of 2 nodes were restarted (n4: skipped, since gone or removed)"
+
+
+def test_a_node_that_was_removed_is_skipped(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.run_to_end(cluster.order(Drain("n5")))
+    operation = cluster.order(RestartOrder(("n1", "n5")))
+    assert cluster.run_to_end(cluster.order(RemoveNode("n5"))).state is State.DONE
+    assert operator(cluster, operation) == ["n1"]
+    assert "n5: skipped" in cluster.state.operations[operation].reason
+
+
+def test_a_drained_node_is_restarted_like_any_other(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.run_to_end(cluster.order(Drain("n2")))
+    assert operator(cluster, cluster.order(RestartOrder(("n2", "n1")))) == ["n2", "n1"]
+
+
+@pytest.mark.parametrize("comes_back_first", [False, True])
+def test_a_node_that_does_not_come_back_ends_it_with_the_reason(simulated: Any, comes_back_first: bool) -> None:
+    cluster = simulated(voters=1)
+    operation = cluster.order(RestartOrder(("n1", "n2")))
+    assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
+    cluster.run(50)
+    cluster.stop("n1")
+    cluster.run(5)
+    assert "n1 is away, and is to come back before it counts as gone" in cluster.last.notes[operation].waiting
+    if comes_back_first:
+        cluster.start("n1")
+        assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.SETTLE)
+        cluster.stop("n1")
+    row = cluster.run_to_end(operation)
+    assert row.state is State.FAILED
+    assert "0 of 2 nodes were restarted" in row.reason
+    assert row.reason.endswith("go on with `shoal rolling-restart n1 n2`")
+
+
+def test_what_waits_for_a_node_that_is_away_can_be_cancelled(simulated: Any) -> None:
+    cluster = simulated()
+    operation = cluster.order(RestartOrder(("n1",)))
+    assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
+    cluster.stop("n1")
+    cluster.run(5)
+    cluster.cancel(operation)
+    assert cluster.run_to_end(operation, ticks=5).state is State.CANCELLED
 
 
 def test_bad_orders_to_restart_are_refused(simulated: Any) -> None:

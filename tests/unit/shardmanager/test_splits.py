@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from shoal.protocol.messages import MicroshardLoad
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_shardmanager.operations.automatic import SUSTAINED_MS
+from shoal_shardmanager.operations.automatic import MEASURED_MS, SUSTAINED_MS
 from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SplitOrder, Why, with_settings
 from shoal_shardmanager.placement import Load
 from shoal_shardmanager.planning import Loads
 from shoal_shardmanager.points import best_point, point_at
-from shoal_shardmanager.rows import MoveReplica, SplitShard, State
+from shoal_shardmanager.requests import Split
+from shoal_shardmanager.rows import MoveReplica, NodeState, OperationRow, Rebalance, SplitShard, State, Step
 from shoal_shardmanager.state import changed
 
 EVENTS_MAX = 14
@@ -33,6 +35,18 @@ def test_the_new_shard_is_led_by_the_voter_that_leads_least(simulated: Any) -> N
     assert {cluster.groups[1].leader, cluster.groups[2].leader} == {"n1", "n2"}
     cluster.run_to_end(cluster.order(SplitOrder(1)))
     assert cluster.groups[3].leader == "n3"
+
+
+def test_a_split_that_was_done_is_not_asked_for_again_while_the_new_shard_is_opened(simulated: Any) -> None:
+    cluster = simulated()
+    operation = cluster.order(SplitOrder(1))
+    assert cluster.run(20, lambda: 3 in cluster.groups)
+    for node in cluster.nodes.values():
+        node.replicas.discard(3)
+    cluster.check_safety = lambda: None  # it is on its way: a new replica is opened once what it stands on is on disk
+    cluster.step()
+    assert not [request for request in cluster.last.requests if isinstance(request, Split)]
+    assert cluster.last.notes[operation].waiting == "shard 1 has parted with them; n1 opens shard 3"
 
 
 @pytest.mark.parametrize("event", range(1, EVENTS_MAX))
@@ -232,3 +246,66 @@ def test_limits_can_be_switched_off(simulated: Any) -> None:
     cluster.state = changed(cluster.state, [off])
     cluster.run(300)
     assert not automatic(cluster)
+
+
+def rebalancings(cluster: Any) -> list[OperationRow]:
+    return [row for _, row in sorted(cluster.state.operations.items()) if isinstance(row.arguments, Rebalance)]
+
+
+def test_the_load_of_a_shard_that_was_split_by_itself_is_spread(simulated: Any) -> None:
+    cluster = with_loads(simulated, shards=2, shard1=HOT, shard2=Load(writes=1_000))
+    assert cluster.run(SUSTAINED_MS // 100 + 2, lambda: bool(automatic(cluster)))
+    cluster.run_to_end(1)
+    cluster.loads.loads |= {1: Load(writes=30_000), 3: Load(writes=30_000)}
+    assert not rebalancings(cluster), "what the halves have to do is not known yet"
+    assert cluster.run(MEASURED_MS // 100 + 2, lambda: bool(rebalancings(cluster)))
+    (row,) = rebalancings(cluster)
+    assert row.arguments.automatic
+    assert row.reason == "operation 1 has split shard 1: both halves are on the same nodes"
+    assert cluster.run_to_end(row.id).state is State.DONE
+    assert cluster.groups[1].leader != cluster.groups[3].leader
+    assert set(cluster.groups[1].voters) != set(cluster.groups[3].voters)
+    cluster.settled()
+    cluster.run(300)
+    assert len(rebalancings(cluster)) == 1, "one split is followed by one rebalancing"
+
+
+def test_the_moves_after_a_split_are_under_the_caps(simulated: Any) -> None:
+    cluster = with_loads(simulated, shards=6, shard1=HOT)
+    cluster.state = changed(cluster.state, [with_settings(cluster.state.settings, {"moves_per_cluster": "1"})])
+    assert cluster.run(300, lambda: bool(rebalancings(cluster)))
+    while rebalancings(cluster)[0].running:
+        cluster.step()
+        moving = [row for row in cluster.state.running() if row.kind == "move" and row.step is not Step.QUEUED]
+        assert len(moving) <= 1
+
+
+def test_a_split_that_was_asked_for_is_followed_by_nothing(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.run_to_end(cluster.order(SplitOrder(1)))
+    cluster.run(300)
+    assert not rebalancings(cluster)
+
+
+def test_nothing_is_rebalanced_by_itself_while_a_node_is_gone(simulated: Any) -> None:
+    cluster = with_loads(simulated, shards=2, shard1=HOT)
+    assert cluster.run(SUSTAINED_MS // 100 + 2, lambda: bool(automatic(cluster)))
+    gone = replace(cluster.state.settings, gone_after_ms=1_000)
+    cluster.state = changed(cluster.state, [gone])
+    cluster.stop("n5")
+    cluster.run(300)
+    assert cluster.state.nodes["n5"].state is NodeState.GONE
+    assert not rebalancings(cluster)
+    cluster.start("n5")
+    assert cluster.run(20, lambda: bool(rebalancings(cluster)))
+
+
+@pytest.mark.parametrize("event", range(1, 40, 3))
+def test_a_rebalancing_by_itself_is_begun_once_whoever_takes_over(simulated: Any, event: int) -> None:
+    cluster = with_loads(simulated, shards=2, shard1=HOT)
+    cluster.crash_at = event
+    assert cluster.run(400, lambda: bool(rebalancings(cluster)))
+    cluster.run(300)
+    assert len(rebalancings(cluster)) == 1
+    assert len(automatic(cluster)) == 1
+    cluster.settled()

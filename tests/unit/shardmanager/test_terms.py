@@ -73,9 +73,13 @@ def new_keyspace(name: str) -> dict[str, Any]:
     }
 
 
-async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient) -> None:
+async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient, monkeypatch: pytest.MonkeyPatch) -> None:
     term = await begun(client)
+    empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
+    monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
     running = asyncio.create_task(term.run())
+    while not term.state.nodes["n1"].incarnation:
+        await term.next_progress(5)
     client.loses = True
     with pytest.raises(shoal.DeadlineExceeded):
         await term.order(**new_keyspace("one"))

@@ -1,0 +1,119 @@
+"""Runs an application once, in a simulation: equal seeds and plans of faults give equal runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from zlib import crc32
+
+import structlog
+
+from shoal_chaos.application_simulation.cluster import ApplicationCluster, Shape
+from shoal_chaos.application_simulation.faults import Fault
+from shoal_chaos.application_simulation.injector import Injector
+from shoal_chaos.application_simulation.processes import Process
+from shoal_chaos.application_simulation.simulation import Simulation
+from shoal_chaos.application_simulation.sources import simulated_sources
+from shoal_chaos.control_simulation.managers import UNIX_START
+from shoal_chaos.simulation.events import SECOND
+from shoal_chaos.simulation.invariants import Violation
+
+APPLICATION = "app"
+"""The name of the process that runs the application's coroutine."""
+CLOSING_SECONDS = 1
+
+Application: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, Any]]
+
+
+class TookTooLong(AssertionError):
+    """The application had not ended when its simulated time was up."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a run.
+
+    Args:
+        failure: what the application raised, or what is wrong with the cluster.
+        seconds: of simulated time that it took.
+        trace: a hash of every frame between nodes, and when: equal runs have equal ones.
+        story: the faults as they happened, a line each, and errors that nobody has handled.
+    """
+
+    result: Any = None
+    failure: BaseException | None = None
+    seconds: float = 0.0
+    trace: int = 0
+    story: list[str] = field(default_factory=list)
+
+
+def run_once(application: Application, seed: int, faults: Sequence[Fault], shape: Shape, seconds_max: float) -> Outcome:
+    """Run `application` on a new cluster.
+
+    Args:
+        faults: happen at their times after the start.
+        seconds_max: of simulated time, after which it has failed.
+
+    Raises:
+        ValueError: a fault is about a process that there is not.
+    """
+    with _quiet_nodes():
+        cluster = ApplicationCluster(seed, shape)
+        injector = Injector(cluster, cluster.derived("faults' chances"))
+        simulation = Simulation(cluster, injector)
+        main: Process | None = None
+        try:
+            with simulated_sources(
+                cluster.derived("the process"), lambda: cluster.events.now / SECOND, lambda: UNIX_START + simulation.now
+            ):
+                main = simulation.process(APPLICATION, lambda: application(simulation))
+                simulation.inject(*faults)
+                failure = _failure(cluster, main, round(seconds_max * SECOND))
+                seconds = simulation.now
+        finally:
+            for process in cluster.processes.values():
+                process.finish()
+            cluster.finish()
+    unhandled = [line for process in cluster.processes.values() for line in process.loop.failures]
+    result = main.task.result() if failure is None else None
+    trace = crc32(repr((cluster.events.now, result)).encode(), cluster.trace)
+    return Outcome(result, failure, seconds, trace, [*injector.story, *unhandled])
+
+
+def _failure(cluster: ApplicationCluster, main: Process, until: int) -> BaseException | None:
+    """Let things happen until the application has ended; return what went wrong."""
+    events = cluster.events
+    try:
+        while not main.task.done():
+            if events.now > until:
+                return TookTooLong(f"the application had not ended after {until / SECOND:g} simulated seconds")
+            events.step()
+        cluster.compare_states()
+    except Violation as violation:
+        return violation
+    broken = [failure for loop in cluster.loops for failure in loop.failures]
+    if broken:
+        return Violation("\n".join(broken))
+    if main.task.cancelled():
+        return asyncio.CancelledError("the application has cancelled itself")
+    for process in cluster.processes.values():
+        if process.task.done() and not process.task.cancelled() and (process is main or not process.awaited):
+            error = process.task.exception()
+            if error is not None:
+                return error
+    return None
+
+
+@contextmanager
+def _quiet_nodes() -> Iterator[None]:
+    """Nodes log as real ones do; here nobody reads it."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -1,0 +1,219 @@
+"""What a node counts while it works: plain numbers, which a scrape turns into samples.
+
+Pure: times are passed in. Nothing here costs a step for every operation: a request (which carries all operations that a
+client had for a shard in one turn) adds to a number, a log entry leaves one tuple. What a turn has answered is timed at the
+turn's end, for all of it at once: a request's latency is counted from when the first thing arrived that its turn took in,
+to the end of the turn that answered it, so it errs to the long side by at most a turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from shoal.errors import ErrorCode
+from shoal.metrics import Histogram
+from shoal.protocol.messages import Freshness
+
+if TYPE_CHECKING:
+    from shoal_server.shard.traffic import Traffic
+
+NEVER = -1
+
+
+class Served(IntEnum):
+    """What was served, and how consistently: the histograms that latencies are counted in."""
+
+    WRITE_QUORUM = 0
+    WRITE_FAST = 1
+    READ_STRONG = 2
+    READ_SESSION = 3
+    READ_EVENTUAL = 4
+    SCAN_STRONG = 5
+    SCAN_SESSION = 6
+    SCAN_EVENTUAL = 7
+
+
+_NOTHING = [0] * len(Served)
+
+LABELS: dict[Served, tuple[str, str]] = {
+    Served.WRITE_QUORUM: ("write", "quorum"),
+    Served.WRITE_FAST: ("write", "fast"),
+    Served.READ_STRONG: ("read", "strong"),
+    Served.READ_SESSION: ("read", "read_your_writes"),
+    Served.READ_EVENTUAL: ("read", "eventual"),
+    Served.SCAN_STRONG: ("scan", "strong"),
+    Served.SCAN_SESSION: ("scan", "read_your_writes"),
+    Served.SCAN_EVENTUAL: ("scan", "eventual"),
+}
+"""The labels `operation` and `consistency`; of a write the latter is its durability."""
+
+
+def served_as(freshness: Freshness, *, scan: bool) -> Served:
+    """Return what a read that asked for `freshness` is counted as."""
+    if freshness.strong:
+        place = 0
+    else:
+        place = 1 if freshness.min_seq else 2
+    return Served((Served.SCAN_STRONG if scan else Served.READ_STRONG) + place)
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRequest:
+    """A request, or several that travelled together, that took longer than they should.
+
+    Args:
+        requests: how many were answered with it; `client`, `request`, `session` and `number` are those of the first.
+        index, term: of the log entry that it came into; 0 for reads.
+        arrived, proposed, synced, settled: instants of the node's clock (ns): when it arrived, when it was proposed, when
+            this node's own disk had it, when it was committed (of a read: when it might be served); 0: that never was.
+        outcome: "" or the code of the error that it ended with.
+    """
+
+    served: Served
+    shard: int
+    requests: int
+    client: int
+    request: int
+    session: int
+    number: int
+    index: int
+    term: int
+    arrived: int
+    proposed: int
+    synced: int
+    settled: int
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits at a replica: commands for a log entry, entries for their commit, reads for a lease or for freshness."""
+
+    commands: int
+    proposals: int
+    reads: int
+    weak_reads: int
+
+
+class Tally:
+    """The counters of one node.
+
+    `at_once`: requests answered by the turn that took them in, by `Served`. `waited`: (served, arrived at, requests) that an
+    earlier turn took in. Both are of the turn under way.
+    """
+
+    __slots__ = (
+        "_untimed",
+        "arrived",
+        "at_once",
+        "began",
+        "elections_won",
+        "failures",
+        "latencies",
+        "leader_changes",
+        "proposals",
+        "proposals_refused",
+        "proposed_commands",
+        "requests",
+        "retired_reads",
+        "retired_writes",
+        "retired_written_bytes",
+        "slow",
+        "slow_before",
+        "slow_ns",
+        "snapshot_bytes_sent",
+        "snapshot_bytes_taken",
+        "snapshots_adopted",
+        "snapshots_failed",
+        "snapshots_sent",
+        "snapshots_started",
+        "syncs",
+        "turn_ns",
+        "turns",
+        "waited",
+    )
+
+    def __init__(self) -> None:
+        self._untimed = False
+        self.arrived = 0
+        self.began = 0
+        self.at_once = [0] * len(Served)
+        self.waited: list[tuple[Served, int, int]] = []
+        self.latencies = [Histogram() for _ in Served]
+        self.syncs = Histogram()
+        self.slow: list[SlowRequest] = []
+        self.slow_ns = 0
+        self.slow_before = NEVER
+        self.requests: dict[type, int] = {}
+        self.failures: dict[ErrorCode, int] = {}
+        self.proposals = 0
+        self.proposals_refused = 0
+        self.proposed_commands = 0
+        self.leader_changes = 0
+        self.elections_won = 0
+        self.snapshots_started = 0
+        self.snapshots_sent = 0
+        self.snapshots_failed = 0
+        self.snapshots_adopted = 0
+        self.snapshot_bytes_sent = 0
+        self.snapshot_bytes_taken = 0
+        self.retired_reads = 0
+        self.retired_writes = 0
+        self.retired_written_bytes = 0
+        self.turns = 0
+        self.turn_ns = 0
+
+    def begin_turn(self, arrived: int, now: int) -> None:
+        """A turn begins at `now`, with what has arrived since `arrived`; whatever the last one left is dropped."""
+        self.arrived, self.began = arrived, now
+        self.slow_before = now - self.slow_ns if self.slow_ns else NEVER
+        if self._untimed:
+            self.waited, self.slow, self.at_once = [], [], [0] * len(Served)
+        self._untimed = True
+
+    def end_turn(self, ended: int) -> None:
+        """The answers of the turn are on their way: time them."""
+        self._untimed = False
+        self.turns += 1
+        self.turn_ns += ended - self.began
+        latencies = self.latencies
+        if self.at_once != _NOTHING:
+            seconds = (ended - self.arrived) / 1e9
+            for served, requests in enumerate(self.at_once):
+                if requests:
+                    latencies[served].record(seconds, requests)
+            self.at_once = [0] * len(Served)
+        if self.waited:
+            for served, arrived, requests in self.waited:
+                latencies[served].record((ended - arrived) / 1e9, requests)
+            self.waited = []
+
+    def read(self, served: Served, arrived: int, shard: int, client: int, request: int) -> None:
+        """Count a read that arrived at `arrived` and has just been answered."""
+        if arrived == self.arrived:
+            self.at_once[served] += 1
+            return
+        self.waited.append((served, arrived, 1))
+        if arrived < self.slow_before:
+            self.slow.append(
+                SlowRequest(served, shard, 1, client, request, 0, 0, 0, 0, arrived, 0, 0, settled=self.began)
+            )
+
+    def retire(self, traffic: Traffic) -> None:
+        """Keep what a replica has counted that is being removed: a counter never falls."""
+        self.retired_reads += traffic.reads
+        self.retired_writes += traffic.writes
+        self.retired_written_bytes += traffic.written_bytes
+
+    def take_slow(self) -> list[SlowRequest]:
+        """Return the slow requests of the turn."""
+        slow, self.slow = self.slow, []
+        return slow
+
+    def failed(self, codes: list[ErrorCode]) -> None:
+        """Count requests that were refused, or failed."""
+        failures = self.failures
+        for code in codes:
+            failures[code] = failures.get(code, 0) + 1

@@ -1,0 +1,303 @@
+"""The doctor's judgement: from facts to findings. Pure, so that each rule can be tested by itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from statistics import median_low
+
+from shoal.protocol.messages import StatusReply
+from shoal.shardmap import Shard
+from shoal.survey import Problem, ProblemKind
+
+from shoal_shardmanager.doctor.facts import Facts, Finding, Severity
+
+CLOCK_SKEW_MS_MAX = 500
+"""Rows with a time to live expire by the leader's clock: clocks that differ more are felt after a failover."""
+DISK_FREE_BYTES_LOW = 1 << 30
+YOUNG_SECONDS = 60
+STUCK_SECONDS = 600
+WAITS_SECONDS = 60
+
+_ORDER = list(Severity)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Return all there is to say, the worst first."""
+    found: list[Finding] = []
+    for rule in _RULES:
+        found.extend(rule(facts))
+    return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
+
+
+def _statuses(facts: Facts) -> Iterator[StatusReply]:
+    for report in facts.survey.nodes:
+        if report.status is not None:
+            yield report.status
+
+
+def _shards_without_leader(facts: Facts) -> Iterator[Finding]:
+    reachable = {status.node for status in _statuses(facts)}
+    by_cause: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for shard in facts.survey.shard_map.shards:
+        if facts.survey.leader(shard.id) is None:
+            gone = sorted(node for node in shard.voters if node not in reachable)
+            majority_left = 2 * (len(shard.voters) - len(gone)) > len(shard.voters)
+            by_cause[() if majority_left else tuple(gone)].append(shard.id)
+    for gone_nodes, shards in by_cause.items():
+        if gone_nodes:
+            advice = (
+                f"a majority of their voters is gone ({', '.join(gone_nodes)}): start one of these again on its data folder; "
+                "no other copy can take its place"
+            )
+        else:
+            advice = (
+                "a majority answers, and elects within seconds; if this stays, see `shoal shards` and the nodes' logs"
+            )
+        yield Finding(
+            Severity.CRITICAL,
+            "shard_without_leader",
+            f"{len(shards)} shards ({_some(shards)}) have no leader: their keys can be neither written nor read strongly",
+            advice,
+            shard=shards[0],
+        )
+
+
+def _nodes(facts: Facts) -> Iterator[Finding]:
+    for report in facts.survey.nodes:
+        node, status = report.node, report.status
+        if status is None:
+            shards = sum(node.id in shard.replicas for shard in facts.survey.shard_map.shards)
+            yield Finding(
+                Severity.WARNING,
+                "node_unreachable",
+                f"node {node.id} does not answer, and with it {shards} replicas: {report.problem}",
+                "see whether its process runs and read the end of its log; start it again on its data folder, or, if it is "
+                f"lost for good, `shoal remove-node {node.id}` after its replicas have been replaced",
+                node=node.id,
+            )
+            continue
+        if status.not_writable:
+            yield Finding(
+                Severity.CRITICAL,
+                "node_not_writable",
+                f"node {node.id} takes no writes: {status.not_writable}",
+                "make room on its disk; it goes on by itself",
+                node=node.id,
+            )
+        elif status.not_leading:
+            yield Finding(
+                Severity.WARNING,
+                "node_not_leading",
+                f"node {node.id} leads nothing: {status.not_leading}",
+                "look at its disk (other load, a failing device); it goes on by itself once that is well",
+                node=node.id,
+            )
+        elif status.disk_free_bytes < DISK_FREE_BYTES_LOW:
+            yield Finding(
+                Severity.WARNING,
+                "disk_nearly_full",
+                f"node {node.id} has {status.disk_free_bytes >> 20} MiB of disk left",
+                "make room, or add nodes and `shoal rebalance`, before it has to turn writes away",
+                node=node.id,
+            )
+        if status.uptime_ms < 1000 * YOUNG_SECONDS:
+            yield Finding(
+                Severity.INFO,
+                "node_young",
+                f"node {node.id} was started {status.uptime_ms / 1000:.0f} s ago",
+                "if nobody restarted it, its log says why it ended",
+                node=node.id,
+            )
+
+
+_REPLICA_ADVICE = {
+    ProblemKind.REPLICA_MISSING: "a node that was just given a replica opens it within seconds; else see `shoal why {shard}`",
+    ProblemKind.REPLICA_DISCONNECTED: "its node hangs, or cannot be reached from the leader's: try the network between them",
+    ProblemKind.REPLICA_BEHIND: "it catches up by itself; if it does not, its disk or network cannot keep up with the writes",
+}
+
+
+def _replicas(facts: Facts) -> Iterator[Finding]:
+    by_node: dict[tuple[str, ProblemKind], list[Problem]] = defaultdict(list)
+    for problem in facts.survey.problems(facts.marks):
+        if problem.kind in _REPLICA_ADVICE and problem.node is not None:
+            by_node[problem.node, problem.kind].append(problem)
+    for (node, kind), problems in by_node.items():
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more replicas there)" if len(problems) > 1 else ""
+        advice = _REPLICA_ADVICE[kind].format(shard=first.shard)
+        shard = first.shard or 0
+        yield Finding(Severity.WARNING, kind.value, first.message + more, advice, node=node, shard=shard)
+
+
+def _thin_shards(facts: Facts) -> Iterator[Finding]:
+    """Shards that the next failure takes away: a leader, and no voter to spare."""
+    reachable = {status.node for status in _statuses(facts)}
+
+    def spare(shard: Shard) -> int:
+        return sum(node in reachable for node in shard.voters) - (len(shard.voters) // 2 + 1)
+
+    thin = [
+        shard.id
+        for shard in facts.survey.shard_map.shards
+        if facts.survey.leader(shard.id) is not None and len(shard.voters) > 1 and spare(shard) == 0
+    ]
+    if thin:
+        yield Finding(
+            Severity.WARNING,
+            "no_voter_to_spare",
+            f"{len(thin)} shards ({_some(thin)}) have just a majority of their voters: one more failure stops them",
+            "bring the missing nodes back before anything else is restarted",
+        )
+
+
+def _leases(facts: Facts) -> Iterator[Finding]:
+    unsupported = [
+        shard.id
+        for shard in facts.survey.shard_map.shards
+        if (leader := facts.survey.leader(shard.id)) is not None and not leader.replica.lease_ms
+    ]
+    if unsupported:
+        yield Finding(
+            Severity.WARNING,
+            "leader_without_lease",
+            f"the leaders of {len(unsupported)} shards ({_some(unsupported)}) are not supported by a majority just now",
+            "a moment after an election this is normal; if it stays, heartbeats between nodes are lost or late",
+        )
+
+
+def _peers(facts: Facts) -> Iterator[Finding]:
+    reachable = {status.node for status in _statuses(facts)}
+    for status in _statuses(facts):
+        lost = sorted(reachable - {status.node} - set(status.connected_peers))
+        if lost:
+            yield Finding(
+                Severity.WARNING,
+                "peers_not_connected",
+                f"node {status.node} has no connection to {', '.join(lost)}, which answer us",
+                "try the network from its machine to theirs (one direction may work alone); its log says peer_not_connected",
+                node=status.node,
+            )
+
+
+def _versions(facts: Facts) -> Iterator[Finding]:
+    by_version: dict[str, list[str]] = defaultdict(list)
+    for status in _statuses(facts):
+        by_version[status.software].append(status.node)
+    if len(by_version) > 1:
+        listed = "; ".join(f"{version}: {', '.join(nodes)}" for version, nodes in sorted(by_version.items()))
+        yield Finding(
+            Severity.WARNING,
+            "versions_differ",
+            f"nodes run different versions ({listed})",
+            "finish the upgrade: `shoal rolling-restart`",
+        )
+
+
+def _maps(facts: Facts) -> Iterator[Finding]:
+    newest = max([facts.control.map_version, *(status.map_version for status in _statuses(facts))], default=0)
+    for status in _statuses(facts):
+        if status.map_version < newest:
+            yield Finding(
+                Severity.WARNING,
+                "map_old",
+                f"node {status.node} routes by shard map {status.map_version}, the newest is {newest}",
+                "the manager that runs the controller installs it within seconds: see that one does",
+                node=status.node,
+            )
+
+
+def _clocks(facts: Facts) -> Iterator[Finding]:
+    """Clocks that differ from the median one by more than the bound, whenever between question and answer they were read."""
+    offsets = {
+        clock.node: (clock.shown_ms - clock.answered_ms, clock.shown_ms - clock.asked_ms)
+        for clock in facts.clocks
+        if clock.shown_ms
+    }
+    median = median_low([(least + most) // 2 for least, most in offsets.values()]) if offsets else 0
+    for node, (least, most) in offsets.items():
+        ahead, behind = least - median, median - most
+        if max(ahead, behind) > CLOCK_SKEW_MS_MAX:
+            yield Finding(
+                Severity.WARNING,
+                "clocks_differ",
+                f"the clock of node {node} is {max(ahead, behind)} ms {'ahead of' if ahead > 0 else 'behind'} the others'",
+                "have all machines keep time by NTP: rows with a time to live expire by these clocks",
+                node=node,
+            )
+
+
+def _control(facts: Facts) -> Iterator[Finding]:
+    control = facts.control
+    if not control.asked:
+        yield Finding(
+            Severity.INFO,
+            "managers_not_asked",
+            "no manager was asked: operations and the control plane were not looked at",
+            "name them with --managers, --config or SHOAL_MANAGERS",
+        )
+    elif control.problem:
+        yield Finding(
+            Severity.WARNING,
+            "no_controller",
+            f"no manager runs the controller: {control.problem}",
+            "start the managers again (a majority of them): data is served without, but nothing is healed or moved",
+        )
+    for manager in facts.managers:
+        if manager.problem:
+            yield Finding(
+                Severity.WARNING,
+                "manager_unreachable",
+                f"the manager at {manager.address} does not answer: {manager.problem}",
+                "start it again on its data folder",
+            )
+    unreachable = {report.node.id for report in facts.survey.nodes if report.status is None}
+    for silent in control.silent:
+        if silent.id not in unreachable:
+            yield Finding(
+                Severity.WARNING,
+                "node_not_trusted",
+                f"node {silent.id} ({silent.state}) answers us, but not the manager {control.manager}: {silent.reason}",
+                "try the network between the two; a node with a new data folder under an old id has to get a new id",
+                node=silent.id,
+            )
+
+
+def _operations(facts: Facts) -> Iterator[Finding]:
+    for operation in facts.control.operations:
+        name = f"operation {operation.id} ({operation.kind} {operation.subject})"
+        seconds = operation.step_seconds
+        if operation.waiting and seconds >= WAITS_SECONDS:
+            why = f"waits for {seconds:.0f} s in step {operation.step}: {operation.waiting}"
+        elif seconds >= STUCK_SECONDS:
+            why = f"has been in step {operation.step} for {seconds / 60:.0f} min"
+        else:
+            continue
+        yield Finding(
+            Severity.WARNING,
+            "operation_stuck",
+            f"{name} {why}",
+            f"remove the cause, or `shoal cancel {operation.id}`; `shoal operations {operation.id}` says more",
+            operation=operation.id,
+        )
+
+
+def _some(shards: list[int]) -> str:
+    shown = ", ".join(map(str, shards[:5]))
+    return shown if len(shards) <= 5 else f"{shown}, ..."
+
+
+_RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    _shards_without_leader,
+    _nodes,
+    _thin_shards,
+    _replicas,
+    _leases,
+    _peers,
+    _control,
+    _operations,
+    _maps,
+    _versions,
+    _clocks,
+)

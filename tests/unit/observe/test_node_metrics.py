@@ -1,0 +1,94 @@
+"""A node's families: what they count, and that a thousand replicas give no more series than a few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from shoal.metrics import Family
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal_server.node.core import Node
+from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
+from shoal_server.observe.readiness import Readiness
+from shoal_server.observe.slow_log import SlowLog
+from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.rocks import RocksEngine
+
+NOW = 1_000_000_000_000
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[RocksEngine]:
+    engine = RocksEngine(tmp_path, block_cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+    yield engine
+    engine.close()
+
+
+def families(shards: int, database: RocksEngine) -> dict[str, Family]:
+    """The families of a node with so many replicas, of which it leads none."""
+    names = ("n1", "n2", "n3")
+    shard_map = ShardMap(
+        1,
+        "test",
+        tuple(NodeAddress(name, f"{name}:1") for name in names),
+        (Keyspace(1, "default", shards, b"/"),),
+        tuple(Shard(number + 1, 1, (MicroshardRange(number, number + 1),), names) for number in range(shards)),
+    )
+    node = Node(NodeIdentity("test", "n1", "i", 1), shard_map, MemoryEngine(), NodeSettings(), Random(1), NOW)
+    for number, replica in node.replicas.items():
+        replica.machine.traffic.read([number])
+        replica.load.work = float(number)
+    node.tally.retired_reads = 5
+    metrics = NodeMetrics(
+        node, database, SlowLog("n1", lambda _client: ""), clients=lambda: 3, readiness=lambda: Readiness("starting")
+    )
+    found = {family.name: family for family in metrics.families(NOW)}
+    assert len(found) == len(list(metrics.families(NOW))), "a name stands for one family"
+    return found
+
+
+def test_a_node_with_many_replicas_gives_the_series_of_the_busiest_alone(database: RocksEngine):
+    few, many = families(SHARDS_MAX, database), families(4 * SHARDS_MAX, database)
+    series = [sum(len(family.samples) for family in found.values()) for found in (few, many)]
+    assert series[0] == series[1]
+    assert few["shoal_shard_series_left_out"].samples[0].value == 0
+    assert many["shoal_shard_series_left_out"].samples[0].value == 3 * SHARDS_MAX
+    shown = {int(sample.labels["shard"]) for sample in many["shoal_shard_term"].samples}
+    assert shown == set(range(3 * SHARDS_MAX + 1, 4 * SHARDS_MAX + 1))
+
+
+def test_sums_are_of_all_replicas_and_of_those_that_were_removed(database: RocksEngine):
+    found = families(2 * SHARDS_MAX, database)
+    reads = {sample.labels["operation"]: sample.value for sample in found["shoal_node_operations"].samples}
+    assert reads == {"read": 2 * SHARDS_MAX + 5, "write": 0}
+    roles = {sample.labels["role"]: sample.value for sample in found["shoal_raft_replicas"].samples}
+    assert roles == {"leader": 0, "candidate": 0, "voter": 2 * SHARDS_MAX, "follower": 0}
+    assert found["shoal_raft_replicas_without_leader"].samples[0].value == 2 * SHARDS_MAX
+    assert found["shoal_node_ready"].samples[0].value == 0
+
+
+def test_queues_have_their_bounds(database: RocksEngine):
+    found = families(1, database)
+    lengths = {sample.labels["queue"]: sample.value for sample in found["shoal_node_queue_length"].samples}
+    limits = {sample.labels["queue"]: sample.value for sample in found["shoal_node_queue_limit"].samples}
+    assert lengths["clients"] == 3
+    assert limits["clients"] == NodeSettings().limits.clients
+    assert set(limits) <= set(lengths)
+
+
+def test_the_database_says_what_it_holds(database: RocksEngine):
+    before = families(1, database)["shoal_storage_memtables_bytes"]
+    batch = database.batch()
+    for number in range(1000):
+        batch.put(b"k%d" % number, bytes(100), database.data)
+    database.write(batch)
+    found = families(1, database)
+    after = found["shoal_storage_memtables_bytes"]
+    sizes = [{s.labels["family"]: s.value for s in family.samples} for family in (before, after)]
+    assert set(sizes[0]) == {"log", "data", "meta"}
+    assert sizes[1]["data"] >= sizes[0]["data"] + 100_000
+    assert {sample.labels["kind"] for sample in found["shoal_storage_stalls"].samples} == {"delays", "stops"}
+    assert found["shoal_storage_cache_limit_bytes"].samples[0].value == 1 << 20

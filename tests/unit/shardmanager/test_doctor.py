@@ -1,0 +1,182 @@
+"""What the doctor finds, rule by rule, on facts made by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal.survey import NodeReport, Survey
+from shoal_shardmanager.doctor import judge as judge_module
+from shoal_shardmanager.doctor.facts import (
+    ClockReading,
+    ControlPlane,
+    Facts,
+    Finding,
+    ManagerAnswer,
+    RunningOperation,
+    Severity,
+    SilentNode,
+)
+from shoal_shardmanager.doctor.judge import judge
+
+NODES = ("n1", "n2", "n3")
+SHARD = Shard(1, 1, (MicroshardRange(0, 4),), NODES)
+SHARD_MAP = ShardMap(3, "c", tuple(NodeAddress(n, f"{n}:1") for n in NODES), (Keyspace(1, "k", 4, b"/"),), (SHARD,))
+CONTROL = ControlPlane(asked=True, manager="m1", map_version=3)
+HOUR_MS = 3_600_000
+
+
+def replica(role: str, **changes: object) -> ReplicaStatus:
+    peers = tuple(PeerProgress(node, "voter", 10, "replicate", True) for node in NODES) if role == "leader" else ()
+    lease = 900 if role == "leader" else 0
+    status = ReplicaStatus(1, role, "n1", 2, 9, 10, 10, 10, 1, lease, NODES, (), peers)
+    return replace(status, **changes)
+
+
+def status(node: str, **changes: object) -> StatusReply:
+    """What a node says that is well; n1 leads."""
+    peers = tuple(other for other in NODES if other != node)
+    role = "leader" if node == "n1" else "voter"
+    reply = StatusReply(1, node, "c", "i", "1.0", HOUR_MS, 3, peers, "", 1 << 40, (replica(role),))
+    return replace(reply, **changes)
+
+
+def facts(*statuses: StatusReply, control: ControlPlane = CONTROL, **others: object) -> Facts:
+    """Facts in which the nodes say `statuses`, those not named are well, and those that say None are gone."""
+    said = {each.node: each for each in statuses}
+    reports = [NodeReport(node, said.get(node.id, status(node.id))) for node in SHARD_MAP.nodes]
+    return Facts(Survey(SHARD_MAP, reports), {1: 10}, (), control, **others)  # type: ignore[arg-type]
+
+
+def without(found: Facts, *gone: str) -> Facts:
+    """The facts with nodes that do not answer."""
+    reports = [
+        NodeReport(report.node, None, "connection refused") if report.node.id in gone else report
+        for report in found.survey.nodes
+    ]
+    return replace(found, survey=Survey(SHARD_MAP, reports))
+
+
+def codes(found: Facts) -> list[str]:
+    return [finding.code for finding in judge(found)]
+
+
+def only(found: Facts) -> Finding:
+    (finding,) = judge(found)
+    return finding
+
+
+def test_of_a_cluster_that_is_well_there_is_nothing_to_say():
+    assert judge(facts()) == []
+
+
+def test_a_node_that_is_gone_is_found_and_that_the_next_one_must_not_go():
+    found = {finding.code: finding for finding in judge(without(facts(), "n3"))}
+    assert set(found) == {"node_unreachable", "no_voter_to_spare"}
+    assert found["node_unreachable"].node == "n3"
+    assert "connection refused" in found["node_unreachable"].what
+
+
+def test_a_lost_majority_comes_first_and_says_whose_return_helps():
+    followers = facts(status("n1", replicas=(replica("voter"),)))
+    worst = judge(without(followers, "n2", "n3"))[0]
+    assert (worst.severity, worst.code, worst.shard) == (Severity.CRITICAL, "shard_without_leader", 1)
+    assert "n2, n3" in worst.advice
+
+
+def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
+    (finding,) = [f for f in judge(facts(status("n1", replicas=(replica("voter"),)))) if f.shard == 1]
+    assert finding.code == "shard_without_leader"
+    assert "a majority answers" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "code"),
+    [
+        ({"not_writable": "full", "not_leading": "full"}, Severity.CRITICAL, "node_not_writable"),
+        ({"not_leading": "slow"}, Severity.WARNING, "node_not_leading"),
+        ({"disk_free_bytes": 1 << 20}, Severity.WARNING, "disk_nearly_full"),
+        ({"uptime_ms": 5000}, Severity.INFO, "node_young"),
+        ({"connected_peers": ("n1",)}, Severity.WARNING, "peers_not_connected"),
+        ({"map_version": 2}, Severity.WARNING, "map_old"),
+        ({"software": "0.9"}, Severity.WARNING, "versions_differ"),
+        ({"replicas": ()}, Severity.WARNING, "replica_missing"),
+    ],
+)
+def test_what_is_wrong_with_one_node_is_found(changes: dict[str, object], severity: Severity, code: str):
+    finding = only(facts(status("n2", **changes)))
+    assert (finding.severity, finding.code) == (severity, code)
+    assert finding.advice
+
+
+def test_a_leader_without_support_and_a_replica_that_it_does_not_hear():
+    peers = tuple(PeerProgress(node, "voter", 10, "replicate", node != "n3") for node in NODES)
+    found = facts(status("n1", replicas=(replica("leader", peers=peers, lease_ms=0),)))
+    assert codes(found) == ["replica_disconnected", "leader_without_lease"]
+
+
+def test_replicas_of_one_node_that_lag_are_one_finding():
+    peers = (PeerProgress("n2", "voter", 4, "replicate", True), PeerProgress("n3", "voter", 10, "replicate", True))
+    finding = only(facts(status("n1", replicas=(replica("leader", peers=peers),))))
+    assert (finding.code, finding.node) == ("replica_behind", "n2")
+
+
+def reading(node: str, offset_ms: int, took_ms: int = 10) -> ClockReading:
+    return ClockReading(node, 1_000_000, 1_000_000 + took_ms // 2 + offset_ms, 1_000_000 + took_ms)
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "took_ms", "wrong"), [(2000, 10, True), (-2000, 10, True), (300, 10, False), (2000, 5000, False)]
+)
+def test_clocks_that_differ_for_certain_are_found(offset_ms: int, took_ms: int, wrong: bool):
+    clocks = (reading("n1", 0), reading("n2", offset_ms, took_ms), reading("n3", 0))
+    found = judge(replace(facts(), clocks=clocks))
+    assert [(finding.code, finding.node) for finding in found] == ([("clocks_differ", "n2")] if wrong else [])
+
+
+def test_a_node_that_does_not_say_the_time_is_no_finding():
+    assert codes(replace(facts(), clocks=(reading("n1", 0), ClockReading("n2", 1, 0, 2)))) == []
+
+
+def test_the_control_plane_being_down_is_a_warning_and_not_asking_is_none():
+    assert only(facts(control=ControlPlane(asked=True, problem="nobody there"))).code == "no_controller"
+    assert only(facts(control=ControlPlane(asked=False))).severity is Severity.INFO
+    finding = only(facts(managers=(ManagerAnswer("m1:1"), ManagerAnswer("m2:1", "refused"))))
+    assert (finding.code, "m2:1" in finding.what) == ("manager_unreachable", True)
+
+
+def test_a_node_that_only_the_manager_does_not_hear_is_found():
+    silent = replace(CONTROL, silent=(SilentNode("n2", "active", "no answer"),))
+    assert only(facts(control=silent)).code == "node_not_trusted"
+    assert "node_not_trusted" not in codes(without(facts(control=silent), "n2"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waiting", "stuck"),
+    [(5, "", False), (5, "for n2", False), (90, "for n2", True), (90, "", False), (900, "", True)],
+)
+def test_operations_that_do_not_go_on_are_found(seconds: float, waiting: str, stuck: bool):
+    operation = RunningOperation(7, "move", "shard 1", "catch-up", seconds, waiting)
+    found = facts(control=replace(CONTROL, operations=(operation,)))
+    assert codes(found) == (["operation_stuck"] if stuck else [])
+
+
+def test_findings_are_documented_by_their_codes():
+    page = Path(__file__).resolve().parents[3] / "docs" / "observability.md"
+    section = page.read_text().split("\n## `shoal doctor`")[1].split("\n## ")[0]
+    documented = {
+        code for row in re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)
+    }
+    source = Path(judge_module.__file__).read_text()
+    named = set(re.findall(r'^ +"([a-z]+(?:_[a-z]+)+)",$', source, re.MULTILINE))
+    replicas = {kind.value for kind in judge_module._REPLICA_ADVICE}
+    assert named | replicas == documented
+
+
+def test_findings_are_json():
+    assert b'"severity":"info"' in msgspec.json.encode(only(facts(control=ControlPlane(asked=False))))
