@@ -297,7 +297,7 @@ class Dispatcher(Generic[W]):
             batch.lane.open_reads.pop(batch, None)
             batch.lane.open_weak.pop(batch, None)
 
-    def refused(self, link: Link[W], exchange: Exchange[W], failure: Failure, now: float) -> None:
+    def refused(self, link: Link[W], exchange: Exchange[W], failure: Failure, routes: Routes, now: float) -> None:
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
         lane = exchange.lane
         exchange.in_flight = False
@@ -313,7 +313,7 @@ class Dispatcher(Generic[W]):
                 self._fail_batch(exchange, failure)
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
             if exchange.epoch == lane.epoch:
-                self._move_on(lane, link, failure, now)
+                self._move_on(lane, link, failure, routes, now)
             self.send_again(exchange)
         elif code == ErrorCode.SESSION_EXPIRED and isinstance(exchange, WriteBatch):
             if exchange.session == lane.session:
@@ -332,7 +332,7 @@ class Dispatcher(Generic[W]):
         query.lane.weak_resend.append(query)
         self.touch(query.lane)
 
-    def _move_on(self, lane: Lane[W], link: Link[W], failure: Failure, now: float) -> None:
+    def _move_on(self, lane: Lane[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
         route = failure.route
         if route is not None and route.id == lane.shard.id and route.keyspace == lane.shard.keyspace and route.voters:
             lane.shard = route
@@ -341,9 +341,11 @@ class Dispatcher(Generic[W]):
             self.retry_later(lane, _trouble(link, failure), retry_after, now)
             return
         hint = route.leader if route is not None else ""
-        if hint and hint != link.node:
+        # A node may come to lead after it was asked, and before it answers that it did not.
+        if hint and (hint != link.node or failure.code == ErrorCode.NOT_LEADER):
             lane.target = hint
-            if not lane.redirected:
+            # A name is followed at once, but not to a node that is known to be down: those who say it have yet to hear.
+            if not lane.redirected and self._network.may_reach(hint, routes):
                 lane.redirected = True
                 self.tally.redirects += 1
                 lane.epoch += 1

@@ -60,6 +60,11 @@ class Network(Generic[W]):
             link = self._links[known.address] = Link(known.address)
         return link
 
+    def may_reach(self, node: str, routes: Routes) -> bool:
+        """Say whether `node` is connected, or nothing is known against it."""
+        link = self.link_of(node, routes)
+        return link is not None and (link.state is LinkState.UP or link.fresh)
+
     def connect(self, link: Link[W]) -> None:
         """Ask the driver to connect; it answers by `up` or `down`."""
         if link.state is LinkState.DOWN:

@@ -309,9 +309,10 @@ class Router(Generic[W]):
                 return False
             self._dispatch.scanned(owed, answer)
         elif isinstance(answer, Failure) and isinstance(owed, Exchange):
-            self._dispatch.refused(link, owed, answer, now)
+            assert self.routes is not None, "lanes come with a map"
+            self._dispatch.refused(link, owed, answer, self.routes, now)
             self._recheck(owed)
-            if self.routes is not None and answer.map_version > self.routes.map.version:
+            if answer.map_version > self.routes.map.version:
                 self.network.fetch_map(link, now)
         elif isinstance(answer, SessionOpened) and isinstance(owed, Opening):
             self._dispatch.opened(owed, answer)

@@ -65,7 +65,7 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.membership import MembershipChange
-from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, RaftMessage
+from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, RaftMessage, VoteRequest
 from shoal_server.raft.ready import TransferRefused
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
@@ -331,7 +331,7 @@ class Node:
             silent_until=0 if origin.founded else origin.membership_version,
             awaits_snapshot=awaits_snapshot,
         )
-        return Replica(node, group, store, machine, self.settings, self.tally)
+        return Replica(node, group, store, machine, self.settings, self.tally, self.connected)
 
     # -- what arrives
 
@@ -501,6 +501,8 @@ class Node:
                     continue
                 replica = replicas.get(message.group)
                 if replica is None:
+                    if isinstance(message, VoteRequest):
+                        self._splits.keep(sender, message)
                     continue
                 dirty[message.group] = replica
                 if isinstance(message, (SnapshotChunk, SnapshotAck)):
@@ -665,7 +667,7 @@ class Node:
                 any_active = True
                 replica.group.tick(now)
                 self._dirty[shard] = replica
-            if replica.is_read_from(now):
+            if replica.is_read_from(now) or replica.holds_refusals:
                 any_active = True
                 self._dirty[shard] = replica
             if replica.queue_purge(self._wall_ms):

@@ -1,11 +1,11 @@
-"""Refusals that wait for a name: a replica that has handed its leadership over says who leads, once it knows."""
+"""Refusals that wait for a name: a replica that does not know who leads now says so once it does, or after a while."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PATIENCE_NS = 250_000_000
-"""A transfer takes some milliseconds. What takes much longer has gone wrong, and whoever asks had better look elsewhere."""
+"""A transfer takes some milliseconds; an election may take longer, and then the same is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class HeldRefusal:
 
 
 class Handover:
-    """The moment from the beginning of a transfer until the new leader is known.
+    """The time from the beginning of a transfer, or the loss of a leader, until the new leader is known.
 
-    Without it, a client would be told that nobody leads, and guess, and wait.
+    Without it, a client would be told that nobody leads, or one who is gone, and guess, and wait, and ask again.
     """
 
     __slots__ = ("_held", "_until")
@@ -34,7 +34,7 @@ class Handover:
         return self._until > 0
 
     def begin(self, now: int) -> None:
-        """Note that leadership is on its way at `now`, nanoseconds."""
+        """Note that it is not known who leads at `now`, nanoseconds."""
         self._until = now + PATIENCE_NS
 
     def is_overdue(self, now: int) -> bool:

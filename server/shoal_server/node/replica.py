@@ -9,6 +9,7 @@ except reading the engine.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -125,10 +126,12 @@ class Replica:
 
     __slots__ = (
         "_checkpoints",
+        "_connected",
         "_fast_from",
         "_fast_index",
         "_flushed_index",
         "_freshness",
+        "_had_leader",
         "_handover",
         "_log_bytes",
         "_next_token",
@@ -167,7 +170,9 @@ class Replica:
         machine: ShardStateMachine,
         settings: NodeSettings,
         tally: Tally,
+        connected: Collection[str],
     ) -> None:
+        """`connected` are, at every moment, the peers that messages have a way to."""
         self.node = node
         self.group = group
         self.store = store
@@ -181,6 +186,7 @@ class Replica:
         self.load = ReplicaLoad()
         self._settings = settings
         self._tally = tally
+        self._connected = connected
         self._queued_since = 0
         self._queue: list[QueuedCommand] = []
         self._queued_reads: list[QueuedRead] = []
@@ -201,6 +207,7 @@ class Replica:
         self._restored: AppliedState | None = None
         self._results: list[tuple[Entry, list[Outcome]]] = []
         self._handover = Handover()
+        self._had_leader = False
 
     # -- requests in
 
@@ -358,7 +365,7 @@ class Replica:
         if group.is_leader != self._was_leader or group.leader != self.route.leader:
             self._leadership_changed(outbox)
         handover = self._handover
-        if handover.under_way and not group.transferring and (group.leader or handover.is_overdue(now)):
+        if handover.under_way and not group.transferring and (self._knows_leader() or handover.is_overdue(now)):
             self._end_handover(outbox)
         return taken
 
@@ -651,7 +658,6 @@ class Replica:
 
     def fail_all(self, outbox: Outbox) -> None:
         """Answer everybody who waits: the replica is being removed."""
-        self._end_handover(outbox)
         for command in self._queue:
             self.fail_not_leader(command.client, command.request, outbox)
         waiting = [read for _, reads, _ in self._reads_waiting.values() for read in reads]
@@ -660,6 +666,7 @@ class Replica:
         for proposal in self._proposals.values():
             for client, request in proposal.waiters:
                 self.fail_not_leader(client, request, outbox, maybe_applied=True)
+        self._end_handover(outbox)
         self._queue, self._queued_reads, self._weak_reads = [], [], []
         self._reads_waiting, self._proposals = {}, {}
 
@@ -671,6 +678,7 @@ class Replica:
         if group.leader and group.leader != self.route.leader:
             self._tally.leader_changes += 1
         self.route = msgspec.structs.replace(self.shard, leader=group.leader)
+        self._had_leader = self._had_leader or bool(group.leader)
         if self._was_leader and not group.is_leader:
             proposals, self._proposals = self._proposals, {}
             self._prepared = {}
@@ -711,14 +719,30 @@ class Replica:
     def _end_handover(self, outbox: Outbox) -> None:
         """Answer those who waited for the new leader's name."""
         for held in self._handover.end():
-            self.fail_not_leader(held.client, held.request, outbox, maybe_applied=held.maybe_applied)
+            self._say_not_leader(held.client, held.request, outbox, held.maybe_applied)
+
+    @property
+    def holds_refusals(self) -> bool:
+        """Whether somebody waits to be told who leads."""
+        return self._handover.under_way
+
+    def _knows_leader(self) -> bool:
+        """Whether there is a leader, and nothing says that it is gone."""
+        leader = self.group.leader
+        return leader == self.node or leader in self._connected
 
     def fail_not_leader(self, client: int, request: int, outbox: Outbox, *, maybe_applied: bool = False) -> None:
-        """Answer that this node does not lead the shard, with the route to who does; after a transfer, once that is known."""
-        leader = self.group.leader
+        """Answer that this node does not lead the shard, with the route to who does; once that is known, or after a while."""
+        # One that is new here, and has not heard of any leader, is the last to hear: another replica may well know.
+        if self._had_leader and not self._handover.under_way and not self._knows_leader():
+            self._handover.begin(self._tally.began)
         if self._handover.under_way:
             self._handover.hold(client, request, maybe_applied)
-            return
+        else:
+            self._say_not_leader(client, request, outbox, maybe_applied)
+
+    def _say_not_leader(self, client: int, request: int, outbox: Outbox, maybe_applied: bool) -> None:
+        leader = self.group.leader
         outbox.fail(
             client,
             request,

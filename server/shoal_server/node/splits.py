@@ -15,7 +15,7 @@ import structlog
 from shoal.shardmap import ShardMap, without_ranges
 
 from shoal_server.node.replica import Replica
-from shoal_server.raft.messages import HardState
+from shoal_server.raft.messages import HardState, VoteRequest
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import (
@@ -35,15 +35,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("shoal.node")
 
+EARLY_REQUESTS = 256
+
 
 class Splits:
     """What splits have left to do on a node."""
 
-    __slots__ = ("_durable", "_node")
+    __slots__ = ("_durable", "_early", "_node")
 
     def __init__(self, node: Node) -> None:
         """Take up what the last process left."""
         self._node = node
+        self._early: dict[tuple[int, str], VoteRequest] = {}
         routes = node.routes
         self._durable: list[SplitOff] = []
         for split_off in stored_split_offs(node.engine):
@@ -55,6 +58,24 @@ class Splits:
     def waiting(self) -> bool:
         """Whether there are replicas to be opened."""
         return bool(self._durable)
+
+    def keep(self, sender: str, request: VoteRequest) -> None:
+        """Keep what another node asks of a replica that is not here, or not yet.
+
+        Each node opens its replica after a flush of its own. Whoever is first campaigns, and would wait for its next attempt
+        if the others forgot that they were asked. An answer that comes late, or never, is as good as any to Raft.
+        """
+        self._early.pop((request.group, sender), None)
+        self._early[request.group, sender] = request
+        if len(self._early) > EARLY_REQUESTS:
+            del self._early[next(iter(self._early))]
+
+    def _answer_early(self, shard: int, now: int) -> None:
+        group = self._node.replicas[shard].group
+        for voter in group.members:
+            request = self._early.pop((shard, voter), None)
+            if request is not None:
+                group.step(voter, request, now)
 
     def want_flush(self) -> bool:
         """Say whether a flush is what a new replica waits for."""
@@ -77,6 +98,7 @@ class Splits:
             if child.id not in node.routes.shards:
                 self._derive_map(split_off, now)
             node.adopt_map(node.routes, {child.id: FOUNDER}, now)
+            self._answer_early(child.id, now)
             log.info("shard_split", node=node.identity.node, child=child.id, map_version=node.routes.map.version)
             if child.voters and child.voters[0] == node.identity.node:
                 node.replicas[child.id].group.campaign(now)

@@ -55,6 +55,7 @@ class World:
     now: float = 0.0
     leader: str = "n1"
     up: set[str] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
     wire: list[tuple[str, Any]] = field(default_factory=list)
     sessions: dict[int, dict[int, int]] = field(default_factory=dict)
     operations_of: dict[tuple[int, int], bytes] = field(default_factory=dict)
@@ -99,6 +100,9 @@ class World:
                 self.check_sent(request)
                 self.wire.append((link.address, request))
         for address in turn.connects:
+            if address in self.dead:
+                self.router.link_down(address, "refused", None, self.now)
+                continue
             self.up.add(address)
             self.router.link_up(address, self.welcome(self.node(address)), self.now)
         for address, reason, refusal in turn.disconnects:
@@ -398,5 +402,45 @@ def test_a_shard_that_changes_hands_costs_the_wait_it_asked_for_and_no_other() -
     world.turn()
     ((asked, _),) = world.wire
     assert asked == world.address("n2"), "no time has passed since the old leader said who leads"
+    world.deliver(0, "answered")
+    assert len(world.results) == 9
+
+
+def write_after_the_leader_died() -> World:
+    """A write has been sent to n2, after n1, which led, could not be reached any more."""
+    world = World(Random(1))
+    for _ in range(8):
+        world.submit(True, TIMEOUT)
+    world.heal()
+    world.dead.add(world.address("n1"))
+    world.lose(world.address("n1"))
+    world.submit(True, TIMEOUT)
+    world.turn()
+    assert [asked for asked, _ in world.wire] == [world.address("n2")]
+    return world
+
+
+def test_who_names_a_leader_that_is_down_does_not_use_up_the_redirect_that_is_followed_at_once() -> None:
+    world = write_after_the_leader_died()
+    world.deliver(0, "answered")
+    world.turn()
+    assert not world.wire, "n2 has yet to hear that n1 is gone: it is asked again a little later"
+    world.now += 1.0
+    world.turn()
+    world.leader = "n3"
+    world.deliver(0, "answered")
+    world.turn()
+    assert [asked for asked, _ in world.wire] == [world.address("n3")]
+
+
+def test_a_node_that_has_come_to_lead_when_it_answers_is_asked_again_at_once() -> None:
+    world = write_after_the_leader_died()
+    ((address, request),) = world.wire
+    world.wire.clear()
+    elected = Failure(request.request, ErrorCode.NOT_LEADER, "now I do", route=shard(request.shard, "n2"))
+    world.router.receive(address, [elected], world.now)
+    world.turn()
+    assert [asked for asked, _ in world.wire] == [address]
+    world.leader = "n2"
     world.deliver(0, "answered")
     assert len(world.results) == 9

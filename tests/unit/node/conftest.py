@@ -47,6 +47,7 @@ class Nodes:
         self.engines = {name: MemoryEngine() for name in NODES}
         self.nodes: dict[str, Node] = {}
         self.cut: set[tuple[str, str]] = set()
+        self.slow_flushes: set[str] = set()
         self.answers: dict[int, list[Answer]] = {}
         self.entries: dict[str, int] = {}
         self._frames: list[tuple[str, str, bytes]] = []
@@ -80,7 +81,7 @@ class Nodes:
                 node.synced(turn.sync)
             end = node.finish_turn(self.now)
             self._take(name, end.to_peers, end.to_clients)
-            if end.flush is not None:
+            if end.flush is not None and name not in self.slow_flushes:
                 node.flushed(end.flush)
 
     def _take(self, sender: str, to_peers: dict[str, list[Any]], to_clients: dict[int, list[Answer]]) -> None:

@@ -68,3 +68,41 @@ def test_nobody_waits_for_long_for_a_leader_that_does_not_come_up(nodes: Any) ->
     [refused] = nodes.answers[request]
     assert isinstance(refused, Failure)
     assert refused.code == ErrorCode.NOT_LEADER.value
+
+
+def test_whoever_asks_while_a_leader_is_gone_is_told_the_next_one_as_soon_as_there_is_one(nodes: Any) -> None:
+    session, old, others = session_of(nodes), nodes.leader, nodes.others
+    asked = others[0]
+    nodes.isolate(old)
+    for node in others:
+        nodes.nodes[node].peer_lost(old)
+    requests = [write(nodes, asked, session, 1)]
+    nodes.step()
+    assert requests[0] not in nodes.answers, "it is not sent to a leader whose connection has gone"
+    while nodes.replica(asked).group.leader in ("", old):
+        nodes.pass_time(10)
+        if requests[-1] in nodes.answers:
+            requests.append(write(nodes, asked, session, 1))
+    nodes.pass_time(10)
+    refusals = [nodes.answer(request) for request in requests]
+    assert all(refused.code == ErrorCode.NOT_LEADER.value for refused in refusals)
+    assert refusals[-1].route.leader in others
+    assert 1 < len(requests) < 8, "some wait in vain, each for a while"
+
+
+def test_a_leader_that_is_connected_is_named_at_once(nodes: Any) -> None:
+    session, leader, asked = session_of(nodes), nodes.leader, nodes.others[0]
+    request = write(nodes, asked, session, 1)
+    nodes.step()
+    [refused] = nodes.answers[request]
+    assert refused.route.leader == leader
+
+
+def test_a_replica_that_has_not_heard_of_a_leader_yet_says_so_at_once(make_nodes: Any) -> None:
+    """Such as one that a split has made: others may know more."""
+    nodes = make_nodes()
+    request = write(nodes, "n2", 1, 1)
+    nodes.step()
+    [refused] = nodes.answers[request]
+    assert refused.code == ErrorCode.NOT_LEADER.value
+    assert refused.route.leader == ""
