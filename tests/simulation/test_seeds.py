@@ -10,7 +10,7 @@ import pytest
 from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_chaos.simulation.run import simulate
 
-SEEDS = range(160)
+SEEDS = range(120)
 
 
 @pytest.mark.timeout(800)
