@@ -6,13 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-import structlog
-from shoal_server.logs import configure_logging
+from shoal_chaos.simulation.logs import logging_from
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quiet_nodes() -> Iterator[None]:
-    before = structlog.get_config()
-    configure_logging(logging.CRITICAL)
-    yield
-    structlog.configure(**before)
+    with logging_from(logging.CRITICAL):
+        yield

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-import structlog
 from shoal_chaos.simulation.cluster import Cluster
+from shoal_chaos.simulation.logs import logging_from
 from shoal_chaos.simulation.lost_tails import LostTails
 from shoal_chaos.simulation.run import simulate
 from structlog.testing import capture_logs
@@ -16,10 +16,8 @@ from structlog.testing import capture_logs
 
 @pytest.fixture
 def errors_are_logged() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    yield
-    structlog.configure(**before)
+    with logging_from(logging.ERROR):
+        yield
 
 
 @pytest.mark.parametrize("seed", [1, 4])

@@ -168,16 +168,6 @@ class Injector:
         return cut
 
     def _changed(self) -> None:
-        """Derive the links' state, and tell nodes of it; sometimes nobody notices that a link is cut."""
+        """Derive the links' state, and tell nodes of it."""
         self.refresh()
-        cluster = self._cluster
-        for node in cluster.nodes.values():
-            if node.node is None:
-                continue
-            for peer in node.node.peers:
-                other = cluster.nodes.get(peer)
-                if other is not None and other.node is not None and cluster.network.connected(node.name, peer):
-                    node.node.peer_connected(peer)
-                elif self._random.random() < 0.5:
-                    node.node.peer_lost(peer)
-            node.turn_soon()
+        self._cluster.tell_of_links(self._random)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from zlib import crc32
-
-import structlog
 
 from shoal_chaos.application_simulation.cluster import ApplicationCluster, Shape
 from shoal_chaos.application_simulation.faults import Fault
@@ -21,6 +18,7 @@ from shoal_chaos.application_simulation.sources import simulated_sources
 from shoal_chaos.control_simulation.managers import UNIX_START
 from shoal_chaos.simulation.events import SECOND
 from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.logs import logging_from
 
 APPLICATION = "app"
 """The name of the process that runs the application's coroutine."""
@@ -61,7 +59,7 @@ def run_once(application: Application, seed: int, faults: Sequence[Fault], shape
     Raises:
         ValueError: a fault is about a process that there is not.
     """
-    with _quiet_nodes():
+    with logging_from(logging.CRITICAL):
         cluster = ApplicationCluster(seed, shape)
         injector = Injector(cluster, cluster.derived("faults' chances"))
         simulation = Simulation(cluster, injector)
@@ -106,14 +104,3 @@ def _failure(cluster: ApplicationCluster, main: Process, until: int) -> BaseExce
             if error is not None:
                 return error
     return None
-
-
-@contextmanager
-def _quiet_nodes() -> Iterator[None]:
-    """Nodes log as real ones do; here nobody reads it."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        yield
-    finally:
-        structlog.configure(**before)

@@ -79,19 +79,6 @@ class ControlFaults(Faults):
         names = self._names()
         self._cut({(a, b) for a in names for b in names if a != b and self._random.random() < 0.3})
 
-    def _reconnect(self) -> None:
-        cluster = self._controlled
-        for node in cluster.controlled():
-            if node.node is None:
-                continue
-            for peer in node.node.peers:
-                other = cluster.nodes.get(peer)
-                if other is not None and other.node is not None and cluster.network.connected(node.name, peer):
-                    node.node.peer_connected(peer)
-                elif self._random.random() < 0.5:
-                    node.node.peer_lost(peer)
-            node.turn_soon()
-
     # -- kinds
 
     def _lose_node(self) -> None:

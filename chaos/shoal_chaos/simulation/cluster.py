@@ -387,6 +387,19 @@ class Cluster:
         else:
             self.nodes[receiver].receive(sender, body)
 
+    def tell_of_links(self, random: Random) -> None:
+        """Tell nodes which of their links carry something now; sometimes nobody notices that one is cut."""
+        for node in self.nodes.values():
+            if node.node is None:
+                continue
+            for peer in node.node.peers:
+                other = self.nodes.get(peer)
+                if other is not None and other.node is not None and self.network.connected(node.name, peer):
+                    node.node.peer_connected(peer)
+                elif random.random() < 0.5:
+                    node.node.peer_lost(peer)
+            node.turn_soon()
+
     def run_until(self, time: int) -> None:
         """Let things happen until `time` (true time, ns)."""
         events = self.events

@@ -69,7 +69,7 @@ class Faults:
             if node.node is None:
                 node.start()
             node.turn_soon()
-        self._reconnect()
+        self._cluster.tell_of_links(self._random)
         self._mend_manager()
 
     def _mend_manager(self) -> None:
@@ -112,27 +112,12 @@ class Faults:
 
     def _cut(self, links: set[tuple[str, str]]) -> None:
         self._cluster.network.cut(links)
-        self._reconnect()
+        self._cluster.tell_of_links(self._random)
         self._cluster.events.after(self._random.randrange(4 * SECOND), self._heal)
 
     def _heal(self) -> None:
         self._cluster.network.cut(set())
-        self._reconnect()
-
-    def _reconnect(self) -> None:
-        """Tell nodes of the links that they have; sometimes nobody notices that one is cut."""
-        cluster = self._cluster
-        for node in cluster.nodes.values():
-            if node.node is None:
-                continue
-            for peer, other in cluster.nodes.items():
-                if peer == node.name:
-                    continue
-                if other.node is not None and cluster.network.connected(node.name, peer):
-                    node.node.peer_connected(peer)
-                elif self._random.random() < 0.5:
-                    node.node.peer_lost(peer)
-            node.turn_soon()
+        self._cluster.tell_of_links(self._random)
 
     def _bad_network(self) -> None:
         random = self._random
