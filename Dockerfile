@@ -9,7 +9,8 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 RUN python -m venv /opt/shoal \
     && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print('\n'.join(p['dependencies'] + p['optional-dependencies']['server']))" > /tmp/requirements.txt \
+extras = p['optional-dependencies']; \
+print('\n'.join(p['dependencies'] + extras['server'] + extras['tracing-export']))" > /tmp/requirements.txt \
     && /opt/shoal/bin/pip install --no-cache-dir --requirement /tmp/requirements.txt
 COPY client client
 COPY server server

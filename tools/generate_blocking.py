@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLContext
 from time import sleep
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
@@ -49,6 +49,9 @@ from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.scans import Scan
 from shoal.transactions import AsyncTransaction
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 '''

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from ssl import SSLContext, SSLError
 from types import TracebackType
 from typing import TypeVar
 
@@ -40,6 +41,7 @@ from shoal.protocol.messages import (
     Welcome,
 )
 from shoal.protocol.relocation import (
+    UNREAD,
     AdoptMicroshards,
     CancelRelocation,
     ClearedRange,
@@ -55,6 +57,7 @@ from shoal.protocol.relocation import (
 )
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.shardmap import MicroshardRange, Shard, ShardMap
+from shoal.tls import explain
 
 READ_BYTES = 256 * 1024
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -93,19 +96,25 @@ class AdminConnection:
         self._node_timeout_ms = max(1, int(timeout_seconds * NODE_SHARE_OF_TIMEOUT * 1000))
 
     @classmethod
-    async def open(cls, address: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> AdminConnection:
+    async def open(
+        cls, address: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, tls: SSLContext | None = None
+    ) -> AdminConnection:
         """Connect to `address` (`host:port`) and exchange greetings, which, as each question later, must be done
         within `timeout_seconds`.
+
+        Args:
+            tls: None: the connection is plain.
 
         Raises:
             Unavailable: nobody listens there, or the connection broke.
             DeadlineExceeded: no greeting came in time.
-            ProtocolMismatch: it is no Shoal node, or one that speaks no common version.
+            ProtocolMismatch: it is no Shoal node, or one that speaks no common version, or no TLS.
+            Unauthenticated: one side does not trust the other's certificate.
         """
         host, port = split_address(address)
         try:
             async with asyncio.timeout(timeout_seconds):
-                reader, writer = await asyncio.open_connection(host, port)
+                reader, writer = await asyncio.open_connection(host, port, ssl=tls)
                 connection = cls(address, reader, writer, timeout_seconds)
                 try:
                     await connection._greet()
@@ -114,6 +123,8 @@ class AdminConnection:
                     raise
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer from {address} within {timeout_seconds:g} s") from error
+        except SSLError as error:
+            raise _insecure(address, error) from error
         except OSError as error:
             raise Unavailable(f"cannot connect to {address}: {_reason(error)}") from error
         return connection
@@ -235,10 +246,15 @@ class AdminConnection:
         await self._ask(TakeMicroshards(self._number(), shard, relocation, source, ranges), Done, shard)
 
     async def give_microshards(
-        self, shard: int, relocation: int, target: int, ranges: tuple[MicroshardRange, ...]
+        self,
+        shard: int,
+        relocation: int,
+        target: int,
+        ranges: tuple[MicroshardRange, ...],
+        confirmed: RelocationCursor = UNREAD,
     ) -> None:
-        """Have the source shard keep a journal of microshards that shard `target` is to get."""
-        await self._ask(GiveMicroshards(self._number(), shard, relocation, target, ranges), Done, shard)
+        """Have the source shard keep a journal of microshards that shard `target` is to get, from `confirmed` on."""
+        await self._ask(GiveMicroshards(self._number(), shard, relocation, target, ranges, confirmed), Done, shard)
 
     async def read_moving(self, shard: int, relocation: int, cursor: RelocationCursor, *, max_bytes: int) -> MovingRows:
         """Read from the source shard what follows the target's cursor."""
@@ -252,9 +268,11 @@ class AdminConnection:
         cleared: list[ClearedRange],
         rows: list[MovedRow],
         cursor: RelocationCursor,
+        behind: RelocationCursor,
     ) -> None:
-        """Have the target shard store what `read_moving` returned, as number `number`."""
-        await self._ask(StoreMoved(self._number(), shard, relocation, number, cleared, rows, cursor), Done, shard)
+        """Have the target shard store what `read_moving` returned for the cursor `behind`, as number `number`."""
+        request = StoreMoved(self._number(), shard, relocation, number, cleared, rows, cursor, behind)
+        await self._ask(request, Done, shard)
 
     async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None:
         """Have the source shard part with the microshards."""
@@ -303,6 +321,8 @@ class AdminConnection:
                 maybe_applied=isinstance(request, TransferLeader),
                 shard=shard,
             ) from error
+        except SSLError as error:
+            raise _insecure(self.address, error) from error
         except OSError as error:
             raise Unavailable(f"lost the connection to {self.address}: {_reason(error)}", shard=shard) from error
         if isinstance(answer, Refused):
@@ -350,6 +370,11 @@ class AdminConnection:
 
 def _refused(address: str, refused: Refused) -> ShoalError:
     return BY_CODE.get(refused.code, ProtocolMismatch)(f"{address} refused the connection: {refused.message}")
+
+
+def _insecure(address: str, error: SSLError) -> ShoalError:
+    failure = explain(error)
+    return BY_CODE[failure.refusal](f"cannot connect to {address}: {failure.reason}")
 
 
 def _reason(error: OSError) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from asyncio import CancelledError, sleep
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from ssl import SSLContext, create_default_context
+from ssl import SSLContext
 from time import time
 from types import TracebackType
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from msgspec import structs
 
@@ -30,9 +30,9 @@ from shoal.arguments import (
     to_ttl_ms,
     to_write,
 )
-from shoal.calls import STRONG_READ, ReadCall, WriteCall
+from shoal.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.core import Call, Core, Keyspace, Waiter
-from shoal.errors import ShoalError, TransactionConflict
+from shoal.errors import InvalidArgument, ShoalError, TransactionConflict
 from shoal.footprint import microshards_of, prefix_end
 from shoal.marks import Marks
 from shoal.metrics import Family
@@ -49,6 +49,11 @@ from shoal.scanning import MergedRows, check_page_rows, plan, resumed
 from shoal.scans import AsyncScan
 from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
 from shoal.transactions import AsyncTransaction, Attempts
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from shoal.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -85,29 +90,44 @@ class AsyncClient:
     "fast", queued at the leader, and lost if that fails before a majority has it.
     """
 
-    def __init__(self, url: str, *, timeout: float | None = None, ssl: SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float | None = None,
+        ssl: SSLContext | None = None,
+        tracing: bool | TracerProvider = False,
+    ) -> None:
         """Nothing is connected before the first call, or `async with`.
 
         Args:
             url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS. Further
                 settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads).
             timeout: default of the calls' timeouts, in seconds; before that of the URL, before 5.
-            ssl: the TLS context of a `shoals://` URL; without one, the system's authorities are trusted.
+            ssl: the TLS context of a `shoals://` URL, in place of the files that it names (`cafile`, `certfile`,
+                `keyfile`); without either, the system's authorities are trusted.
+            tracing: a `TracerProvider` of OpenTelemetry, or True for the process's own: every call becomes a span, which
+                nodes that trace go on with. Needs `shoal[tracing]`.
 
         Raises:
-            InvalidArgument: the URL or the timeout is wrong.
+            InvalidArgument: the URL, a file that it names or the timeout is wrong, or OpenTelemetry is not installed.
         """
         check_timeout(timeout)
         options = parse_url(url)
+        if ssl is not None and not options.tls:
+            raise InvalidArgument(f"a TLS context is for a shoals:// URL, not for {url!r}: nothing would be encrypted")
         if timeout is not None:
             options = structs.replace(options, timeout=timeout)
         check_timeout(options.timeout)
-        self._core = Core(options, (ssl or create_default_context()) if options.tls else None)
+        self._tracing = _load_tracing(tracing)
+        self._core = Core(options, ssl or options.tls_context(), self._tracing)
         self._name = options.keyspace
         self._space: Keyspace | None = None
         self._marks: Marks | None = None
         self._cluster = ""
         self._set_level(options.consistency, options.max_staleness)
+        if self._tracing is not None:
+            self._tracing.follow(self)
 
     async def __aenter__(self) -> AsyncClient:
         """Find the cluster and the keyspace."""
@@ -558,6 +578,9 @@ class AsyncClient:
         other._marks = marks
         other._cluster = ""
         other._set_level(self._consistency, self._max_staleness)
+        other._tracing = self._tracing
+        if other._tracing is not None:
+            other._tracing.follow(other)
         return other
 
     def _set_level(self, consistency: Consistency, max_staleness: float | None) -> None:
@@ -629,6 +652,10 @@ class AsyncClient:
             self._core.forget(call)
             raise
 
+    async def _run_page(self, space: Keyspace, call: ScanCall[Waiter]) -> object:
+        """Make the call of a scan's page, of an admitted caller."""
+        return await self._finish(call, self._core.submit(space, call))
+
     def _submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
         if step.max_staleness_ms == STRONG_READ:
             return self._core.submit_read(space, step.key, size, step.whole, deadline, self._marks)
@@ -683,3 +710,16 @@ class AsyncClient:
                     waiter.exception()  # or asyncio would report that nobody asked for it
             raise
         return results + not_sent
+
+
+def _load_tracing(given: bool | TracerProvider) -> Tracing | None:
+    """Return what makes spans of calls, with OpenTelemetry, which nothing else loads; None where none are asked for."""
+    if given is False:
+        return None
+    try:
+        from shoal.tracing import Tracing
+    except ImportError as error:
+        raise InvalidArgument(f"tracing needs OpenTelemetry ({error}): pip install 'shoal[tracing]'") from error
+    if given is not True and not hasattr(given, "get_tracer"):
+        raise InvalidArgument(f"tracing is True, False or a TracerProvider of OpenTelemetry, not {given!r:.80}")
+    return Tracing(None if given is True else given)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ssl import SSLContext
 from time import sleep
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
@@ -17,6 +17,9 @@ from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.scans import Scan
 from shoal.transactions import AsyncTransaction
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -53,19 +56,29 @@ class Client:
     "fast", queued at the leader, and lost if that fails before a majority has it.
     """
 
-    def __init__(self, url: str, *, timeout: float | None = None, ssl: SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float | None = None,
+        ssl: SSLContext | None = None,
+        tracing: bool | TracerProvider = False,
+    ) -> None:
         """Nothing is connected before the first call, or `with`.
 
         Args:
             url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS. Further
                 settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads).
             timeout: default of the calls' timeouts, in seconds; before that of the URL, before 5.
-            ssl: the TLS context of a `shoals://` URL; without one, the system's authorities are trusted.
+            ssl: the TLS context of a `shoals://` URL, in place of the files that it names (`cafile`, `certfile`,
+                `keyfile`); without either, the system's authorities are trusted.
+            tracing: a `TracerProvider` of OpenTelemetry, or True for the process's own: every call becomes a span, which
+                nodes that trace go on with. Needs `shoal[tracing]`.
 
         Raises:
-            InvalidArgument: the URL or the timeout is wrong.
+            InvalidArgument: the URL, a file that it names or the timeout is wrong, or OpenTelemetry is not installed.
         """
-        self._inner = AsyncClient(url, timeout=timeout, ssl=ssl)
+        self._inner = AsyncClient(url, timeout=timeout, ssl=ssl, tracing=tracing)
         self._portal = Portal()
 
     def __enter__(self) -> Client:

@@ -8,13 +8,23 @@ takes the waiter out of a call sets it to None.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from shoal.footprint import keys_of
 from shoal.marks import Marks, Ranges
-from shoal.protocol.messages import ALL_MICROSHARDS, STRONG, Atomic, Delete, DeleteRange, Freshness, Operation, Put
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    STRONG,
+    Atomic,
+    Delete,
+    DeleteRange,
+    Freshness,
+    Operation,
+    Put,
+    TraceContext,
+)
 
 if TYPE_CHECKING:
     from shoal.lanes import Lane
@@ -289,6 +299,18 @@ class Opening(Exchange[W]):
     """An `OpenSession` of a lane."""
 
     __slots__ = ()
+
+
+class AttemptTracer(Protocol):
+    """Whoever is told of attempts, to make spans of them. There is none unless tracing is asked for (see tracing.py)."""
+
+    def sent(self, exchange: Exchange[Any], address: str) -> tuple[TraceContext, ...]:
+        """The request of `exchange` goes to the node at `address`; return the spans that the node is to go on from."""
+        ...
+
+    def failed(self, exchange: Exchange[Any], reason: str) -> None:
+        """It was refused, or its answer is lost; `reason` is a code."""
+        ...
 
 
 AnyBatch: TypeAlias = WriteBatch[W] | ReadBatch[W] | ScanPageRead[W]

@@ -6,7 +6,7 @@ It tells its host what happens, and always ends with exactly one `connection_dow
 from __future__ import annotations
 
 import asyncio
-from ssl import SSLContext
+from ssl import SSLContext, SSLError
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -21,8 +21,9 @@ from shoal.protocol.frames import (
     encode_frame,
     greeting_decoder,
 )
-from shoal.protocol.messages import Answer, Hello, Refused, Request, Welcome
+from shoal.protocol.messages import Answer, Hello, Refused, TracedRequest, Welcome
 from shoal.protocol.version import NEWEST, OLDEST, agree
+from shoal.tls import explain
 
 CONNECT_SECONDS = 1.0
 """An address that has not welcomed us by then, from the first packet on, counts as failing."""
@@ -73,12 +74,14 @@ class Connection(asyncio.Protocol):
                 await loop.create_connection(lambda: self, host, port, ssl=tls)
         except TimeoutError:
             self.end(f"no connection within {CONNECT_SECONDS:g} s")
+        except SSLError as error:
+            self.end(*explain(error))
         except OSError as error:
             self.end(f"cannot connect: {error.strerror or error}")
         except UnicodeError:
             self.end(f"{host!r} cannot be a host name")
 
-    def send(self, requests: list[Request], max_frame_bytes: int) -> None:
+    def send(self, requests: list[TracedRequest], max_frame_bytes: int) -> None:
         """Send requests: one frame, or several where there is much to send."""
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -128,7 +131,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(encode_frame([Hello("client", OLDEST, NEWEST, self._cluster)]))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.end(f"connection lost: {exc}" if exc is not None else "the node closed the connection")
+        if isinstance(exc, SSLError):
+            self.end(*explain(exc))
+        else:
+            self.end(f"connection lost: {exc}" if exc is not None else "the node closed the connection")
 
     def pause_writing(self) -> None:
         self._host.connection_paused(self)

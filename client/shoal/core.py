@@ -11,7 +11,7 @@ from collections import deque
 from itertools import repeat
 from random import Random
 from ssl import SSLContext
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shoal.calls import NEVER, AnyCall, ReadCall, WriteCall
 from shoal.connection import Connection
@@ -23,6 +23,9 @@ from shoal.options import Options
 from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
 from shoal.router import Router, Space
+
+if TYPE_CHECKING:
+    from shoal.tracing import Tracing
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 """What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`; of a
@@ -40,12 +43,15 @@ class Core:
     the client is closed. It is the one thing that the fast path has to look at.
     """
 
-    def __init__(self, options: Options, tls: SSLContext | None) -> None:
+    def __init__(self, options: Options, tls: SSLContext | None, tracing: Tracing | None = None) -> None:
         self.busy = True
         self.router: Router[Waiter] = Router(options.seeds, Random(), options.region)
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
+        self._tracing = tracing
+        if tracing is not None:
+            self.router.trace(tracing)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._open = 0
@@ -254,7 +260,7 @@ class Core:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._create_future = loop.create_future
+            self._create_future = loop.create_future if self._tracing is None else self._tracing.waiters(loop)
         elif self._loop is not loop:
             raise RuntimeError("a shoal.AsyncClient belongs to the event loop it was first used in; make one per loop")
         return loop

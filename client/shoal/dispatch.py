@@ -16,6 +16,7 @@ from shoal.calls import (
     AnyBatch,
     AnyCall,
     AnyQuery,
+    AttemptTracer,
     Exchange,
     Opening,
     Query,
@@ -43,6 +44,7 @@ from shoal.protocol.messages import (
     Rows,
     ScanPage,
     SessionOpened,
+    Traces,
     Written,
 )
 from shoal.replicas import Replicas
@@ -80,6 +82,7 @@ class Dispatcher(Generic[W]):
     def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget, replicas: Replicas[W]) -> None:
         self.outcomes: Outcomes[W] = Outcomes()
         self.tally = ClientTally()
+        self.tracer: AttemptTracer | None = None
         self.next_check = NEVER
         self.max_batch_bytes = MAX_BATCH_BYTES
         self._network = network
@@ -218,6 +221,10 @@ class Dispatcher(Generic[W]):
         exchange.ranges = lane.shard.ranges
         exchange.in_flight = True
         exchange.sent = now
+        if self.tracer is not None:
+            contexts = self.tracer.sent(exchange, link.address)
+            if contexts and link.takes_traces:
+                link.outgoing.append(Traces(request, contexts))
         network.send(link, to_request(exchange, request, now), exchange, now)
         self.next_check = min(self.next_check, link.due)
 
@@ -302,6 +309,8 @@ class Dispatcher(Generic[W]):
         lane = exchange.lane
         exchange.in_flight = False
         self.tally.refused(failure.code)
+        if self.tracer is not None:
+            self.tracer.failed(exchange, failure.code)
         if isinstance(exchange, WriteBatch) and failure.maybe_applied:
             exchange.uncertain = True
         code = failure.code
@@ -385,6 +394,8 @@ class Dispatcher(Generic[W]):
     def lost(self, exchange: Exchange[W]) -> None:
         """The connection went while an answer was owed."""
         exchange.in_flight = False
+        if self.tracer is not None:
+            self.tracer.failed(exchange, "connection_lost")
         if isinstance(exchange, WriteBatch):
             exchange.uncertain = True
 

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from shoal.embedded_url import EMBEDDED_ADDRESS, EmbeddedOptions
 from shoal.errors import ErrorCode, InvalidArgument, ShoalError
-from shoal.protocol.messages import Answer, Request, Welcome
+from shoal.protocol.messages import Answer, Request, TracedRequest, Welcome
 
 DATABASE_MODULE = "shoal_server.embedded"
 
@@ -79,10 +79,11 @@ class EmbeddedConnection:
         self._connected = True
         self._host.connection_up(self, welcome)
 
-    def send(self, requests: list[Request], max_frame_bytes: int) -> None:  # noqa: ARG002 - there are no frames here
+    def send(self, requests: list[TracedRequest], max_frame_bytes: int) -> None:  # noqa: ARG002 - there are no frames here
         """Hand requests to the database, which answers in a later turn of the event loop."""
         if self._connected and self._database is not None:
-            self._database.receive(requests)
+            # It asks for no traces in its welcome, so there are none among them.
+            self._database.receive(cast(list[Request], requests))
 
     def progressed(self) -> bool:
         """Nothing sent is ever on its way."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic
 
 from shoal.calls import Exchange, W
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import MAX_FRAME_BYTES, Request
+from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
 
 if TYPE_CHECKING:
     from shoal.lanes import Lane
@@ -43,7 +43,7 @@ class Link(Generic[W]):
     `failures` counts attempts in a row that came to nothing, and a connection that was lost counts as one; a link
     with none is *fresh*: worth waiting for. `waiting` are the lanes to look at again when the state changes; True where
     the lane waits for its leader.
-    `quiet_since`: when the node was last heard, or first owed an answer since.
+    `quiet_since`: when the node was last heard, or first owed an answer since. `takes_traces`: it makes spans.
     """
 
     __slots__ = (
@@ -60,6 +60,7 @@ class Link(Generic[W]):
         "refusal",
         "retry_at",
         "state",
+        "takes_traces",
         "waiting",
     )
 
@@ -74,10 +75,11 @@ class Link(Generic[W]):
         self.refusal: ErrorCode | None = None
         self.max_frame_bytes = MAX_FRAME_BYTES
         self.pending: dict[int, Exchange[W] | MapFetch | Probe] = {}
-        self.outgoing: list[Request] = []
+        self.outgoing: list[TracedRequest] = []
         self.waiting: dict[Lane[W], bool] = {}
         self.quiet_since = 0.0
         self.pinged = False
+        self.takes_traces = False
 
     @property
     def fresh(self) -> bool:

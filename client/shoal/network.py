@@ -13,7 +13,7 @@ from shoal.calls import NEVER, Exchange, W
 from shoal.errors import BY_CODE, ErrorCode, ShoalError, Unavailable
 from shoal.lanes import Lane
 from shoal.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
-from shoal.protocol.messages import GetShardMap, Ping, Request, Welcome
+from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
 from shoal.shardmap import Routes
 
 _NO_USE_TRYING = frozenset((ErrorCode.PROTOCOL_MISMATCH, ErrorCode.UNAUTHENTICATED, ErrorCode.PERMISSION_DENIED))
@@ -91,7 +91,8 @@ class Network(Generic[W]):
         reasons = "; ".join(f"{link.address}: {link.reason or 'no answer yet'}" for link in links)
         refusal = links[0].refusal
         kind = BY_CODE[refusal] if refusal is not None and self.discovery_is_hopeless() else Unavailable
-        return kind(f"no node of the cluster could be reached ({reasons}); check the addresses and that the nodes run")
+        advice = "; check the addresses and that the nodes run" if kind is Unavailable else ""
+        return kind(f"no node of the cluster could be reached ({reasons}){advice}")
 
     def discovery_is_hopeless(self) -> bool:
         """All seeds answered, and refused for reasons that another attempt will not change."""
@@ -116,6 +117,7 @@ class Network(Generic[W]):
         link.pinged = False
         link.quiet_since = now
         link.max_frame_bytes = welcome.max_frame_bytes
+        link.takes_traces = TRACES_FEATURE in welcome.features
         self._by_node.setdefault(welcome.node, link)
         return link
 
@@ -158,7 +160,7 @@ class Network(Generic[W]):
         link.outgoing.append(request)
         self._sending[link] = None
 
-    def take_outgoing(self) -> list[tuple[Link[W], list[Request]]]:
+    def take_outgoing(self) -> list[tuple[Link[W], list[TracedRequest]]]:
         """Take out the requests of this turn, per link."""
         if not self._sending:
             return []

@@ -2,7 +2,8 @@
 
     shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096&consistency=eventual&max_staleness=2s&region=eu
 
-`shoals://` is the same over TLS. IPv6 addresses stand in brackets: `shoal://[::1]:7400/default`. `embedded://` names a
+`shoals://` is the same over TLS, with `cafile=/path/ca.pem`, and `certfile=` and `keyfile=` where the cluster wants
+clients to have certificates. IPv6 addresses stand in brackets: `shoal://[::1]:7400/default`. `embedded://` names a
 database in this process (see embedded_url.py).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from ssl import SSLContext
 from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,6 +20,7 @@ import msgspec
 from shoal.embedded_url import EMBEDDED_ADDRESS, EMBEDDED_QUERY_NAMES, EMBEDDED_SCHEME, EmbeddedOptions, folder_of
 from shoal.errors import InvalidArgument
 from shoal.results import Consistency
+from shoal.tls import TlsFiles, client_context
 
 DEFAULT_PORT = 7400
 DEFAULT_KEYSPACE = "default"
@@ -29,6 +32,7 @@ _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 CONSISTENCIES = get_args(Consistency)
 _QUERY_NAMES = ("timeout", "max_in_flight", "consistency", "max_staleness", "region")
+TLS_NAMES = ("cafile", "certfile", "keyfile")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -42,6 +46,7 @@ class Options(msgspec.Struct, frozen=True):
         max_staleness: seconds, of weak reads that name none; None: the keyspace's, where a read is "eventual".
         region: where the client is: weak reads prefer replicas there; "": all replicas are equal.
         embedded: the database in this process, in place of a cluster.
+        tls: whether connections are TLS, with what `tls_files` names.
     """
 
     seeds: tuple[str, ...]
@@ -53,6 +58,15 @@ class Options(msgspec.Struct, frozen=True):
     max_staleness: float | None = None
     region: str = ""
     embedded: EmbeddedOptions | None = None
+    tls_files: TlsFiles = TlsFiles()
+
+    def tls_context(self) -> SSLContext | None:
+        """Return the context of connections; None: they are plain.
+
+        Raises:
+            InvalidArgument: a file cannot be used.
+        """
+        return client_context(self.tls_files) if self.tls else None
 
 
 def parse_url(url: str) -> Options:
@@ -77,7 +91,8 @@ def parse_url(url: str) -> Options:
         seeds: tuple[str, ...] = (EMBEDDED_ADDRESS,)
         keyspace = settings.get("keyspace", "")
     else:
-        settings = _settings(parts.query, _QUERY_NAMES)
+        tls = _SCHEMES[parts.scheme]
+        settings = _settings(parts.query, _QUERY_NAMES + (TLS_NAMES if tls else ()))
         seeds = tuple(_address(host, url) for host in parts.netloc.split(","))
         keyspace = unquote(parts.path).strip("/")
         if "/" in keyspace:
@@ -92,6 +107,7 @@ def parse_url(url: str) -> Options:
         max_staleness=parse_duration(settings["max_staleness"]) if "max_staleness" in settings else None,
         region=settings.get("region", ""),
         embedded=embedded,
+        tls_files=TlsFiles(**{name: settings[name] for name in TLS_NAMES if name in settings}),
     )
 
 
@@ -109,6 +125,8 @@ def check_consistency(given: str) -> Consistency:
 def _settings(query: str, names: tuple[str, ...]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in TLS_NAMES and name not in names:
+            raise InvalidArgument(f"{name!r} in the URL is for TLS: begin it with shoals://")
         if name not in names:
             near = get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"

@@ -136,11 +136,19 @@ def _stages(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
     written: set[bytes] = set()
     read: set[bytes] = set()
     for at, step in enumerate(steps):
+        if type(step) is Fetch:
+            if written and step.key in written:
+                yield steps[first:at]
+                first = at
+                written.clear()
+                read.clear()
+            read.add(step.key)
+            continue
         keys = keys_of_step(step)
-        if not written.isdisjoint(keys) or (type(step) is not Fetch and not read.isdisjoint(keys)):
+        if not (written.isdisjoint(keys) and read.isdisjoint(keys)):
             yield steps[first:at]
             first = at
             written.clear()
             read.clear()
-        (read if type(step) is Fetch else written).update(keys)
+        written.update(keys)
     yield steps[first:]

@@ -42,6 +42,7 @@ from shoal.calls import (
     STRONG_READ,
     AnyBatch,
     AnyCall,
+    AttemptTracer,
     Exchange,
     Opening,
     ReadBatch,
@@ -67,11 +68,11 @@ from shoal.protocol.messages import (
     Done,
     Failure,
     Refused,
-    Request,
     Rows,
     ScanPage,
     SessionOpened,
     ShardMapReply,
+    TracedRequest,
     Welcome,
     Written,
 )
@@ -99,7 +100,7 @@ class Space(Generic[W]):
 class Turn(NamedTuple, Generic[W]):
     """What is to be done now. `wake_at`: when to call `turn` again at the latest (seconds, or infinity)."""
 
-    frames: list[tuple[Link[W], list[Request]]]
+    frames: list[tuple[Link[W], list[TracedRequest]]]
     connects: list[str]
     disconnects: list[Disconnect]
     wake_at: float
@@ -133,6 +134,10 @@ class Router(Generic[W]):
     def max_batch_bytes(self) -> int:
         """The most that operations of one write may have."""
         return self._dispatch.max_batch_bytes
+
+    def trace(self, tracer: AttemptTracer) -> None:
+        """Have `tracer` told of every attempt from now on."""
+        self._dispatch.tracer = tracer
 
     # -- calls in -----------------------------------------------------------------------------------------------------
 

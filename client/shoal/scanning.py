@@ -265,7 +265,7 @@ async def read_page(
         client._marks,
         client._bound(space, max_staleness_ms),
     )
-    return cast(ScanPage, await client._finish(call, client._core.submit(space, call)))
+    return cast(ScanPage, await client._run_page(space, call))
 
 
 def _behind(at: Cursor, key: bytes, rows: int) -> Cursor:

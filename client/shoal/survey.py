@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ssl import SSLContext
 
 from shoal.admin import DEFAULT_TIMEOUT_SECONDS, AdminConnection
 from shoal.errors import ShoalError, Unavailable
@@ -189,7 +190,10 @@ class Survey:
 
 
 async def examine(
-    seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, wait_seconds: float = 0.0
+    seeds: Sequence[str],
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    wait_seconds: float = 0.0,
+    tls: SSLContext | None = None,
 ) -> Examination:
     """Survey the cluster until nothing is wrong, or for `wait_seconds`; return the last survey and its problems.
 
@@ -205,7 +209,7 @@ async def examine(
     while True:
         waited = loop.time() - started
         try:
-            found = await survey(seeds, timeout_seconds)
+            found = await survey(seeds, timeout_seconds, tls)
         except Unavailable:
             if waited >= wait_seconds:
                 raise
@@ -219,7 +223,9 @@ async def examine(
         await asyncio.sleep(SURVEY_INTERVAL_SECONDS)
 
 
-async def survey(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Survey:
+async def survey(
+    seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, tls: SSLContext | None = None
+) -> Survey:
     """Fetch every node's status, all at once, by the newest shard map that any of them knows.
 
     The seed (`host:port`) that answers first may just have come back and know an old map.
@@ -227,9 +233,9 @@ async def survey(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_
     Raises:
         Unavailable: no seed answered.
     """
-    shard_map = await fetch_shard_map(seeds, timeout_seconds)
+    shard_map = await fetch_shard_map(seeds, timeout_seconds, tls)
     while True:
-        reports = await asyncio.gather(*(_report(node, timeout_seconds) for node in shard_map.nodes))
+        reports = await asyncio.gather(*(_report(node, timeout_seconds, tls) for node in shard_map.nodes))
         known = [report.shard_map for report in reports if report.shard_map is not None]
         newest = max([shard_map, *known], key=lambda one: one.version)
         if newest.version == shard_map.version:
@@ -237,13 +243,15 @@ async def survey(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_
         shard_map = newest
 
 
-async def fetch_shard_map(seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> ShardMap:
+async def fetch_shard_map(
+    seeds: Sequence[str], timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, tls: SSLContext | None = None
+) -> ShardMap:
     """Return the shard map of the first of `seeds` that answers, with the leaders that this node knows.
 
     Raises:
         Unavailable: no seed answered.
     """
-    asked = [asyncio.create_task(_greeted_map(seed, timeout_seconds)) for seed in seeds]
+    asked = [asyncio.create_task(_greeted_map(seed, timeout_seconds, tls)) for seed in seeds]
     reasons: list[str] = []
     try:
         for answer in asyncio.as_completed(asked):
@@ -258,14 +266,14 @@ async def fetch_shard_map(seeds: Sequence[str], timeout_seconds: float = DEFAULT
     raise Unavailable("no node answered: " + "; ".join(reasons))
 
 
-async def _greeted_map(seed: str, timeout_seconds: float) -> ShardMap:
-    async with await AdminConnection.open(seed, timeout_seconds) as node:
+async def _greeted_map(seed: str, timeout_seconds: float, tls: SSLContext | None) -> ShardMap:
+    async with await AdminConnection.open(seed, timeout_seconds, tls) as node:
         return node.welcome.shard_map
 
 
-async def _report(node: NodeAddress, timeout_seconds: float) -> NodeReport:
+async def _report(node: NodeAddress, timeout_seconds: float, tls: SSLContext | None) -> NodeReport:
     try:
-        async with await AdminConnection.open(node.address, timeout_seconds) as connection:
+        async with await AdminConnection.open(node.address, timeout_seconds, tls) as connection:
             status = await connection.status()
             shard_map = connection.welcome.shard_map
     except ShoalError as error:

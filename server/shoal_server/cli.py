@@ -208,7 +208,10 @@ class _Session:
             print_line(f"logs are in {cluster.folder.root / 'logs'}; for the other commands:")
             print_line(f"export SHOAL_URL={cluster.url()}")
             if managers:
-                print_line(f"export SHOAL_MANAGERS={','.join(manager.address for manager in managers)}")
+                secure = "shoals://" if config.tls.on else ""
+                print_line(f"export SHOAL_MANAGERS={secure}{','.join(manager.address for manager in managers)}")
+            if config.tls.on:
+                print_line(f"export SHOAL_CAFILE={config.tls.authorities}")
         if self._detach:
             note(f"left running; `shoal down --data {cluster.folder.root}` ends it")
         else:

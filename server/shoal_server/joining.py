@@ -5,6 +5,8 @@ The managers' state is a cluster of its own, so the row is written with the ordi
 
 from __future__ import annotations
 
+from ssl import SSLContext
+
 import msgspec
 import shoal
 
@@ -32,10 +34,17 @@ def managers_cluster(cluster: str) -> str:
 
 def managers_url(config: ClusterConfig) -> str:
     """Return the URL of the managers' own cluster."""
-    return f"shoal://{','.join(manager.address for manager in config.managers)}/{MANAGERS_KEYSPACE}"
+    scheme = "shoals" if config.tls.on else "shoal"
+    return f"{scheme}://{','.join(manager.address for manager in config.managers)}/{MANAGERS_KEYSPACE}"
 
 
-async def ask_to_join(config: ClusterConfig, node: NodeConfig, incarnation: str, timeout_seconds: float = 5.0) -> None:
+async def ask_to_join(
+    config: ClusterConfig,
+    node: NodeConfig,
+    incarnation: str,
+    timeout_seconds: float = 5.0,
+    tls: SSLContext | None = None,
+) -> None:
     """Ask the managers to take a node in; the answer is a shard map that has it, installed by them.
 
     Asking again does no harm.
@@ -44,5 +53,5 @@ async def ask_to_join(config: ClusterConfig, node: NodeConfig, incarnation: str,
         shoal.ShoalError: no manager could be asked.
     """
     request = JoinRequest(config.cluster, node.id, node.address, node.region, node.zone, incarnation)
-    async with shoal.AsyncClient(managers_url(config), timeout=timeout_seconds) as db:
+    async with shoal.AsyncClient(managers_url(config), timeout=timeout_seconds, ssl=tls) as db:
         await db.put(JOINS + node.id, msgspec.msgpack.encode(request))

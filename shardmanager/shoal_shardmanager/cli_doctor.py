@@ -10,9 +10,10 @@ import typer
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, JsonOption, UrlOption, admin_options
 from shoal.cli.output import print_json, print_line
+from shoal.tls import client_context
 from shoal_server.config import load_config
 
-from shoal_shardmanager.cli_options import ConfigOption, ManagersOption, client_of, environment
+from shoal_shardmanager.cli_options import ConfigOption, ManagersOption, client_of, environment, process_files
 from shoal_shardmanager.doctor.facts import Finding, Severity
 from shoal_shardmanager.doctor.gather import gather
 from shoal_shardmanager.doctor.judge import judge
@@ -43,9 +44,13 @@ def doctor(
     """
     options = admin_options(url)
     client = client_of(managers, config, f"{options.timeout}s") if managers or config else None
-    addresses = [] if config is None else [entry.address for entry in load_config(config, environment()).managers]
+    cluster = None if config is None else load_config(config, environment())
+    addresses = [] if cluster is None else [entry.address for entry in cluster.managers]
+    # The managers' own nodes take nobody without a certificate.
+    files = None if cluster is None else process_files(cluster, certificate=True)
+    own = None if files is None else client_context(options.tls_files if options.tls_files.certfile else files)
     try:
-        facts = asyncio.run(gather(options.seeds, client, addresses, options.timeout))
+        facts = asyncio.run(gather(options.seeds, client, addresses, options.timeout, options.tls_context(), own))
     finally:
         if client is not None:
             client.close()

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.cli.options import checked_duration
-from shoal.options import parse_duration
-from shoal_server.config import ConfigError, load_config
+from shoal.cli.options import checked_duration, checked_url
+from shoal.options import parse_duration, parse_url
+from shoal.tls import TlsFiles
+from shoal_server.config import ClusterConfig, ConfigError, load_config
 
 from shoal_shardmanager.cli_output import follow, print_operation, print_plan
 from shoal_shardmanager.rpc.client import ManagersClient
@@ -19,13 +20,21 @@ from shoal_shardmanager.rpc.names import MANAGERS_VARIABLE
 
 DEFAULT_MANAGERS = "127.0.0.1:7550"
 
+
+def _checked_managers(context: typer.Context, managers: str | None) -> str | None:
+    """Option callback: addresses over TLS get the files that the options name."""
+    return checked_url(context, managers) if managers and "://" in managers else managers
+
+
 ManagersOption = Annotated[
     str | None,
     typer.Option(
         "--managers",
         envvar=MANAGERS_VARIABLE,
         metavar="HOST:PORT,...",
-        help=f"The managers' admin addresses.  [default: those of --config, else {DEFAULT_MANAGERS}]",
+        callback=_checked_managers,
+        help="The managers' admin addresses; shoals://HOST:PORT,... over TLS.  "
+        f"[default: those of --config, else {DEFAULT_MANAGERS}]",
     ),
 ]
 ConfigOption = Annotated[
@@ -55,6 +64,9 @@ def environment() -> dict[str, str]:
 def client_of(managers: str | None, config: Path | None, timeout: str) -> ManagersClient:
     """Return a client of the managers that the options name."""
     seconds = parse_duration(timeout)
+    if managers and "://" in managers:
+        options = parse_url(managers)
+        return ManagersClient(options.seeds, seconds, options.tls_files if options.tls else None)
     if managers:
         return ManagersClient([address.strip() for address in managers.split(",") if address.strip()], seconds)
     if config is None:
@@ -66,7 +78,22 @@ def client_of(managers: str | None, config: Path | None, timeout: str) -> Manage
     addresses = [entry.admin for entry in cluster.managers if entry.admin]
     if not addresses:
         raise CommandFailed(f"{config} names no manager with an `admin:` address", ExitCode.USAGE)
-    return ManagersClient(addresses, seconds)
+    files = process_files(cluster, certificate=cluster.tls.clients == "required")
+    return ManagersClient(addresses, seconds, files)
+
+
+def process_files(cluster: ClusterConfig, *, certificate: bool) -> TlsFiles | None:
+    """Return what a command uses of the files of a cluster's processes; None: these are without TLS.
+
+    Args:
+        certificate: whether their own certificate stands in for one of the operator's.
+    """
+    tls = cluster.tls
+    if not tls.on:
+        return None
+    if not certificate:
+        return TlsFiles(str(tls.authorities))
+    return TlsFiles(str(tls.authorities), str(tls.certificate), str(tls.key))
 
 
 def run_order(

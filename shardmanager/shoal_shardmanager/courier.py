@@ -92,7 +92,7 @@ class Courier:
             log.info("request_done", request=repr(request))
         try:
             # Before the nodes have reported again, the same would be decided once more.
-            nodes = {request.node} | ({request.target} if isinstance(request, Transfer) else set())
+            nodes = [request.node, request.target] if isinstance(request, Transfer) else [request.node]
             done_ms = self._clock.now_ms()
             await asyncio.gather(*(self._seen(node, done_ms) for node in nodes))
         finally:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
+from ssl import SSLContext
 
 import structlog
 from msgspec.structs import replace
@@ -20,11 +22,11 @@ from shoal_shardmanager import placement
 from shoal_shardmanager.clock import SYSTEM, Clock
 from shoal_shardmanager.controller import OTHER_IDENTITY, Decision, Memory, adopted, decide, joined
 from shoal_shardmanager.courier import Courier
-from shoal_shardmanager.ferries import Ferries
+from shoal_shardmanager.ferries import Ferries, open_leader
 from shoal_shardmanager.nodes import NodeWatcher
 from shoal_shardmanager.operations.campaign import mode_of, planned_from
 from shoal_shardmanager.operations.outcome import Note
-from shoal_shardmanager.orders import Accepted, Facts, Order, Unsettled, cancel, check, with_settings
+from shoal_shardmanager.orders import Accepted, Facts, Order, Unsettled, begun_by, cancel, check, named, with_settings
 from shoal_shardmanager.pace import Paces
 from shoal_shardmanager.planning import Loads, placement_settings, placement_state
 from shoal_shardmanager.rows import Drain, Heal, MoveReplica, NodeState, OperationRow, Rebalance, SettingsRow, Step
@@ -48,7 +50,13 @@ class Term:
     """One run of the controller, from taking over to the loss of it."""
 
     def __init__(
-        self, config: ClusterConfig, store: Store, epoch: int, state: ClusterState, clock: Clock = SYSTEM
+        self,
+        config: ClusterConfig,
+        store: Store,
+        epoch: int,
+        state: ClusterState,
+        clock: Clock = SYSTEM,
+        tls: SSLContext | None = None,
     ) -> None:
         self.epoch = epoch
         self.state = state
@@ -58,13 +66,14 @@ class Term:
         self._config = config
         self._store = store
         self._clock = clock
+        self._tls = tls
         self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads)
         self._watchers: dict[str, NodeWatcher] = {}
         self._wake = asyncio.Event()
         self._courier = Courier(self._watchers, self._wake.set, clock)
         self._writing = asyncio.Lock()
         self._planning: dict[int, asyncio.Task[None]] = {}
-        self._ferries = Ferries(self)
+        self._ferries = Ferries(self, partial(open_leader, tls=tls))
         self._progress = asyncio.Condition()
         self._ended: Deposed | ShoalError | None = None
 
@@ -198,11 +207,11 @@ class Term:
 
     async def _follow_nodes(self) -> None:
         wanted = {row.id: row.address for row in self.state.nodes.values() if row.state is not NodeState.REMOVED}
-        for node in set(self._watchers) - set(wanted):
+        for node in [node for node in self._watchers if node not in wanted]:
             await self._watchers.pop(node).stop()
         for node, address in wanted.items():
             if node not in self._watchers:
-                self._watchers[node] = NodeWatcher(node, address, self._on_report, self._clock)
+                self._watchers[node] = NodeWatcher(node, address, self._on_report, self._clock, self._tls)
                 self._watchers[node].start()
         for node, watcher in self._watchers.items():
             if watcher.report is not None:
@@ -269,10 +278,11 @@ class Term:
 
     # -- orders
 
-    async def order(self, order: Order, *, plan_only: bool, if_version: int) -> Accepted:
+    async def order(self, order: Order, *, plan_only: bool, if_version: int, order_id: str = "") -> Accepted:
         """Check an order and begin it, unless only its plan is wanted.
 
-        One that a shard has no leader for at this moment is held until it has one, for a while.
+        One that a shard has no leader for at this moment is held until it has one, for a while. One whose `order_id` is that
+        of an operation was sent again by somebody who got no answer: it begins nothing, and has that operation.
 
         Raises:
             Refused: it cannot be done.
@@ -282,7 +292,7 @@ class Term:
             await self.next_progress(until - self._clock.monotonic())
         while True:
             try:
-                return await self._order(order, plan_only, if_version)
+                return await self._order(order, plan_only, if_version, order_id)
             except Unsettled:
                 if self._clock.monotonic() >= until:
                     raise
@@ -294,22 +304,28 @@ class Term:
             watcher.report is not None or watcher.silent_because for watcher in self._watchers.values()
         )
 
-    async def _order(self, order: Order, plan_only: bool, if_version: int) -> Accepted:
+    async def _order(self, order: Order, plan_only: bool, if_version: int, order_id: str) -> Accepted:
         for _ in range(ORDER_TRIES):
             facts = self.facts()
+            begun = begun_by(order_id, facts.state)
+            if begun is not None:
+                return begun
             # Some orders ask placement, which may take long: not on the loop, and with the rows free to change.
             accepted = await asyncio.to_thread(check, order, facts, if_version)
             if plan_only:
                 return accepted
             async with self._writing:
                 if self.state is facts.state:
-                    await self._write(list(accepted.changes))
-                    self._wake.set()
-                    return accepted
+                    return await self._begin(named(accepted, order_id))
         async with self._writing:
-            accepted = check(order, self.facts(), if_version)
-            await self._write(list(accepted.changes))
-            self._wake.set()
+            facts = self.facts()
+            return begun_by(order_id, facts.state) or await self._begin(
+                named(check(order, facts, if_version), order_id)
+            )
+
+    async def _begin(self, accepted: Accepted) -> Accepted:
+        await self._write(list(accepted.changes))
+        self._wake.set()
         return accepted
 
     async def change_settings(self, values: Mapping[str, str], *, plan_only: bool, if_version: int) -> SettingsRow:
@@ -344,7 +360,7 @@ class Term:
             return
 
 
-async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM) -> Term:
+async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM, tls: SSLContext | None = None) -> Term:
     """Take over: claim the rows, load them, or make the first ones from the map that the nodes have.
 
     Raises:
@@ -354,19 +370,19 @@ async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM)
     epoch = await store.take_over()
     state = await store.load()
     if state is None:
-        newest = await _newest_map(config)
+        newest = await _newest_map(config, tls)
         policies = {name: (known.voters, known.followers) for name, known in config.keyspaces.items()}
         changes = adopted(newest, policies, clock.wall_ms())
         empty = ClusterState(ShardMap(0, newest.cluster, (), (), ()))
         state = changed(empty, changes)
         await store.write(changes)
         log.info("map_adopted", version=newest.version, nodes=len(newest.nodes), shards=len(newest.shards))
-    return Term(config, store, epoch, state, clock)
+    return Term(config, store, epoch, state, clock, tls)
 
 
-async def _newest_map(config: ClusterConfig) -> ShardMap:
+async def _newest_map(config: ClusterConfig, tls: SSLContext | None) -> ShardMap:
     """Return the newest map that nodes have, if a majority of the nodes in it answer; others may be yet to join."""
-    found = await asyncio.gather(*(_map_of(node.address) for node in config.nodes))
+    found = await asyncio.gather(*(_map_of(node.address, tls) for node in config.nodes))
     maps = [known for known in found if known is not None and known.cluster == config.cluster and known.version > 0]
     if not maps:
         raise Unavailable(f"none of {len(config.nodes)} nodes answers with a shard map")
@@ -378,9 +394,9 @@ async def _newest_map(config: ClusterConfig) -> ShardMap:
     return replace(newest, shards=tuple(replace(shard, leader="") for shard in newest.shards))
 
 
-async def _map_of(address: str) -> ShardMap | None:
+async def _map_of(address: str, tls: SSLContext | None) -> ShardMap | None:
     try:
-        async with await AdminConnection.open(address, BOOTSTRAP_TIMEOUT_SECONDS) as connection:
+        async with await AdminConnection.open(address, BOOTSTRAP_TIMEOUT_SECONDS, tls) as connection:
             return connection.welcome.shard_map
     except ShoalError:
         return None

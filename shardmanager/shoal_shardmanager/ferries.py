@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from ssl import SSLContext
 from typing import Protocol
 
 import structlog
@@ -41,9 +42,9 @@ class Controlled(Protocol):
 class Ferries:
     """The tasks, by operation. Implements `ferry.Harbour`."""
 
-    def __init__(self, term: Controlled, open_connection: Callable[[str], Awaitable[Leader]] | None = None) -> None:
+    def __init__(self, term: Controlled, open_connection: Callable[[str], Awaitable[Leader]]) -> None:
         self._term = term
-        self._open = open_connection or _open
+        self._open = open_connection
         self._ferries: dict[int, Ferry] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -117,8 +118,9 @@ class Ferries:
         await asyncio.sleep(seconds)
 
 
-async def _open(address: str) -> Leader:
-    return await AdminConnection.open(address, CONNECTION_TIMEOUT_SECONDS)
+async def open_leader(address: str, tls: SSLContext | None) -> Leader:
+    """Connect to a node, as ferries do."""
+    return await AdminConnection.open(address, CONNECTION_TIMEOUT_SECONDS, tls)
 
 
 def _relocation(row: OperationRow) -> Relocation:

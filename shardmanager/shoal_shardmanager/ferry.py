@@ -16,6 +16,7 @@ import structlog
 from shoal.errors import ShoalError, Unavailable
 from shoal.protocol.messages import ReplicaStatus, StatusReply
 from shoal.protocol.relocation import (
+    UNREAD,
     ClearedRange,
     MovedRow,
     MovingRows,
@@ -50,7 +51,12 @@ class Leader(Protocol):
     ) -> None: ...
 
     async def give_microshards(
-        self, shard: int, relocation: int, target: int, ranges: tuple[MicroshardRange, ...]
+        self,
+        shard: int,
+        relocation: int,
+        target: int,
+        ranges: tuple[MicroshardRange, ...],
+        confirmed: RelocationCursor = UNREAD,
     ) -> None: ...
 
     async def read_moving(
@@ -65,6 +71,7 @@ class Leader(Protocol):
         cleared: list[ClearedRange],
         rows: list[MovedRow],
         cursor: RelocationCursor,
+        behind: RelocationCursor,
     ) -> None: ...
 
     async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None: ...
@@ -200,9 +207,16 @@ class _Crossing:
                     return
                 rounds, round_bytes = rounds + 1, 0
             page = await _while(self._store(page), self._read(page.cursor))
+            if rounds and size:
+                await self._confirm()
             # What changes meanwhile is caught up with as fast as it goes: at a limit below that it never would be.
             if rounds == 0:
                 await self._ferry.pace(size)
+
+    async def _confirm(self) -> None:
+        """Let the source forget what its journal has of what is stored: changes may come for as long as this copies."""
+        operation, work = self._ferry.relocation
+        await self._source.give_microshards(work.source, operation, work.target, work.ranges, self._cursor)
 
     async def finish(self) -> None:
         """Copy what is left after the seal."""
@@ -215,7 +229,9 @@ class _Crossing:
 
     async def _store(self, page: MovingRows) -> None:
         operation, work = self._ferry.relocation
-        await self._target.store_moved(work.target, operation, self._number, page.cleared, page.rows, page.cursor)
+        await self._target.store_moved(
+            work.target, operation, self._number, page.cleared, page.rows, page.cursor, self._cursor
+        )
         self._number += 1
         self._cursor = page.cursor
         self._ferry.stored(len(page.rows), size_of(page))

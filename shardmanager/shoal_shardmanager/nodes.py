@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from ssl import SSLContext
+from typing import NoReturn
 
 import structlog
 from shoal.admin import AdminConnection
@@ -27,7 +29,14 @@ REQUESTS_AT_ONCE = 8
 class NodeWatcher:
     """One storage node, as the manager sees it: its newest report, and requests under way to it."""
 
-    def __init__(self, node: str, address: str, changed: Callable[[], None], clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        node: str,
+        address: str,
+        changed: Callable[[], None],
+        clock: Clock = SYSTEM,
+        tls: SSLContext | None = None,
+    ) -> None:
         """Connect to nothing yet; `changed` is called after every new report."""
         self.node = node
         self.address = address
@@ -36,6 +45,7 @@ class NodeWatcher:
         self.busy = False
         self._changed = changed
         self._clock = clock
+        self._tls = tls
         self._poll_now = asyncio.Event()
         self._reported = asyncio.Condition()
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
@@ -62,34 +72,34 @@ class NodeWatcher:
         self.poll_now()
 
     async def _watch(self) -> None:
-        connection: AdminConnection | None = None
         while True:
             try:
-                if connection is None:
-                    connection = await AdminConnection.open(self.address, STATUS_TIMEOUT_SECONDS)
-                asked = self._clock.now_ms()
-                status = await connection.status()
+                async with await AdminConnection.open(self.address, STATUS_TIMEOUT_SECONDS, self._tls) as connection:
+                    await self._poll(connection)
             except ShoalError as error:
-                if connection is not None:
-                    connection.close()
-                    connection = None
                 if not self.silent_because:
                     log.warning("node_silent", node=self.node, address=self.address, reason=str(error))
                 self.silent_because = str(error)
-            except asyncio.CancelledError:
-                if connection is not None:
-                    connection.close()
-                raise
+            await self._pause()
+
+    async def _poll(self, connection: AdminConnection) -> NoReturn:
+        """Ask again and again, over one connection for as long as it lasts.
+
+        Raises:
+            ShoalError: it does not last.
+        """
+        while True:
+            asked = self._clock.now_ms()
+            status = await connection.status()
+            if status.node == self.node:
+                if self.silent_because:
+                    log.info("node_answers", node=self.node)
+                self.report, self.silent_because = Report(status, asked), ""
+                self._changed()
+                async with self._reported:
+                    self._reported.notify_all()
             else:
-                if status.node == self.node:
-                    if self.silent_because:
-                        log.info("node_answers", node=self.node)
-                    self.report, self.silent_because = Report(status, asked), ""
-                    self._changed()
-                    async with self._reported:
-                        self._reported.notify_all()
-                else:
-                    self.silent_because = f"node {status.node!r} answers at {self.address}"
+                self.silent_because = f"node {status.node!r} answers at {self.address}"
             await self._pause()
 
     async def _pause(self) -> None:
@@ -108,7 +118,10 @@ class NodeWatcher:
         Raises:
             ShoalError: the node refused, or did not answer in time.
         """
-        async with self._slots, await AdminConnection.open(self.address, REQUEST_TIMEOUT_SECONDS) as connection:
+        async with (
+            self._slots,
+            await AdminConnection.open(self.address, REQUEST_TIMEOUT_SECONDS, self._tls) as connection,
+        ):
             match request:
                 case Install():
                     await connection.install_shard_map(shard_map, list(request.found))

@@ -13,6 +13,7 @@ import structlog
 import uvloop
 from shoal.admin import AdminConnection
 from shoal.errors import ShoalError
+from shoal_server.certificates import Certificates, CertificatesRefused, open_certificates
 from shoal_server.config import ClusterConfig
 from shoal_server.config.schema import ManagerConfig
 from shoal_server.joining import managers_url
@@ -42,9 +43,10 @@ SYSTEM_SHARD = 1
 class Manager:
     """One manager. Implements `rpc.service.Host`."""
 
-    def __init__(self, config: ClusterConfig, manager: str) -> None:
+    def __init__(self, config: ClusterConfig, manager: str, certificates: Certificates | None) -> None:
         """Connect to nothing yet."""
         self.manager = manager
+        self._tls = None if certificates is None else certificates.dialling
         self._config = config
         self._entry = next(entry for entry in config.managers if entry.id == manager)
         self._term: Term | None = None
@@ -62,7 +64,9 @@ class Manager:
 
     async def control(self) -> None:
         """Run the controller whenever this manager's replica leads the managers' shard."""
-        async with shoal.AsyncClient(managers_url(self._config), timeout=STORE_TIMEOUT_SECONDS) as client:
+        async with shoal.AsyncClient(
+            managers_url(self._config), timeout=STORE_TIMEOUT_SECONDS, ssl=self._tls
+        ) as client:
             while True:
                 if await self._leader() == self.manager:
                     await self._control_once(client)
@@ -71,7 +75,7 @@ class Manager:
 
     async def _control_once(self, client: shoal.AsyncClient) -> None:
         try:
-            term = await begin_term(self._config, Store(client, self.manager))
+            term = await begin_term(self._config, Store(client, self.manager), tls=self._tls)
             self._term = term
             log.info("controller_began", manager=self.manager, epoch=term.epoch, map_version=term.state.map.version)
             running = asyncio.create_task(term.run())
@@ -103,7 +107,7 @@ class Manager:
     async def _leader(self) -> str:
         """Return who leads the managers' shard, by this manager's own replica; "": it knows of none."""
         try:
-            async with await AdminConnection.open(self._entry.address, OWN_TIMEOUT_SECONDS) as connection:
+            async with await AdminConnection.open(self._entry.address, OWN_TIMEOUT_SECONDS, self._tls) as connection:
                 status = await connection.status()
         except ShoalError:
             return ""
@@ -120,7 +124,7 @@ def run(config: ClusterConfig, manager: str) -> int:
         try:
             async with serving(entry.metrics) as pages:
                 return await _run_with(pages, config, entry)
-        except (DataFolderRefused, StorageFailed, OSError) as error:
+        except (DataFolderRefused, StorageFailed, CertificatesRefused, OSError) as error:
             log.critical("manager_refused", manager=manager, reason=str(error))
             return EXIT_REFUSED
 
@@ -128,10 +132,12 @@ def run(config: ClusterConfig, manager: str) -> int:
 
 
 async def _run_with(pages: Pages, config: ClusterConfig, entry: ManagerConfig) -> int:
-    server = NodeServer(managers_config(config), entry.id, pages)
-    host = Manager(config, entry.id)
+    own = managers_config(config)
+    certificates = open_certificates(own.tls, entry.id, entry.address)
+    server = NodeServer(own, entry.id, pages, certificates=certificates)
+    host = Manager(config, entry.id, certificates)
     server.add_metrics(lambda: manager_families(entry.id, lambda: host.term, SYSTEM.wall_ms))
-    rpc, health = await serve(host, entry.admin or "")
+    rpc, health = await serve(host, entry.admin or "", certificates, clients_required=config.tls.clients == "required")
     server.when_ready_changes(lambda ready: tell_health(health, ready=ready))
     control = asyncio.create_task(host.control())
     control.add_done_callback(_end_process_on_failure)

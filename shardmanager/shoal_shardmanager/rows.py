@@ -197,9 +197,15 @@ class RemoveNode(msgspec.Struct, frozen=True, tag="remove-node"):
 
 
 class Rebalance(msgspec.Struct, frozen=True, tag="rebalance"):
-    """Do what placement finds worth doing, until it finds nothing. `automatic`: nobody asked for it."""
+    """Do what placement finds worth doing, until it finds nothing.
+
+    Args:
+        automatic: nobody asked for it.
+        leaders_only: no replica is moved.
+    """
 
     automatic: bool = False
+    leaders_only: bool = False
 
 
 class Heal(msgspec.Struct, frozen=True, tag="heal"):
@@ -302,6 +308,7 @@ class OperationRow(msgspec.Struct, frozen=True):
         undo: why it goes back to where things were; "": it does not.
         cancelled: the reason is that somebody cancelled it.
         reason: why it was begun, or, at the end, how it ended.
+        order_id: what whoever ordered it has called the order; "": nothing.
     """
 
     id: int
@@ -316,6 +323,7 @@ class OperationRow(msgspec.Struct, frozen=True):
     undo: str = ""
     cancelled: bool = False
     reason: str = ""
+    order_id: str = ""
 
     @property
     def kind(self) -> str:

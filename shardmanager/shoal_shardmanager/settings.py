@@ -38,4 +38,6 @@ def managers_config(config: ClusterConfig) -> ClusterConfig:
         timing=config.timing,
         limits=LimitsConfig(max_value=MAP_BYTES_MAX, max_batch=2 * MAP_BYTES_MAX, max_frame=4 * MAP_BYTES_MAX),
         storage=config.storage,
+        # Whoever writes here controls the cluster: managers, and nodes that ask to join. All of them have certificates.
+        tls=config.tls.model_copy(update={"clients": "required"}),
     )

@@ -12,7 +12,7 @@ import pytest
 import shoal
 from shoal.protocol.frames import HEADER_BYTES, answer_decoder, encode_frame, encode_operations, greeting_decoder
 from shoal.protocol.messages import Failure, Hello, OpenSession, Put, Read, Refused, SessionOpened, Welcome, Write
-from shoal.shardmap import Routes
+from shoal.shardmap import Routes, Shard
 
 
 class Wire:
@@ -54,6 +54,15 @@ class Wire:
         return answers
 
 
+async def open_to_a_leader(cluster: Any) -> tuple[Wire, Routes, Shard]:
+    """Connect to a node that leads a shard; return the connection, the map, and that shard."""
+    routes = Routes((await (await Wire.open(cluster.ports[0])).welcome()).shard_map)
+    led = next(shard for shard in routes.map.shards if shard.leader)
+    wire = await Wire.open(cluster.ports[int(led.leader.removeprefix("n")) - 1])
+    await wire.welcome()
+    return wire, routes, led
+
+
 @pytest.mark.timeout(120)
 async def test_every_kind_of_garbage_is_refused_with_a_reason_and_others_are_still_served(real_cluster: Any) -> None:
     async with real_cluster() as cluster, shoal.AsyncClient(cluster.url) as db:
@@ -85,11 +94,8 @@ async def test_every_kind_of_garbage_is_refused_with_a_reason_and_others_are_sti
 @pytest.mark.timeout(120)
 async def test_wrong_requests_fail_alone(real_cluster: Any) -> None:
     async with real_cluster() as cluster:
-        wire = await Wire.open(cluster.ports[0])
-        welcome = await wire.welcome()
-        routes = Routes(welcome.shard_map)
-        mine = next(shard for shard in routes.map.shards if shard.leader == "n1")
-        other = next(shard for shard in routes.map.shards if shard.leader != "n1")
+        wire, routes, mine = await open_to_a_leader(cluster)
+        other = next(shard for shard in routes.map.shards if shard.leader not in ("", mine.leader))
         keyspace = routes.keyspaces[mine.keyspace]
         here = next(key for key in (f"k{n}".encode() for n in range(999)) if routes.shard_of(keyspace, key) == mine.id)
         there = next(key for key in (f"k{n}".encode() for n in range(999)) if routes.shard_of(keyspace, key) != mine.id)
@@ -140,17 +146,14 @@ async def test_wrong_requests_fail_alone(real_cluster: Any) -> None:
 async def test_a_client_that_does_not_read_its_answers_is_cut_off_and_others_are_served(real_cluster: Any) -> None:
     extra = "limits: {client_output_buffer: 1MiB}\n"
     async with real_cluster(extra) as cluster, shoal.AsyncClient(cluster.url) as db:
-        wire = await Wire.open(cluster.ports[0])
-        welcome = await wire.welcome()
-        routes = Routes(welcome.shard_map)
-        mine = next(shard for shard in routes.map.shards if shard.leader == "n1")
+        wire, routes, mine = await open_to_a_leader(cluster)
         keyspace = routes.keyspaces[mine.keyspace]
         key = next(key for key in (f"k{n}".encode() for n in range(999)) if routes.shard_of(keyspace, key) == mine.id)
         await db.put(key, b"v" * 900_000)
         wire.writer.write(encode_frame([Read(n, mine.id, keyspace.id, 1000, [key]) for n in range(200)]))
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             async with asyncio.timeout(20):
-                while "client_cut_off" not in cluster.log_of("n1"):
+                while "client_cut_off" not in cluster.log_of(mine.leader):
                     await db.put("others", "are served")
                 while True:
                     await wire.reader.readexactly(1 << 16)

@@ -56,7 +56,7 @@ class Driver:
                 if pages is not None and page_number > pages:
                     return
                 page = await give.read_moving(source, number, cursor, max_bytes=PAGE_BYTES)
-                await take.store_moved(target, number, page_number, page.cleared, page.rows, page.cursor)
+                await take.store_moved(target, number, page_number, page.cleared, page.rows, page.cursor, cursor)
                 cursor, page_number = page.cursor, page_number + 1
                 if page.done and not sealed and len(page.rows) < SMALL_ROUND:
                     await give.seal_microshards(source, number, version)

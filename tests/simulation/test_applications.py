@@ -123,7 +123,7 @@ def test_an_application_that_differs_from_run_to_run_is_told_so() -> None:
 
 
 async def work_under_chance(sim: Simulation) -> list[float]:
-    """Use what could differ between runs: retries, several tasks, sessions, the module `random`."""
+    """Use what could differ between runs: retries, several tasks, sets of them, sessions, the module `random`."""
     seen: list[float] = []
     async with sim.client(timeout="1s") as db:
 
@@ -136,7 +136,19 @@ async def work_under_chance(sim: Simulation) -> list[float]:
                 seen.append(-1.0)
             seen.append(asyncio.get_running_loop().time())
 
+        async def until_cancelled(number: int) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                seen.append(number)
+
         await asyncio.gather(*(one(number) for number in range(10)))
+        with pytest.raises(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                for number in range(10):
+                    group.create_task(until_cancelled(number))
+                await asyncio.sleep(0.01)
+                raise InterruptedError  # so the group cancels its tasks, which it keeps in a set
     return seen
 
 
@@ -156,7 +168,7 @@ def test_equal_seeds_give_equal_runs_whatever_the_hash_seed_is() -> None:
     here = trace_of_a_run()
     assert trace_of_a_run() == here
     assert random.getstate() == before
-    program = f"import runpy; print(runpy.run_path({__file__!r})['trace_of_a_run']())"
+    program = f"import gc, runpy; gc.set_threshold(50, 2, 2); print(runpy.run_path({__file__!r})['trace_of_a_run']())"
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     other = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert other.stdout.split("\n")[0] == here

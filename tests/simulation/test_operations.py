@@ -47,15 +47,34 @@ def test_operations_end_or_say_why_not_and_no_shard_loses_its_quorum() -> None:
     assert kinds <= ended.keys(), "the seeds have to do what operators do"
 
 
-def test_equal_seeds_give_equal_runs_whatever_the_hash_seed() -> None:
-    def printed(hash_seed: str) -> str:
-        program = "from shoal_chaos.control_simulation.run import simulate; print(simulate(3, order_seconds=5))"
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        return subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-        ).stdout.splitlines()[-1]
+TRACE = """
+from shoal_chaos.control_simulation.run import Focus, simulate
+deposed = Focus(("move", "failover", "rebalance"), ("elect", "pause_manager", "crash"))
+print(simulate(19, order_seconds=8, settles=False, focus=deposed))
+"""
+ANOTHER_PROCESS = """
+import gc, time
+gc.set_threshold(50, 2, 2)
+def shifted(read, by):
+    return lambda: read() + by
+for name in ("time", "monotonic", "perf_counter", "process_time"):
+    setattr(time, name, shifted(getattr(time, name), 1e5))
+    setattr(time, name + "_ns", shifted(getattr(time, name + "_ns"), 10**14))
+"""
+"""Garbage is collected often, and every clock shows another time."""
 
-    assert printed("1") == printed("2")
+
+def test_equal_seeds_give_equal_runs_in_processes_that_differ() -> None:
+    def printed(program: str, hash_seed: str) -> list[str]:
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        return [line for line in done.stdout.splitlines() if line.startswith("Report(")]
+
+    here = printed(TRACE, "1")
+    assert len(here) == 1
+    assert here == printed(ANOTHER_PROCESS + TRACE, "2")
 
 
 def drop_what_the_log_still_counts_on(patch: pytest.MonkeyPatch) -> None:

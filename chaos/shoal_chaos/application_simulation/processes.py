@@ -81,6 +81,6 @@ class Process:
 
     def finish(self) -> None:
         """After the simulation: leave no task behind."""
-        for task in asyncio.all_tasks(self.loop):
+        for task in sorted(asyncio.all_tasks(self.loop), key=hash):
             task.cancel()
         self.loop.finish(self.task)

@@ -17,6 +17,7 @@ from shoal_chaos.application_simulation.simulation import Simulation
 from shoal_chaos.application_simulation.sources import simulated_sources
 from shoal_chaos.control_simulation.managers import UNIX_START
 from shoal_chaos.simulation.events import SECOND
+from shoal_chaos.simulation.garbage import collecting_when_told
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.logs import logging_from
 
@@ -59,7 +60,7 @@ def run_once(application: Application, seed: int, faults: Sequence[Fault], shape
     Raises:
         ValueError: a fault is about a process that there is not.
     """
-    with logging_from(logging.CRITICAL):
+    with logging_from(logging.CRITICAL), collecting_when_told():
         cluster = ApplicationCluster(seed, shape)
         injector = Injector(cluster, cluster.derived("faults' chances"))
         simulation = Simulation(cluster, injector)

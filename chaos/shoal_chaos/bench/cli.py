@@ -11,6 +11,7 @@ import typer
 import uvloop
 from rich.console import Console
 from rich.table import Table
+from shoal.cli.options import UrlOption
 from shoal.results import Consistency
 
 from shoal_chaos.bench.load import Measurement, fill, measure
@@ -70,7 +71,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def bench(
-        url: Annotated[str, typer.Option(envvar="SHOAL_URL", help="The cluster and keyspace.")],
+        url: UrlOption,
         workload: Annotated[Workload, typer.Option(help="What the callers do.")] = Workload.PUT,
         concurrency: Annotated[list[int] | None, typer.Option(help="Callers at once; may be given often.")] = None,
         seconds: Annotated[float, typer.Option(help="How long each run is counted.")] = 5.0,

@@ -33,6 +33,7 @@ from shoal_chaos.control_simulation.rows import Rows
 from shoal_chaos.control_simulation.streams import Streams
 from shoal_chaos.simulation.cluster import MICROSHARDS, Cluster
 from shoal_chaos.simulation.events import SECOND, Clock, derived_random
+from shoal_chaos.simulation.garbage import Collector
 
 JOIN_INTERVAL = 3 * SECOND
 BELIEF_DELAY_MAX = 3 * SECOND
@@ -68,7 +69,10 @@ class ControlledCluster(Cluster):
         self.checks = ControlChecks(self)
         self.rows = Rows(self.checks.rows_written)
         self._store_first_rows()
-        self.streams = Streams(self.events, derived_random(self.seed, "streams"), self.network, self._accept)
+        self.collector = Collector(self.events)
+        self.streams = Streams(
+            self.events, derived_random(self.seed, "streams"), self.network, self._accept, self.collector
+        )
         self.loop = SimulatedLoop(
             "nodes", self.events, Clock(self.events, 0, 1000), derived_random(self.seed, "loop"), self.streams
         )

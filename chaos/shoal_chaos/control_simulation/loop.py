@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import events as asyncio_events
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from random import Random
 from typing import Any, Protocol, TypeVarTuple
@@ -25,6 +25,35 @@ class Dialer(Protocol):
     ) -> asyncio.Future[asyncio.Transport]: ...
 
 
+class SimulatedFuture(asyncio.Future[Any]):
+    """A future that goes by its number where others go by their address: sets of them are walked through in an equal order
+    in equal runs."""
+
+    def __init__(self, number: int, loop: SimulatedLoop) -> None:
+        self._number = number
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class SimulatedTask(asyncio.Task[Any]):
+    """A task that goes by its number, as futures do. asyncio itself keeps tasks in sets, such as those of a `TaskGroup`."""
+
+    def __init__(
+        self,
+        number: int,
+        coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        loop: SimulatedLoop,
+        **options: Any,
+    ) -> None:
+        self.number = number
+        super().__init__(coro, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs callbacks as events of the simulation; `name` is the process's on the network.
 
@@ -42,12 +71,29 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._random = random
         self._dialer = dialer
         self._soon: deque[asyncio.Handle] = deque()
+        self._made = 0
+        self.set_task_factory(self._new_task)
         self.set_exception_handler(self._failed)
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.failures.append(f"{self.name}: {context['message']}: {context.get('exception')!r}")
 
+    def _next_number(self) -> int:
+        self._made += 1
+        return self._made
+
+    def _new_task(
+        self,
+        _loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        **options: Any,
+    ) -> SimulatedTask:
+        return SimulatedTask(self._next_number(), coro, self, **options)
+
     # -- what asyncio asks of a loop
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return SimulatedFuture(self._next_number(), self)
 
     def time(self) -> float:
         return self._own_clock.now() / SECOND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,7 @@ from shoal.protocol.messages import (
     Welcome,
 )
 from shoal.shardmap import NodeAddress, ShardMap
+from shoal_server.certificates import Certificate
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
 from shoal_server.node.driver import welcome_of
@@ -53,6 +55,7 @@ class ControlledNode(SimulatedNode):
     core_type = WatchedNode
     max_frame_bytes = 1 << 26
     client_output_bytes = 1 << 26
+    secure = False
 
     joining = False
     ended = False
@@ -135,15 +138,22 @@ class ControlledNode(SimulatedNode):
         """Take a connection, if the process runs."""
         if self.node is None:
             return None
-        epoch = self.epoch
+        epoch, events = self.epoch, self.cluster.events
+        waiting: deque[Callable[[], None]] = deque()
 
         def run(action: Callable[[], None]) -> None:
-            if self.node is None or self.epoch != epoch:
-                return
-            if self.cluster.events.now < self.paused_until:
-                self.cluster.events.at(self.paused_until, lambda: run(action))
-            else:
-                action()
+            waiting.append(action)
+            if len(waiting) == 1:
+                go_on()
+
+        def go_on() -> None:
+            """Do what waits, in its order, as far as the process runs."""
+            while waiting and self.node is not None and self.epoch == epoch:
+                if events.now < self.paused_until:
+                    events.at(self.paused_until, go_on)
+                    return
+                waiting[0]()
+                waiting.popleft()
 
         return Inbound(self, self.cluster.loop), run
 
@@ -151,11 +161,14 @@ class ControlledNode(SimulatedNode):
         assert self.node is not None
         return welcome_of(self.node, version)
 
-    def check_peer(self, hello: Hello) -> str:
+    def check_peer(self, hello: Hello, certificate: Certificate) -> str:  # noqa: ARG002
         return f"peers of {self.name} are simulated frame by frame, not {hello.node}"
 
     def check_client(self, hello: Hello) -> str:  # noqa: ARG002
         return ""
+
+    def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
+        """It is not logged here."""
 
     def client_opened(self, connection: Inbound) -> int:
         self._next_connection += 1
@@ -166,6 +179,9 @@ class ControlledNode(SimulatedNode):
         self._inbound.pop(client, None)
         if self.node is not None:
             self.node.client_gone(client)
+
+    def peer_opened(self, peer: str) -> None:
+        raise AssertionError(f"peers have no connections here, {peer} opened one")
 
     def inbound_opened(self, connection: Inbound) -> None:
         """Nothing is kept of connections that have not said hello."""

@@ -12,6 +12,7 @@ from shoal_chaos.control_simulation.cluster import ControlledCluster
 from shoal_chaos.control_simulation.faults import ControlFaults
 from shoal_chaos.control_simulation.orders import Operators
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, derived_random
+from shoal_chaos.simulation.garbage import collecting_when_told
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.run import random_settings
 
@@ -60,8 +61,17 @@ def simulate(
     Raises:
         Violation: something happened that must never happen, or the cluster did not settle.
     """
+    with collecting_when_told():
+        cluster = _cluster(seed)
+        try:
+            return _simulate(cluster, order_seconds, settles=settles, focus=focus)
+        finally:
+            cluster.finish()
+
+
+def _cluster(seed: int) -> ControlledCluster:
     random = derived_random(seed, "shape")
-    cluster = ControlledCluster(
+    return ControlledCluster(
         seed,
         nodes=random.choice([3, 4, 5, 6]),
         shards=random.choice([1, 2, 4]),
@@ -81,10 +91,6 @@ def simulate(
             merge_linger_ms=random.choice([200, 3000]),
         ),
     )
-    try:
-        return _simulate(cluster, order_seconds, settles=settles, focus=focus)
-    finally:
-        cluster.finish()
 
 
 def _simulate(cluster: ControlledCluster, order_seconds: int, *, settles: bool, focus: Focus | None) -> Report:
@@ -120,7 +126,7 @@ def _run(cluster: ControlledCluster, until: int) -> None:
     while cluster.events.now < until:
         cluster.run_until(min(until, cluster.events.now + STATE_CHECK_INTERVAL))
         cluster.compare_states()
-        failures = [failure for loop in cluster.loops for failure in loop.failures]
+        failures = [*(failure for loop in cluster.loops for failure in loop.failures), *cluster.streams.left_open]
         if failures:
             raise Violation("\n".join(failures))
 

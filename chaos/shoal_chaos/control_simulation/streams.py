@@ -9,6 +9,7 @@ from random import Random
 
 from shoal_chaos.control_simulation.loop import SimulatedLoop
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, Events
+from shoal_chaos.simulation.garbage import Collector
 from shoal_chaos.simulation.network import Network
 
 RESEND = 200 * MILLISECOND
@@ -49,6 +50,8 @@ class SimulatedTransport(asyncio.Transport):
 
     def close(self) -> None:
         if not self._closing:
+            if self._streams.collector.at_work:
+                self._streams.left_open.append(f"nobody has closed a connection of {self.owner} with {self.other}")
             self._closing = True
             self._send(None)
             self._lose(None)
@@ -112,7 +115,10 @@ class SimulatedTransport(asyncio.Transport):
 
 
 class Streams:
-    """All connections. `accept(callee)` returns the protocol and the runner of whoever listens there, or None."""
+    """All connections. `accept(callee)` returns the protocol and the runner of whoever listens there, or None.
+
+    `left_open`: what was closed by nobody but the collector of garbage.
+    """
 
     def __init__(
         self,
@@ -120,7 +126,10 @@ class Streams:
         random: Random,
         network: Network,
         accept: Callable[[str], tuple[asyncio.Protocol, Runner] | None],
+        collector: Collector,
     ) -> None:
+        self.left_open: list[str] = []
+        self.collector = collector
         self.events = events
         self.network = network
         self._random = random

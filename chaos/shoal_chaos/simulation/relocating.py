@@ -32,6 +32,8 @@ PATIENCE = 100 * MILLISECOND
 """Whoever has not answered by then is asked again, or another node is."""
 PAUSE = 10 * MILLISECOND
 SMALL_ROUND = 8
+TRIMS = 0.3
+"""How often the source is told what the target has of its journal, instead of being asked for more."""
 """A round of so few rows is small enough to seal the source after it."""
 
 
@@ -206,6 +208,9 @@ class SimulatedDriver:
         ):
             self._page = None
             self._ask_for(order.source, SealMicroshards(number, order.source, order.relocation, self._map_version()))
+        elif cursor.scanned and self._random.random() < TRIMS:
+            give = GiveMicroshards(number, order.source, order.relocation, order.target, order.ranges, cursor)
+            self._ask_for(order.source, give)
         else:
             self._ask_for(order.source, ReadMoving(number, order.source, order.relocation, cursor, self._page_bytes))
 
@@ -225,6 +230,7 @@ class SimulatedDriver:
                 page.cleared,
                 page.rows,
                 page.cursor,
+                target.incoming.cursor,
             ),
         )
 

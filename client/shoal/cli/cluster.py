@@ -59,7 +59,7 @@ def status(
     """
     options = admin_options(url)
     wait_seconds = 0.0 if wait is None else parse_duration(wait)
-    found = asyncio.run(examine(options.seeds, options.timeout, wait_seconds))
+    found = asyncio.run(examine(options.seeds, options.timeout, wait_seconds, options.tls_context()))
     view = views.status_view(found)
     if as_json:
         print_json(view)
@@ -79,7 +79,7 @@ def nodes(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     Exit code 5 if one cannot be reached or takes no writes.
     """
     options = admin_options(url)
-    found = asyncio.run(examine(options.seeds, options.timeout))
+    found = asyncio.run(examine(options.seeds, options.timeout, tls=options.tls_context()))
     listed = views.node_views(found.survey)
     if as_json:
         print_json(listed)
@@ -114,7 +114,7 @@ def shards(
     replicas.
     """
     options = admin_options(url)
-    found = asyncio.run(examine(options.seeds, options.timeout))
+    found = asyncio.run(examine(options.seeds, options.timeout, tls=options.tls_context()))
     if shard is None:
         listed = [views.shard_view(found, known) for known in found.survey.shard_map.shards]
     else:
@@ -236,8 +236,12 @@ def transfer_leader(
 
 
 async def _transfer(options: Options, shard_id: int, target: str) -> views.TransferView:
-    found = await survey(options.seeds, options.timeout)
+    tls = options.tls_context()
+    found = await survey(options.seeds, options.timeout, tls)
     shard = _shard(found.shard_map, shard_id)
+    names = sorted(node.id for node in found.shard_map.nodes)
+    if target not in names:
+        raise CommandFailed(f"no node {target!r}; there are {', '.join(names)}", ExitCode.NOT_FOUND)
     if target not in shard.voters:
         voters = ", ".join(shard.voters)
         raise InvalidArgument(
@@ -247,7 +251,7 @@ async def _transfer(options: Options, shard_id: int, target: str) -> views.Trans
     started = time.monotonic()
     if leader != target:
         address = Routes(found.shard_map).nodes[leader].address
-        async with await AdminConnection.open(address, options.timeout) as connection:
+        async with await AdminConnection.open(address, options.timeout, tls) as connection:
             try:
                 await connection.transfer_leader(shard_id, target)
             except NotLeader as error:
@@ -264,7 +268,7 @@ def _leader(found: Survey, shard: Shard) -> str:
 
 
 def _shard_map(options: Options) -> ShardMap:
-    return asyncio.run(fetch_shard_map(options.seeds, options.timeout))
+    return asyncio.run(fetch_shard_map(options.seeds, options.timeout, options.tls_context()))
 
 
 def _keyspace(routes: Routes, options: Options) -> Keyspace:

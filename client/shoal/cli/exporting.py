@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from ssl import SSLContext
 from typing import Annotated, BinaryIO
 
 import typer
@@ -56,7 +57,8 @@ def export(
 
 
 async def _export(options: Options, stream: BinaryIO) -> int:
-    routes = Routes(await fetch_shard_map(options.seeds, options.timeout))
+    tls = options.tls_context()
+    routes = Routes(await fetch_shard_map(options.seeds, options.timeout, tls))
     keyspace = routes.keyspaces_by_name.get(options.keyspace)
     if keyspace is None:
         known = ", ".join(sorted(routes.keyspaces_by_name))
@@ -65,7 +67,7 @@ async def _export(options: Options, stream: BinaryIO) -> int:
     rows = 0
     with Progress(f"export {keyspace.name}", len(shards)) as progress:
         for done, shard in enumerate(shards):
-            async for page in _Pages(routes, options.timeout).of(shard):
+            async for page in _Pages(routes, options.timeout, tls).of(shard):
                 stream.writelines(encode_row(key, value) for key, value in zip(page.keys, page.values, strict=True))
                 rows += len(page.keys)
                 progress.update(done, rows)
@@ -77,9 +79,10 @@ async def _export(options: Options, stream: BinaryIO) -> int:
 class _Pages:
     """Reads a shard's pages from its leader, and from the next one where that changes."""
 
-    def __init__(self, routes: Routes, timeout_seconds: float) -> None:
+    def __init__(self, routes: Routes, timeout_seconds: float, tls: SSLContext | None) -> None:
         self._routes = routes
         self._timeout_seconds = timeout_seconds
+        self._tls = tls
 
     async def of(self, shard: Shard) -> AsyncIterator[Page]:
         """Yield the pages of `shard`, in order.
@@ -113,7 +116,7 @@ class _Pages:
                     node = candidates[0]
                     candidates = [*candidates[1:], node]
                     connection = await AdminConnection.open(
-                        self._routes.nodes[node].address, min(self._timeout_seconds, ATTEMPT_SECONDS)
+                        self._routes.nodes[node].address, min(self._timeout_seconds, ATTEMPT_SECONDS), self._tls
                     )
                 page = await connection.read_page(
                     shard.id, shard.keyspace, microshard=microshard, after=after, max_rows=PAGE_ROWS

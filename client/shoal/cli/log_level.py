@@ -43,12 +43,12 @@ def log_level(
 
 
 async def _set(options: Options, node: str, level: LogLevel) -> None:
-    address = node
+    address, tls = node, options.tls_context()
     if ":" not in node:
-        shard_map = await fetch_shard_map(options.seeds, options.timeout)
+        shard_map = await fetch_shard_map(options.seeds, options.timeout, tls)
         known = {each.id: each.address for each in shard_map.nodes}
         if node not in known:
             raise CommandFailed(f"no node {node!r}; there are {', '.join(sorted(known))}", ExitCode.NOT_FOUND)
         address = known[node]
-    async with await AdminConnection.open(address, options.timeout) as connection:
+    async with await AdminConnection.open(address, options.timeout, tls) as connection:
         await connection.set_log_level(level.value)

@@ -18,6 +18,7 @@ from typer.main import get_group
 
 from shoal.cli import cluster, data, expiring, exporting, importing, log_level, scanning
 from shoal.cli.failures import CommandFailed, exit_code_of
+from shoal.cli.options import CafileOption, CertfileOption, KeyfileOption
 from shoal.cli.output import note, print_line
 from shoal.errors import ShoalError
 
@@ -137,6 +138,9 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    cafile: CafileOption = None,  # `options.checked_url` adds these three to addresses
+    certfile: CertfileOption = None,
+    keyfile: KeyfileOption = None,
 ) -> None:
     """Shoal, a sharded, replicated key-value database."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from typing import Annotated
+from urllib.parse import urlencode
 
 import typer
 
 from shoal.arguments import to_ttl_ms
 from shoal.errors import InvalidArgument
-from shoal.options import Options, check_consistency, parse_duration, parse_url
+from shoal.options import TLS_NAMES, Options, check_consistency, parse_duration, parse_url
 from shoal.results import Consistency
 
 
@@ -32,12 +33,19 @@ class Safety(StrEnum):
 DEFAULT_URL = "shoal://127.0.0.1:7400/default"
 
 
-def _checked_url(url: str) -> str:
+def checked_url(context: typer.Context, url: str) -> str:
+    """Option callback: refuse what is no URL as wrong usage; return one over TLS with the files that the options name."""
     try:
-        parse_url(url)
+        options = parse_url(url)
+        if not options.tls:
+            return url
+        given = context.find_root().params
+        named = {name: given[name] for name in TLS_NAMES if given.get(name) and not getattr(options.tls_files, name)}
+        whole = url + ("&" if "?" in url else "?") + urlencode(named) if named else url
+        parse_url(whole).tls_context()
     except InvalidArgument as error:
         raise typer.BadParameter(str(error)) from error
-    return url
+    return whole
 
 
 def checked_duration(text: str | None) -> str | None:
@@ -78,9 +86,32 @@ UrlOption = Annotated[
     typer.Option(
         "--url",
         envvar="SHOAL_URL",
-        callback=_checked_url,
-        help="Where the data is: shoal://HOST:PORT[,HOST:PORT...]/KEYSPACE[?timeout=5s], or embedded:///FOLDER",
+        callback=checked_url,
+        help="Where the data is: shoal://HOST:PORT[,HOST:PORT...]/KEYSPACE[?timeout=5s], shoals:// for TLS, or "
+        "embedded:///FOLDER",
     ),
+]
+CafileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cafile",
+        envvar="SHOAL_CAFILE",
+        metavar="FILE",
+        help="Of shoals:// addresses: the authorities to trust, in PEM.  [default: the system's]",
+    ),
+]
+CertfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--certfile",
+        envvar="SHOAL_CERTFILE",
+        metavar="FILE",
+        help="Of shoals:// addresses: your own certificate, in PEM, where the cluster wants one.",
+    ),
+]
+KeyfileOption = Annotated[
+    str | None,
+    typer.Option("--keyfile", envvar="SHOAL_KEYFILE", metavar="FILE", help="Its key, if that is not in the same file."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs, instead of text for people.")]
 KeyArgument = Annotated[str, typer.Argument(help="The key, as text; its bytes are taken as the shell gives them.")]
@@ -129,6 +160,4 @@ def admin_options(url: str) -> Options:
     options = parse_url(url)
     if options.embedded is not None:
         raise InvalidArgument("this command asks nodes by their addresses, which an embedded:// database has none of")
-    if options.tls:
-        raise InvalidArgument("this command cannot speak TLS yet: give a shoal:// URL")
     return options

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.protocol.messages import MAX_FRAME_BYTES, Answer, Greeting, Operation, Request
+from shoal.protocol.messages import MAX_FRAME_BYTES, Answer, Greeting, Operation, Request, TracedRequest
 
 _LENGTH = _Layout(">I")
 HEADER_BYTES = _LENGTH.size
@@ -94,6 +94,7 @@ def encode_frames(messages: list[Any], max_bytes: int = MAX_FRAME_BYTES) -> list
 
 greeting_decoder: msgspec.msgpack.Decoder[list[Greeting]] = msgspec.msgpack.Decoder(list[Greeting])
 request_decoder: msgspec.msgpack.Decoder[list[Request]] = msgspec.msgpack.Decoder(list[Request])
+traced_request_decoder: msgspec.msgpack.Decoder[list[TracedRequest]] = msgspec.msgpack.Decoder(list[TracedRequest])
 answer_decoder: msgspec.msgpack.Decoder[list[Answer]] = msgspec.msgpack.Decoder(list[Answer])
 operations_decoder: msgspec.msgpack.Decoder[list[Operation]] = msgspec.msgpack.Decoder(list[Operation])
 

@@ -6,7 +6,7 @@ with an integer tag first. Decoding validates types; sizes of keys and values ar
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -390,6 +390,35 @@ Request: TypeAlias = (
     | ReadChecksum
     | SetLogLevel
 )
+
+
+# -- traces: what a client's spans are continued by, sent only to a node that has asked for it in its `Welcome`
+
+TRACES_FEATURE = "traces"
+"""In a `Welcome`'s features: the node makes spans, and takes `Traces` messages."""
+MAX_TRACE_CONTEXTS = 16
+"""The most calls of one request that are traced through a node; the others' spans end at the client."""
+MAX_TRACE_STATE = 512
+"""The longest `tracestate` that is handed on; a longer one is left out, as W3C's Trace Context allows."""
+
+
+class TraceContext(_Message, frozen=True):
+    """A sampled span of a client, as W3C's Trace Context names it: the ids' bytes, and its `tracestate`."""
+
+    trace: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    span: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    state: Annotated[str, msgspec.Meta(max_length=MAX_TRACE_STATE)] = ""
+
+
+class Traces(_Message, frozen=True, tag=33):
+    """Request number `request`, which follows on this connection, is made for these spans. It is not answered."""
+
+    request: int
+    contexts: Annotated[tuple[TraceContext, ...], msgspec.Meta(max_length=MAX_TRACE_CONTEXTS)]
+
+
+TracedRequest: TypeAlias = Request | Traces
+"""What a client sends to a node that makes spans."""
 
 
 # -- answers: node to client

@@ -9,7 +9,8 @@ nothing then. Anything else that goes wrong leaves it open whether the step was 
 The whole course, where nothing is cancelled:
 
 1. `TakeMicroshards` to the target, then `GiveMicroshards` to the source;
-2. over and over, `ReadMoving` with the target's cursor and `StoreMoved` with what it answered and the target's number;
+2. over and over, `ReadMoving` with the target's cursor and `StoreMoved` with what it answered and the target's number; now
+   and then `GiveMicroshards` with a cursor that is stored, so that the journal does not grow without end;
 3. when a `MovingRows` came with `done` and few rows, `SealMicroshards` to the source: from here on only forward;
 4. go on with 2 until a `MovingRows` came with `cursor.complete`, and store that one, too;
 5. `AdoptMicroshards` to the target;
@@ -57,6 +58,9 @@ class RelocationCursor(_Message, frozen=True):
     complete: bool = False
 
 
+UNREAD = RelocationCursor()
+
+
 class TakeMicroshards(_Message, frozen=True, tag=23):
     """Have the target shard expect the microshards `ranges` of shard `source`, as relocation number `relocation`.
 
@@ -74,6 +78,8 @@ class GiveMicroshards(_Message, frozen=True, tag=24):
     """Have the source shard keep a journal of what changes in the microshards `ranges`, which shard `target` is to get.
 
     Refused where the shard is in another relocation, lacks one of the microshards, or has ended this relocation before.
+    Sent again with the cursor of a page that the target has stored, it lets the source forget what the journal has up to
+    there; nodes that know nothing of `confirmed` keep the journal to the end.
     """
 
     request: int
@@ -81,6 +87,7 @@ class GiveMicroshards(_Message, frozen=True, tag=24):
     relocation: int
     target: int
     ranges: tuple[MicroshardRange, ...]
+    confirmed: RelocationCursor = UNREAD
 
 
 class ReadMoving(_Message, frozen=True, tag=25):
@@ -101,7 +108,8 @@ class StoreMoved(_Message, frozen=True, tag=26):
     """Have the target store what a `MovingRows` answered: remove the `cleared` ranges, then store the `rows`.
 
     `number` counts these from 1. The target takes the next one only: a lower number is there already, a higher one is
-    refused. `cursor` is that of the same `MovingRows`.
+    refused. `cursor` is that of the same `MovingRows`, and `behind` the one that it was asked for with: a page that was not
+    read from where the target stands is refused, since two drivers may have given two pages one number. None: unknown.
     """
 
     request: int
@@ -111,6 +119,7 @@ class StoreMoved(_Message, frozen=True, tag=26):
     cleared: list[ClearedRange]
     rows: list[MovedRow]
     cursor: RelocationCursor
+    behind: RelocationCursor | None = None
 
 
 class SealMicroshards(_Message, frozen=True, tag=27):

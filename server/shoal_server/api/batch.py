@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from itertools import chain
 
 import shoal
 from shoal.arguments import check_timeout
@@ -86,7 +85,8 @@ class _Stream:
                 client = await self._gateway.client(request, self._seconds)
             except ShoalError as error:
                 refusal = error_message(error)
-                await self._send_all((pb.BatchResult(id=each.id, error=refusal), ERROR_BYTES) for each in operations)
+                refusals = [pb.BatchResult(id=each.id, error=refusal) for each in operations]
+                await self._send_all(refusals, [ERROR_BYTES] * len(refusals))
                 return
             first = 0
             while first < len(operations):
@@ -108,38 +108,37 @@ class _Stream:
         """
         pipeline = client.pipeline()
         queued: list[tuple[int, Sequence[Condition] | None]] = []
-        refused: list[tuple[pb.BatchResult, int]] = []
+        messages: list[pb.BatchResult] = []
         for operation in operations:
             try:
                 queued.append((operation.id, queue(pipeline, operation, options, self._limits)))
             except ShoalError as error:
-                refused.append((pb.BatchResult(id=operation.id, error=error_message(error)), ERROR_BYTES))
+                messages.append(pb.BatchResult(id=operation.id, error=error_message(error)))
+        sizes = [ERROR_BYTES] * len(messages)
         results = await _execute(pipeline, until - asyncio.get_running_loop().time())
-        answered = (
-            (result_message(number, result, conditions), size_of(result))
+        sizes += map(size_of, results)
+        messages += [
+            result_message(number, result, conditions)
             for (number, conditions), result in zip(queued, results, strict=True)
-        )
-        self._learn(len(operations), await self._send_all(chain(refused, answered)))
+        ]
+        self._learn(len(operations), sum(sizes))
+        await self._send_all(messages, sizes)
 
     def _learn(self, operations: int, size: int) -> None:
         """Let the next round be as large as values like these allow, but not much larger than it ever was."""
         fitting = ROUND_BYTES * operations // max(1, size)
         self._round = max(ROUND_MIN, min(fitting, 2 * self._round, ROUND_MAX))
 
-    async def _send_all(self, results: Iterable[tuple[pb.BatchResult, int]]) -> int:
-        """Send results, given with their sizes in bytes, in messages of bounded size; return the size of all."""
-        part: list[pb.BatchResult] = []
-        size = total = 0
-        for result, result_bytes in results:
-            part.append(result)
+    async def _send_all(self, results: Sequence[pb.BatchResult], sizes: Iterable[int]) -> None:
+        """Send results, of sizes in bytes, in messages of bounded size."""
+        first = size = 0
+        for end, result_bytes in enumerate(sizes, 1):
             size += result_bytes
             if size >= REPLY_BYTES:
-                await self._send(pb.BatchReply(results=part))
-                part = []
-                total, size = total + size, 0
-        if part:
-            await self._send(pb.BatchReply(results=part))
-        return total + size
+                await self._send(pb.BatchReply(results=results[first:end]))
+                first, size = end, 0
+        if first < len(results):
+            await self._send(pb.BatchReply(results=results[first:]))
 
     async def _send(self, message: pb.BatchReply) -> None:
         async with self._writing:

@@ -6,9 +6,9 @@ A method raises `ShoalError`s and knows nothing of gRPC; here it becomes a handl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -17,6 +17,9 @@ from shoal.errors import Internal, InvalidArgument, ShoalError
 
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
 from shoal_server.observe.api_tally import ApiTally
+
+if TYPE_CHECKING:
+    from shoal_server.api.tracing import ApiTracing
 
 log = structlog.get_logger("shoal.api")
 
@@ -44,6 +47,10 @@ class Context(Protocol):
         """Return the seconds until the deadline, or None where there is none."""
         ...
 
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """Return what came with the call."""
+        ...
+
     async def write(self, message: Message) -> None:
         """Send one message of a stream."""
         ...
@@ -56,10 +63,11 @@ class Context(Protocol):
 
 
 class Gate(Protocol):
-    """Whether the node serves calls now. `stopping` is set when it ends to."""
+    """Whether the node serves calls now. `stopping` is set when it ends to. `tracing`: None where nothing is traced."""
 
     stopping: asyncio.Event
     tally: ApiTally
+    tracing: ApiTracing | None
 
     def check(self) -> None:
         """
@@ -99,7 +107,7 @@ def unary(gate: Gate, kind: type[M], method: Unary[M]) -> grpc.RpcMethodHandler:
         async def answer() -> Message:
             return await method(_decoded(request), seconds_left(context))
 
-        return await _guarded(gate, context, answer)
+        return await _guarded(gate, kind, context, answer)
 
     return grpc.unary_unary_rpc_method_handler(handle, strict(kind), _encode)
 
@@ -115,7 +123,7 @@ def feed(gate: Gate, kind: type[M], method: Feed[M]) -> grpc.RpcMethodHandler:
         async def answer() -> None:
             await method(_decoded(request), reply, seconds_left(context))
 
-        await _guarded(gate, context, answer)
+        await _guarded(gate, kind, context, answer)
 
     return grpc.unary_stream_rpc_method_handler(handle, strict(kind), _encode)
 
@@ -129,7 +137,7 @@ def dialogue(gate: Gate, kind: type[M], method: Dialogue[M]) -> grpc.RpcMethodHa
             async with aclosing(coming):
                 await method(coming, context.write, seconds_left(context))
 
-        await _guarded(gate, context, answer)
+        await _guarded(gate, kind, context, answer)
 
     return grpc.stream_stream_rpc_method_handler(handle, strict(kind), _encode)
 
@@ -169,13 +177,17 @@ def seconds_left(context: Context) -> float | None:
     return None if left is None else max(0.001, left - min(MARGIN_SECONDS, left * MARGIN_PART))
 
 
-async def _guarded(gate: Gate, context: Context, answer: Callable[[], Awaitable[R]]) -> R:
+async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Callable[[], Awaitable[R]]) -> R:
     """Return the answer, or end the call with the error that there was instead."""
     gate.tally.begun()
     code = grpc.StatusCode.CANCELLED
     try:
         gate.check()
-        answered = await answer()
+        if gate.tracing is None:
+            answered = await answer()
+        else:
+            method = kind.DESCRIPTOR.name.removesuffix("Request")
+            answered = await gate.tracing.follow(method, context.invocation_metadata(), answer)
         code = grpc.StatusCode.OK
         return answered
     except ShoalError as error:

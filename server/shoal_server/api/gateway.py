@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlencode
 
 import shoal
 from shoal.errors import Closed, DeadlineExceeded
 from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 IN_FLIGHT_MAX = 32_768
 """The most operations of one keyspace that are under way at once; further ones wait."""
@@ -30,13 +34,19 @@ class Gateway:
     one: it begins with the newest shard map, where those that are there may never have heard of the keyspace.
     """
 
-    def __init__(self, address: str, region: str) -> None:
+    def __init__(
+        self, address: str, region: str, tls: SSLContext | None = None, spans: TracerProvider | None = None
+    ) -> None:
         """
         Args:
             address: a node's, where the cluster is found.
             region: of whose replicas weak reads are served by preference.
+            tls: None: nodes are reached by plain connections.
+            spans: makes those of calls; None: there are none.
         """
+        self._spans = spans
         self._address = address
+        self._tls = tls
         self._query = urlencode({"max_in_flight": IN_FLIGHT_MAX} | ({"region": region} if region else {}))
         self._clients: dict[str, shoal.AsyncClient] = {}
         self._finding = asyncio.Lock()
@@ -71,7 +81,9 @@ class Gateway:
     async def _open(self, name: str) -> shoal.AsyncClient:
         if self._closed:
             raise Closed("this node is stopping; ask another")
-        client = shoal.AsyncClient(f"shoal://{self._address}/{quote(name, safe='')}?{self._query}")
+        scheme = "shoal" if self._tls is None else "shoals"
+        url = f"{scheme}://{self._address}/{quote(name, safe='')}?{self._query}"
+        client = shoal.AsyncClient(url, ssl=self._tls, tracing=self._spans or False)
         try:
             return await client.__aenter__()
         except BaseException:

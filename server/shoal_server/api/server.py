@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -23,9 +23,16 @@ from shoal_server.api.generated import shoal_pb2 as pb
 from shoal_server.api.paging import ScanService
 from shoal_server.api.service import DataService
 from shoal_server.api.transact import TransactService
+from shoal_server.certificates import Certificates
 from shoal_server.config import NodeConfig
 from shoal_server.node.settings import Limits
 from shoal_server.observe.api_tally import ApiTally
+from shoal_server.secure_grpc import open_port
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from shoal_server.api.tracing import ApiTracing
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shoal"].full_name
 CALLS_MAX = 1024
@@ -49,21 +56,35 @@ class ApiServer:
     node's event loop; everything else happens on the server's own.
     """
 
-    def __init__(self, listen: str, node: NodeConfig, limits: Limits) -> None:
+    def __init__(
+        self,
+        listen: str,
+        node: NodeConfig,
+        limits: Limits,
+        certificates: Certificates | None = None,
+        spans: TracerProvider | None = None,
+    ) -> None:
         """
         Args:
             listen: the address to listen at.
             node: whose API this is; the cluster is found where it listens itself.
             limits: of sizes, that the cluster has.
+            certificates: of the process; None: connections are plain.
+            spans: makes those of traced calls; None: nothing is traced.
         """
         self.stopping = asyncio.Event()
         self.tally = ApiTally(CALLS_MAX)
+        self.tracing = None if spans is None else _traced_by(spans)
         self._listen = listen
         self._node = node.id
         self._limits = limits
         self._state = _State.STARTING
         self._ready = True
-        self._gateway = Gateway(node.listens_at, node.region)
+        self._certificates = certificates
+        if certificates is None:
+            self._gateway = Gateway(node.listens_at, node.region, spans=spans)
+        else:  # a certificate is for the address by which others know the node
+            self._gateway = Gateway(node.address, node.region, certificates.dialling, spans)
         self._health: Any = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()
@@ -141,7 +162,8 @@ class ApiServer:
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
-            server.add_insecure_port(self._listen)
+            required = self._certificates is not None and self._certificates.clients_required
+            open_port(server, self._listen, self._certificates, clients_required=required)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._listen}: {error}") from error
         await server.start()
@@ -203,3 +225,9 @@ class ApiServer:
             "Batch": dialogue(self, pb.BatchRequest, batches.batch),
             "Transact": dialogue(self, pb.TransactRequest, transactions.transact),
         }
+
+
+def _traced_by(spans: TracerProvider) -> ApiTracing:
+    from shoal_server.api.tracing import ApiTracing  # loads OpenTelemetry, which other nodes do without
+
+    return ApiTracing(spans, SERVICE)

@@ -25,20 +25,28 @@ from shoal_server.config.schema import (
     LimitsConfig,
     ManagerConfig,
     NodeConfig,
+    ObserveConfig,
     Section,
     StorageConfig,
     TimingConfig,
+    TlsConfig,
 )
 from shoal_server.config.units import shown
 
 PREFIX = "SHOAL_"
-FOREIGN_VARIABLES = ("SHOAL_URL", "SHOAL_MANAGERS", "SHOAL_TEST_")
+FOREIGN_VARIABLES = ("SHOAL_URL", "SHOAL_MANAGERS", "SHOAL_CAFILE", "SHOAL_CERTFILE", "SHOAL_KEYFILE", "SHOAL_TEST_")
 """Variables, or beginnings of them, that other parts of Shoal read."""
 
 Location: TypeAlias = tuple[str | int, ...]
 _AnySection = TypeVar("_AnySection", bound=Section)
 
-_SECTIONS: dict[str, type[Section]] = {"timing": TimingConfig, "limits": LimitsConfig, "storage": StorageConfig}
+_SECTIONS: dict[str, type[Section]] = {
+    "timing": TimingConfig,
+    "limits": LimitsConfig,
+    "storage": StorageConfig,
+    "observe": ObserveConfig,
+    "tls": TlsConfig,
+}
 _ENTRIES: dict[str, type[Section]] = {"nodes": NodeConfig, "managers": ManagerConfig, "keyspaces": KeyspaceConfig}
 _EXAMPLES = {
     "cluster": "cluster: demo",
@@ -122,7 +130,7 @@ class _Source:
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> ClusterConfig:
-    """Read the configuration in `path`, overridden by `environment`. Relative data folders are relative to the file.
+    """Read the configuration in `path`, overridden by `environment`. Relative paths are relative to the file.
 
     Raises:
         ConfigError: it cannot be read, or something in it is wrong.
@@ -135,7 +143,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> ClusterConfig:
 
 
 def parse_config(text: str, environment: Mapping[str, str], *, name: str, folder: Path) -> ClusterConfig:
-    """As `load_config`, from text. `name` stands in messages, `folder` is what relative data folders are relative to.
+    """As `load_config`, from text. `name` stands in messages, `folder` is what relative paths are relative to.
 
     Raises:
         ConfigError: something in it is wrong.
@@ -153,7 +161,7 @@ def parse_config(text: str, environment: Mapping[str, str], *, name: str, folder
         raise ConfigError(problems)
     nodes = tuple(node.model_copy(update={"data": folder / node.data}) for node in config.nodes)
     managers = tuple(manager.model_copy(update={"data": folder / manager.data}) for manager in config.managers)
-    return config.model_copy(update={"nodes": nodes, "managers": managers})
+    return config.model_copy(update={"nodes": nodes, "managers": managers, "tls": config.tls.beside(folder)})
 
 
 # -- YAML with line numbers

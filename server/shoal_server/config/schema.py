@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from shoal_server.config.units import address, duration_ns, size_bytes, whole_number
+from shoal_server.config.units import address, duration_ns, size_bytes, switch, whole_number
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -21,6 +21,7 @@ MILLISECOND = 1_000_000
 Duration = Annotated[int, BeforeValidator(duration_ns)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Count = Annotated[int, BeforeValidator(whole_number)]
+Switch = Annotated[bool, BeforeValidator(switch)]
 Address = Annotated[str, BeforeValidator(address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
@@ -146,10 +147,47 @@ class StorageConfig(Section):
 
 
 class ObserveConfig(Section):
-    """What processes tell of themselves. `slow_request`: a request that takes longer is logged, with where the time went."""
+    """What processes tell of themselves. `slow_request`: a request that takes longer is logged, with where the time went.
+
+    `tracing`: nodes make spans of what clients trace, and send them where OpenTelemetry's own variables say.
+    """
 
     slow_request_ns: Duration = Field(500 * MILLISECOND, alias="slow_request", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tracing: Switch = False
+
+
+class TlsConfig(Section):
+    """TLS, on every port but that of the pages: off where nothing is set. The files are in PEM.
+
+    `certificate` is the process's own, with those between it and its authority, and `key` its key without a password;
+    `authorities` are those whose certificates are trusted, of nodes, managers and clients. `clients` says whether these
+    need one.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authorities: Path | None = None
+    clients: Literal["none", "required"] = "none"
+
+    @property
+    def on(self) -> bool:
+        """Whether it is switched on."""
+        return self.certificate is not None
+
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield settings of this section that contradict each other, and what would be right."""
+        files = {"certificate": self.certificate, "key": self.key, "authorities": self.authorities}
+        missing = [name for name, path in files.items() if path is None]
+        if len(missing) in (1, 2):
+            yield tuple(files), f"TLS needs certificate, key and authorities: add {' and '.join(missing)}"
+        if len(missing) == len(files) and self.clients == "required":
+            yield ("clients",), "clients have certificates only over TLS: add certificate, key and authorities"
+
+    def beside(self, folder: Path) -> TlsConfig:
+        """Return it with paths that are relative to `folder`."""
+        paths = {"certificate": self.certificate, "key": self.key, "authorities": self.authorities}
+        return self.model_copy(update={name: folder / path for name, path in paths.items() if path is not None})
 
 
 class ClusterConfig(Section):
@@ -163,3 +201,4 @@ class ClusterConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
     observe: ObserveConfig = ObserveConfig()
+    tls: TlsConfig = TlsConfig()

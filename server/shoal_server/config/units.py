@@ -82,6 +82,19 @@ def whole_number(value: object) -> int:
     return _bounded(int(match[0]), value)
 
 
+def switch(value: object) -> bool:
+    """Return true or false, also given as text, as in an environment variable.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    raise ValueError(f"{shown(value)} is not a switch: write true or false")
+
+
 def address(value: object) -> str:
     """Return `host:port` as given, if it is that.
 

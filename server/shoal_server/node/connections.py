@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -21,10 +22,25 @@ from shoal.protocol.frames import (
     encode_frames,
     greeting_decoder,
     request_decoder,
+    traced_request_decoder,
 )
-from shoal.protocol.messages import Answer, Hello, Refused, Request, Welcome
+from shoal.protocol.messages import (
+    Answer,
+    ChangeMembership,
+    DropReplica,
+    Hello,
+    InstallShardMap,
+    Refused,
+    Request,
+    SplitShard,
+    TracedRequest,
+    Welcome,
+)
+from shoal.protocol.relocation import RelocationStep
 from shoal.protocol.version import NEWEST, OLDEST, agree
+from shoal.tls import CLIENT_HELLO
 
+from shoal_server.certificates import Certificate
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_frames import peer_decoder
 
@@ -42,20 +58,31 @@ GREETING_SECONDS = 5.0
 """A connection that has not said hello by then is closed: it holds a place that somebody else may need."""
 
 
+_OF_MANAGERS = InstallShardMap | ChangeMembership | SplitShard | DropReplica | RelocationStep
+"""Requests that no client but a manager has."""
+
+
 class Host(Protocol):
     """What a connection needs of the node process."""
 
     max_frame_bytes: int
     client_output_bytes: int
+    secure: bool
+    """Whether connections are TLS."""
 
     def welcome(self, version: int) -> Welcome: ...
-    def check_peer(self, hello: Hello) -> str:
+    def check_peer(self, hello: Hello, certificate: Certificate) -> str:
         """Return "" where the peer is one of ours, else why it is not."""
         ...
 
     def check_client(self, hello: Hello) -> str: ...
+    def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
+        """Note that a connection is turned away."""
+        ...
+
     def client_opened(self, connection: Inbound) -> int: ...
     def client_closed(self, client: int) -> None: ...
+    def peer_opened(self, peer: str) -> None: ...
     def inbound_opened(self, connection: Inbound) -> None: ...
     def inbound_closed(self, connection: Inbound) -> None: ...
     def from_client(self, client: int, requests: list[Request]) -> None: ...
@@ -65,14 +92,25 @@ class Host(Protocol):
 class Inbound(asyncio.Protocol):
     """One accepted connection: unknown until it has said hello, then a client's or a peer's."""
 
-    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        host: Host,
+        loop: asyncio.AbstractEventLoop,
+        traces: Callable[[int, list[TracedRequest]], list[Request]] | None = None,
+    ) -> None:
+        """
+        Args:
+            traces: takes the traces out of what a client has sent; None: the node makes none, and refuses them.
+        """
         self._host = host
+        self._traces = traces
+        self._loop = loop
         self._reader = FrameReader(host.max_frame_bytes)
         self._transport: asyncio.Transport | None = None
         self._client: int | None = None
         self._peer = ""
         self._refused = False
-        self._greeting = loop.call_later(GREETING_SECONDS, self._no_greeting)
+        self._unproven = False
 
     @property
     def address(self) -> str:
@@ -84,6 +122,7 @@ class Inbound(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._greeting = self._loop.call_later(GREETING_SECONDS, self._no_greeting)
         accepted = transport.get_extra_info("socket")
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE:
@@ -106,13 +145,22 @@ class Inbound(asyncio.Protocol):
                 if self._refused or self._transport is None:
                     return
                 if self._client is not None:
-                    self._host.from_client(self._client, request_decoder.decode(body))
+                    if self._traces is None:
+                        requests = request_decoder.decode(body)
+                    else:
+                        requests = self._traces(self._client, traced_request_decoder.decode(body))
+                    if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
+                        self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
+                        return
+                    self._host.from_client(self._client, requests)
                 elif self._peer:
                     self._host.from_peer(self._peer, peer_decoder.decode(body))
                 else:
                     self._greet(body)
         except FrameTooLong as error:
-            self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"{error}: is this a Shoal client?")
+            tls = data.startswith(CLIENT_HELLO) and not self._host.secure
+            words = "it speaks TLS, which is not switched on here" if tls else f"{error}: is this a Shoal client?"
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, words)
         except msgspec.MsgspecError as error:
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {error}")
 
@@ -131,8 +179,11 @@ class Inbound(asyncio.Protocol):
                 f"you speak protocol versions {hello.oldest} to {hello.newest}, this node {OLDEST} to {NEWEST}",
             )
             return
+        # Empty where there is none; of a certificate that TLS does not trust there is no connection.
+        presented = None if self._transport is None else self._transport.get_extra_info("peercert")
+        certificate: Certificate = presented or {}
         if hello.role == "peer":
-            problem = self._host.check_peer(hello)
+            problem = self._host.check_peer(hello, certificate)
         elif hello.role == "client":
             problem = self._host.check_client(hello)
         else:
@@ -144,7 +195,9 @@ class Inbound(asyncio.Protocol):
         self._write(encode_frame([self._host.welcome(version)]))
         if hello.role == "peer":
             self._peer = hello.node
+            self._host.peer_opened(hello.node)
         else:
+            self._unproven = self._host.secure and not certificate
             self._client = self._host.client_opened(self)
 
     def _no_greeting(self) -> None:
@@ -169,7 +222,7 @@ class Inbound(asyncio.Protocol):
     def refuse(self, code: ErrorCode, message: str) -> None:
         """Say why and close."""
         self._refused = True
-        log.warning("connection_refused", peer=self._peer, client=self._client, reason=message)
+        self._host.refused(self, message, self._peer, self._client)
         self._write(encode_frame([Refused(code.value, message)]))
         self.close()
 

@@ -15,7 +15,7 @@ from shoal.protocol.messages import Answer, Welcome
 
 from shoal_server.node.core import Node
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.observe.tally import SlowRequest
+from shoal_server.observe.tally import TimedRequest
 from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import Engine
 
@@ -25,8 +25,8 @@ def monotonic_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def welcome_of(node: Node, version: int) -> Welcome:
-    """Return how `node` greets whoever connects to it and speaks `version` of the protocol."""
+def welcome_of(node: Node, version: int, features: tuple[str, ...] = ()) -> Welcome:
+    """Return how `node`, which has `features`, greets whoever connects to it and speaks `version` of the protocol."""
     identity, limits = node.identity, node.settings.limits
     return Welcome(
         version=version,
@@ -38,6 +38,7 @@ def welcome_of(node: Node, version: int) -> Welcome:
         max_value_bytes=limits.max_value_bytes,
         max_batch_bytes=limits.max_batch_bytes,
         shard_map=node.map_with_leaders(),
+        features=features,
     )
 
 
@@ -57,7 +58,7 @@ class NodeDriver:
         to_clients: Callable[[dict[int, list[Answer]]], None],
         failed: Callable[[str, Exception | None], None],
         map_changed: Callable[[], None],
-        slow: Callable[[list[SlowRequest], int], None] = lambda _slow, _ended: None,
+        slow: Callable[[list[TimedRequest], int], None] = lambda _slow, _ended: None,
     ) -> None:
         """
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from ssl import SSLContext
 
 from shoal.protocol.messages import Hello, Welcome
 
@@ -26,12 +27,13 @@ class PeerLinks:
         heard_by: Callable[[str], int],
         clock: Callable[[], int],
         support_ns: int,
+        tls: SSLContext | None = None,
     ) -> None:
         """
         Args:
             check: says "" where the node that answered is the peer expected there, else why not.
             failed: called with the task of a link that ended by itself, which it never should.
-            heard_by, clock, support_ns: see `PeerLink`.
+            heard_by, clock, support_ns, tls: see `PeerLink`.
         """
         self._hello = hello
         self._max_frame_bytes = max_frame_bytes
@@ -42,6 +44,7 @@ class PeerLinks:
         self._heard_by = heard_by
         self._clock = clock
         self._support_ns = support_ns
+        self._tls = tls
         self._links: dict[str, tuple[str, PeerLink, asyncio.Task[None]]] = {}
 
     def update(self, addresses: Mapping[str, str]) -> None:
@@ -65,6 +68,7 @@ class PeerLinks:
             heard_by=self._heard_by,
             clock=self._clock,
             support_ns=self._support_ns,
+            tls=self._tls,
         )
         task = asyncio.create_task(link.run())
         task.add_done_callback(self._failed)
@@ -82,6 +86,12 @@ class PeerLinks:
             found = self._links.get(peer)
             if found is not None:
                 found[1].send(messages)
+
+    def is_there(self, peer: str) -> None:
+        """A peer has connected here: dial it now, where its link waits to be dialled again."""
+        found = self._links.get(peer)
+        if found is not None:
+            found[1].is_there()
 
     async def close(self) -> None:
         """End every link."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from ssl import SSLContext, SSLError
 from typing import Any, cast
 
 import msgspec
 import structlog
 from shoal.protocol.frames import FrameReader, FrameTooLong, encode_frame, encode_frames, greeting_decoder
 from shoal.protocol.messages import Hello, Refused, Welcome
+from shoal.tls import explain
 
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.silence import LOOK_NS, SECOND, SilenceWatch
@@ -25,6 +28,7 @@ log = structlog.get_logger("shoal.node")
 DIAL_SECONDS = 2.0
 REDIAL_SECONDS = 0.1
 REDIAL_SECONDS_MAX = 1.0
+"""A peer that has connected here is dialled at once: it is there."""
 REFUSED_SECONDS = 5.0
 OUTPUT_BYTES = 64 * 1024 * 1024
 """A peer that leaves more than this unread loses its link: it is stuck, and will have to catch up anyway."""
@@ -51,7 +55,10 @@ class _LinkProtocol(asyncio.Protocol):
             self._end(f"what answers there is no Shoal node: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(str(exc) if exc is not None else "the peer closed the connection")
+        if isinstance(exc, SSLError):
+            self._end(explain(exc).reason)
+        else:
+            self._end(str(exc) if exc is not None else "the peer closed the connection")
 
     def _end(self, reason: str) -> None:
         if not self.greeted.done():
@@ -76,6 +83,7 @@ class PeerLink:
         heard_by: Callable[[str], int],
         clock: Callable[[], int],
         support_ns: int,
+        tls: SSLContext | None = None,
     ) -> None:
         """
         Args:
@@ -83,6 +91,7 @@ class PeerLink:
             check: says "" where the node that answered is the peer expected there, else why not.
             heard_by: says when the newest heartbeat was sent that the peer is known to have received, on `clock` (ns).
             support_ns: for how long nodes support each other: the measure of what is long.
+            tls: None: the link is plain.
             connected: called when messages have a way; `lost` when they have none any more.
         """
         self.peer = peer
@@ -97,8 +106,14 @@ class PeerLink:
         self._heard_by = heard_by
         self._clock = clock
         self._silence = SilenceWatch(support_ns)
+        self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._last_problem = ""
+        self._is_there = asyncio.Event()
+
+    def is_there(self) -> None:
+        """The peer has connected here: where it waits to be dialled again, now is the time."""
+        self._is_there.set()
 
     def send(self, messages: list[PeerMessage]) -> None:
         """Send a turn's messages, or drop them where there is no link."""
@@ -117,12 +132,15 @@ class PeerLink:
         """Dial, greet and watch the link until cancelled."""
         wait = REDIAL_SECONDS
         while True:
+            self._is_there.clear()
             problem, welcomed = await self._once()
             if problem != self._last_problem:
                 self._last_problem = problem
                 log.info("peer_not_connected", peer=self.peer, reason=problem)
             wait = REDIAL_SECONDS if welcomed else min(wait * 2, REDIAL_SECONDS_MAX)
-            await asyncio.sleep(wait)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._is_there.wait()
 
     async def _once(self) -> tuple[str, bool]:
         """One connection, from dialling to its end; return why it ended and whether it was ever of use."""
@@ -131,7 +149,7 @@ class PeerLink:
         try:
             async with asyncio.timeout(DIAL_SECONDS):
                 transport, protocol = await loop.create_connection(
-                    lambda: _LinkProtocol(self._max_frame_bytes), self._host, self._port
+                    lambda: _LinkProtocol(self._max_frame_bytes), self._host, self._port, ssl=self._tls
                 )
                 transport.write(encode_frame([self._hello()]))
                 greeting = await protocol.greeted
@@ -154,6 +172,8 @@ class PeerLink:
             finally:
                 self._transport = None
                 self._lost(self.peer)
+        except SSLError as error:
+            return explain(error).reason, False
         except (OSError, TimeoutError) as error:
             return str(error) or f"no answer within {DIAL_SECONDS:g} seconds", False
         finally:

@@ -53,9 +53,11 @@ def command_of(request: RelocationStep) -> RelocationCommand:
     if isinstance(request, TakeMicroshards):
         return TakeCommand(request.relocation, request.source, request.ranges)
     if isinstance(request, GiveMicroshards):
-        return GiveCommand(request.relocation, request.target, request.ranges)
+        return GiveCommand(request.relocation, request.target, request.ranges, request.confirmed)
     if isinstance(request, StoreMoved):
-        return StoreMovedCommand(request.relocation, request.number, request.cleared, request.rows, request.cursor)
+        return StoreMovedCommand(
+            request.relocation, request.number, request.cleared, request.rows, request.cursor, request.behind
+        )
     if isinstance(request, SealMicroshards):
         return SealCommand(request.relocation, request.map_version)
     if isinstance(request, AdoptMicroshards):
@@ -76,7 +78,7 @@ class Relocations:
     def queue_step(self, client: int, request: RelocationStep, replica: Replica, outbox: Outbox) -> None:
         """Have the step become an entry of the shard's log; `replica` leads."""
         not_writable = self._node.disk.state.not_writable
-        if not_writable and isinstance(request, TakeMicroshards | GiveMicroshards | StoreMoved):
+        if not_writable and _fills_disk(request):
             reason = f"this node takes no writes now: {not_writable}"
             outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, reason)
             return
@@ -120,6 +122,11 @@ class Relocations:
             target=target.id,
             map_version=hand_over.map_version,
         )
+
+
+def _fills_disk(request: RelocationStep) -> bool:
+    trims = isinstance(request, GiveMicroshards) and request.confirmed.scanned
+    return isinstance(request, TakeMicroshards | GiveMicroshards | StoreMoved) and not trims
 
 
 def _with(shard: Shard, ranges: tuple[MicroshardRange, ...]) -> Shard:

@@ -36,7 +36,7 @@ from shoal_server.node.handover import Handover
 from shoal_server.node.loads import ReplicaLoad
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.settings import NodeSettings
-from shoal_server.observe.tally import Backlog, Served, SlowRequest, Tally, served_as
+from shoal_server.observe.tally import Backlog, Served, Tally, TimedRequest, served_as
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry
 from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted
@@ -312,6 +312,8 @@ class Replica:
                     if item.fast:
                         self._tally.at_once[Served.WRITE_FAST] += 1
                         outbox.answer(item.client, Written(item.request, seq))
+                        if self._tally.watched:
+                            self._note_watched(index, self._proposals[index], [(item.client, item.request)], fast=True)
 
     def begin_reads(self, now: int, outbox: Outbox) -> None:
         """Admit the queued reads: at once under a valid lease, else through a ReadIndex round that they share."""
@@ -405,6 +407,8 @@ class Replica:
                 self._tally.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
                 if proposal.arrived < self._tally.slow_before:
                     self._note_slow(entry.index, proposal, commands[0])
+                if self._tally.watched:
+                    self._note_watched(entry.index, proposal, proposal.waiters)
 
     def _answer(self, client: int, request: int, outcome: Outcome, command: Command, outbox: Outbox) -> None:
         verdict = outcome.verdict
@@ -495,25 +499,44 @@ class Replica:
 
     def _note_slow(self, index: int, proposal: Proposal, command: Command | None, outcome: str = "") -> None:
         """Note a log entry whose writes took too long; `command` is the first of them, where it is known."""
+        settled = 0 if outcome else self._tally.began
+        self._tally.slow.append(self._timed(index, proposal, proposal.waiters[0], command, settled, outcome))
+
+    def _note_watched(
+        self, index: int, proposal: Proposal, waiters: list[tuple[int, int]], *, fast: bool = False, outcome: str = ""
+    ) -> None:
+        """Note a log entry for those of its waiters whom somebody watches; `fast`: they are answered before its commit."""
+        settled = 0 if fast or outcome else self._tally.began
+        for waiter in waiters:
+            if waiter in self._tally.watched:
+                self._tally.timed.append(self._timed(index, proposal, waiter, None, settled, outcome))
+
+    def _timed(
+        self,
+        index: int,
+        proposal: Proposal,
+        waiter: tuple[int, int],
+        command: Command | None,
+        settled: int,
+        outcome: str,
+    ) -> TimedRequest:
         named = command if type(command) is WriteCommand else None
-        client, request = proposal.waiters[0]
-        self._tally.slow.append(
-            SlowRequest(
-                served=Served.WRITE_QUORUM,
-                shard=self.shard.id,
-                requests=len(proposal.waiters),
-                client=client,
-                request=request,
-                session=0 if named is None else named.session,
-                number=0 if named is None else named.number,
-                index=index,
-                term=proposal.term,
-                arrived=proposal.arrived,
-                proposed=proposal.proposed,
-                synced=proposal.synced,
-                settled=0 if outcome else self._tally.began,
-                outcome=outcome,
-            )
+        client, request = waiter
+        return TimedRequest(
+            served=Served.WRITE_QUORUM,
+            shard=self.shard.id,
+            requests=len(proposal.waiters),
+            client=client,
+            request=request,
+            session=0 if named is None else named.session,
+            number=0 if named is None else named.number,
+            index=index,
+            term=proposal.term,
+            arrived=proposal.arrived,
+            proposed=proposal.proposed,
+            synced=proposal.synced,
+            settled=settled,
+            outcome=outcome,
         )
 
     def synced(self, index: int, now: int) -> None:
@@ -686,6 +709,8 @@ class Replica:
                 awaited = any(client != NOBODY for client, _ in proposal.waiters)
                 if awaited and proposal.arrived < self._tally.slow_before:
                     self._note_slow(index, proposal, None, ErrorCode.NOT_LEADER.value)
+                if self._tally.watched:
+                    self._note_watched(index, proposal, proposal.waiters, outcome=ErrorCode.NOT_LEADER.value)
                 for client, request in proposal.waiters:
                     self.fail_not_leader(client, request, outbox, maybe_applied=True)
             waiting, self._reads_waiting = self._reads_waiting, {}

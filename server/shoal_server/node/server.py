@@ -10,18 +10,28 @@ import asyncio
 import gc
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 from shoal.errors import ShoalError
-from shoal.metrics import Family
-from shoal.protocol.messages import Answer, Hello, Request, Welcome
+from shoal.metrics import Family, gauge
+from shoal.protocol.messages import TRACES_FEATURE, Answer, Hello, Request, Welcome
 from shoal.protocol.version import NEWEST, OLDEST
 
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
+from shoal_server.certificates import (
+    Certificate,
+    Certificates,
+    CertificatesRefused,
+    host_of,
+    names_host,
+    open_certificates,
+)
 from shoal_server.config import ClusterConfig
 from shoal_server.joining import ask_to_join
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
@@ -31,11 +41,14 @@ from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.health import HealthWatch
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_links import PeerLinks
+from shoal_server.node.secure_listener import SecureListener
 from shoal_server.node.settings import NodeIdentity, settings_from_config
 from shoal_server.observe import readiness
 from shoal_server.observe.node_metrics import NodeMetrics
 from shoal_server.observe.pages import Pages, serving
+from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.observe.slow_log import SlowLog
+from shoal_server.observe.span_export import TracingRefused, exporting
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import (
     DataFolder,
@@ -49,7 +62,10 @@ from shoal_server.storage.folder import (
 from shoal_server.storage.rocks import RocksEngine
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
     from shoal_server.api.server import ApiServer
+    from shoal_server.observe.tracing import NodeTracing
 
 log = structlog.get_logger("shoal.node")
 
@@ -58,6 +74,10 @@ API_STOP_SECONDS = 2.0
 HAND_OVER_CHECK_SECONDS = 0.02
 JOIN_SECONDS = 1.0
 SWITCH_SECONDS = 0.00005
+CERTIFICATE_EXPIRES = (
+    "shoal_node_certificate_expires_seconds",
+    "When the certificate ends, in seconds since 1970; 0 without TLS",
+)
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 
@@ -65,11 +85,22 @@ EXIT_REFUSED = 2
 class NodeServer:
     """One node process. Implements `connections.Host` for the connections that others open."""
 
-    def __init__(self, config: ClusterConfig, node_id: str, pages: Pages, *, join: bool = False) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        node_id: str,
+        pages: Pages,
+        *,
+        certificates: Certificates | None = None,
+        spans: TracerProvider | None = None,
+        join: bool = False,
+    ) -> None:
         """Open the data folder and everything on it.
 
         Args:
             pages: of the process, which serve for as long as it lives.
+            certificates: of the process; None: connections are plain.
+            spans: makes them of traced requests; None: nothing is traced.
 
         Raises:
             DataFolderRefused: the folder is another cluster's or node's, of a newer format, or in use.
@@ -91,9 +122,8 @@ class NodeServer:
         self._limits = settings.limits
         self.max_frame_bytes = settings.limits.max_frame_bytes
         self.client_output_bytes = settings.limits.client_output_bytes
-        self._identity = NodeIdentity(
-            cluster=config.cluster, node=node_id, incarnation=self._folder.incarnation, epoch=begin_epoch(self._engine)
-        )
+        epoch = begin_epoch(self._engine, time.time())
+        self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch)
         self._node = Node(
             self._identity, shard_map, self._engine, settings, Random(SystemRandom().getrandbits(64)), monotonic_ns()
         )
@@ -110,6 +140,11 @@ class NodeServer:
         self._node.set_log_level = set_log_level
         self._node.tally.slow_ns = config.observe.slow_request_ns
         self._slow_log = SlowLog(node_id, self._address_of)
+        self._spans = spans
+        self._tracing = None if spans is None else self._traced_by(spans)
+        self._refusal_log = RefusalLog(node_id)
+        self._certificates = certificates
+        self.secure = certificates is not None
         self._pages = pages
         self._gatherers: list[Callable[[], Iterable[Family]]] = []
         self._ready_told: Callable[[bool], Awaitable[None]] | None = None
@@ -141,6 +176,7 @@ class NodeServer:
             heard_by=self._node.liveness.heard_by,
             clock=monotonic_ns,
             support_ns=settings.timing.support_ns,
+            tls=None if certificates is None else certificates.dialling,
         )
         self._stop = asyncio.Event()
         self._api: ApiServer | None = None
@@ -157,6 +193,8 @@ class NodeServer:
 
     def _gather(self) -> list[Family]:
         families = list(self._metrics.families(monotonic_ns()))
+        expires = 0.0 if self._certificates is None else self._certificates.expires
+        families.append(gauge(*CERTIFICATE_EXPIRES, expires))
         for gather in self._gatherers:
             families.extend(gather())
         return families
@@ -172,6 +210,13 @@ class NodeServer:
                 self._telling = asyncio.ensure_future(self._ready_told(now.ready))
             log.info("node_ready" if now.ready else "node_not_ready", node=self._identity.node, reason=now.reason)
 
+    def _traced_by(self, spans: TracerProvider) -> NodeTracing:
+        from shoal_server.observe.tracing import NodeTracing  # loads OpenTelemetry, which other nodes do without
+
+        tracing = NodeTracing(self._identity.node, spans, monotonic_ns)
+        self._node.tally.watched = tracing.watched
+        return tracing
+
     def _address_of(self, client: int) -> str:
         connection = self._clients.get(client)
         return "" if connection is None else connection.address
@@ -180,8 +225,7 @@ class NodeServer:
 
     async def run(self) -> int:
         """Serve until a signal or a failure; return the exit code."""
-        host, _, port = self._entry.listens_at.rpartition(":")
-        listener = await self._loop.create_server(lambda: Inbound(self, self._loop), host.strip("[]"), int(port))
+        close_listener = await self._listen()
         if self._entry.admin:
             await self._start_api(self._entry.admin)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -189,6 +233,8 @@ class NodeServer:
         self._map_changed()
         self._pages.serve_metrics(self._gather)
         tasks = [asyncio.create_task(self._health.run())]
+        if self._certificates is not None:
+            tasks.append(asyncio.create_task(self._certificates.follow()))
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
         for task in tasks:
@@ -208,7 +254,7 @@ class NodeServer:
             await self._stop_api(0.0)
         else:
             await asyncio.gather(self._hand_over(), self._stop_api(API_STOP_SECONDS))
-        listener.close()
+        await close_listener()
         for task in tasks:
             task.remove_done_callback(self._task_ended)
             task.cancel()
@@ -234,10 +280,27 @@ class NodeServer:
         log.info("node_stopped", node=self._identity.node)
         return 0
 
+    async def _listen(self) -> Callable[[], Awaitable[None]]:
+        """Accept connections from now on; return what ends that."""
+        host, port = host_of(self._entry.listens_at), int(self._entry.listens_at.rpartition(":")[2])
+        if self._certificates is None:
+            server = await self._loop.create_server(self._made, host, port)
+
+            async def close() -> None:
+                server.close()
+
+            return close
+        secure = SecureListener(self._certificates, self._made, self._refusal_log.take, self._task_ended)
+        await secure.start(host, port)
+        return secure.close
+
+    def _made(self) -> Inbound:
+        return Inbound(self, self._loop, None if self._tracing is None else self._tracing.take)
+
     async def _start_api(self, address: str) -> None:
         from shoal_server.api.server import ApiServer  # loads gRPC, which a node without this address does without
 
-        self._api = ApiServer(address, self._entry, self._limits)
+        self._api = ApiServer(address, self._entry, self._limits, self._certificates, self._spans)
         self._api.tell_ready(False)
         self.add_metrics(self._api.tally.families)
         await self._api.start()
@@ -274,13 +337,16 @@ class NodeServer:
             connection = clients.get(client)
             if connection is not None:
                 connection.send(answers)
+        if self._tracing is not None:
+            self._tracing.answered(to_clients, self._node.tally.take_timed())
 
     async def _ask_to_join(self) -> None:
         """Ask the managers to be let in, until they have given this node a shard map."""
         said = ""
         while self._node.routes.map.version == 0:
             try:
-                await ask_to_join(self._config, self._entry, self._identity.incarnation)
+                tls = None if self._certificates is None else self._certificates.dialling
+                await ask_to_join(self._config, self._entry, self._identity.incarnation, tls=tls)
                 problem = ""
             except ShoalError as error:
                 problem = str(error)
@@ -332,11 +398,15 @@ class NodeServer:
     # -- Host: what connections need
 
     def welcome(self, version: int) -> Welcome:
-        return welcome_of(self._node, version)
+        return welcome_of(self._node, version, () if self._tracing is None else (TRACES_FEATURE,))
 
-    def check_peer(self, hello: Hello) -> str:
+    def check_peer(self, hello: Hello, certificate: Certificate) -> str:
         if hello.node == self._identity.node:
             return f"node {hello.node!r} is this node itself: two processes run under one id"
+        known = self._node.routes.nodes.get(hello.node)
+        if self.secure and known is not None and not names_host(certificate, host_of(known.address)):
+            host = host_of(known.address)
+            return f"node {hello.node!r} is at {host!r}, which is not in the certificate of this connection"
         return self._check_identity(hello.node, hello.cluster, hello.node, hello.incarnation)
 
     def check_client(self, hello: Hello) -> str:
@@ -346,15 +416,23 @@ class NodeServer:
             return f"{len(self._clients)} clients are connected, the most this node takes"
         return ""
 
+    def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
+        self._refusal_log.take(connection.address, reason, peer=peer, client=client)
+
     def client_opened(self, connection: Inbound) -> int:
         client = self._next_client
         self._next_client += 1
         self._clients[client] = connection
         return client
 
+    def peer_opened(self, peer: str) -> None:
+        self._links.is_there(peer)
+
     def client_closed(self, client: int) -> None:
         del self._clients[client]
         self._node.client_gone(client)
+        if self._tracing is not None:
+            self._tracing.client_gone(client)
 
     def inbound_opened(self, connection: Inbound) -> None:
         self._inbound.add(connection)
@@ -388,9 +466,12 @@ def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:
     async def main() -> int:
         entry = next(node for node in config.nodes if node.id == node_id)
         try:
-            async with serving(entry.metrics) as pages:
-                return await NodeServer(config, node_id, pages, join=join).run()
-        except (DataFolderRefused, StorageFailed, OSError) as error:
+            with exporting(config.cluster, node_id) if config.observe.tracing else nullcontext() as spans:
+                async with serving(entry.metrics) as pages:
+                    certificates = open_certificates(config.tls, node_id, entry.address)
+                    node = NodeServer(config, node_id, pages, certificates=certificates, spans=spans, join=join)
+                    return await node.run()
+        except (DataFolderRefused, StorageFailed, CertificatesRefused, TracingRefused, OSError) as error:
             log.critical("node_refused", node=node_id, reason=str(error))
             return EXIT_REFUSED
 

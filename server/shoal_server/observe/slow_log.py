@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import structlog
 
-from shoal_server.observe.tally import LABELS, SlowRequest
+from shoal_server.observe.tally import LABELS, NS_PER_MS, TimedRequest, parts_of
 
 log = structlog.get_logger("shoal.node")
 
 EVENTS_PER_WINDOW = 20
 WINDOW_NS = 1_000_000_000
-NS_PER_MS = 1_000_000
 
 
 class SlowLog:
@@ -33,7 +32,7 @@ class SlowLog:
         self._logged = 0
         self._left_out = 0
 
-    def take(self, slow: list[SlowRequest], ended: int) -> None:
+    def take(self, slow: list[TimedRequest], ended: int) -> None:
         """Log what a turn that ended at `ended` (ns) has answered too late."""
         if ended - self._window_began >= WINDOW_NS:
             if self._left_out:
@@ -47,15 +46,8 @@ class SlowLog:
             else:
                 self._left_out += request.requests
 
-    def _log(self, slow: SlowRequest, ended: int) -> None:
+    def _log(self, slow: TimedRequest, ended: int) -> None:
         operation, consistency = LABELS[slow.served]
-        began = slow.proposed or slow.arrived
-        parts = {"queue_ms": began - slow.arrived} if slow.proposed else {}
-        if slow.synced:
-            parts["own_disk_ms"] = slow.synced - began
-        if slow.settled:
-            parts["commit_ms" if slow.proposed else "wait_ms"] = slow.settled - began
-            parts["apply_ms"] = ended - slow.settled
         optional = {
             "session": slow.session,
             "number": slow.number,
@@ -74,7 +66,7 @@ class SlowLog:
             request=slow.request,
             requests=slow.requests,
             total_ms=_ms(ended - slow.arrived),
-            **{name: _ms(value) for name, value in parts.items()},
+            **{name: _ms(value) for name, value in parts_of(slow, slow.arrived, ended).items()},
             **{name: value for name, value in optional.items() if value},
         )
 

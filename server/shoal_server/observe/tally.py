@@ -8,6 +8,7 @@ to the end of the turn that answered it, so it errs to the long side by at most 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from shoal_server.shard.traffic import Traffic
 
 NEVER = -1
+NS_PER_MS = 1_000_000
 
 
 class Served(IntEnum):
@@ -60,8 +62,8 @@ def served_as(freshness: Freshness, *, scan: bool) -> Served:
 
 
 @dataclass(frozen=True, slots=True)
-class SlowRequest:
-    """A request, or several that travelled together, that took longer than they should.
+class TimedRequest:
+    """Where the time of a request went, or of several that travelled together: of slow ones, and of those watched.
 
     Args:
         requests: how many were answered with it; `client`, `request`, `session` and `number` are those of the first.
@@ -87,6 +89,21 @@ class SlowRequest:
     outcome: str = ""
 
 
+def parts_of(timed: TimedRequest, arrived: int, ended: int) -> dict[str, int]:
+    """Return where the time of a request went that was there from `arrived` to `ended`, in nanoseconds.
+
+    The parts are those of docs/observability.md; the parts that a request has not come to are missing.
+    """
+    began = timed.proposed or arrived
+    parts = {"queue_ms": began - arrived} if timed.proposed else {}
+    if timed.synced:
+        parts["own_disk_ms"] = timed.synced - began
+    if timed.settled:
+        parts["commit_ms" if timed.proposed else "wait_ms"] = timed.settled - began
+        parts["apply_ms"] = ended - timed.settled
+    return parts
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What waits at a replica: commands for a log entry, entries for their commit, reads for a lease or for freshness."""
@@ -102,6 +119,8 @@ class Tally:
 
     `at_once`: requests answered by the turn that took them in, by `Served`. `waited`: (served, arrived at, requests) that an
     earlier turn took in. Both are of the turn under way.
+    `watched`: requests of clients, as (client, request), whose times are wanted however short they are, at every moment:
+    whoever traces says which, and finds in `timed` those that the turn has answered.
     """
 
     __slots__ = (
@@ -130,9 +149,11 @@ class Tally:
         "snapshots_sent",
         "snapshots_started",
         "syncs",
+        "timed",
         "turn_ns",
         "turns",
         "waited",
+        "watched",
     )
 
     def __init__(self) -> None:
@@ -143,9 +164,11 @@ class Tally:
         self.waited: list[tuple[Served, int, int]] = []
         self.latencies = [Histogram() for _ in Served]
         self.syncs = Histogram()
-        self.slow: list[SlowRequest] = []
+        self.slow: list[TimedRequest] = []
         self.slow_ns = 0
         self.slow_before = NEVER
+        self.watched: Collection[tuple[int, int]] = ()
+        self.timed: list[TimedRequest] = []
         self.requests: dict[type, int] = {}
         self.failures: dict[ErrorCode, int] = {}
         self.proposals = 0
@@ -170,7 +193,7 @@ class Tally:
         self.arrived, self.began = arrived, now
         self.slow_before = now - self.slow_ns if self.slow_ns else NEVER
         if self._untimed:
-            self.waited, self.slow, self.at_once = [], [], [0] * len(Served)
+            self.waited, self.slow, self.timed, self.at_once = [], [], [], [0] * len(Served)
         self._untimed = True
 
     def end_turn(self, ended: int) -> None:
@@ -192,14 +215,17 @@ class Tally:
 
     def read(self, served: Served, arrived: int, shard: int, client: int, request: int) -> None:
         """Count a read that arrived at `arrived` and has just been answered."""
+        if self.watched and (client, request) in self.watched:
+            self.timed.append(self._timed_read(served, arrived, shard, client, request))
         if arrived == self.arrived:
             self.at_once[served] += 1
             return
         self.waited.append((served, arrived, 1))
         if arrived < self.slow_before:
-            self.slow.append(
-                SlowRequest(served, shard, 1, client, request, 0, 0, 0, 0, arrived, 0, 0, settled=self.began)
-            )
+            self.slow.append(self._timed_read(served, arrived, shard, client, request))
+
+    def _timed_read(self, served: Served, arrived: int, shard: int, client: int, request: int) -> TimedRequest:
+        return TimedRequest(served, shard, 1, client, request, 0, 0, 0, 0, arrived, 0, 0, settled=self.began)
 
     def retire(self, traffic: Traffic) -> None:
         """Keep what a replica has counted that is being removed: a counter never falls."""
@@ -207,10 +233,15 @@ class Tally:
         self.retired_writes += traffic.writes
         self.retired_written_bytes += traffic.written_bytes
 
-    def take_slow(self) -> list[SlowRequest]:
+    def take_slow(self) -> list[TimedRequest]:
         """Return the slow requests of the turn."""
         slow, self.slow = self.slow, []
         return slow
+
+    def take_timed(self) -> list[TimedRequest]:
+        """Return the watched requests that the turn has answered."""
+        timed, self.timed = self.timed, []
+        return timed
 
     def failed(self, codes: list[ErrorCode]) -> None:
         """Count requests that were refused, or failed."""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import ALL_MICROSHARDS, Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
-from shoal.protocol.relocation import ClearedRange, MovedRow, RelocationCursor
+from shoal.protocol.relocation import UNREAD, ClearedRange, MovedRow, RelocationCursor
 from shoal.shardmap import MicroshardRange, Shard
 
 COMMANDS_VERSION = 1
@@ -66,11 +66,12 @@ class TakeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5)
 
 
 class GiveCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
-    """Keep a journal of what changes in microshards that shard `target` is to get."""
+    """Keep a journal of what changes in microshards that shard `target` is to get; it has it up to `confirmed`."""
 
     relocation: int
     target: int
     ranges: tuple[MicroshardRange, ...]
+    confirmed: RelocationCursor = UNREAD
 
 
 class StoreMovedCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
@@ -81,6 +82,7 @@ class StoreMovedCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, 
     cleared: list[ClearedRange]
     rows: list[MovedRow]
     cursor: RelocationCursor
+    behind: RelocationCursor | None = None
 
 
 class SealCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):

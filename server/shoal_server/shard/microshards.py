@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
-from shoal.protocol.relocation import EndedRelocation, RelocationEnd
+from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
 from shoal.shardmap import MicroshardRange, microshards_in, ranges_of, with_ranges, without_ranges
 
 from shoal_server.raft.messages import Membership
@@ -34,6 +34,7 @@ from shoal_server.shard.commands import (
     StoreMovedCommand,
     TakeCommand,
 )
+from shoal_server.shard.moving import journal_resumption
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state, placements_of
 from shoal_server.storage.engine import Engine
@@ -197,7 +198,7 @@ class Microshards:
         if isinstance(command, TakeCommand):
             return self._refuse_ended(end, RelocationEnd.ADOPTED) if end else self._take(command)
         if isinstance(command, GiveCommand):
-            return self._refuse_ended(end, RelocationEnd.FORGOTTEN) if end else self._give(command, overlay)
+            return self._refuse_ended(end, RelocationEnd.FORGOTTEN) if end else self._give(command, index, overlay)
         if isinstance(command, CancelCommand):
             return self._refuse_ended(end, RelocationEnd.CANCELLED) if end else self._cancel(command, overlay)
         if isinstance(command, StoreMovedCommand | AdoptCommand):
@@ -255,13 +256,14 @@ class Microshards:
         self.adopt()
         return ""
 
-    def _give(self, command: GiveCommand, overlay: Overlay) -> str:
+    def _give(self, command: GiveCommand, index: int, overlay: Overlay) -> str:
         machine, state = self._machine, self._machine.state
         wanted = Outgoing(command.relocation, command.target, ranges_of(microshards_in(command.ranges)))
         known = state.outgoing
         if known is not None and known.relocation == command.relocation:
-            same = (known.target, known.ranges) == (wanted.target, wanted.ranges)
-            return "" if same else f"relocation {command.relocation} was begun with another shard or other microshards"
+            if (known.target, known.ranges) != (wanted.target, wanted.ranges):
+                return f"relocation {command.relocation} was begun with another shard or other microshards"
+            return self._trim_journal(command.confirmed, index, overlay)
         if known is not None or state.incoming is not None:
             return f"{_busy(state)}: a shard is in one relocation at a time"
         microshards = set(microshards_in(wanted.ranges))
@@ -272,6 +274,15 @@ class Microshards:
         overlay.record()
         return ""
 
+    def _trim_journal(self, confirmed: RelocationCursor, index: int, overlay: Overlay) -> str:
+        """Forget what the target has; it never reads from an earlier cursor again, and stores no page read from one."""
+        if confirmed.mark > index:
+            return f"nobody has read up to index {confirmed.mark}: this is {index}"
+        if confirmed.scanned:
+            prefix = journal_prefix(self._machine.shard.id, self._machine.state.generation)
+            overlay.clear([(prefix, prefix + journal_resumption(confirmed))])
+        return ""
+
     def _store(self, command: StoreMovedCommand, incoming: Incoming, overlay: Overlay) -> str:
         if command.number < incoming.number:
             return ""
@@ -279,6 +290,8 @@ class Microshards:
             return f"page {command.number} is not the next one, which is {incoming.number}"
         if incoming.cursor.complete:
             return "nothing follows a page that was complete"
+        if command.behind is not None and command.behind != incoming.cursor:
+            return f"page {command.number} was not read from where the page before it ended"
         prefixes = self._incoming_prefixes
         if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
             return f"some of the rows are of microshards that relocation {command.relocation} is not about"

@@ -24,6 +24,11 @@ MAX_MOVED_ROWS = 8192
 _MICROSHARD_BYTES = 4
 
 
+def journal_resumption(cursor: RelocationCursor) -> bytes:
+    """Return what comes, behind the journal's prefix, before all that is still to be read; the scan must be over."""
+    return cursor.after + b"\x00" if cursor.after else journal_start(cursor.mark)
+
+
 @dataclass(slots=True)
 class MovingPage:
     """What one `MovingRows` answers; see there."""
@@ -86,7 +91,7 @@ class MovingReader:
     def _journal(self, cursor: RelocationCursor) -> MovingPage:
         engine, state = self._engine, self._state
         prefix = journal_prefix(self._group, state.generation)
-        start = prefix + (cursor.after + b"\x00" if cursor.after else journal_start(cursor.mark))
+        start = prefix + journal_resumption(cursor)
         generations = state.generations(self._outgoing.ranges)
         prefixes = {each: data_prefix(self._keyspace, each, generation) for each, generation in generations.items()}
         page = MovingPage(msgspec.structs.replace(cursor, seq=state.seq))

@@ -26,6 +26,8 @@ IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
 DATABASE_FOLDER = "database"
 OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
+FIRST_EPOCH_UNIX_SECONDS = 1_735_689_600
+"""The beginning of 2025: an epoch has 31 bits in a promise's number (raft/liveness.py), enough until 2093."""
 
 
 class FolderIdentity(msgspec.Struct, frozen=True):
@@ -175,10 +177,15 @@ def save_shard_map(engine: Engine, shard_map: ShardMap) -> None:
     _save(engine, SHARD_MAP_ROW, msgspec.msgpack.encode(shard_map))
 
 
-def begin_epoch(engine: Engine) -> int:
-    """Return the number of this life of the node's process: one more than ever before, on disk before it is used."""
+def begin_epoch(engine: Engine, unix_seconds: float) -> int:
+    """Return the number of this life of the node's process: more than ever before, on disk before it is used.
+
+    Peers tell lives apart by it. Where the disk loses the number, though it had confirmed it, the clock keeps the next one
+    from being the same: the number is no less than the seconds since `FIRST_EPOCH_UNIX_SECONDS`.
+    """
     row = engine.get(engine.meta, EPOCH_ROW)
-    epoch = 1 + (0 if row is None else int.from_bytes(row, "big"))
+    last = 0 if row is None else int.from_bytes(row, "big")
+    epoch = max(last + 1, int(unix_seconds) - FIRST_EPOCH_UNIX_SECONDS)
     _save(engine, EPOCH_ROW, epoch.to_bytes(8, "big"))
     return epoch
 

@@ -68,6 +68,7 @@ class ControlPlane(msgspec.Struct, frozen=True):
     Args:
         asked: whether anybody was; False: no addresses are known.
         problem: "" or why there was no answer.
+        drained: nodes that take no replicas, since somebody has drained them.
     """
 
     asked: bool
@@ -76,6 +77,7 @@ class ControlPlane(msgspec.Struct, frozen=True):
     map_version: int = 0
     silent: tuple[SilentNode, ...] = ()
     operations: tuple[RunningOperation, ...] = ()
+    drained: tuple[str, ...] = ()
 
 
 class ManagerAnswer(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from ssl import SSLContext
 
 from shoal.admin import AdminConnection
 from shoal.cli.failures import CommandFailed
@@ -20,36 +21,43 @@ from shoal_shardmanager.doctor.facts import (
     RunningOperation,
     SilentNode,
 )
+from shoal_shardmanager.rows import NodeState
 from shoal_shardmanager.rpc.client import ManagersClient
 
 
 async def gather(
-    seeds: Sequence[str], managers: ManagersClient | None, manager_addresses: Sequence[str], timeout_seconds: float
+    seeds: Sequence[str],
+    managers: ManagersClient | None,
+    manager_addresses: Sequence[str],
+    timeout_seconds: float,
+    tls: SSLContext | None = None,
+    managers_tls: SSLContext | None = None,
 ) -> Facts:
     """Ask everybody.
 
     Args:
         managers: None: nobody knows where they are.
         manager_addresses: of the managers' own nodes.
+        tls, managers_tls: of connections to nodes, and to the managers' own; None: they are plain.
 
     Raises:
         Unavailable: no node of the cluster answers.
     """
     found, control, answers = await asyncio.gather(
-        examine(seeds, timeout_seconds),
+        examine(seeds, timeout_seconds, tls=tls),
         asyncio.to_thread(_control, managers),
-        asyncio.gather(*(_manager(address, timeout_seconds) for address in manager_addresses)),
+        asyncio.gather(*(_manager(address, timeout_seconds, managers_tls) for address in manager_addresses)),
     )
     reachable = [report.node for report in found.survey.nodes if report.status is not None]
-    clocks = await asyncio.gather(*(_clock(node, timeout_seconds) for node in reachable))
+    clocks = await asyncio.gather(*(_clock(node, timeout_seconds, tls) for node in reachable))
     return Facts(
         found.survey, dict(found.marks), tuple(clock for clock in clocks if clock is not None), control, tuple(answers)
     )
 
 
-async def _clock(node: NodeAddress, timeout_seconds: float) -> ClockReading | None:
+async def _clock(node: NodeAddress, timeout_seconds: float, tls: SSLContext | None) -> ClockReading | None:
     try:
-        async with await AdminConnection.open(node.address, timeout_seconds) as connection:
+        async with await AdminConnection.open(node.address, timeout_seconds, tls) as connection:
             asked = _unix_ms()
             status = await connection.status()
             return ClockReading(node.id, asked, status.wall_ms, _unix_ms())
@@ -58,9 +66,9 @@ async def _clock(node: NodeAddress, timeout_seconds: float) -> ClockReading | No
         return None
 
 
-async def _manager(address: str, timeout_seconds: float) -> ManagerAnswer:
+async def _manager(address: str, timeout_seconds: float, tls: SSLContext | None) -> ManagerAnswer:
     try:
-        async with await AdminConnection.open(address, timeout_seconds) as connection:
+        async with await AdminConnection.open(address, timeout_seconds, tls) as connection:
             await connection.status()
     except ShoalError as error:
         return ManagerAnswer(address, str(error))
@@ -83,6 +91,7 @@ def _control(managers: ManagersClient | None) -> ControlPlane:
         silent=tuple(
             SilentNode(node.id, node.state, node.silent_because) for node in cluster.nodes if node.silent_because
         ),
+        drained=tuple(node.id for node in cluster.nodes if node.state == NodeState.DRAINED),
         operations=tuple(
             RunningOperation(
                 operation.id,

@@ -253,6 +253,14 @@ def _control(facts: Facts) -> Iterator[Finding]:
                 "start it again on its data folder",
             )
     unreachable = {report.node.id for report in facts.survey.nodes if report.status is None}
+    for node in control.drained:
+        yield Finding(
+            Severity.INFO,
+            "node_drained",
+            f"node {node} is drained: it is given no replicas",
+            f"`shoal undrain {node}` lets it take some again, `shoal remove-node {node}` parts with it",
+            node=node,
+        )
     for silent in control.silent:
         if silent.id not in unreachable:
             yield Finding(

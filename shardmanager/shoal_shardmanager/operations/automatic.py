@@ -1,13 +1,15 @@
-"""What nobody asked for: splits of shards that are too large, or merely too hot, and the rebalancing that follows them.
+"""What nobody asked for: splits of shards that are too large, or merely too hot, and rebalancings.
 
 A shard has to be beyond a limit for a while. It is left alone after a split, twice as long after each one; and where one
 microshard makes the load, no split would part it. So splits end by themselves. A split moves nothing, so both halves load
 the nodes that the one shard did: once their loads are known, a rebalancing spreads them, under the caps of all moves.
+
+After a rolling restart the nodes that had their turn last lead the least: a rebalancing of leaders alone follows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 from shoal.shardmap import Shard, microshards_in
@@ -15,7 +17,16 @@ from shoal.shardmap import Shard, microshards_in
 from shoal_shardmanager.placement import Load
 from shoal_shardmanager.planning import Loads
 from shoal_shardmanager.points import Point, best_point
-from shoal_shardmanager.rows import NodeState, OperationRow, Rebalance, SettingsRow, SplitShard, State, Step
+from shoal_shardmanager.rows import (
+    NodeState,
+    OperationRow,
+    Rebalance,
+    RollingRestart,
+    SettingsRow,
+    SplitShard,
+    State,
+    Step,
+)
 from shoal_shardmanager.state import Change, ClusterState
 from shoal_shardmanager.view import View
 
@@ -68,31 +79,45 @@ def splits(state: ClusterState, view: View, loads: Loads, overloaded: dict[int, 
 
 
 def rebalancing(state: ClusterState, view: View) -> Iterable[Change]:
-    """Begin a rebalancing, if none has been begun since a split that nobody asked for has ended."""
+    """Begin a rebalancing, if none has been begun since a split that nobody asked for, or a rolling restart, has ended."""
     if any(row.state is NodeState.GONE for row in state.nodes.values()):
         return
-    begun_ms = 0
+    begun_ms = leaders_begun_ms = 0
     for row in state.operations.values():
         if isinstance(row.arguments, Rebalance):
             if row.running:
                 return
-            begun_ms = max(begun_ms, row.created_ms)
-    splits = [
-        row
-        for row in state.operations.values()
-        if row.state is State.DONE
-        and isinstance(row.arguments, SplitShard)
-        and row.arguments.automatic
-        and row.ended_ms > begun_ms
-    ]
-    last = max(splits, key=lambda row: row.ended_ms, default=None)
-    if last is None or view.wall_ms - last.ended_ms < MEASURED_MS:
+            leaders_begun_ms = max(leaders_begun_ms, row.created_ms)
+            if not row.arguments.leaders_only:
+                begun_ms = max(begun_ms, row.created_ms)
+    split = _last(_is_automatic_split, begun_ms, state)
+    restart = _last(_is_restart, leaders_begun_ms, state)
+    if split is not None and view.wall_ms - split.ended_ms >= MEASURED_MS:
+        work = Rebalance(automatic=True)
+        reason = f"operation {split.id} has split shard {split.shards[0]}: both halves are on the same nodes"
+    elif restart is not None:
+        work = Rebalance(automatic=True, leaders_only=True)
+        reason = f"operation {restart.id} has restarted nodes, which gave their leaderships to others"
+    else:
         return
     number = state.counters.next_operation
     yield replace(state.counters, next_operation=number + 1)
     now = view.wall_ms
-    reason = f"operation {last.id} has split shard {last.shards[0]}: both halves are on the same nodes"
-    yield OperationRow(number, Rebalance(automatic=True), State.RUNNING, Step.WORK, now, now, reason=reason)
+    yield OperationRow(number, work, State.RUNNING, Step.WORK, now, now, reason=reason)
+
+
+def _last(fits: Callable[[OperationRow], bool], after_ms: int, state: ClusterState) -> OperationRow | None:
+    """Return which of the operations that fit was done last, if that was later than `after_ms`."""
+    done = [row for row in state.operations.values() if row.state is State.DONE and row.ended_ms > after_ms]
+    return max(filter(fits, done), key=lambda row: row.ended_ms, default=None)
+
+
+def _is_automatic_split(row: OperationRow) -> bool:
+    return isinstance(row.arguments, SplitShard) and row.arguments.automatic
+
+
+def _is_restart(row: OperationRow) -> bool:
+    return isinstance(row.arguments, RollingRestart)
 
 
 def _excess(load: Load, settings: SettingsRow) -> tuple[float, bool, str]:

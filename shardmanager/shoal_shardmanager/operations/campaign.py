@@ -59,6 +59,8 @@ def planned_from(plan: placement.Plan, known: placement.State, at_ms: int) -> Pl
 
 def mode_of(work: Campaign) -> placement.Mode:
     """Return how placement is to be asked."""
+    if isinstance(work, Rebalance) and work.leaders_only:
+        return placement.Mode.LEADERS
     return placement.Mode.EMERGENCY if isinstance(work, Heal) else placement.Mode.PERIODIC
 
 
@@ -90,7 +92,8 @@ def advance(row: OperationRow, work: Campaign, state: ClusterState, view: View, 
     if isinstance(work, Rebalance):
         if planned.without:
             return wait(f"node {planned.without[0]} does not answer, and is given nothing: it may be the one to fill")
-        done = "everything is as even as it gets" + (f"; not possible: {reasons}" if reasons else "")
+        what = "leaders are as even as they get" if work.leaders_only else "everything is as even as it gets"
+        done = what + (f"; not possible: {reasons}" if reasons else "")
         return end(row, State.DONE, now, done)
     return wait(reasons or "placement finds nothing to move now", left=left, unit=unit)
 

@@ -21,6 +21,7 @@ from shoal_shardmanager.orders.model import (
     Unsettled,
     Why,
 )
+from shoal_shardmanager.orders.repeating import begun_by, named
 from shoal_shardmanager.orders.tuning import SETTINGS, Setting, with_settings
 
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
     "SplitOrder",
     "Unsettled",
     "Why",
+    "begun_by",
     "cancel",
     "check",
+    "named",
     "with_settings",
 ]

@@ -14,6 +14,7 @@ from shoal_shardmanager.rows import (
     MoveReplica,
     NodeRow,
     NodeState,
+    OperationRow,
     Rebalance,
     RemoveNode,
     Step,
@@ -143,12 +144,18 @@ def remove_node(order: RemoveNode, facts: Facts) -> Accepted:
 
 
 def rebalance(order: Rebalance, facts: Facts) -> Accepted:
+    """One that nobody has ordered gives way to an order."""
     state = facts.state
-    running = next((row for row in state.running() if isinstance(row.arguments, Rebalance)), None)
-    if running is not None:
-        raise Refused(Why.CONFLICT, f"operation {running.id} is rebalancing already")
+    automatic: list[OperationRow] = []
+    for row in state.running():
+        if isinstance(row.arguments, Rebalance):
+            if not row.arguments.automatic:
+                raise Refused(Why.CONFLICT, f"operation {row.id} is rebalancing already")
+            automatic.append(row)
     plan = plan_for(state, facts, placement.Mode.PERIODIC)
     accepted = accept(facts, order, Step.WORK)
     steps = tuple(described_step(step) for step in plan.steps) or ("nothing: everything is as even as it gets",)
     notes = tuple(f"{r.subject}: {r.reason} ({r.remedy})" for r in plan.refusals)
-    return Accepted(accepted.operation, accepted.changes, steps, notes, plan.bytes)
+    reason = f"operation {accepted.operation.id} rebalances, as ordered"
+    giving_way = [replace(row, undo=reason) for row in automatic if not row.undo]
+    return Accepted(accepted.operation, (*accepted.changes, *giving_way), steps, notes, plan.bytes)

@@ -138,22 +138,22 @@ def _because(board: Board, node: int, allowed: list[tuple[float, float, int]], p
     if worse > EPSILON:
         return f"{place}; every other node is in a region less preferred"
     if -negative < price:
-        return f"{place}; no other node gains what a move costs ({price:.3g})"
-    return f"{place}; a move would gain {-negative:.3g}"
+        return f"{place}; no move would even the cluster out enough to be worth the copying"
+    return f"{place}; elsewhere it would even the cluster out: `shoal rebalance` moves it, unless other moves do more"
 
 
 def _verdict(worse: float, gain: float, price: float, needed: float) -> str:
     if worse > EPSILON:
-        return f"allowed, but meets preferences less (by {worse:.3g}); gain {gain:.3g}"
+        return "allowed, but its region is less preferred"
     if worse < -EPSILON:
-        return f"allowed, and meets preferences better (by {-worse:.3g})"
+        return "allowed, and its region is preferred"
     if gain <= 0:
-        return f"allowed, but no more even than now (gain {gain:.3g})"
+        return "allowed, but nothing would be more even than now"
     if gain < price:
-        return f"allowed, but gains {gain:.3g}, less than the price of a move, {price:.3g}"
+        return f"allowed, but evens out too little to be worth it (a gain of {gain:.3g}, and {price:.3g} is the least)"
     if gain < needed:
-        return f"allowed, gains {gain:.3g}; loads within the tolerance count only from {needed:.3g}"
-    return f"allowed, gains {gain:.3g}; the price of a move is {price:.3g}"
+        return f"allowed, but the loads differ by so little that they are left alone (a gain of {gain:.3g} of {needed:.3g})"
+    return f"allowed, and worth it (a gain of {gain:.3g}, and {price:.3g} is the least)"
 
 
 def _leadership(context: Context, shard: int, leader: int) -> Placed:
@@ -179,7 +179,9 @@ def _leadership(context: Context, shard: int, leader: int) -> Placed:
     if not board.leads[leader]:
         because += f"; the node should lead nothing, and hands over: {_why_not_to_lead(board, leader, Obstacle.OK)}"
     elif best > context.settings.transfer_cost:
-        because += f"; a transfer would gain {best:.3g}"
+        because += (
+            "; another leader would be more even: `shoal rebalance` hands it over, unless other transfers do more"
+        )
     return Placed("leader", context.name(leader), because, tuple(alternatives), "")
 
 

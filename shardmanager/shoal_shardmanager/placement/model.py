@@ -24,6 +24,7 @@ class Role(StrEnum):
 class Mode(StrEnum):
     EMERGENCY = "emergency"  # replace what is lost, restore replica counts, nothing else
     PERIODIC = "periodic"  # that, and drain, spread, preferences, evenness
+    LEADERS = "leaders"  # evenness of leaders, and no replica is moved
 
 
 @dataclass(frozen=True, slots=True)

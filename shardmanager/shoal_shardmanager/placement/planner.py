@@ -44,6 +44,9 @@ def plan(state: State, settings: Settings, mode: Mode, budget: Budget | None = N
 
 def search(context: Context, mode: Mode) -> None:
     """Better the board, hard constraints first."""
+    if mode is Mode.LEADERS:
+        even_leaders(context)
+        return
     targets = Targets(context)
     replace_lost(context, targets)
     if mode is Mode.EMERGENCY:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import grpc
 from shoal.cli.failures import CommandFailed, ExitCode
+from shoal.tls import TlsFiles
 
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
 from shoal_shardmanager.rpc.names import LEADER_METADATA, MANAGERS_VARIABLE
+from shoal_shardmanager.rpc.secure import credentials, explained, is_hopeless
 
 T = TypeVar("T")
 
@@ -29,11 +32,24 @@ _EXITS = {
 }
 
 
+_NOT_ANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+"""After these, an order may have been begun or not; sent again with its id, it is begun once."""
+
+
 class ManagersClient:
     """Calls whichever manager runs the controller; looks for it again when it has changed."""
 
-    def __init__(self, addresses: Sequence[str], timeout_seconds: float) -> None:
-        """Connect to nothing yet. `timeout_seconds` is what a call may take in all, with the search for the manager."""
+    def __init__(self, addresses: Sequence[str], timeout_seconds: float, tls: TlsFiles | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            timeout_seconds: what a call may take in all, with the search for the manager.
+            tls: None: connections are plain.
+
+        Raises:
+            CommandFailed: a file of `tls` cannot be read.
+        """
+        self._credentials = None if tls is None else credentials(tls)
         self._addresses = tuple(addresses)
         self._timeout_seconds = timeout_seconds
         self._channels: dict[str, Any] = {}
@@ -45,8 +61,10 @@ class ManagersClient:
             channel.close()
 
     def start(self, request: pb.StartRequest) -> pb.StartReply:
-        """Begin an order, or ask for its plan."""
-        reply: pb.StartReply = self._call(lambda stub, seconds: stub.Start(request, timeout=seconds))
+        """Begin an order, or ask for its plan; sent again where no answer comes, it is begun once."""
+        if not request.order_id:
+            request.order_id = uuid4().hex
+        reply: pb.StartReply = self._call(lambda stub, seconds: stub.Start(request, timeout=seconds), _NOT_ANSWERED)
         return reply
 
     def operation(self, number: int) -> pb.Operation:
@@ -104,19 +122,30 @@ class ManagersClient:
                         return
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise _failed(error) from error
+                    raise self._failed(error) from error
 
     def _stub(self, address: str) -> Any:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = grpc.insecure_channel(address)
+            if self._credentials is None:
+                channel = grpc.insecure_channel(address)
+            else:
+                channel = grpc.secure_channel(address, self._credentials)
+            self._channels[address] = channel
         return pb_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
 
-    def _call(self, call: Callable[[Any, float], T]) -> T:
-        """Ask the manager that answered last, then where it points to, then all in turn, until the time is over."""
+    def _call(
+        self, call: Callable[[Any, float], T], again: Collection[grpc.StatusCode] = (grpc.StatusCode.UNAVAILABLE,)
+    ) -> T:
+        """Ask the manager that answered last, then where it points to, then all in turn, until the time is over.
+
+        Args:
+            again: errors after which others are asked.
+        """
         deadline = time.monotonic() + self._timeout_seconds
         queue = [self._best, *(address for address in self._addresses if address != self._best)]
         asked: set[str] = set()
+        hopeless: set[str] = set()
         while True:
             if not queue:
                 time.sleep(FIND_SECONDS)
@@ -130,24 +159,26 @@ class ManagersClient:
                 answer = call(self._stub(address), max(left, 0.001))
             except grpc.RpcError as error:
                 leader = _leader_of(error)
-                gone = error.code() is grpc.StatusCode.UNAVAILABLE
-                if not gone or time.monotonic() + FIND_SECONDS >= deadline:
-                    raise _failed(error) from error
+                if is_hopeless(error):
+                    hopeless.add(address)
+                over = time.monotonic() + FIND_SECONDS >= deadline or hopeless.issuperset(self._addresses)
+                if error.code() not in again or over:
+                    raise self._failed(error) from error
                 if leader:
                     queue.insert(0, leader)
                 continue
             self._best = address
             return answer
 
+    def _failed(self, error: grpc.RpcError) -> CommandFailed:
+        code = error.code()
+        details = error.details() or str(code)
+        if code is grpc.StatusCode.UNAVAILABLE and "manager" not in details:
+            why = explained(details, secure=self._credentials is not None)
+            details = f"no manager answers; `--managers` or {MANAGERS_VARIABLE} says where they are: {why}"
+        return CommandFailed(details, _EXITS.get(code, ExitCode.FAILED))
+
 
 def _leader_of(error: grpc.RpcError) -> str:
     metadata = dict(error.trailing_metadata() or ())
     return str(metadata.get(LEADER_METADATA, ""))
-
-
-def _failed(error: grpc.RpcError) -> CommandFailed:
-    code = error.code()
-    details = error.details() or str(code)
-    if code is grpc.StatusCode.UNAVAILABLE and "manager" not in details:
-        details = f"no manager answers; `--managers` or {MANAGERS_VARIABLE} says where they are: {details}"
-    return CommandFailed(details, _EXITS.get(code, ExitCode.FAILED))

@@ -12,6 +12,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from shoal.errors import ShoalError
+from shoal_server.certificates import Certificates
+from shoal_server.secure_grpc import open_port
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.driver import Term
@@ -76,7 +78,12 @@ class AdminService(pb_grpc.AdminServicer):
         """Check an order, and begin it."""
         term = await self._term(context)
         try:
-            accepted = await term.order(order_of(request), plan_only=request.plan_only, if_version=request.if_version)
+            accepted = await term.order(
+                order_of(request),
+                plan_only=request.plan_only,
+                if_version=request.if_version,
+                order_id=request.order_id,
+            )
         except (Refused, Deposed, ShoalError) as error:
             await _abort(context, error)
         reply = pb.StartReply(
@@ -240,8 +247,14 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     await context.abort(code, f"{error}{maybe if lost else ''}")
 
 
-async def serve(host: Host, address: str) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+async def serve(
+    host: Host, address: str, certificates: Certificates | None = None, *, clients_required: bool = False
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Start the server; return it and the servicer of its health.
+
+    Args:
+        certificates: of the process; None: connections are plain.
+        clients_required: whether operators need a certificate, too.
 
     Raises:
         OSError: nothing can listen at `address`.
@@ -252,7 +265,7 @@ async def serve(host: Host, address: str) -> tuple[grpc.aio.Server, health.aio.H
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        server.add_insecure_port(address)
+        open_port(server, address, certificates, clients_required=clients_required)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     await tell_health(healthy, ready=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 from shoal.protocol.messages import Failure, GetStatus, TransferLeader
 
 
@@ -77,8 +78,13 @@ def test_a_wrong_url_is_wrong_usage(shoal):
     assert "shoal://" in shoal("status", "--url", "http://127.0.0.1", code=2).stderr
 
 
-def test_a_tls_url_is_refused_where_it_would_be_ignored(shoal):
-    assert "TLS" in shoal("status", "--url", "shoals://127.0.0.1:1", code=1).stderr
+def test_a_url_over_tls_is_taken(shoal):
+    assert "Connection refused" in shoal("status", "--url", "shoals://127.0.0.1:1", code=5).stderr
+
+
+def test_the_files_of_tls_come_from_options_and_are_read_first(shoal, tmp_path):
+    said = shoal("--cafile", str(tmp_path / "nowhere.pem"), "status", "--url", "shoals://127.0.0.1:1", code=2).stderr
+    assert "cannot be read" in " ".join(said.split())
 
 
 def test_nodes_lists_each_with_what_it_leads(fake, shoal):
@@ -167,8 +173,10 @@ def test_transfer_leader_asks_the_leader_and_says_what_changed(fake, shoal):
     assert "already leads" in shoal("transfer-leader", "1", "n1").stdout
 
 
-def test_transfer_leader_to_a_node_without_a_voter_is_refused(fake, shoal):
-    assert "its voters are n1, n2, n3" in shoal("transfer-leader", "1", "n7", code=1).stderr
+def test_transfer_leader_to_a_node_without_a_voter_is_refused_and_to_an_unknown_one_not_found(fake, shoal):
+    fake.shards[1] = msgspec.structs.replace(fake.shards[1], voters=("n1", "n2"))
+    assert "its voters are n1, n2" in shoal("transfer-leader", "1", "n3", code=1).stderr
+    assert "no node 'n7'; there are n1, n2, n3" in shoal("transfer-leader", "1", "n7", code=3).stderr
     assert not any(isinstance(request, TransferLeader) for request in fake.requests)
 
 

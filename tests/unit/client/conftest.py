@@ -16,6 +16,7 @@ from shoal.protocol.frames import (
     greeting_decoder,
     operations_decoder,
     request_decoder,
+    traced_request_decoder,
 )
 from shoal.protocol.messages import (
     ALL_MICROSHARDS,
@@ -47,6 +48,7 @@ from shoal.protocol.messages import (
     SessionOpened,
     ShardMapReply,
     Touch,
+    Traces,
     ValueEquals,
     Welcome,
     Write,
@@ -65,7 +67,8 @@ class FakeCluster:
 
     `applied` records every write that was applied, `asked` every request that reached a node (pings left out).
     `expiries` are those of keys, in milliseconds on a clock that stands at `now_ms`. `lag` is what a node's replicas
-    lack: how many seqs, and for how many milliseconds. `regions` are those of nodes.
+    lack: how many seqs, and for how many milliseconds. `regions` are those of nodes. `features`: what nodes say that they
+    have; where traces are among it, `traces` are those that reached a node.
     """
 
     def __init__(self, nodes: int = 1, shards: int = 1, microshards: int = 16) -> None:
@@ -81,6 +84,8 @@ class FakeCluster:
         self.now_ms = 1_000_000
         self.lag: dict[str, tuple[int, int]] = {}
         self.regions: dict[str, str] = {}
+        self.features: tuple[str, ...] = ()
+        self.traces: list[Traces] = []
         self.default_ttl_ms = 0
         self.max_staleness_ms = 5_000
         self.ranges: dict[int, tuple[MicroshardRange, ...]] = {}
@@ -357,7 +362,7 @@ class FakeNode:
         limits = cluster.limits
         return Welcome(
             1, "fake", self.name, "i1", limits["max_frame_bytes"], limits["max_key_bytes"], limits["max_value_bytes"],
-            cluster.max_batch_bytes, cluster.map(),
+            cluster.max_batch_bytes, cluster.map(), cluster.features,
         )  # fmt: skip
 
 
@@ -383,9 +388,17 @@ class _Served(asyncio.Protocol):
                 welcome = self.node.welcome()
                 self.transport.write(welcome if isinstance(welcome, bytes) else encode_frame([welcome]))
             elif self.node.hold:
-                self.node.held += request_decoder.decode(body)
+                self.node.held += self._requests(body)
             else:
-                self._serve(request_decoder.decode(body))
+                self._serve(self._requests(body))
+
+    def _requests(self, body: bytes) -> list[Request]:
+        cluster = self.node.cluster
+        if not cluster.features:
+            return request_decoder.decode(body)
+        decoded = traced_request_decoder.decode(body)
+        cluster.traces += [each for each in decoded if isinstance(each, Traces)]
+        return [each for each in decoded if not isinstance(each, Traces)]
 
     def _serve(self, requests: list[Request]) -> None:
         node, cluster = self.node, self.node.cluster

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from ssl import create_default_context
+
 import pytest
+from shoal import AsyncClient
 from shoal.errors import InvalidArgument
 from shoal.options import Options, parse_duration, parse_url, split_address
+from shoal.tls import TlsFiles
 
 
 @pytest.mark.parametrize(
@@ -23,6 +28,10 @@ from shoal.options import Options, parse_duration, parse_url, split_address
             Options(("h:7400",), "k", consistency="eventual", max_staleness=2.0, region="eu"),
         ),
         ("shoals://h:1/k", Options(("h:1",), "k", tls=True)),
+        (
+            "shoals://h:1?cafile=/a%20b/ca.pem&certfile=me.crt&keyfile=me.key",
+            Options(("h:1",), tls=True, tls_files=TlsFiles("/a b/ca.pem", "me.crt", "me.key")),
+        ),
     ],
 )
 def test_a_url_means(url: str, options: Options) -> None:
@@ -47,6 +56,8 @@ def test_a_url_means(url: str, options: Options) -> None:
         ("shoal://h/a/b", "one keyspace's name"),
         ("shoal://h?timeot=2s", "did you mean 'timeout'"),
         ("shoal://h?zzz=1", "known are timeout, max_in_flight"),
+        ("shoal://h?cafile=ca.pem", "is for TLS: begin it with shoals://"),
+        ("shoals://h?cafil=ca.pem", "did you mean 'cafile'"),
         ("shoal://h?timeout=soon", "written like 2s"),
         ("shoal://h?timeout=0s", "longer than zero"),
         ("shoal://h?timeout=-1s", "written like 2s"),
@@ -60,6 +71,18 @@ def test_a_url_means(url: str, options: Options) -> None:
 def test_a_wrong_url_is_refused_with_the_reason(url: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         parse_url(url)
+
+
+def test_files_of_tls_that_cannot_be_used_are_named_when_the_client_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"nowhere.pem' cannot be read: No such file"):
+        AsyncClient(f"shoals://h?cafile={tmp_path}/nowhere.pem")
+    with pytest.raises(InvalidArgument, match="a key without its certificate"):
+        AsyncClient("shoals://h?keyfile=me.key")
+
+
+def test_a_context_for_tls_with_a_url_without_it_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="nothing would be encrypted"):
+        AsyncClient("shoal://h", ssl=create_default_context())
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("1m", 60), ("1.5", 1.5), (" 3s ", 3)])

@@ -42,10 +42,53 @@ def test_defaults_fill_in_and_folders_are_relative_to_the_file() -> None:
     assert [str(node.data) for node in config.nodes] == ["/etc/shoal/data/n1", "/etc/shoal/data/n2", "/elsewhere/n3"]
 
 
+def test_tls_is_off_and_its_files_are_relative_to_the_file() -> None:
+    assert not parse(GOOD).tls.on
+    tls = parse(GOOD + "tls: {certificate: tls/n.crt, key: /keys/n.key, authorities: ca.pem, clients: required}\n").tls
+    assert tls.on
+    assert [str(path) for path in (tls.certificate, tls.key, tls.authorities)] == [
+        "/etc/shoal/tls/n.crt",
+        "/keys/n.key",
+        "/etc/shoal/ca.pem",
+    ]
+    assert tls.clients == "required"
+
+
+def test_variables_alone_switch_tls_on() -> None:
+    files = {"SHOAL_TLS_CERTIFICATE": "n.crt", "SHOAL_TLS_KEY": "n.key", "SHOAL_TLS_AUTHORITIES": "ca.pem"}
+    assert parse(GOOD, **files).tls.on
+
+
+def test_what_the_command_line_reads_is_no_setting() -> None:
+    mine = {"SHOAL_CAFILE": "ca.pem", "SHOAL_CERTFILE": "me.crt", "SHOAL_KEYFILE": "me.key"}
+    assert not parse(GOOD, **mine).tls.on
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("{certificate: n.crt}", "tls: TLS needs certificate, key and authorities: add key and authorities"),
+        ("{clients: required}", "tls: clients have certificates only over TLS: add certificate, key and authorities"),
+        ("{clients: some}", "tls.clients: Input should be 'none' or 'required', not 'some'"),
+        ("{certificat: n.crt}", "tls.certificat: unknown setting; did you mean 'certificate'?"),
+    ],
+)
+def test_half_of_tls_is_a_mistake(section: str, expected: str) -> None:
+    (problem,) = problems(GOOD + f"tls: {section}\n")
+    assert problem.startswith(f"cluster.yaml:8: {expected}")
+
+
 def test_durations_and_sizes_have_units() -> None:
     config = parse(GOOD + "timing: {support: 1500ms}\nstorage: {block_cache: 8MiB}\n")
     assert config.timing.support_ns == 1_500_000_000
     assert config.storage.block_cache_bytes == 8 << 20
+
+
+@pytest.mark.parametrize("written", ["true", '"true"', "True", "yes"])
+def test_a_switch_is_true_or_false(written: str) -> None:
+    assert not parse(GOOD).observe.tracing
+    assert parse(GOOD + f"observe: {{tracing: {written}}}\n").observe.tracing
+    assert not parse(GOOD + "observe: {tracing: true}\n", SHOAL_OBSERVE_TRACING="false").observe.tracing
 
 
 def test_the_environment_overrides_scalars() -> None:
@@ -108,6 +151,8 @@ def test_the_environment_overrides_scalars() -> None:
         (GOOD + "limits: {max_key: 1MiB}\n", "cluster.yaml:8: limits.max_key: must be at most 65536, not '1MiB'"),
         (GOOD + "limits: {max_clients: 0}\n", "cluster.yaml:8: limits.max_clients: must be at least 1, not 0"),
         (GOOD + "timing: {support: 0s}\n", "cluster.yaml:8: timing.support: must be more than 0, not '0s'"),
+        (GOOD + "observe: {tracing: otlp}\n",
+         "cluster.yaml:8: observe.tracing: 'otlp' is not a switch: write true or false"),
         (GOOD + "timing: {clock_drift_permille: 500}\n",
          "cluster.yaml:8: timing.clock_drift_permille: must be less than 500, not 500"),
         (GOOD + f"timing: {{support: {'9' * 19}h}}\n",

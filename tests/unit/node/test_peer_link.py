@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+import pytest
 import uvloop
 from shoal.protocol.frames import FrameReader, encode_frame
 from shoal.protocol.messages import Hello, Welcome
 from shoal.shardmap import ShardMap
+from shoal_server.node import peers as peers_module
 from shoal_server.node.peers import PeerLink
 from shoal_server.raft.messages import Heartbeat
 
@@ -121,3 +123,33 @@ async def events_of_a_link_whose_peer_is_silent() -> list[str]:
 
 def test_a_link_whose_peer_answers_nothing_is_dropped_and_dialled_anew_though_nothing_broke_it() -> None:
     assert uvloop.run(events_of_a_link_whose_peer_is_silent()) == ["connected", "lost", "connected", "2 connections"]
+
+
+async def redial_a_peer_that_is_there() -> None:
+    loop = asyncio.get_running_loop()
+    peers: list[Peer] = []
+
+    def accept() -> Peer:
+        peers.append(Peer())
+        return peers[-1]
+
+    server = await loop.create_server(accept, "127.0.0.1", 0)
+    connected, lost = asyncio.Event(), asyncio.Event()
+    link = link_to(server, lambda _: connected.set(), lambda _: lost.set())
+    task = asyncio.create_task(link.run())
+    async with asyncio.timeout(10):
+        await connected.wait()
+        connected.clear()
+        assert peers[0].transport is not None
+        peers[0].transport.abort()
+        await lost.wait()
+        link.is_there()
+        await connected.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.close()
+
+
+def test_a_peer_that_has_connected_itself_is_dialled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "REDIAL_SECONDS", 3600.0)
+    uvloop.run(redial_a_peer_that_is_there())

@@ -8,15 +8,15 @@ import pytest
 import structlog
 from shoal.protocol.messages import Failure, Freshness, Put, Rows, Written
 from shoal_server.observe.slow_log import EVENTS_PER_WINDOW, SlowLog
-from shoal_server.observe.tally import Served, SlowRequest
+from shoal_server.observe.tally import Served, TimedRequest
 
 MS = 1_000_000
 SLOW_MS = 50
 
 
-def watch(nodes: Any) -> list[SlowRequest]:
+def watch(nodes: Any) -> list[TimedRequest]:
     """Have every slow request of any node noted from now on, in the list that is returned."""
-    noted: list[SlowRequest] = []
+    noted: list[TimedRequest] = []
     step = nodes.step
 
     def step_and_look() -> None:
@@ -84,7 +84,7 @@ def test_elections_and_changes_of_leaders_are_counted(nodes: Any):
     assert nodes.nodes[deposed].tally.leader_changes == before[deposed][1] + 1
 
 
-SLOW = SlowRequest(Served.WRITE_QUORUM, 7, 3, 1, 42, 11, 5, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)
+SLOW = TimedRequest(Served.WRITE_QUORUM, 7, 3, 1, 42, 11, 5, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)
 
 
 def test_the_log_says_where_the_time_went():

@@ -222,7 +222,7 @@ def test_why_names_alternatives_what_they_gain_and_what_forbids_the_others() -> 
     assert "2 already hold a replica of it" in text
     assert "1 are draining" in text
     assert "two replicas into one failure domain" in text
-    assert "no other node gains what a move costs" in text
+    assert "no move would even the cluster out enough to be worth the copying" in text
     assert "leader on n" in text
 
 

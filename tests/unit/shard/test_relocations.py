@@ -27,6 +27,8 @@ from shoal_server.shard.commands import (
 from shoal_server.shard.moving import MovingPage
 from shoal_server.shard.sessions import Verdict
 from shoal_server.storage.engine import Engine
+from shoal_server.storage.journal import journal_prefix
+from shoal_server.storage.layout import prefix_end
 from shoal_server.storage.replica_rows import drop_replica
 
 SOURCE, TARGET = 1, 2
@@ -60,6 +62,18 @@ class Pair:
     def give(self, relocation: int = RELOCATION, ranges: tuple[MicroshardRange, ...] = MOVING) -> str:
         return self.step(self.source, GiveCommand(relocation, TARGET, ranges))
 
+    def confirm(self, cursor: RelocationCursor | None = None) -> str:
+        """Tell the source how far the target has come."""
+        give = GiveCommand(
+            RELOCATION, TARGET, self.source.machine.state.outgoing.ranges, cursor or self.incoming.cursor
+        )
+        return self.step(self.source, give)
+
+    def journalled(self) -> int:
+        """Return how many rows the source's journal has."""
+        prefix = journal_prefix(SOURCE, self.source.machine.state.generation)
+        return sum(1 for _ in self.engine.scan(self.engine.data, prefix, prefix_end(prefix)))
+
     def seal(self) -> str:
         return self.step(self.source, SealCommand(RELOCATION, VERSION))
 
@@ -81,9 +95,10 @@ class Pair:
         page: MovingPage = machine.read_moving(cursor or self.incoming.cursor, machine.state.outgoing, max_bytes)
         return page
 
-    def store(self, page: MovingPage, number: int | None = None) -> str:
+    def store(self, page: MovingPage, number: int | None = None, behind: RelocationCursor | None = None) -> str:
         number = self.incoming.number if number is None else number
-        return self.step(self.target, StoreMovedCommand(RELOCATION, number, page.cleared, page.rows, page.cursor))
+        command = StoreMovedCommand(RELOCATION, number, page.cleared, page.rows, page.cursor, behind)
+        return self.step(self.target, command)
 
     def copy(self, max_bytes: int = 1 << 20) -> int:
         """Copy until nothing follows; return how many pages that took."""
@@ -160,6 +175,31 @@ def test_what_changes_during_the_copy_arrives_as_it_is_last(pair: Pair) -> None:
     pair.finish()
     assert pair.target_rows() == before
     assert {key: row[0] for key, row in before.items()} == {a: b"3", d: b"12", e: b"new"}
+
+
+def test_the_journal_keeps_what_the_target_has_not_confirmed_and_no_more(pair: Pair) -> None:
+    a, b, c = pair.keys[0][:3]
+    pair.source.write(Put(a, b"1"))
+    pair.begin()
+    pair.source.write(Put(b, b"1"), Put(c, b"1"))
+    assert pair.confirm() == ""
+    assert pair.journalled() == 2, "the scan is not over, so all of it may be needed"
+    assert pair.store(pair.read()) == ""
+    pair.source.write(Put(a, b"2"), Put(b, b"2"), Delete(c))
+    assert pair.store(pair.read(max_bytes=1)) == ""
+    assert (pair.confirm(), pair.journalled()) == ("", 2), "one of three is stored"
+    assert (pair.confirm(), pair.journalled()) == ("", 2), "to confirm twice does nothing"
+    pair.copy()
+    assert (pair.confirm(), pair.journalled()) == ("", 0)
+    pair.source.write(Put(c, b"3"))
+    beyond = RelocationCursor(mark=1 << 40, scanned=True)
+    assert "nobody has read up to index" in pair.confirm(beyond)
+    assert pair.journalled() == 1
+    pair.restart()
+    before = pair.source_rows()
+    pair.finish()
+    assert pair.target_rows() == before
+    assert {key: row[0] for key, row in before.items()} == {a: b"2", b: b"2", c: b"3"}
 
 
 @pytest.mark.parametrize("microshard", [0, ALL_MICROSHARDS])
@@ -321,6 +361,20 @@ def test_a_page_that_is_not_the_next_one_is_refused(pair: Pair) -> None:
     pair.begin()
     assert "page 2 is not the next one, which is 1" in pair.store(pair.read(), 2)
     assert pair.incoming.number == 1
+
+
+def test_a_page_that_does_not_follow_what_is_stored_is_refused(pair: Pair) -> None:
+    """Two drivers read from one place, and not the same: where the second one's page ended, the target never was."""
+    pair.source.write(*[Put(key, b"1") for key in pair.keys[0][:3]])
+    pair.begin()
+    short, longer = pair.read(max_bytes=1), pair.read()
+    begun = pair.incoming.cursor
+    assert pair.store(short, behind=begun) == ""
+    assert pair.store(longer, 1, behind=begun) == "", "it is taken for the same page, sent again"
+    assert "not read from where" in pair.store(pair.read(longer.cursor), 2, behind=longer.cursor)
+    assert pair.store(pair.read(short.cursor), 2, behind=short.cursor) == ""
+    pair.finish()
+    assert len(pair.target_rows()) == 3
 
 
 def test_nothing_is_adopted_before_all_of_it_is_there(pair: Pair) -> None:
@@ -540,6 +594,8 @@ def test_whatever_is_written_while_pages_are_read_the_target_ends_up_with_it(
         if random.random() < 0.5:
             write()
         assert pair.store(page) == ""
+        if random.random() < 0.3:
+            assert pair.confirm() == ""
         if random.random() < 0.2:
             pair.restart()
     expected = {key: pair.source.entry(key) for key in keys}

@@ -114,6 +114,12 @@ def test_what_is_wrong_with_one_node_is_found(changes: dict[str, object], severi
     assert finding.advice
 
 
+def test_a_drained_node_is_worth_knowing_of():
+    finding = only(facts(control=replace(CONTROL, drained=("n2",))))
+    assert (finding.severity, finding.code, finding.node) == (Severity.INFO, "node_drained", "n2")
+    assert "shoal undrain n2" in finding.advice
+
+
 def test_a_leader_without_support_and_a_replica_that_it_does_not_hear():
     peers = tuple(PeerProgress(node, "voter", 10, "replicate", node != "n3") for node in NODES)
     found = facts(status("n1", replicas=(replica("leader", peers=peers, lease_ms=0),)))

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from shoal.errors import InvalidArgument, Unavailable
 from shoal.protocol.messages import ReplicaStatus, StatusReply
 from shoal.protocol.relocation import (
+    UNREAD,
     ClearedRange,
     EndedRelocation,
     MovedRow,
@@ -20,6 +21,7 @@ from shoal.protocol.relocation import (
     RelocationStatus,
 )
 from shoal.shardmap import MicroshardRange
+from shoal_shardmanager import ferry as ferry_module
 from shoal_shardmanager.ferry import CannotSeal, Ferry
 from shoal_shardmanager.rows import MoveMicroshards
 
@@ -121,10 +123,20 @@ class Connection:
         self.shards.answer(arrives)
 
     async def give_microshards(
-        self, shard: int, relocation: int, target: int, ranges: tuple[MicroshardRange, ...]
+        self,
+        shard: int,
+        relocation: int,
+        target: int,
+        ranges: tuple[MicroshardRange, ...],
+        confirmed: RelocationCursor = UNREAD,
     ) -> None:
         await self._turn()
-        arrives = self.shards.call("give")
+        arrives = self.shards.call("trim" if confirmed.scanned else "give")
+        if confirmed.scanned:
+            assert self.shards.incoming is not None
+            assert self.shards.incoming.cursor.scanned
+            assert self.shards.incoming.cursor.mark >= confirmed.mark, "only what is stored may be forgotten"
+            self.shards.journal = [entry for entry in self.shards.journal if entry[0] > confirmed.mark]
         assert (self.shard, shard, target, ranges) == (SOURCE, SOURCE, TARGET, RANGES)
         if self.shards.outgoing is None:
             self.shards.outgoing = RelocationStatus(relocation, target, ranges)
@@ -163,6 +175,7 @@ class Connection:
         cleared: list[ClearedRange],
         rows: list[MovedRow],
         cursor: RelocationCursor,
+        behind: RelocationCursor,
     ) -> None:
         await self._turn()
         shards = self.shards
@@ -174,6 +187,8 @@ class Connection:
         if number > shards.incoming.number:
             raise InvalidArgument(f"number {number} leaves some out")
         if number == shards.incoming.number:
+            if behind != shards.incoming.cursor:
+                raise InvalidArgument("it does not follow what is stored")
             for _, key, row in rows:
                 if row is None:
                     shards.arrived.pop(key, None)
@@ -260,6 +275,16 @@ async def test_a_ferry_takes_gives_copies_seals_and_has_adopted_in_this_order() 
     assert port.newer_than == 6
     assert ferry.carried.rows >= 40
     assert not ferry.carried.trouble
+
+
+async def test_what_is_stored_of_the_journal_is_forgotten_while_more_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ferry_module, "SMALL_ROUND_BYTES", 0)
+    shards = Shards(writes=1_000)
+    port = Port(shards)
+    await carried_over(shards, port)
+    check_arrival(shards, port)
+    assert "trim" in shards.calls[: shards.calls.index("seal")]
+    assert len(shards.journal) < shards.index // 2, "far fewer than there were changes"
 
 
 async def test_the_next_page_is_read_while_one_is_stored() -> None:

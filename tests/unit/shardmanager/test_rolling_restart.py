@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 from shoal_shardmanager.operations.restart import current_node
 from shoal_shardmanager.orders import Refused, RestartOrder, Why
-from shoal_shardmanager.rows import Drain, RemoveNode, State, Step
+from shoal_shardmanager.rows import Drain, OperationRow, Rebalance, RemoveNode, State, Step
 
 
 def operator(cluster: Any, operation: int, ticks: int = 2_000, *, all_others_run: bool = True) -> list[str]:
@@ -30,6 +31,11 @@ def operator(cluster: Any, operation: int, ticks: int = 2_000, *, all_others_run
     raise AssertionError(cluster.last.notes)
 
 
+def leaders(cluster: Any) -> Counter[str]:
+    """Return how many shards each of the nodes leads that have replicas."""
+    return Counter(group.leader for group in cluster.groups.values())
+
+
 def test_all_nodes_are_restarted_one_after_the_other(simulated: Any) -> None:
     cluster = simulated(shards=6)
     operation = cluster.order(RestartOrder())
@@ -37,6 +43,21 @@ def test_all_nodes_are_restarted_one_after_the_other(simulated: Any) -> None:
     row = cluster.state.operations[operation]
     assert (row.state, row.reason) == (State.DONE, "5 nodes were restarted, one after the other")
     cluster.settled()
+
+
+def test_leaders_are_spread_again_once_all_nodes_were_restarted_and_no_replica_moves(simulated: Any) -> None:
+    cluster = simulated(shards=10)
+    restart = cluster.order(RestartOrder())
+    operator(cluster, restart)
+    replicas = {shard.id: shard.replicas for shard in cluster.state.map.shards}
+    assert sorted(leaders(cluster).values())[-1] > 4, "the restart has left leaders uneven"
+    cluster.settled()
+    assert sorted(leaders(cluster).values()) == [3, 3, 4]
+    assert {shard.id: shard.replicas for shard in cluster.state.map.shards} == replicas
+    (work,) = [row for row in cluster.state.operations.values() if isinstance(row.arguments, Rebalance)]
+    assert (work.state, work.reason) == (State.DONE, "leaders are as even as they get")
+    cluster.run(200)
+    assert sum(isinstance(row.arguments, Rebalance) for row in cluster.state.operations.values()) == 1
 
 
 def test_nodes_that_are_named_are_restarted_in_that_order(simulated: Any) -> None:
@@ -177,3 +198,22 @@ def test_bad_orders_to_restart_are_refused(simulated: Any) -> None:
     cluster.order(RestartOrder())
     with pytest.raises(Refused, match=r"operation \d+ is a rolling restart already"):
         cluster.order(RestartOrder())
+
+
+def test_the_rebalance_that_follows_gives_way_to_one_that_is_ordered(simulated: Any) -> None:
+    cluster = simulated(shards=10)
+    operator(cluster, cluster.order(RestartOrder()))
+
+    def following() -> list[OperationRow]:
+        return [row for row in cluster.state.running() if isinstance(row.arguments, Rebalance)]
+
+    assert cluster.run(200, lambda: bool(following()))
+    (automatic,) = following()
+    ordered = cluster.order(Rebalance())
+    with pytest.raises(Refused, match=f"operation {ordered} is rebalancing already"):
+        cluster.order(Rebalance())
+    assert cluster.run_to_end(ordered).state is State.DONE
+    given_way = cluster.run_to_end(automatic.id)
+    assert given_way.state is State.CANCELLED
+    assert given_way.reason == f"operation {ordered} rebalances, as ordered"
+    cluster.settled()

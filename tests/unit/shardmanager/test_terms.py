@@ -16,7 +16,7 @@ from shoal_shardmanager import driver
 from shoal_shardmanager.controller import adopted
 from shoal_shardmanager.driver import Term, begin_term
 from shoal_shardmanager.nodes import NodeWatcher
-from shoal_shardmanager.orders import Create, KeyspaceOrder, Refused
+from shoal_shardmanager.orders import Create, KeyspaceOrder, Refused, begun_by
 from shoal_shardmanager.rows import MoveLeader
 from shoal_shardmanager.store import Store
 from shoal_shardmanager.view import Report, View
@@ -91,6 +91,45 @@ async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient, mo
     rows = await Store(client, "m1").load()
     assert rows is not None
     assert [keyspace.name for keyspace in rows.map.keyspaces] == ["default", "one"]
+
+
+async def test_an_order_that_comes_twice_begins_one_operation(
+    client: LosingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    term = await begun(client)
+    empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
+    monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
+    running = asyncio.create_task(term.run())
+    first = await term.order(**new_keyspace("one"), order_id="a")
+    again = await term.order(**new_keyspace("one"), order_id="a")
+    assert (again.operation.id, again.changes) == (first.operation.id, ())
+    with pytest.raises(Refused, match="there is a keyspace 'one' already"):
+        await term.order(**new_keyspace("one"), order_id="b")
+    with pytest.raises(Refused, match="at most 64 characters, this one has 65"):
+        await term.order(**new_keyspace("two"), order_id=65 * "a")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_next_term_knows_an_order_whose_answer_was_lost(
+    client: LosingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
+    term = await begun(client)
+    monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
+    running = asyncio.create_task(term.run())
+    while not term.state.nodes["n1"].incarnation:
+        await term.next_progress(5)
+    client.loses = True
+    with pytest.raises(shoal.DeadlineExceeded):
+        await term.order(**new_keyspace("one"), order_id="a")
+    client.loses = False
+    await asyncio.gather(running, return_exceptions=True)
+    rows = await Store(client, "m1").load()
+    assert rows is not None
+    found = begun_by("a", rows)
+    assert found is not None
+    assert found.operation.kind == "create-keyspace"
 
 
 async def test_an_order_for_a_shard_without_a_leader_is_held_until_it_has_one(

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from shoal_server.storage.engine import DataFolderRefused, Engine
 from shoal_server.storage.folder import (
+    FIRST_EPOCH_UNIX_SECONDS,
     begin_epoch,
     load_peer_incarnation,
     open_data_folder,
     save_peer_incarnation,
 )
+from shoal_server.storage.memory import MemoryEngine
 
 
 def refusal(path: Path, cluster: str = "demo", node: str = "n1") -> str:
@@ -77,7 +79,15 @@ def test_a_folder_whose_making_was_interrupted_is_made_anew(tmp_path: Path) -> N
 
 
 def test_every_life_has_a_larger_epoch_and_peers_are_remembered(engine: Engine) -> None:
-    assert [begin_epoch(engine) for _ in range(3)] == [1, 2, 3]
+    assert [begin_epoch(engine, 0) for _ in range(3)] == [1, 2, 3]
     assert load_peer_incarnation(engine, "n2") is None
     save_peer_incarnation(engine, "n2", "abc")
     assert load_peer_incarnation(engine, "n2") == "abc"
+
+
+def test_a_life_whose_number_the_disk_has_lost_is_told_from_the_next_one_by_the_clock() -> None:
+    now = FIRST_EPOCH_UNIX_SECONDS + 1000.5
+    before, after_the_loss = MemoryEngine(), MemoryEngine()
+    assert begin_epoch(before, now) == 1000
+    assert begin_epoch(after_the_loss, now + 3) == 1003
+    assert begin_epoch(after_the_loss, now - 500) == 1004, "a clock that goes back begins no life anew"
