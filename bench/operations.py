@@ -2,8 +2,8 @@
 
 Three nodes and a shard manager at the default settings, eight shards; then two nodes join. The load is light, since the
 generator, the managers and five nodes share this machine. Before each operation nothing happens for a while: its p99 is
-compared with that of all these quiet times. Starting a process costs some of it by itself, so one of the rows is a
-command that changes nothing. Results are kept in bench/results/.
+compared with that of all these quiet times. Commands are run by a process that has been started before, at low priority,
+since an operator's would run elsewhere; one of the rows is a command that changes nothing. Results are kept in bench/results/.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -22,15 +23,18 @@ import uvloop
 from records import Record, machine, quantile
 from rich.console import Console
 from rich.table import Table
-from shoal import AsyncClient
 from shoal_chaos.workloads.managed_cluster import ManagedCluster
 from shoal_chaos.workloads.operations import ALL, Operation
-from steady_load import Call, SteadyLoad
+from shoal_chaos.workloads.terminal import Terminal
+from steady_load import Call, Seen, steady_load
 
 SHARDS = 8
 TARGET_RATIO = 2.0
 AFTER_SECONDS = 0.5
 """What an operation does to the load right after its end belongs to it."""
+
+SETTLE_SECONDS = 1.0
+"""The load goes on for so long before anything is measured."""
 
 LOOKS = 8
 
@@ -67,29 +71,33 @@ class Span:
 
 
 async def measure(
-    folder: Path, rate: float, quiet: float, wanted: Sequence[Operation], progress: Console
+    folder: Path, rate: float, quiet: float, rounds: int, wanted: Sequence[Operation], progress: Console
 ) -> list[Figures]:
-    """Run all operations on a new cluster under load; the first of the figures are those of the quiet times."""
-    cluster = ManagedCluster(folder, keyspace=f"shards: {SHARDS}")
+    """Run all operations, so many times, on a new cluster under load; the first figures are those of the quiet times."""
+    terminal = Terminal()
+    cluster = ManagedCluster(folder, keyspace=f"shards: {SHARDS}", run_command=terminal.run)
     try:
         await cluster.start_all()
-        async with AsyncClient(cluster.url) as db:
-            load = SteadyLoad(db, rate)
-            await load.fill()
-            quiet_spans: list[Span] = []
-            spans: list[Span] = []
-            async with load.running():
-                await asyncio.sleep(1.0)
-                for operation in wanted:
-                    quiet_spans.append(await _timed(Operation("quiet", lambda _: asyncio.sleep(quiet)), cluster))
-                    spans.append(await _timed(operation, cluster))
-                    progress.print(f"{operation.name}: {spans[-1].ended - spans[-1].began:.1f} s")
-                    await asyncio.sleep(AFTER_SECONDS)
+        await cluster.run("operations", "--json")
+        quiet_spans: list[Span] = []
+        spans: list[Span] = []
+        async with steady_load(cluster.url, rate) as seen:
+            await asyncio.sleep(SETTLE_SECONDS)
+            for operation in chain(wanted, *([each for each in wanted if not each.once] for _ in range(rounds - 1))):
+                quiet_spans.append(await _timed(Operation("quiet", lambda _: asyncio.sleep(quiet)), cluster))
+                spans.append(await _timed(operation, cluster))
+                progress.print(f"{operation.name}: {spans[-1].ended - spans[-1].began:.1f} s")
+                await asyncio.sleep(AFTER_SECONDS)
     finally:
+        await terminal.close()
         await cluster.stop_all()
-    for message, count in Counter(f"{kind}: {error!r}" for _, kind, error in load.seen.failed).most_common(10):
+    for message, count in Counter(f"{call.kind}: {call.error}" for call in seen.failed).most_common(10):
         progress.print(f"{count} x {message}")
-    return [_figures("quiet", quiet_spans, load), *(_figures(span.operation, [span], load) for span in spans)]
+    of_operations = (
+        _figures(operation.name, [span for span in spans if span.operation == operation.name], seen)
+        for operation in wanted
+    )
+    return [_figures("quiet", quiet_spans, seen), *of_operations]
 
 
 async def _timed(operation: Operation, cluster: ManagedCluster) -> Span:
@@ -98,17 +106,17 @@ async def _timed(operation: Operation, cluster: ManagedCluster) -> Span:
     return Span(operation.name, began, time.monotonic())
 
 
-def _figures(name: str, spans: Sequence[Span], load: SteadyLoad) -> Figures:
+def _figures(name: str, spans: Sequence[Span], seen: Seen) -> Figures:
     def within(due: float) -> bool:
         return any(span.began <= due < span.ended + (0 if name == "quiet" else AFTER_SECONDS) for span in spans)
 
-    calls: list[Call] = [call for call in load.seen.calls if within(call.due)]
+    calls: list[Call] = [call for call in seen.calls if within(call.due)]
     latencies = [call.seconds * 1000 for call in calls]
     return Figures(
         name,
         sum(span.ended - span.began for span in spans),
         len(calls),
-        sum(within(due) for due, _, _ in load.seen.failed),
+        sum(within(due) for due in (call.due for call in seen.failed)),
         quantile(latencies, 0.5),
         quantile(latencies, 0.99),
         max(latencies),
@@ -131,18 +139,22 @@ def table(figures: Sequence[Figures]) -> Table:
 
 def main(
     rate: Annotated[float, typer.Option(help="Calls a second.")] = 300.0,
-    quiet: Annotated[float, typer.Option(help="Seconds in which nothing happens, before each operation.")] = 4.0,
+    quiet: Annotated[float, typer.Option(help="Seconds in which nothing happens, before each operation.")] = 2.0,
+    rounds: Annotated[int, typer.Option(help="How often each operation is run.")] = 5,
     only: Annotated[str, typer.Option(help="Only operations whose name contains this.")] = "",
 ) -> None:
     """Measure, print the table, and keep it."""
     progress = Console(stderr=True)
     wanted = [operation for operation in OPERATIONS if only in operation.name]
     with tempfile.TemporaryDirectory(prefix="shoal-operations-") as name:
-        figures = uvloop.run(measure(Path(name), rate, quiet, wanted, progress))
+        figures = uvloop.run(measure(Path(name), rate, quiet, rounds, wanted, progress))
     record = Record("operations", progress)
-    record.print(f"{machine()}; {rate:g} calls/s, {SHARDS} shards on 3 nodes and then 5, one manager, one client")
+    record.print(
+        f"{machine()}; {rate:g} calls/s, {SHARDS} shards on 3 nodes and then 5, one manager, one client; "
+        f"each operation {rounds} times"
+    )
     record.print(table(figures))
-    record.keep({"rate": rate, "figures": [asdict(one) for one in figures]})
+    record.keep({"rate": rate, "rounds": rounds, "figures": [asdict(one) for one in figures]})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """A mixed load at a fixed rate, whatever the cluster does (an open loop), and how long each call took.
 
 A call that is due is made, whether or not earlier ones are answered; its latency counts from when it was due, so that a
-stall is not hidden by calls that were never made.
+stall is not hidden by calls that were never made. The load has a process to itself, so that whatever else a benchmark does
+holds up none of its calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from random import Random
 
+import msgspec
+import uvloop
 from shoal import AsyncClient, AsyncTransaction, ShoalError
 
 KEYS = 20_000
@@ -23,21 +26,55 @@ FILL_BATCH = 1_000
 MIX = {"put": 0.40, "get": 0.40, "eventual": 0.10, "increment": 0.05, "transaction": 0.05}
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call: of which kind, when it was due and how long after that it was answered, in seconds."""
+START_SECONDS = 60.0
+READY = b"ready\n"
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One call: of which kind, when it was due (on the monotonic clock), how long after that it was answered, in seconds."""
 
     kind: str
     due: float
     seconds: float
 
 
-@dataclass(slots=True)
-class Seen:
-    """What became of the calls so far."""
+class FailedCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A call that failed, and how."""
 
-    calls: list[Call] = field(default_factory=list)
-    failed: list[tuple[float, str, ShoalError]] = field(default_factory=list)
+    kind: str
+    due: float
+    error: str
+
+
+class Seen(msgspec.Struct):
+    """What became of the calls."""
+
+    calls: list[Call] = []
+    failed: list[FailedCall] = []
+
+
+@asynccontextmanager
+async def steady_load(url: str, rate: float) -> AsyncIterator[Seen]:
+    """Make calls for the length of an `async with` block; what became of them is there when it is over."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, url, str(rate), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            ready = await process.stdout.readexactly(len(READY))
+        assert ready == READY
+        seen = Seen()
+        yield seen
+        process.stdin.close()
+        found = msgspec.msgpack.decode(await process.stdout.read(), type=Seen)
+        seen.calls, seen.failed = found.calls, found.failed
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        await process.wait()
 
 
 class SteadyLoad:
@@ -93,7 +130,7 @@ class SteadyLoad:
         try:
             await self._calls[kind]()
         except ShoalError as error:
-            self.seen.failed.append((due, kind, error))
+            self.seen.failed.append(FailedCall(kind, due, repr(error)))
         else:
             self.seen.calls.append(Call(kind, due, time.monotonic() - due))
 
@@ -108,3 +145,23 @@ class SteadyLoad:
             tx.put(f"{partition}/b", await tx.get(f"{partition}/a") or self._value)
 
         await self._db.run(copy)
+
+
+async def _serve(url: str, rate: float) -> None:
+    """Make calls until stdin ends, and write to stdout what became of them."""
+    loop = asyncio.get_running_loop()
+    async with AsyncClient(url) as db:
+        load = SteadyLoad(db, rate)
+        await load.fill()
+        async with load.running():
+            sys.stdout.buffer.write(READY)
+            sys.stdout.buffer.flush()
+            ended = asyncio.Event()
+            loop.add_reader(sys.stdin.fileno(), ended.set)
+            await ended.wait()
+            loop.remove_reader(sys.stdin.fileno())
+    sys.stdout.buffer.write(msgspec.msgpack.encode(load.seen))
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(sys.argv[1], float(sys.argv[2])))

@@ -44,18 +44,22 @@ class ListedScenario(msgspec.Struct, frozen=True):
     cluster: str
     workloads: tuple[str, ...]
     anywhere: bool
+    needs: str
+    """Of the machine; "": nothing that is not always there."""
 
 
 @chaos.command("list")
 def list_scenarios(as_json: JsonOption = False) -> None:
     """List the scenarios."""
-    listed = [ListedScenario(one.name, one.hypothesis, one.shape.words, one.workloads, one.anywhere) for one in ALL]
+    listed = [
+        ListedScenario(one.name, one.hypothesis, one.shape.words, one.workloads, one.anywhere, one.needs) for one in ALL
+    ]
     if as_json:
         print_json(listed)
     else:
         print_table(
-            ("scenario", "with --url", "hypothesis"),
-            [(one.name, "yes" if one.anywhere else "", one.hypothesis) for one in listed],
+            ("scenario", "with --url", "needs", "hypothesis"),
+            [(one.name, "yes" if one.anywhere else "", one.needs, one.hypothesis) for one in listed],
         )
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
+from shoal import AsyncClient
+from shoal_chaos.nemeses.faulty_cluster import FaultyCluster, Shape
+from shoal_chaos.nemeses.namespaces import NamespacesMissing
+from shoal_chaos.nemeses.networks import Medium
+from shoal_chaos.nemeses.partitions import Partition, isolated_from_all
 from shoal_chaos.nemeses.system_faults import LibraryMissing, library
 from shoal_chaos.report.page import page
 from shoal_chaos.report.records import Outcome, RunRecord, kept
@@ -17,6 +23,8 @@ from shoal_chaos.scenarios.run import run_here
 
 ONE_FAULT_SECONDS = 1.0
 SEED = 1
+PATIENCE_SECONDS = 60.0
+ROWS = 200
 
 
 async def run(name: str, folder: Path) -> RunRecord:
@@ -47,6 +55,36 @@ async def test_when_all_disks_lie_and_all_power_is_lost_the_checkers_find_what_i
     record = await run("lying-fsync-everywhere", tmp_path)
     assert record.outcome is Outcome.HELD, record.reason
     assert any(promise.startswith("acknowledged writes") for promise in broken_promises(record))
+
+
+@pytest.mark.timeout(120)
+async def test_when_all_packets_of_a_leader_vanish_the_others_serve_every_shard(tmp_path: Path) -> None:
+    try:
+        cluster = FaultyCluster(tmp_path, Shape(), Random(SEED), system_faults=False, medium=Medium.PACKETS)
+    except NamespacesMissing as missing:
+        pytest.skip(str(missing))
+    cut = Partition(isolated_from_all)
+    try:
+        await cluster.start()
+        await cut.start(cluster, Random(SEED))
+        async with AsyncClient(cluster.url, timeout=PATIENCE_SECONDS) as db:
+            await db.put_many({f"key-{number}": "value" for number in range(ROWS)})
+        await cut.heal(cluster)
+        await cluster.ready()
+    finally:
+        await cluster.stop()
+    assert cluster.failures == []
+
+
+@pytest.mark.parametrize("name", ["packet-filter", "packet-loss", "packet-disorder"])
+async def test_where_there_are_no_packet_filters_a_scenario_is_skipped_and_says_why(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    record = await run_here(BY_NAME[name], SEED, ONE_FAULT_SECONDS, tmp_path, print)
+    assert record.outcome is Outcome.SKIPPED
+    assert "need" in record.reason
+    assert not record.faults
 
 
 @pytest.mark.timeout(120)

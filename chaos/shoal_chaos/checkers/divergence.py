@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from ssl import SSLContext
 
 from shoal.admin import AdminConnection
 from shoal.errors import Unavailable
@@ -41,7 +42,11 @@ class NotQuiet(Exception):
 
 
 async def find_violations(
-    seeds: Sequence[str], patience_seconds: float = 30.0, *, without: Collection[str] = ()
+    seeds: Sequence[str],
+    patience_seconds: float = 30.0,
+    *,
+    without: Collection[str] = (),
+    tls: SSLContext | None = None,
 ) -> list[Divergence]:
     """Compare all replicas of every shard; return the first difference of each.
 
@@ -49,16 +54,17 @@ async def find_violations(
         seeds: addresses of nodes, one of which must answer.
         patience_seconds: how long a node may take to answer, and the replicas of one shard to come to one position.
         without: nodes that are given up, whose replicas nobody asks.
+        tls: None: connections are plain.
 
     Raises:
         NotQuiet: they did not come to one.
         Unavailable, DeadlineExceeded: a node that has a replica does not answer.
     """
-    shard_map = await fetch_shard_map(seeds)
+    shard_map = await fetch_shard_map(seeds, tls=tls)
     found: list[Divergence] = []
     async with AsyncExitStack() as stack:
         connections = {
-            node.id: await stack.enter_async_context(await _connect(node.address, patience_seconds))
+            node.id: await stack.enter_async_context(await _connect(node.address, patience_seconds, tls))
             for node in shard_map.nodes
             if node.id not in without and any(node.id in shard.replicas for shard in shard_map.shards)
         }
@@ -72,13 +78,13 @@ async def find_violations(
     return found
 
 
-async def _connect(address: str, patience_seconds: float) -> AdminConnection:
+async def _connect(address: str, patience_seconds: float, tls: SSLContext | None) -> AdminConnection:
     """Connect to a node, which may just be starting."""
     loop = asyncio.get_running_loop()
     until = loop.time() + patience_seconds
     while True:
         try:
-            return await AdminConnection.open(address, patience_seconds)
+            return await AdminConnection.open(address, patience_seconds, tls=tls)
         except Unavailable:
             if loop.time() >= until:
                 raise

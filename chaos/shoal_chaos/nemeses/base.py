@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 
 
+class NotPossibleHere(Exception):
+    """This machine lacks what a fault needs; the message says what."""
+
+
 class Target(Protocol):
     """Any cluster, also somebody else's: what can be done to it with a URL and its operators' commands."""
 
@@ -48,7 +52,7 @@ class Nemesis(ABC):
         """Do harm; return in words what was done, to whom.
 
         Raises:
-            LibraryMissing: this machine cannot do it.
+            NotPossibleHere: this machine cannot do it.
         """
 
     @abstractmethod

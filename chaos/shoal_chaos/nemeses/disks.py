@@ -12,6 +12,7 @@ from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.system_faults import Field
+from shoal_chaos.workloads.managed_cluster import until
 
 SUFFIXES = (".sst", ".log")
 """The files that are damaged: tables, and the write-ahead log."""
@@ -136,6 +137,11 @@ class DamagedFiles(Nemesis):
     async def heal(self, cluster: FaultyCluster) -> None:
         if self._copy is None:
             return
+
+        async def has_chosen() -> bool:
+            return self._node not in cluster.running or STARTED in cluster.log_of(self._node)[self._log_length :]
+
+        await until(f"{self._node} has started on its damaged files, or refused to", has_chosen)
         if self._node not in cluster.running:
             if STARTED in cluster.log_of(self._node)[self._log_length :]:
                 cluster.give_up(self._node)

@@ -11,9 +11,9 @@ from random import Random
 
 from shoal import AsyncClient, ShoalError
 from shoal.survey import Survey, survey
-from shoal_server.local.layout import LOOPBACK
 
-from shoal_chaos.nemeses.links import Links
+from shoal_chaos.nemeses.links import Links, NoSuchRule
+from shoal_chaos.nemeses.networks import Medium, ProxyNetwork, network
 from shoal_chaos.nemeses.proxy import NodeProxy
 from shoal_chaos.nemeses.system_faults import LibraryMissing, SystemFaults
 from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
@@ -42,41 +42,43 @@ class Shape:
 
 
 class FaultyCluster:
-    """Nodes behind proxies (see `proxy`), with the library for faults of disks and clocks loaded where there is one."""
+    """Nodes with faulty links between them (see `networks`), and with the library for faults of disks and clocks loaded."""
 
-    def __init__(self, root: Path, shape: Shape, random: Random, *, system_faults: bool) -> None:
+    def __init__(
+        self, root: Path, shape: Shape, random: Random, *, system_faults: bool, medium: Medium = Medium.PROXIES
+    ) -> None:
         """Write the configuration; start nothing.
 
         Args:
             system_faults: whether disks and clocks are to fail.
+            medium: by what links fail.
 
         Raises:
-            LibraryMissing: they are to, and cannot on this machine.
+            NotPossibleHere: they are to, and cannot on this machine.
         """
         names = [f"n{number}" for number in range(1, shape.nodes + shape.joiners + 1)]
         self._systems: dict[str, SystemFaults] = {}
         if system_faults:
             self._systems = {name: SystemFaults(name, root / "faults", root / name) for name in names}
+        self.nodes = names[: shape.nodes]
+        self.managers = [f"m{number}" for number in range(1, shape.managers + 1)]
+        self.links = Links()
+        self._network = network(medium, names, self.managers, self.links, random)
         self.managed = ManagedCluster(
             root,
             founders=shape.nodes,
             joiners=shape.joiners,
             managers=shape.managers,
             keyspace=f"microshards: {shape.microshards}, shards: {shape.shards}, voters: {shape.voters}",
-            fronted=True,
+            fronted=self._network.fronted,
             environments={name: system.environment for name, system in self._systems.items()},
+            hosts=self._network.hosts,
+            wrappers=self._network.wrappers,
         )
         self.root = root
-        self.nodes = names[: shape.nodes]
-        self.managers = [f"m{number}" for number in range(1, shape.managers + 1)]
-        self.links = Links()
         self.failures: list[str] = []
         """Processes that have ended by themselves, without an excuse, in words."""
         self.remarks: list[str] = []
-        self._proxies = {
-            name: NodeProxy(name, LOOPBACK, front, back, self.links, Random(random.getrandbits(64)))
-            for name, (front, back) in self.managed.ports.items()
-        }
         self._excused: set[str] = set()
         self._lost: set[str] = set()
 
@@ -84,16 +86,16 @@ class FaultyCluster:
 
     async def start(self) -> None:
         """Start everything; wait until it serves."""
-        for proxy in self._proxies.values():
-            await proxy.start()
+        await self._network.start(self.managed.ports)
         await self.managed.start_all()
 
     async def stop(self) -> None:
         """End everything."""
         self._note_exits()
-        await self.managed.stop_all()
-        for proxy in self._proxies.values():
-            await proxy.stop()
+        try:
+            await self.managed.stop_all()
+        finally:
+            await self._network.stop()
         for system in self._systems.values():
             system.close()
 
@@ -215,8 +217,14 @@ class FaultyCluster:
         return self._systems[name]
 
     def proxy(self, name: str) -> NodeProxy:
-        """Return what stands before a node."""
-        return self._proxies[name]
+        """Return what stands before a node.
+
+        Raises:
+            NoSuchRule: nothing does.
+        """
+        if not isinstance(self._network, ProxyNetwork):
+            raise NoSuchRule("between these nodes there are packets, and no proxies")
+        return self._network.proxy(name)
 
     def _note_exits(self) -> None:
         for gone in self.managed.take_exits():

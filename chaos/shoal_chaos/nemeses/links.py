@@ -1,8 +1,9 @@
-"""What the links between processes do to bytes: rules, by who sends and who is to receive. Pure.
+"""What the links between processes do to what passes: rules, by who sends and who is to receive. Pure.
 
-A link here is a direction of TCP connections, so its faults are those that TCP leaves visible. A lost segment is a stall
-of everything behind it, for as long as a sender waits before it sends again; duplicates and disorder are invisible, and
-there are none here: late duplicates of whole messages come of connections that are made anew, not of the network.
+In proxies a link is a direction of TCP connections, so its faults are those that TCP leaves visible. A lost segment is a
+stall of everything behind it, for as long as a sender waits before it sends again; duplicates and disorder are invisible:
+late duplicates of whole messages come of connections that are made anew, not of the network. Between network namespaces a
+link is a direction of packets, which vanish, come twice, or overtake each other, and TCP itself has to get over it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ class LinkRule:
     """What one direction does.
 
     Args:
-        held: bytes, and ends of connections, stay on the way until the rule is gone; then they arrive.
-        reset: connections break at once, and no new one is let through.
-        delay_seconds: every byte is so late; jitter_seconds: and up to so much later, in order.
-        loss: the share of pieces that are lost once, and come one retransmission later.
-        bytes_per_second: how much passes; None: any amount.
+        held: nothing arrives until the rule is gone: bytes, and ends of connections, then do; packets were dropped.
+        reset: connections break at once, and no new one is let through. In proxies only.
+        delay_seconds: everything is so late; jitter_seconds: and up to so much later, bytes in order, packets not.
+        loss: the share of packets that are dropped, or of pieces of bytes that come one retransmission later.
+        duplicates: the share of packets that arrive twice. In networks of packets only.
+        bytes_per_second: how much passes; None: any amount. In proxies only.
     """
 
     held: bool = False
@@ -35,6 +37,7 @@ class LinkRule:
     delay_seconds: float = 0.0
     jitter_seconds: float = 0.0
     loss: float = 0.0
+    duplicates: float = 0.0
     bytes_per_second: float | None = None
 
     def lateness(self, random: Random) -> float:
@@ -50,6 +53,10 @@ Link = tuple[str, str]
 """Who sends, and who is to receive."""
 
 
+class NoSuchRule(ValueError):
+    """What lies between the processes cannot do what a rule says."""
+
+
 class Links:
     """The rules in force. Several nemeses may set rules of different links, not of the same."""
 
@@ -62,7 +69,11 @@ class Links:
         return self._rules.get((source, target), CLEAR)
 
     def set(self, rules: Mapping[Link, LinkRule]) -> None:
-        """Put rules in force, in the place of older ones of these links."""
+        """Put rules in force, in the place of older ones of these links.
+
+        Raises:
+            NoSuchRule: that cannot be done; what the links then do is open until they are cleared.
+        """
         self._rules.update(rules)
         self._changed()
 
@@ -72,8 +83,13 @@ class Links:
             self._rules.pop(link, None)
         self._changed()
 
+    @property
+    def in_force(self) -> Mapping[Link, LinkRule]:
+        """The rules, by link; the others are clear."""
+        return self._rules
+
     def watch(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called whenever rules have changed."""
+        """Have `changed` called whenever rules have changed; it raises `NoSuchRule` where it cannot do one."""
         self._watchers.append(changed)
 
     def _changed(self) -> None:

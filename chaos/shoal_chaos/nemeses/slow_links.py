@@ -1,4 +1,4 @@
-"""Links that deliver late, lose segments, carry little, break, or are left half open."""
+"""Links that deliver late, lose segments, carry little, break, are left half open, or lead to a machine that is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.nemeses.links import CLIENTS, Link, LinkRule, both_ways
+from shoal_chaos.nemeses.links import CLIENTS, HELD, Link, LinkRule, both_ways
 
 
 class PoorLinks(Nemesis):
@@ -35,6 +35,29 @@ class PoorLinks(Nemesis):
 
     async def heal(self, cluster: FaultyCluster) -> None:
         cluster.links.clear(self._links)
+
+
+class MachineGone(Nemesis):
+    """A node's links are cut, and then it is killed: packets to it vanish, and so do the ends of its connections."""
+
+    name: ClassVar[str] = "machine-gone"
+
+    def __init__(self, who: Who = Who.LEADER) -> None:
+        self._who = who
+        self._names: list[str] = []
+        self._links: list[Link] = []
+
+    async def start(self, cluster: FaultyCluster, random: Random) -> str:
+        self._names = await choose(cluster, self._who, random)
+        ends = [*cluster.nodes, CLIENTS]
+        self._links = both_ways((name, other) for name in self._names for other in ends if name != other)
+        cluster.links.set(dict.fromkeys(self._links, HELD))
+        await cluster.kill(self._names)
+        return f"the machine of {', '.join(self._names)} is gone, and nobody is told"
+
+    async def heal(self, cluster: FaultyCluster) -> None:
+        cluster.links.clear(self._links)
+        cluster.restart(self._names)
 
 
 class HalfOpen(Nemesis):

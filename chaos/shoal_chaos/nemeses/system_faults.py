@@ -20,6 +20,8 @@ from enum import IntEnum
 from importlib.resources import files
 from pathlib import Path
 
+from shoal_chaos.nemeses.base import NotPossibleHere
+
 SOURCE = "faulty_system.c"
 COMPILER_SECONDS = 60.0
 NOTE = struct.Struct("=qq")
@@ -62,7 +64,7 @@ DISK_FIELDS = (
 )
 
 
-class LibraryMissing(Exception):
+class LibraryMissing(NotPossibleHere):
     """The library cannot be had on this machine; the message says why."""
 
 

@@ -20,6 +20,7 @@ from shoal_chaos.nemeses.disks import (
 from shoal_chaos.nemeses.faulty_cluster import Shape
 from shoal_chaos.nemeses.links import LinkRule
 from shoal_chaos.nemeses.load import LoadSpike
+from shoal_chaos.nemeses.networks import Medium
 from shoal_chaos.nemeses.orders import Operations, Shuffle
 from shoal_chaos.nemeses.partitions import (
     Cut,
@@ -34,7 +35,7 @@ from shoal_chaos.nemeses.partitions import (
     ring,
 )
 from shoal_chaos.nemeses.processes import Kill, LosePower, Pause
-from shoal_chaos.nemeses.slow_links import HalfOpen, PoorLinks
+from shoal_chaos.nemeses.slow_links import HalfOpen, MachineGone, PoorLinks
 from shoal_chaos.scenarios.model import ESSENTIAL, Fault, Scenario
 from shoal_chaos.workloads.operations import (
     DRAIN,
@@ -63,6 +64,9 @@ FAR_LINKS = LinkRule(delay_seconds=0.02, jitter_seconds=0.03)
 LOSSY_LINKS = LinkRule(delay_seconds=0.001, loss=0.02)
 NARROW_LINKS = LinkRule(bytes_per_second=200_000)
 BREAKING_LINKS = LinkRule(reset=True)
+LOSSY_PACKETS = LinkRule(loss=0.02)
+VERY_LOSSY_PACKETS = LinkRule(loss=0.15)
+LATE_PACKETS = LinkRule(delay_seconds=0.002, jitter_seconds=0.02, duplicates=0.05)
 
 
 def _each(*makers: Callable[[], Nemesis], seconds: tuple[float, float], rest_seconds: float = 1.0) -> Round:
@@ -70,6 +74,15 @@ def _each(*makers: Callable[[], Nemesis], seconds: tuple[float, float], rest_sec
 
     def make(random: Random) -> list[Fault]:
         return [Fault(maker(), random.uniform(*seconds), rest_seconds) for maker in makers]
+
+    return make
+
+
+def _shuffled(*makers: Callable[[], Nemesis], seconds: tuple[float, float]) -> Round:
+    """As `_each`, in an order that each round draws anew."""
+
+    def make(random: Random) -> Sequence[Fault]:
+        return _each(*random.sample(makers, len(makers)), seconds=seconds)(random)
 
     return make
 
@@ -175,6 +188,55 @@ LINKS = (
             lambda: PoorLinks(BREAKING_LINKS, "all connections break", Who.ANY),
             seconds=(2.0, 5.0),
         ),
+    ),
+)
+
+PACKETS = (
+    Scenario(
+        "packet-filter",
+        "When packets to or from a leader vanish, another is elected, and its clients find that one.",
+        _shuffled(
+            lambda: Partition(isolated),
+            lambda: Partition(isolated_from_all),
+            lambda: Partition(one_way_out),
+            lambda: Partition(one_way_in),
+            seconds=(3.0, 6.0),
+        ),
+        availability=MAJORITY_STAYS,
+        medium=Medium.PACKETS,
+    ),
+    Scenario(
+        "machine-gone",
+        "A machine that is gone without a word holds up neither clients nor peers, though its connections stay open.",
+        _each(MachineGone, seconds=(2.0, 5.0), rest_seconds=2.0),
+        availability=MAJORITY_STAYS,
+        medium=Medium.PACKETS,
+    ),
+    Scenario(
+        "packet-filter-halves",
+        "When packets between a minority and the majority vanish, the majority goes on, and both agree afterwards.",
+        _each(lambda: Partition(halves), lambda: Flapping(halves, 2.0, 1.0), seconds=(3.0, 6.0)),
+        shape=FIVE,
+        availability=MAJORITY_STAYS,
+        medium=Medium.PACKETS,
+    ),
+    Scenario(
+        "packet-loss",
+        "Lost packets make calls slow, and break no promise.",
+        _each(
+            lambda: PoorLinks(LOSSY_PACKETS, "one packet in 50 is lost"),
+            lambda: PoorLinks(VERY_LOSSY_PACKETS, "15 packets in 100 are lost", Who.LEADER),
+            seconds=(3.0, 6.0),
+        ),
+        availability=MAJORITY_STAYS,
+        medium=Medium.PACKETS,
+    ),
+    Scenario(
+        "packet-disorder",
+        "Packets that are late, come twice or overtake others make calls slow, and depose no leader.",
+        _each(lambda: PoorLinks(LATE_PACKETS, "2 to 22 ms late, one in 20 twice"), seconds=(4.0, 8.0)),
+        availability=0.5,
+        medium=Medium.LATE_PACKETS,
     ),
 )
 
@@ -308,5 +370,5 @@ MIXED = (
     ),
 )
 
-ALL = (*PROCESSES, *LINKS, *MACHINES, *OPERATORS, *MIXED)
+ALL = (*PROCESSES, *LINKS, *PACKETS, *MACHINES, *OPERATORS, *MIXED)
 BY_NAME = {scenario.name: scenario for scenario in ALL}

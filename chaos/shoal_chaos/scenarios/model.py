@@ -8,6 +8,7 @@ from random import Random
 
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.faulty_cluster import Shape
+from shoal_chaos.nemeses.networks import Medium
 
 ESSENTIAL = ("registers", "counters", "bank", "append-lists", "sessions", "staleness")
 """Workloads that between them ask for every promise of consistency, and leave a small machine room for faults."""
@@ -36,6 +37,7 @@ class Scenario:
         availability: the least share of probe calls that must be answered while faults are at work, from 0 to 1.
         recovery_seconds: how long after a heal a shard may take until it takes writes again.
         needs_system_faults: disks or clocks fail, so that the library for it is needed.
+        medium: by what links fail.
         anywhere: its nemeses are `Disturbance`s, which need no cluster of our own.
         must_break: the faults are beyond what Shoal promises to bear, and the checkers are to say so: a test of them.
     """
@@ -48,5 +50,12 @@ class Scenario:
     availability: float = 0.0
     recovery_seconds: float = 10.0
     needs_system_faults: bool = False
+    medium: Medium = Medium.PROXIES
     anywhere: bool = False
     must_break: bool = False
+
+    @property
+    def needs(self) -> str:
+        """What the machine has to have for it, in words; "": nothing."""
+        words = ["a C compiler"] if self.needs_system_faults else []
+        return ", ".join(words + [self.medium.needs] * bool(self.medium.needs))

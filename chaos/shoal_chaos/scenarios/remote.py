@@ -20,7 +20,8 @@ class RemoteCluster:
         self.remarks: list[str] = []
         self.failures: list[str] = []
         self.lost: set[str] = set()
-        self._seeds = parse_url(url).seeds
+        options = parse_url(url)
+        self._seeds, self._tls = options.seeds, options.tls_context()
 
     async def leaders(self) -> Mapping[int, str]:
         found = await self._survey()
@@ -39,10 +40,10 @@ class RemoteCluster:
         Raises:
             TimeoutError: one has none.
         """
-        found = await examine(self._seeds, wait_seconds=READY_SECONDS)
+        found = await examine(self._seeds, wait_seconds=READY_SECONDS, tls=self._tls)
         leaderless = [one.message for one in found.problems if one.kind is ProblemKind.SHARD_WITHOUT_LEADER]
         if leaderless:
             raise TimeoutError("; ".join(leaderless))
 
     async def _survey(self) -> Survey:
-        return await survey(self._seeds)
+        return await survey(self._seeds, tls=self._tls)

@@ -14,9 +14,8 @@ from shoal import ShoalError
 from shoal.options import parse_url
 from shoal.survey import fetch_shard_map
 
-from shoal_chaos.nemeses.base import Disturbance
+from shoal_chaos.nemeses.base import Disturbance, NotPossibleHere
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.nemeses.system_faults import LibraryMissing
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
@@ -59,9 +58,11 @@ async def run_here(scenario: Scenario, seed: int, seconds: float, folder: Path, 
     """
     random = Random(f"{scenario.name} {seed}")
     try:
-        cluster = FaultyCluster(folder, scenario.shape, random, system_faults=scenario.needs_system_faults)
-    except LibraryMissing as missing:
-        return _record(scenario, seed, Outcome.SKIPPED, str(missing), 0.0, scenario.shape.words)
+        cluster = FaultyCluster(
+            folder, scenario.shape, random, system_faults=scenario.needs_system_faults, medium=scenario.medium
+        )
+    except NotPossibleHere as lack:
+        return _record(scenario, seed, Outcome.SKIPPED, str(lack), 0.0, scenario.shape.words)
     try:
         await cluster.start()
         experiment = _Experiment(scenario, cluster, random, f"chaos-{seed}", say)
@@ -106,12 +107,15 @@ class _Experiment:
     async def run(self, seconds: float) -> None:
         """Do everything but judge liveness: see `record`."""
         options = parse_url(self._cluster.url)
+        tls = options.tls_context()
         steady = min(max(seconds * STEADY_SHARE, STEADY_SECONDS[0]), STEADY_SECONDS[1])
         async with AsyncExitStack() as stack:
             clients = await open_clients(stack, self._cluster.url, [""] * CLIENTS)
             suite = Suite(self._run, self._random, clients, urls_of_single_nodes(self._cluster.url))
             suite.workloads = [one for one in suite.workloads if one.name in self._scenario.workloads]
-            self._probes = Probes(clients[0], await fetch_shard_map(options.seeds), options.keyspace, self._run)
+            self._probes = Probes(
+                clients[0], await fetch_shard_map(options.seeds, tls=tls), options.keyspace, self._run
+            )
             self._began = time.monotonic()
             async with self._load(suite):
                 self._say(f"steady state for {steady:.1f} s")
@@ -125,8 +129,8 @@ class _Experiment:
             self._say(suite.summary())
             await self._read_back()
             lost, alone = self._cluster.lost, isinstance(self._cluster, FaultyCluster)
-            self._verdicts.append(await replicas.are_in_step(options.seeds, lost))
-            self._verdicts.append(await replicas.are_equal(options.seeds, lost, alone=alone))
+            self._verdicts.append(await replicas.are_in_step(options.seeds, lost, tls))
+            self._verdicts.append(await replicas.are_equal(options.seeds, lost, alone=alone, tls=tls))
         self._judge(suite)
 
     @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import psutil
 from shoal.cli.failures import ExitCode
@@ -15,6 +15,10 @@ ORDER_SECONDS = 120.0
 
 LOW_PRIORITY = 5
 """Of the command line's processes, as niceness: they share the processors with what is measured, and are no part of it."""
+
+
+CommandRunner = Callable[[Sequence[str], Mapping[str, str]], Awaitable[tuple[int, bytes, bytes]]]
+"""Runs `shoal ...` with variables; returns its exit code and what it printed, on stdout and on stderr."""
 
 
 class OrderFailed(Exception):
@@ -45,14 +49,16 @@ async def run_command(arguments: Sequence[str], environment: Mapping[str, str]) 
     return process.returncode or 0, out, error
 
 
-async def command_output(arguments: Sequence[str], environment: Mapping[str, str]) -> bytes:
+async def command_output(
+    arguments: Sequence[str], environment: Mapping[str, str], runner: CommandRunner = run_command
+) -> bytes:
     """Run `shoal ...`; return what it printed on stdout.
 
     Raises:
         OrderFailed: it did not end well.
         TimeoutError: it did not end.
     """
-    code, out, error = await run_command(arguments, environment)
+    code, out, error = await runner(arguments, environment)
     if code != ExitCode.DONE:
         raise OrderFailed(f"`shoal {' '.join(arguments)}` ended with {code}: {error.decode().strip()}")
     return out

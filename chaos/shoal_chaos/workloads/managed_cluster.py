@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from shoal_server.local.cluster import NODE_COMMAND, LocalCluster, NodeExit
 from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports
 from shoal_server.local.processes import ChildNode
 
-from shoal_chaos.workloads.commands import OrderFailed, command_output, run_command
+from shoal_chaos.workloads.commands import CommandRunner, OrderFailed, command_output, run_command
 
 CONDITION_SECONDS = 60.0
 CONDITION_INTERVAL_SECONDS = 0.05
@@ -53,6 +53,9 @@ class ManagedCluster:
         keyspace: str,
         fronted: bool = False,
         environments: Mapping[str, Mapping[str, str]] | None = None,
+        hosts: Mapping[str, str] | None = None,
+        wrappers: Mapping[str, Sequence[str]] | None = None,
+        run_command: CommandRunner = run_command,
     ) -> None:
         """Write the configuration; start nothing.
 
@@ -60,6 +63,9 @@ class ManagedCluster:
             keyspace: the settings of the keyspace `default`, such as "shards: 8".
             fronted: nodes listen elsewhere than where others look for them (see `ports`).
             environments: by node or manager, variables for its process.
+            hosts: by node or manager, the address that it listens at, where that is not loopback.
+            wrappers: by node or manager, what its command is begun with.
+            run_command: runs `shoal ...`, as `commands.run_command` does.
         """
         folder = ClusterFolder(root)
         nodes = founders + joiners
@@ -70,23 +76,29 @@ class ManagedCluster:
             for number, (front, back) in enumerate(zip(fronts, backs, strict=True), start=1)
         }
         """By node: at which port others look for it, and at which it listens."""
+        manager_names = [f"m{number}" for number in range(1, managers + 1)]
+        host = {name: (hosts or {}).get(name, LOOPBACK) for name in (*self.ports, *manager_names)}
         node_lines = [
-            f"  - {{id: {name}, region: local, zone: z{name[1:]}, address: {LOOPBACK}:{front}, "
-            f"listen: '{LOOPBACK}:{back}', data: ./{name}}}"
+            f"  - {{id: {name}, region: local, zone: z{name[1:]}, address: {host[name]}:{front}, "
+            f"listen: '{host[name]}:{back}', data: ./{name}}}"
             for name, (front, back) in self.ports.items()
         ]
         manager_lines = [
-            f"  - {{id: m{number}, address: {LOOPBACK}:{port}, admin: '{LOOPBACK}:{admin}', data: ./m{number}}}"
-            for number, (port, admin) in enumerate(zip(manager_ports[::2], manager_ports[1::2], strict=True), start=1)
+            f"  - {{id: {name}, address: {host[name]}:{port}, admin: '{host[name]}:{admin}', data: ./{name}}}"
+            for name, port, admin in zip(manager_names, manager_ports[::2], manager_ports[1::2], strict=True)
         ]
+        # Others on this machine may have clusters, too: should one get a port of ours, it must not be taken for one of us.
+        cluster = f"managed-{ports[0]}"
         rest = ["managers:", *manager_lines, "keyspaces:", f"  default: {{{keyspace}}}"]
         root.mkdir(parents=True, exist_ok=True)
         founding = root / "founding.yaml"
-        founding.write_text("\n".join(["cluster: managed", "nodes:", *node_lines[:founders], *rest]) + "\n", "utf-8")
-        folder.config_file.write_text("\n".join(["cluster: managed", "nodes:", *node_lines, *rest]) + "\n", "utf-8")
+        founding.write_text("\n".join([f"cluster: {cluster}", "nodes:", *node_lines[:founders], *rest]) + "\n", "utf-8")
+        folder.config_file.write_text("\n".join([f"cluster: {cluster}", "nodes:", *node_lines, *rest]) + "\n", "utf-8")
         self.folder = folder
-        self._founding = LocalCluster(folder, founding, environments=environments)
-        self._joining = LocalCluster(folder, folder.config_file, (*NODE_COMMAND, "--join"), environments)
+        self._run_command = run_command
+        self._founding = LocalCluster(folder, founding, environments=environments, wrappers=wrappers)
+        joining = (*NODE_COMMAND, "--join")
+        self._joining = LocalCluster(folder, folder.config_file, joining, environments, wrappers)
         self._founders = [node.id for node in self._founding.config.nodes]
         self._managers = [manager.id for manager in self._founding.config.managers]
         self.joiners = [node.id for node in self._joining.config.nodes if node.id not in self._founders]
@@ -162,7 +174,7 @@ class ManagedCluster:
         Raises:
             OrderFailed: it did not end well.
         """
-        return await command_output(arguments, self._environment)
+        return await command_output(arguments, self._environment, self._run_command)
 
     async def order(self, *arguments: str) -> Ended:
         """Give an order, and wait until the operation is done.
@@ -223,7 +235,7 @@ class ManagedCluster:
         return sum(all(words in line for words in STEP_BEGUN) for line in lines)
 
     async def _managers_answer(self) -> bool:
-        code, _, _ = await run_command(("operations", "--json", "--timeout", "1s"), self._environment)
+        code, _, _ = await self._run_command(("operations", "--json", "--timeout", "1s"), self._environment)
         return code == ExitCode.DONE
 
     @property

@@ -17,10 +17,11 @@ MANAGER = "m1"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Something that operators do, by its name, and how."""
+    """Something that operators do, by its name, and how. `once`: a second time, it would have nothing to do."""
 
     name: str
     run: Callable[[ManagedCluster], Awaitable[object]]
+    once: bool = False
 
 
 async def transfer_leaders(cluster: ManagedCluster) -> None:
@@ -116,7 +117,7 @@ def without_manager(operation: Operation) -> Operation:
 TRANSFER = Operation("transfer-leader of every shard", transfer_leaders)
 FAIL_OVER = Operation("failover of every node", fail_over)
 SPLIT = Operation("split", split)
-ADD_NODES = Operation("two nodes join, rebalance", add_nodes)
+ADD_NODES = Operation("two nodes join, rebalance", add_nodes, once=True)
 MOVE = Operation("move", move)
 DRAIN = Operation("drain", drain)
 UNDRAIN = Operation("undrain, rebalance", undrain)
@@ -140,7 +141,7 @@ ALL: Sequence[Operation] = (
         for operation in (SPLIT, MOVE, DRAIN, UNDRAIN, MOVE_MICROSHARDS, MERGE, ROLLING_RESTART)
     ),
 )
-"""In an order in which each has something to do, on a cluster that has just been founded."""
+"""In an order in which each has something to do, on a cluster that has just been founded, and then again."""
 
 
 async def _run(operation: Operation, cluster: ManagedCluster) -> None:

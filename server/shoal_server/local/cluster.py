@@ -13,9 +13,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from ssl import SSLContext
 
 from shoal.errors import Unavailable
 from shoal.survey import Examination, ProblemKind, examine
+from shoal.tls import TlsFiles, client_context
 
 from shoal_server.config import load_config
 from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports, generated_config, port_in_use
@@ -116,12 +118,14 @@ class LocalCluster:
         config_file: Path,
         node_command: Sequence[str] = NODE_COMMAND,
         environments: Mapping[str, Mapping[str, str]] | None = None,
+        wrappers: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Read the configuration; start nothing.
 
         Args:
             node_command: what runs a node; `--config FILE --id NODE` is added.
             environments: by node or manager, variables that its process gets beside those of this one.
+            wrappers: by node or manager, what its command is begun with; it must become that command, not start it.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -131,6 +135,7 @@ class LocalCluster:
         self.config = load_config(self.config_file, os.environ)
         self._node_command = tuple(node_command)
         self._environments = environments or {}
+        self._wrappers = wrappers or {}
         self._children: dict[str, ChildNode] = {}
 
     @property
@@ -140,7 +145,12 @@ class LocalCluster:
 
     def url(self, keyspace: str = "default") -> str:
         """Return the URL for clients."""
-        return f"shoal://{','.join(self.addresses)}/{keyspace}"
+        return f"{self.scheme}://{','.join(self.addresses)}/{keyspace}"
+
+    @property
+    def scheme(self) -> str:
+        """How its URLs begin."""
+        return "shoals" if self.config.tls.on else "shoal"
 
     @property
     def _names(self) -> list[str]:
@@ -182,7 +192,7 @@ class LocalCluster:
             raise ValueError(f"node {node} runs already")
         manages = any(manager.id == node for manager in self.config.managers)
         run = MANAGER_COMMAND if manages else self._node_command
-        command = [*run, "--config", str(self.config_file), "--id", node]
+        command = [*self._wrappers.get(node, ()), *run, "--config", str(self.config_file), "--id", node]
         # Relative paths of the configuration mean its own folder, whoever starts the node and from wherever.
         child = start_node(self.folder, node, command, self.config_file.parent, self._environments.get(node))
         self._children[node] = child
@@ -210,7 +220,13 @@ class LocalCluster:
         Raises:
             Unavailable: none answers.
         """
-        return await examine(self.addresses, EXAMINE_TIMEOUT_SECONDS)
+        return await examine(self.addresses, EXAMINE_TIMEOUT_SECONDS, tls=self._tls())
+
+    def _tls(self) -> SSLContext | None:
+        tls = self.config.tls
+        if not tls.on:
+            return None
+        return client_context(TlsFiles(str(tls.authorities), str(tls.certificate), str(tls.key)))
 
     async def is_ready(self) -> bool:
         """Whether every shard has a leader, and every replica on a node that runs is in step."""

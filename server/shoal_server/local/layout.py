@@ -13,8 +13,11 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 
 LOOPBACK = "127.0.0.1"
+CHOSEN_PORTS = range(10_000, 32_000)
+"""Connections get theirs from 32768 (Linux) or 49152 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,19 @@ def generated_config(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on loopback that nobody listens on now. Another process may take one before it is used."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    try:
-        return [int(listener.getsockname()[1]) for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
+    """Return ports on loopback that nobody listens on now. Another process may take one before it is used.
+
+    None is of those that the system gives to connections: one of these might have it while a node is started again.
+    """
+    found: list[int] = []
+    for port in SystemRandom().sample(CHOSEN_PORTS, len(CHOSEN_PORTS)):
+        if len(found) == count:
+            break
+        if not port_in_use(f"{LOOPBACK}:{port}"):
+            found.append(port)
+    if len(found) < count:
+        raise OSError(f"{count} ports are wanted, and only {len(found)} of {CHOSEN_PORTS} are free")
+    return found
 
 
 def port_in_use(address: str) -> bool:

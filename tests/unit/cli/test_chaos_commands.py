@@ -22,12 +22,14 @@ def record(outcome: Outcome = Outcome.HELD) -> RunRecord:
     )  # fmt: skip
 
 
-def test_list_names_every_scenario_and_what_can_be_done_to_any_cluster() -> None:
+def test_list_names_every_scenario_what_can_be_done_to_any_cluster_and_what_the_machine_has_to_have() -> None:
     result = RUNNER.invoke(app, ["chaos", "list", "--json"])
     assert result.exit_code == ExitCode.DONE
-    listed = {one["name"]: one["anywhere"] for one in json.loads(result.stdout)}
-    assert listed["load-spike"]
-    assert not listed["leader-kill"]
+    listed = {one["name"]: (one["anywhere"], one["needs"]) for one in json.loads(result.stdout)}
+    assert listed["load-spike"] == (True, "")
+    assert listed["leader-kill"] == (False, "")
+    assert listed["slow-disk"] == (False, "a C compiler")
+    assert listed["packet-loss"] == (False, "Linux, root, iproute2")
 
 
 def test_an_unknown_scenario_is_not_found_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
