@@ -79,7 +79,11 @@ def nearly_full_disk() -> BadDisk:
 
 
 class LyingDisk(Nemesis):
-    """Syncs do nothing and say that they have; then the power is lost, and with it what the syncs were asked for."""
+    """Syncs do nothing and say that they have; then the power is lost, and with it what the syncs were asked for.
+
+    A node may find its database damaged by that, and refuse to start: it is given up, and no further disk lies, since what the
+    others have is all that there is.
+    """
 
     name: ClassVar[str] = "lying-disk"
 
@@ -88,6 +92,9 @@ class LyingDisk(Nemesis):
         self._names: list[str] = []
 
     async def start(self, cluster: FaultyCluster, random: Random) -> str:
+        if cluster.lost:
+            self._names = []
+            return f"no disk lies any more, since {', '.join(sorted(cluster.lost))} has refused to start"
         self._names = await choose(cluster, self._who, random)
         for name in self._names:
             cluster.system(name).set(Field.SYNC_LIES, 1)
@@ -98,7 +105,11 @@ class LyingDisk(Nemesis):
         for name in self._names:
             cluster.system(name).lose_power()
             cluster.system(name).heal_disk()
+        before = {name: len(cluster.log_of(name)) for name in self._names}
         cluster.restart(self._names)
+        for name, length in before.items():
+            if not await _has_started(cluster, name, length):
+                cluster.give_up(name)
 
 
 class DamagedFiles(Nemesis):
@@ -137,13 +148,9 @@ class DamagedFiles(Nemesis):
     async def heal(self, cluster: FaultyCluster) -> None:
         if self._copy is None:
             return
-
-        async def has_chosen() -> bool:
-            return self._node not in cluster.running or STARTED in cluster.log_of(self._node)[self._log_length :]
-
-        await until(f"{self._node} has started on its damaged files, or refused to", has_chosen)
+        started = await _has_started(cluster, self._node, self._log_length)
         if self._node not in cluster.running:
-            if STARTED in cluster.log_of(self._node)[self._log_length :]:
+            if started:
                 cluster.give_up(self._node)
             else:
                 data = cluster.system(self._node).data
@@ -151,6 +158,23 @@ class DamagedFiles(Nemesis):
                 self._copy.rename(data)
                 cluster.restart([self._node])
         shutil.rmtree(self._copy, ignore_errors=True)
+
+
+async def _has_started(cluster: FaultyCluster, node: str, log_length: int) -> bool:
+    """Wait until a node that was started has begun, or refused to; return which.
+
+    Args:
+        log_length: of its log, before.
+    """
+
+    def begun() -> bool:
+        return STARTED in cluster.log_of(node)[log_length:]
+
+    async def decided() -> bool:
+        return node not in cluster.running or begun()
+
+    await until(f"{node} has started on what its disk has left, or refused to", decided)
+    return begun()
 
 
 def _damage(path: Path, how: Literal["cut", "flip"], random: Random) -> str:
