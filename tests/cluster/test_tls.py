@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import ssl
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,7 +91,7 @@ class SecureCluster:
             done.exit_code,
             done.stdout,
             done.stderr,
-            done.exception,
+            traceback.format_exception(done.exception),
         )
         return done
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from shoal.cli.main import app
-from shoal_shardmanager import cli_options, cli_resharding, cli_restart, cli_settings
+from shoal_shardmanager import cli, cli_options, cli_resharding, cli_restart, cli_settings
 from shoal_shardmanager.orders import SETTINGS, with_settings
 from shoal_shardmanager.rows import SettingsRow
 from shoal_shardmanager.rpc.convert import settings_message
@@ -54,8 +54,9 @@ class Managers:
 
 @pytest.fixture
 def managers(monkeypatch: pytest.MonkeyPatch) -> Managers:
+    # All that have it must be loaded by now: one that is loaded later would keep what stands in for it.
     found = Managers()
-    for module in (cli_options, cli_resharding, cli_restart, cli_settings):
+    for module in (cli, cli_options, cli_resharding, cli_restart, cli_settings):
         monkeypatch.setattr(module, "client_of", lambda *_: found)
     return found
 
