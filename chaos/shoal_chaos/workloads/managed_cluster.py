@@ -96,6 +96,7 @@ class ManagedCluster:
         folder.config_file.write_text("\n".join([f"cluster: {cluster}", "nodes:", *node_lines, *rest]) + "\n", "utf-8")
         self.folder = folder
         self._run_command = run_command
+        self._ending: set[str] = set()
         self._founding = LocalCluster(folder, founding, environments=environments, wrappers=wrappers)
         joining = (*NODE_COMMAND, "--join")
         self._joining = LocalCluster(folder, folder.config_file, joining, environments, wrappers)
@@ -135,9 +136,11 @@ class ManagedCluster:
             RuntimeError: others have ended as well, by themselves.
         """
         child = self._child(name)
+        self._ending.add(name)
         child.signal(number)
         await until(f"{name} has ended", _ended(child))
-        others = [gone for gone in self.take_exits() if gone.node != name]
+        others = [gone for gone in self.take_exits() if gone.node not in self._ending]
+        self._ending.discard(name)
         if others:
             raise RuntimeError(f"processes have ended by themselves: {others}")
 

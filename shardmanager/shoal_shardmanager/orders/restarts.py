@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal_shardmanager.operations.restart import unwell
 from shoal_shardmanager.orders.common import accept, known_node, listed
-from shoal_shardmanager.orders.model import Accepted, Facts, Refused, RestartOrder, Why
+from shoal_shardmanager.orders.model import Accepted, Facts, Refused, RestartOrder, Unsettled, Why
 from shoal_shardmanager.rows import Drain, Heal, NodeState, RemoveNode, RollingRestart, Step
 
 
@@ -32,7 +32,7 @@ def rolling_restart(order: RestartOrder, facts: Facts) -> Accepted:
         raise Refused(Why.REFUSED, f"node {silent[0]} does not answer: start it, or name the other nodes")
     problem = unwell(state, view)
     if problem:
-        raise Refused(Why.REFUSED, f"{problem}: nothing may be taken away now; `shoal status` shows when all is well")
+        raise Unsettled(Why.REFUSED, f"{problem}: nothing may be taken away now; `shoal status` shows when all is well")
     alone = [shard.id for shard in state.map.shards if len(shard.voters) == 1 and shard.voters[0] in nodes]
     notes = (f"shards {listed(alone)} have one voter, and are away while its node is restarted",) if alone else ()
     steps = [
