@@ -19,9 +19,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from shoal_chaos.workloads.commands import ORDER_SECONDS
+
 COMMAND = (sys.executable, "-m", "shoal_chaos.workloads.terminal")
 LENGTH = struct.Struct("<I")
-PATIENCE_SECONDS = 120.0
 LOW_PRIORITY = 19
 """Its niceness: an operator's commands run elsewhere, so it is no part of what is measured."""
 
@@ -62,7 +63,7 @@ class Terminal:
             assert process.stdout is not None
             body = msgspec.msgpack.encode(Order(list(arguments), dict(environment)))
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(ORDER_SECONDS):
                     process.stdin.write(LENGTH.pack(len(body)) + body)
                     (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
                     outcome = msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Outcome)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import SystemRandom
+from random import Random
 
 LOOPBACK = "127.0.0.1"
 CHOSEN_PORTS = range(10_000, 32_000)
@@ -88,7 +88,7 @@ def free_ports(count: int) -> list[int]:
     None is of those that the system gives to connections: one of these might have it while a node is started again.
     """
     found: list[int] = []
-    for port in SystemRandom().sample(CHOSEN_PORTS, len(CHOSEN_PORTS)):
+    for port in Random().sample(CHOSEN_PORTS, len(CHOSEN_PORTS)):
         if len(found) == count:
             break
         if not port_in_use(f"{LOOPBACK}:{port}"):

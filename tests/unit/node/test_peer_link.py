@@ -34,6 +34,17 @@ class Peer(asyncio.Protocol):
             self.transport.write(encode_frame([WELCOME]))
 
 
+async def listen() -> tuple[asyncio.Server, list[Peer]]:
+    """Accept connections; return the server, and where its ends of them are to be."""
+    peers: list[Peer] = []
+
+    def accept() -> Peer:
+        peers.append(Peer())
+        return peers[-1]
+
+    return await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0), peers
+
+
 def link_to(
     server: asyncio.Server, connected: Callable[[str], None], lost: Callable[[str], None], support_ns: int = 60 * 10**9
 ) -> PeerLink:
@@ -54,13 +65,7 @@ def link_to(
 
 async def send_at_every_step_of_a_peers_end() -> int:
     loop = asyncio.get_running_loop()
-    peers: list[Peer] = []
-
-    def accept() -> Peer:
-        peers.append(Peer())
-        return peers[-1]
-
-    server = await loop.create_server(accept, "127.0.0.1", 0)
+    server, peers = await listen()
     connected, lost = asyncio.Event(), asyncio.Event()
     link = link_to(server, lambda _: connected.set(), lambda _: lost.set())
     task = asyncio.create_task(link.run())
@@ -95,14 +100,7 @@ def test_sending_goes_on_in_every_turn_while_a_peer_dies() -> None:
 
 
 async def events_of_a_link_whose_peer_is_silent() -> list[str]:
-    loop = asyncio.get_running_loop()
-    peers: list[Peer] = []
-
-    def accept() -> Peer:
-        peers.append(Peer())
-        return peers[-1]
-
-    server = await loop.create_server(accept, "127.0.0.1", 0)
+    server, peers = await listen()
     events: list[str] = []
     again = asyncio.Event()
 
@@ -126,14 +124,7 @@ def test_a_link_whose_peer_answers_nothing_is_dropped_and_dialled_anew_though_no
 
 
 async def redial_a_peer_that_is_there() -> None:
-    loop = asyncio.get_running_loop()
-    peers: list[Peer] = []
-
-    def accept() -> Peer:
-        peers.append(Peer())
-        return peers[-1]
-
-    server = await loop.create_server(accept, "127.0.0.1", 0)
+    server, peers = await listen()
     connected, lost = asyncio.Event(), asyncio.Event()
     link = link_to(server, lambda _: connected.set(), lambda _: lost.set())
     task = asyncio.create_task(link.run())
