@@ -12,12 +12,9 @@ from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.system_faults import Field
-from shoal_chaos.workloads.managed_cluster import until
 
 SUFFIXES = (".sst", ".log")
 """The files that are damaged: tables, and the write-ahead log."""
-
-STARTED = '"event": "node_started"'
 
 
 class BadDisk(Nemesis):
@@ -105,10 +102,9 @@ class LyingDisk(Nemesis):
         for name in self._names:
             cluster.system(name).lose_power()
             cluster.system(name).heal_disk()
-        before = {name: len(cluster.log_of(name)) for name in self._names}
         cluster.restart(self._names)
-        for name, length in before.items():
-            if not await _has_started(cluster, name, length):
+        for name in self._names:
+            if not await cluster.decided(name):
                 cluster.give_up(name)
 
 
@@ -130,7 +126,6 @@ class DamagedFiles(Nemesis):
         self._who = who
         self._node = ""
         self._copy: Path | None = None
-        self._log_length = 0
 
     async def start(self, cluster: FaultyCluster, random: Random) -> str:
         (self._node,) = await choose(cluster, self._who, random)
@@ -138,7 +133,6 @@ class DamagedFiles(Nemesis):
         data = cluster.system(self._node).data
         self._copy = data.with_name(f"{data.name}.whole")
         shutil.copytree(data, self._copy)
-        self._log_length = len(cluster.log_of(self._node))
         files = sorted(path for path in data.rglob("*") if path.suffix in SUFFIXES and path.stat().st_size)
         damaged = random.choice(files)
         place = _damage(damaged, self._how, random)
@@ -148,7 +142,7 @@ class DamagedFiles(Nemesis):
     async def heal(self, cluster: FaultyCluster) -> None:
         if self._copy is None:
             return
-        started = await _has_started(cluster, self._node, self._log_length)
+        started = await cluster.decided(self._node)
         if self._node not in cluster.running:
             if started:
                 cluster.give_up(self._node)
@@ -158,23 +152,6 @@ class DamagedFiles(Nemesis):
                 self._copy.rename(data)
                 cluster.restart([self._node])
         shutil.rmtree(self._copy, ignore_errors=True)
-
-
-async def _has_started(cluster: FaultyCluster, node: str, log_length: int) -> bool:
-    """Wait until a node that was started has begun, or refused to; return which.
-
-    Args:
-        log_length: of its log, before.
-    """
-
-    def begun() -> bool:
-        return STARTED in cluster.log_of(node)[log_length:]
-
-    async def decided() -> bool:
-        return node not in cluster.running or begun()
-
-    await until(f"{node} has started on what its disk has left, or refused to", decided)
-    return begun()
 
 
 def _damage(path: Path, how: Literal["cut", "flip"], random: Random) -> str:

@@ -23,6 +23,9 @@ READY_SECONDS = 30.0
 READY_ATTEMPT_SECONDS = 2.0
 READY_KEYS = 200
 
+STARTED = ('"event": "node_started"', '"event": "manager_started"')
+"""What a process says when it serves what its disk had."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -81,6 +84,8 @@ class FaultyCluster:
         self.remarks: list[str] = []
         self._excused: set[str] = set()
         self._lost: set[str] = set()
+        self._log_lengths: dict[str, int] = {}
+        """By process that was started again since the cluster was ready last: how long its log was before."""
 
     # -- life
 
@@ -104,10 +109,10 @@ class FaultyCluster:
         return self.managed.url
 
     async def ready(self) -> None:
-        """Start what faults have ended, and wait until every shard takes a write.
+        """Start what faults have ended, and wait until every process has begun and every shard takes a write.
 
         Raises:
-            TimeoutError: one does not.
+            TimeoutError: one has not, or does not.
         """
 
         problem = ""
@@ -115,8 +120,11 @@ class FaultyCluster:
         async def serves() -> bool:
             nonlocal problem
             self._note_exits()
-            for name in self._excused - self._lost - self.running:
-                self.managed.start(name)
+            self.restart(self._excused)
+            beginning = sorted(name for name in self._log_lengths.keys() & self.running if not self.has_begun(name))
+            if beginning:
+                problem = f"{', '.join(beginning)} have not begun yet"
+                return False
             try:
                 async with AsyncClient(self.url, timeout=READY_ATTEMPT_SECONDS) as db:
                     await db.put_many({f"ready-{number}": "yes" for number in range(READY_KEYS)})
@@ -129,8 +137,9 @@ class FaultyCluster:
             async with asyncio.timeout(READY_SECONDS):
                 await until("every shard takes writes", serves)
         except TimeoutError as error:
-            raise TimeoutError(f"not every shard takes writes {READY_SECONDS:g} s after the heal: {problem}") from error
+            raise TimeoutError(f"the cluster is not ready {READY_SECONDS:g} s after the heal: {problem}") from error
         self._excused &= self._lost
+        self._log_lengths.clear()
 
     # -- who is who
 
@@ -174,7 +183,22 @@ class FaultyCluster:
         self._note_exits()
         for name in names:
             if name not in self.running and name not in self._lost:
+                self._log_lengths[name] = len(self.log_of(name))
                 self.managed.start(name)
+
+    def has_begun(self, name: str) -> bool:
+        """Return whether a process has begun to serve, that was started again since the cluster was ready last."""
+        since = self.log_of(name)[self._log_lengths[name] :]
+        return any(words in since for words in STARTED)
+
+    async def decided(self, name: str) -> bool:
+        """Wait until a process that was started again has begun, or refused to; return whether it has begun."""
+
+        async def is_decided() -> bool:
+            return name not in self.running or self.has_begun(name)
+
+        await until(f"{name} has started on what its disk has left, or refused to", is_decided)
+        return self.has_begun(name)
 
     def pause(self, names: Iterable[str]) -> None:
         """SIGSTOP."""
@@ -201,7 +225,7 @@ class FaultyCluster:
         return set(self._lost)
 
     def log_of(self, name: str) -> str:
-        """Return what a process has printed."""
+        """Return what a process has printed, in all its lives."""
         return self.managed.folder.log_file(name).read_text("utf-8", "replace")
 
     # -- machines

@@ -87,6 +87,10 @@ class PeerLinks:
             if found is not None:
                 found[1].send(messages)
 
+    def unsent_bytes(self) -> dict[str, int]:
+        """Return by peer what its connection has not taken yet."""
+        return {peer: link.unsent_bytes for peer, (_, link, _) in self._links.items()}
+
     def is_there(self, peer: str) -> None:
         """A peer has connected here: dial it now, where its link waits to be dialled again."""
         found = self._links.get(peer)

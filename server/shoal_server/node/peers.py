@@ -115,6 +115,12 @@ class PeerLink:
         """The peer has connected here: where it waits to be dialled again, now is the time."""
         self._is_there.set()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What the connection has not taken yet; beyond `OUTPUT_BYTES` it is cut."""
+        transport = self._transport
+        return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
+
     def send(self, messages: list[PeerMessage]) -> None:
         """Send a turn's messages, or drop them where there is no link."""
         transport = self._transport

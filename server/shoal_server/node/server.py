@@ -153,6 +153,7 @@ class NodeServer:
             self._engine,
             self._slow_log,
             clients=lambda: len(self._clients),
+            unsent_bytes=lambda: self._links.unsent_bytes(),
             readiness=lambda: self._pages.readiness,
         )
         self._health = HealthWatch(

@@ -7,7 +7,7 @@ for `SHARDS_MAX` replicas at most, the busiest ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nlargest
 
@@ -15,6 +15,7 @@ from shoal.errors import ErrorCode
 from shoal.metrics import Family, counter, gauge, labelled
 
 from shoal_server.node.core import Node
+from shoal_server.node.peers import OUTPUT_BYTES
 from shoal_server.node.replica import Replica
 from shoal_server.node.status import SOFTWARE
 from shoal_server.observe.readiness import Readiness
@@ -68,16 +69,19 @@ class NodeMetrics:
         slow_log: SlowLog,
         *,
         clients: Callable[[], int],
+        unsent_bytes: Callable[[], Mapping[str, int]],
         readiness: Callable[[], Readiness],
     ) -> None:
         """
         Args:
             clients: says how many are connected.
+            unsent_bytes: says by peer what its connection has not taken yet.
         """
         self._node = node
         self._engine = engine
         self._slow_log = slow_log
         self._clients = clients
+        self._unsent_bytes = unsent_bytes
         self._readiness = readiness
 
     def families(self, now: int) -> Iterator[Family]:
@@ -173,11 +177,24 @@ class NodeMetrics:
             "gauge",
             "For how long the peer has promised not to elect against this node",
         )
+        unsent = Family(
+            "shoal_node_peer_unsent_bytes",
+            "gauge",
+            "Bytes of messages that the connection to the peer has not taken yet",
+        )
+        unsent_bytes = self._unsent_bytes()
         for peer in node.peers[:PEERS_MAX]:
             connected.add(peer in node.connected, peer=peer)
+            unsent.add(unsent_bytes.get(peer, 0), peer=peer)
             support.add(max(0, node.liveness.supported_until(peer) - now) / 1e9, peer=peer)
         yield connected
         yield support
+        yield unsent
+        yield gauge(
+            "shoal_node_peer_unsent_limit_bytes",
+            "Beyond this the connection to a peer is cut, and made anew",
+            OUTPUT_BYTES,
+        )
 
     def _of_raft(self, sums: _Sums, roles: dict[str, int]) -> Iterator[Family]:
         tally = self._node.tally

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from shoal.metrics import Family, gauge
+from shoal.metrics import Family, counter, gauge
 
 from shoal_server.storage.rocks import RocksEngine
 
@@ -41,6 +41,8 @@ _OF_DATABASE = (
     ),
     ("background-errors", "shoal_storage_background_errors", "Errors of RocksDB's own threads"),
 )
+_CACHED_BLOCKS = ("data", "index", "filter")
+_WRITTEN_BY = {"log": "wal.bytes", "flush": "flush.write.bytes", "compaction": "compact.write.bytes"}
 
 
 def storage_families(engine: RocksEngine) -> Iterator[Family]:
@@ -62,3 +64,27 @@ def storage_families(engine: RocksEngine) -> Iterator[Family]:
     yield stalls
     for name, family, documentation in _OF_DATABASE:
         yield gauge(family, documentation, engine.property_number("data", name))
+    yield from _counted(engine.tickers())
+
+
+def _counted(tickers: Mapping[str, int]) -> Iterator[Family]:
+    """Yield what RocksDB counts by itself, for all column families at once."""
+    lookups = Family(
+        "shoal_storage_cache_lookups", "counter", "Blocks looked up in the block cache, found there or read"
+    )
+    for block in _CACHED_BLOCKS:
+        for result in ("hit", "miss"):
+            lookups.add(tickers[f"block.cache.{block}.{result}"], block=block, result=result)
+    yield lookups
+    written = Family("shoal_storage_written_bytes", "counter", "Bytes written to disk, by what for")
+    for purpose, name in _WRITTEN_BY.items():
+        written.add(tickers[name], purpose=purpose)
+    yield written
+    yield counter(
+        "shoal_storage_compaction_read_bytes", "Bytes that compactions have read", tickers["compact.read.bytes"]
+    )
+    yield counter(
+        "shoal_storage_stall_seconds",
+        "How long writes were held up until RocksDB had compacted",
+        tickers["stall.micros"] / 1e6,
+    )

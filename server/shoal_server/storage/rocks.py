@@ -13,6 +13,7 @@ first, so flushed rows never run ahead of the log.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -54,6 +55,7 @@ BLOOM_BITS = 10
 NO_SPACE = "no space left"
 DAMAGED = "Corruption"
 MARKS_FILE = "SYNCED"
+_TICKER = re.compile(r"^rocksdb\.(\S+) COUNT : (\d+)$", re.MULTILINE)
 
 
 def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) -> Options:
@@ -129,6 +131,8 @@ class RocksEngine:
         options.set_keep_log_file_num(INFO_LOGS)
         options.set_max_log_file_size(INFO_LOG_BYTES)
         options.set_max_open_files(OPEN_FILES)
+        options.enable_statistics()
+        self._options = options
         families = {
             "log": _family_options(LOG_BUFFER_BYTES, cache, compressed=False),
             "data": _family_options(write_buffer_bytes, cache, compressed=True),
@@ -260,6 +264,11 @@ class RocksEngine:
     def property_text(self, family: str, name: str) -> str:
         """Return one of RocksDB's properties (without its `rocksdb.`) as text; "" where this version lacks it."""
         return self._by_name[family].property_value(f"rocksdb.{name}") or ""
+
+    def tickers(self) -> dict[str, int]:
+        """Return RocksDB's own counters since the database was opened, by name (without its `rocksdb.`)."""
+        statistics = self._options.get_statistics() or ""
+        return {name: int(count) for name, count in _TICKER.findall(statistics)}
 
     def free_bytes(self) -> int:
         """Return how many bytes the disk under the database has left for this process."""

@@ -10,6 +10,7 @@ import pytest
 from shoal.metrics import Family
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
+from shoal_server.node.peers import OUTPUT_BYTES
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
 from shoal_server.observe.readiness import Readiness
@@ -43,7 +44,12 @@ def families(shards: int, database: RocksEngine) -> dict[str, Family]:
         replica.load.work = float(number)
     node.tally.retired_reads = 5
     metrics = NodeMetrics(
-        node, database, SlowLog("n1", lambda _client: ""), clients=lambda: 3, readiness=lambda: Readiness("starting")
+        node,
+        database,
+        SlowLog("n1", lambda _client: ""),
+        clients=lambda: 3,
+        unsent_bytes=lambda: {"n2": 700},
+        readiness=lambda: Readiness("starting"),
     )
     found = {family.name: family for family in metrics.families(NOW)}
     assert len(found) == len(list(metrics.families(NOW))), "a name stands for one family"
@@ -77,6 +83,34 @@ def test_queues_have_their_bounds(database: RocksEngine):
     assert lengths["clients"] == 3
     assert limits["clients"] == NodeSettings().limits.clients
     assert set(limits) <= set(lengths)
+
+
+def test_what_waits_for_a_peer_to_read_is_told_beside_its_bound(database: RocksEngine):
+    found = families(1, database)
+    unsent = {sample.labels["peer"]: sample.value for sample in found["shoal_node_peer_unsent_bytes"].samples}
+    assert unsent == {"n2": 700, "n3": 0}
+    assert found["shoal_node_peer_unsent_limit_bytes"].samples[0].value == OUTPUT_BYTES
+
+
+def test_lookups_in_the_block_cache_are_counted_by_what_came_of_them(database: RocksEngine):
+    def lookups() -> dict[str, float]:
+        samples = families(1, database)["shoal_storage_cache_lookups"].samples
+        return {sample.labels["result"]: sample.value for sample in samples if sample.labels["block"] == "data"}
+
+    batch = database.batch()
+    batch.put(b"key", bytes(100), database.data)
+    database.write(batch)
+    database.flush()
+    before = lookups()
+    assert database.get(database.data, b"key") == bytes(100)
+    read = lookups()
+    assert database.get(database.data, b"key") == bytes(100)
+    again = lookups()
+    assert (read["miss"] - before["miss"], read["hit"] - before["hit"]) == (1, 0)
+    assert (again["miss"] - read["miss"], again["hit"] - read["hit"]) == (0, 1)
+    written = {s.labels["purpose"]: s.value for s in families(1, database)["shoal_storage_written_bytes"].samples}
+    assert written["log"] > 100
+    assert written["flush"] > 100
 
 
 def test_the_database_says_what_it_holds(database: RocksEngine):
