@@ -15,8 +15,10 @@ from shoal_chaos.simulation.run import simulate
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
-from shoal_server.node.replica import QueuedRead, Replica
+from shoal_server.node.log_length import LogLength
+from shoal_server.node.replica_reads import ReplicaReads
 from shoal_server.node.splits import Splits
+from shoal_server.node.waiting import QueuedRead
 from shoal_server.raft.group import Group
 from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
@@ -95,13 +97,13 @@ def report_a_sync_before_it_is_done(patch: pytest.MonkeyPatch) -> None:
 
 def cut_the_log_off_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     """What was applied counts as flushed."""
-    original = Replica.shorten_log
+    original = LogLength.shorten
 
-    def shorten_log(self: Replica, batch: Batch) -> bool:
-        self.flushed(self.machine.state.index)
+    def shorten(self: LogLength, batch: Batch) -> bool:
+        self.flushed(self._group.log.applied_index)
         return original(self, batch)
 
-    patch.setattr(Replica, "shorten_log", shorten_log)
+    patch.setattr(LogLength, "shorten", shorten)
 
 
 def believe_the_leader_before_having_applied(patch: pytest.MonkeyPatch) -> None:
@@ -172,23 +174,23 @@ class LeadersApart(Faults):
 def vouch_for_freshness_without_a_lease(patch: pytest.MonkeyPatch) -> None:
     """Who was a leader once says how far the log is committed."""
 
-    def answer(self: Replica, question: FreshnessQuestion, now: int) -> FreshnessAnswer:
-        return FreshnessAnswer(question.group, question.asked_at, self.group.log.commit_index)
+    def answer(self: ReplicaReads, question: FreshnessQuestion, now: int) -> FreshnessAnswer:
+        return FreshnessAnswer(question.group, question.asked_at, self._group.log.commit_index)
 
-    patch.setattr(Replica, "answer_freshness", answer)
+    patch.setattr(ReplicaReads, "answer_freshness", answer)
 
 
 def forget_what_the_session_has_seen(patch: pytest.MonkeyPatch) -> None:
     """Any replica serves a session."""
-    original = Replica.queue_read
+    original = ReplicaReads.queue
 
-    def queue_read(self: Replica, queued: QueuedRead) -> None:
+    def queue(self: ReplicaReads, queued: QueuedRead) -> None:
         if isinstance(queued.read, Read) and queued.weak:
             freshness = msgspec.structs.replace(queued.read.freshness, min_seq=0)
             queued.read = msgspec.structs.replace(queued.read, freshness=freshness)
         original(self, queued)
 
-    patch.setattr(Replica, "queue_read", queue_read)
+    patch.setattr(ReplicaReads, "queue", queue)
 
 
 def let_every_condition_hold(patch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.relocations import Relocations
-from shoal_server.node.replica import QueuedCommand, Replica
+from shoal_server.node.replica import Replica
+from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import MembershipChange, MembershipRefused
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
@@ -159,7 +160,7 @@ class Administration:
         replica = node.replicas.get(request.shard)
         if replica is None or not replica.group.is_leader:
             where = f"{node.identity.node} does not lead shard {request.shard}"
-            route = replica.route if replica is not None else node.routes.shards.get(request.shard)
+            route = replica.refusals.route if replica is not None else node.routes.shards.get(request.shard)
             outbox.fail(client, request.request, ErrorCode.NOT_LEADER, where, route=route)
         elif isinstance(request, SplitShard):
             self._split(client, request, replica, outbox)

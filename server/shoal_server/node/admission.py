@@ -33,8 +33,9 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.outbox import Outbox
-from shoal_server.node.replica import QueuedCommand, QueuedRead, Replica
+from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
+from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys
 
 DataRequest: TypeAlias = OpenSession | Write | Read | Scan | ReadPage
@@ -101,21 +102,21 @@ class Admission:
             return None
         weak = isinstance(request, (Read, Scan)) and not request.freshness.strong
         if not replica.group.is_leader and not weak:
-            replica.fail_not_leader(client, request.request, outbox)
+            replica.refusals.not_leader(client, request.request, outbox)
             return None
         try:
             if type(request) is Write:
                 replica.queue_command(self._check_write(client, request, replica, not_writable))
             elif type(request) is Read:
-                replica.queue_read(QueuedRead(client, request, self._check_read(request, replica), weak))
+                replica.reads.queue(QueuedRead(client, request, self._check_read(request, replica), weak))
             elif type(request) is Scan:
                 self._check_keyspace(request, replica)
                 self._check_microshard(request.microshard, replica)
                 self._check_ranges_known(request, replica)
-                replica.queue_read(QueuedRead(client, request, [], weak))
+                replica.reads.queue(QueuedRead(client, request, [], weak))
             elif type(request) is ReadPage:
                 self._check_keyspace(request, replica)
-                replica.queue_read(QueuedRead(client, request, []))
+                replica.reads.queue(QueuedRead(client, request, []))
             else:
                 self._check_writable(not_writable)
                 replica.queue_command(
@@ -125,7 +126,7 @@ class Admission:
             not_here = isinstance(refusal, NotHere)
             if not_here and isinstance(request, Write) and replica.answer_repeated(client, request, outbox):
                 return None
-            route = replica.route if refusal.code is ErrorCode.WRONG_SHARD else None
+            route = replica.refusals.route if refusal.code is ErrorCode.WRONG_SHARD else None
             wait = refusal.retry_after_ms
             outbox.fail(client, request.request, refusal.code, str(refusal), retry_after_ms=wait, route=route)
             return None

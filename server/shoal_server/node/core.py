@@ -52,29 +52,25 @@ from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
 from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
+from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
+from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.relocations import Relocations
-from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica, WaitingTransfer
+from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
-from shoal_server.node.splits import Splits, begin_log_of_split_off
+from shoal_server.node.splits import Splits
 from shoal_server.node.status import describe
 from shoal_server.node.transfers import SnapshotTransfers
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
-from shoal_server.raft.log import Log
 from shoal_server.raft.membership import MembershipChange
-from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, Membership, RaftMessage, VoteRequest
-from shoal_server.raft.ready import TransferRefused
-from shoal_server.shard.machine import ShardStateMachine
-from shoal_server.storage.applied_state import AppliedState, load_applied_state
-from shoal_server.storage.engine import REPLACE_NODE, Engine, StorageDamaged
+from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.folder import load_derived_version, put_shard_map
-from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import is_split_off
-from shoal_server.storage.log_store import GroupLogStore
-from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, is_stored, load_origin, put_origin
+from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 
 log = structlog.get_logger("shoal.node")
@@ -143,18 +139,19 @@ class Node:
         self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)
         self.cpu = 0.0
         self.connected: set[str] = set()
-        self._random = random
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
+        self._opener = ReplicaOpener(identity.node, engine, settings, self.liveness, self.tally, random, self.connected)
         self.replicas: dict[int, Replica] = {}
         for shard in shard_map.shards:
             # Of what a split makes nothing is stored before this node has applied it. Any other replica that a later map
             # than the first one has brought here has its origin stored.
             if identity.node in shard.replicas and (is_stored(engine, shard.id) or not shard.parent):
-                self.replicas[shard.id] = self._open_replica(shard.id, load_origin(engine, shard.id), now)
+                self.replicas[shard.id] = self._opener.open(self.routes, shard.id, load_origin(engine, shard.id), now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
         self._admin_requests: list[tuple[int, AdminRequest]] = []
         self._derived_version = load_derived_version(engine)
         self._may_lack_replicas = False
+        self._leaderships = Leaderships(identity.node, self.replicas)
         self._splits = Splits(self)
         self._relocations = Relocations(self)
         self._administration = Administration(self, self._relocations)
@@ -172,7 +169,6 @@ class Node:
         self._peer_events: list[tuple[str, bool]] = []
         self._unsynced: deque[_Unsynced] = deque()
         self._in_flight: dict[int, int] = {}
-        self._unfit_peers: set[str] = set()
         self._disk_latency_us: dict[str, int] = {}
         self._ticket = 0
         self._synced = 0
@@ -271,67 +267,9 @@ class Node:
         replica.fail_all(self._outbox)
 
     def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
-        replica = self._open_replica(shard_id, origin, now)
+        replica = self._opener.open(self.routes, shard_id, origin, now)
         self.replicas[shard_id] = replica
         self._dirty[shard_id] = replica
-
-    def _open_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> Replica:
-        shard: Shard = self.routes.shards[shard_id]
-        node = self.identity.node
-        store = GroupLogStore(self.engine, shard_id)
-        state = load_applied_state(self.engine, shard_id)
-        awaits_snapshot = state is None and not origin.founded
-        if state is not None:
-            begin_log_of_split_off(self.engine, shard_id, state)
-        if state is None:
-            state = AppliedState(
-                index=0,
-                term=0,
-                seq_base=0,
-                generation=next_generation(self.engine),
-                sessions_opened=0,
-                membership=Membership(1, shard.founders, shard.founding_followers)
-                if shard.founders
-                else Membership(1, shard.voters, shard.followers),
-                membership_index=0,
-                ranges=(shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges,
-            )
-        keyspace = self.routes.keyspaces[shard.keyspace]
-        machine = ShardStateMachine(shard, keyspace, self.engine, state)
-        leftovers = self.engine.batch()
-        discard_staged(leftovers, self.engine, shard_id)
-        if not leftovers.is_empty():
-            self.engine.write(leftovers)
-        stored = store.load()
-        if stored.last_index < state.index:
-            raise StorageDamaged(
-                f"the log of shard {shard_id} ends at entry {stored.last_index}, and {state.index} was applied: "
-                f"{REPLACE_NODE}"
-            )
-        log = Log(
-            store,
-            truncated_index=stored.start.index,
-            truncated_term=stored.start.term,
-            last_index=stored.last_index,
-            applied_index=state.index,
-        )
-        group = Group(
-            shard_id,
-            node,
-            config=self.settings.raft,
-            timing=self.settings.timing,
-            liveness=self.liveness,
-            log=log,
-            hard_state=stored.hard_state,
-            membership=state.membership,
-            membership_index=state.membership_index,
-            random=Random(self._random.getrandbits(64)),
-            now=now,
-            priority=shard.voters.index(node) if node in shard.voters else len(shard.voters),
-            silent_until=0 if origin.founded else origin.membership_version,
-            awaits_snapshot=awaits_snapshot,
-        )
-        return Replica(node, group, store, machine, self.settings, self.tally, self.connected)
 
     # -- what arrives
 
@@ -370,7 +308,7 @@ class Node:
         flushing, self._flushing = self._flushing, None
         invariant(ticket == self._flush_ticket and flushing is not None, "one flush at a time")
         for replica, index in (flushing or {}).items():
-            replica.flushed(index)
+            replica.log_length.flushed(index)
             self._splits.flushed(replica, index)
             self._dirty[replica.shard.id] = replica
 
@@ -408,10 +346,14 @@ class Node:
         self._wall_ms = wall_ms
         self.tally.begin_turn(self.arrived or now, now)
         self.arrived = 0
-        self._release_synced(now, outbox)
-        self._take_peer_events(now)
-        self._take_peer_messages(now, outbox)
-        self._take_client_requests(now, outbox)
+        if self._unsynced:
+            self._release_synced(now, outbox)
+        if self._peer_events:
+            self._take_peer_events(now)
+        if self._from_peers:
+            self._take_peer_messages(now, outbox)
+        if self._from_clients:
+            self._take_client_requests(now, outbox)
         if now >= self._next_tick:
             self._tick(now, outbox)
         sync = self._store(now, outbox)
@@ -421,7 +363,9 @@ class Node:
     def finish_turn(self, now: int) -> TurnEnd:
         """Apply what is committed, and answer."""
         outbox = self._outbox
-        self._apply(now, outbox)
+        if self._dirty or self._again or self._behind:
+            self._apply(now, outbox)
+        self._transfers.send(now, outbox)
         self._outbox = Outbox(self.routes.map.version)
         if outbox.failed:
             self.tally.failed(outbox.failed)
@@ -508,18 +452,18 @@ class Node:
                 if isinstance(message, (SnapshotChunk, SnapshotAck)):
                     self._transfers.receive(sender, message, replica, now)
                 elif isinstance(message, FreshnessQuestion):
-                    answer = replica.answer_freshness(message, now)
+                    answer = replica.reads.answer_freshness(message, now)
                     if answer is not None:
                         outbox.send(sender, answer)
                 elif isinstance(message, FreshnessAnswer):
                     if self.started_at <= message.asked_at <= now:
-                        replica.take_freshness(message)
+                        replica.reads.take_freshness(message)
                 else:
                     replica.group.step(sender, message, now)
 
     def _take_heartbeat(self, sender: str, message: Heartbeat | HeartbeatAnswer, now: int, outbox: Outbox) -> None:
         if isinstance(message, Heartbeat):
-            (self._unfit_peers.discard if message.may_lead else self._unfit_peers.add)(sender)
+            (self._leaderships.unfit.discard if message.may_lead else self._leaderships.unfit.add)(sender)
             self._disk_latency_us[sender] = message.disk_latency_us
             outbox.send(sender, self.liveness.on_heartbeat(sender, message, now))
         elif self.liveness.on_answer(sender, message, now):
@@ -550,7 +494,10 @@ class Node:
                 elif isinstance(request, ReadChecksum):
                     self._read_checksum(client, request, outbox)
                 elif isinstance(request, TransferLeader):
-                    self._transfer_leader(client, request, now, outbox)
+                    replica = self._admission.replica_of(client, request.request, request.shard, outbox)
+                    if replica is not None:
+                        self._leaderships.transfer(client, request, replica, now, outbox)
+                        self._dirty[request.shard] = replica
                 else:
                     self._admin_requests.append((client, request))
 
@@ -577,69 +524,16 @@ class Node:
         """The shard map with the leaders that this node knows of its own replicas."""
         shard_map = self.routes.map
         shards = tuple(
-            self.replicas[shard.id].route if shard.id in self.replicas else shard for shard in shard_map.shards
+            self.replicas[shard.id].refusals.route if shard.id in self.replicas else shard for shard in shard_map.shards
         )
         return ShardMap(shard_map.version, shard_map.cluster, shard_map.nodes, shard_map.keyspaces, shards)
 
-    def _transfer_leader(self, client: int, request: TransferLeader, now: int, outbox: Outbox) -> None:
-        replica = self._admission.replica_of(client, request.request, request.shard, outbox)
-        if replica is None:
-            return
-        group = replica.group
-        if not group.is_leader:
-            outbox.fail(
-                client,
-                request.request,
-                ErrorCode.NOT_LEADER,
-                f"{self.identity.node} does not lead shard {request.shard}: ask {group.leader or 'its leader'}",
-                route=replica.route,
-            )
-        elif group.leader == request.target:
-            outbox.answer(client, Done(request.request))
-        elif not self._can_lead(request.target):
-            outbox.fail(
-                client,
-                request.request,
-                ErrorCode.UNAVAILABLE,
-                f"node {request.target!r} takes no leadership now: its disk is full, hangs or is slow (see its status)",
-            )
-        elif replica.transfer is not None:
-            outbox.fail(
-                client,
-                request.request,
-                ErrorCode.UNAVAILABLE,
-                f"leadership of shard {request.shard} is already on its way to {replica.transfer.target!r}",
-            )
-        else:
-            try:
-                group.transfer_leadership(request.target, now)
-            except TransferRefused as error:
-                outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, str(error))
-                return
-            deadline = now + max(request.timeout_ms, 1) * 1_000_000
-            replica.transfer = WaitingTransfer(client, request.request, request.target, deadline)
-            self._dirty[request.shard] = replica
-
     def hand_over(self, now: int) -> int:
-        """Begin to hand every leadership to the peer that is best placed for it; return how many are still here.
-
-        To be called again until it returns 0, or the caller's patience ends: leaders without an able peer stay.
-        """
-        left = 0
-        for shard, replica in self.replicas.items():
-            group = replica.group
-            if not group.is_leader or group.membership.voters == (self.identity.node,):
-                # Nobody else could ever lead a group of one.
-                continue
-            left += 1
-            target = group.best_successor(now, self._can_lead)
-            if target and not group.transferring:
-                group.transfer_leadership(target, now)
-                self._dirty[shard] = replica
+        """Begin to hand every leadership on; return how many are still here (see `Leaderships.hand_over`)."""
+        begun, left = self._leaderships.hand_over(now)
+        for replica in begun:
+            self._dirty[replica.shard.id] = replica
         return left
-
-    def _can_lead(self, peer: str) -> bool:
-        return peer not in self._unfit_peers
 
     # -- time
 
@@ -667,7 +561,7 @@ class Node:
                 any_active = True
                 replica.group.tick(now)
                 self._dirty[shard] = replica
-            if replica.is_read_from(now) or replica.holds_refusals:
+            if replica.reads.is_used(now) or replica.refusals.held_back:
                 any_active = True
                 self._dirty[shard] = replica
             if replica.queue_purge(self._wall_ms):
@@ -703,8 +597,8 @@ class Node:
         must_sync = False
         for replica in dirty.values():
             replica.propose_queued(now, self._wall_ms, outbox)
-            replica.begin_reads(now, outbox)
-            replica.ask_freshness(now, outbox)
+            replica.reads.begin(now, outbox)
+            replica.reads.ask_freshness(now, outbox)
             for ready in replica.collect(batch, now, outbox):
                 if ready.entries:
                     last = ready.entries[-1]
@@ -725,7 +619,7 @@ class Node:
                         reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
                         f"sent again, but the node cannot be relied on: replace it",
                     )
-            if replica.shorten_log(batch):
+            if replica.log_length.shorten(batch):
                 self._flush_wanted = True
         adopted = self._transfers.store(batch, now)
         if not batch.is_empty():
@@ -766,7 +660,7 @@ class Node:
             if shard in applied:
                 # What it applies next must see what it has just applied, which is not written yet.
                 continue
-            if replica.group.is_leader or replica.awaits_applying:
+            if replica.group.is_leader or replica.reads.awaits_applying:
                 applied[shard] = replica
                 replica.apply(batch)
             elif replica.group.has_committed and shard not in behind:
@@ -780,8 +674,8 @@ class Node:
         for replica in applied.values():
             replica.answer_applied(outbox)
         for replica in dirty.values():
-            replica.serve_reads(now, self._wall_ms, outbox)
-            if replica.awaits_applying:
+            replica.reads.serve(now, self._wall_ms, outbox)
+            if replica.reads.awaits_applying:
                 self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
             if replica.group.is_leader and replica.group.has_committed:
                 # A turn applies so much and no more, or heartbeats would wait for it.
@@ -789,4 +683,3 @@ class Node:
                 self._next_tick = now
             elif replica.group.active:
                 self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
-        self._transfers.send(now, outbox)

@@ -26,7 +26,8 @@ from shoal.protocol.relocation import (
 from shoal.shardmap import MicroshardRange, Shard, ShardMap, with_ranges, without_ranges
 
 from shoal_server.node.outbox import Outbox
-from shoal_server.node.replica import QueuedCommand, QueuedRead, Replica
+from shoal_server.node.replica import Replica
+from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.shard.commands import (
     AdoptCommand,
     CancelCommand,
@@ -90,7 +91,7 @@ class Relocations:
 
     def queue_read(self, client: int, request: ReadMoving, replica: Replica) -> None:
         """Have the read served once this node is sure to lead; `replica` thinks that it does."""
-        replica.queue_read(QueuedRead(client, request, []))
+        replica.reads.queue(QueuedRead(client, request, []))
         self._node.mark_dirty(replica)
 
     def take_hand_overs(self, replicas: Iterable[Replica], now: int) -> None:

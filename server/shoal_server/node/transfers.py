@@ -271,4 +271,4 @@ class SnapshotTransfers:
     def _hold_log(self, replica: Replica) -> None:
         """Keep the log from behind the oldest snapshot under way, or its receiver would need another at once."""
         held = [sending.reader.state.index for sending in self._sending.values() if sending.replica is replica]
-        replica.snapshot_floor = min(held, default=None)
+        replica.log_length.snapshot_floor = min(held, default=None)

@@ -297,7 +297,7 @@ def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], follow
         behind = [status.last_index - peer.match_index for peer in status.peers if peer.node != replica.node]
         lacking = follower_lags[replica.shard.id] = max(behind, default=0)
         sums.follower_lag_max = max(sums.follower_lag_max, lacking)
-    staleness = replica.staleness_ms(now)
+    staleness = replica.reads.staleness_ms(now)
     if staleness is not None:
         sums.read_weakly += 1
         sums.staleness_ms_max = max(sums.staleness_ms_max, staleness)

@@ -83,7 +83,9 @@ def test_a_replica_that_adopts_a_snapshot_answers_the_weak_reads_that_wait_there
 
     nodes.until(adopted)
     replica = nodes.replica(follower)
-    assert all(index > replica.machine.state.index for index, _ in replica._freshness._answers), "they count by now"
+    assert all(index > replica.machine.state.index for index, _ in replica.reads._freshness._answers), (
+        "they count by now"
+    )
     nodes.pass_time(100)
     assert [len(nodes.answers.get(request, [])) for request in requests] == [1] * len(requests)
     rows = nodes.answer(nodes.read(follower, b"n", freshness=Freshness(False, written.seq)))

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import encode_operations
-from shoal.protocol.messages import Done, Failure, OpenSession, Put, SessionOpened, TransferLeader, Write, Written
-from shoal_server.node.handover import PATIENCE_NS
+from shoal.protocol.messages import (
+    Done,
+    Failure,
+    InstallShardMap,
+    OpenSession,
+    Put,
+    SessionOpened,
+    TransferLeader,
+    Write,
+    Written,
+)
+from shoal.shardmap import ShardMap
+from shoal_server.node.refusals import PATIENCE_NS
 
 SHARD = 1
 BODY = encode_operations([Put(b"k", b"v")])
@@ -30,6 +42,10 @@ def hand_over(nodes: Any, target: str) -> int:
     return asked
 
 
+def install(nodes: Any, node: str, shard_map: ShardMap) -> None:
+    nodes.ask(node, lambda request: InstallShardMap(request, shard_map))
+
+
 def test_whoever_asks_the_old_leader_during_a_transfer_is_told_the_new_one(nodes: Any) -> None:
     session, old, target = session_of(nodes), nodes.leader, nodes.others[0]
     transfer = hand_over(nodes, target)
@@ -45,6 +61,17 @@ def test_whoever_asks_the_old_leader_during_a_transfer_is_told_the_new_one(nodes
         assert answer.code == ErrorCode.NOT_LEADER.value
         assert answer.route is not None
         assert answer.route.leader == target
+
+
+def test_a_transfer_is_answered_when_newer_maps_come_at_the_same_moment_as_the_new_leader(nodes: Any) -> None:
+    old, target = nodes.leader, nodes.others[0]
+    transfer = hand_over(nodes, target)
+    newest = nodes.shard_map
+    while nodes.replica(old).group.leader != target:
+        newest = replace(newest, version=newest.version + 1)
+        install(nodes, old, newest)
+        nodes.step()
+    assert isinstance(nodes.answer(transfer), Done)
 
 
 def test_writes_are_done_when_the_transfer_comes_to_nothing(nodes: Any) -> None:

@@ -36,7 +36,7 @@ def test_a_replica_that_is_read_from_answers_at_once_and_a_quiet_one_asks_nothin
     [rows] = nodes.answers[again]
     assert isinstance(rows, Rows)
     assert rows.staleness_ms <= REFRESH_NS // MS + 20
-    assert nodes.replica(quiet)._freshness.staleness_ms(nodes.now) is None
+    assert nodes.replica(quiet).reads._freshness.staleness_ms(nodes.now) is None
 
 
 def test_the_leader_serves_weak_reads_at_staleness_zero(nodes: Any) -> None:

@@ -1,0 +1,304 @@
+"""The reads that wait at one replica: for the leader's lease or a ReadIndex round, or until a replica is fresh enough.
+
+A strong read is served by the leader, at a position that was committed when its leadership was certain (Raft dissertation,
+6.4). A weak one may be served by any replica that can say by how much it is behind, see freshness.py.
+"""
+
+from __future__ import annotations
+
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
+from shoal.protocol.relocation import MovingRows, ReadMoving
+
+from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.outbox import Outbox
+from shoal_server.node.refusals import Refusals
+from shoal_server.node.settings import NodeSettings
+from shoal_server.node.waiting import QueuedRead
+from shoal_server.observe.tally import Tally, served_as
+from shoal_server.raft.group import Group
+from shoal_server.raft.ready import Ready
+from shoal_server.shard.machine import ShardStateMachine
+
+
+class ReplicaReads:
+    """See the module's first lines.
+
+    `fast_index`: up to here, writes were acknowledged before they were committed; a leader's reads wait for them, too.
+    """
+
+    __slots__ = (
+        "_freshness",
+        "_group",
+        "_machine",
+        "_next_token",
+        "_node",
+        "_queued",
+        "_refusals",
+        "_settings",
+        "_tally",
+        "_waiting",
+        "_weak",
+        "fast_index",
+    )
+
+    def __init__(
+        self,
+        node: str,
+        group: Group,
+        machine: ShardStateMachine,
+        settings: NodeSettings,
+        tally: Tally,
+        refusals: Refusals,
+    ) -> None:
+        self.fast_index = 0
+        self._node = node
+        self._group = group
+        self._machine = machine
+        self._settings = settings
+        self._tally = tally
+        self._refusals = refusals
+        self._freshness = ReplicaFreshness(settings.timing.drift_permille)
+        self._queued: list[QueuedRead] = []
+        self._waiting: dict[int, tuple[int | None, list[QueuedRead], int]] = {}
+        """By round: the position to wait for, None while leadership is not certain; the reads; when they arrived (ns)."""
+        self._weak: list[QueuedRead] = []
+        self._next_token = 0
+
+    # -- admission
+
+    def queue(self, read: QueuedRead) -> None:
+        """Take a read; `begin` is called in the same turn."""
+        self._queued.append(read)
+
+    def begin(self, now: int, outbox: Outbox) -> None:
+        """Admit the queued reads: at once under a valid lease, else through a ReadIndex round that they share."""
+        reads = self._queued
+        if not reads:
+            return
+        self._queued = []
+        if not self._group.is_leader:
+            for read in reads:
+                if read.weak:
+                    read.deadline = now + self._settings.weak_read_wait_ns
+                    self._weak.append(read)
+                else:
+                    self._refuse(read, outbox)
+            if self._weak:
+                self._freshness.read(now)
+            return
+        index = self._group.read_index(now)
+        token = self._next_token
+        self._next_token += 1
+        if index is not None:
+            self._waiting[token] = (max(index, self.fast_index), reads, self._tally.arrived)
+            return
+        self._waiting[token] = (None, reads, self._tally.arrived)
+        self._group.start_read(token, now)
+
+    def confirmed(self, ready: Ready, outbox: Outbox) -> None:
+        """Take the rounds that have ended: leadership was certain at a position, or has gone."""
+        for token, index in ready.reads:
+            waiting = self._waiting.get(token)
+            if waiting is not None:
+                self._waiting[token] = (max(index, self.fast_index), waiting[1], waiting[2])
+        for token in ready.failed_reads:
+            for read in self._waiting.pop(token, (None, [], 0))[1]:
+                self._fail(read, outbox)
+
+    def leadership_lost(self, outbox: Outbox) -> None:
+        """Answer the reads that waited for this leader."""
+        waiting, self._waiting = self._waiting, {}
+        for _, reads, _ in waiting.values():
+            for read in reads:
+                self._fail(read, outbox)
+        self.fast_index = 0
+
+    def fail_all(self, outbox: Outbox) -> None:
+        """Answer every read that waits: the replica is being removed."""
+        queued, self._queued = self._queued, []
+        weak, self._weak = self._weak, []
+        for read in (*queued, *weak):
+            self._fail(read, outbox)
+        self.leadership_lost(outbox)
+
+    def _refuse(self, queued: QueuedRead, outbox: Outbox) -> None:
+        self._refusals.not_leader(queued.client, queued.read.request, outbox)
+
+    def _fail(self, queued: QueuedRead, outbox: Outbox) -> None:
+        """A read that waited for this leader's confirmation has lost it."""
+        if queued.weak:
+            self._decline(queued, None, outbox)
+        else:
+            self._refuse(queued, outbox)
+
+    # -- serving
+
+    def serve(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+        """Answer the reads whose position is applied and written to the engine."""
+        if self._weak:
+            self._serve_weak(now, wall_ms, outbox)
+        if not self._waiting:
+            return
+        applied = self._machine.state.index
+        done = [token for token, (index, _, _) in self._waiting.items() if index is not None and index <= applied]
+        for token in done:
+            _, reads, arrived = self._waiting.pop(token)
+            for read in reads:
+                self._serve(read, 0, arrived, wall_ms, outbox)
+
+    def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, wall_ms: int, outbox: Outbox) -> None:
+        machine, read, limits = self._machine, queued.read, self._settings.limits
+        now = machine.now(wall_ms)
+        seq = machine.state.seq
+        if not machine.has_all(queued.microshards) or (
+            type(read) is Scan
+            and (not machine.has_microshard(read.microshard) or (read.ranges and read.ranges != machine.state.ranges))
+        ):
+            # Microshards have gone after it was admitted.
+            self._refusals.not_here(queued.client, read.request, outbox)
+        elif type(read) is Read:
+            self._count(read, queued, arrived, scan=False)
+            values, seqs, expiries = machine.read(read.keys, queued.microshards, now)
+            fitting = _fitting(values, limits.max_frame_bytes // 2)
+            if fitting < len(values):
+                values, seqs, expiries = values[:fitting], seqs[:fitting], expiries[:fitting]
+            outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
+        elif type(read) is Scan:
+            self._count(read, queued, arrived, scan=True)
+            page = machine.scan(
+                read.microshard,
+                read.start,
+                read.end,
+                reverse=read.reverse,
+                keys_only=read.keys_only,
+                max_rows=max(1, min(read.max_rows, limits.page_rows)),
+                max_bytes=limits.page_bytes,
+                now=now,
+            )
+            outbox.answer(
+                queued.client,
+                ScanPage(read.request, seq, self._node, page.keys, page.values, page.seqs, page.resume, staleness_ms),
+            )
+        elif type(read) is ReadPage:
+            rows = max(1, min(read.max_rows, limits.page_rows))
+            microshards, keys, shown, done = machine.read_page(
+                read.microshard, read.after, rows, limits.page_bytes, now
+            )
+            outbox.answer(queued.client, Page(read.request, seq, done, microshards, keys, shown))
+        elif type(read) is ReadMoving:
+            self._serve_moving(queued.client, read, outbox)
+
+    def _count(self, read: Read | Scan, queued: QueuedRead, arrived: int, *, scan: bool) -> None:
+        shard = self._machine.shard.id
+        self._tally.read(served_as(read.freshness, scan=scan), arrived, shard, queued.client, read.request)
+        self._machine.traffic.read(queued.microshards)
+
+    def _serve_moving(self, client: int, read: ReadMoving, outbox: Outbox) -> None:
+        machine = self._machine
+        outgoing, cursor = machine.state.outgoing, read.cursor
+        if outgoing is None or outgoing.relocation != read.relocation or cursor.mark > machine.state.index:
+            outbox.fail(
+                client,
+                read.request,
+                ErrorCode.INVALID_ARGUMENT,
+                f"shard {machine.shard.id} has nothing to give away as relocation {read.relocation} at this point",
+            )
+            return
+        max_bytes = max(1, min(read.max_bytes, self._settings.limits.max_batch_bytes))
+        page = machine.read_moving(cursor, outgoing, max_bytes)
+        outbox.answer(
+            client, MovingRows(read.request, page.cleared, page.rows, page.cursor, page.done, outgoing.sealed)
+        )
+
+    # -- where the replica does not lead
+
+    @property
+    def awaits_applying(self) -> bool:
+        """Whether somebody waits for what a replica that does not lead has yet to apply."""
+        return bool(self._weak)
+
+    @property
+    def waiting(self) -> int:
+        """How many reads wait for their position."""
+        return sum([len(reads) for _, reads, _ in self._waiting.values()])
+
+    @property
+    def weak_waiting(self) -> int:
+        """How many reads wait for the replica to be fresh enough."""
+        return len(self._weak)
+
+    def is_used(self, now: int) -> bool:
+        """Whether the replica is, or was lately, read from without leading."""
+        return bool(self._weak) or self._freshness.in_use(now)
+
+    def staleness_ms(self, now: int) -> int | None:
+        """Return by how much a replica that is read from without leading can be behind; None: nobody reads, or knows."""
+        return self._freshness.staleness_ms(now) if self.is_used(now) and not self._group.is_leader else None
+
+    def applied(self, index: int) -> None:
+        """The replica has applied its log up to `index`."""
+        self._freshness.applied(index)
+
+    def ask_freshness(self, now: int, outbox: Outbox) -> None:
+        """Ask the leader how far it is, where it is time to, for the sake of reads here."""
+        leader = self._group.leader
+        if (
+            leader
+            and leader != self._node
+            and self.is_used(now)
+            and self._freshness.may_ask(now, wanted=bool(self._weak))
+        ):
+            outbox.send(leader, FreshnessQuestion(self._machine.shard.id, now))
+
+    def answer_freshness(self, question: FreshnessQuestion, now: int) -> FreshnessAnswer | None:
+        """Answer a replica that asks, if this node surely leads; None where it may not."""
+        index = self._group.read_index(now)
+        return None if index is None else FreshnessAnswer(question.group, question.asked_at, index)
+
+    def take_freshness(self, answer: FreshnessAnswer) -> None:
+        """Take the leader's answer."""
+        self._freshness.answered(answer, self._machine.state.index)
+
+    def _serve_weak(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+        """Answer the reads that this replica is fresh enough for; decline those for which it is not in time."""
+        waiting, self._weak = self._weak, []
+        tally, patience = self._tally, self._settings.weak_read_wait_ns
+        staleness = self._freshness.staleness_ms(now)
+        seq = self._machine.state.seq
+        for queued in waiting:
+            wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
+            bound = wanted.max_staleness_ms
+            if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
+                waited = now > queued.deadline - patience
+                arrived = queued.deadline - patience if waited else tally.arrived
+                self._serve(queued, staleness, arrived, wall_ms, outbox)
+            elif now >= queued.deadline or not self._group.leader:
+                self._decline(queued, staleness, outbox)
+            else:
+                self._weak.append(queued)
+
+    def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:
+        wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
+        machine = self._machine
+        known = "nobody could say how stale" if staleness is None else f"up to {staleness} ms stale"
+        asked = f"at most {wanted.max_staleness_ms} ms and " if wanted.max_staleness_ms else ""
+        outbox.fail(
+            queued.client,
+            queued.read.request,
+            ErrorCode.TOO_STALE,
+            f"the replica of shard {machine.shard.id} on {self._node} is at seq {machine.state.seq}, {known}; "
+            f"asked for was {asked}seq {wanted.min_seq}: ask another",
+            route=self._refusals.route,
+        )
+
+
+def _fitting(values: list[bytes | None], max_bytes: int) -> int:
+    """Return how many of the values, at least one, fit into `max_bytes`."""
+    size = 0
+    for count, value in enumerate(values):
+        if value is not None:
+            size += len(value)
+            if size > max_bytes:
+                return max(count, 1)
+    return len(values)

@@ -1,0 +1,93 @@
+"""Who waits at a replica, and for what: commands for the turn's log entry, entries for their commit, reads for a position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.protocol.messages import Operation, Read, ReadPage, Scan
+from shoal.protocol.relocation import ReadMoving
+
+from shoal_server.observe.tally import Served, TimedRequest
+from shoal_server.shard.commands import Command, WriteCommand
+
+
+@dataclass(slots=True)
+class QueuedCommand:
+    """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
+
+    `fast`: it is answered as soon as it is in the log.
+    """
+
+    client: int
+    request: int
+    command: Command
+    operations: list[Operation] | None
+    size: int
+    fast: bool = False
+
+
+@dataclass(slots=True)
+class QueuedRead:
+    """A client's read that waits for a lease or a ReadIndex round, or for the replica to be fresh enough.
+
+    `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns).
+    """
+
+    client: int
+    read: Read | ReadPage | Scan | ReadMoving
+    microshards: list[int]
+    weak: bool = False
+    deadline: int = 0
+
+
+@dataclass(slots=True)
+class Proposal:
+    """Who waits for the commands of a log entry that this node proposed, in their order.
+
+    `arrived`, `proposed`, `synced`: when the first of them came in, was proposed, and was on this node's own disk (ns).
+    """
+
+    term: int
+    waiters: list[tuple[int, int]]
+    arrived: int = 0
+    proposed: int = 0
+    synced: int = 0
+
+    def timed(
+        self, shard: int, index: int, waiter: tuple[int, int], command: Command | None, settled: int, outcome: str
+    ) -> TimedRequest:
+        """Return where the time of one of the waiters went.
+
+        Args:
+            command: the waiter's, where its session is to be named.
+            settled: when the entry was committed (ns); 0 where it is not, or the waiter did not wait for it.
+            outcome: the code of the error that it ended with, or "".
+        """
+        named = command if type(command) is WriteCommand else None
+        client, request = waiter
+        return TimedRequest(
+            served=Served.WRITE_QUORUM,
+            shard=shard,
+            requests=len(self.waiters),
+            client=client,
+            request=request,
+            session=0 if named is None else named.session,
+            number=0 if named is None else named.number,
+            index=index,
+            term=self.term,
+            arrived=self.arrived,
+            proposed=self.proposed,
+            synced=self.synced,
+            settled=settled,
+            outcome=outcome,
+        )
+
+
+@dataclass(slots=True)
+class WaitingTransfer:
+    """A client's TransferLeader, until the target leads or the time is over."""
+
+    client: int
+    request: int
+    target: str
+    deadline: int
