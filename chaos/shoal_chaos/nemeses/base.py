@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 
 
-class NotPossibleHere(Exception):
-    """This machine lacks what a fault needs; the message says what."""
-
-
 class Target(Protocol):
     """Any cluster, also somebody else's: what can be done to it with a URL and its operators' commands."""
 

@@ -20,7 +20,7 @@ from enum import IntEnum
 from importlib.resources import files
 from pathlib import Path
 
-from shoal_chaos.nemeses.base import NotPossibleHere
+from shoal_chaos.nemeses.possible import NotPossibleHere
 
 SOURCE = "faulty_system.c"
 COMPILER_SECONDS = 60.0

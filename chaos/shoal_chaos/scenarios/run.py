@@ -14,8 +14,9 @@ from shoal import ShoalError
 from shoal.options import parse_url
 from shoal.survey import fetch_shard_map
 
-from shoal_chaos.nemeses.base import Disturbance, NotPossibleHere
+from shoal_chaos.nemeses.base import Disturbance
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
+from shoal_chaos.nemeses.possible import NotPossibleHere
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from shoal_server.node.replica import Replica
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import prefix_end
-
-if TYPE_CHECKING:
-    from shoal_server.node.replica import Replica
 
 STEP_ROWS = 256
 FIRST_STEP_ROWS = 1024
@@ -27,38 +23,6 @@ LOOK_ROWS = 100
 STEP_INTERVAL_NS = 20_000_000
 REST_NS = 5_000_000_000
 """The least time between two passes; after a longer pass it is as long as that took."""
-
-
-@dataclass(slots=True)
-class RowCounts:
-    """Keys and bytes of one replica's microshards, as counted last. `complete`: all that it began with were counted."""
-
-    keys: int = 0
-    bytes: int = 0
-    complete: bool = False
-    _microshards: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-    def put(self, microshard: int, keys: int, size: int) -> None:
-        """Take in a new count."""
-        self.drop(microshard)
-        self._microshards[microshard] = (keys, size)
-        self.keys += keys
-        self.bytes += size
-
-    def drop(self, microshard: int) -> None:
-        """Forget a microshard."""
-        keys, size = self._microshards.pop(microshard, (0, 0))
-        self.keys -= keys
-        self.bytes -= size
-
-    def keep_only(self, present: Mapping[int, object]) -> None:
-        """Forget the microshards that are no more."""
-        for microshard in [microshard for microshard in self._microshards if microshard not in present]:
-            self.drop(microshard)
-
-    def bytes_of(self, microshard: int) -> int:
-        """Return the bytes of one microshard, 0 where it has not been counted."""
-        return self._microshards.get(microshard, (0, 0))[1]
 
 
 class Census:

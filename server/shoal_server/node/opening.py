@@ -9,16 +9,23 @@ from shoal.shardmap import Routes
 
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
-from shoal_server.node.splits import begin_log_of_split_off
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
-from shoal_server.raft.messages import Membership
+from shoal_server.raft.messages import HardState, Membership
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.engine import REPLACE_NODE, Engine, StorageDamaged
 from shoal_server.storage.generations import next_generation
+from shoal_server.storage.layout import (
+    LogStart,
+    encode_hard_state,
+    encode_log_start,
+    hard_state_key,
+    is_split_off,
+    log_start_key,
+)
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged
 
@@ -62,7 +69,7 @@ class ReplicaOpener:
         state = load_applied_state(engine, shard_id)
         awaits_snapshot = state is None and not origin.founded
         if state is not None:
-            begin_log_of_split_off(engine, shard_id, state)
+            _begin_log_of_split_off(engine, shard_id, state)
         if state is None:
             state = AppliedState(
                 index=0,
@@ -111,3 +118,13 @@ class ReplicaOpener:
             awaits_snapshot=awaits_snapshot,
         )
         return Replica(node, group, store, machine, self._settings, self._tally, self._connected)
+
+
+def _begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> None:
+    """Let the log of a replica that a split made begin where its state does, unless it has begun already."""
+    if not is_split_off(engine, shard) or engine.get(engine.meta, log_start_key(shard)) is not None:
+        return
+    batch = engine.batch()
+    batch.put(log_start_key(shard), encode_log_start(LogStart(state.index, state.term)), engine.meta)
+    batch.put(hard_state_key(shard), encode_hard_state(HardState(state.term, "")), engine.meta)
+    engine.write(batch)

@@ -14,12 +14,12 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
-from shoal_server.node.census import RowCounts
-from shoal_server.node.loads import ReplicaLoad
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.refusals import Refusals
+from shoal_server.node.replica_load import ReplicaLoad
 from shoal_server.node.replica_reads import ReplicaReads
+from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.observe.tally import Backlog, Served, Tally

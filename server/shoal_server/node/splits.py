@@ -15,17 +15,9 @@ import structlog
 from shoal.shardmap import ShardMap, without_ranges
 
 from shoal_server.node.replica import Replica
-from shoal_server.raft.messages import HardState, VoteRequest
-from shoal_server.storage.applied_state import AppliedState
-from shoal_server.storage.engine import Engine
+from shoal_server.raft.messages import VoteRequest
 from shoal_server.storage.layout import (
-    LogStart,
     SplitOff,
-    encode_hard_state,
-    encode_log_start,
-    hard_state_key,
-    is_split_off,
-    log_start_key,
     stored_split_offs,
 )
 from shoal_server.storage.replica_rows import FOUNDER
@@ -126,13 +118,3 @@ class Splits:
         for shard in node.routes.map.shards:
             if node.lacks_replica(shard):
                 node.open_replica(shard.id, now)
-
-
-def begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> None:
-    """Let the log of a replica that a split made begin where its state does, unless it has begun already."""
-    if not is_split_off(engine, shard) or engine.get(engine.meta, log_start_key(shard)) is not None:
-        return
-    batch = engine.batch()
-    batch.put(log_start_key(shard), encode_log_start(LogStart(state.index, state.term)), engine.meta)
-    batch.put(hard_state_key(shard), encode_hard_state(HardState(state.term, "")), engine.meta)
-    engine.write(batch)

@@ -65,7 +65,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         bytes=replica.counts.bytes,
         keys=replica.counts.keys,
         counted=replica.counts.complete,
-        hot=replica.load.hot(replica),
+        hot=replica.load.hot(replica.machine.prefixes, replica.counts),
         cpu=replica.load.cpu,
         ranges=replica.machine.state.ranges,
         outgoing=_outgoing(replica.machine.state),

@@ -1,0 +1,59 @@
+"""How busy one replica and its microshards have been lately: rates that fade out over about ten seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shoal.protocol.messages import MAX_HOT_MICROSHARDS, MicroshardLoad
+
+from shoal_server.node.row_counts import RowCounts
+from shoal_server.shard.traffic import Traffic
+
+WRITE_COST = 4.0
+"""What a write costs a node, in reads: see the table of speeds in README.md."""
+FADED = 0.5
+"""A microshard with fewer reads and writes a second is forgotten."""
+
+
+@dataclass(slots=True)
+class ReplicaLoad:
+    """One replica's load. `cpu`: its share of one core. `work`: in reads a second."""
+
+    cpu: float = 0.0
+    work: float = 0.0
+    _reads: int = 0
+    _writes: int = 0
+    _rates: dict[int, list[float]] = field(default_factory=dict)
+
+    def roll(self, traffic: Traffic, seconds: float, gain: float) -> None:
+        """Take in what the replica has counted for the last `seconds`, with weight `gain` against what was before."""
+        work = (traffic.reads - self._reads) + WRITE_COST * (traffic.writes - self._writes)
+        self._reads, self._writes = traffic.reads, traffic.writes
+        self.work += gain * (work / seconds - self.work)
+        rates = self._rates
+        for pair in rates.values():
+            pair[0] *= 1 - gain
+            pair[1] *= 1 - gain
+        for place, sampled in enumerate(traffic.take_sampled()):
+            for microshard, count in sampled.items():
+                rates.setdefault(microshard, [0.0, 0.0])[place] += gain * count / seconds
+        for microshard in [microshard for microshard, pair in rates.items() if pair[0] + pair[1] < FADED]:
+            del rates[microshard]
+
+    def hot(self, present: Mapping[int, object], counts: RowCounts) -> tuple[MicroshardLoad, ...]:
+        """Return the busiest of the microshards that the replica still has, the busiest first."""
+        busiest = sorted(
+            ((WRITE_COST * writes + reads, microshard) for microshard, (reads, writes) in self._rates.items()),
+            reverse=True,
+        )
+        chosen = [microshard for _, microshard in busiest if microshard in present][:MAX_HOT_MICROSHARDS]
+        return tuple(
+            MicroshardLoad(
+                microshard,
+                round(self._rates[microshard][0]),
+                round(self._rates[microshard][1]),
+                counts.bytes_of(microshard),
+            )
+            for microshard in chosen
+        )

@@ -1,0 +1,38 @@
+"""How many rows one replica's microshards hold, and how many bytes: as the census has counted them last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class RowCounts:
+    """Keys and bytes of one replica's microshards, as counted last. `complete`: all that it began with were counted."""
+
+    keys: int = 0
+    bytes: int = 0
+    complete: bool = False
+    _microshards: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def put(self, microshard: int, keys: int, size: int) -> None:
+        """Take in a new count."""
+        self.drop(microshard)
+        self._microshards[microshard] = (keys, size)
+        self.keys += keys
+        self.bytes += size
+
+    def drop(self, microshard: int) -> None:
+        """Forget a microshard."""
+        keys, size = self._microshards.pop(microshard, (0, 0))
+        self.keys -= keys
+        self.bytes -= size
+
+    def keep_only(self, present: Mapping[int, object]) -> None:
+        """Forget the microshards that are no more."""
+        for microshard in [microshard for microshard in self._microshards if microshard not in present]:
+            self.drop(microshard)
+
+    def bytes_of(self, microshard: int) -> int:
+        """Return the bytes of one microshard, 0 where it has not been counted."""
+        return self._microshards.get(microshard, (0, 0))[1]
