@@ -84,9 +84,7 @@ class _Stream:
                 options = _options_of(request)
                 client = await self._gateway.client(request, self._seconds)
             except ShoalError as error:
-                refusal = error_message(error)
-                refusals = [pb.BatchResult(id=each.id, error=refusal) for each in operations]
-                await self._send_all(refusals, [ERROR_BYTES] * len(refusals))
+                await self._refuse(operations, error)
                 return
             first = 0
             while first < len(operations):
@@ -97,6 +95,13 @@ class _Stream:
                 await self._send(pb.BatchReply(session=token_of(request, client)))
         finally:
             self.places.release()
+
+    async def _refuse(self, operations: Sequence[pb.BatchOperation], error: ShoalError) -> None:
+        """Send an error as the result of each operation, in rounds: a message may have millions of empty ones."""
+        refusal = error_message(error)
+        for first in range(0, len(operations), ROUND_MAX):
+            refusals = [pb.BatchResult(id=each.id, error=refusal) for each in operations[first : first + ROUND_MAX]]
+            await self._send_all(refusals, [ERROR_BYTES] * len(refusals))
 
     async def _do(
         self, client: shoal.AsyncClient, options: Options, operations: Sequence[pb.BatchOperation], until: float

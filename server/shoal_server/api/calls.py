@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
+import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
 from shoal.errors import Internal, InvalidArgument, ShoalError
@@ -118,7 +119,7 @@ def feed(gate: Gate, kind: type[M], method: Feed[M]) -> grpc.RpcMethodHandler:
     async def handle(request: M | InvalidArgument, context: Context) -> None:
         async def reply(message: Message) -> None:
             gate.check()
-            await context.write(message)
+            await _send(context, message)
 
         async def answer() -> None:
             await method(_decoded(request), reply, seconds_left(context))
@@ -132,14 +133,30 @@ def dialogue(gate: Gate, kind: type[M], method: Dialogue[M]) -> grpc.RpcMethodHa
     """Return the handler of a call with a stream of requests and a stream of answers."""
 
     async def handle(requests: AsyncIterator[M | InvalidArgument], context: Context) -> None:
+        async def reply(message: Message) -> None:
+            await _send(context, message)
+
         async def answer() -> None:
             coming: AsyncGenerator[M, None] = _until_stopping(gate, requests)
             async with aclosing(coming):
-                await method(coming, context.write, seconds_left(context))
+                await method(coming, reply, seconds_left(context))
 
         await _guarded(gate, kind, context, answer)
 
     return grpc.stream_stream_rpc_method_handler(handle, strict(kind), _encode)
+
+
+async def _send(context: Context, message: Message) -> None:
+    """Send an answer of a stream.
+
+    Raises:
+        asyncio.CancelledError: the call is over: its deadline has passed, or the caller has gone. gRPC cancels the task of such
+            a call, but an answer that waits for room may fail before that.
+    """
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError("the call is over") from error
 
 
 async def _until_stopping(gate: Gate, requests: AsyncIterator[M | InvalidArgument]) -> AsyncGenerator[M, None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlencode
 
 import shoal
-from shoal.errors import Closed, DeadlineExceeded
+from shoal.errors import Closed, DeadlineExceeded, InvalidArgument
 from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX = 32_768
 """The most operations of one keyspace that are under way at once; further ones wait."""
+SHOWN = 64
+"""Characters of a name that an error quotes."""
 
 
 class InSession(Protocol):
@@ -60,10 +62,12 @@ class Gateway:
 
         Raises:
             KeyspaceNotFound: there is no such keyspace.
-            InvalidArgument: the session's token is none, or of another keyspace.
+            InvalidArgument: the session's token is none, or of another keyspace; or the keyspace's name can be none.
             ShoalError: the cluster was not found.
         """
         name = request.keyspace or DEFAULT_KEYSPACE
+        if "/" in name:
+            raise InvalidArgument(f"a keyspace's name has no '/', so there is none that is called {name[:SHOWN]!r}")
         client = self._clients.get(name)
         if client is None:
             client = await self._find(name, DEFAULT_TIMEOUT_SECONDS if seconds is None else seconds)

@@ -39,6 +39,9 @@ CALLS_MAX = 1024
 """The most calls at once; a stream is one. Further ones are told RESOURCE_EXHAUSTED."""
 ENVELOPE_BYTES = 1 << 20
 """What a largest message may have besides the largest batch of keys and values."""
+PINGS_APART_MS = 4_000
+"""Callers may ask for a sign of life so often; documented is 5 s, so that one that comes early is none too many. If gRPC is not
+told, it cuts off who asks more often than every five minutes, and 10 to 30 seconds are usual."""
 KEEPALIVE_MS = 30_000
 """After so long without a sign of life a caller is asked for one: streams of machines that are gone are not kept."""
 
@@ -154,6 +157,8 @@ class ApiServer:
                 ("grpc.max_receive_message_length", message_bytes),
                 ("grpc.max_send_message_length", message_bytes),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", PINGS_APART_MS),
             ),
             maximum_concurrent_rpcs=CALLS_MAX,
         )

@@ -81,6 +81,7 @@ class Pages:
         self._process = CollectorRegistry()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
+        self._answering: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="shoal-pages", daemon=True)
 
     async def start(self) -> None:
@@ -133,15 +134,16 @@ class Pages:
 
     async def _listen(self, address: str) -> None:
         host, port = split_address(address)
-        self._server = await asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES_MAX)
+        self._server = await asyncio.start_server(self._accepted, host, port, limit=HEAD_BYTES_MAX)
 
     async def _close(self, server: asyncio.Server) -> None:
         server.close()
         # Whoever is still connected is slow, or says nothing: the process does not wait for them.
-        connected = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in connected:
-            task.cancel()
-        await asyncio.gather(*connected, return_exceptions=True)
+        # One that is being accepted just now becomes another task.
+        while connected := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in connected:
+                task.cancel()
+            await asyncio.gather(*connected, return_exceptions=True)
 
     async def _there(self, work: Coroutine[Any, Any, None]) -> None:
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
@@ -149,6 +151,17 @@ class Pages:
     async def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: asyncio reports one that it has made itself, and that is cancelled, as an error.
+        task = self._loop.create_task(self._connected(reader, writer))
+        self._answering.add(task)
+
+        def answered(task: asyncio.Task[None]) -> None:
+            self._answering.discard(task)
+            writer.transport.abort()
+
+        task.add_done_callback(answered)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
@@ -167,7 +180,6 @@ class Pages:
                             break
         finally:
             self._connections -= 1
-            writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[_Page, bool]:
         """Read a request and return its answer, and whether its body is wanted."""

@@ -96,12 +96,27 @@ def test_wrong_arguments(api, method, fields, code):
 
 def test_a_keyspace_that_does_not_exist_is_not_found(api):
     assert api.refusal("Get", key=b"a", keyspace="none")[0] is grpc.StatusCode.NOT_FOUND
-    assert api.refusal("Get", key=b"a", keyspace="a/b")[0] is grpc.StatusCode.INVALID_ARGUMENT
+    status, error = api.refusal("Get", key=b"a", keyspace="a/b")
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "keyspace's name" in error.message
 
 
 def test_a_write_over_several_shards_is_a_failed_precondition(api):
     code, error = api.refusal("Write", operations=[{"put": {"key": b"k%d" % n, "value": b""}} for n in range(40)])
     assert (code, error.code) == (grpc.StatusCode.FAILED_PRECONDITION, "cross_shard")
+
+
+def test_a_message_full_of_operations_that_are_refused_costs_bounded_memory(api, one_node):
+    """An operation that says nothing has two bytes, and its refusal hundreds."""
+    count = 200_000
+    data = api.message("BatchRequest", timeout_ms=-1).SerializeToString() + b"\x52\x00" * count
+    call = api.channel.stream_stream("/shoal.v1.Shoal/Batch", lambda x: x, api.message("BatchReply").FromString)
+    answered, before, most = 0, one_node.memory_bytes, 0
+    for answer in call(iter([data]), timeout=100):
+        answered += len(answer.results)
+        most = max(most, one_node.memory_bytes)
+    assert answered == count
+    assert most - before < 64 * MIB
 
 
 def test_a_message_over_the_bound_is_refused_and_the_connection_goes_on(api):

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from shoal_server.api import server as server_module
 from shoal_server.api.calls import seconds_left
 from shoal_server.api.server import ApiServer
 from shoal_server.config import NodeConfig
@@ -126,6 +128,21 @@ async def test_those_who_watch_the_health_hear_of_the_end(own_server):
         assert (await asyncio.to_thread(next, watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
         await ended
+
+
+async def test_a_caller_that_asks_for_signs_of_life_is_not_cut_off(own_server, monkeypatch):
+    monkeypatch.setattr(server_module, "PINGS_APART_MS", 50)
+    pinging = (
+        ("grpc.keepalive_time_ms", 1000),  # gRPC's callers do it no more often
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    )
+    async with own_server() as (_, api), grpc.aio.insecure_channel(api.address, options=pinging) as channel:
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=4.0)
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async for _ in watching:
+                pass
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_port_that_is_taken_is_an_error_that_names_it(one_node, api):

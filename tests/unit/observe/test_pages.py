@@ -185,14 +185,18 @@ async def test_without_an_address_nothing_listens_and_all_else_goes_on():
         assert pages.readiness.ready
 
 
-async def test_the_end_does_not_wait_for_those_who_say_nothing(monkeypatch: pytest.MonkeyPatch):
+async def test_the_end_does_not_wait_for_those_who_say_nothing_and_says_nothing_of_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr(pages_module, "HEAD_SECONDS", 3600.0)
     (port,) = free_ports(1)
     async with asyncio.timeout(20):
-        async with serving(f"127.0.0.1:{port}"):
+        async with serving(f"127.0.0.1:{port}") as pages:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /met")
             await writer.drain()
+            assert await Web(pages, port).get("/healthz") == (200, "alive\n")  # it is accepted, and waited for
         with suppress(ConnectionResetError):
             assert await reader.read() == b""
         writer.close()
+    assert [each.message for each in caplog.records if each.name == "asyncio" and each.levelname == "ERROR"] == []
