@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from shoal.cli.output import note, print_json, print_line, print_table
 from shoal.options import parse_duration
 
 from shoal_chaos.report.page import page
-from shoal_chaos.report.records import Outcome, RunRecord, keep, kept
+from shoal_chaos.report.records import Outcome, RunRecord, keep, kept, make_folder
 from shoal_chaos.report.table import table
 from shoal_chaos.scenarios.library import ALL, BY_NAME
 from shoal_chaos.scenarios.model import Scenario
@@ -91,19 +92,28 @@ def run(
     wanted = _wanted(scenarios)
     seed = int(time.time()) if seed is None else seed
     seconds = parse_duration(duration)
+    try:
+        make_folder(runs)
+    except OSError as error:
+        raise CommandFailed(f"no run can be kept in {runs}, and none was begun: {error.strerror}") from error
     records: list[RunRecord] = []
     for scenario in wanted:
         note(f"{scenario.name}, seed {seed}: {scenario.hypothesis}")
         record = _run_once(scenario, seed, seconds, url)
         records.append(record)
-        path = keep(record, runs)
-        note(f"{scenario.name}: {record.outcome}, score {record.score}; {record.reason}; kept in {path}")
+        try:
+            path = keep(record, runs)
+        except OSError as error:
+            raise CommandFailed(
+                f"{scenario.name}: {record.outcome}; {record.reason}; not kept in {runs}: {error.strerror}"
+            ) from error
+        note(f"{scenario.name}: {_judged(record)}; {record.reason}; kept in {path}")
     if as_json:
         print_json(records)
     else:
         print_table(
             ("scenario", "outcome", "score", "why"),
-            [(one.scenario, str(one.outcome), one.score, one.reason) for one in records],
+            [(one.scenario, str(one.outcome), _score(one), one.reason) for one in records],
         )
     refuted = [one.scenario for one in records if one.outcome is Outcome.REFUTED]
     if refuted:
@@ -113,13 +123,23 @@ def run(
         )
 
 
+def _score(record: RunRecord) -> int | str:
+    return "" if record.outcome is Outcome.SKIPPED else record.score
+
+
+def _judged(record: RunRecord) -> str:
+    return str(record.outcome) if record.outcome is Outcome.SKIPPED else f"{record.outcome}, score {record.score}"
+
+
 def _wanted(names: list[str]) -> list[Scenario]:
     if names == ["all"]:
         return list(ALL)
     unknown = [name for name in names if name not in BY_NAME]
     if unknown:
+        near = get_close_matches(unknown[0], BY_NAME, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
         raise CommandFailed(
-            f"no scenario is called {', '.join(unknown)}; `shoal chaos list` shows those that there are",
+            f"no scenario is called {', '.join(unknown)}; {hint}`shoal chaos list` shows those that there are",
             ExitCode.NOT_FOUND,
         )
     return [BY_NAME[name] for name in names]
@@ -161,8 +181,8 @@ def report(
     """Write one page about all runs that are kept, with their trend; or print them, as a Markdown table or as JSON."""
     try:
         records = kept(runs)
-    except ValueError as error:
-        raise CommandFailed(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise CommandFailed(f"the runs in {runs} cannot be read: {error}") from error
     if not records:
         raise CommandFailed(f"no runs are kept in {runs}: `shoal chaos run SCENARIO` keeps one", ExitCode.NOT_FOUND)
     if as_json:
@@ -172,5 +192,8 @@ def report(
         print_line(table(records).rstrip())
         return
     path = output or runs / PAGE
-    path.write_text(page(records), "utf-8")
+    try:
+        path.write_text(page(records), "utf-8")
+    except OSError as error:
+        raise CommandFailed(f"the page cannot be written to {path}: {error.strerror}") from error
     print_line(str(path))

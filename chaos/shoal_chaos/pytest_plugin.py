@@ -5,6 +5,7 @@ It loads nothing of Shoal's before a test asks for the fixture. docs/testing-you
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
 SEEDS = 10
 
 
+def _seeds(text: str) -> int:
+    """Return how many seeds to run. Of none there would be no test, and all would seem well."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"it is a number from 1, not {text!r}")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("shoal", "simulated Shoal clusters")
     group.addoption(
-        "--shoal-seeds", type=int, default=SEEDS, metavar="N", help=f"run tests with shoal_sim for N seeds ({SEEDS})"
+        "--shoal-seeds", type=_seeds, default=SEEDS, metavar="N", help=f"run tests with shoal_sim for N seeds ({SEEDS})"
     )
     group.addoption("--shoal-seed", type=int, default=None, metavar="S", help="run them for the seed S alone")
 

@@ -194,7 +194,7 @@ class _Session:
             if node.id in running
         ]
         managers = [
-            self._started(entry.id, entry.admin, entry.data, entry.admin)
+            self._started(entry.id, entry.address, entry.data, entry.admin)
             for entry in config.managers
             if entry.id in running and entry.admin is not None
         ]
@@ -209,7 +209,7 @@ class _Session:
             print_line(f"export SHOAL_URL={cluster.url()}")
             if managers:
                 secure = "shoals://" if config.tls.on else ""
-                print_line(f"export SHOAL_MANAGERS={secure}{','.join(manager.address for manager in managers)}")
+                print_line(f"export SHOAL_MANAGERS={secure}{','.join(manager.grpc for manager in managers)}")
             if config.tls.on:
                 print_line(f"export SHOAL_CAFILE={config.tls.authorities}")
         if self._detach:

@@ -11,9 +11,8 @@ from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, JsonOption, UrlOption, admin_options
 from shoal.cli.output import print_json, print_line
 from shoal.tls import client_context
-from shoal_server.config import load_config
 
-from shoal_shardmanager.cli_options import ConfigOption, ManagersOption, client_of, environment, process_files
+from shoal_shardmanager.cli_options import ConfigOption, ManagersOption, client_of, cluster_of, process_files
 from shoal_shardmanager.doctor.facts import Finding, Severity
 from shoal_shardmanager.doctor.gather import gather
 from shoal_shardmanager.doctor.judge import judge
@@ -43,8 +42,8 @@ def doctor(
     Exit code 0 if all is well, else 5. It changes nothing.
     """
     options = admin_options(url)
+    cluster = None if config is None else cluster_of(config)
     client = client_of(managers, config, f"{options.timeout}s") if managers or config else None
-    cluster = None if config is None else load_config(config, environment())
     addresses = [] if cluster is None else [entry.address for entry in cluster.managers]
     # The managers' own nodes take nobody without a certificate.
     files = None if cluster is None else process_files(cluster, certificate=True)

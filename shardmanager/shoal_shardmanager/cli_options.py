@@ -71,15 +71,24 @@ def client_of(managers: str | None, config: Path | None, timeout: str) -> Manage
         return ManagersClient([address.strip() for address in managers.split(",") if address.strip()], seconds)
     if config is None:
         return ManagersClient([DEFAULT_MANAGERS], seconds)
-    try:
-        cluster = load_config(config, environment())
-    except ConfigError as error:
-        raise CommandFailed(f"the configuration is refused:\n{error}", ExitCode.USAGE) from error
+    cluster = cluster_of(config)
     addresses = [entry.admin for entry in cluster.managers if entry.admin]
     if not addresses:
         raise CommandFailed(f"{config} names no manager with an `admin:` address", ExitCode.USAGE)
     files = process_files(cluster, certificate=cluster.tls.clients == "required")
     return ManagersClient(addresses, seconds, files)
+
+
+def cluster_of(config: Path) -> ClusterConfig:
+    """Return the configuration of a cluster.
+
+    Raises:
+        CommandFailed: it cannot be read, or something in it is wrong.
+    """
+    try:
+        return load_config(config, environment())
+    except ConfigError as error:
+        raise CommandFailed(f"the configuration is refused:\n{error}", ExitCode.USAGE) from error
 
 
 def process_files(cluster: ClusterConfig, *, certificate: bool) -> TlsFiles | None:

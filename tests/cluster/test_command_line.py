@@ -262,7 +262,12 @@ def test_a_folder_keeps_its_shape(shell: Shell):
 def test_every_mistake_in_a_configuration_is_told_at_once(shell: Shell):
     config = shell.folder / "cluster.yaml"
     config.write_text("cluster: c\nnodes:\n  - {id: n1, adress: 127.0.0.1:1, data: ./n1}\nkeyspace: {}\n")
-    for arguments in (("up", "--config", "cluster.yaml"), ("node", "--config", "cluster.yaml", "--id", "n1")):
+    of_one = ("--config", "cluster.yaml")
+    for arguments in (
+        ("up", *of_one),
+        ("node", *of_one, "--id", "n1"),
+        ("doctor", *of_one, "--managers", "127.0.0.1:1"),
+    ):
         told = shell.run(*arguments, code=2).stderr
         assert b"did you mean 'address'" in told
         assert b"did you mean 'keyspaces'" in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import groupby, pairwise
-from math import log10
+from math import ceil, log10
 from typing import TypeAlias
 
 from shoal_chaos.report.records import Bucket, FaultSpan, Outcome, RunRecord
@@ -19,6 +19,8 @@ LEAST_MS, MOST_MS = 1.0, 2000.0
 DECADES_MS = (1, 10, 100, 1000)
 MARKS = 10
 """How many marks the axis of time has, at most."""
+STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 3600)
+"""Seconds from one mark to the next, where the run is not longer than they reach."""
 
 TREND_WIDTH, TREND_HEIGHT, TREND_MARGIN = 120, 26, 3
 
@@ -109,7 +111,7 @@ def _grid(end: float, x: _Scale) -> list[str]:
     parts.append(f'<text x="4" y="{LATENCY_TOP - 8}">latency</text>')
     parts.append(f'<text class="end" x="{LEFT - 6}" y="{CALLS_BOTTOM - 4}">calls</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{CALLS_BOTTOM}" y2="{CALLS_BOTTOM}"/>')
-    step = next(step for step in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 3600) if end / step <= MARKS or step == 3600)
+    step = next((step for step in STEPS if end / step <= MARKS), ceil(end / MARKS))
     for at in range(0, int(end) + 1, step):
         parts.append(f'<text class="middle" x="{x(at):.1f}" y="{CALLS_BOTTOM + 16}">{at} s</text>')
     return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 
@@ -108,12 +109,28 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     must_break: bool = False
 
 
-def keep(record: RunRecord, folder: Path) -> Path:
-    """Write a record into the folder of runs; return the file."""
+def make_folder(folder: Path) -> None:
+    """Make the folder of runs, where it is not there, and see that files can be written in it.
+
+    Raises:
+        OSError: they cannot.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{record.began.replace(':', '')}-{record.scenario}-{record.seed}{SUFFIX}"
-    path = folder / name
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def keep(record: RunRecord, folder: Path) -> Path:
+    """Write a record into the folder of runs, whole or not at all; return the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record.began.replace(':', '')}-{record.scenario}-{record.seed}{SUFFIX}"
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+    unfinished.replace(path)
     return path
 
 
@@ -122,6 +139,7 @@ def kept(folder: Path) -> list[RunRecord]:
 
     Raises:
         ValueError: a file in it is no record; the message names it.
+        OSError: one cannot be read.
     """
     records: list[RunRecord] = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):

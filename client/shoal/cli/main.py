@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from shoal.cli import cluster, data, expiring, exporting, importing, log_level, scanning
-from shoal.cli.failures import CommandFailed, exit_code_of
+from shoal.cli.failures import CommandFailed, ExitCode, exit_code_of
 from shoal.cli.options import CafileOption, CertfileOption, KeyfileOption
 from shoal.cli.output import note, print_line
 from shoal.errors import ShoalError
@@ -91,6 +91,12 @@ class ShoalGroup(TyperGroup):
         except CommandFailed as error:
             note(f"shoal: {error}")
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            # Of the system: a folder that may not be made, a disk that is full. Readers of a pipe who go are click's affair.
+            if error.errno is None or isinstance(error, BrokenPipeError):
+                raise
+            note(f"shoal: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+            raise typer.Exit(ExitCode.FAILED) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -176,6 +176,16 @@ class ManagersClient:
         if code is grpc.StatusCode.UNAVAILABLE and "manager" not in details:
             why = explained(details, secure=self._credentials is not None)
             details = f"no manager answers; `--managers` or {MANAGERS_VARIABLE} says where they are: {why}"
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            details = (
+                f"no answer from {', '.join(self._addresses)} within {self._timeout_seconds:g} s; where an order was given, "
+                "`shoal operations` says whether it has begun"
+            )
+        elif code is grpc.StatusCode.UNIMPLEMENTED:  # a node's gRPC port, most likely
+            details = (
+                f"who answers at {', '.join(self._addresses)} does not know this call: `--managers` or {MANAGERS_VARIABLE} "
+                "are the `admin:` addresses of shard managers"
+            )
         return CommandFailed(details, _EXITS.get(code, ExitCode.FAILED))
 
 

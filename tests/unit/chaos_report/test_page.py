@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from shoal_chaos.report.page import page
-from shoal_chaos.report.plot import RIGHT, WIDTH
+from shoal_chaos.report.plot import MARKS, RIGHT, WIDTH, timeline
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
@@ -94,6 +94,12 @@ def test_the_page_is_well_formed_and_needs_nothing_beside_itself() -> None:
     balance.feed(page([record(), record("ring", outcome=Outcome.SKIPPED, reason="no compiler", score=0)]))
     assert balance.open == []
     assert all(link.startswith("#") for link in balance.links)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 45.0, 1e5, 1e15])
+def test_the_axis_of_time_has_few_marks_however_long_a_run_says_it_was(seconds: float) -> None:
+    text = timeline((Bucket(seconds, 1, 0, 1.0, 1.0),), ())
+    assert 1 <= text.count('class="middle"') <= MARKS + 1
 
 
 def test_the_page_shows_faults_verdicts_and_recovery_and_escapes_what_it_quotes() -> None:

@@ -79,3 +79,48 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path)])
     assert result.exit_code == ExitCode.FAILED
     assert "is not the record of a run" in result.stderr
+
+
+def test_a_name_that_is_nearly_a_scenarios_is_answered_with_it() -> None:
+    assert "did you mean leader-kill?" in RUNNER.invoke(app, ["chaos", "run", "leader-kil"]).stderr
+
+
+def test_where_runs_cannot_be_kept_none_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_run_once", lambda *_: pytest.fail("nothing may be run"))
+    (tmp_path / "file").touch()
+    result = RUNNER.invoke(app, ["chaos", "run", "ring", "--runs", str(tmp_path / "file")])
+    assert result.exit_code == ExitCode.FAILED
+    assert "none was begun" in result.stderr
+
+
+def test_a_run_that_cannot_be_kept_in_the_end_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> RunRecord:
+        (tmp_path / "runs").rmdir()
+        (tmp_path / "runs").touch()
+        return record()
+
+    monkeypatch.setattr(cli, "_run_once", run)
+    result = RUNNER.invoke(app, ["chaos", "run", "ring", "--runs", str(tmp_path / "runs")])
+    assert result.exit_code == ExitCode.FAILED
+    assert "held; nothing was found; not kept" in result.stderr
+
+
+def test_a_scenario_that_was_skipped_has_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_run_once", lambda *_: record(Outcome.SKIPPED))
+    result = RUNNER.invoke(app, ["chaos", "run", "ring", "--runs", str(tmp_path)])
+    assert "skipped; nothing was found" in result.stderr
+    assert "99" not in result.stdout
+
+
+def test_a_record_that_cannot_be_read_and_a_page_that_cannot_be_written_are_one_line_each(tmp_path: Path) -> None:
+    path = keep(record(), tmp_path)
+    unwritable = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path), "--output", str(path / "page.html")])
+    assert unwritable.exit_code == ExitCode.FAILED
+    assert "cannot be written" in unwritable.stderr
+    path.unlink()
+    path.mkdir()
+    unreadable = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path)])
+    assert unreadable.exit_code == ExitCode.FAILED
+    assert "cannot be read" in unreadable.stderr
