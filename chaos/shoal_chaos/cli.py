@@ -179,10 +179,12 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one page about all runs that are kept, with their trend; or print them, as a Markdown table or as JSON."""
-    try:
-        records = kept(runs)
-    except (ValueError, OSError) as error:
-        raise CommandFailed(f"the runs in {runs} cannot be read: {error}") from error
+    found = kept(runs)
+    records = found.records
+    for words in found.unreadable:
+        note(f"left out: {words}")
+    if found.unreadable and not records:
+        raise CommandFailed(f"none of the runs in {runs} can be read")
     if not records:
         raise CommandFailed(f"no runs are kept in {runs}: `shoal chaos run SCENARIO` keeps one", ExitCode.NOT_FOUND)
     if as_json:

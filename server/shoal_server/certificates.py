@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,6 +163,7 @@ class Certificates:
         self._files = TlsFiles(str(config.authorities), str(config.certificate), str(config.key))
         self._refused: tuple[tuple[int, int, int], ...] = ()
         self._reminded = -math.inf
+        self._asked = asyncio.Event()
         self.loaded = self._load(self._stamps())
         self._remind()
         self.dialling: SSLContext = _Following(self, accepting=False)
@@ -180,24 +180,22 @@ class Certificates:
 
     # -- following the files
 
+    def ask(self) -> None:
+        """Have `follow` look at the files now, and say what comes of it."""
+        self._asked.set()
+
     async def follow(self) -> None:
-        """Take over what the files become, looking now and then, and at SIGHUP, until cancelled."""
-        loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        loop.add_signal_handler(signal.SIGHUP, told.set)
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await told.wait()
-                except TimeoutError:
-                    pass
-                asked = told.is_set()
-                told.clear()
-                self.look(asked=asked)
-                self._remind()
-        finally:
-            loop.remove_signal_handler(signal.SIGHUP)
+        """Take over what the files become, looking now and then, and when asked to, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            asked = self._asked.is_set()
+            self._asked.clear()
+            self.look(asked=asked)
+            self._remind()
 
     def look(self, *, asked: bool = False) -> None:
         """Take over the files where they have changed and are in order; each state of them is judged once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +32,7 @@ async def run(name: str, folder: Path) -> RunRecord:
     record = await run_here(BY_NAME[name], SEED, ONE_FAULT_SECONDS, folder, print)
     assert record.faults, "something must have been broken"
     assert all(phase.answered for phase in record.phases)
+    assert datetime.fromisoformat(record.began) + timedelta(seconds=record.seconds) < datetime.now(UTC)
     return record
 
 
@@ -96,7 +98,7 @@ async def test_a_cluster_that_is_there_is_put_under_load_and_the_run_is_kept(rea
         )  # fmt: skip
         out, _ = await process.communicate()
     (printed,) = msgspec.json.decode(out, type=list[RunRecord])
-    assert kept(tmp_path / "runs") == [printed]
+    assert kept(tmp_path / "runs").records == [printed]
     assert broken_promises(printed) == []
     assert "callers more" in printed.faults[0].words
     assert "load-spike" in page([printed])

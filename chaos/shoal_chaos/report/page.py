@@ -111,7 +111,7 @@ def _newest(run: RunRecord) -> str:
     parts = [
         f'<h2 id="{escape(run.scenario)}">{escape(run.scenario)}: {_outcome(run)}</h2>',
         f"<p>{escape(run.hypothesis)}</p>",
-        f'<p class="dim">{escape(run.cluster)}; seed {run.seed}, {run.seconds:g} s, ended {escape(run.began)}. '
+        f'<p class="dim">{escape(run.cluster)}; seed {run.seed}, {run.seconds:g} s, began {escape(run.began)}. '
         f"{escape(run.reason[:1].upper() + run.reason[1:])}.</p>",
     ]
     if run.outcome is Outcome.SKIPPED:

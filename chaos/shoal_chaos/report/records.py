@@ -89,7 +89,7 @@ class Bucket(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run."""
+    """A whole run. `began` is when its load did, or when it was skipped: UTC, as ISO 8601 has it."""
 
     scenario: str
     hypothesis: str
@@ -107,6 +107,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     timeline: tuple[Bucket, ...] = ()
     remarks: tuple[str, ...] = ()
     must_break: bool = False
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The records of a folder, the oldest first, and of each file that is none: which it is, and why."""
+
+    records: list[RunRecord]
+    unreadable: list[str]
 
 
 def make_folder(folder: Path) -> None:
@@ -134,17 +141,15 @@ def keep(record: RunRecord, folder: Path) -> Path:
     return path
 
 
-def kept(folder: Path) -> list[RunRecord]:
-    """Return all records of a folder, the oldest first.
-
-    Raises:
-        ValueError: a file in it is no record; the message names it.
-        OSError: one cannot be read.
-    """
+def kept(folder: Path) -> Kept:
+    """Return what a folder has."""
     records: list[RunRecord] = []
+    unreadable: list[str] = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             records.append(msgspec.json.decode(path.read_bytes(), type=RunRecord))
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"{path} is not the record of a run: {error}") from error
-    return sorted(records, key=lambda record: record.began)
+        except OSError as error:
+            unreadable.append(f"{path} cannot be read: {error.strerror}")
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            unreadable.append(f"{path} is not the record of a run: {error}")
+    return Kept(sorted(records, key=lambda record: record.began), unreadable)

@@ -63,7 +63,7 @@ async def run_here(scenario: Scenario, seed: int, seconds: float, folder: Path, 
             folder, scenario.shape, random, system_faults=scenario.needs_system_faults, medium=scenario.medium
         )
     except NotPossibleHere as lack:
-        return _record(scenario, seed, Outcome.SKIPPED, str(lack), 0.0, scenario.shape.words)
+        return _record(scenario, seed, Outcome.SKIPPED, str(lack), datetime.now(UTC), 0.0, scenario.shape.words)
     try:
         await cluster.start()
         experiment = _Experiment(scenario, cluster, random, f"chaos-{seed}", say)
@@ -102,6 +102,7 @@ class _Experiment:
         self._say = say
         self._faults: list[FaultSpan] = []
         self._verdicts: list[Verdict] = []
+        self._began_at: datetime
         self._began = self._harmed = self._calmed = self._ended = 0.0
         self._probes: Probes
 
@@ -117,7 +118,7 @@ class _Experiment:
             self._probes = Probes(
                 clients[0], await fetch_shard_map(options.seeds, tls=tls), options.keyspace, self._run
             )
-            self._began = time.monotonic()
+            self._began_at, self._began = datetime.now(UTC), time.monotonic()
             async with self._load(suite):
                 self._say(f"steady state for {steady:.1f} s")
                 await asyncio.sleep(steady)
@@ -240,7 +241,7 @@ class _Experiment:
         verdicts = [*self._verdicts, *comparison.liveness(self._scenario, phases, shards, self._faults)]
         found, reason = comparison.outcome(self._scenario, verdicts)
         return _record(
-            self._scenario, seed, found, reason, self._ended - self._began, cluster,
+            self._scenario, seed, found, reason, self._began_at, self._ended - self._began, cluster,
             score=comparison.score(self._scenario, verdicts, phases, shards),
             faults=tuple(self._faults), verdicts=tuple(verdicts), phases=phases, shards=shards,
             timeline=comparison.timeline(samples, self._began), remarks=tuple(self._cluster.remarks),
@@ -252,6 +253,7 @@ def _record(
     seed: int,
     outcome: Outcome,
     reason: str,
+    began: datetime,
     seconds: float,
     cluster: str,
     *,
@@ -265,7 +267,7 @@ def _record(
 ) -> RunRecord:
     return RunRecord(
         scenario=scenario.name, hypothesis=scenario.hypothesis, outcome=outcome, reason=reason, seed=seed,
-        began=datetime.now(UTC).isoformat(timespec="seconds"), seconds=round(seconds, 1), cluster=cluster, score=score,
+        began=began.isoformat(timespec="seconds"), seconds=round(seconds, 1), cluster=cluster, score=score,
         faults=faults, verdicts=verdicts, phases=phases, shards=shards, timeline=timeline, remarks=remarks,
         must_break=scenario.must_break,
     )  # fmt: skip

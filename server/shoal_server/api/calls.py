@@ -14,8 +14,9 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
-from shoal.errors import Internal, InvalidArgument, ShoalError
+from shoal.errors import Internal, InvalidArgument, Overloaded, ShoalError, TooLarge
 
+from shoal_server.api.elements import ELEMENTS_MAX, has_too_many, shape_of
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
 from shoal_server.observe.api_tally import ApiTally
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("shoal.api")
 
+RETRY_SECONDS = 1.0
+"""When who is turned away because others keep the node busy may ask again."""
 MARGIN_SECONDS = 0.05
 MARGIN_PART = 0.05
 """A call is given up so much before its deadline, of the two the less: for its answer to arrive in time."""
@@ -84,8 +87,14 @@ def strict(kind: type[M]) -> Callable[[bytes], M | InvalidArgument]:
     The error is returned instead of raised: gRPC would make INTERNAL out of any exception.
     """
     name = kind.DESCRIPTOR.full_name
+    shape = shape_of(kind.DESCRIPTOR)
 
     def decode(data: bytes) -> M | InvalidArgument:
+        if has_too_many(data, shape):
+            return TooLarge(
+                f"the {name} has more than {ELEMENTS_MAX} operations, rows, keys or conditions, which is the most that a "
+                "message may have; nothing of it was done: send several messages"
+            )
         try:
             message: M = kind.FromString(data)
         except DecodeError as error:
@@ -200,6 +209,12 @@ async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Ca
     code = grpc.StatusCode.CANCELLED
     try:
         gate.check()
+        if gate.tally.open > gate.tally.limit:
+            raise Overloaded(
+                f"the node has {gate.tally.limit} calls under way, a stream being one, and takes no more; nothing was done: "
+                "try again later, or ask another node",
+                retry_after=RETRY_SECONDS,
+            )
         if gate.tracing is None:
             answered = await answer()
         else:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from shoal_server.api.calls import Reply
+from shoal.errors import Overloaded
+
+from shoal_server.api.calls import RETRY_SECONDS, Reply
 from shoal_server.api.convert import consistency_of, max_staleness_of
 from shoal_server.api.gateway import Gateway, token_of
 from shoal_server.api.generated import shoal_pb2 as pb
 
+SCANS_MAX = 32
+"""The most at once. Each has up to two pages of every shard in memory, however slow its reader is: with 8 shards and rows of
+300 bytes some 9 MB, and 16 MiB of keys and values at most."""
+PLACE_SECONDS = 5.0
+"""So long a further one waits for the end of another: most are short."""
 PAGE_ROWS = 1000
 PAGE_BYTES = 1 << 20
 """A page that has so much is sent, with however few rows: gRPC's callers take messages of 4 MiB, unless told otherwise."""
@@ -24,9 +33,35 @@ class ScanService:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._places = asyncio.Semaphore(SCANS_MAX)
 
     async def scan(self, request: pb.ScanRequest, reply: Reply, seconds: float | None) -> None:
-        """Send the rows of a range, a page at a time. `seconds` is for each page: gRPC sees to the whole."""
+        """Send the rows of a range, a page at a time. `seconds` is for each page: gRPC sees to the whole.
+
+        Raises:
+            Overloaded: others have taken all the places, and none of them has ended in time.
+        """
+        async with self._place(PLACE_SECONDS if seconds is None else min(seconds, PLACE_SECONDS)):
+            await self._scan(request, reply, seconds)
+
+    @asynccontextmanager
+    async def _place(self, seconds: float) -> AsyncGenerator[None, None]:
+        """Be one of the scans under way, as soon as there are few enough."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise Overloaded(
+                f"the node has {SCANS_MAX} scans under way, the most it takes, and none has ended within {seconds:.3g} s; "
+                "nothing was read: try again later, or ask another node",
+                retry_after=RETRY_SECONDS,
+            ) from error
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _scan(self, request: pb.ScanRequest, reply: Reply, seconds: float | None) -> None:
         client = await self._gateway.client(request, seconds)
         page_rows = request.page_rows or PAGE_ROWS
         rows = client.scan(

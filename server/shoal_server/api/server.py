@@ -20,6 +20,7 @@ from shoal_server.api.batch import BatchService
 from shoal_server.api.calls import dialogue, feed, unary
 from shoal_server.api.gateway import Gateway
 from shoal_server.api.generated import shoal_pb2 as pb
+from shoal_server.api.health import HealthService
 from shoal_server.api.paging import ScanService
 from shoal_server.api.service import DataService
 from shoal_server.api.transact import TransactService
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shoal"].full_name
 CALLS_MAX = 1024
-"""The most calls at once; a stream is one. Further ones are told RESOURCE_EXHAUSTED."""
+"""The most calls of the data API at once; a stream is one. Further ones are told RESOURCE_EXHAUSTED."""
+RPCS_MAX = 4 * CALLS_MAX
+"""The most of all services, those included whose request is still on its way: gRPC itself turns further ones away. Far more
+than the others' bounds, so that whoever asks for the node's health hears of it while data calls are turned away."""
 ENVELOPE_BYTES = 1 << 20
 """What a largest message may have besides the largest batch of keys and values."""
 PINGS_APART_MS = 4_000
@@ -88,7 +92,7 @@ class ApiServer:
             self._gateway = Gateway(node.listens_at, node.region, spans=spans)
         else:  # a certificate is for the address by which others know the node
             self._gateway = Gateway(node.address, node.region, certificates.dialling, spans)
-        self._health: Any = health.aio.HealthServicer()
+        self._health = HealthService()
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()
         self._doing: set[Future[None]] = set()
@@ -160,7 +164,7 @@ class ApiServer:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", PINGS_APART_MS),
             ),
-            maximum_concurrent_rpcs=CALLS_MAX,
+            maximum_concurrent_rpcs=RPCS_MAX,
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

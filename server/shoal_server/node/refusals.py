@@ -99,12 +99,17 @@ class Refusals:
 
     def _say_not_leader(self, client: int, request: int, outbox: Outbox, maybe_applied: bool) -> None:
         leader = self._group.leader
+        if not leader:
+            who = "nobody known does"
+        elif self._knows_leader():
+            who = f"{leader} does"
+        else:
+            who = f"{leader} did, and is not connected"
         outbox.fail(
             client,
             request,
             ErrorCode.NOT_LEADER,
-            f"{self._node} does not lead shard {self.route.id}; "
-            + (f"{leader} does" if leader else "nobody known does"),
+            f"{self._node} does not lead shard {self.route.id}; {who}",
             maybe_applied=maybe_applied,
             route=self.route,
         )

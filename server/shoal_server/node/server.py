@@ -226,6 +226,7 @@ class NodeServer:
 
     async def run(self) -> int:
         """Serve until a signal or a failure; return the exit code."""
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         close_listener = await self._listen()
         if self._entry.admin:
             await self._start_api(self._entry.admin)
@@ -266,6 +267,13 @@ class NodeServer:
         self._driver.stop()
         self._pages.serve_metrics(None)
         return self._close()
+
+    def _reload(self) -> None:
+        """Look at the certificates' files again: a signal asks for it, which without a handler would end the process."""
+        if self._certificates is None:
+            log.info("nothing_to_reload", node=self._identity.node, reason="without TLS there are no certificates")
+        else:
+            self._certificates.ask()
 
     def _close(self) -> int:
         if self._driver.failure:

@@ -8,26 +8,29 @@ from shoal.metrics import Family, gauge, labelled
 
 
 class ApiTally:
-    """Counters of the API's thread; `families` may be called in any."""
+    """Counters of the API's thread; `families` may be called in any.
 
-    __slots__ = ("_ended", "_limit", "_open")
+    `open` are the calls under way, that included which is just being turned away; `limit` is how many may be.
+    """
+
+    __slots__ = ("_ended", "limit", "open")
 
     def __init__(self, limit: int) -> None:
         """
         Args:
             limit: how many calls may be open.
         """
-        self._limit = limit
-        self._open = 0
+        self.limit = limit
+        self.open = 0
         self._ended: dict[str, int] = {}
 
     def begun(self) -> None:
         """A call has come."""
-        self._open += 1
+        self.open += 1
 
     def ended(self, code: str) -> None:
         """A call is over, with this status."""
-        self._open -= 1
+        self.open -= 1
         self._ended[code] = self._ended.get(code, 0) + 1
 
     def families(self) -> Iterator[Family]:
@@ -36,5 +39,5 @@ class ApiTally:
         yield labelled(
             "counter", "shoal_api_calls", "Calls of the gRPC API by the status they ended with", "code", ended
         )
-        yield gauge("shoal_api_calls_open", "Calls under way", self._open)
-        yield gauge("shoal_api_calls_limit", "How many may be, before further ones are turned away", self._limit)
+        yield gauge("shoal_api_calls_open", "Calls under way", self.open)
+        yield gauge("shoal_api_calls_limit", "How many may be, before further ones are turned away", self.limit)

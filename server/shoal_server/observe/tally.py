@@ -193,7 +193,7 @@ class Tally:
         self.arrived, self.began = arrived, now
         self.slow_before = now - self.slow_ns if self.slow_ns else NEVER
         if self._untimed:
-            self.waited, self.slow, self.timed, self.at_once = [], [], [], [0] * len(Served)
+            self.waited, self.slow, self.timed, self.at_once = [], [], [], _NOTHING.copy()
         self._untimed = True
 
     def end_turn(self, ended: int) -> None:
@@ -207,7 +207,7 @@ class Tally:
             for served, requests in enumerate(self.at_once):
                 if requests:
                     latencies[served].record(seconds, requests)
-            self.at_once = [0] * len(Served)
+            self.at_once = _NOTHING.copy()
         if self.waited:
             for served, arrived, requests in self.waited:
                 latencies[served].record((ended - arrived) / 1e9, requests)

@@ -109,14 +109,28 @@ def test_a_write_over_several_shards_is_a_failed_precondition(api):
 def test_a_message_full_of_operations_that_are_refused_costs_bounded_memory(api, one_node):
     """An operation that says nothing has two bytes, and its refusal hundreds."""
     count = 200_000
-    data = api.message("BatchRequest", timeout_ms=-1).SerializeToString() + b"\x52\x00" * count
+    data = api.message("BatchRequest", timeout_ms=-1).SerializeToString() + b"\x52\x00" * (count // 2)
     call = api.channel.stream_stream("/shoal.v1.Shoal/Batch", lambda x: x, api.message("BatchReply").FromString)
     answered, before, most = 0, one_node.memory_bytes, 0
-    for answer in call(iter([data]), timeout=100):
+    for answer in call(iter([data, data]), timeout=100):
         answered += len(answer.results)
         most = max(most, one_node.memory_bytes)
     assert answered == count
     assert most - before < 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("Batch", "stream_stream"), ("PutMany", "unary_unary"), ("GetMany", "unary_unary"), ("Write", "unary_unary")],
+)
+def test_a_message_of_too_many_elements_is_refused_before_it_is_decoded(api, one_node, method, kind):
+    """Each has two bytes here, and would take more than 60 in memory."""
+    before = one_node.memory_bytes
+    error = refused(raw, api, method, b"\x52\x00" * (9 * MIB // 2), kind)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "more than 100000 operations, rows, keys" in error.details()
+    assert api.error_of(error).code == "too_large"
+    assert one_node.memory_bytes - before < 128 * MIB, "decoded it has 300"
 
 
 def test_a_message_over_the_bound_is_refused_and_the_connection_goes_on(api):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from shoal_server.api import health as health_module
 from shoal_server.api import server as server_module
 from shoal_server.api.calls import seconds_left
 from shoal_server.api.server import ApiServer
@@ -24,6 +26,26 @@ from shoal_server.node.server import EXIT_REFUSED
 from shoal_server.node.settings import Limits
 
 PATIENCE_SECONDS = 10.0
+
+
+class Talk:
+    """A transaction that stays open until it is told to end."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self._requests: queue.Queue[Any] = queue.Queue()
+        self._answers = api.method("Transact")(iter(self._requests.get, None), timeout=30)
+
+    def begin(self) -> None:
+        """Return once the node is at work on it."""
+        self._requests.put(self._api.message("TransactRequest", begin={}))
+        self._requests.put(self._api.message("TransactRequest", get=b"life/none"))
+        next(self._answers)
+
+    def end(self) -> None:
+        """Return once it is over."""
+        self._requests.put(None)
+        assert list(self._answers) == []
 
 
 @pytest.fixture
@@ -130,6 +152,47 @@ async def test_those_who_watch_the_health_hear_of_the_end(own_server):
         await ended
 
 
+async def test_health_and_reflection_answer_while_data_calls_are_turned_away(own_server, monkeypatch):
+    monkeypatch.setattr(server_module, "CALLS_MAX", 2)
+    async with own_server() as (server, api):
+        server.serve()
+        await asyncio.to_thread(api.wait_until_serving)
+        talks = [Talk(api) for _ in range(2)]
+        for talk in talks:
+            await asyncio.to_thread(talk.begin)
+        code, error = await asyncio.to_thread(api.refusal, "Get", key=b"a")
+        assert (code, error.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+        assert "the node has 2 calls under way" in error.message
+        assert (error.retryable, error.maybe_applied, error.retry_after_ms) == (True, False, 1000)
+        assert await asyncio.to_thread(api.health) == "SERVING"
+        assert "shoal.v1.Shoal" in await asyncio.to_thread(api.database.get_services)
+        found = {family.name: family.samples[0].value for family in server.tally.families()}
+        assert (found["shoal_api_calls_open"], found["shoal_api_calls_limit"]) == (2, 2)
+        await asyncio.to_thread(talks[0].end)
+        assert not (await asyncio.to_thread(api.call, "Exists", key=b"life/none")).exists
+        await asyncio.to_thread(talks[1].end)
+
+
+async def test_those_who_watch_the_health_take_nobody_elses_place(own_server, monkeypatch):
+    monkeypatch.setattr(server_module, "CALLS_MAX", 2)
+    monkeypatch.setattr(health_module, "WATCHES_MAX", 12)
+    request = health_pb2.HealthCheckRequest()
+    async with own_server() as (server, api), grpc.aio.insecure_channel(api.address) as channel:
+        server.serve()
+        stub = health_pb2_grpc.HealthStub(channel)
+        watches = [stub.Watch(request, timeout=30) for _ in range(12)]
+        for watch in watches:
+            while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
+                continue
+        further = stub.Watch(request, timeout=30)
+        assert await further.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "12 callers watch" in await further.details()
+        assert (await stub.Check(request, timeout=30)).status == health_pb2.HealthCheckResponse.SERVING
+        assert not (await asyncio.to_thread(api.call, "Exists", key=b"life/none")).exists
+        for watch in watches:
+            watch.cancel()
+
+
 async def test_a_caller_that_asks_for_signs_of_life_is_not_cut_off(own_server, monkeypatch):
     monkeypatch.setattr(server_module, "PINGS_APART_MS", 50)
     pinging = (
@@ -159,6 +222,12 @@ def test_a_node_whose_port_for_grpc_is_taken_is_refused(one_node, api, tmp_path)
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
     assert ended.returncode == EXIT_REFUSED
     assert f"cannot listen on {one_node.admin}" in ended.stderr.decode()
+
+
+def test_a_node_without_tls_that_is_told_to_reload_says_that_there_is_nothing_and_goes_on(one_node, api):
+    one_node.process.send_signal(signal.SIGHUP)
+    while '"nothing_to_reload"' not in one_node.log:
+        assert not api.call("Exists", key=b"life/none").exists
 
 
 def _drain(answers: Any) -> tuple[list[Any], Any]:

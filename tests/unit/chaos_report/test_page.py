@@ -11,8 +11,10 @@ import pytest
 from shoal_chaos.report.page import page
 from shoal_chaos.report.plot import MARKS, RIGHT, WIDTH, timeline
 from shoal_chaos.report.records import (
+    SUFFIX,
     Bucket,
     FaultSpan,
+    Kept,
     Outcome,
     Phase,
     PhaseFigures,
@@ -75,18 +77,29 @@ def test_what_was_kept_is_read_again_oldest_first(tmp_path: Path) -> None:
     newer, older = record(began="2026-11-21T11:00:00+00:00"), record("ring")
     for one in (newer, older):
         keep(one, tmp_path / "runs")
-    assert kept(tmp_path / "runs") == [older, newer]
+    assert kept(tmp_path / "runs").records == [older, newer]
 
 
 def test_a_folder_without_runs_has_none(tmp_path: Path) -> None:
-    assert kept(tmp_path / "nowhere") == []
+    assert kept(tmp_path / "nowhere") == Kept([], [])
 
 
-def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
-    path = keep(record(), tmp_path)
-    path.write_text("{}")
-    with pytest.raises(ValueError, match=re.escape(path.name)):
-        kept(tmp_path)
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff", b'{"scenario": "\xff"}'])
+def test_a_file_that_is_no_record_is_named_and_the_others_are_read(tmp_path: Path, content: bytes) -> None:
+    path = keep(record("ring"), tmp_path)
+    path.write_bytes(content)
+    keep(record(), tmp_path)
+    found = kept(tmp_path)
+    assert found.records == [record()]
+    [words] = found.unreadable
+    assert words.startswith(f"{path} is not the record of a run")
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / f"ring{SUFFIX}"
+    folder.mkdir()
+    keep(record(), tmp_path)
+    assert kept(tmp_path) == Kept([record()], [f"{folder} cannot be read: Is a directory"])
 
 
 def test_the_page_is_well_formed_and_needs_nothing_beside_itself() -> None:

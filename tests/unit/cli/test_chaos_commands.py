@@ -10,7 +10,7 @@ import typer.testing
 from shoal.cli.failures import ExitCode
 from shoal.cli.main import app
 from shoal_chaos import cli
-from shoal_chaos.report.records import Outcome, RunRecord, keep
+from shoal_chaos.report.records import SUFFIX, Outcome, RunRecord, keep
 
 RUNNER = typer.testing.CliRunner()
 
@@ -74,11 +74,23 @@ def test_without_runs_there_is_nothing_to_report(tmp_path: Path) -> None:
     assert result.exit_code == ExitCode.NOT_FOUND
 
 
-def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--json"], ["--table"]])
+def test_a_file_that_is_no_record_is_named_and_the_others_are_reported(tmp_path: Path, options: list[str]) -> None:
+    keep(record(), tmp_path)
+    (tmp_path / f"damaged{SUFFIX}").write_text("{}")
+    result = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path), *options])
+    assert result.exit_code == ExitCode.DONE
+    assert f"left out: {tmp_path / f'damaged{SUFFIX}'} is not the record of a run" in result.stderr
+    said = result.stdout if options else Path(result.stdout.strip()).read_text()
+    assert "ring" in said
+
+
+def test_where_no_file_is_a_record_the_report_fails(tmp_path: Path) -> None:
     keep(record(), tmp_path).write_text("{}")
     result = RUNNER.invoke(app, ["chaos", "report", "--runs", str(tmp_path)])
     assert result.exit_code == ExitCode.FAILED
     assert "is not the record of a run" in result.stderr
+    assert f"none of the runs in {tmp_path} can be read" in result.stderr
 
 
 def test_a_name_that_is_nearly_a_scenarios_is_answered_with_it() -> None:

@@ -117,6 +117,20 @@ def test_whoever_asks_while_a_leader_is_gone_is_told_the_next_one_as_soon_as_the
     assert 1 < len(requests) < 8, "some wait in vain, each for a while"
 
 
+def test_a_leader_that_is_not_connected_is_not_said_to_lead(nodes: Any) -> None:
+    session, old, asked = session_of(nodes), nodes.leader, nodes.others[0]
+    nodes.isolate(asked)
+    for node in (old, nodes.others[1]):
+        nodes.nodes[asked].peer_lost(node)
+    request = write(nodes, asked, session, 1)
+    nodes.pass_time(2 * PATIENCE_NS // 1_000_000)
+    [refused] = nodes.answers[request]
+    assert isinstance(refused, Failure)
+    assert refused.message == f"{asked} does not lead shard {SHARD}; {old} did, and is not connected"
+    assert refused.route is not None
+    assert refused.route.leader == old, "it may be that only this node has lost it"
+
+
 def test_a_leader_that_is_connected_is_named_at_once(nodes: Any) -> None:
     session, leader, asked = session_of(nodes), nodes.leader, nodes.others[0]
     request = write(nodes, asked, session, 1)

@@ -241,7 +241,7 @@ class ShoalServicer:
     def Batch(self, request_iterator, context):
         """-- streams
 
-        Many operations in flight: the fast way. A message has any number of operations, each with an id of the client's choice;
+        Many operations in flight: the fast way. A message has up to 100,000 operations, each with an id of the client's choice;
         their results come in any number of messages and any order. Operations of one message on one key are done in
         order, all others in any. A stream ends with what was asked on it answered, once the client has half-closed it.
         """
