@@ -3,6 +3,7 @@
 docs/testing-your-application.md says how to use it. What tests name is offered here; `run` is where a run begins.
 """
 
+from shoal_chaos.application_simulation.errors import NotSimulated, TimeStoodStill, TookTooLong
 from shoal_chaos.application_simulation.faults import (
     BadNetwork,
     ClockJump,
@@ -15,7 +16,6 @@ from shoal_chaos.application_simulation.faults import (
     SlowDisk,
 )
 from shoal_chaos.application_simulation.processes import Process
-from shoal_chaos.application_simulation.run import TookTooLong
 from shoal_chaos.application_simulation.search import ShoalSimulation
 from shoal_chaos.application_simulation.simulation import Simulation
 from shoal_chaos.simulation.invariants import Violation
@@ -26,6 +26,7 @@ __all__ = [
     "Crash",
     "Fault",
     "LeaderMove",
+    "NotSimulated",
     "OneWayCut",
     "Partition",
     "Pause",
@@ -33,6 +34,7 @@ __all__ = [
     "ShoalSimulation",
     "Simulation",
     "SlowDisk",
+    "TimeStoodStill",
     "TookTooLong",
     "Violation",
 ]

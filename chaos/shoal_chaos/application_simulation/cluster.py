@@ -11,9 +11,12 @@ from shoal_server.node.settings import NodeSettings
 from shoal_shardmanager.rows import SettingsRow
 
 from shoal_chaos.application_simulation.processes import Process
+from shoal_chaos.application_simulation.rest import Rest
+from shoal_chaos.application_simulation.world import World
 from shoal_chaos.control_simulation.cluster import ControlledCluster
 from shoal_chaos.control_simulation.nodes import ControlledNode
 from shoal_chaos.simulation.cluster import MICROSHARDS
+from shoal_chaos.simulation.events import Events
 
 REPLICAS = 3
 
@@ -45,10 +48,16 @@ class Shape:
 
 
 class ApplicationCluster(ControlledCluster):
-    """Nodes and managers, from one seed, and processes that come and go."""
+    """Nodes and managers, from one seed, and processes that come and go. Time stands still for it while it is at rest.
+
+    `under_fault`: whether one lasts.
+    """
+
+    world: World
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.shape = shape
+        self.under_fault = False
         self.processes: dict[str, Process] = {}
         super().__init__(
             seed,
@@ -60,6 +69,10 @@ class ApplicationCluster(ControlledCluster):
             managers=shape.managers,
             tuned=SettingsRow(),
         )
+
+    def _timelines(self) -> tuple[Events, Events]:
+        world = World(Rest(self).quiet_until)
+        return world, world.of_cluster
 
     def _begin_managing(self) -> None:
         self.shard_map = self._shaped_map()
@@ -105,11 +118,12 @@ class ApplicationCluster(ControlledCluster):
 
     def pause(self, name: str, until: int) -> None:
         """Hold a process up until a moment in true time, ns; 0: not, or no longer."""
+        clusters_until = until - self.world.stood_still
         if name in self.nodes:
-            self.nodes[name].paused_until = until
+            self.nodes[name].paused_until = clusters_until
             self.nodes[name].turn_soon()
         elif name in self.managers:
-            self.managers[name].loop.paused_until = until
+            self.managers[name].loop.paused_until = clusters_until
         else:
             self.processes[name].loop.paused_until = until
 

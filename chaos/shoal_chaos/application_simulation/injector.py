@@ -47,7 +47,7 @@ class Injector:
             ValueError: it is about a process that there is not.
         """
         self._check(fault)
-        self._cluster.events.after(round(fault.at * SECOND), lambda: self._begin(fault))
+        self._cluster.world.after(round(fault.at * SECOND), lambda: self._begin(fault))
 
     def heal(self) -> None:
         """End all faults that have begun."""
@@ -98,7 +98,8 @@ class Injector:
             self._move_leaders(fault.name)
             return
         length = round(fault.seconds * SECOND)
-        self._active.append((fault, cluster.events.now + length))
+        self._active.append((fault, cluster.world.now + length))
+        cluster.under_fault = True
         match fault:
             case Crash():
                 self._crash(fault.name)
@@ -108,7 +109,7 @@ class Injector:
                 cluster.nodes[fault.name].wall_skew_ms += fault.ms
             case _:
                 self._changed()
-        cluster.events.after(length, lambda: self._end(fault))
+        cluster.world.after(length, lambda: self._end(fault))
 
     def _end(self, fault: Fault) -> None:
         """Undo a fault, unless it has been healed before."""
@@ -117,6 +118,7 @@ class Injector:
             return
         self._active = active
         cluster = self._cluster
+        cluster.under_fault = bool(active)
         match fault:
             case Crash():
                 if not any(isinstance(other, Crash) and other.name == fault.name for other, _ in active):
@@ -130,7 +132,7 @@ class Injector:
         self._tell(f"over: {fault}")
 
     def _tell(self, what: str) -> None:
-        self.story.append(f"{self._cluster.events.now / SECOND:9.3f} s  {what}")
+        self.story.append(f"{self._cluster.world.now / SECOND:9.3f} s  {what}")
 
     # -- effects
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextvars import Context
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
-from shoal_chaos.control_simulation.loop import SimulatedLoop
+from shoal_chaos.application_simulation.process_loop import ProcessLoop
 from shoal_chaos.simulation.events import SECOND, Clock
 
 if TYPE_CHECKING:
@@ -15,19 +14,6 @@ if TYPE_CHECKING:
 
 FOR_EVER = 1 << 62
 """A moment that no simulation comes to, in ns."""
-TICK_SECONDS = 2e-9
-"""More than the clock's nanoseconds and the float of seconds differ by."""
-
-Ts = TypeVarTuple("Ts")
-
-
-class ProcessLoop(SimulatedLoop):
-    """The event loop of a process. No timer is early, be it by a rounding: who then set it again would do so for ever."""
-
-    def call_at(
-        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return super().call_at(when + TICK_SECONDS, callback, *args, context=context)
 
 
 class Process:
@@ -44,8 +30,8 @@ class Process:
         self._streams = cluster.streams
         self._waiters: list[asyncio.Future[None]] = []
         # Its clock began at some time, and drifts, as those of nodes do.
-        clock = Clock(cluster.events, random.randrange(1, 1000 * SECOND), 1000 + random.randint(-2, 2))
-        self.loop = ProcessLoop(name, cluster.events, clock, random, cluster.streams)
+        clock = Clock(cluster.world, random.randrange(1, 1000 * SECOND), 1000 + random.randint(-2, 2))
+        self.loop = ProcessLoop(name, cluster.world, clock, random, cluster.streams, cluster.nodes)
         self.task: asyncio.Task[Any] = self.loop.create_task(main, name=name)
         self.task.add_done_callback(lambda _: self._ended())
 
@@ -81,6 +67,4 @@ class Process:
 
     def finish(self) -> None:
         """After the simulation: leave no task behind."""
-        for task in sorted(asyncio.all_tasks(self.loop), key=hash):
-            task.cancel()
-        self.loop.finish(self.task)
+        self.loop.end(self.task, killed=self.killed)

@@ -6,10 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 from zlib import crc32
 
+from shoal_chaos.application_simulation.blocking_clients import no_blocking_clients
 from shoal_chaos.application_simulation.cluster import ApplicationCluster, Shape
+from shoal_chaos.application_simulation.errors import RunOver, TimeStoodStill, TookTooLong
 from shoal_chaos.application_simulation.faults import Fault
 from shoal_chaos.application_simulation.injector import Injector
 from shoal_chaos.application_simulation.processes import Process
@@ -26,10 +29,6 @@ APPLICATION = "app"
 CLOSING_SECONDS = 1
 
 Application: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, Any]]
-
-
-class TookTooLong(AssertionError):
-    """The application had not ended when its simulated time was up."""
 
 
 @dataclass(slots=True)
@@ -59,17 +58,18 @@ def run_once(application: Application, seed: int, faults: Sequence[Fault], shape
 
     Raises:
         ValueError: a fault is about a process that there is not.
+        TypeError: `application` returns no coroutine.
     """
-    with logging_from(logging.CRITICAL), collecting_when_told():
+    with logging_from(logging.CRITICAL), collecting_when_told(), no_blocking_clients():
         cluster = ApplicationCluster(seed, shape)
         injector = Injector(cluster, cluster.derived("faults' chances"))
         simulation = Simulation(cluster, injector)
         main: Process | None = None
         try:
             with simulated_sources(
-                cluster.derived("the process"), lambda: cluster.events.now / SECOND, lambda: UNIX_START + simulation.now
+                cluster.derived("the process"), lambda: simulation.now, lambda: UNIX_START + simulation.now
             ):
-                main = simulation.process(APPLICATION, lambda: application(simulation))
+                main = simulation.process(APPLICATION, partial(application, simulation))
                 simulation.inject(*faults)
                 failure = _failure(cluster, main, round(seconds_max * SECOND))
                 seconds = simulation.now
@@ -77,24 +77,31 @@ def run_once(application: Application, seed: int, faults: Sequence[Fault], shape
             for process in cluster.processes.values():
                 process.finish()
             cluster.finish()
+    unseen = [error for process in cluster.processes.values() for error in process.loop.unseen]
+    if unseen and failure is None:
+        failure = unseen[0]
+    elif unseen and isinstance(failure, TookTooLong):
+        failure.__cause__ = unseen[0]
     unhandled = [line for process in cluster.processes.values() for line in process.loop.failures]
     result = main.task.result() if failure is None else None
-    trace = crc32(repr((cluster.events.now, result)).encode(), cluster.trace)
+    trace = crc32(repr((cluster.world.now, result)).encode(), cluster.trace)
     return Outcome(result, failure, seconds, trace, [*injector.story, *unhandled])
 
 
 def _failure(cluster: ApplicationCluster, main: Process, until: int) -> BaseException | None:
     """Let things happen until the application has ended; return what went wrong."""
-    events = cluster.events
+    events = cluster.world
     try:
         while not main.task.done():
             if events.now > until:
                 return TookTooLong(f"the application had not ended after {until / SECOND:g} simulated seconds")
             events.step()
         cluster.compare_states()
-    except Violation as violation:
-        return violation
-    broken = [failure for loop in cluster.loops for failure in loop.failures]
+    except (Violation, TimeStoodStill) as failure:
+        return failure
+    except RunOver as over:
+        return over.failure
+    broken = [line for loop in cluster.loops for line in loop.failures]
     if broken:
         return Violation("\n".join(broken))
     if main.task.cancelled():

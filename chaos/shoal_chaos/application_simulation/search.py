@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal_chaos.application_simulation.cluster import Shape
+from shoal_chaos.application_simulation.coroutines import check_coroutine_function
 from shoal_chaos.application_simulation.faults import Fault, draw_plan
 from shoal_chaos.application_simulation.run import APPLICATION, Application, Outcome, run_once
 from shoal_chaos.application_simulation.shrinking import shrink
@@ -58,11 +59,14 @@ class ShoalSimulation:
             What the coroutine has returned, in the last run.
 
         Raises:
-            Exception: what the coroutine has raised.
-            TookTooLong: it had not ended in time.
+            Exception: what the coroutine has raised, or what was raised in the background of a process and seen by nobody.
+            TookTooLong: it had not ended in time, or (`TimeStoodStill`) a process of it went on and on without waiting.
+            NotSimulated: it was about to connect to something that is not simulated, or to use a blocking client.
+            TypeError: `application` is no coroutine function, nor does it return a coroutine.
             Violation: Shoal itself is wrong; the application need not be.
             ValueError: there cannot be such a cluster, or a fault is about a process that there is not.
         """
+        check_coroutine_function(application)
         shape = Shape(nodes, shards, managers, tuple(keyspaces), max_staleness, default_ttl)
 
         def outcome_under(plan: Sequence[Fault]) -> Outcome:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import shoal
 
+from shoal_chaos.application_simulation.coroutines import begun
 from shoal_chaos.application_simulation.faults import Fault
 from shoal_chaos.application_simulation.processes import Process
 from shoal_chaos.simulation.events import SECOND
@@ -29,7 +30,7 @@ class Simulation:
     @property
     def now(self) -> float:
         """Seconds since the run began, of true time, which no clock of the simulation has exactly."""
-        return self._cluster.events.now / SECOND
+        return self._cluster.world.now / SECOND
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -60,11 +61,12 @@ class Simulation:
 
         Raises:
             ValueError: there is or was one of that name.
+            TypeError: `main` returns no coroutine.
         """
         cluster = self._cluster
         if name in cluster.names():
             raise ValueError(f"there is a process {name!r} already")
-        process = Process(cluster, name, main())
+        process = Process(cluster, name, begun(main))
         cluster.processes[name] = process
         self._injector.refresh()
         return process

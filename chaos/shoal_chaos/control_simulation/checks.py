@@ -201,9 +201,11 @@ class ControlChecks:
 
     def check_node(self, node: ControlledNode) -> None:
         """Look at the groups of a node after its turn."""
-        for group in node.groups():
-            if node.engine.durable_meta(hard_state_key(group.group)) is not None:
-                self._promised.add((group.group, node.name))
+        for replica in node.replicas.values():
+            group = replica.group
+            place = (group.group, node.name)
+            if place not in self._promised and node.engine.durable_meta(hard_state_key(group.group)) is not None:
+                self._promised.add(place)
             known = self.memberships.get(group.group)
             membership = group.membership
             if (known is None or membership.version > known.version) and group.status().membership_committed:

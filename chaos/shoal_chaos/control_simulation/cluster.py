@@ -69,17 +69,15 @@ class ControlledCluster(Cluster):
         self.checks = ControlChecks(self)
         self.rows = Rows(self.checks.rows_written)
         self._store_first_rows()
-        self.collector = Collector(self.events)
-        self.streams = Streams(
-            self.events, derived_random(self.seed, "streams"), self.network, self._accept, self.collector
-        )
+        self.collector = Collector(self.world)
+        self.streams = Streams(derived_random(self.seed, "streams"), self.network, self._accept, self.collector)
         self.loop = SimulatedLoop(
-            "nodes", self.events, Clock(self.events, 0, 1000), derived_random(self.seed, "loop"), self.streams
+            "nodes", self.world, Clock(self.world, 0, 1000), derived_random(self.seed, "loop"), self.streams
         )
         self._belief = derived_random(self.seed, "belief")
         names = [f"m{number}" for number in range(1, self._managers_wanted + 1)]
         self._elections = 0
-        self._believed = dict.fromkeys(names, (0, names[0]))
+        self._believed = dict.fromkeys(names, (0, "m1"))
         clocks = derived_random(self.seed, "managers' clocks")
         self.managers = {
             name: ManagerProcess(

@@ -66,7 +66,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.name = name
         self.paused_until = 0
         self.failures: list[str] = []
-        self._events = events
+        self.events = events
         self._own_clock = clock
         self._random = random
         self._dialer = dialer
@@ -106,7 +106,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._soon.append(handle)
-        self._events.after(0, self._run_next)
+        self.events.after(0, self._run_next)
         return handle
 
     def call_soon_threadsafe(
@@ -118,7 +118,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._events.at(self._own_clock.true_time(int(when * SECOND)), lambda: self._due(handle))
+        self.events.at(self._own_clock.true_time(int(when * SECOND)), lambda: self._due(handle))
         return handle
 
     def finish(self, task: asyncio.Task[None]) -> None:
@@ -139,8 +139,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _run_next(self) -> None:
         """Run the oldest callback; of a process that is held up, when it goes on."""
-        if self._events.now < self.paused_until:
-            self._events.at(self.paused_until, self._run_next)
+        if self.events.now < self.paused_until:
+            self.events.at(self.paused_until, self._run_next)
             return
         handle = self._soon.popleft() if self._soon else None
         if handle is None or handle.cancelled():

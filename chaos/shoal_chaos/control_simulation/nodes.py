@@ -126,11 +126,11 @@ class ControlledNode(SimulatedNode):
                 self._linked.add(peer)
                 node.peer_connected(peer)
 
-    def _turn(self, epoch: int, time: int) -> None:
-        super()._turn(epoch, time)
+    def _take_turn(self, node: Node, now: int) -> None:
+        super()._take_turn(node, now)
         self.cluster.checks.check_node(self)
-        if self.node is not None and not self._linked.issuperset(self.node.peers):
-            self._link(self.node)
+        if not self._linked.issuperset(node.peers):
+            self._link(node)
 
     # -- connections
 
@@ -205,7 +205,10 @@ class ControlledNode(SimulatedNode):
         raise AssertionError(f"peers have no connections here, {peer} sent {len(messages)} messages")
 
     def _say(self, to_peers: dict[str, list[Any]], to_clients: dict[int, list[Answer]]) -> None:
-        super()._say(to_peers, {client: said for client, said in to_clients.items() if client < FIRST_CONNECTION})
+        framed = (
+            {client: said for client, said in to_clients.items() if client < FIRST_CONNECTION} if to_clients else {}
+        )
+        super()._say(to_peers, framed)
         for client, answers in to_clients.items():
             if client >= FIRST_CONNECTION and client in self._inbound:
                 self._inbound[client].send(answers)

@@ -109,7 +109,7 @@ def _simulate(cluster: ControlledCluster, order_seconds: int, *, settles: bool, 
         for client in cluster.clients:
             client.stopping = True
         unfinished = _settle(cluster)
-        for violation in cluster.histories.violations():
+        for violation in cluster.histories.violations(cluster.counted()):
             raise Violation(violation)
     return Report(
         seed=seed,

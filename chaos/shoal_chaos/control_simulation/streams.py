@@ -29,12 +29,15 @@ class SimulatedSocket:
 class SimulatedTransport(asyncio.Transport):
     """One end of a connection. What was written before `close` still arrives."""
 
-    def __init__(self, streams: Streams, owner: str, other: str, protocol: asyncio.Protocol, run: Runner) -> None:
+    def __init__(
+        self, streams: Streams, events: Events, owner: str, other: str, protocol: asyncio.Protocol, run: Runner
+    ) -> None:
         super().__init__({"socket": SimulatedSocket(), "peername": (other, 1)})
         self.owner = owner
         self.other = other
         self.peer: SimulatedTransport
         self._streams = streams
+        self._events = events
         self._protocol = protocol
         self._run = run
         self._closing = False
@@ -77,16 +80,16 @@ class SimulatedTransport(asyncio.Transport):
     # -- the way
 
     def _send(self, item: bytes | None) -> None:
-        streams = self._streams
-        self._last_arrival = max(self._last_arrival, streams.events.now + streams.delay())
+        events = self._events
+        self._last_arrival = max(self._last_arrival, events.now + self._streams.delay())
         self._on_way.append((self._last_arrival, item))
-        streams.events.at(self._last_arrival, self._pump)
+        events.at(self._last_arrival, self._pump)
 
     def _pump(self) -> None:
-        streams = self._streams
-        while self._on_way and self._on_way[0][0] <= streams.events.now:
-            if not streams.network.connected(self.owner, self.other):
-                streams.events.after(RESEND, self._pump)
+        events = self._events
+        while self._on_way and self._on_way[0][0] <= events.now:
+            if not self._streams.network.connected(self.owner, self.other):
+                events.after(RESEND, self._pump)
                 return
             item = self._on_way.popleft()[1]
             if item is None:
@@ -109,20 +112,18 @@ class SimulatedTransport(asyncio.Transport):
         self._streams.forget(self)
         if noticed:
             peer = self.peer
-            self._streams.events.after(
-                self._streams.delay(), lambda: peer._lose(ConnectionResetError("the process has ended"))
-            )
+            self._events.after(self._streams.delay(), lambda: peer._lose(ConnectionResetError("the process has ended")))
 
 
 class Streams:
-    """All connections. `accept(callee)` returns the protocol and the runner of whoever listens there, or None.
+    """All connections. `accept(callee)` returns the protocol and the runner of whoever listens there, or None. What a
+    connection carries takes its time by the events of whoever has opened it.
 
     `left_open`: what was closed by nobody but the collector of garbage.
     """
 
     def __init__(
         self,
-        events: Events,
         random: Random,
         network: Network,
         accept: Callable[[str], tuple[asyncio.Protocol, Runner] | None],
@@ -130,7 +131,6 @@ class Streams:
     ) -> None:
         self.left_open: list[str] = []
         self.collector = collector
-        self.events = events
         self.network = network
         self._random = random
         self._accept = accept
@@ -157,7 +157,7 @@ class Streams:
     def dial(self, caller: SimulatedLoop, callee: str, protocol: asyncio.Protocol) -> asyncio.Future[asyncio.Transport]:
         """Connect; whoever is cut off waits until he gives up."""
         future: asyncio.Future[asyncio.Transport] = caller.create_future()
-        self.events.after(self.delay(), lambda: self._knock(caller, callee, protocol, future))
+        caller.events.after(self.delay(), lambda: self._knock(caller, callee, protocol, future))
         return future
 
     def _knock(
@@ -170,19 +170,20 @@ class Streams:
         if future.done():
             return
         if not (self.network.connected(caller.name, callee) and self.network.connected(callee, caller.name)):
-            self.events.after(SECOND, lambda: self._knock(caller, callee, protocol, future))
+            caller.events.after(SECOND, lambda: self._knock(caller, callee, protocol, future))
             return
         accepted = self._accept(callee)
         if accepted is None:
             future.set_exception(ConnectionRefusedError(f"nobody listens at {callee}"))
             return
         listener, run = accepted
-        near = SimulatedTransport(self, caller.name, callee, protocol, lambda action: _soon(caller, action))
-        far = SimulatedTransport(self, callee, caller.name, listener, run)
+        events = caller.events
+        near = SimulatedTransport(self, events, caller.name, callee, protocol, lambda action: _soon(caller, action))
+        far = SimulatedTransport(self, events, callee, caller.name, listener, run)
         near.peer, far.peer = far, near
         self._open += [near, far]
         run(lambda: listener.connection_made(far))
-        self.events.after(self.delay(), lambda: self._established(caller, near, protocol, future))
+        events.after(self.delay(), lambda: self._established(caller, near, protocol, future))
 
     @staticmethod
     def _established(

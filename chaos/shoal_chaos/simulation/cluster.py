@@ -14,6 +14,7 @@ from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState, SyncLatency
 from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import VoteResponse
@@ -33,8 +34,8 @@ from shoal_server.storage.layout import (
 from shoal_chaos.simulation.client import SimulatedClient
 from shoal_chaos.simulation.disk import SimulatedEngine
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, Clock, Events, derived_random
-from shoal_chaos.simulation.histories import Histories
-from shoal_chaos.simulation.invariants import Invariants, Serving
+from shoal_chaos.simulation.histories import COUNTER, Histories
+from shoal_chaos.simulation.invariants import Invariants, Serving, Violation
 from shoal_chaos.simulation.manager import FIRST_DRIVER, SimulatedManager
 from shoal_chaos.simulation.network import Network
 
@@ -47,7 +48,7 @@ FLUSH_DELAY_MOST = (50 * MILLISECOND, 2_000 * MILLISECOND)
 
 
 class SimulatedNode:
-    """One node: its disk outlives its process."""
+    """One node: its disk outlives its process. `told`: something has reached it since its last turn."""
 
     core_type: ClassVar[type[Node]] = Node
 
@@ -63,7 +64,9 @@ class SimulatedNode:
         self._cluster = cluster
         self._clock = clock
         self._random = random
+        self.told = False
         self._turn_at: int | None = None
+        self._turns_scheduled: set[int] = set()
         self._syncing = False
         self._wanted_sync = 0
         self._synced = 0
@@ -74,17 +77,37 @@ class SimulatedNode:
         self._sync_durations: list[int] = []
         self._latency = SyncLatency(0)
 
+    @property
+    def replicas(self) -> dict[int, Replica]:
+        """Those of the process, by shard; none while it is down."""
+        return {} if self.node is None else self.node.replicas
+
     def groups(self) -> Iterable[Group]:
-        return [] if self.node is None else [replica.group for replica in self.node.replicas.values()]
+        return [replica.group for replica in self.replicas.values()]
+
+    @property
+    def idle(self) -> bool:
+        """Whether the process runs, has a way to every peer, and nothing of what it was told or asked is still to be done."""
+        node = self.node
+        return (
+            node is not None
+            and not self.told
+            and not self._syncing
+            and self.paused_until <= self._cluster.events.now
+            and node.connected.issuperset(node.peers)
+            and not any(length for length, _ in node.queues().values())
+        )
 
     def serving(self) -> list[Serving]:
         """Return what this node's leaders would answer for at this moment."""
         served: list[Serving] = []
-        for replica in self.node.replicas.values() if self.node is not None else ():
-            index = replica.group.read_index(self.local_now()) if replica.group.is_leader else None
-            state = replica.machine.state
-            if index is not None and state.index >= index:
-                served.append((replica.keyspace.id, replica.shard.id, state.ranges))
+        now = self.local_now()
+        for replica in self.replicas.values():
+            index = replica.group.read_index(now) if replica.group.is_leader else None
+            if index is not None:
+                state = replica.machine.state
+                if state.index >= index:
+                    served.append((replica.keyspace.id, replica.shard.id, state.ranges))
         return served
 
     def local_now(self) -> int:
@@ -94,19 +117,16 @@ class SimulatedNode:
         """Return for how long the sync under way has been going on, 0 where there is none (true time, ns)."""
         return self._cluster.events.now - self._sync_began if self._syncing else 0
 
-    def _look_at_disk(self) -> None:
-        """Do what a node's process does, by its own clock."""
-        now = self.local_now()
-        if self.node is None or now - self._looked_at_disk < DISK_LOOK_INTERVAL:
-            return
+    def _look_at_disk(self, node: Node, now: int) -> None:
+        """Do what a node's process does now and then, by its own clock."""
         self._looked_at_disk = now
         durations, self._sync_durations = self._sync_durations, []
         latency_us = self._latency.take(durations, now)
-        self.node.set_disk(DiskState(syncing_ns=self.disk_hangs_for(), latency_us=latency_us), now)
+        node.set_disk(DiskState(syncing_ns=self.disk_hangs_for(), latency_us=latency_us), now)
 
     def _wall_ms(self) -> int:
         """The wall clock, which may be wrong."""
-        return WALL_START_MS + self._cluster.events.now // MILLISECOND + self.wall_skew_ms
+        return WALL_START_MS + self._cluster.world.now // MILLISECOND + self.wall_skew_ms
 
     # -- life
 
@@ -117,6 +137,7 @@ class SimulatedNode:
         self._syncing = False
         self._wanted_sync = self._synced = self._flushing = 0
         self._turn_at = None
+        self._turns_scheduled = set()
         self._looked_at_disk = self.local_now()
         self._sync_durations = []
         self._latency = SyncLatency(self.local_now())
@@ -171,32 +192,49 @@ class SimulatedNode:
     # -- turns
 
     def turn_soon(self) -> None:
+        """Take a turn for what the node has been told."""
+        self.told = True
         self._turn_by(self._cluster.events.now + self._random.randrange(TURN_DELAY))
 
     def _turn_by(self, time: int) -> None:
         time = max(time, self.paused_until)
         if self.node is not None and (self._turn_at is None or time < self._turn_at):
             self._turn_at = time
-            epoch = self.epoch
-            self._cluster.events.at(time, lambda: self._turn(epoch, time))
+            if time not in self._turns_scheduled:
+                self._turns_scheduled.add(time)
+                epoch = self.epoch
+                self._cluster.events.at(time, lambda: self._turn(epoch, time))
 
     def _turn(self, epoch: int, time: int) -> None:
+        """Take a turn, unless an earlier one has been taken since, and none is due any more."""
+        if epoch != self.epoch:
+            return
+        self._turns_scheduled.discard(time)
         node = self.node
-        if node is None or epoch != self.epoch or self._turn_at != time:
+        if node is None or self._turn_at != time:
             return
         self._turn_at = None
         now = self._cluster.events.now
         if now < self.paused_until:
             self._turn_by(self.paused_until)
             return
-        self._look_at_disk()
-        turn = node.turn(self.local_now(), self._wall_ms())
-        self._say(turn.to_peers, {})
+        self._take_turn(node, now)
+
+    def _take_turn(self, node: Node, now: int) -> None:
+        epoch = self.epoch
+        self.told = False
+        local_now = self.local_now()
+        if local_now - self._looked_at_disk >= DISK_LOOK_INTERVAL:
+            self._look_at_disk(node, local_now)
+        turn = node.turn(local_now, self._wall_ms())
+        if turn.to_peers:
+            self._say(turn.to_peers, {})
         if turn.sync is not None and turn.sync > self._wanted_sync:
             self._wanted_sync = turn.sync
             self._sync(epoch)
-        end = node.finish_turn(self.local_now())
-        self._say(end.to_peers, end.to_clients)
+        end = node.finish_turn(local_now)
+        if end.to_peers or end.to_clients:
+            self._say(end.to_peers, end.to_clients)
         if end.flush is not None and end.flush > self._flushing:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
@@ -307,14 +345,18 @@ class SimulatedNode:
 
 
 class Cluster:
-    """Nodes, network and clients, from one seed."""
+    """Nodes, network and clients, from one seed.
+
+    `events`: what is to happen to them. `world`: what is to happen at all; its time is true time, and theirs, too, unless a
+    kind of cluster says otherwise.
+    """
 
     node_type: ClassVar[type[SimulatedNode]] = SimulatedNode
 
     def __init__(self, seed: int, *, nodes: int, shards: int, clients: int, keys: int, settings: NodeSettings) -> None:
         self.seed = seed
         self.settings = settings
-        self.events = Events()
+        self.world, self.events = self._timelines()
         self.invariants = Invariants(settings.sync_stall_ns + DISK_LOOK_INTERVAL + settings.timing.support_ns)
         self.trace = 0
         names = [f"n{number}" for number in range(1, nodes + 1)]
@@ -364,6 +406,11 @@ class Cluster:
         for client in self.clients:
             client.start()
 
+    def _timelines(self) -> tuple[Events, Events]:
+        """Return what becomes `world` and `events`."""
+        events = Events()
+        return events, events
+
     def _begin_managing(self) -> None:
         """Give the cluster its manager, before its nodes start."""
         self.manager = SimulatedManager(self, self.shard_map, derived_random(self.seed, "manager"))
@@ -402,7 +449,7 @@ class Cluster:
 
     def run_until(self, time: int) -> None:
         """Let things happen until `time` (true time, ns)."""
-        events = self.events
+        events = self.world
         while events.pending and events.now < time:
             events.step()
 
@@ -411,3 +458,19 @@ class Cluster:
         for node in self.nodes.values():
             for shard, (index, value) in node.state_hashes().items():
                 self.invariants.check_state(node.name, shard, index, value)
+
+    def counted(self) -> int:
+        """Return what clients have counted, as the leader of its shard has it stored, once all have ended.
+
+        Raises:
+            Violation: nobody leads that shard.
+        """
+        keyspace = self.shard_map.keyspaces[0]
+        microshard = keyspace.microshard_of(COUNTER)
+        for node in self.nodes.values():
+            for replica in node.replicas.values():
+                machine = replica.machine
+                leads = replica.group.is_leader and replica.keyspace.id == keyspace.id
+                if leads and machine.has_microshard(microshard):
+                    return int(machine.read([COUNTER], [microshard], 0)[0][0] or 0)
+        raise Violation("nobody leads the counter's shard long after the last fault")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
@@ -16,28 +17,40 @@ def derived_random(seed: int, name: str) -> Random:
 
 
 class Events:
-    """What is to happen, in order of (time, order of scheduling). Time is true time, in nanoseconds."""
+    """What is to happen, in order of (time, order of scheduling). Time is true time, in nanoseconds.
+
+    Much is to happen at once, and is kept apart from the heap: whatever the heap has for this moment was scheduled before
+    the moment had come, so it is older.
+    """
 
     def __init__(self) -> None:
         self.now = 0
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._at_once: deque[Callable[[], None]] = deque()
         self._sequence = 0
 
     def at(self, time: int, action: Callable[[], None]) -> None:
-        self._sequence += 1
-        heappush(self._heap, (max(time, self.now), self._sequence, action))
+        if time <= self.now:
+            self._at_once.append(action)
+        else:
+            self._sequence += 1
+            heappush(self._heap, (time, self._sequence, action))
 
     def after(self, delay: int, action: Callable[[], None]) -> None:
         self.at(self.now + delay, action)
 
     def step(self) -> None:
         """Let the next thing happen."""
-        self.now, _, action = heappop(self._heap)
+        heap = self._heap
+        if self._at_once and not (heap and heap[0][0] <= self.now):
+            action = self._at_once.popleft()
+        else:
+            self.now, _, action = heappop(heap)
         action()
 
     @property
     def pending(self) -> bool:
-        return bool(self._heap)
+        return bool(self._heap or self._at_once)
 
 
 class Clock:

@@ -27,8 +27,12 @@ class Histories:
     transactions: list[serializability.Transaction] = field(default_factory=list)
     audits: list[serializability.BankRead] = field(default_factory=list)
 
-    def violations(self) -> Iterator[str]:
-        """Yield, in words, what the checkers find."""
+    def violations(self, counted: int) -> Iterator[str]:
+        """Yield, in words, what the checkers find.
+
+        Args:
+            counted: the counter, read when all clients had ended.
+        """
         for key in sorted(self.registers):
             part = find_register_violation(self.registers[key])
             if part is not None:
@@ -38,7 +42,7 @@ class Histories:
             yield found.sentence
         for late in staleness.find_violations(self.acknowledged, self.bounded_reads):
             yield late.sentence
-        for wrong in counters.find_violations(self.increments, None):
+        for wrong in counters.find_violations(self.increments, counted):
             yield wrong.sentence
         cycle = serializability.find_violation(self.transactions, strict=True)
         if cycle is not None:

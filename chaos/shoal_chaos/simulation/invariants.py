@@ -51,27 +51,42 @@ class Invariants:
         self._terms: dict[tuple[str, int], int] = {}
         self._states: dict[tuple[int, int], int] = {}
         self._newest_leader: dict[int, int] = {}
+        self._looked_at: dict[str, dict[int, tuple[int, bool, int]]] = {}
+        """By node and group, the term, whether it led, and the commit position, as they were when they were compared."""
         self.committed_entries = 0
 
     def forget_node(self, name: str) -> None:
         """A node's process ended, and with it what it had not promised to anybody. Its votes are not forgotten."""
+        self._looked_at.pop(name, None)
         for marks in (self._checked, self._terms):
             for key in [key for key in marks if key[0] == name]:
                 del marks[key]
 
     def forget_replica(self, name: str, group: int) -> None:
         """A node's replica was deleted, and its promises with it; another of the same group may come later."""
+        self._looked_at.get(name, {}).pop(group, None)
         for marks in (self._checked, self._terms):
             marks.pop((name, group), None)
         for key in [key for key in self._votes if key[:2] == (name, group)]:
             del self._votes[key]
 
     def check(self, node: Observed) -> None:
-        """Look at a node after its turn."""
+        """Look at a node after its turn.
+
+        What has not changed since it was compared is not compared again; only leases end by time alone.
+        """
+        looked_at = self._looked_at.setdefault(node.name, {})
+        hangs_for = node.disk_hangs_for()
         for group in node.groups():
-            self._check_leader(node, group)
-            self._check_disk(node, group)
-            self._check_committed(node, group)
+            position = (group.term, group.is_leader, group.log.commit_index)
+            if looked_at.get(group.group) != position:
+                self._check_leader(node, group)
+                self._check_committed(node, group)
+                looked_at[group.group] = position
+            if group.is_leader:
+                self._check_lease(node, group)
+                if hangs_for > self._disk_bound_ns:
+                    self._check_disk(node, group, hangs_for)
 
     def _check_leader(self, node: Observed, group: Group) -> None:
         key = (node.name, group.group)
@@ -87,6 +102,8 @@ class Invariants:
         if group.term > self._newest_leader.get(group.group, 0):
             self._newest_leader[group.group] = group.term
             self._check_completeness(node, group)
+
+    def _check_lease(self, node: Observed, group: Group) -> None:
         leads_alone = group.term == self._newest_leader[group.group]
         if not leads_alone and group.read_index(node.local_now()) is not None:
             raise Violation(
@@ -94,11 +111,8 @@ class Invariants:
                 f"though term {self._newest_leader[group.group]} has a leader"
             )
 
-    def _check_disk(self, node: Observed, group: Group) -> None:
-        hangs_for = node.disk_hangs_for()
-        if hangs_for <= self._disk_bound_ns or not group.is_leader or len(group.membership.voters) == 1:
-            return
-        if group.read_index(node.local_now()) is not None:
+    def _check_disk(self, node: Observed, group: Group, hangs_for: int) -> None:
+        if len(group.membership.voters) > 1 and group.read_index(node.local_now()) is not None:
             raise Violation(
                 f"{node.name} holds a lease on group {group.group}, though its disk has hung for {hangs_for / 1e9:.2f} s"
             )

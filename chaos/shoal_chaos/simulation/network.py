@@ -51,8 +51,9 @@ class Network:
         if not self.connected(sender, receiver) or random.random() < conditions.loss:
             return
         body = encode_frame(messages)[HEADER_BYTES:]
+        spread = conditions.delay_max - conditions.delay_min + 1
         for _ in range(2 if random.random() < conditions.repeat else 1):
-            arrival = self._events.now + random.randint(conditions.delay_min, conditions.delay_max)
+            arrival = self._events.now + conditions.delay_min + random.randrange(spread)
             if random.random() >= conditions.reorder:
                 arrival = max(arrival, self._last_arrival.get((sender, receiver), 0))
                 self._last_arrival[sender, receiver] = arrival

@@ -131,5 +131,5 @@ def _check_recovered(cluster: Cluster) -> None:
 
 
 def _check_histories(cluster: Cluster) -> None:
-    for violation in cluster.histories.violations():
+    for violation in cluster.histories.violations(cluster.counted()):
         raise Violation(violation)
