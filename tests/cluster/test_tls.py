@@ -69,6 +69,7 @@ class SecureCluster:
         except TimeoutError:
             logs = sorted((self.folder / "logs").iterdir())
             pytest.fail("\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs))
+        await self.told("m1", "node_started", "")  # which a manager is, too
 
     @property
     def url(self) -> str:

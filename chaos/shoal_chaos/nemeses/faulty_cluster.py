@@ -23,8 +23,8 @@ READY_SECONDS = 30.0
 READY_ATTEMPT_SECONDS = 2.0
 READY_KEYS = 200
 
-STARTED = ('"event": "node_started"', '"event": "manager_started"')
-"""What a process says when it serves what its disk had."""
+STARTED = '"event": "node_started"'
+"""What a process says when it serves what its disk had; a manager is a node, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,7 @@ class FaultyCluster:
 
     def has_begun(self, name: str) -> bool:
         """Return whether a process has begun to serve, that was started again since the cluster was ready last."""
-        since = self.log_of(name)[self._log_lengths[name] :]
-        return any(words in since for words in STARTED)
+        return STARTED in self.log_of(name)[self._log_lengths[name] :]
 
     async def decided(self, name: str) -> bool:
         """Wait until a process that was started again has begun, or refused to; return whether it has begun."""
