@@ -32,7 +32,7 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "shoal.json"
 PAGE = ROOT / "docs" / "observability.md"
 WAIT_SECONDS = 40.0
-SMALL = "storage: {block_cache: 1MiB, write_buffer: 4MiB}\nobserve: {slow_request: 300ms}\n"
+SMALL = "storage: {block_cache: 1MiB, write_buffer: 4MiB}\nobserve: {slow_request: 300ms, storage_counters: true}\n"
 MANAGES = 'shoal_manager_controls{manager="m1"} 1.0'
 NAME = re.compile(r"\bshoal_[a-z]+_[a-z_]+\b")
 

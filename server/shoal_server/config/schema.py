@@ -150,11 +150,13 @@ class ObserveConfig(Section):
     """What processes tell of themselves. `slow_request`: a request that takes longer is logged, with where the time went.
 
     `tracing`: nodes make spans of what clients trace, and send them where OpenTelemetry's own variables say.
+    `storage_counters`: RocksDB counts what it looks up and writes, at the price of a few percent of the reads.
     """
 
     slow_request_ns: Duration = Field(500 * MILLISECOND, alias="slow_request", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tracing: Switch = False
+    storage_counters: Switch = False
 
 
 class TlsConfig(Section):

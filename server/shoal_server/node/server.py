@@ -113,6 +113,7 @@ class NodeServer:
             self._folder.database,
             block_cache_bytes=config.storage.block_cache_bytes,
             write_buffer_bytes=config.storage.write_buffer_bytes,
+            counters=config.observe.storage_counters,
         )
         shard_map = load_shard_map(self._engine)
         if shard_map is None:

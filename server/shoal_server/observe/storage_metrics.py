@@ -64,7 +64,9 @@ def storage_families(engine: RocksEngine) -> Iterator[Family]:
     yield stalls
     for name, family, documentation in _OF_DATABASE:
         yield gauge(family, documentation, engine.property_number("data", name))
-    yield from _counted(engine.tickers())
+    tickers = engine.tickers()
+    if tickers:
+        yield from _counted(tickers)
 
 
 def _counted(tickers: Mapping[str, int]) -> Iterator[Family]:

@@ -23,7 +23,7 @@ NOW = 1_000_000_000_000
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[RocksEngine]:
-    engine = RocksEngine(tmp_path, block_cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+    engine = RocksEngine(tmp_path, block_cache_bytes=1 << 20, write_buffer_bytes=1 << 20, counters=True)
     yield engine
     engine.close()
 
@@ -111,6 +111,14 @@ def test_lookups_in_the_block_cache_are_counted_by_what_came_of_them(database: R
     written = {s.labels["purpose"]: s.value for s in families(1, database)["shoal_storage_written_bytes"].samples}
     assert written["log"] > 100
     assert written["flush"] > 100
+
+
+def test_a_database_that_does_not_count_has_no_counters_to_show(tmp_path: Path):
+    engine = RocksEngine(tmp_path / "plain", block_cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+    found = families(1, engine)
+    engine.close()
+    assert "shoal_storage_stalls" in found
+    assert not {"shoal_storage_cache_lookups", "shoal_storage_written_bytes"} & found.keys()
 
 
 def test_the_database_says_what_it_holds(database: RocksEngine):
