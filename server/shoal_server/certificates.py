@@ -94,7 +94,12 @@ class _Following(SSLContext):
         """As of the context that is current."""
         loaded = self._certificates.loaded
         context = loaded.accepting if self._accepting else loaded.dialling
-        return context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        made = context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        self._made(made, outgoing)
+        return made
+
+    def _made(self, made: SSLObject, outgoing: MemoryBIO) -> None:
+        """A connection's TLS was made, which writes to `outgoing`."""
 
 
 class _Accepted(SSLObject):
@@ -121,20 +126,10 @@ class Handshake(_Following):
         super().__init__(certificates, accepting=accepting)
         self._accepted: _Accepted | None = None
 
-    def wrap_bio(
-        self,
-        incoming: MemoryBIO,
-        outgoing: MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: Any = None,
-    ) -> SSLObject:
-        """As of the context that is current."""
-        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+    def _made(self, made: SSLObject, outgoing: MemoryBIO) -> None:
         assert isinstance(made, _Accepted), "contexts that accept make these"
         made.outgoing = outgoing
         self._accepted = made
-        return made
 
     def last_words(self) -> bytes:
         """Return TLS's own message to the other side of why the handshake has failed; empty: there is none."""

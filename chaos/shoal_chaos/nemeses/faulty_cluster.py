@@ -23,7 +23,7 @@ READY_SECONDS = 30.0
 READY_ATTEMPT_SECONDS = 2.0
 READY_KEYS = 200
 
-STARTED = '"event": "node_started"'
+STARTED = b'"event": "node_started"'
 """What a process says when it serves what its disk had; a manager is a node, too."""
 
 
@@ -85,7 +85,7 @@ class FaultyCluster:
         self._excused: set[str] = set()
         self._lost: set[str] = set()
         self._log_lengths: dict[str, int] = {}
-        """By process that was started again since the cluster was ready last: how long its log was before."""
+        """By process that was started again since the cluster was ready last: how many bytes its log had before."""
 
     # -- life
 
@@ -183,12 +183,14 @@ class FaultyCluster:
         self._note_exits()
         for name in names:
             if name not in self.running and name not in self._lost:
-                self._log_lengths[name] = len(self.log_of(name))
+                self._log_lengths[name] = self.managed.folder.log_file(name).stat().st_size
                 self.managed.start(name)
 
     def has_begun(self, name: str) -> bool:
         """Return whether a process has begun to serve, that was started again since the cluster was ready last."""
-        return STARTED in self.log_of(name)[self._log_lengths[name] :]
+        with self.managed.folder.log_file(name).open("rb") as log:
+            log.seek(self._log_lengths[name])
+            return STARTED in log.read()
 
     async def decided(self, name: str) -> bool:
         """Wait until a process that was started again has begun, or refused to; return whether it has begun."""
@@ -222,10 +224,6 @@ class FaultyCluster:
     def lost(self) -> set[str]:
         """Nodes whose data are damaged."""
         return set(self._lost)
-
-    def log_of(self, name: str) -> str:
-        """Return what a process has printed, in all its lives."""
-        return self.managed.folder.log_file(name).read_text("utf-8", "replace")
 
     # -- machines
 

@@ -70,7 +70,7 @@ class ReplicaOpener:
         awaits_snapshot = state is None and not origin.founded
         if state is not None:
             _begin_log_of_split_off(engine, shard_id, state)
-        if state is None:
+        else:
             state = AppliedState(
                 index=0,
                 term=0,
