@@ -22,6 +22,7 @@ import msgspec
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
 from shoal.shardmap import MicroshardRange, microshards_in, ranges_of, with_ranges, without_ranges
 
+from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Membership
 from shoal_server.shard.commands import (
     AdoptCommand,
@@ -135,11 +136,12 @@ class Microshards:
             microshard = moving.get(key[:DATA_PREFIX_BYTES])
             if microshard is not None:
                 rows[prefix + journal_suffix(index, CHANGED, microshard, key[DATA_PREFIX_BYTES:])] = b""
-        for start, end in spans:
-            microshard = moving.get(start[:DATA_PREFIX_BYTES])
-            if microshard is not None:
-                end_key = end[DATA_PREFIX_BYTES:] if end[:DATA_PREFIX_BYTES] == start[:DATA_PREFIX_BYTES] else b""
-                rows[prefix + journal_suffix(index, CLEARED, microshard, start[DATA_PREFIX_BYTES:])] = end_key
+        # A row of the journal is known by its range's start alone: those of one entry have to be apart from each other.
+        for start, end in joined_spans([span for span in spans if span[0][:DATA_PREFIX_BYTES] in moving]):
+            begins_with = start[:DATA_PREFIX_BYTES]
+            suffix = journal_suffix(index, CLEARED, moving[begins_with], start[DATA_PREFIX_BYTES:])
+            invariant(prefix + suffix not in rows, "the ranges that one entry clears have one row each in the journal")
+            rows[prefix + suffix] = end[DATA_PREFIX_BYTES:] if end[:DATA_PREFIX_BYTES] == begins_with else b""
 
     # -- splits
 
@@ -295,7 +297,9 @@ class Microshards:
         prefixes = self._incoming_prefixes
         if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
             return f"some of the rows are of microshards that relocation {command.relocation} is not about"
-        overlay.clear(_joined([_span(prefixes[microshard], start, end) for microshard, start, end in command.cleared]))
+        overlay.clear(
+            joined_spans([_span(prefixes[microshard], start, end) for microshard, start, end in command.cleared])
+        )
         keyspace, size = self._machine.keyspace.id, 0
         index_prefixes: dict[int, bytes] = {}
         generations = self._machine.state.generations(incoming.ranges)
@@ -399,12 +403,13 @@ def _span(prefix: bytes, start: bytes, end: bytes) -> tuple[bytes, bytes]:
     return prefix + start, prefix + end if end else prefix_end(prefix)
 
 
-def _joined(spans: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the same ranges in order, those that overlap as one."""
+def joined_spans(spans: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the same ranges of stored keys in order, those of one microshard that overlap or touch as one."""
     joined: list[tuple[bytes, bytes]] = []
     for start, end in sorted(spans):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        last = joined[-1] if joined else (b"", b"")
+        if start <= last[1] and start[:DATA_PREFIX_BYTES] == last[0][:DATA_PREFIX_BYTES]:
+            joined[-1] = (last[0], max(end, last[1]))
         else:
             joined.append((start, end))
     return joined

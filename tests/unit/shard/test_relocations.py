@@ -6,10 +6,19 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import msgspec
 import pytest
 from shoal.keys import microshard_of
-from shoal.protocol.messages import ALL_MICROSHARDS, Atomic, Delete, DeleteRange, Increment, Put, SeqEquals, Touch
+from shoal.protocol.messages import (
+    ALL_MICROSHARDS,
+    Atomic,
+    Delete,
+    DeleteRange,
+    Increment,
+    Operation,
+    Put,
+    SeqEquals,
+    Touch,
+)
 from shoal.protocol.relocation import MovedRow, RelocationCursor, RelocationEnd
 from shoal.shardmap import MicroshardRange, Shard, microshards_in, ranges_of
 from shoal_server.shard.commands import (
@@ -214,6 +223,28 @@ def test_range_deletes_are_followed_and_so_are_writes_behind_them(pair: Pair, mi
     pair.finish()
     assert pair.target_rows() == before
     assert {key: row[0] for key, row in before.items()} == {b: b"new", c: b"newer"}
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(b"", b""), (b"", b"key-2")],
+        [(b"", b"key-2"), (b"", b"")],
+        [(b"key-1", b"key-9"), (b"key-1", b"key-2"), (b"key-2", b"key-9"), (b"", b"key-3")],
+        [(b"", b"key-2"), (b"key-2", b"")],
+        [(b"key-9", b""), (b"", b"key-1")],
+    ],
+)
+def test_every_range_that_one_entry_deletes_is_followed(pair: Pair, ranges: list[tuple[bytes, bytes]]) -> None:
+    moving = [key for microshard in microshards_in(MOVING) for key in pair.keys[microshard]]
+    pair.source.write(*[Put(key, b"1") for key in moving])
+    pair.begin()
+    pair.copy()
+    pair.source.write(*[DeleteRange(ALL_MICROSHARDS, start, end) for start, end in ranges])
+    before = pair.source_rows()
+    pair.finish()
+    assert pair.target_rows() == before
+    assert len(before) < len(moving)
 
 
 def test_a_key_that_is_cleared_after_it_was_sent_is_not_left_behind(pair: Pair) -> None:
@@ -561,24 +592,30 @@ def test_whatever_is_written_while_pages_are_read_the_target_ends_up_with_it(
     keys = [key for microshard in range(4) for key in pair.keys[microshard][:3]]
     pair.source.open_session()
 
+    def some_range() -> DeleteRange:
+        # Few starts and ends, so that ranges of one entry begin or end together, overlap or touch.
+        start, end = sorted(random.sample([b"", random.choice(keys), b"key-1", b"key-2"], 2))
+        return DeleteRange(random.choice([0, 1, 2, ALL_MICROSHARDS]), start, random.choice([end, b""]))
+
+    def some_operation() -> Operation:
+        key, other = random.choice(keys), random.choice(keys)
+        return random.choice(
+            [
+                Put(key, b"%d" % random.randrange(100)),
+                Put(key, b"7", ttl_ms=random.choice([1, 50, 100_000])),
+                Delete(key),
+                Touch(key, random.choice([5, 100_000])),
+                Increment(key, 3),
+                Atomic([], [Put(key, b"1"), Increment(other, 1)]),
+            ]
+        )
+
     def write() -> None:
         entries = []
         for _ in range(random.randint(1, 3)):
-            key, other = random.choice(keys), random.choice(keys)
-            operation = random.choice(
-                [
-                    Put(key, b"%d" % random.randrange(100)),
-                    Put(key, b"7", ttl_ms=random.choice([1, 50, 100_000])),
-                    Delete(key),
-                    Touch(key, random.choice([5, 100_000])),
-                    Increment(key, 3),
-                    DeleteRange(random.choice([0, 1, 2, ALL_MICROSHARDS]), min(key, other), max(key, other)),
-                    Atomic([], [Put(key, b"1"), Increment(other, 1)]),
-                ]
-            )
-            if isinstance(operation, DeleteRange) and operation.start == operation.end:
-                operation = msgspec.structs.replace(operation, end=b"")
-            entries.append(pair.source.commands(pair.source.write_command(operation)))
+            make = random.choice([some_range, some_operation, some_operation])
+            operations = [make() for _ in range(random.choice([1, 1, 3]))]
+            entries.append(pair.source.commands(pair.source.write_command(*operations)))
         pair.source.apply(*entries)
         pair.source.now += random.choice([0, 10])
         if random.random() < 0.3:
@@ -598,6 +635,10 @@ def test_whatever_is_written_while_pages_are_read_the_target_ends_up_with_it(
             assert pair.confirm() == ""
         if random.random() < 0.2:
             pair.restart()
+    if random.random() < 0.5:
+        pair.source.write(*[Put(key, b"1") for key in keys])
+        pair.copy()
+        pair.source.write(*[some_range() for _ in range(3)])
     expected = {key: pair.source.entry(key) for key in keys}
     assert pair.seal() == ""
     pair.copy(max_bytes=random.choice([1, 1000]))
