@@ -14,6 +14,7 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
+from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.refusals import Refusals
@@ -28,13 +29,10 @@ from shoal_server.raft.messages import Entry
 from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
-    AdoptCommand,
     Command,
     Commands,
     OpenSessionCommand,
     PurgeCommand,
-    SealCommand,
-    SplitCommand,
     WriteCommand,
     encode_commands,
 )
@@ -46,9 +44,6 @@ from shoal_server.storage.log_store import GroupLogStore
 
 OVERLOADED_RETRY_MS = 50
 
-_CHANGES_SEQS_OR_MICROSHARDS = (SplitCommand, SealCommand, AdoptCommand)
-"""Until it is applied, nobody knows whether a write behind one of these will be done, nor its seq."""
-
 
 class Replica:
     """See the module's first lines.
@@ -58,7 +53,7 @@ class Replica:
     """
 
     __slots__ = (
-        "_fast_from",
+        "_fast_writes",
         "_prepared",
         "_proposals",
         "_purging",
@@ -113,7 +108,7 @@ class Replica:
         self._proposals: dict[int, Proposal] = {}
         self._prepared: dict[int, Prepared] = {}
         self._was_leader = False
-        self._fast_from = 0
+        self._fast_writes = FastWrites(machine)
         self._purging = False
         self._restored: AppliedState | None = None
         self._results: list[tuple[Entry, list[Outcome]]] = []
@@ -160,8 +155,6 @@ class Replica:
         entries: list[list[QueuedCommand]] = []
         size = self._settings.entry_bytes
         for item in queue:
-            if item.fast and not self._is_new(item, outbox):
-                continue
             if size + item.size > self._settings.entry_bytes:
                 entries.append([])
                 size = 0
@@ -169,19 +162,6 @@ class Replica:
             size += item.size
         for items in entries:
             self._propose(items, arrived, now, wall_ms, outbox)
-
-    def _is_new(self, item: QueuedCommand, outbox: Outbox) -> bool:
-        """Say whether a write is new to its session as applied so far; answer it where it is not.
-
-        A fast write is acknowledged before deduplication decides, and may not be where that will do nothing.
-        """
-        command = item.command
-        assert isinstance(command, WriteCommand), "only writes are fast"
-        verdict, seq, _ = self.machine.sessions.judge(command.session, command.number)
-        if verdict is Verdict.NEW:
-            return True
-        self._answer(item.client, item.request, Outcome(verdict, seq), command, outbox)
-        return False
 
     def _propose(self, items: list[QueuedCommand], arrived: int, now: int, wall_ms: int, outbox: Outbox) -> None:
         commands = Commands(COMMANDS_VERSION, wall_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
@@ -203,10 +183,7 @@ class Replica:
             term = group.term
             self._tally.proposals += 1
             self._tally.proposed_commands += len(items)
-            if any(isinstance(command, _CHANGES_SEQS_OR_MICROSHARDS) for command in commands.commands):
-                self._fast_from = index
-            for item in items:
-                item.fast = item.fast and self.machine.state.index >= self._fast_from
+            self._fast_writes.proposed(term, index, items)
             self._proposals[index] = Proposal(
                 term, [(NOBODY if item.fast else item.client, item.request) for item in items], arrived, now
             )
@@ -400,7 +377,6 @@ class Replica:
             self._purging = False
         if group.is_leader and not self._was_leader:
             self._tally.elections_won += 1
-            self._fast_from = group.log.last_index
         self._was_leader = group.is_leader
         transfer = self.transfer
         if transfer is not None and group.leader == transfer.target:
