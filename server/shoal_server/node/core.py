@@ -99,9 +99,10 @@ class TurnEnd:
 
 @dataclass(slots=True)
 class _Unsynced:
-    """What a batch that is not yet on disk holds back: log positions to report, messages and answers to release."""
+    """What a batch that is not yet on disk holds back: terms and log positions to report, messages and answers to release."""
 
     ticket: int
+    terms: list[tuple[Group, int]]
     persisted: list[tuple[Group, int, int]]
     messages: list[tuple[str, RaftMessage]]
     answers: list[tuple[int, Answer]]
@@ -155,7 +156,7 @@ class Node:
         self._splits = Splits(self)
         self._relocations = Relocations(self)
         self._administration = Administration(self, self._relocations)
-        self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally)
+        self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
         self._admission = Admission(self.replicas, self.routes, settings)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
@@ -406,6 +407,8 @@ class Node:
         unsynced = self._unsynced
         while unsynced and unsynced[0].ticket <= self._synced:
             done = unsynced.popleft()
+            for group, term in done.terms:
+                group.term_persisted(term)
             for group, index, term in done.persisted:
                 replica = self.replicas.get(group.group)
                 if replica is not None and replica.group is group:
@@ -592,6 +595,7 @@ class Node:
             self._administration.take(client, request, now, batch, outbox)
         answers = self._administration.take_answers()
         self._splits.open_children(now)
+        terms: list[tuple[Group, int]] = []
         persisted: list[tuple[Group, int, int]] = []
         durable: list[tuple[str, RaftMessage]] = []
         must_sync = False
@@ -600,11 +604,12 @@ class Node:
             replica.reads.begin(now, outbox)
             replica.reads.ask_freshness(now, outbox)
             for ready in replica.collect(batch, now, outbox):
+                if ready.hard_state is not None:
+                    terms.append((replica.group, ready.hard_state.term))
+                    must_sync = True
                 if ready.entries:
                     last = ready.entries[-1]
                     persisted.append((replica.group, last.index, last.term))
-                    must_sync = True
-                elif ready.hard_state is not None:
                     must_sync = True
                 durable.extend(ready.durable_messages)
                 for peer in ready.snapshots_wanted:
@@ -632,7 +637,7 @@ class Node:
             self._splits.open_missing(now)
         if must_sync or adopted or answers:
             self._ticket += 1
-            self._unsynced.append(_Unsynced(self._ticket, persisted, durable, answers))
+            self._unsynced.append(_Unsynced(self._ticket, terms, persisted, durable, answers))
         elif durable:
             if self._unsynced:
                 self._unsynced[-1].messages.extend(durable)

@@ -25,7 +25,7 @@ from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.observe.tally import Backlog, Served, Tally
 from shoal_server.raft.group import Group
-from shoal_server.raft.messages import Entry
+from shoal_server.raft.messages import Entry, SnapshotHeader
 from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
@@ -403,11 +403,11 @@ class Replica:
         """The applied state that the rows on disk are of, with those that this turn's batch will have written."""
         return self._restored or self.machine.state
 
-    def restore(self, state: AppliedState, now: int) -> None:
-        """A snapshot is adopted in the turn's batch: go on from it. `reload` follows once the batch is written."""
+    def restore(self, sender: str, header: SnapshotHeader, state: AppliedState, now: int) -> None:
+        """A snapshot of `sender` is adopted in the turn's batch: go on from it. `reload` follows once that is written."""
         self._restored = state
         self.log_length.restored(state.index)
-        self.group.restore(state.index, state.term, state.membership, state.membership_index, now)
+        self.group.restore(sender, header, state.membership, state.membership_index, now)
 
     def reload(self) -> None:
         """Take up the rows of a snapshot that was just adopted and written."""

@@ -3,6 +3,9 @@
 A sender keeps one chunk of a transfer in flight and sends the next when it is acknowledged, so a receiver is never
 flooded; at most `snapshots_at_once` transfers are under way per node, the others wait their turn. What breaks (a lost
 peer, silence, a new leader, a newer transfer) ends the transfer; the protocol asks for another.
+
+Every chunk's header goes through the group's `step` as it arrives, like an append: it settles the term and whom the
+replica follows. The chunk itself is taken at the end of the turn, from whom the replica follows then and nobody else.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.observe.tally import Tally
+from shoal_server.raft.messages import SnapshotHeader
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
 
@@ -39,11 +43,10 @@ class _Sending:
 
 @dataclass(slots=True)
 class _Taking:
-    """A transfer from `peer` into `replica`."""
+    """A transfer from `peer`. `deadline`: when silence ends it."""
 
     peer: str
     transfer: int
-    term: int
     stager: SnapshotStager
     expected: int
     deadline: int
@@ -52,12 +55,16 @@ class _Taking:
 class SnapshotTransfers:
     """All transfers of a node."""
 
-    def __init__(self, engine: Engine, settings: NodeSettings, replicas: Mapping[int, Replica], tally: Tally) -> None:
+    def __init__(
+        self, engine: Engine, settings: NodeSettings, replicas: Mapping[int, Replica], tally: Tally, epoch: int
+    ) -> None:
         """
         Args:
             replicas: all of the node's, by shard.
+            epoch: the life of the node's process.
         """
         self._engine = engine
+        self._epoch = epoch
         self._replicas = replicas
         self._settings = settings
         self._tally = tally
@@ -114,6 +121,7 @@ class SnapshotTransfers:
     def receive(self, sender: str, message: SnapshotChunk | SnapshotAck, replica: Replica, now: int) -> None:
         """Take a message of a transfer."""
         if type(message) is SnapshotChunk:
+            replica.group.step(sender, message.header, now)
             self._arrived.append((replica, sender, message))
         elif type(message) is SnapshotAck:
             sending = self._sending.get((message.group, sender))
@@ -134,14 +142,21 @@ class SnapshotTransfers:
         adopted: list[Replica] = []
         for replica, sender, chunk in arrived:
             self._drop_abandoned(batch)
-            needless = not replica.group.can_restore(chunk.index, chunk.index_term)
-            problem = "" if needless else self._take(replica, sender, chunk, batch, now)
-            if needless:
+            group, header = replica.group, chunk.header
+            needless = False
+            if not group.follows(sender, header.term):
+                problem = (
+                    f"{sender} leads in term {header.term}; the replica is in term {group.term}, of another leader"
+                )
+            elif not group.can_restore(header.index, header.index_term):
+                needless, problem = True, ""
                 self._end_taking(chunk.group)
-            elif chunk.last and not problem:
-                self._adopt(replica, chunk, batch, now)
-                adopted.append(replica)
-            ack = SnapshotAck(chunk.group, chunk.term, chunk.transfer, chunk.number, problem, needless)
+            else:
+                problem = self._take(replica, sender, chunk, batch, now)
+                if chunk.last and not problem:
+                    self._adopt(replica, sender, chunk, batch, now)
+                    adopted.append(replica)
+            ack = SnapshotAck(chunk.group, chunk.transfer, chunk.number, problem, needless)
             self._acks.append((sender, ack))
         self._drop_abandoned(batch)
         return adopted
@@ -159,9 +174,6 @@ class SnapshotTransfers:
 
     def _take(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
         """Stage a chunk; return "" or why the transfer cannot go on."""
-        group = replica.group
-        if group.is_leader or chunk.term < group.term:
-            return f"the term is {group.term}, not {chunk.term}"
         if checksum(chunk.rows) != chunk.checksum:
             self._end_taking(chunk.group)
             return f"chunk {chunk.number} is damaged"
@@ -171,7 +183,7 @@ class SnapshotTransfers:
             self._drop_abandoned(batch)
             stager = SnapshotStager(self._engine, chunk.group, replica.keyspace.id)
             stager.begin(batch, chunk.state(stager.generation))
-            taking = self._taking[chunk.group] = _Taking(sender, chunk.transfer, chunk.term, stager, 0, 0)
+            taking = self._taking[chunk.group] = _Taking(sender, chunk.transfer, stager, 0, 0)
         if taking is None or (taking.peer, taking.transfer, taking.expected) != (sender, chunk.transfer, chunk.number):
             return f"chunk {chunk.number} of transfer {chunk.transfer} was not expected"
         taking.stager.stage(batch, chunk.rows)
@@ -180,13 +192,13 @@ class SnapshotTransfers:
         taking.deadline = now + self._settings.snapshot_timeout_ns
         return ""
 
-    def _adopt(self, replica: Replica, chunk: SnapshotChunk, batch: Batch, now: int) -> None:
+    def _adopt(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> None:
         taking = self._taking.pop(chunk.group)
         state = chunk.state(taking.stager.generation)
         taking.stager.adopt(batch, replica.store, state, replica.stored_state)
-        replica.restore(state, now)
+        replica.restore(sender, chunk.header, state, now)
         self._tally.snapshots_adopted += 1
-        log.info("snapshot_adopted", shard=chunk.group, index=chunk.index, sender=taking.peer)
+        log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
 
     def send(self, now: int, outbox: Outbox) -> None:
         """Send acknowledgements and next chunks. To be called when the turn's batch is written: views show it."""
@@ -232,12 +244,15 @@ class SnapshotTransfers:
         rows, sending.last = sending.reader.next_rows()
         state = sending.reader.state
         chunk = SnapshotChunk(
-            group=sending.replica.shard.id,
-            term=sending.term,
+            header=SnapshotHeader(
+                group=sending.replica.shard.id,
+                term=sending.term,
+                index=state.index,
+                index_term=state.term,
+                epoch=self._epoch,
+            ),
             transfer=sending.transfer,
             number=sending.number,
-            index=state.index,
-            index_term=state.term,
             checksum=checksum(rows),
             rows=rows,
             last=sending.last,

@@ -8,11 +8,17 @@ Roles and how they change:
     REPLICA        follows a leader, or knows none. Its leader unsupported for long enough -> PRE_CANDIDATE
     PRE_CANDIDATE  asks whether it could win, binding nobody. A majority says yes -> CANDIDATE; a leader appears -> REPLICA
     CANDIDATE      has a new term and its own vote. A majority votes for it -> LEADER; a newer term, a leader -> REPLICA
-    LEADER         orders writes. A newer term, or a majority's support lost for too long -> REPLICA
+    LEADER         orders writes. A newer term, a majority's support lost for too long, or its own demotion committed
+                   -> REPLICA
 
 What replaces Raft's per-group heartbeats and randomised timers is `Liveness`: as long as a replica has promised support
 to the process that leads it, it neither campaigns nor votes for another. So a quiet group needs no messages and no ticks
 (`active` is False), and a leader that a majority supports and acknowledges holds a lease.
+
+Two things hold of whatever leaves, and are checked there (`Group.ready`):
+
+- what speaks of a term waits until that term is on disk (leaving.py says what each kind of message waits for);
+- an answer that names a promise is of a replica that this promise binds: it follows the one that it answers.
 """
 
 from __future__ import annotations
@@ -22,9 +28,12 @@ from enum import Enum
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from shoal_server.invariants import invariant
 from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.leader import Leader
+from shoal_server.raft.leaving import may_leave
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.membership import (
@@ -50,6 +59,9 @@ from shoal_server.raft.messages import (
     ReadProbe,
     ReadProbeConfirmed,
     Resigned,
+    SnapshotHeader,
+    Stepped,
+    TermPassed,
     TimeoutNow,
     VoteRequest,
     VoteResponse,
@@ -84,7 +96,8 @@ _MAY_FOLLOW: dict[Role, frozenset[Role]] = {
 """The transitions there are. A pre-candidate that cannot win campaigns again; so does a candidate, from the beginning."""
 
 
-_ANSWERS = frozenset({AppendAccepted, AppendRejected, VoteResponse, ReadProbeConfirmed})
+_ANSWERS = frozenset({AppendAccepted, AppendRejected, VoteResponse, ReadProbeConfirmed, TermPassed})
+_OF_LEADERS = frozenset({AppendEntries, CommitNotice, ReadProbe, SnapshotHeader})
 
 
 class Group:
@@ -100,6 +113,7 @@ class Group:
         "_awaits_snapshot",
         "_config",
         "_durable",
+        "_durable_term",
         "_election_deadline",
         "_failed_reads",
         "_granted",
@@ -114,6 +128,7 @@ class Group:
         "_random",
         "_reads",
         "_refused",
+        "_rejections",
         "_renewing",
         "_restarted",
         "_silent_until",
@@ -171,6 +186,7 @@ class Group:
         self._silent_until = silent_until
         self._awaits_snapshot = awaits_snapshot
         self._hard_state_changed = False
+        self._durable_term = hard_state.term
         self._leader: Leader | None = None
         self._leader_epoch = 0
         self._granted: set[str] = set()
@@ -180,6 +196,7 @@ class Group:
         self._durable: list[tuple[str, RaftMessage]] = []
         self._owes_acceptance = ""
         self._accepted_up_to = 0
+        self._rejections: list[tuple[str, AppendRejected]] = []
         self._reads: list[tuple[int, int]] = []
         self._failed_reads: list[int] = []
         self._history = MembershipHistory(membership, membership_index)
@@ -204,6 +221,8 @@ class Group:
             CommitNotice: self._on_commit_notice,
             LeaderQuestion: self._on_leader_question,
             Resigned: self._on_resigned,
+            TermPassed: self._on_term_passed,
+            SnapshotHeader: self._on_snapshot_header,
         }
 
     # -- what is so
@@ -229,10 +248,13 @@ class Group:
 
     @property
     def may_campaign(self) -> bool:
-        """Whether this node is a voter that can store a vote and has applied every committed change of membership."""
+        """Whether this node can store a vote, has applied every committed change of membership, and votes, or may have to lead.
+
+        See `MembershipHistory.is_electable` for the last.
+        """
         log = self.log
         return (
-            self.node in self._history.current.voters
+            self._history.is_electable(self.node, log.commit_index)
             and self._liveness.may_campaign
             and not log.applied_index < self._history.current_index <= log.commit_index
             and not self._is_silent
@@ -247,10 +269,10 @@ class Group:
         membership = self._history.current
         if leader is not None:
             role = "leader"
-        elif self.node not in membership.voters:
-            role = "follower"
+        elif self.role is not Role.REPLICA:
+            role = "candidate"
         else:
-            role = "voter" if self.role is Role.REPLICA else "candidate"
+            role = "voter" if self.node in membership.voters else "follower"
         return GroupStatus(
             role=role,
             term=self.term,
@@ -301,14 +323,14 @@ class Group:
 
     # -- messages in
 
-    def step(self, sender: str, message: RaftMessage, now: int) -> None:
-        """Take one message of a peer."""
+    def step(self, sender: str, message: Stepped, now: int) -> None:
+        """Take one message of a peer, or what a piece of a snapshot says of its sender (see `follows`)."""
         term = message.term
         if term != self.term and not self._settle_term(sender, message, term, now):
             return
         self._handlers[type(message)](sender, message, now)
 
-    def _settle_term(self, sender: str, message: RaftMessage, term: int, now: int) -> bool:
+    def _settle_term(self, sender: str, message: Stepped, term: int, now: int) -> bool:
         """Deal with a message of another term; return whether it is to be handled at all."""
         kind = type(message)
         if kind is VoteRequest or kind is LeaderQuestion or kind is Resigned:
@@ -322,10 +344,16 @@ class Group:
                 return False
             self._become_replica(term, now)
             return True
-        if kind is AppendEntries or kind is CommitNotice or kind is ReadProbe:
+        if kind in _OF_LEADERS:
             # An old leader: tell it the term, or it would go on for as long as its quorum lets it.
-            self._durable.append((sender, AppendRejected(self.group, self.term, 0, 0, 0, 0)))
+            self._say(sender, TermPassed(self.group, self.term))
         return False
+
+    def _on_term_passed(self, sender: str, message: TermPassed, now: int) -> None:
+        """The term is settled, and that was all."""
+
+    def _on_snapshot_header(self, sender: str, message: SnapshotHeader, now: int) -> None:
+        self._follow(sender, message.epoch, now)
 
     def _on_append(self, sender: str, message: AppendEntries, now: int) -> None:
         self._follow(sender, message.epoch, now)
@@ -374,6 +402,7 @@ class Group:
         self._accepted_up_to = max(self._accepted_up_to, last)
 
     def _reject(self, sender: str, previous: int) -> None:
+        """Owe the leader a rejection. Under which promise, is found when it leaves."""
         log = self.log
         if self._awaits_snapshot:
             conflict_term, conflict_index = 0, NEEDS_SNAPSHOT
@@ -382,10 +411,15 @@ class Group:
         else:
             conflict_term = log.term(previous)
             conflict_index = log.first_index_of_term(previous, log.commit_index + 1)
-        promise = self._liveness.promise_to(sender)
-        self._durable.append(
-            (sender, AppendRejected(self.group, self.term, previous, conflict_term, conflict_index, promise))
+        self._rejections.append(
+            (sender, AppendRejected(self.group, self.term, previous, conflict_term, conflict_index, 0))
         )
+
+    def _promise_to(self, peer: str) -> int:
+        """Return the number of the promise under which `peer` is answered: none is named that does not bind this replica."""
+        if self.role is Role.REPLICA and self.leader == peer:
+            return self._liveness.promise_to(peer, self._leader_epoch)
+        return self._liveness.no_promise
 
     def _follow(self, sender: str, epoch: int, now: int) -> None:
         """Take `sender`, in that life of its process, for the leader of this term."""
@@ -411,7 +445,7 @@ class Group:
 
     def _on_read_probe(self, sender: str, message: ReadProbe, now: int) -> None:
         self._follow(sender, message.epoch, now)
-        self._durable.append((sender, ReadProbeConfirmed(self.group, self.term, message.round)))
+        self._say(sender, ReadProbeConfirmed(self.group, self.term, message.round))
 
     def _on_accepted(self, sender: str, message: AppendAccepted, now: int) -> None:
         if self._leader is not None:
@@ -462,11 +496,9 @@ class Group:
         log = self.log
         term = self.term + 1 if pre else self.term
         request = VoteRequest(self.group, term, log.last_index, log.last_term, pre, transfer)
-        # A candidate's own vote must be on disk before it asks for others'.
-        out = self._messages if pre else self._durable
         for voter in self._history.current.voters:
             if voter != self.node:
-                out.append((voter, request))
+                self._say(voter, request)
         self._count_votes(now)
 
     def _count_votes(self, now: int) -> None:
@@ -502,11 +534,11 @@ class Group:
         if not (free and up_to_date):
             self._refuse_vote(sender, message)
         elif message.pre:
-            self._messages.append((sender, VoteResponse(self.group, message.term, True, True)))
+            self._say(sender, VoteResponse(self.group, message.term, True, True))
         else:
             self._set_term(self.term, sender)
             self._put_off_campaign(now)
-            self._durable.append((sender, VoteResponse(self.group, self.term, True, False)))
+            self._say(sender, VoteResponse(self.group, self.term, True, False))
 
     def _is_bound(self, candidate: str, now: int) -> bool:
         """Whether this replica owes somebody not to vote for `candidate` now."""
@@ -517,7 +549,7 @@ class Group:
         return self.leader != candidate and self._leader_is_supported(now)
 
     def _refuse_vote(self, sender: str, message: VoteRequest) -> None:
-        self._durable.append((sender, VoteResponse(self.group, self.term, False, message.pre)))
+        self._say(sender, VoteResponse(self.group, self.term, False, message.pre))
 
     def _put_off_campaign(self, now: int) -> None:
         retry = self._timing.election_retry_ns
@@ -527,14 +559,14 @@ class Group:
         """A vote was refused for the leader's sake: make sure, now and then, that it still leads."""
         if self._leader is None and self.leader and now - self._asked_at >= self._timing.election_retry_ns:
             self._asked_at = now
-            self._messages.append((self.leader, LeaderQuestion(self.group, self.term)))
+            self._say(self.leader, LeaderQuestion(self.group, self.term))
 
     def _on_leader_question(self, sender: str, message: LeaderQuestion, now: int) -> None:  # noqa: ARG002
         # No more than what can never come true again: this node may lead its present term, or be about to.
         may_lead = self._leader is not None or self.role is Role.CANDIDATE
         given_up = self.term - 1 if may_lead else self.term
         if given_up >= message.term:
-            self._messages.append((sender, Resigned(self.group, given_up)))
+            self._say(sender, Resigned(self.group, given_up))
 
     def _on_resigned(self, sender: str, message: Resigned, now: int) -> None:
         if self.leader == sender and message.term >= self.term and self._leader is None:
@@ -571,8 +603,10 @@ class Group:
             self.term = term
             self.vote = vote
             self._hard_state_changed = True
+            # What is owed to the leader of a term that has passed is of no use to it.
             self._owes_acceptance = ""
             self._accepted_up_to = 0
+            self._rejections = []
 
     def _become_replica(self, term: int, now: int) -> None:
         """Fall back to REPLICA, in `term`, of a leader not yet known."""
@@ -590,7 +624,7 @@ class Group:
             return
         self._failed_reads.extend(leader.abandon_reads())
         for node in leader.others:
-            self._messages.append((node, Resigned(self.group, self.term)))
+            self._say(node, Resigned(self.group, self.term))
         self._leader = None
 
     def _become_leader(self, now: int) -> None:
@@ -605,19 +639,18 @@ class Group:
             liveness=self._liveness,
             log=self.log,
             membership=self._history.current,
-            send=self._send,
+            send=self._say,
             now=now,
         )
         self._append(EntryKind.EMPTY, [b""])
         self.active = True
 
-    def _send(self, node: str, message: RaftMessage) -> None:
-        leader = self._leader
-        if leader is not None and leader.elected_alone and self.log.persisted_index < leader.first_index:
-            # Nobody else's vote has waited for this term to be on disk: after a crash it might begin a second time.
-            self._durable.append((node, message))
+    def _say(self, peer: str, message: RaftMessage) -> None:
+        """Send once what the message waits for is on disk. (Who is elected by others' votes has a term that is.)"""
+        if may_leave(message, self._durable_term):
+            self._messages.append((peer, message))
         else:
-            self._messages.append((node, message))
+            self._durable.append((peer, message))
 
     def _settle_down(self, now: int) -> None:
         """Be at rest as long as a supported leader is known, else get ready to campaign."""
@@ -641,7 +674,8 @@ class Group:
         leader = self._leader
         if leader is not None:
             supported = leader.supported_until()
-            if max(supported, leader.since) + self._timing.support_ns <= now:
+            removed = self.node not in leader.membership.voters and self._history.current_index <= self.log.commit_index
+            if removed or max(supported, leader.since) + self._timing.support_ns <= now:
                 self._become_replica(self.term, now)
                 return
             self._reads.extend(leader.probe_reads(now))
@@ -765,6 +799,7 @@ class Group:
             or self._durable
             or log.has_unhanded
             or self._owes_acceptance
+            or self._rejections
             or self._hard_state_changed
             or (leader is not None and (leader.unsent or leader.snapshots_wanted or leader.lost_entries))
             or self._reads
@@ -787,20 +822,37 @@ class Group:
             self._hard_state_changed = False
         if log.has_unhanded:
             ready.entries = log.take_unhanded()
+        if self._rejections:
+            for peer, rejected in self._rejections:
+                self._say(peer, replace(rejected, promise=self._promise_to(peer)))
+            self._rejections = []
         if self._owes_acceptance:
+            peer = self._owes_acceptance
             accepted = AppendAccepted(
-                self.group, self.term, self._accepted_up_to, log.commit_index, self._liveness.promise_to(self.leader)
+                self.group, self.term, self._accepted_up_to, log.commit_index, self._promise_to(peer)
             )
-            self._durable.append((self._owes_acceptance, accepted))
+            self._say(peer, accepted)
             self._owes_acceptance = ""
             self._accepted_up_to = 0
         ready.messages, self._messages = self._messages, []
         ready.durable_messages, self._durable = self._durable, []
+        self._check_leaving(ready)
         if self._reads:
             ready.reads, self._reads = self._reads, []
         if self._failed_reads:
             ready.failed_reads, self._failed_reads = self._failed_reads, []
         return ready
+
+    def _check_leaving(self, ready: Ready) -> None:
+        """Check what holds of whatever leaves; see the module's first lines."""
+        if ready.snapshots_wanted:
+            invariant(self.term <= self._durable_term, "who sends a snapshot leads in a term that is on disk")
+        for _, message in ready.messages:
+            invariant(may_leave(message, self._durable_term), "what speaks of a term leaves when that term is on disk")
+        for peer, message in ready.durable_messages:
+            if isinstance(message, (AppendAccepted, AppendRejected)) and message.promise != self._liveness.no_promise:
+                bound = self.role is Role.REPLICA and self.leader == peer and message.term == self.term
+                invariant(bound, "an answer that names a promise is of a replica that it binds")
 
     @property
     def has_committed(self) -> bool:
@@ -813,6 +865,10 @@ class Group:
         if log.commit_index == log.applied_index:
             return []
         return log.entries(log.applied_index + 1, log.commit_index + 1, self._config.max_apply_bytes)
+
+    def term_persisted(self, term: int) -> None:
+        """Take note that the hard state of `term`, as handed out, is on this node's disk."""
+        self._durable_term = max(self._durable_term, term)
 
     def persisted(self, index: int, term: int) -> None:
         """Take note that everything up to entry (index, term), as handed out, is on this node's disk."""
@@ -830,9 +886,6 @@ class Group:
         self._history.applied(index)
         if log.cached_bytes > 2 * self._config.cache_bytes:
             log.shrink(self._config.cache_bytes)
-        leader = self._leader
-        if leader is not None and self.node not in leader.membership.voters:
-            invariant(False, "a leader does not remove itself")
 
     # -- snapshots and connections
 
@@ -845,18 +898,27 @@ class Group:
             self._leader.unsent = True
             self.active = True
 
+    def follows(self, sender: str, term: int) -> bool:
+        """Say whether this replica follows `sender`, which leads in `term`, and nobody newer."""
+        return self.role is Role.REPLICA and self.term == term and self.leader == sender
+
     def can_restore(self, index: int, term: int) -> bool:
         """Say whether a snapshot at (index, term) would bring this replica forward."""
         return index > self.log.commit_index and not self.log.matches(index, term)
 
-    def restore(self, index: int, term: int, membership: Membership, membership_index: int, now: int) -> None:
-        """A snapshot was put in place: begin the log anew behind it."""
-        invariant(self._leader is None, "a leader does not take a snapshot")
+    def restore(
+        self, sender: str, header: SnapshotHeader, membership: Membership, membership_index: int, now: int
+    ) -> None:
+        """A snapshot of `sender` was put in place: begin the log anew behind it.
+
+        Its pieces' headers went through `step`, and nothing has come since that ended what they began: see `follows`.
+        """
+        invariant(self.follows(sender, header.term), "a replica takes the snapshots of the leader that it follows")
+        invariant(header.index_term <= self.term, "a snapshot is of no later term than its sender's")
         self._awaits_snapshot = False
-        self.log.restart(index, term)
+        self.log.restart(header.index, header.index_term)
         self._history.restart(membership, membership_index)
-        if self.leader:
-            self._accept(self.leader, index)
+        self._accept(sender, header.index)
         self._settle_down(now)
 
     def compact(self, index: int) -> None:

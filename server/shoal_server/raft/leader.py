@@ -1,7 +1,7 @@
 """What a leader does for its term: feed the replicas, count what they have, confirm reads, hand leadership over.
 
-It exists while its node leads and is thrown away with the leadership, so nothing of it can outlive the term. Messages it
-makes are plain sends: a leader's term was on disk before it was elected.
+It exists while its node leads and is thrown away with the leadership, so nothing of it can outlive the term. Its node
+need not be a voter: one that was elected while its own demotion is not committed counts as nothing (see group.py).
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ class Leader:
         "_rounds",
         "_send",
         "_waiting",
-        "elected_alone",
         "first_index",
         "lease_forfeited",
         "lost_entries",
@@ -100,7 +99,6 @@ class Leader:
         self.since = now
         self.first_index = log.last_index + 1
         """The first entry of this term: nothing is read under a lease, and no membership changed, before it commits."""
-        self.elected_alone = len(membership.voters) == 1
         self.progress: dict[str, Progress] = {}
         self.set_membership(membership, now)
         self.lease_forfeited = False
@@ -209,9 +207,11 @@ class Leader:
             return
         next_index = message.conflict_index
         if message.conflict_term:
-            # Everything after our last entry of a term up to theirs cannot be in both logs (dissertation, 5.3).
-            ours = self._log.last_index_up_to_term(message.rejected_index, message.conflict_term)
-            next_index = max(message.conflict_index, ours + 1)
+            # Theirs up to there are of that term or older ones: what of ours is of newer ones cannot be in both logs.
+            # Of that very term, ours may be in both, as far as they go; where we have none, none of theirs is.
+            log = self._log
+            ours = log.last_index_up_to_term(message.rejected_index, message.conflict_term)
+            next_index = ours + 1 if log.matches(ours, message.conflict_term) else min(ours + 1, message.conflict_index)
         if progress.rejected(message.rejected_index, next_index):
             self.unsent = True
 

@@ -7,7 +7,7 @@ than agreed, a leader stops relying on a promise before it ends. No clock is eve
 
 - A promise belongs to one life (*epoch*) of the supported process: a newer life voids it at once, since the process it
   was made to is dead. A process that restarts forgets its own promises; therefore it casts no vote for as long as one
-  may last (`vote_not_before`).
+  may last (`vote_not_before`), by the longest support that it may have promised, whatever it promises now.
 - Promises are numbered. One that has run out is never prolonged: the next has a new number. A replica names the number
   under which it knows its leader; what it knew under an earlier one, it may have given up since.
 - Support is given only to a node that shows it hears the answers (`heard_at`): otherwise a node that can send but not
@@ -73,10 +73,14 @@ class Liveness:
         "vote_not_before",
     )
 
-    def __init__(self, node: str, epoch: int, timing: Timing, now: int) -> None:
+    def __init__(self, node: str, epoch: int, timing: Timing, now: int, promised_ns: int = 0) -> None:
+        """
+        Args:
+            promised_ns: the longest support that an earlier life of the process may have promised.
+        """
         self.node = node
         self.epoch = epoch
-        self.vote_not_before = now + timing.support_ns
+        self.vote_not_before = now + max(timing.support_ns, promised_ns)
         self.may_campaign = True
         self._timing = timing
         self._started = now
@@ -127,6 +131,7 @@ class Liveness:
             return HeartbeatAnswer(beat.sent_at, 0, 0)
         elif beat.epoch > given.epoch:
             given.epoch = beat.epoch
+            given.promise = 0
             given.until = 0
             self._voided.add(sender)
         hears_us = beat.heard_at > 0 and beat.sent_at - beat.heard_at < self._timing.support_ns
@@ -179,13 +184,21 @@ class Liveness:
         received = self._received.get(node)
         return 0 if received is None else received.until
 
-    def promise_to(self, node: str) -> int:
-        """Return the number of the newest promise to `node`, in force or not.
+    @property
+    def no_promise(self) -> int:
+        """In place of a promise's number: one that is never given, and says no more than which life this is."""
+        return self.epoch << PROMISE_BITS
 
-        Where there was none, it is one that is never given, and says no more than which life this is (see `life_of`).
+    def promise_to(self, node: str, epoch: int) -> int:
+        """Return the number of the newest promise to `node`, in force or not, or `no_promise`.
+
+        Args:
+            epoch: the life of its process that is meant; what was promised to another is none to this one.
         """
         given = self._given.get(node)
-        return max(self.epoch << PROMISE_BITS, 0 if given is None else given.promise)
+        if given is None or given.epoch != epoch:
+            return self.no_promise
+        return max(self.no_promise, given.promise)
 
     def heard_by(self, node: str) -> int:
         """Return when the newest heartbeat was sent that `node` is known to have received (0: none)."""

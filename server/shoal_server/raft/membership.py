@@ -87,6 +87,16 @@ class MembershipHistory:
         """The index of the entry that brought the current membership."""
         return self._history[-1][0]
 
+    def is_electable(self, node: str, commit_index: int) -> bool:
+        """Say whether `node` may have to lead: it is a voter, or was one before a change that may yet not be committed.
+
+        Whoever has such a change in its log may be the only one of a majority who does, and then nobody else can win:
+        the server that it removes campaigns, too, without counting itself (Ongaro's dissertation, 4.2.2).
+        """
+        if node in self.current.voters:
+            return True
+        return self.current_index > commit_index and len(self._history) > 1 and node in self._history[-2][1].voters
+
     def append(self, entries: list[Entry]) -> bool:
         """Take the memberships among appended entries; return whether there were any."""
         found = False

@@ -85,7 +85,7 @@ NEEDS_SNAPSHOT = 0
 
 
 class AppendRejected(_Message, frozen=True, tag=22):
-    """Replica to leader: it has no entry (rejected_index, ·) of that term.
+    """Replica to leader, which it follows: it has no entry (rejected_index, ·) of that term.
 
     `conflict_term` is the term of its entry there and `conflict_index` the first index it holds of that term; where
     its log is too short, `conflict_term` is 0 and `conflict_index` one past its last.
@@ -167,6 +167,26 @@ class Resigned(_Message, frozen=True, tag=30):
     term: int
 
 
+class TermPassed(_Message, frozen=True, tag=31):
+    """Replica to who leads in an older term, or did when it sent what this answers: I am in `term`."""
+
+    group: int
+    term: int
+
+
+class SnapshotHeader(_Message, frozen=True):
+    """Leader to replica, in every piece of a snapshot at (index, index_term): I lead, and so far it brings you.
+
+    It settles the term, and whom the replica follows, as an append does; the rows that travel with it are the caller's.
+    """
+
+    group: int
+    term: int
+    index: int
+    index_term: int
+    epoch: int
+
+
 RaftMessage: TypeAlias = (
     AppendEntries
     | AppendAccepted
@@ -179,7 +199,12 @@ RaftMessage: TypeAlias = (
     | CommitNotice
     | LeaderQuestion
     | Resigned
+    | TermPassed
 )
+"""What travels by itself."""
+
+Stepped: TypeAlias = RaftMessage | SnapshotHeader
+"""What a group takes."""
 
 
 class Heartbeat(_Message, frozen=True, tag=50):

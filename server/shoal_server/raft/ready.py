@@ -29,7 +29,8 @@ class Ready:
       entries from there on are replaced;
     - `messages` may leave once that is written, synced or not;
     - `durable_messages` must not leave before everything in this Ready and all earlier ones is synced;
-    - when it is synced, `Group.persisted` is told. What may be applied is asked for apart: `Group.committed`.
+    - when it is synced, `Group.term_persisted` is told of the hard state, and `Group.persisted` of the entries. What may
+      be applied is asked for apart: `Group.committed`.
 
     `reads`: (token, index) of confirmed reads, to be answered once `index` is applied; `failed_reads`: tokens of reads
     that this node can no longer serve; `snapshots_wanted`: replicas that need a snapshot; `lost_entries`: to be reported

@@ -18,7 +18,7 @@ import msgspec
 from shoal.protocol.relocation import EndedRelocation
 from shoal.shardmap import MicroshardRange, microshards_in
 
-from shoal_server.raft.messages import Membership
+from shoal_server.raft.messages import Membership, SnapshotHeader
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state
 from shoal_server.storage.engine import Batch, Engine, Family, View
 from shoal_server.storage.generations import next_generation
@@ -36,21 +36,19 @@ from shoal_server.storage.replica_rows import StagedRows, discard_staged, drop_o
 
 
 class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
-    """A piece of a snapshot of `group` at (index, index_term), sent by its leader in `term`.
+    """A piece of a snapshot.
 
     Args:
+        header: of which group and position, by whom: what the group's `step` takes of it.
         transfer: the sender's number for this transfer; `number` counts its chunks from 0.
         rows: (kind, microshard, key without what says keyspace, microshard and generation, value), as stored.
         checksum: CRC-32 over keys and values.
         state: on the last chunk, what the rows do not say.
     """
 
-    group: int
-    term: int
+    header: SnapshotHeader
     transfer: int
     number: int
-    index: int
-    index_term: int
     checksum: int
     rows: list[tuple[str, int, bytes, bytes]]
     last: bool
@@ -65,11 +63,15 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     ended: tuple[EndedRelocation, ...] = ()
     children: tuple[int, ...] = ()
 
+    @property
+    def group(self) -> int:
+        return self.header.group
+
     def state(self, generation: int) -> AppliedState:
         """Return the applied state that the snapshot is of, all its rows under `generation`."""
         return AppliedState(
-            index=self.index,
-            term=self.index_term,
+            index=self.header.index,
+            term=self.header.index_term,
             seq_base=self.seq_base,
             generation=generation,
             sessions_opened=self.sessions_opened,
@@ -91,7 +93,6 @@ class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61
     """
 
     group: int
-    term: int
     transfer: int
     number: int
     problem: str = ""

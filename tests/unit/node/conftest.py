@@ -29,7 +29,8 @@ class Nodes:
 
     Time stands still but for `pass_time`; every turn's frames arrive a step later.
 
-    `answers` are all answers to a client's requests, by its number for them.
+    `answers` are all answers to a client's requests, by its number for them; `frames` are those of peers under way, as
+    (sender, receiver, body).
     """
 
     def __init__(self, settings: NodeSettings | None = None, shards: tuple[Shard, ...] = ()) -> None:
@@ -50,7 +51,7 @@ class Nodes:
         self.slow_flushes: set[str] = set()
         self.answers: dict[int, list[Answer]] = {}
         self.entries: dict[str, int] = {}
-        self._frames: list[tuple[str, str, bytes]] = []
+        self.frames: list[tuple[str, str, bytes]] = []
         self._request = 0
         self._session = 0
         self._number = 0
@@ -70,7 +71,7 @@ class Nodes:
         """Take a turn on every node; what they say arrives before the next."""
         self.now += STEP
         self.wall_ms += STEP // MS
-        frames, self._frames = self._frames, []
+        frames, self.frames = self.frames, []
         for sender, receiver, body in frames:
             if (sender, receiver) not in self.cut:
                 self.nodes[receiver].receive_peer(sender, peer_decoder.decode(body))
@@ -85,7 +86,7 @@ class Nodes:
                 node.flushed(end.flush)
 
     def _take(self, sender: str, to_peers: dict[str, list[Any]], to_clients: dict[int, list[Answer]]) -> None:
-        self._frames += [(sender, peer, encode_frame(messages)[4:]) for peer, messages in to_peers.items()]
+        self.frames += [(sender, peer, encode_frame(messages)[4:]) for peer, messages in to_peers.items()]
         for answers in to_clients.values():
             for answer in answer_decoder.decode(encode_frame(answers)[4:]):
                 self.answers.setdefault(answer.request, []).append(answer)  # type: ignore[union-attr]

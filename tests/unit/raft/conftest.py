@@ -23,6 +23,7 @@ from shoal_server.raft.messages import (
     Heartbeat,
     HeartbeatAnswer,
     Membership,
+    SnapshotHeader,
     VoteResponse,
 )
 from shoal_server.raft.ready import LostEntries, NotLeader, TooManyUncommitted, TransferInProgress, TransferRefused
@@ -269,6 +270,7 @@ class Node:
                     group.wake(now)
         elif isinstance(message, tuple):
             self.take_snapshot(sender, *message)
+            return
         else:
             self.groups[message.group].step(sender, message, now)
         self.collect()
@@ -284,18 +286,24 @@ class Node:
     # -- snapshots
 
     def send_snapshot(self, group: Group, peer: str) -> None:
-        self.cluster.send(self.name, peer, (group.group, group.term, self.live[group.group].copy()))
+        state = self.live[group.group].copy()
+        header = SnapshotHeader(group.group, group.term, state.applied, state.applied_term, self.epoch)
+        self.cluster.send(self.name, peer, (header, state))
         self.cluster.after(200 * MS, self._guarded(lambda: group.snapshot_ended(peer, 0)))
 
-    def take_snapshot(self, sender: str, number: int, term: int, state: StoredGroup) -> None:
+    def take_snapshot(self, sender: str, header: SnapshotHeader, state: StoredGroup) -> None:
+        number = header.group
         group = self.groups[number]
-        if group.is_leader or term < group.term or not group.can_restore(state.applied, state.applied_term):
-            return
-        changes = [(number, "restart", state)]
-        self._write(self.live, changes)
-        group.restore(state.applied, state.applied_term, state.membership, state.membership_index, self.now)
-        self.unsynced.append((changes, [], []))
-        self._sync_later()
+        group.step(sender, header, self.now)
+        # The term that it brings is stored before it, or with it.
+        self.collect()
+        if group.follows(sender, header.term) and group.can_restore(header.index, header.index_term):
+            changes = [(number, "restart", state)]
+            self._write(self.live, changes)
+            group.restore(sender, header, state.membership, state.membership_index, self.now)
+            self.unsynced.append((changes, [], []))
+            self._sync_later()
+            self.collect()
 
     # -- what comes out
 
@@ -353,6 +361,9 @@ class Node:
         batches, self.unsynced = self.unsynced, []
         for changes, persisted, durable in batches:
             self._sync_to_disk(changes)
+            for number, kind, value in changes:
+                if kind == "hard state":
+                    self.groups[number].term_persisted(value.term)
             for group, index, term in persisted:
                 group.persisted(index, term)
             self._release(durable)

@@ -70,13 +70,13 @@ def test_a_promise_that_has_run_out_is_replaced_by_one_with_a_higher_number() ->
     a, b = pair()
     beat(a, b, SECOND)
     beat(a, b, SECOND + 1)
-    first = b.promise_to("a")
+    first = b.promise_to("a", 1)
     beat(a, b, SECOND + 2)
-    assert b.promise_to("a") == first, "an unbroken promise keeps its number"
+    assert b.promise_to("a", 1) == first, "an unbroken promise keeps its number"
     beat(a, b, 5 * SECOND)
     beat(a, b, 5 * SECOND + 1)
-    assert b.promise_to("a") > first
-    assert a.promise_of("b") == b.promise_to("a")
+    assert b.promise_to("a", 1) > first
+    assert a.promise_of("b") == b.promise_to("a", 1)
 
 
 def test_a_later_life_of_the_promising_process_has_higher_numbers() -> None:

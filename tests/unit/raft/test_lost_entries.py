@@ -125,7 +125,7 @@ def test_a_late_acceptance_by_a_dead_life_is_ignored(make_cluster: Any) -> None:
     def match() -> list[int]:
         return [peer.match_index for peer in group.status().peers if peer.node == victim.name]
 
-    late = AppendAccepted(0, group.term, last, 0, victim.liveness.promise_to(leader.name))
+    late = AppendAccepted(0, group.term, last, 0, victim.liveness.promise_to(leader.name, leader.epoch))
     assert match() == [last]
     leader.receive(victim.name, AppendRejected(0, group.term, last, 0, 2, (victim.epoch + 1) << PROMISE_BITS))
     assert match() == [0]

@@ -148,6 +148,8 @@ class Replica:
         for changes, last, messages in batches:
             for kind, value in changes:
                 self.disk.store(kind, value)
+                if kind == "hard state":
+                    self.group.term_persisted(value.term)
             if last is not None:
                 self.group.persisted(*last)
             for peer, message in messages:
