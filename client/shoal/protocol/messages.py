@@ -561,6 +561,8 @@ class StatusReply(_Message, frozen=True, tag=45):
         map_derived: the node's shard map is one that it has made itself, from a split or from microshards that moved: it
             may lack what the shard manager's of that version has.
         wall_ms: Unix time by the node's clock; 0: from a node that does not say.
+        clock_offset_ms: by how much that clock is ahead of what the other nodes' allow; negative: behind.
+        clock_problem: "" or the reason why the node leads nothing, where that is its clock.
     """
 
     request: int
@@ -580,6 +582,8 @@ class StatusReply(_Message, frozen=True, tag=45):
     not_leading: str = ""
     map_derived: bool = False
     wall_ms: int = 0
+    clock_offset_ms: int = 0
+    clock_problem: str = ""
 
 
 class Done(_Message, frozen=True, tag=46):

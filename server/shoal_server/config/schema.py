@@ -97,7 +97,10 @@ class KeyspaceConfig(Section):
 
 
 class TimingConfig(Section):
-    """How long nodes trust each other (see `raft.config.Timing`), and when a disk counts as hung or as slow."""
+    """How long nodes trust each other (see `raft.config.Timing`), and when a disk counts as hung or as slow.
+
+    `clock_tolerance`: by how much nodes' wall clocks may differ; a node whose own is further off leads nothing.
+    """
 
     heartbeat_interval_ns: Duration = Field(150 * MILLISECOND, alias="heartbeat_interval", gt=0)
     support_ns: Duration = Field(SECOND, alias="support", gt=0)
@@ -105,6 +108,7 @@ class TimingConfig(Section):
     election_spread_ns: Duration = Field(150 * MILLISECOND, alias="election_spread", gt=0)
     sync_stall_ns: Duration = Field(2 * SECOND, alias="sync_stall", gt=0)
     sync_slow_ns: Duration = Field(100 * MILLISECOND, alias="sync_slow", gt=0)
+    clock_tolerance_ns: Duration = Field(SECOND, alias="clock_tolerance", ge=50 * MILLISECOND, le=3600 * SECOND)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.checksums import ReadChecksum
@@ -62,6 +63,7 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.splits import Splits
 from shoal_server.node.status import describe
 from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.node.wall_clock import WallClock
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
@@ -138,6 +140,7 @@ class Node:
         self.arrived = 0
         self.set_log_level: Callable[[str], str] = _no_log_level
         self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)
+        self.clock = WallClock(settings.clock_tolerance_ns, settings.timing.drift_permille)
         self.cpu = 0.0
         self.connected: set[str] = set()
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
@@ -148,6 +151,8 @@ class Node:
             # than the first one has brought here has its origin stored.
             if identity.node in shard.replicas and (is_stored(engine, shard.id) or not shard.parent):
                 self.replicas[shard.id] = self._opener.open(self.routes, shard.id, load_origin(engine, shard.id), now)
+        for replica in self.replicas.values():
+            self.clock.stored(replica.machine.state.clock_ms, now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
         self._admin_requests: list[tuple[int, AdminRequest]] = []
         self._derived_version = load_derived_version(engine)
@@ -174,6 +179,7 @@ class Node:
         self._ticket = 0
         self._synced = 0
         self._wall_ms = 0
+        self._time_ms = 0
         self._flush_ticket = 0
         self._flushing: dict[Replica, int] | None = None
         self._flush_wanted = False
@@ -247,6 +253,11 @@ class Node:
         """Unix time by the machine's clock, as of the last turn."""
         return self._wall_ms
 
+    @property
+    def not_leading(self) -> str:
+        """ "" or the reason to take no leadership and to hand over those there are."""
+        return self.disk.not_leading or self.clock.not_leading
+
     def mark_dirty(self, replica: Replica) -> None:
         """Have the replica looked at in this turn."""
         self._dirty[replica.shard.id] = replica
@@ -316,15 +327,18 @@ class Node:
     def set_disk(self, state: DiskState, now: int) -> None:
         """Say how the disk is. A node that may not lead any more hands its leaderships over from the next turn on."""
         self.disk.state = state
-        before = self.disk.not_leading
+        before = self.not_leading
         peers = self._disk_latency_us
         self.disk.judge([peers[peer] for peer in self.peers if peer in peers], now)
         self.liveness.may_campaign = not self.disk.stalled
-        if self.disk.not_leading != before:
-            # Peers are to know at once.
-            for peer in self.peers:
-                self.liveness.heartbeat_soon(peer)
-            self._next_tick = now
+        if self.not_leading != before:
+            self._tell_whether_to_lead(now)
+
+    def _tell_whether_to_lead(self, now: int) -> None:
+        """Have peers know at once whether this node may lead."""
+        for peer in self.peers:
+            self.liveness.heartbeat_soon(peer)
+        self._next_tick = now
 
     def propose_membership(self, shard: int, change: MembershipChange, now: int) -> int:
         """Propose a change of a group's membership on its leader; return the entry's index (see `Group`)."""
@@ -338,7 +352,7 @@ class Node:
         """Do the work of everything that arrived since the last turn, as far as others wait for it.
 
         Args:
-            wall_ms: Unix time in milliseconds, by which rows expire; it may jump, and be wrong.
+            wall_ms: Unix time in milliseconds by the machine's clock; it may jump, and be wrong (see wall_clock.py).
 
         The caller sends, begins the sync, and then calls `finish_turn`: what is committed is applied, and clients are
         answered, while the disk and the peers are already at work.
@@ -353,6 +367,7 @@ class Node:
             self._take_peer_events(now)
         if self._from_peers:
             self._take_peer_messages(now, outbox)
+        self._look_at_clock(now, wall_ms)
         if self._from_clients:
             self._take_client_requests(now, outbox)
         if now >= self._next_tick:
@@ -360,6 +375,15 @@ class Node:
         sync = self._store(now, outbox)
         to_peers, outbox.to_peers = outbox.to_peers, {}
         return Turn(to_peers, sync)
+
+    def _look_at_clock(self, now: int, wall_ms: int) -> None:
+        """Learn what time it is, by which rows expire."""
+        clock = self.clock
+        before = bool(clock.not_leading)
+        clock.judge(now, wall_ms, alone=not self.peers)
+        self._time_ms = clock.now_ms(now)
+        if bool(clock.not_leading) != before:
+            self._tell_whether_to_lead(now)
 
     def finish_turn(self, now: int) -> TurnEnd:
         """Apply what is committed, and answer."""
@@ -468,9 +492,13 @@ class Node:
         if isinstance(message, Heartbeat):
             (self._leaderships.unfit.discard if message.may_lead else self._leaderships.unfit.add)(sender)
             self._disk_latency_us[sender] = message.disk_latency_us
-            outbox.send(sender, self.liveness.on_heartbeat(sender, message, now))
-        elif self.liveness.on_answer(sender, message, now):
-            self._wake_groups_with(sender, now)
+            answer = self.liveness.on_heartbeat(sender, message, now)
+            outbox.send(sender, msgspec.structs.replace(answer, wall_ms=self._wall_ms))
+        else:
+            if self.started_at <= message.sent_at:
+                self.clock.heard(sender, message.sent_at, now, message.wall_ms)
+            if self.liveness.on_answer(sender, message, now):
+                self._wake_groups_with(sender, now)
 
     def _take_client_requests(self, now: int, outbox: Outbox) -> None:
         frames, self._from_clients = self._from_clients, []
@@ -544,11 +572,10 @@ class Node:
         """What is due by the clock: heartbeats, support that ran out, groups that are not at rest."""
         liveness = self.liveness
         disk = self.disk
-        if disk.not_leading:
+        not_leading = self.not_leading
+        if not_leading:
             self.hand_over(now)
-        beats = liveness.peers_heartbeats(
-            now, self.peers, not disk.stalled, not disk.not_leading, disk.state.latency_us
-        )
+        beats = liveness.peers_heartbeats(now, self.peers, not disk.stalled, not not_leading, disk.state.latency_us)
         for peer, heartbeat in beats.items():
             outbox.send(peer, heartbeat)
         for peer in liveness.expired(now):
@@ -556,6 +583,7 @@ class Node:
         for peer in liveness.unsupported_by(now):
             self._wake_groups_with(peer, now)
         any_active = False
+        time_ms, settled, beyond_ms = self._time_ms, self.clock.settled, self.clock.beyond_ms
         for shard, replica in self.replicas.items():
             if replica.transfer is not None:
                 any_active = True
@@ -567,7 +595,7 @@ class Node:
             if replica.reads.is_used(now) or replica.refusals.held_back:
                 any_active = True
                 self._dirty[shard] = replica
-            if replica.queue_purge(self._wall_ms):
+            if settled and replica.queue_upkeep(time_ms, beyond_ms):
                 self._dirty[shard] = replica
         self._loads.tick(self.replicas.values(), self.cpu, now)
         self._transfers.tick(now)
@@ -600,7 +628,7 @@ class Node:
         durable: list[tuple[str, RaftMessage]] = []
         must_sync = False
         for replica in dirty.values():
-            replica.propose_queued(now, self._wall_ms, outbox)
+            replica.propose_queued(now, self._time_ms, outbox)
             replica.reads.begin(now, outbox)
             replica.reads.ask_freshness(now, outbox)
             for ready in replica.collect(batch, now, outbox):
@@ -679,7 +707,7 @@ class Node:
         for replica in applied.values():
             replica.answer_applied(outbox)
         for replica in dirty.values():
-            replica.reads.serve(now, self._wall_ms, outbox)
+            replica.reads.serve(now, self._time_ms, outbox)
             if replica.reads.awaits_applying:
                 self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
             if replica.group.is_leader and replica.group.has_committed:

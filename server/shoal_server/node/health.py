@@ -54,6 +54,7 @@ class HealthWatch:
         self._used_bytes = 0
         self._measuring: asyncio.Task[None] | None = None
         self._used_due = 0.0
+        self._not_leading = ""
         self._cpu_at = time.monotonic()
         self._cpu_seconds = time.process_time()
 
@@ -69,7 +70,6 @@ class HealthWatch:
 
     def _tell(self) -> None:
         node = self._node
-        before = node.disk.not_leading
         now = monotonic_ns()
         durations = self._driver.take_sync_durations()
         for duration in durations:
@@ -82,7 +82,8 @@ class HealthWatch:
             latency_us=self._latency.take(durations, now),
         )
         node.set_disk(state, now)
-        after = node.disk.not_leading
+        before, self._not_leading = self._not_leading, node.not_leading
+        after = self._not_leading
         if after and not before:
             log.error("leaderships_given_up", node=node.identity.node, reason=after)
         elif before and not after:

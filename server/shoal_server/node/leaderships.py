@@ -1,4 +1,4 @@
-"""Hands leaderships to other nodes: one when a client asks for it, all when this node stops or its disk is unfit."""
+"""Hands leaderships to other nodes: one when a client asks for it, all when this node stops or is unfit to lead."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Leaderships:
                 client,
                 request.request,
                 ErrorCode.UNAVAILABLE,
-                f"node {request.target!r} takes no leadership now: its disk is full, hangs or is slow (see its status)",
+                f"node {request.target!r} takes no leadership now: its disk is full, hangs or is slow, or its clock is off "
+                f"(see its status)",
             )
         elif replica.transfer is not None:
             outbox.fail(

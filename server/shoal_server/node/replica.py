@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
@@ -33,6 +34,7 @@ from shoal_server.shard.commands import (
     Commands,
     OpenSessionCommand,
     PurgeCommand,
+    SetClockCommand,
     WriteCommand,
     encode_commands,
 )
@@ -43,6 +45,11 @@ from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
 
 OVERLOADED_RETRY_MS = 50
+
+_UPKEEP = (PurgeCommand, SetClockCommand)
+"""What a leader proposes by itself, one at a time."""
+
+log = structlog.get_logger("shoal.node")
 
 
 class Replica:
@@ -56,13 +63,13 @@ class Replica:
         "_fast_writes",
         "_prepared",
         "_proposals",
-        "_purging",
         "_queue",
         "_queued_since",
         "_restored",
         "_results",
         "_settings",
         "_tally",
+        "_upkeep",
         "_was_leader",
         "counts",
         "group",
@@ -109,7 +116,7 @@ class Replica:
         self._prepared: dict[int, Prepared] = {}
         self._was_leader = False
         self._fast_writes = FastWrites(machine)
-        self._purging = False
+        self._upkeep = False
         self._restored: AppliedState | None = None
         self._results: list[tuple[Entry, list[Outcome]]] = []
 
@@ -118,24 +125,50 @@ class Replica:
     def queue_command(self, command: QueuedCommand) -> None:
         self._queue.append(command)
 
-    def queue_purge(self, wall_ms: int) -> bool:
-        """Queue a command that removes expired rows, if this is the leader and some are due; return whether it did."""
-        expiry, now = self.machine.expiry, self.machine.now(wall_ms)
-        if self._purging or expiry.due_at > now or not self.group.is_leader:
+    def queue_upkeep(self, time_ms: int, beyond_ms: int) -> bool:
+        """Queue what the shard's rows need as time passes, if this is the leader and something is due; return whether so.
+
+        Expired rows are removed, and a clock that a wrong one has set is set back. Removal cannot be undone: it goes by
+        what this node takes for the time, not by the shard's clock where that is later.
+
+        Args:
+            time_ms: the time, which is settled (Unix ms).
+            beyond_ms: a shard's clock that is ahead of it by more was set by a wrong one.
+        """
+        machine = self.machine
+        wrong = machine.state.clock_ms - time_ms > beyond_ms
+        if self._upkeep or (machine.expiry.due_at > time_ms and not wrong) or not self.group.is_leader:
             return False
-        rows = expiry.due(now, self._settings.purge_rows)
-        if rows:
-            self._purging = True
+        command: Command
+        size = 0
+        if wrong:
+            command = SetClockCommand(time_ms, machine.state.clock_ms)
+            log.error(
+                "shard_clock_set_back",
+                node=self.node,
+                shard=self.shard.id,
+                ahead_ms=machine.state.clock_ms - time_ms,
+                reason="a wrong wall clock had set it; rows with a time to live may live longer, or be there again",
+            )
+        else:
+            rows = machine.expiry.due(time_ms, self._settings.purge_rows)
+            if not rows:
+                return False
+            command = PurgeCommand(rows)
             size = sum(len(key) for _, _, key in rows)
-            self._queue.append(QueuedCommand(NOBODY, 0, PurgeCommand(rows), None, size))
-        return bool(rows)
+        self._upkeep = True
+        self._queue.append(QueuedCommand(NOBODY, 0, command, None, size))
+        return True
 
     # -- the turn
 
-    def propose_queued(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+    def propose_queued(self, now: int, time_ms: int, outbox: Outbox) -> None:
         """Turn the commands queued since the last turn into log entries, as few as the size bound allows.
 
         While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
+
+        Args:
+            time_ms: what they are stamped with (Unix ms).
         """
         if self.group.transferring:
             self.refusals.hold_back(now)
@@ -148,35 +181,35 @@ class Replica:
         self._queue = []
         arrived, self._queued_since = self._queued_since or self._tally.arrived, 0
         if not self.group.is_leader:
-            self._purging = False
+            self._upkeep = False
             for item in queue:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
         entries: list[list[QueuedCommand]] = []
-        size = self._settings.entry_bytes
+        size = 0
         for item in queue:
-            if size + item.size > self._settings.entry_bytes:
+            if not entries or size + item.size > self._settings.entry_bytes:
                 entries.append([])
                 size = 0
             entries[-1].append(item)
             size += item.size
         for items in entries:
-            self._propose(items, arrived, now, wall_ms, outbox)
+            self._propose(items, arrived, now, time_ms, outbox)
 
-    def _propose(self, items: list[QueuedCommand], arrived: int, now: int, wall_ms: int, outbox: Outbox) -> None:
-        commands = Commands(COMMANDS_VERSION, wall_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
+    def _propose(self, items: list[QueuedCommand], arrived: int, now: int, time_ms: int, outbox: Outbox) -> None:
+        commands = Commands(COMMANDS_VERSION, time_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
         group = self.group
         try:
             index = group.propose([encode_commands(commands)])
         except TooManyUncommitted as error:
-            self._purging = False
+            self._upkeep = False
             self._tally.proposals_refused += 1
             for item in items:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
                 )
         except NotLeader:
-            self._purging = False
+            self._upkeep = False
             for item in items:
                 self.refusals.not_leader(item.client, item.request, outbox)
         else:
@@ -242,8 +275,8 @@ class Replica:
             if proposal is None:
                 continue
             prepared = self._prepared.pop(entry.index)
-            if self._purging and any(isinstance(command, PurgeCommand) for command in prepared.commands.commands):
-                self._purging = False
+            if self._upkeep and any(isinstance(command, _UPKEEP) for command in prepared.commands.commands):
+                self._upkeep = False
             if proposal.term != entry.term:
                 for client, request in proposal.waiters:
                     self.refusals.not_leader(client, request, outbox)
@@ -374,7 +407,7 @@ class Replica:
                 for client, request in proposal.waiters:
                     self.refusals.not_leader(client, request, outbox, maybe_applied=True)
             self.reads.leadership_lost(outbox)
-            self._purging = False
+            self._upkeep = False
         if group.is_leader and not self._was_leader:
             self._tally.elections_won += 1
         self._was_leader = group.is_leader

@@ -134,10 +134,10 @@ class ReplicaReads:
 
     # -- serving
 
-    def serve(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+    def serve(self, now: int, time_ms: int, outbox: Outbox) -> None:
         """Answer the reads whose position is applied and written to the engine."""
         if self._weak:
-            self._serve_weak(now, wall_ms, outbox)
+            self._serve_weak(now, time_ms, outbox)
         if not self._waiting:
             return
         applied = self._machine.state.index
@@ -145,11 +145,11 @@ class ReplicaReads:
         for token in done:
             _, reads, arrived = self._waiting.pop(token)
             for read in reads:
-                self._serve(read, 0, arrived, wall_ms, outbox)
+                self._serve(read, 0, arrived, time_ms, outbox)
 
-    def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, wall_ms: int, outbox: Outbox) -> None:
+    def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, time_ms: int, outbox: Outbox) -> None:
         machine, read, limits = self._machine, queued.read, self._settings.limits
-        now = machine.now(wall_ms)
+        now = machine.now(time_ms)
         seq = machine.state.seq
         if not machine.has_all(queued.microshards) or (
             type(read) is Scan
@@ -260,7 +260,7 @@ class ReplicaReads:
         """Take the leader's answer."""
         self._freshness.answered(answer, self._machine.state.index)
 
-    def _serve_weak(self, now: int, wall_ms: int, outbox: Outbox) -> None:
+    def _serve_weak(self, now: int, time_ms: int, outbox: Outbox) -> None:
         """Answer the reads that this replica is fresh enough for; decline those for which it is not in time."""
         waiting, self._weak = self._weak, []
         tally, patience = self._tally, self._settings.weak_read_wait_ns
@@ -272,7 +272,7 @@ class ReplicaReads:
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
                 waited = now > queued.deadline - patience
                 arrived = queued.deadline - patience if waited else tally.arrived
-                self._serve(queued, staleness, arrived, wall_ms, outbox)
+                self._serve(queued, staleness, arrived, time_ms, outbox)
             elif now >= queued.deadline or not self._group.leader:
                 self._decline(queued, staleness, outbox)
             else:

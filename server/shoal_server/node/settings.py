@@ -53,6 +53,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
         log_checkpoint_bytes: the log is cut off in steps of about this.
         sync_stall_ns: a disk sync that takes longer costs the node its leaderships; sync_slow_ns: syncs that do so in the
             mean, where those of other nodes do not.
+        clock_tolerance_ns: by how much wall clocks may differ; a node whose own is further off leads nothing.
         follower_apply_ns: for so long a replica that does not lead gathers committed entries before it applies them.
         weak_read_wait_ns: a read waits so long for a replica that does not lead to be fresh enough, and is then declined.
         purge_rows: how many expired rows one log entry removes at the most.
@@ -68,6 +69,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     sessions_per_shard: int = 4096
     sync_stall_ns: int = 2_000_000_000
     sync_slow_ns: int = 100_000_000
+    clock_tolerance_ns: int = 1_000_000_000
     tick_interval_ns: int = 10_000_000
     follower_apply_ns: int = 5_000_000
     weak_read_wait_ns: int = 20_000_000
@@ -106,4 +108,5 @@ def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSetting
         sessions_per_shard=storage.sessions_per_shard,
         sync_stall_ns=timing.sync_stall_ns,
         sync_slow_ns=timing.sync_slow_ns,
+        clock_tolerance_ns=timing.clock_tolerance_ns,
     )

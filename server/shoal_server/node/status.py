@@ -32,10 +32,12 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
         disk_free_bytes=node.disk.state.free_bytes,
         disk_used_bytes=node.disk.state.used_bytes,
         disk_latency_us=node.disk.state.latency_us,
-        not_leading=node.disk.not_leading,
+        not_leading=node.not_leading,
         cpu=node.cpu,
         map_derived=node.map_is_derived,
         wall_ms=node.wall_ms,
+        clock_offset_ms=node.clock.offset_ms,
+        clock_problem=node.clock.not_leading,
         replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
     )
 

@@ -109,7 +109,12 @@ class NodeMetrics:
         yield gauge("shoal_node_disk_free_bytes", "What the disk has left for the node", disk.state.free_bytes)
         yield gauge("shoal_node_disk_used_bytes", "What the node's data folder takes", disk.state.used_bytes)
         yield gauge("shoal_node_writable", "0 while the node turns writes away", not disk.state.not_writable)
-        yield gauge("shoal_node_may_lead", "0 while the node gives its leaderships away", not disk.not_leading)
+        yield gauge("shoal_node_may_lead", "0 while the node gives its leaderships away", not node.not_leading)
+        yield gauge(
+            "shoal_clock_offset_seconds",
+            "By how much the wall clock is ahead of what the other nodes' allow; negative: behind",
+            node.clock.offset_ms / 1000,
+        )
         yield counter("shoal_node_turns", "Rounds of the node's work", tally.turns)
         yield counter(
             "shoal_node_turn_seconds", "Time spent in turns; beside the clock's it is the load", tally.turn_ns / 1e9

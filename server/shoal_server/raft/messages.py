@@ -233,8 +233,10 @@ class HeartbeatAnswer(_Message, frozen=True, tag=51):
 
     `support_ns` is 0 where it gives none. `promise` numbers the unbroken promise that this prolongs: a promise that had
     run out, or that an earlier life of the process made, is not prolonged but replaced by one with a higher number.
+    `wall_ms` is what the receiver's wall clock shows (Unix milliseconds), 0 where it does not say.
     """
 
     sent_at: int
     support_ns: int
     promise: int
+    wall_ms: int = 0

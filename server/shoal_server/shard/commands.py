@@ -19,6 +19,9 @@ from shoal.shardmap import MicroshardRange, Shard
 COMMANDS_VERSION = 1
 """Format of entries; an entry of a newer one stops the replica that cannot read it (`UnknownCommands`)."""
 
+CLOCK_MS_MAX = 1 << 44
+"""No clock of an entry is later (Unix milliseconds; in the year 2527), so that an expiry fits where it is stored."""
+
 PLAIN = frozenset((Put, Delete))
 """Operations that read nothing, always succeed, and have no result."""
 
@@ -111,17 +114,30 @@ class CancelCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     relocation: int
 
 
+class SetClockCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """Set the shard's clock back to `clock_ms`, if it still is at `seen_ms` or later: a wrong wall clock had set it.
+
+    What follows in the log goes by the earlier time: rows that had expired by the wrong one, and were not removed yet, are
+    there again.
+    """
+
+    clock_ms: int
+    seen_ms: int
+
+
 RelocationCommand: TypeAlias = (
     TakeCommand | GiveCommand | StoreMovedCommand | SealCommand | AdoptCommand | ForgetCommand | CancelCommand
 )
-Command: TypeAlias = OpenSessionCommand | WriteCommand | PurgeCommand | SplitCommand | RelocationCommand
+Command: TypeAlias = (
+    OpenSessionCommand | WriteCommand | PurgeCommand | SplitCommand | SetClockCommand | RelocationCommand
+)
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The payload of one COMMAND entry.
 
     Args:
-        clock_ms: the leader's wall clock when it proposed the entry, in Unix milliseconds.
+        clock_ms: what the leader took for the time when it proposed the entry, in Unix milliseconds (node/wall_clock.py).
         default_ttl_ms: the keyspace's then, 0 for none.
     """
 

@@ -28,10 +28,12 @@ from shoal.shardmap import Keyspace, Shard
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
 from shoal_server.shard.commands import (
+    CLOCK_MS_MAX,
     PLAIN,
     Commands,
     OpenSessionCommand,
     PurgeCommand,
+    SetClockCommand,
     SplitCommand,
     UnknownCommands,
     WriteCommand,
@@ -177,7 +179,7 @@ class ShardStateMachine:
                 else:
                     commands = decode_commands(entry.payload)
                     operations = [None] * len(commands.commands)
-                clock = max(clock, commands.clock_ms)
+                clock = max(clock, min(commands.clock_ms, CLOCK_MS_MAX))
                 seq = self.state.seq_base + index
                 self.traffic.written_bytes += len(entry.payload)
                 executor = WriteExecutor(
@@ -197,6 +199,11 @@ class ShardStateMachine:
                     elif isinstance(command, PurgeCommand):
                         self.expiry.purge(command.rows, self.prefixes, clock, overlay)
                         self.traffic.changed.update(microshard for microshard, _, _ in command.rows)
+                        outcomes.append(Outcome(Verdict.NEW, seq))
+                    elif isinstance(command, SetClockCommand):
+                        if clock >= command.seen_ms:
+                            clock = max(0, min(clock, command.clock_ms))
+                            executor.now = clock
                         outcomes.append(Outcome(Verdict.NEW, seq))
                     else:
                         problem = self.microshards.relocate(command, index, overlay)
@@ -280,9 +287,9 @@ class ShardStateMachine:
 
     # -- reads
 
-    def now(self, wall_ms: int) -> int:
+    def now(self, time_ms: int) -> int:
         """Return the time by which rows expire for a reader: a clock behind those of earlier leaders does not count."""
-        return max(wall_ms, self.state.clock_ms)
+        return max(time_ms, self.state.clock_ms)
 
     def route(self, keys: Iterable[bytes]) -> list[int] | None:
         """Return the microshard of each key, or None where one of them is not this shard's."""

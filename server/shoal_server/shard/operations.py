@@ -50,14 +50,14 @@ MAX_DIGITS = 20
 
 
 class WriteExecutor:
-    """Applies the operations of one entry.
+    """Applies the operations of one entry. `now` is its time; an order to set the shard's clock back changes it.
 
     Args:
         prefixes: by microshard, what its data keys begin with.
         seq: of the entry; now: its time; default_ttl: the keyspace's when it was proposed (both milliseconds).
     """
 
-    __slots__ = ("_default_ttl", "_expiry", "_header", "_now", "_overlay", "_prefixes", "_seq")
+    __slots__ = ("_default_ttl", "_expiry", "_header", "_overlay", "_prefixes", "_seq", "now")
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class WriteExecutor:
         self._prefixes = prefixes
         self._expiry = expiry
         self._seq = seq
-        self._now = now
+        self.now = now
         self._default_ttl = default_ttl
         self._header = value_header(seq)
 
@@ -124,7 +124,7 @@ class WriteExecutor:
     def _expiry_of(self, ttl: int) -> int:
         if ttl == DEFAULT_TTL:
             ttl = self._default_ttl
-        return self._now + ttl if ttl else 0
+        return self.now + ttl if ttl else 0
 
     def _one(self, operation: AtomicOperation, microshard: int) -> OperationResult:
         """Apply an operation on one key; an `Applied` has the values of its result, if it has one."""
@@ -141,7 +141,7 @@ class WriteExecutor:
             overlay.rows[key] = None
             return Applied([])
         row = overlay.get(key)
-        found = row if is_visible(row, self._now) else None
+        found = row if is_visible(row, self.now) else None
         if isinstance(operation, Touch):
             if found is None:
                 return Applied([0])
@@ -213,7 +213,7 @@ class WriteExecutor:
                 return None
             return ConditionNotMet(number, 0, None)
         row = self._overlay.get(key)
-        if not is_visible(row, self._now):
+        if not is_visible(row, self.now):
             if isinstance(condition, KeyPresent | ValueEquals) or (
                 isinstance(condition, SeqEquals) and condition.seq != 0
             ):
@@ -235,7 +235,7 @@ class WriteExecutor:
         rows: list[tuple[bytes, int]] = []
         for start, end in self._spans(condition.microshard, condition.start, condition.end):
             for key, row in self._overlay.scan(start, end):
-                if is_visible(row, self._now):
+                if is_visible(row, self.now):
                     if len(rows) >= expected:
                         return False
                     rows.append((key[DATA_PREFIX_BYTES:], row_seq(row)))

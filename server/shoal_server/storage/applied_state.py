@@ -59,7 +59,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         generation: that of the replica's rows, where `placements` do not say another one.
         sessions_opened: how many deduplication sessions were ever opened.
         membership: the group's as of `index`.
-        clock_ms: the newest wall-clock time (Unix milliseconds) of an applied entry.
+        clock_ms: the newest time (Unix milliseconds) that an applied entry was stamped with, since one set it back.
         ranges: the microshards, as of `index`.
         ended: relocations that the shard is done with, the newest last.
         children: the shards that were split off.

@@ -28,6 +28,8 @@ DATABASE_FOLDER = "database"
 OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
 FIRST_EPOCH_UNIX_SECONDS = 1_735_689_600
 """The beginning of 2025: an epoch has 31 bits in a promise's number (raft/liveness.py), enough until 2093."""
+EPOCH_BY_CLOCK_MAX = (1 << 31) - (1 << 20)
+"""No clock makes an epoch greater than this: there are a million lives left then, whatever the clock has shown."""
 
 
 class FolderIdentity(msgspec.Struct, frozen=True):
@@ -185,7 +187,8 @@ def begin_epoch(engine: Engine, unix_seconds: float) -> int:
     """
     row = engine.get(engine.meta, EPOCH_ROW)
     last = 0 if row is None else int.from_bytes(row, "big")
-    epoch = max(last + 1, int(unix_seconds) - FIRST_EPOCH_UNIX_SECONDS)
+    # A clock that shows nonsense must not use up the numbers that fit into what is promised (raft/liveness.py).
+    epoch = max(last + 1, min(int(unix_seconds) - FIRST_EPOCH_UNIX_SECONDS, EPOCH_BY_CLOCK_MAX))
     _save(engine, EPOCH_ROW, epoch.to_bytes(8, "big"))
     return epoch
 

@@ -13,7 +13,7 @@ from shoal.survey import Problem, ProblemKind
 from shoal_shardmanager.doctor.facts import Facts, Finding, Severity
 
 CLOCK_SKEW_MS_MAX = 500
-"""Rows with a time to live expire by the leader's clock: clocks that differ more are felt after a failover."""
+"""Nodes that keep time differ by far less; by twice this they lead nothing."""
 DISK_FREE_BYTES_LOW = 1 << 30
 YOUNG_SECONDS = 60
 STUCK_SECONDS = 600
@@ -85,7 +85,7 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
                 "make room on its disk; it goes on by itself",
                 node=node.id,
             )
-        elif status.not_leading:
+        elif status.not_leading and status.not_leading != status.clock_problem:
             yield Finding(
                 Severity.WARNING,
                 "node_not_leading",
@@ -208,6 +208,20 @@ def _maps(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _clocks_off(facts: Facts) -> Iterator[Finding]:
+    """Clocks that their own nodes found wrong."""
+    for status in _statuses(facts):
+        if status.clock_problem:
+            yield Finding(
+                Severity.WARNING,
+                "clock_off",
+                f"node {status.node} leads nothing: {status.clock_problem}",
+                "have its machine keep time by NTP; the node leads again ten seconds after its clock is right. One that hears "
+                "no other node takes a clock that was set right only when it is started again",
+                node=status.node,
+            )
+
+
 def _clocks(facts: Facts) -> Iterator[Finding]:
     """Clocks that differ from the median one by more than the bound, whenever between question and answer they were read."""
     offsets = {
@@ -215,15 +229,16 @@ def _clocks(facts: Facts) -> Iterator[Finding]:
         for clock in facts.clocks
         if clock.shown_ms
     }
+    off = {status.node for status in _statuses(facts) if status.clock_problem}
     median = median_low([(least + most) // 2 for least, most in offsets.values()]) if offsets else 0
     for node, (least, most) in offsets.items():
         ahead, behind = least - median, median - most
-        if max(ahead, behind) > CLOCK_SKEW_MS_MAX:
+        if max(ahead, behind) > CLOCK_SKEW_MS_MAX and node not in off:
             yield Finding(
                 Severity.WARNING,
                 "clocks_differ",
                 f"the clock of node {node} is {max(ahead, behind)} ms {'ahead of' if ahead > 0 else 'behind'} the others'",
-                "have all machines keep time by NTP: rows with a time to live expire by these clocks",
+                "have all machines keep time by NTP: a node that is further off leads nothing",
                 node=node,
             )
 
@@ -307,5 +322,6 @@ _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _operations,
     _maps,
     _versions,
+    _clocks_off,
     _clocks,
 )

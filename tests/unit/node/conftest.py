@@ -27,7 +27,8 @@ SHARD = 1
 class Nodes:
     """Three nodes, with one shard unless others are named.
 
-    Time stands still but for `pass_time`; every turn's frames arrive a step later.
+    Time stands still but for `pass_time`; every turn's frames arrive a step later. `wall_off_ms` says by how much the wall
+    clocks of some of them are wrong.
 
     `answers` are all answers to a client's requests, by its number for them; `frames` are those of peers under way, as
     (sender, receiver, body).
@@ -36,6 +37,7 @@ class Nodes:
     def __init__(self, settings: NodeSettings | None = None, shards: tuple[Shard, ...] = ()) -> None:
         self.now = 1_000_000 * MS
         self.wall_ms = START_MS
+        self.wall_off_ms: dict[str, int] = {}
         self.settings = settings or NodeSettings()
         keyspace = Keyspace(1, "default", 4, b"/")
         self.shard_map = ShardMap(
@@ -76,7 +78,7 @@ class Nodes:
             if (sender, receiver) not in self.cut:
                 self.nodes[receiver].receive_peer(sender, peer_decoder.decode(body))
         for name, node in self.nodes.items():
-            turn = node.turn(self.now, self.wall_ms)
+            turn = node.turn(self.now, self.wall_ms + self.wall_off_ms.get(name, 0))
             self._take(name, turn.to_peers, {})
             if turn.sync is not None:
                 node.synced(turn.sync)

@@ -28,15 +28,6 @@ def test_expired_rows_are_removed_physically_on_every_replica_in_bounded_entries
     assert leader.group.log.last_index - before == 4, "what is removed is not looked for again"
 
 
-def test_rows_are_purged_by_the_time_that_hides_them_even_if_the_clock_has_fallen_back_since(nodes: Any) -> None:
-    nodes.answer(nodes.write(Put(b"k", b"v", 5000)))
-    nodes.wall_ms += 6000
-    nodes.answer(nodes.write(Put(b"stays", b"v")))
-    nodes.wall_ms -= 6000
-    nodes.pass_time(500)
-    assert [nodes.stored_keys(name) for name in nodes.nodes] == [[b"stays"]] * 3
-
-
 def test_purging_goes_on_under_another_leader(nodes: Any) -> None:
     nodes.answer(nodes.write(*(Put(b"k%d" % number, b"v", 1500) for number in range(5))))
     old = nodes.leader

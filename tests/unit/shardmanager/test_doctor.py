@@ -100,6 +100,7 @@ def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
     [
         ({"not_writable": "full", "not_leading": "full"}, Severity.CRITICAL, "node_not_writable"),
         ({"not_leading": "slow"}, Severity.WARNING, "node_not_leading"),
+        ({"not_leading": "off", "clock_problem": "off"}, Severity.WARNING, "clock_off"),
         ({"disk_free_bytes": 1 << 20}, Severity.WARNING, "disk_nearly_full"),
         ({"uptime_ms": 5000}, Severity.INFO, "node_young"),
         ({"connected_peers": ("n1",)}, Severity.WARNING, "peers_not_connected"),
@@ -143,6 +144,15 @@ def test_clocks_that_differ_for_certain_are_found(offset_ms: int, took_ms: int, 
     clocks = (reading("n1", 0), reading("n2", offset_ms, took_ms), reading("n3", 0))
     found = judge(replace(facts(), clocks=clocks))
     assert [(finding.code, finding.node) for finding in found] == ([("clocks_differ", "n2")] if wrong else [])
+
+
+def test_a_clock_that_its_node_found_wrong_is_one_finding_whatever_we_see():
+    clocks = (reading("n1", 0), reading("n2", 30_000), reading("n3", 0))
+    off = "its wall clock is 30.0 s ahead of what the clocks of 3 nodes say"
+    found = judge(replace(facts(status("n2", not_leading=off, clock_problem=off)), clocks=clocks))
+    assert [(finding.code, finding.node) for finding in found] == [("clock_off", "n2")]
+    slow_too = facts(status("n2", not_leading="the disk is slow", clock_problem=off))
+    assert codes(slow_too) == ["node_not_leading", "clock_off"]
 
 
 def test_a_node_that_does_not_say_the_time_is_no_finding():
