@@ -100,4 +100,6 @@ class SimulatedEngine(MemoryEngine):
             if written.position <= flushed or (written.logged and written.position <= kept):
                 recovered._durable.apply(written.changes)
         recovered.tables = recovered._durable.copy_tables()
+        # Of what is not on the disk any more, nothing is damaged there.
+        recovered.damage = self.damage.copy()
         return recovered

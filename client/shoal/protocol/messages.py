@@ -515,6 +515,8 @@ class ReplicaStatus(_Message, frozen=True):
         ranges: the microshards that the replica has, by its log as applied here.
         outgoing, incoming: the relocation that the shard is the source, or the target, of.
         relocations_ended: the last of those that the shard is done with, the newest last.
+        failure: "" or how the replica has failed, the kind before a colon ("damaged", "diverged", "stuck"): it serves
+            nothing then.
     """
 
     shard: int
@@ -544,6 +546,7 @@ class ReplicaStatus(_Message, frozen=True):
     outgoing: RelocationStatus | None = None
     incoming: RelocationStatus | None = None
     relocations_ended: tuple[EndedRelocation, ...] = ()
+    failure: str = ""
 
 
 MAX_HOT_MICROSHARDS = 8

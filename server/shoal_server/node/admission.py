@@ -104,6 +104,10 @@ class Admission:
         if not replica.group.is_leader and not weak:
             replica.refusals.not_leader(client, request.request, outbox)
             return None
+        if replica.failure is not None:
+            # Weak: another replica can serve it.
+            self._decline(client, request.request, replica, outbox)
+            return None
         try:
             if type(request) is Write:
                 replica.queue_command(self._check_write(client, request, replica, not_writable))
@@ -131,6 +135,15 @@ class Admission:
             outbox.fail(client, request.request, refusal.code, str(refusal), retry_after_ms=wait, route=route)
             return None
         return replica
+
+    def _decline(self, client: int, request: int, replica: Replica, outbox: Outbox) -> None:
+        outbox.fail(
+            client,
+            request,
+            ErrorCode.TOO_STALE,
+            f"the replica of shard {replica.shard.id} on {replica.node} has failed ({replica.failure}): ask another",
+            route=replica.refusals.route,
+        )
 
     def _check_write(self, client: int, request: Write, replica: Replica, not_writable: str) -> QueuedCommand:
         self._check_writable(not_writable)

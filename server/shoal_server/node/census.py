@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from shoal_server.node.replica import Replica
-from shoal_server.storage.engine import Engine
+from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import prefix_end
 
 STEP_ROWS = 256
@@ -39,15 +39,20 @@ class Census:
         self._keys = 0
         self._bytes = 0
 
-    def step(self, now: int) -> None:
-        """Do a little of what is due at `now`, and set `due_at` anew."""
+    def step(self, now: int) -> tuple[Replica, Damaged] | None:
+        """Do a little of what is due at `now`, and set `due_at` anew; return whose rows cannot be read, and why."""
         if not self._pass:
             self._begin_pass(now)
         budget = 0
         if self._pass:
             budget = STEP_ROWS if self._pass[0][0].counts.complete else FIRST_STEP_ROWS
-        while budget > 0 and self._pass:
-            budget -= self._count(budget)
+        damaged: tuple[Replica, Damaged] | None = None
+        while budget > 0 and self._pass and damaged is None:
+            try:
+                budget -= self._count(budget)
+            except Damaged as error:
+                damaged = self._pass[0][0], error
+                self._next()
         if self._pass:
             self.due_at = now + STEP_INTERVAL_NS
         else:
@@ -55,6 +60,7 @@ class Census:
                 replica.counts.complete = True
             self._in_pass = []
             self.due_at = now + max(REST_NS, now - self._began_at)
+        return damaged
 
     def _begin_pass(self, now: int) -> None:
         self._began_at = now
@@ -70,7 +76,8 @@ class Census:
         replica, microshard = self._pass[0]
         shard = replica.shard.id
         prefix = replica.machine.prefixes.get(microshard)
-        if prefix is None or self._replicas.get(shard) is not replica or not (self._start or prefix).startswith(prefix):
+        gone = self._replicas.get(shard) is not replica or replica.failure is not None
+        if prefix is None or gone or not (self._start or prefix).startswith(prefix):
             # It has gone, or its rows have been replaced by others, which another pass will count.
             self._next()
             return 1

@@ -51,6 +51,7 @@ from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
+from shoal_server.node.damage import failure_of
 from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.leaderships import Leaderships
@@ -69,9 +70,11 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
-from shoal_server.storage.engine import Engine
+from shoal_server.raft.ready import Ready
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.folder import load_derived_version, put_shard_map
 from shoal_server.storage.layout import is_split_off
+from shoal_server.storage.replica_failure import STORED, ReplicaFailure, put_failure
 from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 
@@ -183,6 +186,7 @@ class Node:
         self._flush_ticket = 0
         self._flushing: dict[Replica, int] | None = None
         self._flush_wanted = False
+        self._failure_stored = False
         self._next_tick = now
         self._splits.open_missing(now)
 
@@ -277,6 +281,38 @@ class Node:
         for held in self._unsynced:
             held.messages = [(peer, message) for peer, message in held.messages if message.group != shard_id]
         replica.fail_all(self._outbox)
+
+    def fail_replica(self, replica: Replica, failure: ReplicaFailure, now: int) -> None:
+        """Have a replica serve nothing, apply nothing and lead nobody from here on; the others of the node go on.
+
+        What was read from it and is on its way to become a copy is given up. Of two failures the first one counts, but for
+        one that goes by itself, which any other replaces.
+        """
+        before = replica.failure
+        if before is not None and (before.kind in STORED or failure.kind not in STORED) and not failure.log_lost_to:
+            return
+        log.error(
+            "replica_failed",
+            node=self.identity.node,
+            shard=replica.shard.id,
+            kind=failure.kind.value,
+            index=failure.at_index,
+            reason=failure.reason,
+        )
+        replica.fail(failure, now, self._outbox)
+        self._transfers.give_up(replica, f"the replica of {self.identity.node} has failed")
+        if failure.kind in STORED:
+            batch = self.engine.batch()
+            put_failure(batch, self.engine, replica.shard.id, failure)
+            self.engine.write(batch)
+            self._failure_stored = True
+        # What it has to say leaves with the next turn, whichever part of this one has come to its end.
+        self._dirty[replica.shard.id] = self._again[replica.shard.id] = replica
+        self._next_tick = now
+
+    def _damaged(self, replica: Replica, error: Damaged, now: int) -> None:
+        """Something that the replica needs could not be read."""
+        self.fail_replica(replica, failure_of(error, replica), now)
 
     def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
         replica = self._opener.open(self.routes, shard_id, origin, now)
@@ -390,7 +426,8 @@ class Node:
         outbox = self._outbox
         if self._dirty or self._again or self._behind:
             self._apply(now, outbox)
-        self._transfers.send(now, outbox)
+        for replica, damaged in self._transfers.send(now, outbox):
+            self._damaged(replica, damaged, now)
         self._outbox = Outbox(self.routes.map.version)
         if outbox.failed:
             self.tally.failed(outbox.failed)
@@ -399,7 +436,9 @@ class Node:
             if client in in_flight:
                 in_flight[client] -= len(answers)
         if now >= self._census.due_at:
-            self._census.step(now)
+            found = self._census.step(now)
+            if found is not None:
+                self._damaged(*found, now)
         wake_at = min(self._next_tick, self._census.due_at)
         if self._behind:
             wake_at = min(wake_at, self._behind_due)
@@ -436,7 +475,10 @@ class Node:
             for group, index, term in done.persisted:
                 replica = self.replicas.get(group.group)
                 if replica is not None and replica.group is group:
-                    group.persisted(index, term)
+                    try:
+                        group.persisted(index, term)
+                    except Damaged as error:
+                        self._damaged(replica, error, now)
                     replica.synced(index, now)
                     self._dirty[group.group] = replica
             for peer, message in done.messages:
@@ -450,10 +492,13 @@ class Node:
             (self.connected.add if connected else self.connected.discard)(peer)
             for shard, replica in self.replicas.items():
                 if peer in replica.group.members:
-                    if connected:
-                        replica.group.peer_connected(peer, now)
-                    else:
-                        replica.group.peer_unreachable(peer, now)
+                    try:
+                        if connected:
+                            replica.group.peer_connected(peer, now)
+                        else:
+                            replica.group.peer_unreachable(peer, now)
+                    except Damaged as error:
+                        self._damaged(replica, error, now)
                     self._dirty[shard] = replica
             if connected:
                 # Support needs a heartbeat there and back: do not wait for the next tick to begin.
@@ -486,7 +531,10 @@ class Node:
                     if self.started_at <= message.asked_at <= now:
                         replica.reads.take_freshness(message)
                 else:
-                    replica.group.step(sender, message, now)
+                    try:
+                        replica.group.step(sender, message, now)
+                    except Damaged as error:
+                        self._damaged(replica, error, now)
 
     def _take_heartbeat(self, sender: str, message: Heartbeat | HeartbeatAnswer, now: int, outbox: Outbox) -> None:
         if isinstance(message, Heartbeat):
@@ -523,7 +571,7 @@ class Node:
                 elif isinstance(request, GetStatus):
                     outbox.answer(client, describe(self, request.request, now))
                 elif isinstance(request, ReadChecksum):
-                    self._read_checksum(client, request, outbox)
+                    self._read_checksum(client, request, now, outbox)
                 elif isinstance(request, TransferLeader):
                     replica = self._admission.replica_of(client, request.request, request.shard, outbox)
                     if replica is not None:
@@ -532,13 +580,20 @@ class Node:
                 else:
                     self._admin_requests.append((client, request))
 
-    def _read_checksum(self, client: int, request: ReadChecksum, outbox: Outbox) -> None:
+    def _read_checksum(self, client: int, request: ReadChecksum, now: int, outbox: Outbox) -> None:
         replica = self.replicas.get(request.shard)
         if replica is None:
             where = f"{self.identity.node} has no replica of shard {request.shard}"
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, where)
-        else:
-            outbox.answer(client, checksum(replica, self.engine, request))
+            return
+        if replica.failure is None:
+            try:
+                outbox.answer(client, checksum(replica, self.engine, request))
+                return
+            except Damaged as error:
+                self._damaged(replica, error, now)
+        where = f"the replica of shard {request.shard} on {self.identity.node} has failed ({replica.failure})"
+        outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)
 
     def _refuse_all(self, client: int, requests: list[Request], in_flight: int, outbox: Outbox) -> None:
         limit = self.settings.limits.client_requests
@@ -590,13 +645,20 @@ class Node:
                 replica.expire_transfer(now, outbox)
             if replica.group.active:
                 any_active = True
-                replica.group.tick(now)
+                try:
+                    replica.group.tick(now)
+                except Damaged as error:
+                    self._damaged(replica, error, now)
                 self._dirty[shard] = replica
             if replica.reads.is_used(now) or replica.refusals.held_back:
                 any_active = True
                 self._dirty[shard] = replica
-            if settled and replica.queue_upkeep(time_ms, beyond_ms):
-                self._dirty[shard] = replica
+            if settled:
+                try:
+                    if replica.queue_upkeep(time_ms, beyond_ms):
+                        self._dirty[shard] = replica
+                except Damaged as error:
+                    self._damaged(replica, error, now)
         self._loads.tick(self.replicas.values(), self.cpu, now)
         self._transfers.tick(now)
         interval = self.settings.tick_interval_ns
@@ -623,56 +685,79 @@ class Node:
             self._administration.take(client, request, now, batch, outbox)
         answers = self._administration.take_answers()
         self._splits.open_children(now)
-        terms: list[tuple[Group, int]] = []
-        persisted: list[tuple[Group, int, int]] = []
-        durable: list[tuple[str, RaftMessage]] = []
-        must_sync = False
+        held = _Unsynced(self._ticket + 1, [], [], [], answers)
+        must_sync, self._failure_stored = self._failure_stored, False
         for replica in dirty.values():
-            replica.propose_queued(now, self._time_ms, outbox)
-            replica.reads.begin(now, outbox)
-            replica.reads.ask_freshness(now, outbox)
-            for ready in replica.collect(batch, now, outbox):
-                if ready.hard_state is not None:
-                    terms.append((replica.group, ready.hard_state.term))
-                    must_sync = True
-                if ready.entries:
-                    last = ready.entries[-1]
-                    persisted.append((replica.group, last.index, last.term))
-                    must_sync = True
-                durable.extend(ready.durable_messages)
-                for peer in ready.snapshots_wanted:
-                    self._transfers.want(replica, peer)
-                for lost in ready.lost_entries:
-                    log.error(
-                        "replica_lost_entries",
-                        node=lost.node,
-                        shard=replica.shard.id,
-                        acknowledged=lost.acknowledged,
-                        missing=lost.missing,
-                        reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
-                        f"sent again, but the node cannot be relied on: replace it",
-                    )
-            if replica.log_length.shorten(batch):
-                self._flush_wanted = True
+            must_sync |= self._collect(replica, batch, held, now, outbox)
         adopted = self._transfers.store(batch, now)
         if not batch.is_empty():
             engine.write(batch)
         for replica in adopted:
-            replica.reload()
+            try:
+                replica.reload()
+            except Damaged as error:
+                self._damaged(replica, error, now)
             self._again[replica.shard.id] = replica
         if adopted or self._may_lack_replicas:
             self._may_lack_replicas = False
             self._splits.open_missing(now)
         if must_sync or adopted or answers:
             self._ticket += 1
-            self._unsynced.append(_Unsynced(self._ticket, terms, persisted, durable, answers))
-        elif durable:
+            self._unsynced.append(held)
+        elif held.messages:
             if self._unsynced:
-                self._unsynced[-1].messages.extend(durable)
+                self._unsynced[-1].messages.extend(held.messages)
             else:
-                for peer, message in durable:
+                for peer, message in held.messages:
                     outbox.send(peer, message)
         return self._ticket if self._unsynced else None
+
+    def _collect(self, replica: Replica, batch: Batch, held: _Unsynced, now: int, outbox: Outbox) -> bool:
+        """Take out what one replica wants stored and said; return whether it must be synced.
+
+        Args:
+            held: gets what is to be reported, and said, when that is so.
+        """
+        must_sync = False
+        taken: list[Ready] = []
+        try:
+            replica.propose_queued(now, self._time_ms, outbox)
+            replica.reads.begin(now, outbox)
+            replica.reads.ask_freshness(now, outbox)
+            replica.collect(batch, now, outbox, taken)
+            if replica.log_length.shorten(batch):
+                self._flush_wanted = True
+        except Damaged as error:
+            self._damaged(replica, error, now)
+        for ready in taken:
+            if ready.hard_state is not None:
+                held.terms.append((replica.group, ready.hard_state.term))
+                must_sync = True
+            if ready.entries:
+                last = ready.entries[-1]
+                held.persisted.append((replica.group, last.index, last.term))
+                must_sync = True
+            held.messages.extend(ready.durable_messages)
+            for peer in ready.snapshots_wanted:
+                self._transfers.want(replica, peer)
+            for lost in ready.lost_entries:
+                log.error(
+                    "replica_lost_entries",
+                    node=lost.node,
+                    shard=replica.shard.id,
+                    acknowledged=lost.acknowledged,
+                    missing=lost.missing,
+                    reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
+                    f"sent again, but the node cannot be relied on: replace it",
+                )
+        return must_sync
+
+    def _apply_to(self, batch: Batch, replica: Replica, now: int) -> None:
+        """Apply what `replica` has committed into `batch`, or have it fail."""
+        try:
+            replica.apply(batch)
+        except Damaged as error:
+            self._damaged(replica, error, now)
 
     def _apply(self, now: int, outbox: Outbox) -> None:
         """Write a second batch with the effects of what is committed, and answer writes and reads."""
@@ -684,18 +769,18 @@ class Node:
         applied: dict[int, Replica] = {}
         if behind and now >= self._behind_due:
             # Nobody waits for a follower's state, and one large batch costs less than many small ones.
-            applied = dict(behind)
-            for replica in behind.values():
-                replica.apply(batch)
-            behind = {shard: replica for shard, replica in behind.items() if replica.group.has_committed}
+            applied = {shard: replica for shard, replica in behind.items() if replica.failure is None}
+            for replica in applied.values():
+                self._apply_to(batch, replica, now)
+            behind = {shard: replica for shard, replica in applied.items() if replica.may_apply}
             self._behind = behind
         for shard, replica in dirty.items():
-            if shard in applied:
+            if shard in applied or replica.failure is not None:
                 # What it applies next must see what it has just applied, which is not written yet.
                 continue
             if replica.group.is_leader or replica.reads.awaits_applying:
                 applied[shard] = replica
-                replica.apply(batch)
+                self._apply_to(batch, replica, now)
             elif replica.group.has_committed and shard not in behind:
                 if not behind:
                     self._behind_due = now + self.settings.follower_apply_ns
@@ -707,7 +792,10 @@ class Node:
         for replica in applied.values():
             replica.answer_applied(outbox)
         for replica in dirty.values():
-            replica.reads.serve(now, self._time_ms, outbox)
+            try:
+                replica.reads.serve(now, self._time_ms, outbox)
+            except Damaged as error:
+                self._damaged(replica, error, now)
             if replica.reads.awaits_applying:
                 self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
             if replica.group.is_leader and replica.group.has_committed:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from random import Random
+from typing import TypedDict
 
-from shoal.shardmap import Routes
+import msgspec
+import structlog
+from shoal.shardmap import Keyspace, MicroshardRange, Routes, Shard
 
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.observe.tally import Tally
+from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.messages import HardState, Membership
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
-from shoal_server.storage.engine import REPLACE_NODE, Engine, StorageDamaged
+from shoal_server.storage.engine import REPLACE_NODE, Damaged, Engine, StorageDamaged
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
     LogStart,
@@ -24,10 +28,21 @@ from shoal_server.storage.layout import (
     encode_log_start,
     hard_state_key,
     is_split_off,
+    load_log_start,
     log_start_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.replica_failure import (
+    ANY_INDEX,
+    FailureKind,
+    ReplicaFailure,
+    load_failure,
+    load_lost_to,
+    put_failure,
+)
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged
+
+log = structlog.get_logger("shoal.node")
 
 
 class ReplicaOpener:
@@ -55,7 +70,7 @@ class ReplicaOpener:
         self._connected = connected
 
     def open(self, routes: Routes, shard_id: int, origin: ReplicaOrigin, now: int) -> Replica:
-        """Open the replica of a shard that `routes` knows.
+        """Open the replica of a shard that `routes` knows; one of which something cannot be read has failed.
 
         Args:
             origin: how the replica came here.
@@ -66,58 +81,168 @@ class ReplicaOpener:
         """
         shard, node, engine = routes.shards[shard_id], self._node, self._engine
         store = GroupLogStore(engine, shard_id)
-        state = load_applied_state(engine, shard_id)
-        awaits_snapshot = state is None and not origin.founded
-        if state is not None:
-            _begin_log_of_split_off(engine, shard_id, state)
+        known = failure = load_failure(engine, shard_id)
+        founded_ranges = (shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges
+        awaits_snapshot = False
+        try:
+            state = load_applied_state(engine, shard_id)
+        except Damaged as error:
+            start = load_log_start(engine, shard_id)
+            failure = known or ReplicaFailure(FailureKind.DAMAGED, str(error), start.index)
+            state = _initial(shard, engine, shard.ranges)
+            state = msgspec.structs.replace(state, index=start.index, term=start.term)
         else:
-            state = AppliedState(
-                index=0,
-                term=0,
-                seq_base=0,
-                generation=next_generation(engine),
-                sessions_opened=0,
-                membership=Membership(1, shard.founders, shard.founding_followers)
-                if shard.founders
-                else Membership(1, shard.voters, shard.followers),
-                membership_index=0,
-                ranges=(shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges,
-            )
-        machine = ShardStateMachine(shard, routes.keyspaces[shard.keyspace], engine, state)
+            awaits_snapshot = state is None and not origin.founded
+            if state is not None:
+                _begin_log_of_split_off(engine, shard_id, state)
+            else:
+                state = _initial(shard, engine, founded_ranges)
+        machine, failure = _open_machine(shard, routes.keyspaces[shard.keyspace], engine, state, failure)
         leftovers = engine.batch()
         discard_staged(leftovers, engine, shard_id)
         if not leftovers.is_empty():
             engine.write(leftovers)
-        stored = store.load()
-        if stored.last_index < state.index:
-            raise StorageDamaged(
-                f"the log of shard {shard_id} ends at entry {stored.last_index}, and {state.index} was applied: "
-                f"{REPLACE_NODE}"
-            )
-        log = Log(
-            store,
-            truncated_index=stored.start.index,
-            truncated_term=stored.start.term,
-            last_index=stored.last_index,
-            applied_index=state.index,
-        )
-        group = Group(
-            shard_id,
-            node,
+        lost_to = load_lost_to(engine, shard_id)
+        ends = store.load_ends()
+        arguments = _GroupArguments(
             config=self._settings.raft,
             timing=self._settings.timing,
             liveness=self._liveness,
-            log=log,
-            hard_state=stored.hard_state,
+            hard_state=ends.hard_state,
             membership=state.membership,
             membership_index=state.membership_index,
-            random=Random(self._random.getrandbits(64)),
             now=now,
             priority=shard.voters.index(node) if node in shard.voters else len(shard.voters),
             silent_until=0 if origin.founded else origin.membership_version,
-            awaits_snapshot=awaits_snapshot,
         )
-        return Replica(node, group, store, machine, self._settings, self._tally, self._connected)
+        if failure is None or not failure.log_lost_to:
+            last_index = ANY_INDEX
+            try:
+                last_index = store.load_last_index()
+                group = self._open_group(
+                    shard_id,
+                    arguments,
+                    _open_log(store, shard_id, ends.start, last_index, state),
+                    awaits_snapshot=awaits_snapshot,
+                    failed=failure is not None,
+                    lost_to=lost_to,
+                )
+            except Damaged as error:
+                if error.family != "log":
+                    raise
+                failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index, log_lost_to=last_index)
+        if failure is not None and failure.log_lost_to:
+            # Of a log that is damaged nothing is believed: a snapshot begins it anew.
+            group = self._open_group(
+                shard_id,
+                arguments,
+                Log(
+                    store,
+                    truncated_index=state.index,
+                    truncated_term=state.term,
+                    last_index=state.index,
+                    applied_index=state.index,
+                ),
+                awaits_snapshot=True,
+                failed=True,
+                lost_to=max(lost_to, failure.log_lost_to),
+            )
+        replica = Replica(node, group, store, machine, self._settings, self._tally, self._connected)
+        if failure is not None:
+            replica.opened_failed(failure, state)
+            if failure is not known:
+                self._store_failure(shard_id, failure)
+        return replica
+
+    def _open_group(
+        self, shard: int, arguments: _GroupArguments, log: Log, *, awaits_snapshot: bool, failed: bool, lost_to: int
+    ) -> Group:
+        return Group(
+            shard,
+            self._node,
+            log=log,
+            random=Random(self._random.getrandbits(64)),
+            awaits_snapshot=awaits_snapshot,
+            failed=failed,
+            lost_to=lost_to,
+            **arguments,
+        )
+
+    def _store_failure(self, shard: int, failure: ReplicaFailure) -> None:
+        batch = self._engine.batch()
+        put_failure(batch, self._engine, shard, failure)
+        self._engine.write(batch)
+        log.error(
+            "replica_failed",
+            node=self._node,
+            shard=shard,
+            kind=failure.kind.value,
+            index=failure.at_index,
+            reason=failure.reason,
+        )
+
+
+class _GroupArguments(TypedDict):
+    """What a group is opened with, whatever its log is."""
+
+    config: RaftConfig
+    timing: Timing
+    liveness: Liveness
+    hard_state: HardState
+    membership: Membership
+    membership_index: int
+    now: int
+    priority: int
+    silent_until: int
+
+
+def _initial(shard: Shard, engine: Engine, ranges: tuple[MicroshardRange, ...]) -> AppliedState:
+    """Return the state of a replica that has applied nothing, with a generation in which no rows lie."""
+    return AppliedState(
+        index=0,
+        term=0,
+        seq_base=0,
+        generation=next_generation(engine),
+        sessions_opened=0,
+        membership=Membership(1, shard.founders, shard.founding_followers)
+        if shard.founders
+        else Membership(1, shard.voters, shard.followers),
+        membership_index=0,
+        ranges=ranges,
+    )
+
+
+def _open_machine(
+    shard: Shard, keyspace: Keyspace, engine: Engine, state: AppliedState, failure: ReplicaFailure | None
+) -> tuple[ShardStateMachine, ReplicaFailure | None]:
+    """Open the state machine of `state`, or, where its rows are not to be relied on, an empty one at the same position."""
+    if failure is None:
+        try:
+            return ShardStateMachine(shard, keyspace, engine, state), None
+        except Damaged as error:
+            if error.family != "data":
+                raise
+            failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index)
+    empty = msgspec.structs.replace(state, generation=next_generation(engine), placements=())
+    return ShardStateMachine(shard, keyspace, engine, empty), failure
+
+
+def _open_log(store: GroupLogStore, shard: int, start: LogStart, last_index: int, state: AppliedState) -> Log:
+    """
+    Raises:
+        StorageDamaged: the log lacks what was applied.
+    """
+    if last_index < state.index:
+        raise StorageDamaged(
+            f"the log of shard {shard} ends at entry {last_index}, and {state.index} was applied: {REPLACE_NODE}"
+        )
+    return Log(
+        store,
+        truncated_index=start.index,
+        truncated_term=start.term,
+        last_index=last_index,
+        applied_index=state.index,
+    )
 
 
 def _begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> None:

@@ -32,13 +32,17 @@ class _HeldRefusal:
 
 
 class Refusals:
-    """The refusals of one replica. `route`: the shard as its map and its group say, with its leader."""
+    """The refusals of one replica.
 
-    __slots__ = ("_connected", "_group", "_had_leader", "_held", "_node", "_tally", "_until", "route")
+    `route`: the shard as its map and its group say, with its leader; `failure`: "" or why the replica serves nothing.
+    """
+
+    __slots__ = ("_connected", "_group", "_had_leader", "_held", "_node", "_tally", "_until", "failure", "route")
 
     def __init__(self, node: str, group: Group, shard: Shard, tally: Tally, connected: Collection[str]) -> None:
         """`connected` are, at every moment, the peers that messages have a way to."""
         self.route = shard
+        self.failure = ""
         self._node = node
         self._group = group
         self._tally = tally
@@ -105,6 +109,8 @@ class Refusals:
             who = f"{leader} does"
         else:
             who = f"{leader} did, and is not connected"
+        if self.failure:
+            who += f"; the replica here has failed ({self.failure})"
         outbox.fail(
             client,
             request,

@@ -43,6 +43,7 @@ from shoal_server.shard.sessions import Verdict
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.replica_failure import ReplicaFailure
 
 OVERLOADED_RETRY_MS = 50
 
@@ -69,9 +70,11 @@ class Replica:
         "_results",
         "_settings",
         "_tally",
+        "_unread",
         "_upkeep",
         "_was_leader",
         "counts",
+        "failure",
         "group",
         "keyspace",
         "load",
@@ -105,6 +108,7 @@ class Replica:
         self.refusals = Refusals(node, group, machine.shard, tally, connected)
         self.reads = ReplicaReads(node, group, machine, settings, tally, self.refusals)
         self.log_length = LogLength(group, store, settings, machine.state.index)
+        self.failure: ReplicaFailure | None = None
         self.transfer: WaitingTransfer | None = None
         self.counts = RowCounts()
         self.load = ReplicaLoad()
@@ -118,6 +122,7 @@ class Replica:
         self._fast_writes = FastWrites(machine)
         self._upkeep = False
         self._restored: AppliedState | None = None
+        self._unread: AppliedState | None = None
         self._results: list[tuple[Entry, list[Outcome]]] = []
 
     # -- requests in
@@ -231,13 +236,16 @@ class Replica:
                         if self._tally.watched:
                             self._note_watched(index, self._proposals[index], [(item.client, item.request)], fast=True)
 
-    def collect(self, batch: Batch, now: int, outbox: Outbox) -> list[Ready]:
+    def collect(self, batch: Batch, now: int, outbox: Outbox, taken: list[Ready]) -> None:
         """Take out what the group has ready: store it into `batch`, put what may leave now into `outbox`.
 
-        Returns the Readies whose durable messages must wait until `batch` is on disk.
+        Args:
+            taken: gets the Readies whose durable messages must wait until `batch` is on disk.
+
+        Raises:
+            Damaged: the log could not be read on; what was taken out until then is stored and said all the same.
         """
         group = self.group
-        taken: list[Ready] = []
         while group.has_ready:
             ready = group.ready(now)
             if ready.hard_state is not None:
@@ -253,14 +261,26 @@ class Replica:
         if group.is_leader != self._was_leader or group.leader != self.refusals.route.leader:
             self._leadership_changed(outbox)
         self.refusals.settle(now, outbox)
-        return taken
+
+    @property
+    def may_apply(self) -> bool:
+        """Whether there is something committed that this replica can apply."""
+        return self.failure is None and self.group.has_committed
 
     def apply(self, batch: Batch) -> None:
-        """Apply what is committed into `batch`, as much as a turn may take. `answer_applied` follows once it is written."""
+        """Apply what is committed into `batch`, as much as a turn may take. `answer_applied` follows once it is written.
+
+        Whatever is raised, nothing of it is in `batch`, and the replica has to fail: its machine may be halfway.
+        """
         group = self.group
         entries = group.committed()
         if entries:
-            results = self.machine.apply(entries, batch, self._prepared)
+            before = self.machine.state
+            try:
+                results = self.machine.apply(entries, batch, self._prepared)
+            except BaseException:
+                self.machine.state = before
+                raise
             group.applied(entries[-1].index)
             self.reads.applied(entries[-1].index)
             if self._proposals:
@@ -387,6 +407,22 @@ class Replica:
         self.refusals.say_all(outbox)
         self._queue, self._proposals = [], {}
 
+    # -- failing
+
+    def fail(self, failure: ReplicaFailure, now: int, outbox: Outbox) -> None:
+        """Serve nothing, apply nothing and lead nobody from here on; whoever waits is answered, to ask another replica."""
+        self.failure = failure
+        self.refusals.failure = str(failure)
+        self.group.fail(now, failure.log_lost_to)
+        self._leadership_changed(outbox)
+        self.reads.fail_all(outbox)
+
+    def opened_failed(self, failure: ReplicaFailure, state: AppliedState) -> None:
+        """The replica had failed when it was opened; `state` is what its rows on disk are of, and its machine is empty."""
+        self.failure = failure
+        self.refusals.failure = str(failure)
+        self._unread = state
+
     # -- leadership
 
     def _leadership_changed(self, outbox: Outbox) -> None:
@@ -434,7 +470,7 @@ class Replica:
     @property
     def stored_state(self) -> AppliedState:
         """The applied state that the rows on disk are of, with those that this turn's batch will have written."""
-        return self._restored or self.machine.state
+        return self._restored or self._unread or self.machine.state
 
     def restore(self, sender: str, header: SnapshotHeader, state: AppliedState, now: int) -> None:
         """A snapshot of `sender` is adopted in the turn's batch: go on from it. `reload` follows once that is written."""

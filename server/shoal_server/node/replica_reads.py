@@ -19,6 +19,7 @@ from shoal_server.observe.tally import Tally, served_as
 from shoal_server.raft.group import Group
 from shoal_server.raft.ready import Ready
 from shoal_server.shard.machine import ShardStateMachine
+from shoal_server.storage.engine import Damaged
 
 
 class ReplicaReads:
@@ -135,7 +136,11 @@ class ReplicaReads:
     # -- serving
 
     def serve(self, now: int, time_ms: int, outbox: Outbox) -> None:
-        """Answer the reads whose position is applied and written to the engine."""
+        """Answer the reads whose position is applied and written to the engine.
+
+        Raises:
+            Damaged: the rows of one cannot be read; that one and the others still wait.
+        """
         if self._weak:
             self._serve_weak(now, time_ms, outbox)
         if not self._waiting:
@@ -143,9 +148,14 @@ class ReplicaReads:
         applied = self._machine.state.index
         done = [token for token, (index, _, _) in self._waiting.items() if index is not None and index <= applied]
         for token in done:
-            _, reads, arrived = self._waiting.pop(token)
-            for read in reads:
-                self._serve(read, 0, arrived, time_ms, outbox)
+            index, reads, arrived = self._waiting.pop(token)
+            for count, read in enumerate(reads):
+                try:
+                    self._serve(read, 0, arrived, time_ms, outbox)
+                except Damaged:
+                    # The replica will fail, and answer these as it does.
+                    self._waiting[token] = (index, reads[count:], arrived)
+                    raise
 
     def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, time_ms: int, outbox: Outbox) -> None:
         machine, read, limits = self._machine, queued.read, self._settings.limits
@@ -266,13 +276,17 @@ class ReplicaReads:
         tally, patience = self._tally, self._settings.weak_read_wait_ns
         staleness = self._freshness.staleness_ms(now)
         seq = self._machine.state.seq
-        for queued in waiting:
+        for count, queued in enumerate(waiting):
             wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
             bound = wanted.max_staleness_ms
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
                 waited = now > queued.deadline - patience
                 arrived = queued.deadline - patience if waited else tally.arrived
-                self._serve(queued, staleness, arrived, time_ms, outbox)
+                try:
+                    self._serve(queued, staleness, arrived, time_ms, outbox)
+                except Damaged:
+                    self._weak += waiting[count:]
+                    raise
             elif now >= queued.deadline or not self._group.leader:
                 self._decline(queued, staleness, outbox)
             else:

@@ -16,9 +16,10 @@ from shoal.shardmap import ShardMap, without_ranges
 
 from shoal_server.node.replica import Replica
 from shoal_server.raft.messages import VoteRequest
+from shoal_server.storage.engine import Damaged
 from shoal_server.storage.layout import (
     SplitOff,
-    stored_split_offs,
+    load_split_off,
 )
 from shoal_server.storage.replica_rows import FOUNDER
 
@@ -41,9 +42,18 @@ class Splits:
         self._early: dict[tuple[int, str], VoteRequest] = {}
         routes = node.routes
         self._durable: list[SplitOff] = []
-        for split_off in stored_split_offs(node.engine):
-            child = routes.shards.get(split_off.child.id)
-            if split_off.child.id not in node.replicas and (child is None or node.identity.node in child.replicas):
+        children = {child for replica in node.replicas.values() for child in replica.machine.state.children}
+        for shard in sorted({*routes.shards, *children} - node.replicas.keys()):
+            known = routes.shards.get(shard)
+            if known is not None and node.identity.node not in known.replicas:
+                continue
+            try:
+                split_off = load_split_off(node.engine, shard)
+            except Damaged as error:
+                # See `is_split_off`.
+                log.error("split_off_damaged", node=node.identity.node, shard=shard, reason=str(error))
+                continue
+            if split_off is not None:
                 self._durable.append(split_off)
 
     @property

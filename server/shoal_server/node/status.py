@@ -73,6 +73,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         outgoing=_outgoing(replica.machine.state),
         incoming=_incoming(replica.machine.state),
         relocations_ended=replica.machine.state.ended,
+        failure="" if replica.failure is None else str(replica.failure),
         peers=tuple(
             PeerProgress(
                 node=peer.node,

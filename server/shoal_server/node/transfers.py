@@ -21,7 +21,7 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.messages import SnapshotHeader
-from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
 
 log = structlog.get_logger("shoal.node")
@@ -106,6 +106,12 @@ class SnapshotTransfers:
         self._taking.pop(shard, None)
         self._wanted = deque(item for item in self._wanted if item[0] is not replica)
         self._arrived = [item for item in self._arrived if item[0] is not replica]
+
+    def give_up(self, replica: Replica, reason: str) -> None:
+        """End the transfers of what a replica has, whose rows are not to become a copy."""
+        for sending in [sending for sending in self._sending.values() if sending.replica is replica]:
+            self._end_sending(sending, 0, reason)
+        self._wanted = deque(item for item in self._wanted if item[0] is not replica)
 
     def tick(self, now: int) -> None:
         """End what has been silent for too long, or whose leadership is over."""
@@ -200,19 +206,30 @@ class SnapshotTransfers:
         self._tally.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
 
-    def send(self, now: int, outbox: Outbox) -> None:
-        """Send acknowledgements and next chunks. To be called when the turn's batch is written: views show it."""
+    def send(self, now: int, outbox: Outbox) -> list[tuple[Replica, Damaged]]:
+        """Send acknowledgements and next chunks; return whose rows cannot be read, and why.
+
+        To be called when the turn's batch is written: views show it.
+        """
+        damaged: list[tuple[Replica, Damaged]] = []
         acks, self._acks = self._acks, []
         for peer, ack in acks:
             outbox.send(peer, ack)
         acknowledged, self._acknowledged = self._acknowledged, []
         for sending in acknowledged:
             if self._sending.get((sending.replica.shard.id, sending.peer)) is sending:
-                self._send_chunk(sending, outbox)
+                try:
+                    self._send_chunk(sending, outbox)
+                except Damaged as error:
+                    damaged.append((sending.replica, error))
         while self._wanted and len(self._sending) < self._settings.snapshots_at_once:
             replica, peer = self._wanted.popleft()
             if replica.group.is_leader and (replica.shard.id, peer) not in self._sending:
-                self._begin(replica, peer, now, outbox)
+                try:
+                    self._begin(replica, peer, now, outbox)
+                except Damaged as error:
+                    damaged.append((replica, error))
+        return damaged
 
     def _begin(self, replica: Replica, peer: str, now: int, outbox: Outbox) -> None:
         machine = replica.machine

@@ -115,6 +115,7 @@ class Group:
         "_durable",
         "_durable_term",
         "_election_deadline",
+        "_failed",
         "_failed_reads",
         "_granted",
         "_handlers",
@@ -123,6 +124,7 @@ class Group:
         "_leader",
         "_leader_epoch",
         "_liveness",
+        "_lost_to",
         "_messages",
         "_owes_acceptance",
         "_random",
@@ -160,10 +162,13 @@ class Group:
         priority: int,
         silent_until: int = 0,
         awaits_snapshot: bool = False,
+        failed: bool = False,
+        lost_to: int = 0,
     ) -> None:
         """
         Args:
             awaits_snapshot: the replica cannot begin with the log's first entries: it takes none before a snapshot.
+            failed, lost_to: see `fail`.
             silent_until: the replica neither votes nor campaigns while its log knows no membership of this version:
                 the node may have had a replica before, and have forgotten what it promised then.
             membership: as of the log's applied position; later ones are found in the log.
@@ -185,6 +190,8 @@ class Group:
         self._restarted = hard_state.term > 0
         self._silent_until = silent_until
         self._awaits_snapshot = awaits_snapshot
+        self._failed = failed
+        self._lost_to = lost_to
         self._hard_state_changed = False
         self._durable_term = hard_state.term
         self._leader: Leader | None = None
@@ -258,10 +265,14 @@ class Group:
             and self._liveness.may_campaign
             and not log.applied_index < self._history.current_index <= log.commit_index
             and not self._is_silent
+            and not self._failed
         )
 
     @property
     def _is_silent(self) -> bool:
+        """Whether this replica may have forgotten what a candidate's log must have, and so gives no vote."""
+        if self._lost_to and (self._awaits_snapshot or self.log.last_index < self._lost_to):
+            return True
         return self._history.current.version < self._silent_until
 
     def status(self) -> GroupStatus:
@@ -439,6 +450,9 @@ class Group:
 
     def _on_commit_notice(self, sender: str, message: CommitNotice, now: int) -> None:
         self._follow(sender, message.epoch, now)
+        if self._awaits_snapshot:
+            self._reject(sender, self.log.last_index)
+            return
         # The leader knows that our log is its own up to there, or it would not have sent this.
         self._commit_to(min(message.commit, self.log.last_index))
         self._accept(sender, self.log.commit_index)
@@ -617,6 +631,26 @@ class Group:
             self._set_term(term, "")
         self._settle_down(now)
         self._put_off_campaign(now)
+
+    def fail(self, now: int, lost_to: int = 0) -> None:
+        """Lead no more, and do not campaign: what this replica has applied is not to be relied on. Until `recovered`.
+
+        It goes on to vote and to take entries: its log is whole. Where that is not so, entries up to `lost_to` may have
+        been acknowledged and be gone: it then takes none but behind a snapshot, and gives no vote before its log is that
+        far again, so that no leader is elected who lacks what was committed with its help.
+        """
+        self._failed = True
+        if lost_to:
+            self._lost_to = max(self._lost_to, lost_to)
+            self._awaits_snapshot = True
+            self._owes_acceptance = ""
+            self._accepted_up_to = 0
+        if self.role is not Role.REPLICA:
+            self._become_replica(self.term, now)
+
+    def recovered(self) -> None:
+        """What is applied is right again: a snapshot has been adopted."""
+        self._failed = False
 
     def _resign(self) -> None:
         leader = self._leader

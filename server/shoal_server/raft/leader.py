@@ -201,6 +201,8 @@ class Leader:
         if lost:
             self.lost_entries.append(LostEntries(sender, lost, message.rejected_index))
         if message.conflict_index == NEEDS_SNAPSHOT:
+            # Whatever it had accepted before, it has no entries any more that could count.
+            progress.match = 0
             if progress.state is not ProgressState.SNAPSHOT:
                 progress.await_snapshot()
                 self.snapshots_wanted.append(sender)

@@ -32,7 +32,7 @@ class View(Protocol):
     """A consistent view of the rows at one instant. Close it: it holds back compaction."""
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows of [start, end) in key order."""
+        """Yield the rows of [start, end) in key order; raise `Damaged` where they cannot be read to the end."""
         ...
 
     def close(self) -> None: ...
@@ -53,6 +53,8 @@ class Engine(Protocol):
     Writes and reads belong to one thread; `sync` and `flush` may each run in another at the same time and cover every
     write that returned before they began. A failure of any of them raises `StorageFailed` and must end the process:
     after a failed fsync nobody knows what is on disk.
+
+    What a scan yields are all rows there are: one that cannot go on to its end raises `Damaged`, as does a `get`.
     """
 
     log: Family
@@ -82,6 +84,18 @@ class StorageFailed(Exception):
 
 class StorageFull(StorageFailed):
     """The disk is full. RocksDB takes no more writes after it, so the process must end here, too."""
+
+
+class Damaged(StorageFailed):
+    """Rows cannot be read: what is on disk is not what was written there.
+
+    Every read of an engine raises it rather than leave rows out. `family` names where: damage in "data" or "log" is that of
+    the replicas whose rows are there, and fails those (see node/damage.py); anywhere else it ends the process.
+    """
+
+    def __init__(self, family: str, reason: str) -> None:
+        super().__init__(reason)
+        self.family = family
 
 
 class StorageDamaged(StorageFailed):

@@ -31,7 +31,7 @@ from shoal.protocol.messages import SESSION_WINDOW
 from shoal.shardmap import Shard
 
 from shoal_server.raft.messages import Entry, HardState
-from shoal_server.storage.engine import DataFolderRefused, Engine, StorageFailed
+from shoal_server.storage.engine import Damaged, DataFolderRefused, Engine
 
 FORMAT = 1
 """Of the whole data folder; a newer one is refused when the folder is opened."""
@@ -64,6 +64,8 @@ _LOG_START = b"l"
 _PEER = b"p"
 _STAGING = b"g"
 _ORIGIN = b"o"
+_FAILURE = b"f"
+_LOST = b"a"
 GENERATION_ROW = b"n"
 
 
@@ -170,10 +172,10 @@ def decode_entry(key: bytes, row: bytes) -> Entry:
     """Decode a stored log entry.
 
     Raises:
-        StorageFailed: the row is damaged or of a newer format.
+        Damaged: the row is damaged or of a newer format.
     """
     if len(row) < _LOG_HEADER.size or row[0] != FORMAT:
-        raise StorageFailed(f"log row {key.hex()} is damaged or of a newer format: {row[: _LOG_HEADER.size].hex()}")
+        raise Damaged("log", f"log row {key.hex()} is damaged or of a newer format: {row[: _LOG_HEADER.size].hex()}")
     _, term, kind = _LOG_HEADER.unpack_from(row)
     _, index = _LOG_KEY.unpack(key)
     return Entry(term, index, kind, row[_LOG_HEADER.size :])
@@ -220,6 +222,16 @@ def origin_key(group: int) -> bytes:
     return _GROUP_KEY.pack(_ORIGIN, group)
 
 
+def failure_key(group: int) -> bytes:
+    """Return the key of why a replica serves nothing."""
+    return _GROUP_KEY.pack(_FAILURE, group)
+
+
+def lost_key(group: int) -> bytes:
+    """Return the key of up to where a replica may have acknowledged entries that it has lost."""
+    return _GROUP_KEY.pack(_LOST, group)
+
+
 def log_start_key(group: int) -> bytes:
     return _GROUP_KEY.pack(_LOG_START, group)
 
@@ -252,31 +264,22 @@ def encode_split_off(split_off: SplitOff) -> bytes:
 
 
 def is_split_off(engine: Engine, group: int) -> bool:
-    """Say whether a split made a replica of this shard here."""
-    return engine.get(engine.data, split_off_key(group)) is not None
+    """Say whether a split made a replica of this shard here, as far as that can be read."""
+    try:
+        return engine.get(engine.data, split_off_key(group)) is not None
+    except Damaged:
+        # Nearly always a neighbour's damage. Where it is not, the log lacks what was applied, and the node does not start.
+        return False
 
 
-def stored_split_offs(engine: Engine) -> Iterator[SplitOff]:
-    """Yield what splits have made on this node, of replicas that are still there."""
-    prefix = SYSTEM_KEYSPACE.to_bytes(4, "big")
-    start = prefix
-    while True:
-        # One step a group: what lies between are its sessions.
-        first = next(iter(engine.scan(engine.data, start, prefix_end_of_keyspace(SYSTEM_KEYSPACE))), None)
-        if first is None:
-            return
-        group = int.from_bytes(first[0][4:8], "big")
-        row = engine.get(engine.data, split_off_key(group))
-        if row is not None:
-            split_off = _split_off_decoder.decode(row)
-            check_format(split_off.format, f"what was split off as shard {group}")
-            yield split_off
-        start = prefix + (group + 1).to_bytes(4, "big")
-
-
-def prefix_end_of_keyspace(keyspace: int) -> bytes:
-    """Return the first data key after all of a keyspace."""
-    return (keyspace + 1).to_bytes(4, "big")
+def load_split_off(engine: Engine, group: int) -> SplitOff | None:
+    """Return what a split was to make of this shard here, or None where none did."""
+    row = engine.get(engine.data, split_off_key(group))
+    if row is None:
+        return None
+    split_off = _split_off_decoder.decode(row)
+    check_format(split_off.format, f"what was split off as shard {group}")
+    return split_off
 
 
 def load_log_start(engine: Engine, group: int) -> LogStart:

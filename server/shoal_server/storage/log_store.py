@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal_server.raft.messages import Entry, HardState
-from shoal_server.storage.engine import Batch, Engine, StorageFailed
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.layout import (
     LogStart,
     decode_entry,
@@ -28,7 +28,6 @@ class StoredLog:
 
     hard_state: HardState
     start: LogStart
-    last_index: int
 
 
 class GroupLogStore:
@@ -41,13 +40,22 @@ class GroupLogStore:
         self._group = group
         self._stored_last = 0
 
-    def load(self) -> StoredLog:
-        """Read what is stored of the log's ends and of the hard state."""
+    def load_ends(self) -> StoredLog:
+        """Read where the log begins, and the hard state."""
+        engine, group = self._engine, self._group
+        return StoredLog(load_hard_state(engine, group), load_log_start(engine, group))
+
+    def load_last_index(self) -> int:
+        """Read where the log ends.
+
+        Raises:
+            Damaged: that cannot be read.
+        """
         engine, group = self._engine, self._group
         start = load_log_start(engine, group)
         last = next(engine.scan_reverse(engine.log, log_key(group, start.index + 1), log_key(group, LAST_INDEX)), None)
         self._stored_last = start.index if last is None else decode_entry(*last).index
-        return StoredLog(load_hard_state(engine, group), start, self._stored_last)
+        return self._stored_last
 
     # -- LogReader
 
@@ -55,19 +63,19 @@ class GroupLogStore:
         """Return the term of a stored entry.
 
         Raises:
-            StorageFailed: it is not there.
+            Damaged: it is not there, or cannot be read.
         """
         key = log_key(self._group, index)
         row = self._engine.get(self._engine.log, key)
         if row is None:
-            raise StorageFailed(f"entry {index} of shard {self._group} is missing from the log")
+            raise Damaged("log", f"entry {index} of shard {self._group} is missing from the log")
         return decode_entry(key, row).term
 
     def entries(self, first: int, end: int, max_bytes: int) -> list[Entry]:
         """Return stored entries from `first` up to, not with, `end`: at least one, then while `max_bytes` last.
 
         Raises:
-            StorageFailed: one of them is not there.
+            Damaged: one of them is not there, or cannot be read.
         """
         found: list[Entry] = []
         size = 0
@@ -82,7 +90,7 @@ class GroupLogStore:
             found.append(entry)
         if not found or found[-1].index != end - 1:
             missing = first + len(found)
-            raise StorageFailed(f"entry {missing} of shard {self._group} is missing from the log")
+            raise Damaged("log", f"entry {missing} of shard {self._group} is missing from the log")
         return found
 
     # -- writing

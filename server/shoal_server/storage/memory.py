@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TypeAlias, cast
 
-from shoal_server.storage.engine import Batch, Family, RowCount, View
+from shoal_server.storage.engine import Batch, Damaged, Family, RowCount, View
 
 
 class ChangeKind(Enum):
@@ -76,14 +76,55 @@ class _Table:
         return _Table(list(self.keys), dict(self.rows))
 
 
+class _Damage:
+    """Rows that are on the disk and cannot be read, by family: simulated. What replaces or removes them mends that."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, keys: dict[str, set[bytes]] | None = None) -> None:
+        self._keys = keys or {}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def add(self, family: str, keys: Iterable[bytes]) -> None:
+        self._keys.setdefault(family, set()).update(keys)
+
+    def mend(self, changes: list[Change]) -> None:
+        for kind, family, key, value in changes:
+            damaged = self._keys.get(family, set())
+            if kind is ChangeKind.DELETE_RANGE:
+                damaged.difference_update([each for each in damaged if key <= each < value])
+            else:
+                damaged.discard(key)
+        self._keys = {family: keys for family, keys in self._keys.items() if keys}
+
+    def copy(self) -> _Damage:
+        return _Damage({family: set(keys) for family, keys in self._keys.items()})
+
+    def check(self, family: str, keys: Iterable[bytes]) -> None:
+        damaged = self._keys.get(family)
+        if damaged:
+            for key in keys:
+                if key in damaged:
+                    raise Damaged(family, f"rows of the {family} family cannot be read: {key.hex()} is damaged")
+
+    def checked(self, family: str, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for row in rows:
+            self.check(family, row[:1])
+            yield row
+
+
 class _MemoryView:
     """A copy of the tables, made when the view was taken."""
 
-    def __init__(self, tables: dict[str, _Table]) -> None:
+    def __init__(self, tables: dict[str, _Table], damage: _Damage) -> None:
         self._tables = tables
+        self._damage = damage
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self._tables[cast(str, family)].scan(start, end))
+        name = cast(str, family)
+        return self._damage.checked(name, self._tables[name].scan(start, end))
 
     def close(self) -> None:
         self._tables = {}
@@ -93,6 +134,7 @@ class MemoryEngine:
     """Implements `Engine`. `apply` is where a batch takes effect; a simulated disk overrides `write` and `sync`."""
 
     def __init__(self) -> None:
+        self.damage = _Damage()
         self.log = Family("log")
         self.data = Family("data")
         self.meta = Family("meta")
@@ -109,6 +151,8 @@ class MemoryEngine:
 
     def apply(self, changes: list[Change]) -> None:
         """Make the changes of a batch, in order."""
+        if self.damage:
+            self.damage.mend(changes)
         for kind, family, key, value in changes:
             table = self.tables[family]
             if kind is ChangeKind.PUT:
@@ -125,26 +169,34 @@ class MemoryEngine:
         """Nothing to do."""
 
     def get(self, family: Family, key: bytes) -> bytes | None:
+        if self.damage:
+            self.damage.check(cast(str, family), [key])
         return self.tables[cast(str, family)].rows.get(key)
 
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]:
+        if self.damage:
+            self.damage.check(cast(str, family), keys)
         return list(map(self.tables[cast(str, family)].rows.get, keys))
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self.tables[cast(str, family)].scan(start, end))
+        rows = self.tables[cast(str, family)].scan(start, end)
+        return self.damage.checked(cast(str, family), rows) if self.damage else iter(rows)
 
     def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return reversed(self.tables[cast(str, family)].scan(start, end))
+        rows = reversed(self.tables[cast(str, family)].scan(start, end))
+        return self.damage.checked(cast(str, family), rows) if self.damage else rows
 
     def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
         table = self.tables[cast(str, family)]
         first, last = bisect_left(table.keys, start), bisect_left(table.keys, end)
         keys = table.keys[first : min(last, first + max_rows)]
+        if self.damage:
+            self.damage.check(cast(str, family), keys)
         size = sum([len(key) + len(table.rows[key]) for key in keys])
         return RowCount(len(keys), size, keys[-1] + b"\x00" if len(keys) == max_rows else None)
 
     def view(self) -> View:
-        return _MemoryView(self.copy_tables())
+        return _MemoryView(self.copy_tables(), self.damage.copy())
 
     def copy_tables(self) -> dict[str, _Table]:
         """Return the rows as they are now."""

@@ -8,7 +8,7 @@ import msgspec
 from shoal.shardmap import Shard
 
 from shoal_server.storage.applied_state import AppliedState
-from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
     FORMAT,
@@ -18,9 +18,11 @@ from shoal_server.storage.layout import (
     check_format,
     data_prefix,
     expiry_prefix,
+    failure_key,
     hard_state_key,
     log_key,
     log_start_key,
+    lost_key,
     origin_key,
     prefix_end,
     sessions_prefix,
@@ -66,9 +68,13 @@ def load_origin(engine: Engine, shard: int) -> ReplicaOrigin:
 
 def is_stored(engine: Engine, shard: int) -> bool:
     """Say whether the node has anything of a replica of this shard."""
-    return engine.get(engine.data, applied_state_key(shard)) is not None or any(
-        engine.get(engine.meta, key) is not None for key in (hard_state_key(shard), origin_key(shard))
-    )
+    if any(engine.get(engine.meta, key) is not None for key in (hard_state_key(shard), origin_key(shard))):
+        return True
+    try:
+        return engine.get(engine.data, applied_state_key(shard)) is not None
+    except Damaged:
+        # Of a replica that is not here there is no row to be damaged.
+        return True
 
 
 def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState) -> None:
@@ -79,8 +85,8 @@ def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState
     """
     batch.delete_range(log_key(shard.id, 0), log_key(shard.id, LAST_INDEX), engine.log)
     discard_staged(batch, engine, shard.id)
-    for key in (hard_state_key(shard.id), log_start_key(shard.id), origin_key(shard.id)):
-        batch.delete(key, engine.meta)
+    for key_of in (hard_state_key, log_start_key, origin_key, failure_key, lost_key):
+        batch.delete(key_of(shard.id), engine.meta)
     drop_rows(batch, engine, shard.keyspace, state.generations(state.stored_ranges))
     for make in (sessions_prefix, journal_prefix):
         # What lies by shard, not by microshard, is the replica's under whichever generation; its applied state, too.

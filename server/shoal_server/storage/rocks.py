@@ -8,6 +8,9 @@ Recovery is point-in-time: what comes back of the log is a prefix of its batches
 synced only where it was damaged since, which marks.py notices. RocksDB flushes the data
 family when `flush` says so, and by itself when its buffer is full; either way it syncs the logs written until then
 first, so flushed rows never run ahead of the log.
+
+RocksDB's iterators end at a block that they cannot read as they end behind the last row: whoever does not ask for their
+status takes half of the rows for all. So there is one loop over an iterator here, which asks.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from rocksdict import (
 from shoal_server.storage.engine import (
     REPLACE_NODE,
     Batch,
+    Damaged,
     Family,
     RowCount,
     StorageDamaged,
@@ -73,14 +77,61 @@ def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) 
     return options
 
 
-def _rows(source: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the rows of [start, end) in order.
+class _Reader:
+    """The only loop over RocksDB's iterators.
 
-    A generator, because it keeps the read options: RocksDB's iterator points to the bound in them and does not own it.
+    Args:
+        options: kept for as long as the iterator lives: it points to the bounds in them and does not own them.
     """
-    bounds = ReadOptions()
-    bounds.set_iterate_upper_bound(end)
-    yield from cast(Iterator[tuple[bytes, bytes]], source.items(from_key=start, read_opt=bounds))
+
+    __slots__ = ("_family", "_iterator", "_options")
+
+    def __init__(self, family: str, source: Rdict, options: ReadOptions | None = None) -> None:
+        self._family = family
+        self._options = options
+        self._iterator: RdictIter = source.iter(options)
+
+    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows of [start, end) in order.
+
+        Raises:
+            Damaged: a row cannot be read, and with it what follows.
+        """
+        iterator = self._iterator
+        iterator.seek(start)
+        key_of, value_of, step = iterator.key, iterator.value, iterator.next
+        while (key := key_of()) is not None:
+            if key >= end:
+                return
+            yield key, value_of()
+            step()
+        self._check()
+
+    def rows_reversed(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows of [start, end) from the last to the first; raise as `rows` does."""
+        iterator = self._iterator
+        iterator.seek_for_prev(end)
+        key_of, value_of, step = iterator.key, iterator.value, iterator.prev
+        while (key := key_of()) is not None:
+            if key < start:
+                return
+            if key < end:
+                yield key, value_of()
+            step()
+        self._check()
+
+    def _check(self) -> None:
+        try:
+            self._iterator.status()
+        except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
+            raise _read_failure(self._family, error) from error
+
+
+def _read_failure(family: str, error: Exception) -> StorageFailed:
+    """Return what to raise where reading a family has failed with `error`."""
+    if DAMAGED in str(error):
+        return Damaged(family, f"rows of the {family} family cannot be read: {error}")
+    return StorageFailed(f"the {family} family cannot be read: {error}")
 
 
 class _RocksView:
@@ -90,25 +141,14 @@ class _RocksView:
     what is there now.) One scan of a family at a time.
     """
 
-    def __init__(self, iterators: dict[Family, RdictIter]) -> None:
-        self._iterators = iterators
+    def __init__(self, readers: dict[Family, _Reader]) -> None:
+        self._readers = readers
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        iterator = self._iterators[family]
-        iterator.seek(start)
-        while iterator.valid():
-            key = iterator.key()
-            if key >= end:
-                return
-            yield key, iterator.value()
-            iterator.next()
-        try:
-            iterator.status()
-        except Exception as error:
-            raise StorageFailed(f"a snapshot cannot be read: {error}") from error
+        return self._readers[family].rows(start, end)
 
     def close(self) -> None:
-        self._iterators = {}
+        self._readers = {}
 
 
 class RocksEngine:
@@ -146,6 +186,7 @@ class RocksEngine:
             self._database = Rdict(str(path), options, column_families=families)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
+            self._names: dict[Family, str] = {}
             self.log, self.data, self.meta = (self._open_family(name) for name in ("log", "data", "meta"))
         except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
             if DAMAGED in str(error):
@@ -176,6 +217,7 @@ class RocksEngine:
     def _open_family(self, name: str) -> Family:
         family = Family(self._database.get_column_family_handle(name))
         self._families[family] = self._by_name[name] = self._database.get_column_family(name)
+        self._names[family] = name
         return family
 
     def batch(self) -> Batch:
@@ -225,36 +267,41 @@ class RocksEngine:
             raise self._failure("flush", error) from error
 
     def get(self, family: Family, key: bytes) -> bytes | None:
-        return cast("bytes | None", self._families[family].get(key))
+        try:
+            return cast("bytes | None", self._families[family].get(key))
+        except Exception as error:
+            raise _read_failure(self._names[family], error) from error
 
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]:
-        return cast(
-            "list[bytes | None]", self._families[family].get(cast("list[str | int | float | bytes | bool]", keys))
-        )
+        try:
+            return cast(
+                "list[bytes | None]", self._families[family].get(cast("list[str | int | float | bytes | bool]", keys))
+            )
+        except Exception as error:
+            raise _read_failure(self._names[family], error) from error
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return _rows(self._families[family], start, end)
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        return self._reader(family, bounds).rows(start, end)
 
     def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         # Without bounds in the read options: rocksdict 0.3.29 takes a lower bound for an upper one.
-        items = self._families[family].items(backwards=True, from_key=end)
-        for key, value in cast(Iterator[tuple[bytes, bytes]], items):
-            if key < start:
-                return
-            if key < end:
-                yield key, value
+        return self._reader(family).rows_reversed(start, end)
 
     def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
         options.fill_cache(False)  # type: ignore[call-arg]  # it takes an argument, whatever the stub says
-        items = self._families[family].items(from_key=start, read_opt=options)
-        rows = list(islice(cast(Iterator[tuple[bytes, bytes]], items), max_rows))
+        rows = list(islice(self._reader(family, options).rows(start, end), max_rows))
         size = sum([len(key) + len(value) for key, value in rows])
         return RowCount(len(rows), size, rows[-1][0] + b"\x00" if len(rows) == max_rows else None)
 
     def view(self) -> View:
-        return _RocksView({family: rows.iter() for family, rows in self._families.items()})
+        return _RocksView({family: self._reader(family) for family in self._families})
+
+    def _reader(self, family: Family, options: ReadOptions | None = None) -> _Reader:
+        return _Reader(self._names[family], self._families[family], options)
 
     @property
     def family_names(self) -> tuple[str, ...]:
@@ -298,7 +345,7 @@ class RocksEngine:
             rows.close()
         self._database.close()
         # rocksdict gives the database's lock back when the last of its handles is gone.
-        del self._database, self._families, self._by_name, self.log, self.data, self.meta
+        del self._database, self._families, self._by_name, self._names, self.log, self.data, self.meta
 
     def _failure(self, verb: str, error: Exception) -> StorageFailed | StorageFull:
         kind = StorageFull if NO_SPACE in str(error).lower() else StorageFailed

@@ -16,7 +16,7 @@ def entries(first: int, last: int, term: int = 1) -> list[Entry]:
 
 def store_with(engine: Engine, stored: list[Entry], group: int = 1) -> GroupLogStore:
     store = GroupLogStore(engine, group)
-    store.load()
+    store.load_last_index()
     batch = engine.batch()
     store.append(batch, stored)
     engine.write(batch)
@@ -24,8 +24,9 @@ def store_with(engine: Engine, stored: list[Entry], group: int = 1) -> GroupLogS
 
 
 def test_a_new_group_has_nothing(engine: Engine) -> None:
-    stored = GroupLogStore(engine, 1).load()
-    assert (stored.hard_state, stored.start.index, stored.last_index) == (HardState(0, ""), 0, 0)
+    store = GroupLogStore(engine, 1)
+    stored = store.load_ends()
+    assert (stored.hard_state, stored.start.index, store.load_last_index()) == (HardState(0, ""), 0, 0)
 
 
 def test_what_is_stored_is_found_by_the_next_process_and_groups_are_apart(engine: Engine) -> None:
@@ -34,8 +35,8 @@ def test_what_is_stored_is_found_by_the_next_process_and_groups_are_apart(engine
     batch = engine.batch()
     store.save_hard_state(batch, HardState(3, "n2"))
     engine.write(batch)
-    loaded = GroupLogStore(engine, 1).load()
-    assert (loaded.hard_state, loaded.last_index) == (HardState(3, "n2"), 5)
+    store = GroupLogStore(engine, 1)
+    assert (store.load_ends().hard_state, store.load_last_index()) == (HardState(3, "n2"), 5)
     assert GroupLogStore(engine, 1).entries(2, 5, ALL) == entries(2, 4)
 
 
@@ -44,7 +45,7 @@ def test_a_conflicting_tail_is_replaced_whole(engine: Engine) -> None:
     batch = engine.batch()
     store.append(batch, entries(4, 6, term=2))
     engine.write(batch)
-    assert GroupLogStore(engine, 1).load().last_index == 6
+    assert GroupLogStore(engine, 1).load_last_index() == 6
     assert store.entries(3, 7, ALL) == entries(3, 3) + entries(4, 6, term=2)
     assert store.term(4) == 2
 
@@ -69,8 +70,9 @@ def test_a_truncated_log_begins_behind_the_cut(engine: Engine) -> None:
     batch = engine.batch()
     store.truncate(batch, 4, 1)
     engine.write(batch)
-    loaded = GroupLogStore(engine, 1).load()
-    assert (loaded.start.index, loaded.start.term, loaded.last_index) == (4, 1, 9)
+    again = GroupLogStore(engine, 1)
+    loaded = again.load_ends()
+    assert (loaded.start.index, loaded.start.term, again.load_last_index()) == (4, 1, 9)
     with pytest.raises(StorageFailed):
         store.term(4)
 
@@ -80,5 +82,6 @@ def test_a_log_begun_anew_behind_a_snapshot_is_empty(engine: Engine) -> None:
     batch = engine.batch()
     store.restart(batch, 20, 3)
     engine.write(batch)
-    loaded = GroupLogStore(engine, 1).load()
-    assert (loaded.start.index, loaded.start.term, loaded.last_index) == (20, 3, 20)
+    store = GroupLogStore(engine, 1)
+    loaded = store.load_ends()
+    assert (loaded.start.index, loaded.start.term, store.load_last_index()) == (20, 3, 20)

@@ -1,0 +1,27 @@
+"""What damage that was met while reading means to a replica.
+
+Damaged rows of the data family are of what the replica has applied: its log, term and vote are whole, so it goes on to vote
+and to take entries, and gets its rows anew from its leader. Damaged rows of its log may be entries that it has
+acknowledged: it may neither vote nor be counted before it has them again (`Group.fail`). Anything else is the node's own,
+without which no replica here can be relied on.
+"""
+
+from __future__ import annotations
+
+from shoal_server.node.replica import Replica
+from shoal_server.storage.engine import Damaged
+from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
+
+_OF_REPLICAS = frozenset({"data", "log"})
+
+
+def failure_of(damaged: Damaged, replica: Replica) -> ReplicaFailure:
+    """Return how `replica` has failed, for which something could not be read.
+
+    Raises:
+        Damaged: the damage is not the replica's, but the node's.
+    """
+    if damaged.family not in _OF_REPLICAS:
+        raise damaged
+    lost_to = replica.group.log.last_index if damaged.family == "log" else 0
+    return ReplicaFailure(FailureKind.DAMAGED, str(damaged), replica.machine.state.index, lost_to)

@@ -1,0 +1,78 @@
+"""That a replica has failed, and why: as it is known while the process runs, and stored beside the replica's rows."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.layout import FORMAT, check_format, failure_key, lost_key
+
+
+class FailureKind(Enum):
+    """What has befallen a replica. `STORED` ones are known after a restart, too; the other is met again by itself."""
+
+    DAMAGED = "damaged"
+    """Rows or log entries cannot be read: they are not what was written."""
+    DIVERGED = "diverged"
+    """Its rows are not those of the other replicas at the same position."""
+    STUCK = "stuck"
+    """A committed entry cannot be applied."""
+
+
+STORED = frozenset({FailureKind.DAMAGED, FailureKind.DIVERGED})
+
+ANY_INDEX = (1 << 63) - 1
+"""In place of an index: nobody knows up to where."""
+
+
+class ReplicaFailure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a replica serves nothing.
+
+    Args:
+        reason: in words, with what to look at.
+        at_index: what the replica had applied, or the entry that it could not apply.
+        log_lost_to: entries up to here may have been acknowledged and are not in the log any more; 0: the log is whole.
+    """
+
+    kind: FailureKind
+    reason: str
+    at_index: int
+    log_lost_to: int = 0
+    format: int = FORMAT
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.reason}"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ReplicaFailure)
+
+
+def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailure) -> None:
+    """Store that the replica of `shard` has failed, in place of what was stored before."""
+    batch.put(failure_key(shard), _encoder.encode(failure), engine.meta)
+    if failure.log_lost_to:
+        batch.put(lost_key(shard), failure.log_lost_to.to_bytes(8, "big"), engine.meta)
+
+
+def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
+    """Forget a failure: the replica is whole again. What it may have acknowledged and lost it does not forget."""
+    batch.delete(failure_key(shard), engine.meta)
+
+
+def load_failure(engine: Engine, shard: int) -> ReplicaFailure | None:
+    """Return how the replica of `shard` has failed, or None."""
+    row = engine.get(engine.meta, failure_key(shard))
+    if row is None:
+        return None
+    failure = _decoder.decode(row)
+    check_format(failure.format, f"the failure of the replica of shard {shard}")
+    return failure
+
+
+def load_lost_to(engine: Engine, shard: int) -> int:
+    """Return up to where entries may have been acknowledged and lost since, 0 where none were."""
+    row = engine.get(engine.meta, lost_key(shard))
+    return 0 if row is None else int.from_bytes(row, "big")
