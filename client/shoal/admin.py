@@ -56,7 +56,7 @@ from shoal.protocol.relocation import (
     TakeMicroshards,
 )
 from shoal.protocol.version import NEWEST, OLDEST, agree
-from shoal.shardmap import MicroshardRange, Shard, ShardMap
+from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
 from shoal.tls import explain
 
 READ_BYTES = 256 * 1024
@@ -73,6 +73,10 @@ class NotLeader(Unavailable):
     def __init__(self, message: str, *, shard: int, route: Shard | None) -> None:
         super().__init__(message, shard=shard)
         self.route = route
+
+
+class WrongShard(NotLeader):
+    """The shard does not have what it was asked for, or the node has no replica of it; a newer map says who has."""
 
 
 class AdminConnection:
@@ -214,26 +218,33 @@ class AdminConnection:
         self,
         shard: int,
         keyspace: int,
+        ranges: Ranges,
+        after: bytes,
         *,
-        microshard: int = -1,
-        after: bytes = b"",
         max_rows: int,
     ) -> Page:
-        """Return a shard's rows after the cursor (`microshard`, `after`), at most `max_rows`, read strongly.
+        """Return rows of a shard's microshards `ranges`, of the first of them those behind `after`, read strongly.
 
         Raises:
+            WrongShard: the shard does not have all of these microshards.
             NotLeader: the node does not lead the shard.
         """
-        request = ReadPage(self._number(), shard, keyspace, self._node_timeout_ms, microshard, after, max_rows)
+        request = ReadPage(self._number(), shard, keyspace, self._node_timeout_ms, ranges, after, max_rows)
         return await self._ask(request, Page, shard)
 
-    async def read_checksum(self, shard: int, cursor: ChecksumCursor, *, max_rows: int) -> ChecksumSlice:
-        """Return the checksum of the rows after `cursor`, at most `max_rows`, on the node's own replica of `shard`.
+    async def read_checksum(
+        self, shard: int, ranges: Ranges, cursor: ChecksumCursor, *, max_rows: int
+    ) -> ChecksumSlice:
+        """Return the checksum of rows after `cursor`, at most `max_rows`, on the node's own replica of `shard`.
+
+        Args:
+            ranges: the microshards that the rows are of.
 
         Raises:
+            WrongShard: the replica does not have all of them.
             InvalidArgument: the node has no replica of the shard.
         """
-        return await self._ask(ReadChecksum(self._number(), shard, cursor, max_rows), ChecksumSlice, shard)
+        return await self._ask(ReadChecksum(self._number(), shard, ranges, cursor, max_rows), ChecksumSlice, shard)
 
     # -- moving microshards: what each step is for, and in which order, is in `shoal.protocol.relocation`
     #
@@ -359,7 +370,8 @@ class AdminConnection:
 
     def _failed(self, failure: Failure, shard: int | None) -> ShoalError:
         if shard is not None and failure.code in (ErrorCode.NOT_LEADER, ErrorCode.WRONG_SHARD):
-            return NotLeader(failure.message, shard=shard, route=failure.route)
+            kind = WrongShard if failure.code == ErrorCode.WRONG_SHARD else NotLeader
+            return kind(failure.message, shard=shard, route=failure.route)
         return BY_CODE.get(failure.code, Internal)(
             f"{self.address}: {failure.message}",
             maybe_applied=failure.maybe_applied,

@@ -17,7 +17,6 @@ from shoal.arguments import (
     KEYSPACE_STALENESS,
     FastWrite,
     Fetch,
-    OfShard,
     Step,
     check_max_staleness,
     check_step,
@@ -670,12 +669,10 @@ class AsyncClient:
             return call, cast(Waiter, call.waiter)
         if isinstance(step, FastWrite):
             call = WriteCall(None, deadline, size, step.operation, marks, True)
-        elif isinstance(step, OfShard):
-            call = WriteCall(None, deadline, size, step.operation, marks, False, None, step.shard, step.ranges)
         elif isinstance(step, Atomic):
             call = WriteCall(None, deadline, size, step, marks, False, microshards_of(step, space.keyspace))
         elif isinstance(step, DeleteRange):
-            call = WriteCall(None, deadline, size, step, marks, False, (step.microshard,))
+            call = WriteCall(None, deadline, size, step, marks)
         else:
             call = core.submit_write(space, step, size, deadline, marks)
             return call, cast(Waiter, call.waiter)

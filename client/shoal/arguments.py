@@ -10,9 +10,8 @@ import msgspec
 
 from shoal.calls import STRONG_READ, shown
 from shoal.errors import InvalidArgument, TooLarge
-from shoal.footprint import fields_of, keys_of
+from shoal.footprint import RANGE_BYTES, keys_of, size_of
 from shoal.lanes import BATCH_BYTES
-from shoal.marks import Ranges
 from shoal.options import check_consistency
 from shoal.protocol.messages import DEFAULT_TTL, NO_TTL, Atomic, Delete, DeleteRange, Increment, Operation, Put, Touch
 from shoal.results import Consistency
@@ -66,15 +65,7 @@ class FastWrite(msgspec.Struct, frozen=True, gc=False):
         return self.operation.key
 
 
-class OfShard(msgspec.Struct, frozen=True, gc=False):
-    """A deletion in all microshards of one shard, which has to have exactly `ranges` then."""
-
-    operation: DeleteRange
-    shard: int
-    ranges: Ranges
-
-
-Step: TypeAlias = Operation | Fetch | FastWrite | OfShard
+Step: TypeAlias = Operation | Fetch | FastWrite
 
 
 def to_bytes(what: str, given: object) -> bytes:
@@ -219,10 +210,8 @@ def check_step(step: Step, limits: Limits) -> int:
         return check_step(step.operation, limits)
     if isinstance(step, Atomic):
         return _check_atomic(step, limits)
-    if isinstance(step, OfShard):
-        step = step.operation
     if isinstance(step, DeleteRange):
-        return len(step.start) + len(step.end) + 2 * OPERATION_BYTES
+        return len(step.start) + len(step.end) + RANGE_BYTES * len(step.ranges) + 2 * OPERATION_BYTES
     check_key(step.key, limits)
     return len(step.key) + 2 * OPERATION_BYTES
 
@@ -259,7 +248,7 @@ def _check_atomic(step: Atomic, limits: Limits) -> int:
         elif isinstance(part, Touch | Increment):
             results += 1
             size += _RESULT_BYTES
-        size += 2 * OPERATION_BYTES + sum(len(field) for field in fields_of(part))
+        size += 2 * OPERATION_BYTES + size_of(part)
     if results > MAX_RESULTS:
         raise TooLarge(
             f"{results - 1} increments and touches are to take effect together; at most {MAX_RESULTS - 1} may: "

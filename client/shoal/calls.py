@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from shoal.footprint import keys_of
-from shoal.marks import Marks, Ranges
+from shoal.marks import Marks
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     STRONG,
     Atomic,
     Delete,
@@ -25,6 +24,7 @@ from shoal.protocol.messages import (
     Put,
     TraceContext,
 )
+from shoal.shardmap import Ranges, count_in
 
 if TYPE_CHECKING:
     from shoal.lanes import Lane
@@ -67,15 +67,12 @@ class WriteCall(Call[W], eq=False, gc=False):
     Args:
         fast: acknowledged when the leader has queued it: for puts and deletes only.
         microshards: those that an operation without a single key depends on; all have to be of one shard.
-        shard: the one that an operation is for which is about all of its microshards, which are `ranges`; else 0.
     """
 
     operation: Operation
     marks: Marks | None = None
     fast: bool = False
     microshards: Collection[int] | None = None
-    shard: int = 0
-    ranges: Ranges = ()
 
     @property
     def key(self) -> bytes:
@@ -91,8 +88,10 @@ class WriteCall(Call[W], eq=False, gc=False):
         """The call, as messages name it."""
         operation = self.operation
         if isinstance(operation, DeleteRange):
-            where = "" if operation.microshard == ALL_MICROSHARDS else f" of microshard {operation.microshard}"
-            return f"delete of the keys from {shown(operation.start)} to {shown(operation.end)}{where}"
+            return (
+                f"delete of the keys from {shown(operation.start)} to {shown(operation.end) if operation.end else 'the last'}"
+                f" in {count_in(operation.ranges)} microshards"
+            )
         keys = keys_of(operation)
         if isinstance(operation, Atomic):
             named = ", ".join(shown(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
@@ -120,10 +119,8 @@ class ReadCall(Call[W], eq=False, gc=False):
 
 
 class ScanCall(Call[W], eq=False, gc=False):
-    """A read of one page of rows, in one microshard, or in all of `shard`, which has to have exactly `ranges` then."""
+    """A read of one page of the rows of the microshards `ranges`, which all have to be of one shard."""
 
-    microshard: int
-    shard: int
     ranges: Ranges
     start: bytes
     end: bytes

@@ -31,7 +31,6 @@ from shoal.calls import (
 from shoal.errors import ErrorCode, ShoalError
 from shoal.lanes import BATCH_BYTES, BATCH_CALLS, READS_IN_FLIGHT, Lane, Trouble
 from shoal.links import Link
-from shoal.marks import Ranges
 from shoal.network import Network
 from shoal.outcomes import closed, condition_failed, expired, impossible, outcome_lost, refused, too_stale
 from shoal.protocol.frames import encode_operations
@@ -50,7 +49,7 @@ from shoal.protocol.messages import (
 from shoal.replicas import Replicas
 from shoal.requests import freshness_of, to_request
 from shoal.results import WriteResult
-from shoal.shardmap import Routes
+from shoal.shardmap import Ranges, Routes
 from shoal.tally import ClientTally
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))

@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 from shoal.keys import partition_of
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     Atomic,
     AtomicOperation,
     Condition,
@@ -17,7 +16,10 @@ from shoal.protocol.messages import (
     ValueEquals,
     ValueEqualsOrAbsent,
 )
-from shoal.shardmap import Keyspace
+from shoal.shardmap import Keyspace, Ranges, all_of, microshards_in, one_microshard
+
+RANGE_BYTES = 12
+"""At most what a range of microshards takes in a message."""
 
 
 def keys_of(operation: Operation) -> tuple[bytes, ...]:
@@ -33,19 +35,17 @@ def microshards_of(operation: Atomic, keyspace: Keyspace) -> Collection[int]:
     found = {keyspace.microshard_of(key) for key in keys_of(operation)}
     for condition in operation.conditions:
         if isinstance(condition, RangeUnchanged):
-            if condition.microshard == ALL_MICROSHARDS:
-                return range(keyspace.microshards)
-            found.add(condition.microshard)
+            found.update(microshards_in(condition.ranges))
     return found
 
 
-def fields_of(part: Condition | AtomicOperation) -> tuple[bytes, ...]:
-    """Return the bytes that a part of an atomic operation carries."""
+def size_of(part: Condition | AtomicOperation) -> int:
+    """Return the bytes of what a part of an atomic operation carries."""
     if isinstance(part, RangeUnchanged):
-        return part.start, part.end, part.digest
+        return len(part.start) + len(part.end) + len(part.digest) + RANGE_BYTES * len(part.ranges)
     if isinstance(part, Put | ValueEquals | ValueEqualsOrAbsent):
-        return part.key, part.value
-    return (part.key,)
+        return len(part.key) + len(part.value)
+    return len(part.key)
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -54,17 +54,17 @@ def prefix_end(prefix: bytes) -> bytes:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else b""
 
 
-def microshard_of_range(keyspace: Keyspace, prefix: bytes, start: bytes, end: bytes) -> int:
-    """Return the microshard that holds all keys with `prefix` in [start, end); ALL_MICROSHARDS where none does.
+def microshards_of_range(keyspace: Keyspace, prefix: bytes, start: bytes, end: bytes) -> Ranges:
+    """Return the microshards that may hold keys with `prefix` in [start, end).
 
-    That is so where all those keys begin with the same partition.
+    That is one where all those keys begin with the same partition, otherwise all that there are.
     """
     delimiter = keyspace.delimiter
     if delimiter:
         for common in (prefix, _common_prefix(start, end)):
             if delimiter in common:
-                return keyspace.microshard_of(partition_of(common, delimiter))
-    return ALL_MICROSHARDS
+                return one_microshard(keyspace.microshard_of(partition_of(common, delimiter)))
+    return all_of(keyspace)
 
 
 def _common_prefix(one: bytes, other: bytes) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-from shoal.shardmap import MicroshardRange
+from shoal.shardmap import MicroshardRange, Ranges
 
 ASK_LEADER = 2**63 - 1
 """In place of a sequence number: not known, only the leader has it for sure."""
@@ -21,8 +21,6 @@ MAX_SPANS = 256
 
 _COMPACT_AT = 64
 _BEYOND = 2**31  # more microshards than any keyspace has
-
-Ranges = tuple[MicroshardRange, ...]
 
 
 class Span(NamedTuple):

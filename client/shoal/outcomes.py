@@ -24,11 +24,15 @@ from shoal.errors import (
     Unavailable,
 )
 from shoal.lanes import Lane
-from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, Failure, Impossible, RangeUnchanged
+from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
 
 
 class ShardChanged(Unavailable):
-    """What was asked of a whole shard was not done: it has other microshards now. Never leaves the client."""
+    """What was asked for some microshards was not done: they are of several shards now.
+
+    Never leaves the client: whoever makes a call for several microshards plans it anew. So it is caught in two places
+    only, where pages are read and where ranges are deleted.
+    """
 
 
 def expired(
@@ -119,12 +123,12 @@ def too_stale(call: AnyCall[W], batch: AnyQuery[W]) -> ShoalError:
 
 def misplaced(call: AnyCall[W]) -> ShoalError:
     """No one shard has all that the call is about, by the present map."""
-    if isinstance(call, WriteCall) and not call.shard:
+    if isinstance(call, WriteCall) and not isinstance(call.operation, DeleteRange):
         return CrossShard(
-            f"{call.what}: its keys belong to several shards, and nothing was written; keys that are written together "
-            "need a common partition: the same text up to the keyspace's delimiter"
+            f"{call.what}: its keys, and the ranges that it depends on, are of several shards, and nothing was written; "
+            "keys that are written together need a common partition: the same text up to the keyspace's delimiter"
         )
-    return ShardChanged(f"{call.what}: the shard has changed; try again")
+    return ShardChanged(f"{call.what}: they are of several shards now, and nothing was done; try again")
 
 
 def condition_failed(call: WriteCall[W], batch: WriteBatch[W], result: ConditionNotMet) -> ShoalError:

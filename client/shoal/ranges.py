@@ -1,16 +1,15 @@
-"""Deleting ranges of keys: in one microshard where the range fixes it, else in every shard."""
+"""Deleting ranges of keys: in one microshard where the range fixes it, else in all, shard by shard."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.arguments import OfShard
-from shoal.errors import InvalidArgument, OutcomeUnknown, ShoalError
-from shoal.footprint import microshard_of_range
+from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, ShoalError
+from shoal.footprint import microshards_of_range
 from shoal.outcomes import ShardChanged
-from shoal.protocol.messages import ALL_MICROSHARDS, DeleteRange
-from shoal.results import WriteResult
-from shoal.steps import all_or_raise, first_result
+from shoal.protocol.messages import DeleteRange
+from shoal.shardmap import count_in, microshards_in, ranges_of
+from shoal.steps import first_result
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient
@@ -32,6 +31,9 @@ def check_prefix(prefix: bytes) -> bytes:
 async def delete_range(client: AsyncClient, start: bytes, end: bytes, deadline: float, prefix: bytes) -> int:
     """Delete the keys of [start, end), an empty `end` for the last; return the number of microshards.
 
+    Each deletion says which microshards it is for, so that it is done in all of them or in none. Those of a shard that
+    has given some of its microshards away since, or of whose deletion nobody knows any more, are deleted in again.
+
     Args:
         prefix: of all keys in the range, where there is one.
     """
@@ -40,27 +42,38 @@ async def delete_range(client: AsyncClient, start: bytes, end: bytes, deadline: 
     if start == end and end:
         return 0
     space = await client._admit(deadline)
-    microshard = microshard_of_range(space.keyspace, prefix, start, end)
-    if microshard != ALL_MICROSHARDS:
-        return first_result(await client._run_until(DeleteRange(microshard, start, end), deadline))
-    router = client._core.router
-    everything = DeleteRange(ALL_MICROSHARDS, start, end)
-    shards = [OfShard(everything, shard, router.ranges_of(shard)) for shard in router.shards_of(space)]
-    results = await client._run_all(shards, deadline)
-    for step, result in zip(shards, results, strict=True):
-        expected = sum(span.end - span.first for span in step.ranges)
-        if isinstance(result, ShardChanged | OutcomeUnknown) or (
-            isinstance(result, WriteResult) and first_result(result) != expected
-        ):
-            return await _one_by_one(client, start, end, deadline)
-        if isinstance(result, ShoalError):
-            all_or_raise(shards, results)
-    return space.keyspace.microshards
+    wanted = left = microshards_of_range(space.keyspace, prefix, start, end)
+    touched = False
+    while left:
+        steps = [DeleteRange(part.ranges, start, end) for part in client._core.router.parts_of(space, left)]
+        results = await client._run_all(steps, deadline)
+        again: list[DeleteRange] = []
+        failed: list[ShoalError] = []
+        for step, result in zip(steps, results, strict=True):
+            if isinstance(result, ShardChanged | OutcomeUnknown):
+                again.append(step)
+            elif isinstance(result, ShoalError):
+                failed.append(result)
+            elif first_result(result) != count_in(step.ranges):
+                raise Internal(f"a shard deleted in {first_result(result)} microshards of {count_in(step.ranges)}")
+            touched = touched or not isinstance(result, ShoalError) or result.maybe_applied
+        if failed:
+            raise _failure(failed, len(steps), touched)
+        left = ranges_of(microshard for step in again for microshard in microshards_in(step.ranges))
+    return count_in(wanted)
 
 
-async def _one_by_one(client: AsyncClient, start: bytes, end: bytes, deadline: float) -> int:
-    """Delete in each microshard by itself: while shards change, nobody can say what "all of a shard" is."""
-    space = await client._admit(deadline)
-    steps = [DeleteRange(microshard, start, end) for microshard in range(space.keyspace.microshards)]
-    all_or_raise(steps, await client._run_all(steps, deadline))
-    return len(steps)
+def _failure(failed: list[ShoalError], shards: int, touched: bool) -> ShoalError:
+    """Return the error of a deletion that some of the shards have not done; `touched`: some rows may be gone."""
+    first = failed[0]
+    if shards == 1 and first.maybe_applied == touched:
+        return first
+    error = type(first)(
+        f"{len(failed)} of {shards} shards have not deleted their part of the range; the first: {first}",
+        maybe_applied=touched,
+        retry_after=first.retry_after,
+        shard=first.shard,
+        request_id=first.request_id,
+    )
+    error.__cause__ = first
+    return error

@@ -34,14 +34,13 @@ def to_request(exchange: Exchange[W], request: int, now: float) -> Request:
             shard.id,
             shard.keyspace,
             _remaining_ms(exchange.latest, now),
-            call.microshard,
+            call.ranges,
             call.start,
             call.end,
             call.reverse,
             call.keys_only,
             call.max_rows,
             exchange.freshness,
-            call.ranges,
         )
     return OpenSession(request, shard.id)
 

@@ -58,13 +58,14 @@ from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.keys import microshard_of
 from shoal.lanes import Lane, Trouble
 from shoal.links import Link, MapFetch, Probe
-from shoal.marks import ASK_LEADER, Ranges
+from shoal.marks import ASK_LEADER
 from shoal.network import Disconnect, Network
 from shoal.outcomes import misplaced
 from shoal.protocol.messages import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     Answer,
+    DeleteRange,
     Done,
     Failure,
     Refused,
@@ -77,7 +78,7 @@ from shoal.protocol.messages import (
     Written,
 )
 from shoal.replicas import Replicas
-from shoal.shardmap import Keyspace, Routes, ShardMap
+from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 
 FIRST_BACKOFF_SECONDS = 0.010
 BACKOFF_CAP_SECONDS = 0.250
@@ -203,23 +204,28 @@ class Router(Generic[W]):
         """Return the lane of the one shard that has all that the call is about; None where there is none."""
         if isinstance(call, ReadCall):
             return space.lanes[space.keyspace.microshard_of(call.key)]
-        if call.shard:
-            lane = self._lanes.get(call.shard)
-            return lane if lane is not None and self.ranges_of(call.shard) == call.ranges else None
         if isinstance(call, ScanCall):
-            return space.lanes[call.microshard]
+            return self._lane_with(space, call.ranges)
+        if isinstance(call.operation, DeleteRange):
+            return self._lane_with(space, call.operation.ranges)
         if call.microshards is None:
             return space.lanes[space.keyspace.microshard_of(call.key)]
         lanes = {space.lanes[microshard] for microshard in call.microshards}
         return lanes.pop() if len(lanes) == 1 else None
 
-    def ranges_of(self, shard: int) -> Ranges:
-        """Return the microshards of a shard by the present map."""
-        return self.routes.shards[shard].ranges if self.routes is not None else ()
+    def _lane_with(self, space: Space[W], ranges: Ranges) -> Lane[W] | None:
+        """Return the lane of the shard that has all of these microshards; None where several have them."""
+        assert self.routes is not None, "lanes come with a map"
+        lane = space.lanes[ranges[0].first]
+        if self.routes.shards[lane.shard.id].ranges == ranges:
+            return lane
+        lanes = space.lanes
+        return lane if all(lanes[microshard] is lane for microshard in microshards_in(ranges)) else None
 
-    def shards_of(self, space: Space[W]) -> list[int]:
-        """Return the ids of the shards that have the keyspace's microshards."""
-        return list(dict.fromkeys(lane.shard.id for lane in space.lanes))
+    def parts_of(self, space: Space[W], ranges: Ranges) -> list[ShardPart]:
+        """Return which shards have these microshards, and which of them each has, by the present map."""
+        assert self.routes is not None, "a keyspace comes with a map"
+        return self.routes.parts(space.keyspace.id, ranges)
 
     def close(self) -> None:
         """End every open call; nothing may be submitted afterwards."""

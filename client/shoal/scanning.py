@@ -12,10 +12,10 @@ from shoal import tokens
 from shoal.calls import ScanCall
 from shoal.core import Keyspace
 from shoal.errors import InvalidArgument
-from shoal.footprint import microshard_of_range, prefix_end
-from shoal.marks import Ranges
+from shoal.footprint import RANGE_BYTES, microshards_of_range, prefix_end
 from shoal.outcomes import ShardChanged
-from shoal.protocol.messages import ALL_MICROSHARDS, ScanPage
+from shoal.protocol.messages import ScanPage
+from shoal.shardmap import Ranges
 from shoal.tokens import Cursor
 
 if TYPE_CHECKING:
@@ -82,16 +82,14 @@ def check_page_rows(page_rows: int) -> None:
 class _Source:
     """One shard's part of a scan: rows that were fetched and not yet taken, and the range [start, end) of the rest."""
 
-    def __init__(self, microshard: int, shard: int, ranges: Ranges, start: bytes, end: bytes) -> None:
-        self.microshard = microshard
-        self.shard = shard
+    def __init__(self, ranges: Ranges, start: bytes, end: bytes) -> None:
         self.ranges = ranges
         self.start = start
         self.end = end
         self.keys: list[bytes] = []
         self.values: list[bytes] = []
         self.done = False
-        self.page: asyncio.Task[ScanPage] | None = None
+        self.page: asyncio.Task[ScanPage | None] | None = None
 
     def receive(self, page: ScanPage, reverse: bool) -> None:
         self.page = None
@@ -146,12 +144,12 @@ class MergedRows:
         while self._plan.limit:
             try:
                 rows = await self._merge()
-            except ShardChanged:
-                self._abandon()
-                continue
             except BaseException:
                 self._abandon()
                 raise
+            if rows is None:
+                self._abandon()
+                continue
             if self._plan.limit != ALL_ROWS:
                 rows = rows[: self._plan.limit]
             if not rows:
@@ -169,8 +167,8 @@ class MergedRows:
             return tokens.encode(self._first)
         return tokens.encode(_behind(self._first, last if self._first.keys_only else last[0], returned))
 
-    async def _merge(self) -> list[tuple[bytes, bytes]]:
-        """Return the rows that no row still to be fetched comes before; none at the end."""
+    async def _merge(self) -> list[tuple[bytes, bytes]] | None:
+        """Return the rows that no row still to be fetched comes before; none at the end. None: shards have changed."""
         reverse = self._plan.reverse
         if self._sources is None:
             self._sources = await self._open()
@@ -180,7 +178,10 @@ class MergedRows:
                 self._fetch(source)
             for source in hungry:
                 if source.page is not None:
-                    source.receive(await source.page, reverse)
+                    page = await source.page
+                    if page is None:
+                        return None
+                    source.receive(page, reverse)
             self._sources = [source for source in self._sources if source.keys or not source.done]
             if all(source.keys for source in self._sources):
                 break
@@ -199,14 +200,8 @@ class MergedRows:
     async def _open(self) -> list[_Source]:
         client, at = self._client, self._plan
         space = await client._admit(client._deadline(self._timeout))
-        microshard = microshard_of_range(space.keyspace, at.prefix, at.start, at.end)
-        if microshard != ALL_MICROSHARDS:
-            return [_Source(microshard, 0, (), at.start, at.end)]
-        router = client._core.router
-        return [
-            _Source(ALL_MICROSHARDS, shard, router.ranges_of(shard), at.start, at.end)
-            for shard in router.shards_of(space)
-        ]
+        ranges = microshards_of_range(space.keyspace, at.prefix, at.start, at.end)
+        return [_Source(part.ranges, at.start, at.end) for part in client._core.router.parts_of(space, ranges)]
 
     def _fetch(self, source: _Source) -> None:
         if source.page is None:
@@ -217,8 +212,6 @@ class MergedRows:
         limit = self._plan.limit
         return read_page(
             self._client,
-            source.microshard,
-            source.shard,
             source.ranges,
             structs.replace(self._plan, start=source.start, end=source.end),
             self._page_rows if limit == ALL_ROWS else min(limit, self._page_rows),
@@ -236,26 +229,18 @@ class MergedRows:
 
 async def read_page(
     client: AsyncClient,
-    microshard: int,
-    shard: int,
     ranges: Ranges,
     part: Cursor,
     max_rows: int,
     max_staleness_ms: int,
     deadline: float,
-) -> ScanPage:
-    """Read the first rows of `part`, of one microshard or of a whole shard.
-
-    Raises:
-        ShardChanged: the shard has other microshards by now.
-    """
+) -> ScanPage | None:
+    """Read the first rows of `part` in the microshards `ranges`; None: these are of several shards by now."""
     space: Keyspace = await client._admit(deadline)
     call: ScanCall[Any] = ScanCall(
         None,
         deadline,
-        _SCAN_BYTES + len(part.start) + len(part.end),
-        microshard,
-        shard,
+        _SCAN_BYTES + len(part.start) + len(part.end) + RANGE_BYTES * len(ranges),
         ranges,
         part.start,
         part.end,
@@ -265,7 +250,10 @@ async def read_page(
         client._marks,
         client._bound(space, max_staleness_ms),
     )
-    return cast(ScanPage, await client._run_page(space, call))
+    try:
+        return cast(ScanPage, await client._run_page(space, call))
+    except ShardChanged:
+        return None
 
 
 def _behind(at: Cursor, key: bytes, rows: int) -> Cursor:
@@ -276,7 +264,7 @@ def _behind(at: Cursor, key: bytes, rows: int) -> Cursor:
     return structs.replace(at, start=key + b"\0", limit=limit)
 
 
-def _retrieved(page: asyncio.Task[ScanPage]) -> None:
+def _retrieved(page: asyncio.Task[ScanPage | None]) -> None:
     """Look at the exception of a page that nobody may come for, or asyncio would report it."""
     if not page.cancelled():
         page.exception()

@@ -6,6 +6,8 @@ Plain data, versioned, the same on clients and nodes. `Routes` is the index buil
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -45,6 +47,10 @@ class MicroshardRange(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
+Ranges: TypeAlias = tuple[MicroshardRange, ...]
+"""Microshards of one keyspace: in what is asked of a node, well formed (see `is_well_formed`)."""
+
+
 class Shard(msgspec.Struct, frozen=True, array_like=True):
     """A set of microshards of one keyspace, replicated by one Raft group.
 
@@ -81,6 +87,42 @@ class ShardMap(msgspec.Struct, frozen=True, array_like=True):
     nodes: tuple[NodeAddress, ...]
     keyspaces: tuple[Keyspace, ...]
     shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPart:
+    """What one shard has of some microshards, by a map."""
+
+    shard: int
+    ranges: Ranges
+
+
+def is_well_formed(ranges: Ranges, microshards: int) -> bool:
+    """Say whether ranges are some of so many microshards: at least one, in order, each named once.
+
+    What a node may be asked for is so; it takes no time for ranges that go far.
+    """
+    end = 0
+    for span in ranges:
+        if not end <= span.first < span.end:
+            return False
+        end = span.end
+    return 0 < end <= microshards
+
+
+def count_in(ranges: Ranges) -> int:
+    """Return how many microshards well-formed ranges have."""
+    return sum([span.end - span.first for span in ranges])
+
+
+def all_of(keyspace: Keyspace) -> Ranges:
+    """Return all microshards of a keyspace."""
+    return (MicroshardRange(0, keyspace.microshards),)
+
+
+def one_microshard(microshard: int) -> Ranges:
+    """Return a single microshard as ranges."""
+    return (MicroshardRange(microshard, microshard + 1),)
 
 
 def without_ranges(
@@ -144,6 +186,20 @@ class Routes:
     def shard_table(self, keyspace: int) -> list[int]:
         """Return the list microshard -> shard id of a keyspace (shared, not to be changed)."""
         return self._shard_of[keyspace]
+
+    def parts(self, keyspace: int, ranges: Ranges) -> list[ShardPart]:
+        """Return which shards have the microshards `ranges` of a keyspace, and which of them each has."""
+        table = self._shard_of[keyspace]
+        found: dict[int, list[MicroshardRange]] = {}
+        for span in ranges:
+            first = span.first
+            while first < span.end:
+                shard, end = table[first], first + 1
+                while end < span.end and table[end] == shard:
+                    end += 1
+                found.setdefault(shard, []).append(MicroshardRange(first, end))
+                first = end
+        return [ShardPart(shard, tuple(spans)) for shard, spans in found.items()]
 
     def shard_of(self, keyspace: Keyspace, key: bytes) -> int:
         """Return the id of the shard that holds `key`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast
 
-from shoal.arguments import FastWrite, Fetch, OfShard, Step
+from shoal.arguments import FastWrite, Fetch, Step
 from shoal.errors import ConditionFailed, InvalidArgument, ShoalError
 from shoal.footprint import keys_of
 from shoal.operations import key_absent, put, value_equals
@@ -99,7 +99,7 @@ def keys_of_step(step: Step) -> tuple[bytes, ...]:
     """Return the keys that a step is about."""
     if isinstance(step, Fetch | FastWrite):
         return (step.key,)
-    return () if isinstance(step, OfShard) else keys_of(step)
+    return keys_of(step)
 
 
 def all_or_raise(steps: Sequence[Step], results: list[R]) -> list[R]:

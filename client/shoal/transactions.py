@@ -15,13 +15,11 @@ from shoal.backoff import Backoff
 from shoal.calls import STRONG_READ, shown
 from shoal.core import Keyspace
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
-from shoal.footprint import microshard_of_range
-from shoal.marks import Ranges
+from shoal.footprint import microshards_of_range
 from shoal.operations import delete as delete_of
 from shoal.operations import put as put_of
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     Atomic,
     Condition,
     Delete,
@@ -33,6 +31,7 @@ from shoal.protocol.messages import (
 from shoal.results import Entry, WriteResult
 from shoal.scanning import ALL_ROWS, check_page_rows, plan, read_page
 from shoal.scans import AsyncScan
+from shoal.shardmap import Ranges, count_in
 from shoal.tokens import Cursor
 
 if TYPE_CHECKING:
@@ -157,15 +156,11 @@ class AsyncTransaction:
             reverse,
             False,
         )
-        microshard = microshard_of_range(space.keyspace, wanted.prefix, wanted.start, wanted.end)
-        if microshard != ALL_MICROSHARDS:
-            self._pin(microshard, wanted.start)
-        elif len(self._client._core.router.shards_of(space)) > 1:
-            raise CrossShard(
-                f"scan from {shown(wanted.start)} in a transaction: the range is in several shards; "
-                f"a prefix that has the delimiter {space.delimiter!r} is in one"
-            )
-        return AsyncScan(_TransactionRows(self, microshard, wanted, page_rows))
+        ranges = microshards_of_range(space.keyspace, wanted.prefix, wanted.start, wanted.end)
+        self._check_within_one_shard(ranges, wanted.start)
+        if count_in(ranges) == 1:
+            self._pin(ranges[0].first, wanted.start)
+        return AsyncScan(_TransactionRows(self, ranges, wanted, page_rows))
 
     # -- underneath ---------------------------------------------------------------------------------------------------
 
@@ -188,6 +183,14 @@ class AsyncTransaction:
                 f"a transaction is of one shard: key {shown(self._first)} is in shard "
                 f"{lanes[self._microshard].shard.id}, key {shown(key)} in shard {lanes[microshard].shard.id}; "
                 f"give them a common partition, the text up to the delimiter {self._opened().delimiter!r}"
+            )
+
+    def _check_within_one_shard(self, ranges: Ranges, start: bytes) -> None:
+        space = self._opened()
+        if len(self._client._core.router.parts_of(space, ranges)) > 1:
+            raise CrossShard(
+                f"scan from {shown(start)} in a transaction: the range is in several shards; "
+                f"a prefix that has the delimiter {space.delimiter!r} is in one"
             )
 
     def _take_key(self, key: bytes) -> None:
@@ -241,9 +244,9 @@ class AsyncTransaction:
 class _TransactionRows:
     """The rows of a range as a transaction sees them."""
 
-    def __init__(self, tx: AsyncTransaction, microshard: int, wanted: Cursor, page_rows: int) -> None:
+    def __init__(self, tx: AsyncTransaction, ranges: Ranges, wanted: Cursor, page_rows: int) -> None:
         self._tx = tx
-        self._microshard = microshard
+        self._ranges = ranges
         self._plan = wanted
         self._page_rows = page_rows
         self._ended = False
@@ -265,7 +268,7 @@ class _TransactionRows:
             step = -1 if at.reverse else 1
             digest = RangeDigest()
             digest.add(page.keys[::step], page.seqs[::step])
-            self._tx._remember(RangeUnchanged(self._microshard, start, end, digest.value()), len(page.keys))
+            self._tx._remember(RangeUnchanged(self._ranges, start, end, digest.value()), len(page.keys))
             rows = self._overlaid(page, self._tx._written_in(start, end))
             if at.limit != ALL_ROWS:
                 rows = rows[: at.limit]
@@ -280,17 +283,12 @@ class _TransactionRows:
 
     async def _page(self) -> ScanPage:
         tx, at = self._tx, self._plan
-        shard = 0
-        ranges: Ranges = ()
-        space = tx._opened()
-        router = tx._client._core.router
-        if self._microshard == ALL_MICROSHARDS:
-            shards = router.shards_of(space)
-            if len(shards) > 1:
-                raise CrossShard("scan in a transaction: its range is in several shards by now")
-            shard, ranges = shards[0], router.ranges_of(shards[0])
         max_rows = self._page_rows if at.limit == ALL_ROWS else min(at.limit, self._page_rows)
-        return await read_page(tx._client, self._microshard, shard, ranges, at, max_rows, STRONG_READ, tx._due())
+        while True:
+            tx._check_within_one_shard(self._ranges, at.start)
+            page = await read_page(tx._client, self._ranges, at, max_rows, STRONG_READ, tx._due())
+            if page is not None:
+                return page
 
     def _overlaid(self, page: ScanPage, writes: Iterable[Put | Delete]) -> list[tuple[bytes, bytes]]:
         rows = dict(zip(page.keys, page.values, strict=True))

@@ -13,9 +13,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ssl import SSLContext
 
-from shoal.admin import AdminConnection
+from shoal.admin import AdminConnection, WrongShard
 from shoal.errors import Unavailable
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice
+from shoal.shardmap import Shard
 from shoal.survey import fetch_shard_map
 
 SLICE_ROWS = 1024
@@ -72,7 +73,7 @@ async def find_violations(
             replicas = {node: connections[node] for node in sorted(shard.replicas) if node in connections}
             if not replicas:
                 continue
-            divergence = await _Comparison(shard.id, replicas, patience_seconds).run()
+            divergence = await _Comparison(shard, replicas, patience_seconds).run()
             if divergence is not None:
                 found.append(divergence)
     return found
@@ -96,8 +97,9 @@ class _Moved(Exception):
 
 
 class _Comparison:
-    def __init__(self, shard: int, replicas: Mapping[str, AdminConnection], patience_seconds: float) -> None:
-        self._shard = shard
+    def __init__(self, shard: Shard, replicas: Mapping[str, AdminConnection], patience_seconds: float) -> None:
+        self._shard = shard.id
+        self._ranges = shard.ranges
         self._replicas = replicas
         self._patience_seconds = patience_seconds
         self._index = -1
@@ -129,9 +131,11 @@ class _Comparison:
                 cursor = first.next
 
     async def _slices(self, cursor: ChecksumCursor, rows: int) -> dict[str, ChecksumSlice]:
-        slices = await asyncio.gather(
-            *(replica.read_checksum(self._shard, cursor, max_rows=rows) for replica in self._replicas.values())
-        )
+        answers = await asyncio.gather(*(self._slice(replica, cursor, rows) for replica in self._replicas.values()))
+        slices = [answer for answer in answers if answer is not None]
+        if len(slices) < len(answers):
+            await self._look_again()
+            raise _Moved("some have other microshards than it had when it was looked up")
         by_node = dict(zip(self._replicas, slices, strict=True))
         positions = {node: slice_.index for node, slice_ in by_node.items()}
         if self._index == -1:
@@ -139,6 +143,20 @@ class _Comparison:
         if set(positions.values()) != {self._index}:
             raise _Moved(f"began at index {self._index}, and the replicas are at {positions}")
         return by_node
+
+    async def _slice(self, replica: AdminConnection, cursor: ChecksumCursor, rows: int) -> ChecksumSlice | None:
+        """Return a replica's checksum; None where it does not have the microshards that the shard was said to have."""
+        try:
+            return await replica.read_checksum(self._shard, self._ranges, cursor, max_rows=rows)
+        except WrongShard:
+            return None
+
+    async def _look_again(self) -> None:
+        """Take the shard's microshards from the newest map of its replicas' nodes."""
+        maps = [await replica.shard_map() for replica in self._replicas.values()]
+        newest = max(maps, key=lambda shard_map: shard_map.version)
+        known = next((shard for shard in newest.shards if shard.id == self._shard), None)
+        self._ranges = () if known is None else known.ranges
 
     def _divergence(self, cursor: ChecksumCursor, slices: Mapping[str, ChecksumSlice]) -> Divergence:
         by_digest: dict[bytes, list[str]] = {}

@@ -471,6 +471,6 @@ class Cluster:
             for replica in node.replicas.values():
                 machine = replica.machine
                 leads = replica.group.is_leader and replica.keyspace.id == keyspace.id
-                if leads and machine.has_microshard(microshard):
+                if leads and microshard in machine.prefixes:
                     return int(machine.read([COUNTER], [microshard], 0)[0][0] or 0)
         raise Violation("nobody leads the counter's shard long after the last fault")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from shoal.protocol.messages import ALL_MICROSHARDS
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import RaftConfig, Timing
 
@@ -115,7 +114,7 @@ def _check_recovered(cluster: Cluster) -> None:
                     f"last fault, its leader {leaders[0]} at {leader.machine.state.index}"
                 )
         left = leader.machine.scan(
-            ALL_MICROSHARDS, b"expiring/", b"expiring0", reverse=False, keys_only=True, max_rows=1, max_bytes=1, now=0
+            shard.ranges, b"expiring/", b"expiring0", reverse=False, keys_only=True, max_rows=1, max_bytes=1, now=0
         )
         if left.keys:
             raise Violation(f"{left.keys} of shard {shard.id} expired long ago and are still there")

@@ -26,6 +26,7 @@ from shoal.protocol.messages import (
     SeqEquals,
     Written,
 )
+from shoal.shardmap import one_microshard
 
 from shoal_chaos.checkers import counters, serializability, staleness
 from shoal_chaos.checkers.linearizability import NEVER, RegisterOperation
@@ -212,7 +213,7 @@ class BankReadStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:
         self._microshard = microshard
         if self._whole:
-            return Scan(number, shard, keyspace, 0, microshard, BANK, BANK_END, False, False, 1000)
+            return Scan(number, shard, keyspace, 0, one_microshard(microshard), BANK, BANK_END, False, False, 1000)
         return Read(number, shard, keyspace, 0, [self._source, self._target])
 
     def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
@@ -226,7 +227,7 @@ class BankReadStep:
             self._histories.audits.append(serializability.BankRead(self._number, balances))
             digest = RangeDigest()
             digest.add(answer.keys, answer.seqs)
-            conditions = [RangeUnchanged(self._microshard, BANK, BANK_END, digest.value())]
+            conditions = [RangeUnchanged(one_microshard(self._microshard), BANK, BANK_END, digest.value())]
             seen = dict(zip(answer.keys, answer.seqs, strict=True))
             ranges = (serializability.RangeRead(BANK, BANK_END, seen),)
         else:

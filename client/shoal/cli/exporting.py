@@ -1,7 +1,7 @@
 """`shoal export`: every row of a keyspace as JSON Lines, page by page from the shards' leaders, in constant memory.
 
 Each page is read strongly. The export as a whole is not of one instant: what is written while it runs may or may not be
-in it.
+in it. What is not written meanwhile is in it once, whatever becomes of the shards (see `shoal.coverage`).
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from ssl import SSLContext
 from typing import Annotated, BinaryIO
 
 import typer
 
-from shoal.admin import AdminConnection, NotLeader
+from shoal.admin import AdminConnection, NotLeader, WrongShard
 from shoal.cli.failures import CommandFailed
 from shoal.cli.options import DEFAULT_URL, UrlOption, admin_options
 from shoal.cli.output import note
 from shoal.cli.progress import Progress
 from shoal.cli.rows import encode_row
-from shoal.errors import DeadlineExceeded, Internal, KeyspaceNotFound, Overloaded, ShoalError, Unavailable
+from shoal.coverage import KeyspaceCoverage
+from shoal.errors import DeadlineExceeded, KeyspaceNotFound, Overloaded, ShoalError, Unavailable
 from shoal.options import Options
 from shoal.protocol.messages import Page
-from shoal.shardmap import Routes, Shard
+from shoal.shardmap import Routes
 from shoal.survey import fetch_shard_map
 
 PAGE_ROWS = 2048
@@ -57,82 +57,109 @@ def export(
 
 
 async def _export(options: Options, stream: BinaryIO) -> int:
-    tls = options.tls_context()
-    routes = Routes(await fetch_shard_map(options.seeds, options.timeout, tls))
+    routes = Routes(await fetch_shard_map(options.seeds, options.timeout, options.tls_context()))
     keyspace = routes.keyspaces_by_name.get(options.keyspace)
     if keyspace is None:
         known = ", ".join(sorted(routes.keyspaces_by_name))
         raise KeyspaceNotFound(f"no keyspace {options.keyspace!r} in cluster {routes.map.cluster!r}; it has {known}")
-    shards = [shard for shard in routes.map.shards if shard.keyspace == keyspace.id]
+    coverage = KeyspaceCoverage(routes, keyspace)
     rows = 0
-    with Progress(f"export {keyspace.name}", len(shards)) as progress:
-        for done, shard in enumerate(shards):
-            async for page in _Pages(routes, options.timeout, tls).of(shard):
-                stream.writelines(encode_row(key, value) for key, value in zip(page.keys, page.values, strict=True))
-                rows += len(page.keys)
-                progress.update(done, rows)
-        progress.update(len(shards), rows)
+    with Progress(f"export {keyspace.name}", keyspace.microshards) as progress:
+        async for page in _Pages(options, routes, coverage).all():
+            stream.writelines(encode_row(key, value) for key, value in zip(page.keys, page.values, strict=True))
+            rows += len(page.keys)
+            progress.update(keyspace.microshards - coverage.microshards_left, rows)
     stream.flush()
     return rows
 
 
 class _Pages:
-    """Reads a shard's pages from its leader, and from the next one where that changes."""
+    """Reads the pages of a keyspace, each from the leader of the shard that has what comes next, by the newest map."""
 
-    def __init__(self, routes: Routes, timeout_seconds: float, tls: SSLContext | None) -> None:
+    def __init__(self, options: Options, routes: Routes, coverage: KeyspaceCoverage) -> None:
         self._routes = routes
-        self._timeout_seconds = timeout_seconds
-        self._tls = tls
+        self._coverage = coverage
+        self._seeds = options.seeds
+        self._timeout_seconds = options.timeout
+        self._attempt_seconds = min(options.timeout, ATTEMPT_SECONDS)
+        self._tls = options.tls_context()
+        self._connection: AdminConnection | None = None
+        self._shard = 0
+        self._candidates: list[str] = []
 
-    async def of(self, shard: Shard) -> AsyncIterator[Page]:
-        """Yield the pages of `shard`, in order.
+    async def all(self) -> AsyncIterator[Page]:
+        """Yield the pages, each after the coverage has taken note of it.
 
         Raises:
-            ShoalError: no leader gave the next page within the timeout.
+            ShoalError: nobody gave the next page within the timeout.
         """
-        microshard, after, done = -1, b"", False
-        connection: AdminConnection | None = None
+        coverage = self._coverage
         try:
-            while not done:
-                connection, page = await self._next(shard, microshard, after, connection)
+            while coverage.part is not None:
+                page = await self._next()
+                coverage.take(page.microshards, page.keys, done=page.done)
                 yield page
-                done = page.done
-                if page.keys:
-                    microshard, after = page.microshards[-1], page.keys[-1]
         finally:
-            if connection is not None:
-                connection.close()
+            self._disconnect()
 
-    async def _next(
-        self, shard: Shard, microshard: int, after: bytes, connection: AdminConnection | None
-    ) -> tuple[AdminConnection, Page]:
-        """Read the page after a cursor, over `connection` or else from whoever leads."""
+    async def _next(self) -> Page:
+        """Read the next page from whoever leads its shard."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_seconds
-        candidates = [shard.leader or shard.voters[0], *shard.voters]
         while True:
+            part = self._coverage.part
+            assert part is not None, "it is left while something is left to read"
             try:
-                if connection is None:
-                    node = candidates[0]
-                    candidates = [*candidates[1:], node]
-                    connection = await AdminConnection.open(
-                        self._routes.nodes[node].address, min(self._timeout_seconds, ATTEMPT_SECONDS), self._tls
-                    )
-                page = await connection.read_page(
-                    shard.id, shard.keyspace, microshard=microshard, after=after, max_rows=PAGE_ROWS
+                connection = await self._connected(part.shard)
+                return await connection.read_page(
+                    part.shard, self._coverage.keyspace.id, part.ranges, self._coverage.after, max_rows=PAGE_ROWS
                 )
-                if not page.keys and not page.done:
-                    raise Internal(f"{connection.address} sent an empty page of shard {shard.id} that is not the last")
-                return connection, page
             except (Unavailable, DeadlineExceeded, Overloaded) as error:
-                if connection is not None:
-                    connection.close()
-                    connection = None
                 if loop.time() + RETRY_SECONDS >= deadline:
                     raise
+                if await self._learn(error):
+                    continue
+                self._disconnect()
                 if isinstance(error, NotLeader) and error.route is not None and error.route.leader:
-                    candidates.insert(0, error.route.leader)
+                    self._candidates.insert(0, error.route.leader)
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _connected(self, shard: int) -> AdminConnection:
+        """Return a connection to the node that leads a shard, or may."""
+        if shard != self._shard:
+            self._disconnect()
+            self._shard = shard
+            known = self._routes.shards[shard]
+            self._candidates = [known.leader or known.voters[0], *known.voters]
+        if self._connection is None:
+            node = self._candidates[0]
+            self._candidates = [*self._candidates[1:], node]
+            self._connection = await AdminConnection.open(
+                self._routes.nodes[node].address, self._attempt_seconds, self._tls
+            )
+        return self._connection
+
+    async def _learn(self, error: ShoalError) -> bool:
+        """After a refusal or failure, look for a newer map: of the node that refused, or else of any; say if there is one."""
+        try:
+            if isinstance(error, WrongShard) and self._connection is not None:
+                shard_map = await self._connection.shard_map()
+            else:
+                shard_map = await fetch_shard_map(self._seeds, self._attempt_seconds, self._tls)
+        except (Unavailable, DeadlineExceeded):
+            return False
+        if shard_map.version <= self._routes.map.version:
+            return False
+        self._routes = Routes(shard_map)
+        self._coverage.follow(self._routes)
+        self._disconnect()
+        self._shard = 0
+        return True
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal.shardmap import Ranges
+
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """As in `shoal.protocol.messages`, which this module may not import."""
@@ -21,10 +23,15 @@ class ChecksumCursor(_Message, frozen=True):
 
 
 class ReadChecksum(_Message, frozen=True, tag=31):
-    """Read the checksum of the rows that follow `cursor`, at most `max_rows`, on the node's replica of `shard`."""
+    """Read the checksum of the rows that follow `cursor`, at most `max_rows`, on the node's replica of `shard`.
+
+    Of the microshards `ranges`, which may be none: the first slice, whose cursor is `ChecksumCursor()`, is also of the
+    replica's state.
+    """
 
     request: int
     shard: int
+    ranges: Ranges
     cursor: ChecksumCursor
     max_rows: int
 

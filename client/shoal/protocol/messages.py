@@ -12,7 +12,7 @@ import msgspec
 
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.relocation import EndedRelocation, MovingRows, ReadMoving, RelocationStatus, RelocationStep
-from shoal.shardmap import MicroshardRange, Shard, ShardMap
+from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -25,8 +25,6 @@ DEFAULT_TTL = -1
 """In place of a TTL: the keyspace's default."""
 NO_TTL = 0
 """In place of a TTL: the row never expires."""
-ALL_MICROSHARDS = -1
-"""In place of a microshard: all that the shard has."""
 
 
 class Put(_Message, frozen=True, tag=1):
@@ -58,12 +56,12 @@ class Increment(_Message, frozen=True, tag=4):
 
 
 class DeleteRange(_Message, frozen=True, tag=5):
-    """Remove the keys of [start, end) (an empty `end`: to the last) in one microshard, or in all that the shard has.
+    """Remove the keys of [start, end) (an empty `end`: to the last) in the microshards `ranges`.
 
     Its result is the number of microshards.
     """
 
-    microshard: int
+    ranges: Ranges
     start: bytes
     end: bytes
 
@@ -97,9 +95,12 @@ class SeqEquals(_Message, frozen=True, tag=5):
 
 
 class RangeUnchanged(_Message, frozen=True, tag=6):
-    """The rows of [start, end) (an empty `end`: to the last) have `digest` (see `shoal.protocol.digest`)."""
+    """The rows of [start, end) (an empty `end`: to the last) in the microshards `ranges` have `digest`.
 
-    microshard: int
+    See `shoal.protocol.digest`.
+    """
+
+    ranges: Ranges
     start: bytes
     end: bytes
     digest: bytes
@@ -197,6 +198,10 @@ Greeting: TypeAlias = Hello | Welcome | Refused
 
 
 # -- requests: client to node. `request` is the client's number for it on this connection
+#
+# Whatever is read or changed beside single keys names the microshards that it is about, as `ranges`: rows of a microshard
+# that has gone to another shard would be missing without notice. A shard that lacks one of them answers `wrong_shard` to
+# the whole request, and nothing was read or done; what it has besides does not matter.
 
 
 class OpenSession(_Message, frozen=True, tag=10):
@@ -254,16 +259,17 @@ class Read(_Message, frozen=True, tag=12):
 
 
 class ReadPage(_Message, frozen=True, tag=13):
-    """Read a shard's rows in the order of (microshard, key), strongly, from after a cursor: answered by `Page`.
+    """Read rows in the order of (microshard, key), strongly: those of the microshards `ranges`. Answered by `Page`.
 
-    The first page is asked for with `microshard=-1` and an empty `after`.
+    `after`: in the first of the microshards, only what follows this key; b"": all. So the next page is asked for with
+    what is left of `ranges` and with the last key.
     """
 
     request: int
     shard: int
     keyspace: int
     timeout_ms: int
-    microshard: int
+    ranges: Ranges
     after: bytes
     max_rows: int
 
@@ -298,23 +304,20 @@ class Ping(_Message, frozen=True, tag=17):
 class Scan(_Message, frozen=True, tag=18):
     """Read rows of [start, end) (an empty `end`: to the last) in key order: answered by `ScanPage`.
 
-    In one microshard, or in all that the shard has; with `reverse` from the end down. `ranges`, where not empty, are
-    the microshards that the client takes the shard to have: a shard that has others answers `wrong_shard`, since rows
-    that have moved away would be missing without notice.
+    Those of the microshards `ranges`; with `reverse` from the end down.
     """
 
     request: int
     shard: int
     keyspace: int
     timeout_ms: int
-    microshard: int
+    ranges: Ranges
     start: bytes
     end: bytes
     reverse: bool
     keys_only: bool
     max_rows: int
     freshness: Freshness = STRONG
-    ranges: tuple[MicroshardRange, ...] = ()
 
 
 class InstallShardMap(_Message, frozen=True, tag=19):

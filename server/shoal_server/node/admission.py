@@ -14,7 +14,6 @@ from shoal.errors import ErrorCode
 from shoal.protocol.digest import rows_of
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     DEFAULT_TTL,
     Atomic,
     AtomicOperation,
@@ -30,7 +29,7 @@ from shoal.protocol.messages import (
     Touch,
     Write,
 )
-from shoal.shardmap import Routes, microshards_in, without_ranges
+from shoal.shardmap import Ranges, Routes, count_in, is_well_formed, microshards_in
 
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
@@ -115,11 +114,11 @@ class Admission:
                 replica.reads.queue(QueuedRead(client, request, self._check_read(request, replica), weak))
             elif type(request) is Scan:
                 self._check_keyspace(request, replica)
-                self._check_microshard(request.microshard, replica)
-                self._check_ranges_known(request, replica)
+                self._check_here(request.ranges, replica)
                 replica.reads.queue(QueuedRead(client, request, [], weak))
             elif type(request) is ReadPage:
                 self._check_keyspace(request, replica)
+                self._check_here(request.ranges, replica)
                 replica.reads.queue(QueuedRead(client, request, []))
             else:
                 self._check_writable(not_writable)
@@ -195,8 +194,8 @@ class Admission:
             )
         spans = 0
         for each in ranges:
-            self._check_microshard(each.microshard, replica)
-            spans += len(replica.machine.prefixes) if each.microshard == ALL_MICROSHARDS else 1
+            self._check_here(each.ranges, replica)
+            spans += count_in(each.ranges)
         if len(ranges) > 1 and spans > MAX_SPANS:
             raise Refusal(
                 ErrorCode.TOO_LARGE,
@@ -218,15 +217,19 @@ class Admission:
                 f"{results} operations of one write have results; at most {MAX_RESULTS} may: send fewer at a time",
             )
 
-    def _check_ranges_known(self, request: Scan, replica: Replica) -> None:
-        """A scan of all microshards by a client that does not know which these are would leave rows out unseen."""
-        if request.ranges and request.ranges != replica.machine.state.ranges:
-            missing = list(microshards_in(without_ranges(request.ranges, replica.machine.state.ranges)))
-            raise _not_here(replica, missing, "all microshards that the scan is for, and no others,")
-
-    def _check_microshard(self, microshard: int, replica: Replica) -> None:
-        if microshard != ALL_MICROSHARDS and not replica.machine.has_microshard(microshard):
-            raise _not_here(replica, [microshard], f"microshard {microshard}")
+    def _check_here(self, ranges: Ranges, replica: Replica) -> None:
+        """What is read or deleted in a microshard that is another shard's would be missing without notice."""
+        microshards = replica.keyspace.microshards
+        if not is_well_formed(ranges, microshards):
+            raise Refusal(
+                ErrorCode.INVALID_ARGUMENT,
+                f"a request names the microshards that it is about, in order and each once, of the {microshards} that "
+                f"keyspace {replica.keyspace.name!r} has",
+            )
+        if not replica.machine.has_ranges(ranges):
+            here = replica.machine.prefixes
+            missing = [microshard for microshard in microshards_in(ranges) if microshard not in here]
+            raise _not_here(replica, missing, f"{len(missing)} of the microshards, {missing[0]} among them")
 
     def _check_read(self, request: Read, replica: Replica) -> list[int]:
         self._check_keyspace(request, replica)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
+from shoal.shardmap import microshards_in
 
 from shoal_server.storage.applied_state import encode_applied_state
 from shoal_server.storage.engine import Engine
@@ -30,7 +31,7 @@ START = ChecksumCursor()
 
 
 def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> ChecksumSlice:
-    """Return the slice that `request` asks for, of what the replica has applied."""
+    """Return the slice that `request` asks for, of what the replica has applied; it has all the microshards asked for."""
     state = replica.machine.state
     hashed = blake2b(digest_size=DIGEST_BYTES)
     if request.cursor == START:
@@ -39,7 +40,7 @@ def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> Checksu
     budget = max(1, min(request.max_rows, MAX_ROWS))
     rows = size = 0
     after = request.cursor.after
-    for microshard in sorted(replica.machine.prefixes):
+    for microshard in microshards_in(request.ranges):
         if microshard < request.cursor.microshard:
             continue
         if budget <= 0:

@@ -586,6 +586,9 @@ class Node:
             where = f"{self.identity.node} has no replica of shard {request.shard}"
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, where)
             return
+        if request.ranges and not replica.machine.has_ranges(request.ranges):
+            replica.refusals.not_here(client, request.request, outbox)
+            return
         if replica.failure is None:
             try:
                 outbox.answer(client, checksum(replica, self.engine, request))

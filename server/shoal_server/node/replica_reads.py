@@ -162,8 +162,7 @@ class ReplicaReads:
         now = machine.now(time_ms)
         seq = machine.state.seq
         if not machine.has_all(queued.microshards) or (
-            type(read) is Scan
-            and (not machine.has_microshard(read.microshard) or (read.ranges and read.ranges != machine.state.ranges))
+            isinstance(read, (Scan, ReadPage)) and not machine.has_ranges(read.ranges)
         ):
             # Microshards have gone after it was admitted.
             self._refusals.not_here(queued.client, read.request, outbox)
@@ -177,7 +176,7 @@ class ReplicaReads:
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
             page = machine.scan(
-                read.microshard,
+                read.ranges,
                 read.start,
                 read.end,
                 reverse=read.reverse,
@@ -192,9 +191,7 @@ class ReplicaReads:
             )
         elif type(read) is ReadPage:
             rows = max(1, min(read.max_rows, limits.page_rows))
-            microshards, keys, shown, done = machine.read_page(
-                read.microshard, read.after, rows, limits.page_bytes, now
-            )
+            microshards, keys, shown, done = machine.read_page(read.ranges, read.after, rows, limits.page_bytes, now)
             outbox.answer(queued.client, Page(read.request, seq, done, microshards, keys, shown))
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import msgspec
 from shoal.protocol.frames import operations_decoder
-from shoal.protocol.messages import ALL_MICROSHARDS, Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
+from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
 from shoal.protocol.relocation import UNREAD, ClearedRange, MovedRow, RelocationCursor
-from shoal.shardmap import MicroshardRange, Shard
+from shoal.shardmap import MicroshardRange, Ranges, Shard
 
 COMMANDS_VERSION = 1
 """Format of entries; an entry of a newer one stops the replica that cannot read it (`UnknownCommands`)."""
@@ -200,12 +200,12 @@ def named_keys(operations: list[Operation]) -> Iterator[bytes]:
             yield operation.key
 
 
-def named_microshards(operations: list[Operation]) -> Iterator[int]:
-    """Yield the microshards that operations name without a key, `ALL_MICROSHARDS` left out."""
+def named_ranges(operations: list[Operation]) -> Iterator[Ranges]:
+    """Yield the microshards of each range of keys that operations are about, conditions included."""
     for operation in operations:
         if isinstance(operation, Atomic):
             for condition in operation.conditions:
-                if isinstance(condition, RangeUnchanged) and condition.microshard != ALL_MICROSHARDS:
-                    yield condition.microshard
-        elif isinstance(operation, DeleteRange) and operation.microshard != ALL_MICROSHARDS:
-            yield operation.microshard
+                if isinstance(condition, RangeUnchanged):
+                    yield condition.ranges
+        elif isinstance(operation, DeleteRange):
+            yield operation.ranges

@@ -16,14 +16,13 @@ from heapq import merge
 
 import msgspec
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     ConditionNotMet,
     DeleteRange,
     Operation,
     OperationResult,
 )
 from shoal.protocol.relocation import RelocationCursor
-from shoal.shardmap import Keyspace, Shard
+from shoal.shardmap import Keyspace, Ranges, Shard, count_in, is_well_formed, microshards_in
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
@@ -39,7 +38,7 @@ from shoal_server.shard.commands import (
     WriteCommand,
     decode_commands,
     decode_operations,
-    named_microshards,
+    named_ranges,
 )
 from shoal_server.shard.expiry import ExpiryIndex
 from shoal_server.shard.microshards import EntryPosition, Microshards
@@ -261,7 +260,7 @@ class ShardStateMachine:
         prefixes = self.prefixes
         microshards = set(command.microshards)
         if not prefixes.keys() >= microshards or (
-            not plain and any(microshard not in prefixes for microshard in named_microshards(operations))
+            not plain and not all(map(self.has_ranges, named_ranges(operations)))
         ):
             # Its leader had not applied what stands before it in the log and took a microshard away.
             return Outcome(Verdict.NOT_HERE, 0)
@@ -282,8 +281,7 @@ class ShardStateMachine:
         """Yield the microshards of which range deletes may have removed rows."""
         for operation in operations:
             if type(operation) is DeleteRange:
-                everywhere = operation.microshard == ALL_MICROSHARDS
-                yield from self.prefixes if everywhere else (operation.microshard,)
+                yield from microshards_in(operation.ranges)
 
     # -- reads
 
@@ -305,9 +303,16 @@ class ShardStateMachine:
         prefixes = self.prefixes
         return all(microshard in prefixes for microshard in microshards)
 
-    def has_microshard(self, microshard: int) -> bool:
-        """Say whether a microshard, or `ALL_MICROSHARDS`, may be asked for here."""
-        return microshard == ALL_MICROSHARDS or microshard in self.prefixes
+    def has_ranges(self, ranges: Ranges) -> bool:
+        """Say whether these are microshards that are well formed, and all of them are still here."""
+        if ranges == self.state.ranges:
+            return bool(ranges)
+        # How many there are is known before any is looked at: whatever is asked, it takes no longer than the shard is large.
+        return (
+            is_well_formed(ranges, self.keyspace.microshards)
+            and count_in(ranges) <= len(self.prefixes)
+            and self.has_all(microshards_in(ranges))
+        )
 
     def read(
         self, keys: list[bytes], microshards: list[int], now: int
@@ -324,7 +329,7 @@ class ShardStateMachine:
 
     def scan(
         self,
-        microshard: int,
+        ranges: Ranges,
         start: bytes,
         end: bytes,
         *,
@@ -337,13 +342,13 @@ class ShardStateMachine:
         """Return rows of [start, end) (an empty `end`: to the last) in key order, in reverse from the end down.
 
         Args:
-            microshard: one of the shard's, or `ALL_MICROSHARDS`.
+            ranges: microshards that are all here.
         """
         page = ScannedPage([], [], [], None)
         size = 0
         last = b""
         examined = 0
-        for key, row in self._in_order(microshard, start, end, reverse):
+        for key, row in self._in_order(ranges, start, end, reverse):
             if len(page.keys) >= max_rows or size >= max_bytes or examined >= MAX_HIDDEN_ROWS * max_rows:
                 # The smallest key greater than another is that with a zero byte behind it.
                 page.resume = last if reverse else last + b"\x00"
@@ -360,10 +365,10 @@ class ShardStateMachine:
                 size += len(row)
         return page
 
-    def _in_order(self, microshard: int, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (user key, row) of one microshard, or of all in one order."""
+    def _in_order(self, ranges: Ranges, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (user key, row) of microshards, all in one order."""
         prefixes = self.prefixes
-        chosen = list(prefixes.values()) if microshard == ALL_MICROSHARDS else [prefixes[microshard]]
+        chosen = [prefixes[microshard] for microshard in microshards_in(ranges)]
         parts = [self._rows_between(prefix, start, end, reverse) for prefix in chosen]
         return parts[0] if len(parts) == 1 else merge(*parts, key=_key_of, reverse=reverse)
 
@@ -381,19 +386,19 @@ class ShardStateMachine:
         return reader.read(cursor)
 
     def read_page(
-        self, microshard: int, after: bytes, max_rows: int, max_bytes: int, now: int
+        self, ranges: Ranges, after: bytes, max_rows: int, max_bytes: int, now: int
     ) -> tuple[list[int], list[bytes], list[bytes], bool]:
-        """Return rows after a cursor in (microshard, key) order as microshards, keys, values, and whether that was all.
+        """Return rows in (microshard, key) order as microshards, keys, values, and whether that was all.
 
         Args:
-            microshard: where the cursor stands, -1 at the beginning.
-            after: the last key already read there, b"" for none.
+            ranges: microshards that are all here.
+            after: the last key already read of the first of them, b"" for none.
         """
         microshards: list[int] = []
         keys: list[bytes] = []
         values: list[bytes] = []
         size = 0
-        for current, key, row in self._rows_after(microshard, after):
+        for current, key, row in self._rows_after(ranges, after):
             if len(keys) >= max_rows or size >= max_bytes:
                 return microshards, keys, values, False
             if is_visible(row, now):
@@ -403,13 +408,12 @@ class ShardStateMachine:
                 size += len(key) + len(row)
         return microshards, keys, values, True
 
-    def _rows_after(self, microshard: int, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    def _rows_after(self, ranges: Ranges, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         engine = self._engine
-        for current in sorted(self.prefixes):
-            if current < microshard:
-                continue
+        for current in microshards_in(ranges):
             prefix = self.prefixes[current]
-            start = prefix + after + b"\x00" if current == microshard and after else prefix
+            start = prefix + after + b"\x00" if after else prefix
+            after = b""
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
                 yield current, key[len(prefix) :], row
 

@@ -164,7 +164,7 @@ class Microshards:
             membership=membership,
             membership_index=at.index,
             clock_ms=at.clock_ms,
-            ranges=child.ranges,
+            ranges=ranges_of(taken),
             placements=placements_of(state.generations(child.ranges), state.generation),
         )
         if is_stored(self._engine, child.id):

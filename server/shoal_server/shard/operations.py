@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 
 from shoal.protocol.digest import RangeDigest, rows_of
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     DEFAULT_TTL,
     MAX_FOUND_BYTES,
     Applied,
@@ -31,6 +30,7 @@ from shoal.protocol.messages import (
     Touch,
     ValueEquals,
 )
+from shoal.shardmap import Ranges, microshards_in
 
 from shoal_server.shard.expiry import ExpiryIndex
 from shoal_server.shard.overlay import Overlay
@@ -166,16 +166,16 @@ class WriteExecutor:
         return Applied([total])
 
     def _delete_range(self, operation: DeleteRange) -> OperationResult:
-        touched = list(self._spans(operation.microshard, operation.start, operation.end))
+        touched = list(self._spans(operation.ranges, operation.start, operation.end))
         self._overlay.clear(touched)
         return Applied([len(touched)])
 
-    def _spans(self, microshard: int, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield what [start, end) is in the data of one microshard, or of all, in order: nothing where it is empty."""
+    def _spans(self, ranges: Ranges, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what [start, end) is in the data of microshards, in order: nothing where it is empty."""
         prefixes = self._prefixes
         if end and start >= end:
             return
-        for each in sorted(prefixes) if microshard == ALL_MICROSHARDS else (microshard,):
+        for each in microshards_in(ranges):
             prefix = prefixes[each]
             yield prefix + start, prefix + end if end else prefix_end(prefix)
 
@@ -233,7 +233,7 @@ class WriteExecutor:
     def _is_unchanged(self, condition: RangeUnchanged) -> bool:
         expected = rows_of(condition.digest)
         rows: list[tuple[bytes, int]] = []
-        for start, end in self._spans(condition.microshard, condition.start, condition.end):
+        for start, end in self._spans(condition.ranges, condition.start, condition.end):
             for key, row in self._overlay.scan(start, end):
                 if is_visible(row, self.now):
                     if len(rows) >= expected:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
 import pytest
 import typer.testing
 from shoal.cli.main import app
@@ -62,7 +63,18 @@ from shoal.protocol.messages import (
     Written,
 )
 from shoal.protocol.version import NEWEST
-from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
+from shoal.shardmap import (
+    Keyspace,
+    MicroshardRange,
+    NodeAddress,
+    Ranges,
+    Routes,
+    Shard,
+    ShardMap,
+    count_in,
+    microshards_in,
+    ranges_of,
+)
 
 NODES = ("n1", "n2", "n3")
 SHARDS = 4
@@ -88,6 +100,8 @@ class Script:
     page_rows: int = 3
     staleness_ms: int = 0
     on_page: Callable[[ReadPage], None] | None = None
+    before_page: Callable[[ReadPage], None] | None = None
+    """Called before it is looked at what the shard has."""
 
 
 class FakeCluster:
@@ -98,6 +112,7 @@ class FakeCluster:
         self.rows: dict[int, dict[tuple[int, bytes], bytes]] = {shard: {} for shard in range(1, SHARDS + 1)}
         self.expiries: dict[bytes, int] = {}
         self.seq = 0
+        self.version = 2
         self.requests: list[Request] = []
         self._loop = asyncio.new_event_loop()
         self._servers: dict[str, asyncio.Server] = {}
@@ -151,6 +166,15 @@ class FakeCluster:
     def put(self, key: bytes, value: bytes) -> None:
         self.rows[self.routes.shard_of(self.keyspace, key)][self.keyspace.microshard_of(key), key] = value
 
+    def reshard(self, owners: Sequence[int]) -> None:
+        """Give each microshard to a shard, with its rows."""
+        rows = {position: value for shard in self.rows.values() for position, value in shard.items()}
+        self.version += 1
+        for shard, known in self.shards.items():
+            mine = [microshard for microshard, owner in enumerate(owners) if owner == shard]
+            self.shards[shard] = msgspec.structs.replace(known, ranges=ranges_of(mine))
+            self.rows[shard] = {position: value for position, value in rows.items() if position[0] in mine}
+
     def value(self, key: bytes) -> bytes | None:
         return self.rows[self.routes.shard_of(self.keyspace, key)].get((self.keyspace.microshard_of(key), key))
 
@@ -198,7 +222,7 @@ class FakeCluster:
         )
         if node in self.script.old_maps:
             return ShardMap(1, "fake", addresses, (self.keyspace,), shards[:-1])
-        return ShardMap(2, "fake", addresses, (self.keyspace,), shards)
+        return ShardMap(self.version, "fake", addresses, (self.keyspace,), shards)
 
     def _welcome(self, node: str) -> Welcome:
         return Welcome(
@@ -240,6 +264,8 @@ class FakeCluster:
         return self._data(node, request)
 
     def _data(self, node: str, request: OpenSession | Write | Read | ReadPage | Scan) -> Answer:
+        if isinstance(request, ReadPage) and self.script.before_page is not None:
+            self.script.before_page(request)
         rows = self.rows[request.shard]
         if isinstance(request, OpenSession):
             return SessionOpened(request.request, 1)
@@ -249,12 +275,15 @@ class FakeCluster:
             seqs = [0 if value is None else 7 for value in values]
             expiries = [self.expiries.get(key, 0) for key in request.keys]
             return Rows(request.request, self.seq, node, values, seqs, stale_ms, expiries if any(expiries) else [])
+        if isinstance(request, Scan | ReadPage) and not self._has(request.shard, request.ranges):
+            return Failure(request.request, ErrorCode.WRONG_SHARD.value, f"shard {request.shard} has others")
         if isinstance(request, Scan):
             return self._scan(node, request)
         if isinstance(request, ReadPage):
             if self.script.on_page is not None:
                 self.script.on_page(request)
-            after = sorted(position for position in rows if position > (request.microshard, request.after))
+            wanted, begun = set(microshards_in(request.ranges)), (request.ranges[0].first, request.after)
+            after = sorted(position for position in rows if position[0] in wanted and position > begun)
             page = after[: self.script.page_rows]
             return Page(
                 request.request,
@@ -267,6 +296,9 @@ class FakeCluster:
         self.seq += 1
         results = [self._do(rows, operation) for operation in operations_decoder.decode(request.operations)]
         return Written(request.request, self.seq, [result for result in results if result is not None])
+
+    def _has(self, shard: int, ranges: Ranges) -> bool:
+        return set(microshards_in(ranges)) <= set(microshards_in(self.shards[shard].ranges))
 
     def _do(self, rows: dict[tuple[int, bytes], bytes], operation: Operation) -> OperationResult | None:
         """Apply an operation to a shard's rows; return its result, None for those without."""
@@ -283,7 +315,7 @@ class FakeCluster:
             gone = [at for at in rows if at[1] >= operation.start and (not operation.end or at[1] < operation.end)]
             for position in gone:
                 del rows[position]
-            return Applied([1 if operation.microshard >= 0 else MICROSHARDS // SHARDS])
+            return Applied([count_in(operation.ranges)])
         position = (self.keyspace.microshard_of(operation.key), operation.key)
         if isinstance(operation, Put):
             rows[position] = operation.value
@@ -317,7 +349,7 @@ class FakeCluster:
             for (microshard, key), value in self.rows[request.shard].items()
             if key >= request.start
             and (not request.end or key < request.end)
-            and request.microshard in (-1, microshard)
+            and microshard in set(microshards_in(request.ranges))
         }
         keys = sorted(rows, reverse=request.reverse)
         resume = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from random import Random
 
+import pytest
 from shoal.protocol.messages import Failure, ReadPage, Write
 
 from .conftest import NOW_MS
@@ -110,6 +112,25 @@ def test_export_follows_a_leader_that_changes_between_pages(fake, shoal):
     found = [json.loads(line)["key"].encode() for line in shoal("export").stdout.splitlines()]
     assert len(found) == 60
     assert set(found) == keys
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_export_has_every_row_once_while_shards_split_merge_and_move(fake, shoal, seed):
+    random = Random(seed)
+    keys = [f"k{number}" for number in range(80)]
+    for key in keys:
+        fake.put(key.encode(), b"v")
+
+    def reshard(request: ReadPage) -> None:
+        if random.random() < 0.5:
+            shards = random.choice([[1, 2, 3, 4], [2, 3], [1]])
+            fake.reshard([random.choice(shards) for _ in range(16)])
+
+    fake.script.before_page = reshard
+    result = shoal("export")
+    found = [json.loads(line)["key"] for line in result.stdout.splitlines()]
+    assert sorted(found) == sorted(keys)
+    assert fake.version > 2
 
 
 def test_export_to_a_file_that_fails_leaves_no_file(fake, shoal, tmp_path):

@@ -19,7 +19,6 @@ from shoal.protocol.frames import (
     traced_request_decoder,
 )
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     DEFAULT_TTL,
     Applied,
     Atomic,
@@ -54,7 +53,7 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
-from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap, microshards_in
 
 Reply = Any
 """An answer, a list of answers, or None for silence."""
@@ -158,7 +157,7 @@ class FakeCluster:
         if isinstance(operation, Atomic):
             return all(self.has(shard, part) for part in (*operation.conditions, *operation.operations))
         if isinstance(operation, DeleteRange | RangeUnchanged):
-            return operation.microshard == ALL_MICROSHARDS or self.holds(shard, operation.microshard)
+            return all(self.holds(shard, microshard) for microshard in microshards_in(operation.ranges))
         return self.holds(shard, self.keyspace.microshard_of(operation.key))
 
     def holds(self, shard: int, microshard: int) -> bool:
@@ -199,15 +198,14 @@ class FakeCluster:
             self.rows[operation.key] = (b"%d" % total, self.seq)
             return Applied([total])
         else:
-            for key in self.keys_in(shard, operation.microshard, operation.start, operation.end):
+            for key in self.keys_in(operation.ranges, operation.start, operation.end):
                 del self.rows[key]
-            whole = sum(span.end - span.first for span in self.ranges_of(shard))
-            return Applied([whole if operation.microshard == ALL_MICROSHARDS else 1])
+            return Applied([len(list(microshards_in(operation.ranges)))])
         return None
 
     def met(self, shard: int, condition: Any) -> bool:
         if isinstance(condition, RangeUnchanged):
-            keys = self.keys_in(shard, condition.microshard, condition.start, condition.end)
+            keys = self.keys_in(condition.ranges, condition.start, condition.end)
             digest = RangeDigest()
             digest.add(keys, [self.rows[key][1] for key in keys])
             return digest.value() == condition.digest
@@ -224,14 +222,13 @@ class FakeCluster:
         ttl_ms = self.default_ttl_ms if ttl_ms == DEFAULT_TTL else ttl_ms
         self.expiries[key] = self.now_ms + ttl_ms if ttl_ms else 0
 
-    def keys_in(self, shard: int, microshard: int, start: bytes, end: bytes) -> list[bytes]:
+    def keys_in(self, ranges: tuple[MicroshardRange, ...], start: bytes, end: bytes) -> list[bytes]:
+        wanted = set(microshards_in(ranges))
         return sorted(
             key
             for key in self.rows
-            if key >= start and (not end or key < end)
-            and self.holds(shard, at := self.keyspace.microshard_of(key))
-            and microshard in (ALL_MICROSHARDS, at)
-        )  # fmt: skip
+            if key >= start and (not end or key < end) and self.keyspace.microshard_of(key) in wanted
+        )
 
     def declines(self, node: FakeNode, request: Read | Scan) -> Failure | None:
         """What a replica answers that may not serve a read."""
@@ -250,9 +247,11 @@ class FakeCluster:
         return Failure(request.request, ErrorCode.WRONG_SHARD, "elsewhere", route=route, map_version=self.version)
 
     def scan(self, node: FakeNode, request: Scan) -> Reply:
-        if request.shard > self.shard_count or (request.ranges and request.ranges != self.ranges_of(request.shard)):
+        if request.shard > self.shard_count or not all(
+            self.holds(request.shard, microshard) for microshard in microshards_in(request.ranges)
+        ):
             return self.wrong_shard(request)
-        keys = self.keys_in(request.shard, request.microshard, request.start, request.end)
+        keys = self.keys_in(request.ranges, request.start, request.end)
         if request.reverse:
             keys.reverse()
         resume = None

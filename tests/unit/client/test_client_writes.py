@@ -19,6 +19,7 @@ from shoal.protocol.messages import (
     Touch,
     Write,
 )
+from shoal.shardmap import MicroshardRange
 
 
 def operations(cluster: Any) -> list[Any]:
@@ -316,7 +317,45 @@ async def test_a_range_is_deleted_whole_while_a_shard_is_divided(start_cluster: 
         cluster.leaders[2], cluster.shard_count, cluster.version = "n1", 2, 2
         assert await db.delete_prefix("k") == 16
         assert cluster.rows == {}
-    assert any(isinstance(each, DeleteRange) and each.microshard >= 0 for each in operations(cluster))
+    deleted_in = [each.ranges for each in operations(cluster) if isinstance(each, DeleteRange)]
+    assert sorted(deleted_in, key=lambda ranges: ranges[0].first) == [
+        (MicroshardRange(0, 8),),
+        (MicroshardRange(8, 16),),
+    ]
+
+
+async def test_a_shard_with_as_many_microshards_as_expected_but_others_does_not_delete_in_them_for_it(
+    start_cluster: Any,
+) -> None:
+    cluster = await start_cluster(shards=2)
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put_many({f"k{i}": "" for i in range(50)})
+
+        def swap(node: Any, request: Any) -> Any:
+            # Shard 1 has deleted in its half; before shard 2 does, the two have changed halves.
+            if isinstance(request, Write) and request.shard == 2 and not cluster.ranges:
+                cluster.ranges = {1: (MicroshardRange(8, 16),), 2: (MicroshardRange(0, 8),)}
+                cluster.version = 2
+            return cluster.serve(node, request)
+
+        cluster.script = swap
+        assert await db.delete_prefix("k") == 16
+        assert cluster.rows == {}
+
+
+async def test_a_deletion_that_was_done_in_part_does_not_count_as_surely_not_done(start_cluster: Any) -> None:
+    cluster = await start_cluster(shards=2)
+
+    def refuse(node: Any, request: Any) -> Any:
+        if isinstance(request, Write) and request.shard == 2:
+            return Failure(request.request, ErrorCode.PERMISSION_DENIED, "no")
+        return cluster.serve(node, request)
+
+    async with shoal.AsyncClient(cluster.url()) as db:
+        cluster.script = refuse
+        with pytest.raises(shoal.PermissionDenied, match="1 of 2 shards") as caught:
+            await db.delete_prefix("k")
+    assert caught.value.maybe_applied
 
 
 async def test_a_failed_deletion_of_a_range_is_raised(start_cluster: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     Atomic,
     Delete,
     DeleteRange,
@@ -18,18 +17,34 @@ from shoal.protocol.messages import (
     Operation,
     Put,
     RangeUnchanged,
+    ReadPage,
     Rows,
     Scan,
     SeqEquals,
     Touch,
     Written,
 )
+from shoal.shardmap import MicroshardRange, Ranges, one_microshard
 from shoal_server.node.admission import MAX_RESULTS, MAX_SPANS, MAX_TTL_MS
 
 BIG = (1 << 64) - 1
 WRONG = ErrorCode.INVALID_ARGUMENT
-ELSEWHERE = ErrorCode.WRONG_SHARD
 LARGE = ErrorCode.TOO_LARGE
+
+EVERYWHERE = (MicroshardRange(0, 4),)
+MALFORMED: list[Ranges] = [
+    (),
+    (MicroshardRange(0, 5),),
+    (MicroshardRange(4, 5),),
+    (MicroshardRange(-1, 2),),
+    (MicroshardRange(0, 0),),
+    (MicroshardRange(2, 1),),
+    (MicroshardRange(0, BIG),),
+    (MicroshardRange(BIG - 1, BIG),),
+    (MicroshardRange(2, 3), MicroshardRange(0, 1)),
+    (MicroshardRange(0, 2), MicroshardRange(1, 3)),
+    (MicroshardRange(1, 2),) * 2,
+]
 
 REFUSED: list[tuple[Operation, ErrorCode]] = [
     (Put(b"", b"v"), WRONG),
@@ -40,15 +55,13 @@ REFUSED: list[tuple[Operation, ErrorCode]] = [
     (Touch(b"k", BIG), WRONG),
     (Touch(b"", 1), WRONG),
     (Increment(b""), WRONG),
-    (DeleteRange(4, b"", b""), ELSEWHERE),
-    (DeleteRange(-2, b"", b""), ELSEWHERE),
-    (DeleteRange(BIG, b"", b""), ELSEWHERE),
+    *((DeleteRange(ranges, b"", b""), WRONG) for ranges in MALFORMED),
     (Atomic([], [Put(b"k", b"v", BIG)]), WRONG),
     (Atomic([], [Put(b"k", bytes((1 << 20) + 1))]), LARGE),
     (Atomic([KeyPresent(b"")], []), WRONG),
-    (Atomic([RangeUnchanged(4, b"", b"", b"")], []), ELSEWHERE),
+    *((Atomic([RangeUnchanged(ranges, b"", b"", b"")], []), WRONG) for ranges in MALFORMED),
     (Atomic([], [Touch(b"k")] * (MAX_RESULTS + 1)), LARGE),
-    (Atomic([RangeUnchanged(ALL_MICROSHARDS, b"", b"", b"")] * (MAX_SPANS // 4 + 1), []), LARGE),
+    (Atomic([RangeUnchanged(EVERYWHERE, b"", b"", b"")] * (MAX_SPANS // 4 + 1), []), LARGE),
 ]
 
 
@@ -66,12 +79,12 @@ def test_an_operation_that_cannot_be_meant_is_refused_and_nothing_else(
 ODD: list[Operation] = [
     Increment(b"n", BIG),
     Increment(b"n", -(1 << 63)),
-    DeleteRange(ALL_MICROSHARDS, b"z", b"a"),
-    DeleteRange(0, b"a", b"a"),
-    DeleteRange(0, bytes(10_000), b""),
+    DeleteRange(EVERYWHERE, b"z", b"a"),
+    DeleteRange(one_microshard(0), b"a", b"a"),
+    DeleteRange(one_microshard(0), bytes(10_000), b""),
     Atomic([], []),
     Atomic([SeqEquals(b"k", -1), SeqEquals(b"k", BIG)], [Delete(b"k")]),
-    Atomic([RangeUnchanged(ALL_MICROSHARDS, b"z", b"a", b"short")], [Delete(b"k")]),
+    Atomic([RangeUnchanged(EVERYWHERE, b"z", b"a", b"short")], [Delete(b"k")]),
     Atomic([KeyPresent(b"k")] * 5000, [Increment(b"k")] * 5000),
     Put(b"k", b"v", MAX_TTL_MS),
 ]
@@ -102,6 +115,17 @@ def test_numbers_and_sessions_that_nobody_gave_out_are_refused(nodes: Any) -> No
     assert unknown.code == ErrorCode.SESSION_EXPIRED.value
 
 
+@pytest.mark.parametrize("ranges", MALFORMED, ids=repr)
+def test_readers_of_no_microshards_or_of_such_as_there_are_not_are_refused(nodes: Any, ranges: Ranges) -> None:
+    for make in (
+        lambda request: Scan(request, 1, 1, 1000, ranges, b"", b"", False, False, 10),
+        lambda request: ReadPage(request, 1, 1, 1000, ranges, b"", 10),
+    ):
+        refused = nodes.ask_and_wait(nodes.leader, make)
+        assert isinstance(refused, Failure)
+        assert refused.code == WRONG.value
+
+
 def test_reads_and_scans_with_odd_bounds_are_answered(nodes: Any) -> None:
     leader = nodes.leader
     for freshness in (Freshness(), Freshness(False, -1, 0), Freshness(False, 1, BIG)):
@@ -113,7 +137,7 @@ def test_reads_and_scans_with_odd_bounds_are_answered(nodes: Any) -> None:
         page = nodes.ask_and_wait(
             leader,
             lambda request, rows=max_rows: Scan(
-                request, 1, 1, 1000, ALL_MICROSHARDS, b"z", b"a", True, False, rows, Freshness()
+                request, 1, 1, 1000, EVERYWHERE, b"z", b"a", True, False, rows, Freshness()
             ),
         )
         assert (page.keys, page.resume) == ([], None)

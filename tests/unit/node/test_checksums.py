@@ -10,6 +10,7 @@ import pytest
 from shoal.errors import ErrorCode
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.protocol.messages import Delete, Failure, Put
+from shoal.shardmap import MicroshardRange
 from shoal_server.node.checksums import MAX_BYTES, MAX_ROWS
 from shoal_server.storage.layout import value_header
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from conftest import Nodes
 
 SHARD = 1
+EVERYWHERE = (MicroshardRange(0, 4),)
 SETTLED_MS = 1000
 KEYS = 40
 
@@ -26,7 +28,7 @@ def slices(nodes: Nodes, node: str, max_rows: int = MAX_ROWS) -> list[ChecksumSl
     found: list[ChecksumSlice] = []
     cursor: ChecksumCursor | None = ChecksumCursor()
     while cursor is not None:
-        make = partial(ReadChecksum, shard=SHARD, cursor=cursor, max_rows=max_rows)
+        make = partial(ReadChecksum, shard=SHARD, ranges=EVERYWHERE, cursor=cursor, max_rows=max_rows)
         answer = nodes.ask_and_wait(node, make)
         assert isinstance(answer, ChecksumSlice)
         found.append(answer)
@@ -97,7 +99,7 @@ def test_a_slice_is_bounded_in_rows_and_bytes(nodes: Nodes) -> None:
 
 
 def test_a_node_without_the_replica_says_so(nodes: Nodes) -> None:
-    answer = nodes.ask_and_wait("n1", lambda request: ReadChecksum(request, 99, ChecksumCursor(), 1))
+    answer = nodes.ask_and_wait("n1", lambda request: ReadChecksum(request, 99, EVERYWHERE, ChecksumCursor(), 1))
     assert isinstance(answer, Failure)
     assert answer.code == ErrorCode.INVALID_ARGUMENT
     assert "n1 has no replica of shard 99" in answer.message

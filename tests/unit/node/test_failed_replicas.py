@@ -17,6 +17,8 @@ from shoal_server.storage.engine import Damaged
 from shoal_server.storage.layout import hard_state_key
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure, load_failure
 
+EVERYWHERE = (MicroshardRange(0, 4),)
+
 ANY = Freshness(strong=False)
 STRONG = Freshness()
 ROWS = 40
@@ -40,7 +42,7 @@ def damage_log(nodes: Any, name: str) -> None:
 
 def scan(nodes: Any, name: str, freshness: Freshness) -> int:
     asked: int = nodes.ask(
-        name, lambda request: Scan(request, 1, 1, 1000, -1, b"", b"", False, False, 4096, freshness=freshness)
+        name, lambda request: Scan(request, 1, 1, 1000, EVERYWHERE, b"", b"", False, False, 4096, freshness=freshness)
     )
     return asked
 
@@ -110,7 +112,7 @@ def test_a_failed_replica_is_said_to_be_so_and_serves_no_read_of_any_kind(nodes:
         answer = nodes.answer(request)
         assert answer.code == ErrorCode.TOO_STALE
         assert "has failed" in answer.message
-    answer = nodes.ask_and_wait(follower, lambda request: ReadChecksum(request, 1, ChecksumCursor(), 100))
+    answer = nodes.ask_and_wait(follower, lambda request: ReadChecksum(request, 1, EVERYWHERE, ChecksumCursor(), 100))
     assert answer.code == ErrorCode.UNAVAILABLE
 
 
@@ -118,7 +120,7 @@ def test_damage_that_only_a_checksum_or_the_census_meets_fails_the_replica_too(n
     fill(nodes)
     one, other = nodes.others
     damage(nodes, one, b"k020")
-    nodes.ask_and_wait(one, lambda request: ReadChecksum(request, 1, ChecksumCursor(), 4096))
+    nodes.ask_and_wait(one, lambda request: ReadChecksum(request, 1, EVERYWHERE, ChecksumCursor(), 4096))
     assert nodes.replica(one).failure is not None
     damage(nodes, other, b"k021")
     nodes.answer(nodes.write(Put(b"k022", b"changed"), Put(b"k021x", b"changed")))

@@ -10,7 +10,6 @@ import pytest
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     Answer,
     Done,
     DropReplica,
@@ -197,7 +196,7 @@ def test_a_client_is_told_where_to_go_from_the_seal_on_and_to_try_again_until_it
         (MicroshardRange(0, 1), MicroshardRange(2, 4)),
     ]
     whole = answer.shard_map.shards[1].ranges
-    scan = Scan(0, TARGET, 1, 1000, ALL_MICROSHARDS, b"", b"", False, False, 10, ranges=whole)
+    scan = Scan(0, TARGET, 1, 1000, whole, b"", b"", False, False, 10)
     not_yet = [
         two.write(TARGET, Put(MOVED, b"x")),
         two.read(TARGET, MOVED),
@@ -367,7 +366,7 @@ def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoSh
     assert isinstance(two.nodes.ask_and_wait(node, lambda request: InstallShardMap(request, later)), Done)
     assert isinstance(two.nodes.ask_and_wait(node, lambda request: DropReplica(request, SOURCE)), Done)
     machine = two.replica(TARGET, node).machine
-    two.nodes.until(lambda: machine.has_microshard(0))
+    two.nodes.until(lambda: 0 in machine.prefixes)
     assert machine.read([MOVED], [0], two.nodes.wall_ms)[0] == [b"1"]
 
 

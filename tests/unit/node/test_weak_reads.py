@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import ALL_MICROSHARDS, Failure, Freshness, Put, Rows, Scan, ScanPage, Written
+from shoal.protocol.messages import Failure, Freshness, Put, Rows, Scan, ScanPage, Written
+from shoal.shardmap import MicroshardRange
 from shoal_server.node.freshness import REFRESH_NS, FreshnessAnswer, ReplicaFreshness
 
 MS = 1_000_000
@@ -132,7 +133,7 @@ def test_weak_scans_are_served_and_declined_like_reads(nodes: Any) -> None:
     follower = nodes.others[0]
 
     def scan(request: int) -> Scan:
-        return Scan(request, 1, 1, 1000, ALL_MICROSHARDS, b"", b"", True, False, 10, within(100))
+        return Scan(request, 1, 1, 1000, (MicroshardRange(0, 4),), b"", b"", True, False, 10, within(100))
 
     page = nodes.ask_and_wait(follower, scan)
     assert isinstance(page, ScanPage)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from shoal.protocol.frames import encode_operations
-from shoal.protocol.messages import ALL_MICROSHARDS, Operation, OperationResult
-from shoal.shardmap import Keyspace, MicroshardRange, Shard
+from shoal.protocol.messages import Operation, OperationResult
+from shoal.shardmap import Keyspace, MicroshardRange, Ranges, Shard
 from shoal_server.raft.messages import Entry, EntryKind, Membership
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
@@ -131,17 +131,21 @@ class ReplicaOfAShard:
         start: bytes = b"",
         end: bytes = b"",
         *,
-        microshard: int = ALL_MICROSHARDS,
+        ranges: Ranges = (),
         reverse: bool = False,
         keys_only: bool = False,
         max_rows: int = 1000,
         max_bytes: int = MIB,
     ) -> list[list[tuple[bytes, bytes]]]:
-        """Scan page by page as a client does; the rows of each page, with empty values where only keys were asked for."""
+        """Scan page by page as a client does; the rows of each page, with empty values where only keys were asked for.
+
+        Args:
+            ranges: microshards; none: all that the shard has.
+        """
         pages: list[list[tuple[bytes, bytes]]] = []
         while True:
             page = self.machine.scan(
-                microshard,
+                ranges or self.machine.state.ranges,
                 start,
                 end,
                 reverse=reverse,

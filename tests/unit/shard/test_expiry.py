@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     DEFAULT_TTL,
     NO_TTL,
     Applied,
@@ -22,8 +21,11 @@ from shoal.protocol.messages import (
     ValueEquals,
     ValueEqualsOrAbsent,
 )
+from shoal.shardmap import MicroshardRange
 from shoal_server.shard.commands import PurgeCommand
 from shoal_server.shard.expiry import NEVER
+
+EVERYWHERE = (MicroshardRange(0, 8),)
 
 
 def test_an_expired_row_is_gone_for_gets_scans_and_pages_before_it_is_purged(replica: Any) -> None:
@@ -33,7 +35,7 @@ def test_an_expired_row_is_gone_for_gets_scans_and_pages_before_it_is_purged(rep
     replica.now += 1
     assert replica.entry(b"k") == (None, 0, 0)
     assert replica.scan() == replica.scan(reverse=True) == [(b"stays", b"v")]
-    _, keys, _, done = replica.machine.read_page(-1, b"", 10, 1000, replica.now)
+    _, keys, _, done = replica.machine.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
     assert (keys, done) == ([b"stays"], True)
     assert replica.stored_keys() == [b"k", b"stays"]
 
@@ -120,9 +122,7 @@ def test_a_row_that_was_rewritten_since_the_leader_looked_stays(replica: Any) ->
     replica.now += 1000
     due = replica.machine.expiry.due(replica.now, 100)
     replica.write(Put(b"put", b"new"), Put(b"longer", b"new", 9000), Delete(b"gone"))
-    replica.write(
-        DeleteRange(ALL_MICROSHARDS, b"in range", b"in s"), Put(b"touched", b"new", 2000), Touch(b"touched", 50)
-    )
+    replica.write(DeleteRange(EVERYWHERE, b"in range", b"in s"), Put(b"touched", b"new", 2000), Touch(b"touched", 50))
     replica.apply(replica.commands(PurgeCommand(due)))
     assert replica.scan() == [(b"longer", b"new"), (b"put", b"new"), (b"touched", b"new")]
     assert replica.index_rows() == 3, "of longer, and two of touched"

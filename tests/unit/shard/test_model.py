@@ -12,7 +12,6 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     Applied,
     Atomic,
     AtomicOperation,
@@ -32,6 +31,7 @@ from shoal.protocol.messages import (
     ValueEquals,
     ValueEqualsOrAbsent,
 )
+from shoal.shardmap import Ranges, microshards_in, ranges_of
 from shoal_server.shard.commands import OpenSessionCommand, PurgeCommand
 from shoal_server.storage.memory import MemoryEngine
 
@@ -70,26 +70,26 @@ class Model:
         now = max(self.now, wall)
         return {key: row for key, row in sorted(self.rows.items()) if not row[2] or row[2] > now}
 
-    def in_range(self, microshard: int, start: bytes, end: bytes) -> list[bytes]:
+    def in_range(self, ranges: Ranges, start: bytes, end: bytes) -> list[bytes]:
         return [
             key
             for key in sorted(self.rows)
-            if key >= start and (not end or key < end) and microshard in (ALL_MICROSHARDS, self.microshard_of(key))
+            if key >= start and (not end or key < end) and self.microshard_of(key) in set(microshards_in(ranges))
         ]
 
     def expiry(self, ttl: int) -> int:
         ttl = self.default_ttl if ttl == -1 else ttl
         return self.now + ttl if ttl else 0
 
-    def digest(self, microshard: int, start: bytes, end: bytes) -> bytes:
+    def digest(self, ranges: Ranges, start: bytes, end: bytes) -> bytes:
         visible = self.visible()
-        found = [(visible[key][1], key) for key in self.in_range(microshard, start, end) if key in visible]
+        found = [(visible[key][1], key) for key in self.in_range(ranges, start, end) if key in visible]
         text = b"".join(seq.to_bytes(8, "big") + len(key).to_bytes(4, "big") + key for seq, key in found)
         return len(found).to_bytes(4, "big") + blake2b(text, digest_size=16).digest()
 
     def holds(self, condition: Condition) -> bool:
         if isinstance(condition, RangeUnchanged):
-            return self.digest(condition.microshard, condition.start, condition.end) == condition.digest
+            return self.digest(condition.ranges, condition.start, condition.end) == condition.digest
         value, seq, _ = self.visible().get(condition.key, (None, 0, 0))
         if isinstance(condition, KeyPresent):
             return value is not None
@@ -122,11 +122,11 @@ class Model:
     def operation(self, operation: Operation) -> object:
         """Return its result as (kind, ...), or None where it has none."""
         if isinstance(operation, DeleteRange):
-            for key in self.in_range(operation.microshard, operation.start, operation.end):
+            for key in self.in_range(operation.ranges, operation.start, operation.end):
                 del self.rows[key]
             if operation.end and operation.start >= operation.end:
                 return ("applied", [0])
-            return ("applied", [8 if operation.microshard == ALL_MICROSHARDS else 1])
+            return ("applied", [len(list(microshards_in(operation.ranges)))])
         if not isinstance(operation, Atomic):
             done = self.do(operation)
             if isinstance(operation, Put | Delete):
@@ -169,7 +169,7 @@ def told(result: object) -> object:
 key = st.sampled_from(KEYS)
 value = st.sampled_from([b"", b"1", b"-5", b"text", b"9223372036854775807"])
 ttl = st.sampled_from([-1, 0, 1, 5, 20, 1000])
-microshard = st.sampled_from([ALL_MICROSHARDS, *range(8)])
+ranges = st.sets(st.integers(0, 7), min_size=1).map(ranges_of)
 bound = st.sampled_from(BOUNDS)
 single = st.one_of(
     st.builds(Put, key, value, ttl),
@@ -183,12 +183,12 @@ condition = st.one_of(
     st.builds(ValueEquals, key, value),
     st.builds(ValueEqualsOrAbsent, key, value),
     st.builds(SeqEquals, key, st.integers(0, 12)),
-    st.builds(RangeUnchanged, microshard, bound, bound, st.sampled_from([b"right", b"wrong"])),
+    st.builds(RangeUnchanged, ranges, bound, bound, st.sampled_from([b"right", b"wrong"])),
 )
 operation = st.one_of(
     single,
     single,
-    st.builds(DeleteRange, microshard, bound, bound),
+    st.builds(DeleteRange, ranges, bound, bound),
     st.builds(Atomic, st.lists(condition, max_size=2), st.lists(single, max_size=4)),
 )
 steps = st.lists(
@@ -210,8 +210,8 @@ def with_right_digests(operations: list[Operation], model: Model) -> list[Operat
 
     def right(condition: Condition) -> Condition:
         if isinstance(condition, RangeUnchanged) and condition.digest == b"right":
-            digest = model.digest(condition.microshard, condition.start, condition.end)
-            return RangeUnchanged(condition.microshard, condition.start, condition.end, digest)
+            digest = model.digest(condition.ranges, condition.start, condition.end)
+            return RangeUnchanged(condition.ranges, condition.start, condition.end, digest)
         return condition
 
     return [

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
-    ALL_MICROSHARDS,
     MAX_FOUND_BYTES,
     Applied,
     Atomic,
@@ -27,8 +26,11 @@ from shoal.protocol.messages import (
     ValueEquals,
     ValueEqualsOrAbsent,
 )
+from shoal.shardmap import MicroshardRange, one_microshard
 from shoal_server.shard.commands import UnknownCommands, WriteCommand
 from shoal_server.shard.operations import MAX_INTEGER, MIN_INTEGER, parse_integer
+
+EVERYWHERE = (MicroshardRange(0, 8),)
 
 
 def digest_of(replica: Any, start: bytes = b"", end: bytes = b"") -> bytes:
@@ -90,9 +92,9 @@ def test_integers_are_parsed_as_decimal_digits_with_a_sign_before() -> None:
 def test_a_range_delete_removes_one_microshards_keys_or_all_in_the_range(replica: Any) -> None:
     replica.write(*(Put(b"p/%d" % number, b"v") for number in range(5)), *(Put(b"q%d" % n, b"v") for n in range(20)))
     [microshard] = replica.machine.route([b"p/0"])
-    assert replica.write(DeleteRange(microshard, b"p/1", b"p/3")) == [Applied([1])]
+    assert replica.write(DeleteRange(one_microshard(microshard), b"p/1", b"p/3")) == [Applied([1])]
     assert [key for key, _ in replica.scan(b"p", b"q")] == [b"p/0", b"p/3", b"p/4"]
-    assert replica.write(DeleteRange(ALL_MICROSHARDS, b"q", b"")) == [Applied([8])]
+    assert replica.write(DeleteRange(EVERYWHERE, b"q", b"")) == [Applied([8])]
     assert [key for key, _ in replica.scan()] == [b"p/0", b"p/3", b"p/4"]
 
 
@@ -100,9 +102,9 @@ def test_a_range_delete_removes_one_microshards_keys_or_all_in_the_range(replica
 def test_a_range_that_ends_before_it_starts_is_empty_and_harms_nobody(replica: Any, end: bytes) -> None:
     """RocksDB refuses such a range: applied as it is, it would end every replica, and every restart of one."""
     replica.write(Put(b"a", b"1"), Put(b"b", b"2"), Put(b"c", b"3"))
-    assert replica.write(DeleteRange(ALL_MICROSHARDS, b"b", end)) == [Applied([0])]
+    assert replica.write(DeleteRange(EVERYWHERE, b"b", end)) == [Applied([0])]
     empty = RangeDigest().value()
-    assert replica.write(Atomic([RangeUnchanged(ALL_MICROSHARDS, b"b", end, empty)], [])) == [Applied([])]
+    assert replica.write(Atomic([RangeUnchanged(EVERYWHERE, b"b", end, empty)], [])) == [Applied([])]
     assert replica.scan() == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
     assert replica.scan(b"b", end) == replica.scan(b"b", end, reverse=True) == []
 
@@ -130,9 +132,9 @@ def test_a_range_that_ends_before_it_starts_is_empty_and_harms_nobody(replica: A
         (SeqEquals(b"there", (1 << 64) - 1), False),
         (SeqEquals(b"none", 0), True),
         (SeqEquals(b"none", 2), False),
-        (RangeUnchanged(ALL_MICROSHARDS, b"", b"", b""), False),
-        (RangeUnchanged(0, b"", b"", b"too short"), False),
-        (RangeUnchanged(0, b"", b"", bytes(1000)), False),
+        (RangeUnchanged(EVERYWHERE, b"", b"", b""), False),
+        (RangeUnchanged(one_microshard(0), b"", b"", b"too short"), False),
+        (RangeUnchanged(one_microshard(0), b"", b"", bytes(1000)), False),
     ],
     ids=repr,
 )
@@ -196,10 +198,10 @@ def test_an_atomic_with_thousands_of_parts_is_done(replica: Any) -> None:
 
 def test_a_range_is_unchanged_until_a_row_of_it_is_written_added_or_removed(replica: Any) -> None:
     replica.write(Put(b"a", b"1"), Put(b"b", b"1"), Put(b"x", b"1"))
-    condition = RangeUnchanged(ALL_MICROSHARDS, b"a", b"c", digest_of(replica, b"a", b"c"))
+    condition = RangeUnchanged(EVERYWHERE, b"a", b"c", digest_of(replica, b"a", b"c"))
     assert replica.write(Atomic([condition], [Put(b"x", b"2")])) == [Applied([])]
-    for change in (Put(b"b", b"1"), Put(b"ab", b"1"), Delete(b"a"), DeleteRange(ALL_MICROSHARDS, b"b", b"c")):
-        condition = RangeUnchanged(ALL_MICROSHARDS, b"a", b"c", digest_of(replica, b"a", b"c"))
+    for change in (Put(b"b", b"1"), Put(b"ab", b"1"), Delete(b"a"), DeleteRange(EVERYWHERE, b"b", b"c")):
+        condition = RangeUnchanged(EVERYWHERE, b"a", b"c", digest_of(replica, b"a", b"c"))
         assert replica.write(change, Atomic([condition], []))[-1] == ConditionNotMet(0, 0, None)
 
 
@@ -207,16 +209,16 @@ def test_a_range_in_one_microshard_does_not_mind_the_others(replica: Any) -> Non
     replica.write(Put(b"p/1", b"1"), Put(b"p/2", b"1"))
     [microshard] = replica.machine.route([b"p/1"])
     elsewhere = next(key for key in (b"p%d" % n for n in range(99)) if replica.machine.route([key]) != [microshard])
-    condition = RangeUnchanged(microshard, b"p", b"q", digest_of(replica, b"p/", b"p0"))
+    condition = RangeUnchanged(one_microshard(microshard), b"p", b"q", digest_of(replica, b"p/", b"p0"))
     assert replica.write(Put(elsewhere, b"1"), Atomic([condition], [])) == [Applied([])]
 
 
 def test_a_row_that_expired_since_changes_its_range(replica: Any) -> None:
     replica.write(Put(b"a", b"1", 1000), Put(b"b", b"1"))
-    condition = RangeUnchanged(ALL_MICROSHARDS, b"", b"", digest_of(replica))
+    condition = RangeUnchanged(EVERYWHERE, b"", b"", digest_of(replica))
     replica.now += 1000
     assert replica.write(Atomic([condition], [])) == [ConditionNotMet(0, 0, None)]
-    condition = RangeUnchanged(ALL_MICROSHARDS, b"", b"", digest_of(replica))
+    condition = RangeUnchanged(EVERYWHERE, b"", b"", digest_of(replica))
     assert replica.write(Atomic([condition], [])) == [Applied([])]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal.protocol.messages import ALL_MICROSHARDS, Put
+from shoal.protocol.messages import Put
+from shoal.shardmap import MicroshardRange, one_microshard
 from shoal_server.shard.machine import MAX_HIDDEN_ROWS
+
+EVERYWHERE = (MicroshardRange(0, 8),)
 
 KEYS = sorted(
     [b"a", b"a\x00", b"a\x00\x00", b"a\xff", b"a\xff\xff", b"\x00", b"\xff", b"\xff\xff", b"b", b"p/1", b"p/2"]
@@ -55,13 +58,13 @@ def test_a_scan_of_one_microshard_gives_its_rows_alone(filled: Any) -> None:
     [microshard] = filled.machine.route([b"p/1"])
     expected = [key for key in KEYS if filled.machine.route([key]) == [microshard]]
     for reverse in (False, True):
-        [page] = filled.pages(microshard=microshard, reverse=reverse)
+        [page] = filled.pages(ranges=one_microshard(microshard), reverse=reverse)
         assert [key for key, _ in page] == (expected[::-1] if reverse else expected)
 
 
 def test_keys_only_leaves_the_values_out(filled: Any) -> None:
     page = filled.machine.scan(
-        ALL_MICROSHARDS, b"", b"", reverse=False, keys_only=True, max_rows=100, max_bytes=1 << 20, now=filled.now
+        EVERYWHERE, b"", b"", reverse=False, keys_only=True, max_rows=100, max_bytes=1 << 20, now=filled.now
     )
     assert (page.keys, page.values, page.seqs) == (KEYS, [], [filled.machine.state.seq] * len(KEYS))
 
@@ -85,11 +88,11 @@ def test_many_expired_rows_make_short_pages_and_hide_nothing_behind_them(replica
 
 def test_read_page_goes_on_behind_its_cursor_in_microshard_order(filled: Any) -> None:
     found: list[tuple[int, bytes]] = []
-    microshard, after, done = -1, b"", False
+    at, after, done = 0, b"", False
     while not done:
-        microshards, keys, _, done = filled.machine.read_page(microshard, after, 2, 1 << 20, filled.now)
+        microshards, keys, _, done = filled.machine.read_page((MicroshardRange(at, 8),), after, 2, 1 << 20, filled.now)
         found += zip(microshards, keys, strict=True)
         if keys:
-            microshard, after = microshards[-1], keys[-1]
+            at, after = microshards[-1], keys[-1]
     assert found == sorted(found)
     assert sorted(key for _, key in found) == KEYS

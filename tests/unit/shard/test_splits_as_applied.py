@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from shoal.keys import microshard_of
-from shoal.protocol.messages import Put
+from shoal.protocol.digest import RangeDigest
+from shoal.protocol.messages import Applied, Atomic, ConditionNotMet, DeleteRange, Put, RangeUnchanged
 from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.shard.commands import SplitCommand
 from shoal_server.shard.sessions import Verdict
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import data_prefix, is_split_off
 from shoal_server.storage.replica_rows import ReplicaOrigin, put_origin
 
@@ -43,3 +46,61 @@ def test_a_child_that_came_to_the_node_before_its_parent_is_not_made_again(repli
     assert replica.machine.microshards.split_offs == []
     prefix = data_prefix(1, microshard_of(KEY, b"/", 8), generation)
     assert engine.get(engine.data, prefix + KEY) is None, "its own leader feeds it; these rows are nobody's now"
+
+
+def digest_of(replica: Any, keys: list[bytes]) -> bytes:
+    digest = RangeDigest()
+    digest.add(keys, [replica.entry(key)[1] for key in keys])
+    return digest.value()
+
+
+@pytest.mark.parametrize("in_one_turn", [False, True])
+def test_what_names_microshards_that_a_split_took_away_is_not_done_at_all(replica: Any, in_one_turn: bool) -> None:
+    """Its leader proposed it before it had applied the split, or what it read was there before."""
+    stays = next(key for number in range(100) if microshard_of(key := b"key-%d" % number, b"/", 8) < 4)
+    replica.write(Put(stays, b"1"), Put(KEY, b"1"))
+    whole, kept = (MicroshardRange(0, 8),), (MicroshardRange(0, 4),)
+    both = sorted([stays, KEY])
+    late = [
+        replica.write_command(Atomic([RangeUnchanged(whole, b"", b"", digest_of(replica, both))], [Put(stays, b"2")])),
+        replica.write_command(Put(stays, b"2"), DeleteRange(whole, b"", b"")),
+        replica.write_command(DeleteRange((MicroshardRange(3, 5),), b"", b"")),
+    ]
+    fitting = [
+        replica.write_command(Atomic([RangeUnchanged(kept, b"", b"", digest_of(replica, [stays]))], [])),
+        replica.write_command(DeleteRange(kept, b"", b"")),
+    ]
+    split = SplitCommand(CHILD, 2)
+    if in_one_turn:
+        [_, *outcomes] = replica.apply(replica.commands(split), *(replica.commands(each) for each in late))
+    else:
+        replica.apply(replica.commands(split))
+        outcomes = replica.apply(*(replica.commands(each) for each in late))
+    assert [outcome.verdict for [outcome] in outcomes] == [Verdict.NOT_HERE] * 3
+    assert replica.get(stays) == b"1"
+    [outcomes] = replica.apply(replica.commands(*fitting))
+    assert [outcome.results for outcome in outcomes] == [[Applied([])], [Applied([4])]]
+
+
+def test_a_range_over_microshards_that_were_joined_with_others_since_is_compared_in_them_alone(
+    engine: Engine, make_replica: Callable[..., Any]
+) -> None:
+    replica = make_replica(engine)
+    low = next(key for number in range(100) if microshard_of(key := b"key-%d" % number, b"/", 8) < 4)
+    replica.write(Put(low, b"1"))
+    condition = RangeUnchanged((MicroshardRange(0, 4),), b"", b"", digest_of(replica, [low]))
+    assert replica.write(Put(KEY, b"of others"), Atomic([condition], [])) == [Applied([])]
+    assert replica.write(Put(low, b"2"), Atomic([condition], [])) == [ConditionNotMet(0, 0, None)]
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [(), (MicroshardRange(0, 9),), (MicroshardRange(-1, 3),), (MicroshardRange(0, 1 << 60),), (MicroshardRange(5, 2),)],
+)
+def test_microshards_that_there_are_not_are_nobodys_and_cost_nothing(
+    replica: Any, ranges: tuple[MicroshardRange, ...]
+) -> None:
+    assert not replica.machine.has_ranges(ranges)
+    replica.open_session()
+    [[outcome]] = replica.apply(replica.commands(replica.write_command(DeleteRange(ranges, b"", b""))))
+    assert outcome.verdict is Verdict.NOT_HERE

@@ -1,0 +1,106 @@
+"""Reading a whole keyspace page by page: each row once, whatever the map says from page to page."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from shoal.coverage import KeyspaceCoverage
+from shoal.errors import Internal, KeyspaceNotFound
+from shoal.shardmap import (
+    Keyspace,
+    MicroshardRange,
+    Ranges,
+    Routes,
+    Shard,
+    ShardMap,
+    count_in,
+    is_well_formed,
+    microshards_in,
+    ranges_of,
+)
+
+MICROSHARDS = 12
+KEYSPACE = Keyspace(1, "default", MICROSHARDS, b"/")
+ROWS = {microshard: [b"%d-%d" % (microshard, number) for number in range(microshard % 4)] for microshard in range(12)}
+
+
+def routes(owners: list[int], version: int = 1) -> Routes:
+    shards = tuple(
+        Shard(shard, 1, ranges_of(at for at, owner in enumerate(owners) if owner == shard), ("n1",))
+        for shard in (1, 2, 3)
+    )
+    return Routes(ShardMap(version, "c", (), (KEYSPACE,), shards))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_every_row_is_read_once_while_microshards_move(seed: int) -> None:
+    random = Random(seed)
+
+    def anyhow() -> Routes:
+        return routes([random.choice([1, 2, 3]) for _ in range(MICROSHARDS)])
+
+    coverage = KeyspaceCoverage(anyhow(), KEYSPACE)
+    found: list[bytes] = []
+    for _ in range(500):
+        part = coverage.part
+        if part is None:
+            break
+        assert is_well_formed(part.ranges, MICROSHARDS)
+        rows = [(at, key) for at in microshards_in(part.ranges) for key in ROWS[at]]
+        rows = [row for row in rows if row > (part.ranges[0].first, coverage.after)]
+        page = rows[: random.randint(1, 5)]
+        found += [key for _, key in page]
+        coverage.take([at for at, _ in page], [key for _, key in page], done=len(page) == len(rows))
+        if random.random() < 0.4:
+            coverage.follow(anyhow())
+    assert coverage.part is None
+    assert coverage.microshards_left == 0
+    assert sorted(found) == sorted(key for keys in ROWS.values() for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("microshards", "keys", "done"),
+    [
+        ([], [], False),
+        ([5], [b"x"], True),
+        ([1, 0], [b"x", b"x"], True),
+        ([1, 1], [b"x", b"x"], False),
+        ([1], [b"a"], True),
+        ([1, 1], [b"y", b"x"], True),
+    ],
+)
+def test_a_page_that_was_not_asked_for_is_no_progress(microshards: list[int], keys: list[bytes], done: bool) -> None:
+    coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 8), KEYSPACE)
+    coverage.take([1], [b"a"], done=False)
+    with pytest.raises(Internal, match="shard 1 sent"):
+        coverage.take(microshards, keys, done=done)
+
+
+def test_a_keyspace_that_is_dropped_meanwhile_is_not_read_to_its_end_in_silence() -> None:
+    coverage = KeyspaceCoverage(routes([1] * MICROSHARDS), KEYSPACE)
+    with pytest.raises(KeyspaceNotFound, match="dropped"):
+        coverage.follow(Routes(ShardMap(2, "c", (), (), ())))
+
+
+@pytest.mark.parametrize(
+    ("spans", "well_formed"),
+    [
+        ([(0, 12)], True),
+        ([(0, 1), (1, 2), (5, 12)], True),
+        ([], False),
+        ([(0, 13)], False),
+        ([(3, 3)], False),
+        ([(-1, 3)], False),
+        ([(4, 5), (0, 1)], False),
+        ([(0, 3), (2, 4)], False),
+        ([(1 << 60, 1 << 61)], False),
+    ],
+)
+def test_ranges_of_a_request_are_in_order_and_name_each_microshard_once(
+    spans: list[tuple[int, int]], well_formed: bool
+) -> None:
+    ranges: Ranges = tuple(MicroshardRange(*span) for span in spans)
+    assert is_well_formed(ranges, MICROSHARDS) is well_formed
+    if well_formed:
+        assert count_in(ranges) == len(set(microshards_in(ranges)))
