@@ -26,6 +26,7 @@ class ProblemKind(StrEnum):
     SHARD_WITHOUT_LEADER = "shard_without_leader"
     NODE_UNREACHABLE = "node_unreachable"
     NODE_NOT_WRITABLE = "node_not_writable"
+    REPLICAS_DIFFER = "replicas_differ"
     REPLICA_MISSING = "replica_missing"
     REPLICA_DISCONNECTED = "replica_disconnected"
     REPLICA_BEHIND = "replica_behind"
@@ -133,6 +134,7 @@ class Survey:
                     Problem(ProblemKind.SHARD_WITHOUT_LEADER, f"shard {shard.id} has no leader", shard=shard.id)
                 )
                 continue
+            found.extend(self._differences(shard))
             for node in shard.replicas:
                 # An unreachable node is one problem, not one for each of its replicas.
                 problem = self._behind(shard, node, marks) if node in reachable else None
@@ -156,6 +158,14 @@ class Survey:
                 f"node {node.id} takes no writes: {report.status.not_writable}",
                 node=node.id,
             )
+
+    def _differences(self, shard: Shard) -> Iterator[Problem]:
+        comparison = self._leaders[shard.id].replica.comparison
+        if comparison is not None and comparison.divergence is not None:
+            message = (
+                f"the replicas of shard {shard.id} have {comparison.divergence}; none of them is known to be right"
+            )
+            yield Problem(ProblemKind.REPLICAS_DIFFER, message, shard=shard.id)
 
     def _behind(self, shard: Shard, node: str, marks: Mapping[int, int]) -> Problem | None:
         """Return what keeps the replica of `shard` on `node` from being in step with the leader, which must exist."""
@@ -228,15 +238,11 @@ async def survey(
 ) -> Survey:
     """Fetch every node's status, all at once, by the newest shard map that any of them knows.
 
-    The seed (`host:port`) that answers first may just have come back and know an old map. Where a node goes by a newer
-    map when it says what it has, all are asked again: what a shard has given another since would be counted twice, or not
-    at all.
+    The seed (`host:port`) that answers first may just have come back and know an old map.
 
     Raises:
-        Unavailable: no seed answered, or the map changed again and again.
+        Unavailable: no seed answered.
     """
-    loop = asyncio.get_running_loop()
-    until = loop.time() + timeout_seconds
     shard_map = await fetch_shard_map(seeds, timeout_seconds, tls)
     while True:
         reports = await asyncio.gather(*(_report(node, timeout_seconds, tls) for node in shard_map.nodes))
@@ -244,8 +250,6 @@ async def survey(
         newest = max([shard_map, *known], key=lambda one: one.version)
         if newest.version == shard_map.version:
             return Survey(shard_map, reports)
-        if loop.time() >= until:
-            raise Unavailable(f"the shard map changed again and again for {timeout_seconds:g} s; try again")
         shard_map = newest
 
 
@@ -282,8 +286,6 @@ async def _report(node: NodeAddress, timeout_seconds: float, tls: SSLContext | N
         async with await AdminConnection.open(node.address, timeout_seconds, tls) as connection:
             status = await connection.status()
             shard_map = connection.welcome.shard_map
-            if status.map_version > shard_map.version:
-                shard_map = await connection.shard_map()
     except ShoalError as error:
         return NodeReport(node, None, str(error))
     if status.node != node.id:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
+from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.relocation import EndedRelocation, MovingRows, ReadMoving, RelocationStatus, RelocationStep
 from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
 
@@ -511,8 +512,7 @@ class ReplicaStatus(_Message, frozen=True):
         written_bytes: of rows applied here since then.
         bytes, keys: of the rows that the replica has, uncompressed, as counted at a slow pace in the background; they lag
             behind writes by seconds to minutes.
-        counted: every microshard that the replica has was counted since the process began or since it came; until then
-            `bytes` and `keys` are too low.
+        counted: every microshard has been counted since the process began; until then `bytes` and `keys` are too low.
         hot: the microshards with most reads and writes lately, the busiest first, at most `MAX_HOT_MICROSHARDS`.
         cpu: the share of one core that the shard took on this node lately: the process's, divided among its replicas by
             reads and writes, which is an estimate.
@@ -521,6 +521,7 @@ class ReplicaStatus(_Message, frozen=True):
         relocations_ended: the last of those that the shard is done with, the newest last.
         failure: "" or how the replica has failed, the kind before a colon ("damaged", "diverged", "stuck"): it serves
             nothing then.
+        comparison: of leaders that compare their replicas in the background, how far that is.
     """
 
     shard: int
@@ -551,6 +552,7 @@ class ReplicaStatus(_Message, frozen=True):
     incoming: RelocationStatus | None = None
     relocations_ended: tuple[EndedRelocation, ...] = ()
     failure: str = ""
+    comparison: ComparisonStatus | None = None
 
 
 MAX_HOT_MICROSHARDS = 8

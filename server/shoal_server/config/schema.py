@@ -141,13 +141,14 @@ class LimitsConfig(Section):
 
 
 class StorageConfig(Section):
-    """RocksDB and the log."""
+    """RocksDB, the log, and whether replicas are compared with each other in the background."""
 
     block_cache_bytes: Size = Field(64 * MIB, alias="block_cache", ge=MIB)
     write_buffer_bytes: Size = Field(32 * MIB, alias="write_buffer", ge=MIB)
     disk_reserve_bytes: Size = Field(256 * MIB, alias="disk_reserve")
     log_retain_bytes: Size = Field(16 * MIB, alias="log_retain", ge=64 * KIB)
     sessions_per_shard: Count = Field(4096, ge=1)
+    compare_replicas: Switch = True
 
 
 class ObserveConfig(Section):

@@ -47,12 +47,13 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Routes, Shard, ShardMap
 
 from shoal_server.invariants import invariant
-from shoal_server.node.absent_replicas import answer_for_absent
 from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
+from shoal_server.node.comparisons import Comparisons
 from shoal_server.node.damage import failure_of
+from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.leaderships import Leaderships
@@ -73,14 +74,9 @@ from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
 from shoal_server.raft.ready import Ready
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.folder import (
-    begin_promising,
-    forget_longer_promises,
-    load_derived_version,
-    put_shard_map,
-)
+from shoal_server.storage.folder import load_derived_version, put_shard_map
 from shoal_server.storage.layout import is_split_off
-from shoal_server.storage.replica_failure import STORED, ReplicaFailure, put_failure
+from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
 from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 
@@ -152,8 +148,7 @@ class Node:
         self.clock = WallClock(settings.clock_tolerance_ns, settings.timing.drift_permille)
         self.cpu = 0.0
         self.connected: set[str] = set()
-        self._promised_ns = begin_promising(engine, settings.timing.support_ns)
-        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, self._promised_ns)
+        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
         self._opener = ReplicaOpener(identity.node, engine, settings, self.liveness, self.tally, random, self.connected)
         self.replicas: dict[int, Replica] = {}
         for shard in shard_map.shards:
@@ -176,6 +171,16 @@ class Node:
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
         self._census = Census(engine, self.replicas, now)
+        self._comparisons = Comparisons(
+            identity.node,
+            engine,
+            self.replicas,
+            self.connected,
+            settings.comparison,
+            self.tally,
+            self._fail_diverged,
+            now,
+        )
         self._loads = LoadClock(now)
         self._behind: dict[int, Replica] = {}
         self._behind_due = now
@@ -321,6 +326,10 @@ class Node:
         """Something that the replica needs could not be read."""
         self.fail_replica(replica, failure_of(error, replica), now)
 
+    def _fail_diverged(self, replica: Replica, at_index: int, reason: str, now: int) -> None:
+        """A replica has other rows than most."""
+        self.fail_replica(replica, ReplicaFailure(FailureKind.DIVERGED, reason, at_index), now)
+
     def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
         replica = self._opener.open(self.routes, shard_id, origin, now)
         self.replicas[shard_id] = replica
@@ -435,6 +444,10 @@ class Node:
             self._apply(now, outbox)
         for replica, damaged in self._transfers.send(now, outbox):
             self._damaged(replica, damaged, now)
+        if now >= self._comparisons.due_at:
+            for replica in self._comparisons.step(now, outbox):
+                self._dirty[replica.shard.id] = replica
+                self._next_tick = now
         self._outbox = Outbox(self.routes.map.version)
         if outbox.failed:
             self.tally.failed(outbox.failed)
@@ -446,7 +459,7 @@ class Node:
             found = self._census.step(now)
             if found is not None:
                 self._damaged(*found, now)
-        wake_at = min(self._next_tick, self._census.due_at)
+        wake_at = min(self._next_tick, self._census.due_at, self._comparisons.due_at)
         if self._behind:
             wake_at = min(wake_at, self._behind_due)
         return TurnEnd(outbox.to_peers, outbox.to_clients, self._flush(), wake_at)
@@ -508,6 +521,7 @@ class Node:
                         self._damaged(replica, error, now)
                     self._dirty[shard] = replica
             if connected:
+                self._comparisons.connected(peer)
                 # Support needs a heartbeat there and back: do not wait for the next tick to begin.
                 self.liveness.heartbeat_soon(peer)
                 self._next_tick = now
@@ -526,8 +540,6 @@ class Node:
                 if replica is None:
                     if isinstance(message, VoteRequest):
                         self._splits.keep(sender, message)
-                    else:
-                        answer_for_absent(sender, message, outbox)
                     continue
                 dirty[message.group] = replica
                 if isinstance(message, (SnapshotChunk, SnapshotAck)):
@@ -539,6 +551,10 @@ class Node:
                 elif isinstance(message, FreshnessAnswer):
                     if self.started_at <= message.asked_at <= now:
                         replica.reads.take_freshness(message)
+                elif isinstance(message, DigestReport):
+                    self._comparisons.report(sender, message, replica, now, outbox)
+                elif isinstance(message, DigestVerdict):
+                    self._comparisons.told_to_fail(sender, message, replica, now)
                 else:
                     try:
                         replica.group.step(sender, message, now)
@@ -642,9 +658,6 @@ class Node:
         not_leading = self.not_leading
         if not_leading:
             self.hand_over(now)
-        if self._promised_ns > self.settings.timing.support_ns and now >= liveness.vote_not_before:
-            self._promised_ns = self.settings.timing.support_ns
-            forget_longer_promises(self.engine, self._promised_ns)
         beats = liveness.peers_heartbeats(now, self.peers, not disk.stalled, not not_leading, disk.state.latency_us)
         for peer, heartbeat in beats.items():
             outbox.send(peer, heartbeat)
@@ -802,6 +815,12 @@ class Node:
                 behind[shard] = replica
         if not batch.is_empty():
             engine.write_unlogged(batch)
+        for replica in applied.values():
+            if replica.machine.digest_due is not None and replica.failure is None:
+                try:
+                    self._comparisons.make(replica, now, outbox)
+                except Damaged as error:
+                    self._damaged(replica, error, now)
         # Before anybody is answered: a refusal is to carry the version of a map that says where to go.
         self._relocations.take_hand_overs(applied.values(), now)
         for replica in applied.values():

@@ -8,12 +8,21 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Answer, Failure
 from shoal.shardmap import Shard
 
+from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 
 PeerMessage: TypeAlias = (
-    RaftMessage | Heartbeat | HeartbeatAnswer | SnapshotChunk | SnapshotAck | FreshnessQuestion | FreshnessAnswer
+    RaftMessage
+    | Heartbeat
+    | HeartbeatAnswer
+    | SnapshotChunk
+    | SnapshotAck
+    | FreshnessQuestion
+    | FreshnessAnswer
+    | DigestReport
+    | DigestVerdict
 )
 
 NOBODY = -1

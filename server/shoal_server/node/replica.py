@@ -9,12 +9,14 @@ I/O of its own except reading the engine.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
+from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
@@ -45,6 +47,9 @@ from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import ReplicaFailure
 
+if TYPE_CHECKING:
+    from shoal_server.node.comparisons import Comparison
+
 OVERLOADED_RETRY_MS = 50
 
 _UPKEEP = (PurgeCommand, SetClockCommand)
@@ -73,6 +78,7 @@ class Replica:
         "_unread",
         "_upkeep",
         "_was_leader",
+        "comparison",
         "counts",
         "failure",
         "group",
@@ -80,6 +86,7 @@ class Replica:
         "load",
         "log_length",
         "machine",
+        "newest_digest",
         "node",
         "reads",
         "refusals",
@@ -112,6 +119,8 @@ class Replica:
         self.transfer: WaitingTransfer | None = None
         self.counts = RowCounts()
         self.load = ReplicaLoad()
+        self.comparison: Comparison | None = None
+        self.newest_digest: DigestReport | None = None
         self._settings = settings
         self._tally = tally
         self._queued_since = 0
@@ -281,8 +290,9 @@ class Replica:
             except BaseException:
                 self.machine.state = before
                 raise
-            group.applied(entries[-1].index)
-            self.reads.applied(entries[-1].index)
+            index = self.machine.state.index
+            group.applied(index)
+            self.reads.applied(index)
             if self._proposals:
                 self._results = results
 

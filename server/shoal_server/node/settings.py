@@ -44,6 +44,26 @@ class Limits(msgspec.Struct, frozen=True):
     page_bytes: int = 1024 * 1024
 
 
+class ComparisonSettings(msgspec.Struct, frozen=True):
+    """How replicas are compared in the background (see comparisons.py).
+
+    Args:
+        share_permille: of the time of each replica's node that a node's own shards may cost it; 0: nothing is compared.
+        first_ns: after a leader took over.
+        look_ns: between looks which shards are due: a round of a shard begins no sooner after the one before.
+        patience_ns: for so long replicas are waited for.
+        retry_ns: after a round in which a replica that is connected did not report, or one differed.
+        daily_ns: a shard at rest is compared so often.
+    """
+
+    share_permille: int = 5
+    first_ns: int = 10_000_000_000
+    look_ns: int = 10_000_000_000
+    patience_ns: int = 10_000_000_000
+    retry_ns: int = 60_000_000_000
+    daily_ns: int = 24 * 3600 * 1_000_000_000
+
+
 class NodeSettings(msgspec.Struct, frozen=True):
     """Settings of the node core.
 
@@ -77,6 +97,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     snapshots_at_once: int = 2
     snapshot_chunk_bytes: int = 256 * 1024
     snapshot_timeout_ns: int = 10_000_000_000
+    comparison: ComparisonSettings = ComparisonSettings()
 
 
 def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSettings:
@@ -108,5 +129,6 @@ def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSetting
         sessions_per_shard=storage.sessions_per_shard,
         sync_stall_ns=timing.sync_stall_ns,
         sync_slow_ns=timing.sync_slow_ns,
+        comparison=ComparisonSettings() if storage.compare_replicas else ComparisonSettings(share_permille=0),
         clock_tolerance_ns=timing.clock_tolerance_ns,
     )

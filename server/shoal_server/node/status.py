@@ -46,7 +46,6 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
     status = replica.group.status()
     membership = status.membership
     traffic = replica.machine.traffic
-    replica.counts.follow(replica.machine.state.ranges, replica.machine.prefixes)
     return ReplicaStatus(
         shard=replica.shard.id,
         role=status.role,
@@ -75,6 +74,9 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         incoming=_incoming(replica.machine.state),
         relocations_ended=replica.machine.state.ended,
         failure="" if replica.failure is None else str(replica.failure),
+        comparison=replica.comparison.status(now)
+        if replica.comparison is not None and replica.comparison.is_of(status.term, status.role == "leader")
+        else None,
         peers=tuple(
             PeerProgress(
                 node=peer.node,

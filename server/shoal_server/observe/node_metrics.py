@@ -51,6 +51,8 @@ class _Sums:
     proposals: int = 0
     reads_waiting: int = 0
     weak_reads: int = 0
+    comparison_age_ms: int = 0
+    undecided: int = 0
 
     def add_backlog(self, backlog: Backlog) -> None:
         self.commands += backlog.commands
@@ -94,6 +96,7 @@ class NodeMetrics:
         yield from self._of_queues(sums)
         yield from self._of_peers(now)
         yield from self._of_raft(sums, roles)
+        yield from self._of_comparisons(sums)
         yield from self._of_shards(follower_lags)
         yield from storage_families(self._engine)
 
@@ -244,6 +247,29 @@ class NodeMetrics:
         yield gauge("shoal_node_rows", "Rows as counted last, at a slow pace", sums.rows)
         yield gauge("shoal_node_row_bytes", "Bytes of the rows as counted last, uncompressed", sums.row_bytes)
 
+    def _of_comparisons(self, sums: _Sums) -> Iterator[Family]:
+        tally = self._node.tally
+        yield counter(
+            "shoal_compare_rounds", "Times that all rows of a shard led here were compared", tally.comparison_rounds
+        )
+        yield counter("shoal_compare_slices", "Digests of slices of replicas made here", tally.compared_slices)
+        yield counter("shoal_compare_bytes", "Bytes that these were of", tally.compared_bytes)
+        yield gauge(
+            "shoal_compare_age_seconds",
+            "Since all replicas of a shard were compared, or this node began to lead it: the longest of the shards led here",
+            sums.comparison_age_ms / 1000,
+        )
+        yield counter(
+            "shoal_compare_replicas_taken_out",
+            "Replicas here that differed from most, and were taken out to be rebuilt",
+            tally.replicas_differed,
+        )
+        yield gauge(
+            "shoal_compare_undecided_shards",
+            "Shards led here whose replicas differ, and nobody knows which are right",
+            sums.undecided,
+        )
+
     def _of_shards(self, follower_lags: dict[int, int]) -> Iterator[Family]:
         replicas = self._node.replicas.values()
         shown = sorted(
@@ -302,6 +328,10 @@ def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], follow
         behind = [status.last_index - peer.match_index for peer in status.peers if peer.node != replica.node]
         lacking = follower_lags[replica.shard.id] = max(behind, default=0)
         sums.follower_lag_max = max(sums.follower_lag_max, lacking)
+        comparison = replica.comparison
+        if comparison is not None and comparison.is_of(status.term, True):
+            sums.comparison_age_ms = max(sums.comparison_age_ms, comparison.age_ms(now))
+            sums.undecided += comparison.divergence is not None
     staleness = replica.reads.staleness_ms(now)
     if staleness is not None:
         sums.read_weakly += 1

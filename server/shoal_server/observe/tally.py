@@ -128,6 +128,10 @@ class Tally:
         "arrived",
         "at_once",
         "began",
+        "compared_bytes",
+        "compared_slices",
+        "comparison_rounds",
+        "divergences",
         "elections_won",
         "failures",
         "latencies",
@@ -135,6 +139,7 @@ class Tally:
         "proposals",
         "proposals_refused",
         "proposed_commands",
+        "replicas_differed",
         "requests",
         "retired_reads",
         "retired_writes",
@@ -182,6 +187,11 @@ class Tally:
         self.snapshots_adopted = 0
         self.snapshot_bytes_sent = 0
         self.snapshot_bytes_taken = 0
+        self.compared_slices = 0
+        self.compared_bytes = 0
+        self.comparison_rounds = 0
+        self.replicas_differed = 0
+        self.divergences = 0
         self.retired_reads = 0
         self.retired_writes = 0
         self.retired_written_bytes = 0

@@ -125,11 +125,33 @@ class SetClockCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, ta
     seen_ms: int
 
 
+class DigestCursor(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where in a replica's rows a digest begins, or goes on: behind the key `after` (b"": before the first) of a `place`.
+
+    Places are numbered in the order in which they are gone through: see `shoal_server.node.digests`.
+    """
+
+    place: int = 0
+    after: bytes = b""
+
+
+class DigestCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """Let every replica make a digest of the rows behind `cursor`, as they are when this entry is applied."""
+
+    cursor: DigestCursor
+
+
 RelocationCommand: TypeAlias = (
     TakeCommand | GiveCommand | StoreMovedCommand | SealCommand | AdoptCommand | ForgetCommand | CancelCommand
 )
 Command: TypeAlias = (
-    OpenSessionCommand | WriteCommand | PurgeCommand | SplitCommand | SetClockCommand | RelocationCommand
+    OpenSessionCommand
+    | WriteCommand
+    | PurgeCommand
+    | SplitCommand
+    | SetClockCommand
+    | DigestCommand
+    | RelocationCommand
 )
 
 

@@ -30,6 +30,8 @@ from shoal_server.shard.commands import (
     CLOCK_MS_MAX,
     PLAIN,
     Commands,
+    DigestCommand,
+    DigestCursor,
     OpenSessionCommand,
     PurgeCommand,
     SetClockCommand,
@@ -102,6 +104,15 @@ class Prepared:
     operations: list[list[Operation] | None]
 
 
+@dataclass(frozen=True, slots=True)
+class DigestDue:
+    """A digest of the rows behind `cursor` is due, as they are when the entry at (index, term) is the last one applied."""
+
+    index: int
+    term: int
+    cursor: DigestCursor
+
+
 @dataclass(slots=True)
 class ScannedPage:
     """Rows in key order, and where to go on (None: nothing follows). `values` is empty where only keys were wanted."""
@@ -113,7 +124,7 @@ class ScannedPage:
 
 
 class ShardStateMachine:
-    """One replica's applied state of one shard."""
+    """One replica's applied state of one shard. `digest_due`: a digest is to be made before anything more is applied."""
 
     def __init__(self, shard: Shard, keyspace: Keyspace, engine: Engine, state: AppliedState) -> None:
         """
@@ -125,6 +136,7 @@ class ShardStateMachine:
         self.state = state
         self._engine = engine
         self.traffic = Traffic()
+        self.digest_due: DigestDue | None = None
         self.prefixes: dict[int, bytes] = {}
         self.sessions = SessionTable()
         self.microshards = Microshards(self, engine)
@@ -133,6 +145,7 @@ class ShardStateMachine:
     def adopt(self, state: AppliedState) -> None:
         """Take `state` and the rows it speaks of as they are on disk: at start, and after a snapshot."""
         self.state = state
+        self.digest_due = None
         generations = state.generations(state.ranges)
         self.prefixes = {
             microshard: data_prefix(self.keyspace.id, microshard, generation)
@@ -151,7 +164,9 @@ class ShardStateMachine:
     ) -> list[tuple[Entry, list[Outcome]]]:
         """Add the effects of committed `entries` to `batch`; return what became of each COMMAND entry's commands.
 
-        The batch must be written before the next call. `batch` is for several shards, of which each adds once.
+        The batch must be written before the next call. `batch` is for several shards, of which each adds once. An entry
+        that asks for a digest is the last to be applied (`state.index` says how far that is): the digest is made of what
+        the batch has written, and taken (`take_digest_due`) before the next call.
 
         Args:
             prepared: by log index, what this node decoded when it proposed; used only where the term is the entry's.
@@ -161,6 +176,7 @@ class ShardStateMachine:
         """
         if not entries:
             return []
+        invariant(self.digest_due is None, "a digest is made before anything later is applied")
         state = self.state
         index, opened, clock = state.index, state.sessions_opened, state.clock_ms
         membership, membership_index = state.membership, state.membership_index
@@ -168,9 +184,10 @@ class ShardStateMachine:
         if self.microshards.journals:
             overlay.record()
         results: list[tuple[Entry, list[Outcome]]] = []
+        term = state.term
         for entry in entries:
             invariant(entry.index == index + 1, "entries are applied in order, without a gap")
-            index = entry.index
+            index, term = entry.index, entry.term
             if entry.kind == EntryKind.COMMAND:
                 known = prepared.get(index)
                 if known is not None and known.term == entry.term:
@@ -204,12 +221,17 @@ class ShardStateMachine:
                             clock = max(0, min(clock, command.clock_ms))
                             executor.now = clock
                         outcomes.append(Outcome(Verdict.NEW, seq))
+                    elif isinstance(command, DigestCommand):
+                        self.digest_due = DigestDue(index, term, command.cursor)
+                        outcomes.append(Outcome(Verdict.NEW, seq))
                     else:
                         problem = self.microshards.relocate(command, index, overlay)
                         outcomes.append(Outcome(Verdict.REFUSED if problem else Verdict.NEW, seq, reason=problem))
                 results.append((entry, outcomes))
                 if self.microshards.journals:
                     self.microshards.journal(index, overlay)
+                if self.digest_due is not None:
+                    break
             elif entry.kind == EntryKind.MEMBERSHIP:
                 membership = msgspec.msgpack.decode(entry.payload, type=Membership)
                 membership_index = index
@@ -218,7 +240,7 @@ class ShardStateMachine:
         self.state = msgspec.structs.replace(
             self.state,
             index=index,
-            term=entries[-1].term,
+            term=term,
             sessions_opened=opened,
             membership=membership,
             membership_index=membership_index,
@@ -227,6 +249,11 @@ class ShardStateMachine:
         overlay.rows[applied_state_key(self.shard.id)] = encode_applied_state(self.state)
         overlay.write_to(batch)
         return results
+
+    def take_digest_due(self) -> DigestDue | None:
+        """Return the digest that the last entry applied asks for, if it does; it is due no more."""
+        due, self.digest_due = self.digest_due, None
+        return due
 
     def _open_session(self, ordinal: int, capacity: int, overlay: Overlay) -> Outcome:
         session = (self.shard.id << SESSION_ORDINAL_BITS) + ordinal

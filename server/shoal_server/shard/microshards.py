@@ -114,6 +114,17 @@ class Microshards:
             microshard: data_prefix(keyspace, microshard, generation) for microshard, generation in generations.items()
         }
 
+    def stored_prefixes(self) -> dict[int, bytes]:
+        """Return what the rows of each microshard begin with that the shard has, has parted with, or is to get."""
+        machine = self._machine
+        if not (self._outgoing or self._incoming_prefixes):
+            return machine.prefixes
+        return {
+            **machine.prefixes,
+            **self._incoming_prefixes,
+            **{microshard: prefix for prefix, microshard in self._outgoing.items()},
+        }
+
     def take_hand_overs(self) -> list[HandOver]:
         """Take out what was handed over since the last time."""
         hand_overs, self._hand_overs = self._hand_overs, []
@@ -294,8 +305,6 @@ class Microshards:
             return "nothing follows a page that was complete"
         if command.behind is not None and command.behind != incoming.cursor:
             return f"page {command.number} was not read from where the page before it ended"
-        if command.cursor.ranges != incoming.ranges:
-            return f"page {command.number} is of other microshards than shard {self._machine.shard.id} is to get"
         prefixes = self._incoming_prefixes
         if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
             return f"some of the rows are of microshards that relocation {command.relocation} is not about"

@@ -59,7 +59,6 @@ SHARD_MAP_ROW = b"m"
 DERIVED_MAP_ROW = b"d"
 EPOCH_ROW = b"e"
 MARK_ROW = b"s"
-PROMISED_ROW = b"t"
 _HARD_STATE = b"h"
 _LOG_START = b"l"
 _PEER = b"p"
@@ -144,6 +143,11 @@ def split_rows(rows: list[bytes | None], now: int) -> tuple[list[bytes | None], 
 def expiry_prefix(keyspace: int, microshard: int, generation: int) -> bytes:
     """Return what all keys of a microshard's expiry index begin with."""
     return _DATA_PREFIX.pack(keyspace | _INDEX_BIT, microshard, generation)
+
+
+def expiry_prefix_beside(prefix: bytes) -> bytes:
+    """Return the `expiry_prefix` of the microshard and generation that a `data_prefix` is of."""
+    return bytes((prefix[0] | _INDEX_BIT >> 24,)) + prefix[1:]
 
 
 def expiry_suffix(expiry: int, key: bytes = b"") -> bytes:

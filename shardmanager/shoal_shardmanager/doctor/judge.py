@@ -131,6 +131,20 @@ def _replicas(facts: Facts) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, kind.value, first.message + more, advice, node=node, shard=shard)
 
 
+def _differences(facts: Facts) -> Iterator[Finding]:
+    for problem in facts.survey.problems(facts.marks):
+        if problem.kind is ProblemKind.REPLICAS_DIFFER and problem.shard is not None:
+            yield Finding(
+                Severity.CRITICAL,
+                problem.kind.value,
+                problem.message,
+                "find out which node's rows are right, have it lead, and give every other replica to another node: the new "
+                'one is made from the leader\'s (see "Replicas differ" in docs/operating.md); look at the disks and the '
+                "memory of the nodes",
+                shard=problem.shard,
+            )
+
+
 def _thin_shards(facts: Facts) -> Iterator[Finding]:
     """Shards that the next failure takes away: a leader, and no voter to spare."""
     reachable = {status.node for status in _statuses(facts)}
@@ -313,6 +327,7 @@ def _some(shards: list[int]) -> str:
 
 _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _shards_without_leader,
+    _differences,
     _nodes,
     _thin_shards,
     _replicas,

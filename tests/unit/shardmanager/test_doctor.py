@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec.structs import replace
+from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal.survey import NodeReport, Survey
@@ -87,6 +88,15 @@ def test_a_lost_majority_comes_first_and_says_whose_return_helps():
     worst = judge(without(followers, "n2", "n3"))[0]
     assert (worst.severity, worst.code, worst.shard) == (Severity.CRITICAL, "shard_without_leader", 1)
     assert "n2, n3" in worst.advice
+
+
+def test_replicas_that_differ_are_critical_and_the_advice_is_to_look_which_are_right():
+    divergence = Divergence(9, 0, 3, "from microshard 0 to the last row", (("n1",), ("n2",)))
+    leader = replica("leader", comparison=ComparisonStatus(1000, 4, divergence))
+    finding = only(facts(status("n1", replicas=(leader,))))
+    assert (finding.severity, finding.code, finding.shard) == (Severity.CRITICAL, "replicas_differ", 1)
+    assert "n1; n2" in finding.what
+    assert "find out which" in finding.advice
 
 
 def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
