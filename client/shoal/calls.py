@@ -234,7 +234,7 @@ class WriteBatch(Exchange[W]):
         lane: Lane[W],
         calls: list[WriteCall[W]],
         operations: msgspec.Raw,
-        session: int,
+        session: bytes,
         number: int,
         latest: float,
         fast: bool,

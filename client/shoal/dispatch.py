@@ -29,7 +29,7 @@ from shoal.calls import (
     WriteCall,
 )
 from shoal.errors import ErrorCode, ShoalError
-from shoal.lanes import BATCH_BYTES, BATCH_CALLS, READS_IN_FLIGHT, Lane, Trouble
+from shoal.lanes import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, Lane, Trouble
 from shoal.links import Link
 from shoal.network import Network
 from shoal.outcomes import closed, condition_failed, expired, impossible, outcome_lost, refused, too_stale
@@ -325,7 +325,7 @@ class Dispatcher(Generic[W]):
             self.send_again(exchange)
         elif code == ErrorCode.SESSION_EXPIRED and isinstance(exchange, WriteBatch):
             if exchange.session == lane.session:
-                lane.session = 0
+                lane.session = NO_SESSION
             self.dissolve(exchange, "the node no longer knows the session it was sent in")
         elif isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
             self._fail_batch(exchange, failure)

@@ -94,7 +94,8 @@ class ConditionFailed(ShoalError):
     """A condition of the write did not hold; nothing was written.
 
     `condition` is the one that did not. `found_seq` is the sequence number of the row found instead, 0 where there was
-    none; `found` is its value, None where there was none, or where it has more than 1,024 bytes.
+    none; `found` is its value, None where there was none, or where it is not shown: it has more than 1,024 bytes, or many
+    conditions of other calls failed with this one.
     """
 
     code = ErrorCode.CONDITION_FAILED

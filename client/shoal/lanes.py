@@ -25,6 +25,10 @@ if WRITES_IN_FLIGHT >= SESSION_WINDOW:
     raise ValueError("writes in flight must stay inside the session window")
 
 
+NO_SESSION = b""
+"""In place of a session's id: none is open."""
+
+
 class Trouble:
     """Why a lane's requests are not getting through just now: the last refusal or failure."""
 
@@ -85,7 +89,7 @@ class Lane(Generic[W]):
         self.blocked_until = 0.0
         self.trouble: Trouble | None = None
         self.dirty = False
-        self.session = 0
+        self.session = NO_SESSION
         self.next_number = 1
         self.opening = False
         self.writes: CallQueue[WriteCall[W]] = CallQueue()
@@ -174,7 +178,7 @@ class Lane(Generic[W]):
         if batch.session == self.session:
             self.numbers.pop(batch.number, None)
 
-    def start_session(self, session: int) -> None:
+    def start_session(self, session: bytes) -> None:
         """Number writes from 1 again, in a session just opened."""
         self.session = session
         self.next_number = 1

@@ -137,7 +137,7 @@ def condition_failed(call: WriteCall[W], batch: WriteBatch[W], result: Condition
     conditions = operation.conditions if isinstance(operation, Atomic) else []
     condition = conditions[result.condition] if 0 <= result.condition < len(conditions) else None
     if result.found_seq and result.found is None:
-        found = f"a long value, written at {result.found_seq}"
+        found = f"a value that is not shown, written at {result.found_seq}"
     elif result.found_seq:
         found = f"{shown(result.found or b'')}, written at {result.found_seq}"
     else:

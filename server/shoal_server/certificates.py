@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from ssl import (
     CERT_OPTIONAL,
@@ -42,6 +43,7 @@ LOOK_SECONDS = 5.0
 """How often the files are looked at."""
 EXPIRES_SOON_SECONDS = 7 * 24 * 3600
 REMINDER_SECONDS = 24 * 3600
+IDENTITY_BYTES = 16
 FLIGHTS_MAX = 10
 """The most turns of a handshake in memory; TLS 1.2 takes four."""
 
@@ -295,6 +297,15 @@ def names_host(certificate: Certificate, host: str) -> bool:
             for kind, given in names
         )
     return any(kind == "IP Address" and ipaddress.ip_address(given) == wanted for kind, given in names)
+
+
+def identity_of(certificate: Certificate) -> bytes:
+    """Return a short name for whom a certificate is of, the same for each that he has in time; empty: there is none.
+
+    That is its subject; the names of hosts where it has none.
+    """
+    subject = certificate.get("subject") or certificate.get("subjectAltName") or certificate.get("serialNumber")
+    return sha256(repr(subject).encode()).digest()[:IDENTITY_BYTES] if subject else b""
 
 
 def _advance(side: SSLObject) -> bool:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from random import Random, SystemRandom
+from random import SystemRandom
 from threading import Event, Lock
 
 from shoal.errors import Internal, InvalidArgument, Unavailable
@@ -120,8 +120,7 @@ class EmbeddedDatabase:
         # A node that restarts lets the promises run out that it may have given others. This one has nobody to promise
         # anything to, so as far as it is concerned it began that long ago.
         began = monotonic_ns() - TIMING.support_ns
-        random = Random(SystemRandom().getrandbits(64))
-        self._node = Node(identity, shard_map, engine, NodeSettings(timing=TIMING), random, began)
+        self._node = Node(identity, shard_map, engine, NodeSettings(timing=TIMING), SystemRandom(), began)
         self._driver = NodeDriver(
             self._node,
             engine,

@@ -102,7 +102,7 @@ async def test_wrong_requests_fail_alone(real_cluster: Any) -> None:
         (opened,) = await wire.ask(OpenSession(1, mine.id))
         assert isinstance(opened, SessionOpened)
 
-        def write(request: int, *operations: Put, number: int = 1, session: int = opened.session) -> Write:
+        def write(request: int, *operations: Put, number: int = 1, session: bytes = opened.session) -> Write:
             return Write(request, mine.id, keyspace.id, session, number, 1000, encode_operations(list(operations)))
 
         answers = await wire.ask(
@@ -113,7 +113,7 @@ async def test_wrong_requests_fail_alone(real_cluster: Any) -> None:
             write(14, Put(there, b"v")),
             write(15, Put(here, b"v"), number=0),
             Write(16, mine.id, keyspace.id, opened.session, 1, 1000, msgspec.Raw(msgspec.msgpack.encode([[99, b"k"]]))),
-            write(17, Put(here, b"v"), session=12345),
+            write(17, Put(here, b"v"), session=bytes(16)),
             Read(18, other.id, keyspace.id, 1000, [there]),
             Read(19, 4711, keyspace.id, 1000, [here]),
             Read(20, mine.id, 4711, 1000, [here]),

@@ -170,7 +170,7 @@ class ControlledNode(SimulatedNode):
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         """It is not logged here."""
 
-    def client_opened(self, connection: Inbound) -> int:
+    def client_opened(self, connection: Inbound, certificate: Certificate) -> int:  # noqa: ARG002
         self._next_connection += 1
         self._inbound[self._next_connection] = connection
         return self._next_connection

@@ -65,7 +65,7 @@ class SimulatedClient:
         self._histories = histories
         self._send = send
         self._targets: dict[int, str] = {shard.id: shard.voters[0] for shard in routes.map.shards}
-        self._sessions: dict[int, tuple[int, int]] = {}
+        self._sessions: dict[int, tuple[bytes, int]] = {}
         self._marks: dict[int, int] = {}
         self._request = 0
         self._steps = number << 32

@@ -134,7 +134,7 @@ class ConditionNotMet(_Message, frozen=True, tag=2):
     """Condition number `condition` did not hold, and nothing was done.
 
     `found_seq` is that of the row found, 0 where there was none. `found` is its value, None where there was none or it
-    was longer than `MAX_FOUND_BYTES`; for a `RangeUnchanged` both are empty.
+    was longer than `MAX_FOUND_BYTES`, or one of many; for a `RangeUnchanged` both are empty.
     """
 
     condition: int
@@ -152,7 +152,7 @@ class Impossible(_Message, frozen=True, tag=3):
 OperationResult: TypeAlias = Applied | ConditionNotMet | Impossible
 
 MAX_FOUND_BYTES = 1024
-"""The longest value that a failed condition shows; it is kept for as long as the write may be repeated."""
+"""The longest value that a failed condition shows."""
 
 
 # -- greeting: the first message of each side, in a frame of its own
@@ -212,19 +212,26 @@ class OpenSession(_Message, frozen=True, tag=10):
     shard: int
 
 
+SESSION_ID_BYTES = 16
+
+SessionId: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=SESSION_ID_BYTES, max_length=SESSION_ID_BYTES)]
+"""Names a session: drawn at random where it was opened, so nobody can guess one, or meet another's by chance."""
+
+
 class Write(_Message, frozen=True, tag=11):
     """Apply `operations` (an encoded `list[Operation]`) to a shard, all in one log entry: answered by `Written`.
 
     Each operation succeeds or fails alone. With `fast`, the answer comes when the leader has queued the write; that is
     for Put and Delete only, since nothing else has its result by then. `session` and `number` name this write for ever:
     sent again, it is applied once. Numbers of a session begin at 1, and a client has no write in flight that is
-    `SESSION_WINDOW` or more behind its newest.
+    `SESSION_WINDOW` or more behind its newest. A session that was opened with a certificate is unknown to connections
+    with another one, or none.
     """
 
     request: int
     shard: int
     keyspace: int
-    session: int
+    session: SessionId
     number: int
     timeout_ms: int
     operations: msgspec.Raw
@@ -430,7 +437,7 @@ TracedRequest: TypeAlias = Request | Traces
 
 class SessionOpened(_Message, frozen=True, tag=40):
     request: int
-    session: int
+    session: SessionId
 
 
 class Written(_Message, frozen=True, tag=41):

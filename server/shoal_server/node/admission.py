@@ -31,6 +31,7 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import Ranges, Routes, count_in, is_well_formed, microshards_in
 
+from shoal_server.node.callers import Callers
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
@@ -41,7 +42,7 @@ DataRequest: TypeAlias = OpenSession | Write | Read | Scan | ReadPage
 
 HAND_OVER_RETRY_MS = 5
 SHOWN_KEY_BYTES = 64
-OPEN_SESSION_BYTES = 16
+OPEN_SESSION_BYTES = 64
 MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
 MAX_SPANS = 65_536
 """Ranges in one write, each counted once a microshard: applying it must not hold up every replica."""
@@ -67,9 +68,10 @@ class NotHere(Refusal):
 class Admission:
     """Checks data requests and queues them at their replica."""
 
-    __slots__ = ("_limits", "_replicas", "_routes", "_sessions")
+    __slots__ = ("_callers", "_limits", "_replicas", "_routes", "_sessions")
 
-    def __init__(self, replicas: dict[int, Replica], routes: Routes, settings: NodeSettings) -> None:
+    def __init__(self, replicas: dict[int, Replica], routes: Routes, settings: NodeSettings, callers: Callers) -> None:
+        self._callers = callers
         self._replicas = replicas
         self._routes = routes
         self._limits = settings.limits
@@ -122,12 +124,16 @@ class Admission:
                 replica.reads.queue(QueuedRead(client, request, []))
             else:
                 self._check_writable(not_writable)
-                replica.queue_command(
-                    QueuedCommand(client, request.request, OpenSessionCommand(self._sessions), None, OPEN_SESSION_BYTES)
-                )
+                callers = self._callers
+                opening = OpenSessionCommand(callers.draw_session(), callers.owner(client), self._sessions)
+                replica.queue_command(QueuedCommand(client, request.request, opening, None, OPEN_SESSION_BYTES))
         except Refusal as refusal:
             not_here = isinstance(refusal, NotHere)
-            if not_here and isinstance(request, Write) and replica.answer_repeated(client, request, outbox):
+            if (
+                not_here
+                and isinstance(request, Write)
+                and replica.answer_repeated(client, request, self._callers.identity(client), outbox)
+            ):
                 return None
             route = replica.refusals.route if refusal.code is ErrorCode.WRONG_SHARD else None
             wait = refusal.retry_after_ms
@@ -175,7 +181,8 @@ class Admission:
             self._check_results(operations)
         microshards = self._check_keys(keys, replica)
         self._check_values(operations)
-        command = WriteCommand(request.session, request.number, microshards, request.operations)
+        identity = self._callers.identity(client)
+        command = WriteCommand(request.session, request.number, microshards, request.operations, identity)
         return QueuedCommand(client, request.request, command, operations, size, request.fast)
 
     def _check_ranges(self, operations: list[Operation], replica: Replica) -> None:

@@ -49,6 +49,7 @@ from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.invariants import invariant
 from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
+from shoal_server.node.callers import Callers
 from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
 from shoal_server.node.comparisons import Comparisons
@@ -134,6 +135,7 @@ class Node:
         """Open the replicas that `shard_map` puts on this node, as far as the engine has them; make the others.
 
         Args:
+            random: what elections and sessions are drawn from: in production one that nobody can predict.
             now: nanoseconds of the node's own monotonic clock, as in every later call.
         """
         self.identity = identity
@@ -167,7 +169,8 @@ class Node:
         self._relocations = Relocations(self)
         self._administration = Administration(self, self._relocations)
         self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
-        self._admission = Admission(self.replicas, self.routes, settings)
+        self._callers = Callers(random)
+        self._admission = Admission(self.replicas, self.routes, settings, self._callers)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
         self._census = Census(engine, self.replicas, now)
@@ -350,9 +353,14 @@ class Node:
         """Queue a frame of a client. `client` is whatever the caller wants its answers to be filed under."""
         self._from_clients.append((client, requests))
 
+    def client_connected(self, client: int, identity: bytes) -> None:
+        """A client has connected; `identity` names whom its certificate is of, empty where it has none."""
+        self._callers.introduce(client, identity)
+
     def client_gone(self, client: int) -> None:
         """Forget a client: what it still waits for is done all the same, and its answers go nowhere."""
         self._in_flight.pop(client, None)
+        self._callers.gone(client)
 
     def peer_connected(self, peer: str) -> None:
         """Messages to `peer` have a way again."""

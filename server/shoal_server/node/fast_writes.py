@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.shard.commands import (
     CancelCommand,
+    DigestCommand,
     ForgetCommand,
     GiveCommand,
     PurgeCommand,
+    SetClockCommand,
     StoreMovedCommand,
     TakeCommand,
     WriteCommand,
@@ -24,7 +26,17 @@ from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.shard.sessions import Verdict
 
 _NO_DOUBT_BEHIND = frozenset(
-    (WriteCommand, PurgeCommand, TakeCommand, GiveCommand, StoreMovedCommand, ForgetCommand, CancelCommand)
+    (
+        WriteCommand,
+        PurgeCommand,
+        SetClockCommand,
+        DigestCommand,
+        TakeCommand,
+        GiveCommand,
+        StoreMovedCommand,
+        ForgetCommand,
+        CancelCommand,
+    )
 )
 """What takes away no session, no microshard, and changes no seq. Everything else, also what is yet to be invented, may:
 an opening forgets sessions, a split and a seal part with microshards, an adoption raises the seqs."""
@@ -44,8 +56,8 @@ class FastWrites:
         self._term = 0
         self._certain_from = 0
         self._last = 0
-        self._newest: dict[int, int] = {}
-        self._older: dict[int, int] = {}
+        self._newest: dict[bytes, int] = {}
+        self._older: dict[bytes, int] = {}
         self._older_until = 0
 
     def proposed(self, term: int, index: int, items: Sequence[QueuedCommand]) -> None:
@@ -76,5 +88,5 @@ class FastWrites:
                 newest[session] = number
 
     def _is_new(self, command: WriteCommand) -> bool:
-        verdict, _, _ = self._machine.sessions.judge(command.session, command.number)
-        return verdict is Verdict.NEW
+        judgement = self._machine.sessions.judge(command.session, command.number, command.identity)
+        return judgement.verdict is Verdict.NEW

@@ -203,7 +203,6 @@ def _initial(shard: Shard, engine: Engine, ranges: tuple[MicroshardRange, ...]) 
         term=0,
         seq_base=0,
         generation=next_generation(engine),
-        sessions_opened=0,
         membership=Membership(1, shard.founders, shard.founding_followers)
         if shard.founders
         else Membership(1, shard.voters, shard.followers),

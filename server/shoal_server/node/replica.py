@@ -328,9 +328,9 @@ class Replica:
         verdict = outcome.verdict
         if verdict is Verdict.NEW or verdict is Verdict.DUPLICATE:
             if type(command) is OpenSessionCommand:
-                outbox.answer(client, SessionOpened(request, outcome.value))
+                outbox.answer(client, SessionOpened(request, command.session))
             elif type(command) is WriteCommand:
-                outbox.answer(client, Written(request, outcome.value, outcome.results))
+                outbox.answer(client, Written(request, outcome.seq, outcome.results))
             else:
                 outbox.answer(client, Done(request))
         elif verdict is Verdict.REFUSED:
@@ -342,8 +342,16 @@ class Replica:
                 client,
                 request,
                 ErrorCode.SESSION_EXPIRED,
-                f"shard {self.shard.id} does not know this session (any more): open a new one",
+                f"shard {self.shard.id} does not know this session (any more), or it is somebody else's: open a new one",
                 route=self.refusals.route,
+            )
+        elif verdict is Verdict.FORGOTTEN:
+            outbox.fail(
+                client,
+                request,
+                ErrorCode.OUTCOME_UNKNOWN,
+                f"the write was done, at seq {outcome.seq}, but what came of its operations is not remembered any more",
+                maybe_applied=True,
             )
         else:
             outbox.fail(
@@ -386,15 +394,15 @@ class Replica:
             weak_reads=self.reads.weak_waiting,
         )
 
-    def answer_repeated(self, client: int, request: Write, outbox: Outbox) -> bool:
+    def answer_repeated(self, client: int, request: Write, identity: bytes, outbox: Outbox) -> bool:
         """Answer a write for microshards that are not here, if it may have been done while they were; say whether so.
 
         What its session remembers is final: it knows of everything that was done before they went.
         """
-        outcome = self.machine.earlier_outcome(request.session, request.number)
+        outcome = self.machine.earlier_outcome(request.session, request.number, identity)
         if outcome.verdict is Verdict.NEW:
             return False
-        command = WriteCommand(request.session, request.number, [], request.operations)
+        command = WriteCommand(request.session, request.number, [], request.operations, identity)
         self._answer(client, request.request, outcome, command, outbox)
         return True
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from random import Random, SystemRandom
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +29,7 @@ from shoal_server.certificates import (
     Certificates,
     CertificatesRefused,
     host_of,
+    identity_of,
     names_host,
     open_certificates,
 )
@@ -125,9 +126,8 @@ class NodeServer:
         self.client_output_bytes = settings.limits.client_output_bytes
         epoch = begin_epoch(self._engine, time.time())
         self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch)
-        self._node = Node(
-            self._identity, shard_map, self._engine, settings, Random(SystemRandom().getrandbits(64)), monotonic_ns()
-        )
+        # Not a generator seeded with it: from some ids of sessions one could tell the next ones.
+        self._node = Node(self._identity, shard_map, self._engine, settings, SystemRandom(), monotonic_ns())
         self._driver = NodeDriver(
             self._node,
             self._engine,
@@ -429,10 +429,11 @@ class NodeServer:
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         self._refusal_log.take(connection.address, reason, peer=peer, client=client)
 
-    def client_opened(self, connection: Inbound) -> int:
+    def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
         client = self._next_client
         self._next_client += 1
         self._clients[client] = connection
+        self._node.client_connected(client, identity_of(certificate))
         return client
 
     def peer_opened(self, peer: str) -> None:

@@ -274,7 +274,6 @@ class SnapshotTransfers:
             rows=rows,
             last=sending.last,
             seq_base=state.seq_base,
-            sessions_opened=state.sessions_opened,
             membership=state.membership,
             membership_index=state.membership_index,
             clock_ms=state.clock_ms,

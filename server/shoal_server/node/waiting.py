@@ -9,6 +9,7 @@ from shoal.protocol.relocation import ReadMoving
 
 from shoal_server.observe.tally import Served, TimedRequest
 from shoal_server.shard.commands import Command, WriteCommand
+from shoal_server.shard.sessions import session_name
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class Proposal:
             requests=len(self.waiters),
             client=client,
             request=request,
-            session=0 if named is None else named.session,
+            session="" if named is None else session_name(named.session),
             number=0 if named is None else named.number,
             index=index,
             term=self.term,

@@ -38,6 +38,8 @@ class _Sums:
     written_bytes: int = 0
     rows: int = 0
     row_bytes: int = 0
+    sessions: int = 0
+    session_results_bytes: int = 0
     without_leader: int = 0
     with_lease: int = 0
     term: int = 0
@@ -246,6 +248,12 @@ class NodeMetrics:
         yield moved.add(tally.snapshot_bytes_sent, direction="sent").add(tally.snapshot_bytes_taken, direction="taken")
         yield gauge("shoal_node_rows", "Rows as counted last, at a slow pace", sums.rows)
         yield gauge("shoal_node_row_bytes", "Bytes of the rows as counted last, uncompressed", sums.row_bytes)
+        yield gauge("shoal_node_sessions", "Clients' sessions remembered, all shards", sums.sessions)
+        yield gauge(
+            "shoal_node_session_results_bytes",
+            "Results kept for repeated writes, with what it takes to keep them, all shards",
+            sums.session_results_bytes,
+        )
 
     def _of_comparisons(self, sums: _Sums) -> Iterator[Family]:
         tally = self._node.tally
@@ -316,6 +324,8 @@ def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], follow
     sums.written_bytes += traffic.written_bytes
     sums.rows += replica.counts.keys
     sums.row_bytes += replica.counts.bytes
+    sums.sessions += len(replica.machine.sessions)
+    sums.session_results_bytes += replica.machine.sessions.results_bytes
     sums.term = max(sums.term, status.term)
     sums.without_leader += not group.has_leader(now)
     sums.with_lease += status.lease_until > now

@@ -66,7 +66,8 @@ class TimedRequest:
     """Where the time of a request went, or of several that travelled together: of slow ones, and of those watched.
 
     Args:
-        requests: how many were answered with it; `client`, `request`, `session` and `number` are those of the first.
+        requests: how many were answered with it; `client`, `request`, `session` (as it is
+            shown) and `number` are those of the first.
         index, term: of the log entry that it came into; 0 for reads.
         arrived, proposed, synced, settled: instants of the node's clock (ns): when it arrived, when it was proposed, when
             this node's own disk had it, when it was committed (of a read: when it might be served); 0: that never was.
@@ -78,7 +79,7 @@ class TimedRequest:
     requests: int
     client: int
     request: int
-    session: int
+    session: str
     number: int
     index: int
     term: int
@@ -235,7 +236,7 @@ class Tally:
             self.slow.append(self._timed_read(served, arrived, shard, client, request))
 
     def _timed_read(self, served: Served, arrived: int, shard: int, client: int, request: int) -> TimedRequest:
-        return TimedRequest(served, shard, 1, client, request, 0, 0, 0, 0, arrived, 0, 0, settled=self.began)
+        return TimedRequest(served, shard, 1, client, request, "", 0, 0, 0, arrived, 0, 0, settled=self.began)
 
     def retire(self, traffic: Traffic) -> None:
         """Keep what a replica has counted that is being removed: a counter never falls."""

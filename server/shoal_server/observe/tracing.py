@@ -40,6 +40,7 @@ from shoal.protocol.messages import (
 )
 
 from shoal_server.observe.tally import LABELS, NS_PER_MS, TimedRequest, parts_of
+from shoal_server.shard.sessions import session_name
 
 INSTRUMENTATION = "shoal.node"
 WATCHED_MAX = 1024
@@ -160,7 +161,7 @@ def _of_request(request: Request) -> Attributes:
     if isinstance(request, Write | Read | Scan):
         found["shoal.shard"] = request.shard
     if isinstance(request, Write):
-        found |= {"shoal.session": request.session, "shoal.number": request.number}
+        found |= {"shoal.session": session_name(request.session), "shoal.number": request.number}
     elif isinstance(request, Read):
         found["shoal.keys"] = len(request.keys)
     return found

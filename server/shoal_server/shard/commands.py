@@ -12,9 +12,11 @@ from typing import TypeAlias
 
 import msgspec
 from shoal.protocol.frames import operations_decoder
-from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged
+from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged, SessionId
 from shoal.protocol.relocation import UNREAD, ClearedRange, MovedRow, RelocationCursor
 from shoal.shardmap import MicroshardRange, Ranges, Shard
+
+from shoal_server.storage.session_rows import SessionOwner
 
 COMMANDS_VERSION = 1
 """Format of entries; an entry of a newer one stops the replica that cannot read it (`UnknownCommands`)."""
@@ -27,24 +29,28 @@ PLAIN = frozenset((Put, Delete))
 
 
 class OpenSessionCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Open a deduplication session; its id is decided when it is applied.
+    """Open a deduplication session, under an id that the leader has drawn.
 
-    `capacity`: how many sessions the shard then remembers at the most, by the leader's settings.
+    `capacity`: how many sessions the shard then remembers at the most, by the leader's settings. `owner`: who opened it.
     """
 
+    session: SessionId
+    owner: SessionOwner
     capacity: int
 
 
 class WriteCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Apply `operations` (an encoded `list[Operation]`) once per (session, number).
 
-    `microshards` are those of the keys that `named_keys` yields of the operations, in that order.
+    `microshards` are those of the keys that `named_keys` yields of the operations, in that order. `identity`: of whom it
+    is, where TLS has proven that, else empty.
     """
 
-    session: int
+    session: SessionId
     number: int
     microshards: list[int]
     operations: msgspec.Raw
+    identity: bytes = b""
 
 
 class PurgeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):

@@ -54,22 +54,26 @@ from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
-    encode_session_slot,
     is_visible,
     prefix_end,
     row_seq,
     row_value,
-    session_prefix,
-    session_slot_key,
-    session_slots,
     split_rows,
 )
+from shoal_server.storage.session_rows import (
+    encode_session,
+    encode_session_slot,
+    session_key,
+    session_prefix,
+    session_slot_key,
+    stored_sessions,
+)
 
-SESSION_ORDINAL_BITS = 40
-"""A session's id is the id of the shard that opened it, shifted by this, plus a counter: unique in the cluster."""
+GIVEN_RESULTS_BYTES = 64 * 1024
+"""Results of a write that are longer are given without the values that conditions found."""
 
-KEPT_RESULTS_BYTES = 64 * 1024
-"""Results of a write that are longer are given and kept, for a repetition of it, without the values conditions found."""
+KEPT_RESULTS_BYTES = 16 * 1024
+"""Results of a write that are longer are kept, for a repetition of it, without the values that conditions found."""
 
 MAX_HIDDEN_ROWS = 16
 """A page of a scan ends after so many times the rows asked for, seen or expired: it must not hold up the node."""
@@ -82,12 +86,12 @@ _results_decoder: msgspec.msgpack.Decoder[list[OperationResult]] = msgspec.msgpa
 class Outcome:
     """What applying one command came to.
 
-    `value` is a seq (writes) or a session id (openings), where it is NEW or DUPLICATE; `results` those of the operations
-    that have one. `reason` says why it is REFUSED.
+    `seq` is the write's, where it is NEW, a DUPLICATE or FORGOTTEN; `results` are those of the operations that have one.
+    `reason` says why it is REFUSED.
     """
 
     verdict: Verdict
-    value: int
+    seq: int
     results: list[OperationResult] = field(default_factory=list)
     reason: str = ""
 
@@ -152,7 +156,7 @@ class ShardStateMachine:
             for microshard, generation in generations.items()
         }
         self.sessions = SessionTable()
-        self.sessions.load(session_slots(self._engine, self.shard.id, state.generation))
+        self.sessions.load(stored_sessions(self._engine, self.shard.id, state.generation))
         self.expiry = ExpiryIndex(self._engine, self.keyspace.id, generations)
         self.microshards.adopt()
         self.traffic.changed.update(self.prefixes)
@@ -178,7 +182,7 @@ class ShardStateMachine:
             return []
         invariant(self.digest_due is None, "a digest is made before anything later is applied")
         state = self.state
-        index, opened, clock = state.index, state.sessions_opened, state.clock_ms
+        index, clock = state.index, state.clock_ms
         membership, membership_index = state.membership, state.membership_index
         overlay = Overlay(self._engine)
         if self.microshards.journals:
@@ -206,8 +210,7 @@ class ShardStateMachine:
                     if isinstance(command, WriteCommand):
                         outcomes.append(self._write(command, decoded, seq, executor, overlay))
                     elif isinstance(command, OpenSessionCommand):
-                        opened += 1
-                        outcomes.append(self._open_session(opened, command.capacity, overlay))
+                        outcomes.append(self._open_session(command, seq, overlay))
                     elif isinstance(command, SplitCommand):
                         at = EntryPosition(index, entry.term, clock)
                         problem = self.microshards.split(command, at, membership, overlay)
@@ -241,7 +244,6 @@ class ShardStateMachine:
             self.state,
             index=index,
             term=term,
-            sessions_opened=opened,
             membership=membership,
             membership_index=membership_index,
             clock_ms=clock,
@@ -255,19 +257,24 @@ class ShardStateMachine:
         due, self.digest_due = self.digest_due, None
         return due
 
-    def _open_session(self, ordinal: int, capacity: int, overlay: Overlay) -> Outcome:
-        session = (self.shard.id << SESSION_ORDINAL_BITS) + ordinal
-        used_at, forgotten = self.sessions.open(session, capacity)
+    def _open_session(self, command: OpenSessionCommand, seq: int, overlay: Overlay) -> Outcome:
+        opened = self.sessions.open(command.session, command.owner, command.capacity)
+        if opened is None:
+            return Outcome(Verdict.REFUSED, seq, reason="there is a session of that id")
         shard, generation = self.shard.id, self.state.generation
-        for old in forgotten:
+        for old in opened.forgotten:
             prefix = session_prefix(shard, generation, old)
             overlay.clear([(prefix, prefix_end(prefix))])
-        overlay.rows[session_slot_key(shard, generation, session, 0)] = encode_session_slot(0, 0, used_at)
-        return Outcome(Verdict.NEW, session)
+        overlay.rows[session_key(shard, generation, command.session)] = encode_session(command.owner, opened.used_at)
+        return Outcome(Verdict.NEW, seq)
 
-    def earlier_outcome(self, session: int, number: int) -> Outcome:
-        """Return what is remembered of a numbered write; NEW: it has not been done."""
-        verdict, seq, kept = self.sessions.judge(session, number)
+    def earlier_outcome(self, session: bytes, number: int, identity: bytes) -> Outcome:
+        """Return what is remembered of a numbered write; NEW: it has not been done.
+
+        Args:
+            identity: of whom it is, where that is proven, else empty.
+        """
+        verdict, seq, kept = self.sessions.judge(session, number, identity)
         return Outcome(verdict, seq, _results_decoder.decode(kept) if kept else [])
 
     def _write(
@@ -279,7 +286,7 @@ class ShardStateMachine:
         overlay: Overlay,
     ) -> Outcome:
         session, number = command.session, command.number
-        known = self.earlier_outcome(session, number)
+        known = self.earlier_outcome(session, number, command.identity)
         if known.verdict is not Verdict.NEW:
             return known
         operations = decode_operations(command) if decoded is None else decoded
@@ -296,12 +303,17 @@ class ShardStateMachine:
         if plain:
             executor.execute_plain(operations, command.microshards)  # type: ignore[arg-type]  # `plain` says so
         else:
-            results, kept = keepable(executor.execute(operations, command.microshards))
+            results, kept = given_and_kept(executor.execute(operations, command.microshards))
             microshards.update(self._cleared_by(operations))
         self.traffic.wrote(command.microshards, microshards)
-        used_at = self.sessions.record(session, number, seq, kept)
-        key = session_slot_key(self.shard.id, self.state.generation, session, number)
-        overlay.rows[key] = encode_session_slot(number, seq, used_at, kept)
+        sessions, shard, generation = self.sessions, self.shard.id, self.state.generation
+        used_at = sessions.record(session, number, seq)
+        rows = overlay.rows
+        rows[session_slot_key(shard, generation, session, number)] = encode_session_slot(number, seq, used_at, kept)
+        if kept:
+            for each in sessions.keep(session, number, kept):
+                key = session_slot_key(shard, generation, each.session, each.number)
+                rows[key] = encode_session_slot(each.number, each.seq, each.used_at, None)
         return Outcome(Verdict.NEW, seq, results)
 
     def _cleared_by(self, operations: list[Operation]) -> Iterator[int]:
@@ -445,8 +457,8 @@ class ShardStateMachine:
                 yield current, key[len(prefix) :], row
 
 
-def keepable(results: list[OperationResult]) -> tuple[list[OperationResult], bytes]:
-    """Return a write's results as they are given, now and whenever it is repeated, and encoded as they are kept.
+def given_and_kept(results: list[OperationResult]) -> tuple[list[OperationResult], bytes]:
+    """Return a write's results as they are given, and, encoded, as they are kept for a repetition of it.
 
     Where they are long, they are without the values that conditions found.
     """
@@ -459,7 +471,7 @@ def keepable(results: list[OperationResult]) -> tuple[list[OperationResult], byt
         ConditionNotMet(result.condition, result.found_seq, None) if isinstance(result, ConditionNotMet) else result
         for result in results
     ]
-    return shorter, _results_encoder.encode(shorter)
+    return shorter if len(encoded) > GIVEN_RESULTS_BYTES else results, _results_encoder.encode(shorter)
 
 
 def _key_of(item: tuple[bytes, bytes]) -> bytes:

@@ -171,7 +171,6 @@ class Microshards:
             term=at.term,
             seq_base=state.seq_base,
             generation=state.generation,
-            sessions_opened=0,
             membership=membership,
             membership_index=at.index,
             clock_ms=at.clock_ms,

@@ -57,7 +57,6 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         seq_base: the entry at a log index has the seq `seq_base` + index: so a leader knows it when it proposes, and a
             microshard's seqs go on rising when it comes to another shard, whose base is raised for it.
         generation: that of the replica's rows, where `placements` do not say another one.
-        sessions_opened: how many deduplication sessions were ever opened.
         membership: the group's as of `index`.
         clock_ms: the newest time (Unix milliseconds) that an applied entry was stamped with, since one set it back.
         ranges: the microshards, as of `index`.
@@ -69,7 +68,6 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     term: int
     seq_base: int
     generation: int
-    sessions_opened: int
     membership: Membership
     membership_index: int
     clock_ms: int = 0

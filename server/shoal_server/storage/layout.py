@@ -8,7 +8,7 @@ Families and their keys:
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
   0 (4) | group (4) | 0 (4) -> AppliedState
   0 (4) | group (4) | 2^32 - 1 (4) -> SplitOff, of a replica that a split made
-  0 (4) | group (4) | generation (4) | session (8) | slot (2) -> format (1) | number (8) | seq (8) | used at (8) | results
+  0 (4) | group (4) | generation (4) | session (16) | slot (2) -> a deduplication session, see session_rows.py
   2^31 (4) | group (4) | generation (4) | index (8) | kind (1) | microshard (4) | user key -> the end of a range, or
   nothing: the journal of a relocation's source, see journal.py
 - meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
@@ -22,12 +22,10 @@ microshard and of one node: see generations.py. The rows that a replica has of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from struct import Struct as Layout
 from typing import TypeGuard
 
 import msgspec
-from shoal.protocol.messages import SESSION_WINDOW
 from shoal.shardmap import Shard
 
 from shoal_server.raft.messages import Entry, HardState
@@ -43,9 +41,6 @@ _VALUE_HEADER = Layout(">BQ")
 _EXPIRING_HEADER = Layout(">BQQ")
 _EXPIRY = Layout(">Q")
 _GROUP_KEY = Layout(">cI")
-_SESSION_PREFIX = Layout(">IIIQ")
-_SESSION_KEY = Layout(">IIIQH")
-_SESSION_SLOT = Layout(">BQQQ")
 
 DATA_PREFIX_BYTES = _DATA_PREFIX.size
 VALUE_HEADER_BYTES = _VALUE_HEADER.size
@@ -318,26 +313,3 @@ def check_format(found: int, what: str) -> None:
 def sessions_prefix(group: int, generation: int) -> bytes:
     """Return what the slots of all sessions of a replica begin with."""
     return data_prefix(SYSTEM_KEYSPACE, group, generation)
-
-
-def session_prefix(group: int, generation: int, session: int) -> bytes:
-    """Return what the slots of one session begin with."""
-    return _SESSION_PREFIX.pack(SYSTEM_KEYSPACE, group, generation, session)
-
-
-def session_slot_key(group: int, generation: int, session: int, number: int) -> bytes:
-    """Return the key of the slot that remembers write `number` of a session."""
-    return _SESSION_KEY.pack(SYSTEM_KEYSPACE, group, generation, session, number % SESSION_WINDOW)
-
-
-def encode_session_slot(number: int, seq: int, used_at: int, results: bytes = b"") -> bytes:
-    return _SESSION_SLOT.pack(FORMAT, number, seq, used_at) + results
-
-
-def session_slots(engine: Engine, group: int, generation: int) -> Iterator[tuple[int, int, int, int, bytes]]:
-    """Yield the stored slots of a replica: (session, number, seq, used at, encoded results)."""
-    prefix = sessions_prefix(group, generation)
-    for key, row in engine.scan(engine.data, prefix, prefix_end(prefix)):
-        _, _, _, session, _ = _SESSION_KEY.unpack(key)
-        _, number, seq, used_at = _SESSION_SLOT.unpack_from(row)
-        yield session, number, seq, used_at, row[_SESSION_SLOT.size :]

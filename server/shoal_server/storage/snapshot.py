@@ -53,7 +53,6 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     rows: list[tuple[str, int, bytes, bytes]]
     last: bool
     seq_base: int
-    sessions_opened: int
     membership: Membership
     membership_index: int
     clock_ms: int
@@ -74,7 +73,6 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
             term=self.header.index_term,
             seq_base=self.seq_base,
             generation=generation,
-            sessions_opened=self.sessions_opened,
             membership=self.membership,
             membership_index=self.membership_index,
             clock_ms=self.clock_ms,

@@ -268,7 +268,7 @@ class FakeCluster:
             self.script.before_page(request)
         rows = self.rows[request.shard]
         if isinstance(request, OpenSession):
-            return SessionOpened(request.request, 1)
+            return SessionOpened(request.request, bytes(16))
         if isinstance(request, Read):
             values = [rows.get((self.keyspace.microshard_of(key), key)) for key in request.keys]
             stale_ms = 0 if request.freshness.strong else self.script.staleness_ms

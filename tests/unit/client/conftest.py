@@ -88,7 +88,7 @@ class FakeCluster:
         self.default_ttl_ms = 0
         self.max_staleness_ms = 5_000
         self.ranges: dict[int, tuple[MicroshardRange, ...]] = {}
-        self.sessions: dict[int, dict[int, Written]] = {}
+        self.sessions: dict[bytes, dict[int, Written]] = {}
         self.sessions_opened = 0
         self.asked: list[tuple[str, Request]] = []
         self.frames: list[list[Request]] = []
@@ -283,7 +283,7 @@ class FakeCluster:
             return self.not_leader(request)
         if isinstance(request, OpenSession):
             self.sessions_opened += 1
-            session = (request.shard << 40) + self.sessions_opened
+            session = ((request.shard << 40) + self.sessions_opened).to_bytes(16, "big")
             self.sessions[session] = {}
             return SessionOpened(request.request, session)
         return self.apply(request)

@@ -57,7 +57,7 @@ class World:
     up: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     wire: list[tuple[str, Any]] = field(default_factory=list)
-    sessions: dict[int, dict[int, int]] = field(default_factory=dict)
+    sessions: dict[bytes, dict[int, int]] = field(default_factory=dict)
     operations_of: dict[tuple[int, int], bytes] = field(default_factory=dict)
     opened: int = 0
     seq: int = 0
@@ -172,8 +172,9 @@ class World:
             return Failure(number, ErrorCode.NOT_LEADER, "no", route=shard(request.shard, self.leader))
         if isinstance(request, OpenSession):
             self.opened += 1
-            self.sessions[self.opened] = {}
-            return SessionOpened(number, self.opened)
+            opened = self.opened.to_bytes(16, "big")
+            self.sessions[opened] = {}
+            return SessionOpened(number, opened)
         if isinstance(request, Read):
             return Rows(number, 1, self.leader, [b"v"] * len(request.keys), [1] * len(request.keys))
         session = self.sessions.get(request.session)

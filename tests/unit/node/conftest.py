@@ -55,7 +55,7 @@ class Nodes:
         self.entries: dict[str, int] = {}
         self.frames: list[tuple[str, str, bytes]] = []
         self._request = 0
-        self._session = 0
+        self._session = b""
         self._number = 0
         for place, name in enumerate(NODES):
             identity = NodeIdentity("test", name, f"{name}-1", 1)
@@ -168,7 +168,7 @@ class Nodes:
 
     def forget_session(self) -> None:
         """Write as a session that no shard knows."""
-        self._session = 1
+        self._session = b"somebody else's!"
 
     # -- what is stored
 

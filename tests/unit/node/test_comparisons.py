@@ -18,11 +18,11 @@ from shoal_server.storage.layout import (
     applied_state_key,
     expiry_prefix_beside,
     prefix_end,
-    session_slot_key,
     sessions_prefix,
     value_header,
 )
 from shoal_server.storage.replica_failure import FailureKind
+from shoal_server.storage.session_rows import session_slot_key
 
 if TYPE_CHECKING:
     from conftest import Nodes
@@ -154,7 +154,7 @@ def add_to_the_journal(nodes: Nodes, name: str) -> None:
 
 def change_the_applied_state(nodes: Nodes, name: str) -> None:
     machine = nodes.replica(name).machine
-    machine.state = msgspec.structs.replace(machine.state, sessions_opened=machine.state.sessions_opened + 1)
+    machine.state = msgspec.structs.replace(machine.state, children=(*machine.state.children, 99))
     nodes.write(Put(b"later", b""))
 
 
@@ -392,4 +392,4 @@ def test_rows_are_told_without_users_keys() -> None:
 
 
 def test_a_slot_of_a_session_has_a_place() -> None:
-    assert session_slot_key(SHARD, 1, 1, 0).startswith(sessions_prefix(SHARD, 1))
+    assert session_slot_key(SHARD, 1, bytes(16), 0).startswith(sessions_prefix(SHARD, 1))

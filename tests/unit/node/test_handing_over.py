@@ -25,13 +25,13 @@ SHARD = 1
 BODY = encode_operations([Put(b"k", b"v")])
 
 
-def session_of(nodes: Any) -> int:
+def session_of(nodes: Any) -> bytes:
     opened = nodes.ask_and_wait(nodes.leader, lambda request: OpenSession(request, SHARD))
     assert isinstance(opened, SessionOpened)
     return opened.session
 
 
-def write(nodes: Any, node: str, session: int, number: int) -> int:
+def write(nodes: Any, node: str, session: bytes, number: int) -> int:
     """Send a write to a node, whoever leads; return its request's number."""
     sent: int = nodes.ask(node, lambda request: Write(request, SHARD, 1, session, number, 1000, BODY))
     return sent
@@ -142,7 +142,7 @@ def test_a_leader_that_is_connected_is_named_at_once(nodes: Any) -> None:
 def test_a_replica_that_has_not_heard_of_a_leader_yet_says_so_at_once(make_nodes: Any) -> None:
     """Such as one that a split has made: others may know more."""
     nodes = make_nodes()
-    request = write(nodes, "n2", 1, 1)
+    request = write(nodes, "n2", bytes(16), 1)
     nodes.step()
     [refused] = nodes.answers[request]
     assert refused.code == ErrorCode.NOT_LEADER.value

@@ -69,7 +69,7 @@ class TwoShards:
 
     def __init__(self, make_nodes: Any, settings: NodeSettings | None = None) -> None:
         self.nodes = make_nodes(settings, SHARDS)
-        self.sessions: dict[int, int] = {}
+        self.sessions: dict[int, bytes] = {}
         self.numbers: dict[int, int] = {}
         for shard in (SOURCE, TARGET):
             self.nodes.until(lambda shard=shard: self.leading(shard) != "")

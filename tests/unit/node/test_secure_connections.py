@@ -57,7 +57,7 @@ class Host:
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         self.note(connection.address, reason)
 
-    def client_opened(self, connection: Inbound) -> int:
+    def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
         return 1
 
     def from_client(self, client: int, requests: list[Request]) -> None:

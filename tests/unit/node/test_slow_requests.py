@@ -84,7 +84,7 @@ def test_elections_and_changes_of_leaders_are_counted(nodes: Any):
     assert nodes.nodes[deposed].tally.leader_changes == before[deposed][1] + 1
 
 
-SLOW = TimedRequest(Served.WRITE_QUORUM, 7, 3, 1, 42, 11, 5, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)
+SLOW = TimedRequest(Served.WRITE_QUORUM, 7, 3, 1, 42, "000102030405", 5, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)
 
 
 def test_the_log_says_where_the_time_went():
@@ -107,7 +107,7 @@ def test_the_log_says_where_the_time_went():
             "own_disk_ms": 5.0,
             "commit_ms": 480.0,
             "apply_ms": 10.0,
-            "session": 11,
+            "session": "000102030405",
             "number": 5,
             "index": 99,
             "term": 2,

@@ -32,8 +32,8 @@ from shoal_server.observe.tracing import WATCHED_MAX, NodeTracing
 MS = 1_000_000
 CLIENT = 4
 CONTEXT = TraceContext(b"t" * 16, b"s" * 8)
-WRITE = Write(42, 7, 1, 11, 5, 1000, encode_operations([Put(b"key", b"value")]))
-TIMED = TimedRequest(Served.WRITE_QUORUM, 7, 3, CLIENT, 42, 0, 0, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)
+WRITE = Write(42, 7, 1, bytes(range(16)), 5, 1000, encode_operations([Put(b"key", b"value")]))
+TIMED = TimedRequest(Served.WRITE_QUORUM, 7, 3, CLIENT, 42, "", 0, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)
 
 
 class Traced:
@@ -80,7 +80,7 @@ def test_a_traced_write_is_a_span_below_the_clients_with_where_the_time_went(tra
         "shoal.client": CLIENT,
         "shoal.request": 42,
         "shoal.shard": 7,
-        "shoal.session": 11,
+        "shoal.session": "000102030405",
         "shoal.number": 5,
         "shoal.seq": 1234,
         "shoal.operation": "write",

@@ -27,12 +27,19 @@ from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import expiry_prefix, prefix_end
 from shoal_server.storage.memory import MemoryEngine
 from shoal_server.storage.rocks import RocksEngine
+from shoal_server.storage.session_rows import SessionOwner
 
 MIB = 1 << 20
 START_MS = 1_700_000_000_000
 FIRST_GENERATION = 1000
 """Above those that a test has the engine give: a replica keeps its own, however often it is restarted."""
 KEYSPACE = Keyspace(1, "default", 8, b"/")
+SOMEBODY = SessionOwner(b"somebody's token", proven=False)
+
+
+def session_id(shard: int, number: int) -> bytes:
+    """An id for a session of a shard; in earnest they are drawn."""
+    return ((shard << 40) + number).to_bytes(16, "big")
 
 
 class ReplicaOfAShard:
@@ -46,7 +53,6 @@ class ReplicaOfAShard:
             term=0,
             seq_base=0,
             generation=FIRST_GENERATION + shard,
-            sessions_opened=0,
             membership=Membership(1, ("n1",), ()),
             membership_index=0,
             ranges=self.shard.ranges,
@@ -54,7 +60,8 @@ class ReplicaOfAShard:
         self.machine = ShardStateMachine(self.shard, KEYSPACE, engine, state)
         self.now = START_MS
         self.default_ttl = 0
-        self.session = (shard << 40) + 1
+        self.opened = 0
+        self.session = session_id(shard, 1)
         self.number = 0
 
     def restarted(self) -> ReplicaOfAShard:
@@ -62,6 +69,7 @@ class ReplicaOfAShard:
         first, end = self.shard.ranges[0].first, self.shard.ranges[0].end
         replica = ReplicaOfAShard(self.engine, self.shard.id, first, end)
         replica.now, replica.number, replica.default_ttl = self.now, self.number, self.default_ttl
+        replica.opened = self.opened
         return replica
 
     # -- entries
@@ -69,12 +77,17 @@ class ReplicaOfAShard:
     def commands(self, *commands: Command) -> Commands:
         return Commands(COMMANDS_VERSION, self.now, self.default_ttl, list(commands))
 
-    def write_command(self, *operations: Operation, number: int | None = None) -> WriteCommand:
+    def opening(self, capacity: int = 100, owner: SessionOwner = SOMEBODY) -> OpenSessionCommand:
+        """The opening of a new session; the first one's id is what `session` is at first."""
+        self.opened += 1
+        return OpenSessionCommand(session_id(self.shard.id, self.opened), owner, capacity)
+
+    def write_command(self, *operations: Operation, number: int | None = None, identity: bytes = b"") -> WriteCommand:
         if number is None:
             self.number += 1
             number = self.number
         microshards = [KEYSPACE.microshard_of(key) for key in named_keys(list(operations))]
-        return WriteCommand(self.session, number, microshards, encode_operations(list(operations)))
+        return WriteCommand(self.session, number, microshards, encode_operations(list(operations)), identity)
 
     def apply(self, *entries: Commands, batch: Batch | None = None) -> list[list[Outcome]]:
         """Apply entries in one turn, decoded from the log; into `batch`, if given, which is then not written."""
@@ -89,9 +102,11 @@ class ReplicaOfAShard:
             self.engine.write_unlogged(into)
         return [outcomes for _, outcomes in outcomes]
 
-    def open_session(self, capacity: int = 100) -> int:
-        [[outcome]] = self.apply(self.commands(OpenSessionCommand(capacity)))
-        return outcome.value
+    def open_session(self, capacity: int = 100, owner: SessionOwner = SOMEBODY) -> bytes:
+        opening = self.opening(capacity, owner)
+        [[outcome]] = self.apply(self.commands(opening))
+        assert outcome.verdict is Verdict.NEW
+        return opening.session
 
     def write(self, *operations: Operation) -> list[OperationResult]:
         """Apply a new write alone in its entry; return its results."""

@@ -15,8 +15,7 @@ from shoal.protocol.messages import (
     Put,
     ValueEquals,
 )
-from shoal_server.shard.commands import OpenSessionCommand
-from shoal_server.shard.machine import KEPT_RESULTS_BYTES
+from shoal_server.shard.machine import GIVEN_RESULTS_BYTES, KEPT_RESULTS_BYTES
 from shoal_server.shard.sessions import Verdict
 
 MIXED = (
@@ -35,7 +34,7 @@ def test_a_repeated_write_has_the_first_ones_seq_and_results(replica: Any) -> No
     replica.write(Put(b"k", b"later"), Increment(b"n"))
     [[again]] = replica.apply(replica.commands(write))
     assert (first.verdict, again.verdict) == (Verdict.NEW, Verdict.DUPLICATE)
-    assert (again.value, again.results) == (first.value, first.results)
+    assert (again.seq, again.results) == (first.seq, first.results)
     assert (replica.get(b"k"), replica.get(b"n")) == (b"later", b"5")
 
 
@@ -45,16 +44,24 @@ def test_so_it_is_within_one_entry_and_after_a_restart(replica: Any) -> None:
     [[first, again]] = replica.apply(replica.commands(write, write))
     [[later]] = replica.restarted().apply(replica.commands(write))
     assert first.results == again.results == later.results
-    assert first.value == again.value == later.value
+    assert first.seq == again.seq == later.seq
 
 
-def test_long_results_are_as_short_the_first_time_as_when_repeated(replica: Any) -> None:
+@pytest.mark.parametrize("longer_than", [KEPT_RESULTS_BYTES, GIVEN_RESULTS_BYTES])
+def test_long_results_are_kept_and_longer_ones_given_without_what_conditions_found(
+    replica: Any, longer_than: int
+) -> None:
     replica.open_session()
-    conditions = [Atomic([KeyAbsent(b"k")], []) for _ in range(KEPT_RESULTS_BYTES // 1000 + 1)]
-    write = replica.write_command(Put(b"k", bytes(1000)), *conditions, Increment(b"n"))
+    value = bytes(1000)
+    conditions = [Atomic([KeyAbsent(b"k")], []) for _ in range(longer_than // 1000 + 1)]
+    write = replica.write_command(Put(b"k", value), *conditions, Increment(b"n"))
     [[first]] = replica.apply(replica.commands(write))
-    [[again]] = replica.restarted().apply(replica.commands(write))
-    assert first.results == again.results == [ConditionNotMet(0, first.value, None)] * len(conditions) + [Applied([1])]
+    short = [ConditionNotMet(0, first.seq, None)] * len(conditions) + [Applied([1])]
+    whole = [ConditionNotMet(0, first.seq, value)] * len(conditions) + [Applied([1])]
+    assert first.results == (whole if longer_than == KEPT_RESULTS_BYTES else short)
+    for each in (replica, replica.restarted()):
+        [[again]] = each.apply(each.commands(write))
+        assert (again.verdict, again.results) == (Verdict.DUPLICATE, short)
 
 
 def test_a_slot_that_is_used_again_has_none_of_the_earlier_results(replica: Any) -> None:
@@ -71,7 +78,7 @@ def test_a_late_write_and_one_of_an_unknown_session_are_not_applied(replica: Any
     replica.open_session()
     replica.apply(replica.commands(replica.write_command(Put(b"k", b"new"), number=1 + SESSION_WINDOW)))
     [[late]] = replica.apply(replica.commands(replica.write_command(Put(b"k", b"late"), number=1)))
-    replica.session += 1
+    replica.session = replica.opening().session
     [[unknown]] = replica.apply(replica.commands(replica.write_command(Put(b"k", b"unknown"))))
     assert (late.verdict, unknown.verdict) == (Verdict.LATE, Verdict.UNKNOWN_SESSION)
     assert replica.get(b"k") == b"new"
@@ -89,6 +96,6 @@ def test_the_largest_numbers_are_remembered_like_others(replica: Any, number: in
 def test_how_many_sessions_are_remembered_is_in_the_entry_and_not_each_replicas_own(replica: Any) -> None:
     """Replicas with different settings would forget different sessions, and then apply different writes."""
     sessions = [replica.open_session(capacity=3) for _ in range(3)]
-    replica.apply(replica.commands(OpenSessionCommand(2)))
+    replica.apply(replica.commands(replica.opening(capacity=2)))
     kept = [session in replica.machine.sessions for session in sessions]
     assert kept == [session in replica.restarted().machine.sessions for session in sessions] == [False, False, True]

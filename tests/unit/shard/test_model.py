@@ -32,7 +32,7 @@ from shoal.protocol.messages import (
     ValueEqualsOrAbsent,
 )
 from shoal.shardmap import Ranges, microshards_in, ranges_of
-from shoal_server.shard.commands import OpenSessionCommand, PurgeCommand
+from shoal_server.shard.commands import PurgeCommand
 from shoal_server.storage.memory import MemoryEngine
 
 LIMIT = 1 << 63
@@ -262,9 +262,10 @@ def test_replicas_agree_however_their_batches_are_cut_and_wherever_they_restart(
 ) -> None:
     """One replica applies entry by entry; another in batches of any size; a third restarts from an older flushed state."""
     first = make_replica(MemoryEngine())
-    entries = [first.commands(OpenSessionCommand(1)), first.commands(OpenSessionCommand(1))]
+    openings = [first.opening(capacity=1), first.opening(capacity=1)]
+    entries = [first.commands(opening) for opening in openings]
     results = first.apply(entries[0]) + first.apply(entries[1])
-    first.session += 1
+    first.session = openings[1].session
     for step in steps:
         first.now += step.clock
         first.default_ttl = step.default_ttl

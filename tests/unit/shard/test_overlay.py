@@ -19,7 +19,7 @@ from shoal.protocol.messages import (
     Put,
 )
 from shoal.shardmap import MicroshardRange
-from shoal_server.shard.commands import OpenSessionCommand, WriteCommand
+from shoal_server.shard.commands import WriteCommand
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.memory import MemoryEngine
@@ -91,7 +91,7 @@ def test_two_shards_that_share_a_batch_do_not_touch_each_others_rows(
 def test_a_session_forgotten_and_written_in_one_turn_is_gone_from_the_disk(replica: Any) -> None:
     replica.open_session(capacity=1)
     write: WriteCommand = replica.write_command(Put(b"k", b"v"))
-    replica.apply(replica.commands(write), replica.commands(OpenSessionCommand(1)))
+    replica.apply(replica.commands(write), replica.commands(replica.opening(capacity=1)))
     restarted = replica.restarted()
     assert replica.session not in replica.machine.sessions
     assert replica.session not in restarted.machine.sessions

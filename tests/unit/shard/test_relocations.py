@@ -338,7 +338,7 @@ def test_writes_behind_the_seal_are_not_here_and_repetitions_of_earlier_ones_are
     )
     assert sealed.verdict is Verdict.NEW
     assert refused.verdict is Verdict.NOT_HERE
-    assert (again.verdict, again.value, again.results) == (Verdict.DUPLICATE, first.value, first.results)
+    assert (again.verdict, again.seq, again.results) == (Verdict.DUPLICATE, first.seq, first.results)
     pair.copy()
     pair.adopt()
     assert pair.target.get(key) == b"5"

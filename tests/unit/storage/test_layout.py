@@ -17,7 +17,6 @@ from shoal_server.storage.layout import (
     encode_entry,
     encode_hard_state,
     encode_log_start,
-    encode_session_slot,
     expiry_prefix,
     expiry_suffix,
     is_visible,
@@ -26,17 +25,25 @@ from shoal_server.storage.layout import (
     row_expiry,
     row_seq,
     row_value,
-    session_slot_key,
     split_expiry_suffix,
     split_rows,
     value_header,
+)
+from shoal_server.storage.session_rows import (
+    SessionOwner,
+    encode_session,
+    encode_session_slot,
+    session_key,
+    session_slot_key,
 )
 
 
 def test_keys_are_pinned() -> None:
     assert data_prefix(1, 2, 3).hex() == "000000010000000200000003"
     assert log_key(7, 258).hex() == "000000070000000000000102"
-    assert session_slot_key(1, 2, 3, 65).hex() == "00000000000000010000000200000000000000030001"
+    session = bytes(range(16))
+    assert session_key(1, 2, session).hex() == "000000000000000100000002" + session.hex() + "0000"
+    assert session_slot_key(1, 2, session, 65).hex() == "000000000000000100000002" + session.hex() + "0002"
     assert expiry_prefix(1, 2, 3).hex() == "800000010000000200000003"
     assert expiry_suffix(258, b"k").hex() == "0000000000000102" + "6b"
 
@@ -44,13 +51,15 @@ def test_keys_are_pinned() -> None:
 def test_values_are_pinned() -> None:
     assert value_header(258).hex() == "100000000000000102"
     assert value_header(258, 515).hex() == "110000000000000102" + "0000000000000203"
-    assert encode_session_slot(1, 2, 3).hex() == "01000000000000000100000000000000020000000000000003"
+    assert encode_session(SessionOwner(b"owner", True), 3).hex() == "01" + "01" + "0000000000000003" + b"owner".hex()
+    assert encode_session_slot(1, 2, 3).hex() == "01" + "01" + "000000000000000100000000000000020000000000000003"
     assert encode_session_slot(1, 2, 3, b"r").hex() == encode_session_slot(1, 2, 3).hex() + "72"
+    assert encode_session_slot(1, 2, 3, None).hex() == "01" + "00" + "000000000000000100000000000000020000000000000003"
     assert encode_entry(Entry(3, 9, 1, b"p")).hex() == "0100000000000000030170"
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
-    state = AppliedState(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
-    known = "9f01020304059301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
+    state = AppliedState(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
+    known = "9e010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
     assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90"
     assert state.seq == 4, "the base plus the index"
 
@@ -58,7 +67,7 @@ def test_values_are_pinned() -> None:
 def test_the_state_of_relocations_is_pinned() -> None:
     span = (MicroshardRange(0, 2),)
     state = AppliedState(
-        *(1, 2, 3, 4, 5, Membership(1, ("n1",), ()), 0, 6, span),
+        *(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, span),
         outgoing=Outgoing(7, 8, span, sealed=True),
         incoming=Incoming(9, 10, span, 11, RelocationCursor(12, True, b"a", 13, True), 14, 15),
         ended=(EndedRelocation(16, RelocationEnd.ADOPTED),),
