@@ -238,11 +238,15 @@ async def survey(
 ) -> Survey:
     """Fetch every node's status, all at once, by the newest shard map that any of them knows.
 
-    The seed (`host:port`) that answers first may just have come back and know an old map.
+    The seed (`host:port`) that answers first may just have come back and know an old map. Where a node goes by a newer
+    map when it says what it has, all are asked again: what a shard has given another since would be counted twice, or not
+    at all.
 
     Raises:
-        Unavailable: no seed answered.
+        Unavailable: no seed answered, or the map changed again and again.
     """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_seconds
     shard_map = await fetch_shard_map(seeds, timeout_seconds, tls)
     while True:
         reports = await asyncio.gather(*(_report(node, timeout_seconds, tls) for node in shard_map.nodes))
@@ -250,6 +254,8 @@ async def survey(
         newest = max([shard_map, *known], key=lambda one: one.version)
         if newest.version == shard_map.version:
             return Survey(shard_map, reports)
+        if loop.time() >= until:
+            raise Unavailable(f"the shard map changed again and again for {timeout_seconds:g} s; try again")
         shard_map = newest
 
 
@@ -286,6 +292,8 @@ async def _report(node: NodeAddress, timeout_seconds: float, tls: SSLContext | N
         async with await AdminConnection.open(node.address, timeout_seconds, tls) as connection:
             status = await connection.status()
             shard_map = connection.welcome.shard_map
+            if status.map_version > shard_map.version:
+                shard_map = await connection.shard_map()
     except ShoalError as error:
         return NodeReport(node, None, str(error))
     if status.node != node.id:

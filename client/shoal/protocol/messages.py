@@ -519,7 +519,8 @@ class ReplicaStatus(_Message, frozen=True):
         written_bytes: of rows applied here since then.
         bytes, keys: of the rows that the replica has, uncompressed, as counted at a slow pace in the background; they lag
             behind writes by seconds to minutes.
-        counted: every microshard has been counted since the process began; until then `bytes` and `keys` are too low.
+        counted: every microshard that the replica has was counted since the process began or since it came; until then
+            `bytes` and `keys` are too low.
         hot: the microshards with most reads and writes lately, the busiest first, at most `MAX_HOT_MICROSHARDS`.
         cpu: the share of one core that the shard took on this node lately: the process's, divided among its replicas by
             reads and writes, which is an estimate.

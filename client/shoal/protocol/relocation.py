@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from shoal.shardmap import MicroshardRange
+from shoal.shardmap import MicroshardRange, Ranges
 
 MovedRow: TypeAlias = tuple[int, bytes, bytes | None]
 """(microshard, key, row as stored), None where the source has none by now."""
@@ -49,6 +49,7 @@ class RelocationCursor(_Message, frozen=True):
         after: where in the scan, or in the journal of changes, to go on; b"" at its beginning, or behind `mark`.
         seq: the source's position when it was read last.
         complete: that was after the seal, and nothing follows.
+        ranges: the microshards that the source gives. The target stores no page of others than it takes.
     """
 
     mark: int = -1
@@ -56,6 +57,7 @@ class RelocationCursor(_Message, frozen=True):
     after: bytes = b""
     seq: int = 0
     complete: bool = False
+    ranges: Ranges = ()
 
 
 UNREAD = RelocationCursor()

@@ -57,7 +57,7 @@ class Census:
             self.due_at = now + STEP_INTERVAL_NS
         else:
             for replica in self._in_pass:
-                replica.counts.complete = True
+                replica.counts.complete = replica.counts.has_counted(replica.machine.prefixes)
             self._in_pass = []
             self.due_at = now + max(REST_NS, now - self._began_at)
         return damaged

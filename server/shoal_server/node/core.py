@@ -47,6 +47,7 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Routes, Shard, ShardMap
 
 from shoal_server.invariants import invariant
+from shoal_server.node.absent_replicas import answer_for_absent
 from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.callers import Callers
@@ -75,7 +76,12 @@ from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
 from shoal_server.raft.ready import Ready
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.folder import load_derived_version, put_shard_map
+from shoal_server.storage.folder import (
+    begin_promising,
+    forget_longer_promises,
+    load_derived_version,
+    put_shard_map,
+)
 from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
 from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
@@ -150,7 +156,8 @@ class Node:
         self.clock = WallClock(settings.clock_tolerance_ns, settings.timing.drift_permille)
         self.cpu = 0.0
         self.connected: set[str] = set()
-        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now)
+        self._promised_ns = begin_promising(engine, settings.timing.support_ns)
+        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, self._promised_ns)
         self._opener = ReplicaOpener(identity.node, engine, settings, self.liveness, self.tally, random, self.connected)
         self.replicas: dict[int, Replica] = {}
         for shard in shard_map.shards:
@@ -548,6 +555,8 @@ class Node:
                 if replica is None:
                     if isinstance(message, VoteRequest):
                         self._splits.keep(sender, message)
+                    else:
+                        answer_for_absent(sender, message, outbox)
                     continue
                 dirty[message.group] = replica
                 if isinstance(message, (SnapshotChunk, SnapshotAck)):
@@ -666,6 +675,9 @@ class Node:
         not_leading = self.not_leading
         if not_leading:
             self.hand_over(now)
+        if self._promised_ns > self.settings.timing.support_ns and now >= liveness.vote_not_before:
+            self._promised_ns = self.settings.timing.support_ns
+            forget_longer_promises(self.engine, self._promised_ns)
         beats = liveness.peers_heartbeats(now, self.peers, not disk.stalled, not not_leading, disk.state.latency_us)
         for peer, heartbeat in beats.items():
             outbox.send(peer, heartbeat)

@@ -204,7 +204,12 @@ class ReplicaReads:
     def _serve_moving(self, client: int, read: ReadMoving, outbox: Outbox) -> None:
         machine = self._machine
         outgoing, cursor = machine.state.outgoing, read.cursor
-        if outgoing is None or outgoing.relocation != read.relocation or cursor.mark > machine.state.index:
+        if (
+            outgoing is None
+            or outgoing.relocation != read.relocation
+            or cursor.mark > machine.state.index
+            or (cursor.ranges and cursor.ranges != outgoing.ranges)
+        ):
             outbox.fail(
                 client,
                 read.request,

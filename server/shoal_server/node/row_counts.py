@@ -5,15 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shoal.shardmap import Ranges
+
 
 @dataclass(slots=True)
 class RowCounts:
-    """Keys and bytes of one replica's microshards, as counted last. `complete`: all that it began with were counted."""
+    """Keys and bytes of one replica's microshards, as counted last. `complete`: all that it has were counted."""
 
     keys: int = 0
     bytes: int = 0
     complete: bool = False
     _microshards: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _ranges: Ranges = ()
+
+    def follow(self, ranges: Ranges, present: Mapping[int, object]) -> None:
+        """Be of the microshards `present`, which are `ranges`: those that have gone do not count, nor are new ones counted."""
+        if ranges != self._ranges:
+            self._ranges = ranges
+            self.keep_only(present)
+            self.complete = self.complete and self.has_counted(present)
+
+    def has_counted(self, present: Mapping[int, object]) -> bool:
+        """Say whether each of the microshards has been counted."""
+        return self._microshards.keys() >= present.keys()
 
     def put(self, microshard: int, keys: int, size: int) -> None:
         """Take in a new count."""

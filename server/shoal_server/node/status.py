@@ -46,6 +46,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
     status = replica.group.status()
     membership = status.membership
     traffic = replica.machine.traffic
+    replica.counts.follow(replica.machine.state.ranges, replica.machine.prefixes)
     return ReplicaStatus(
         shard=replica.shard.id,
         role=status.role,

@@ -304,6 +304,8 @@ class Microshards:
             return "nothing follows a page that was complete"
         if command.behind is not None and command.behind != incoming.cursor:
             return f"page {command.number} was not read from where the page before it ended"
+        if command.cursor.ranges != incoming.ranges:
+            return f"page {command.number} is of other microshards than shard {self._machine.shard.id} is to get"
         prefixes = self._incoming_prefixes
         if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
             return f"some of the rows are of microshards that relocation {command.relocation} is not about"

@@ -65,7 +65,7 @@ class MovingReader:
     def _scan(self, cursor: RelocationCursor) -> MovingPage:
         # What was changed behind the first page is read again after the scan.
         mark = self._state.index if cursor.mark < 0 else cursor.mark
-        page = MovingPage(msgspec.structs.replace(cursor, mark=mark, seq=self._state.seq))
+        page = MovingPage(self._from(cursor, mark=mark))
         size = 0
         for microshard, key, row in self._rows_behind(cursor.after):
             page.rows.append((microshard, key, row))
@@ -76,6 +76,9 @@ class MovingReader:
                 return page
         page.cursor = msgspec.structs.replace(page.cursor, scanned=True, after=b"")
         return page
+
+    def _from(self, cursor: RelocationCursor, *, mark: int) -> RelocationCursor:
+        return msgspec.structs.replace(cursor, mark=mark, seq=self._state.seq, ranges=self._outgoing.ranges)
 
     def _rows_behind(self, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         engine = self._engine
@@ -94,7 +97,7 @@ class MovingReader:
         start = prefix + journal_resumption(cursor)
         generations = state.generations(self._outgoing.ranges)
         prefixes = {each: data_prefix(self._keyspace, each, generation) for each, generation in generations.items()}
-        page = MovingPage(msgspec.structs.replace(cursor, seq=state.seq))
+        page = MovingPage(self._from(cursor, mark=cursor.mark))
         seen: set[tuple[int, bytes]] = set()
         size = 0
         for row_key, end in engine.scan(engine.data, start, prefix_end(prefix)):

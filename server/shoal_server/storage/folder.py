@@ -20,7 +20,15 @@ import msgspec
 from shoal.shardmap import ShardMap
 
 from shoal_server.storage.engine import Batch, DataFolderInUse, DataFolderRefused, Engine, StorageFailed
-from shoal_server.storage.layout import DERIVED_MAP_ROW, EPOCH_ROW, FORMAT, SHARD_MAP_ROW, check_format, peer_key
+from shoal_server.storage.layout import (
+    DERIVED_MAP_ROW,
+    EPOCH_ROW,
+    FORMAT,
+    PROMISED_ROW,
+    SHARD_MAP_ROW,
+    check_format,
+    peer_key,
+)
 
 IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
@@ -191,6 +199,26 @@ def begin_epoch(engine: Engine, unix_seconds: float) -> int:
     epoch = max(last + 1, min(int(unix_seconds) - FIRST_EPOCH_UNIX_SECONDS, EPOCH_BY_CLOCK_MAX))
     _save(engine, EPOCH_ROW, epoch.to_bytes(8, "big"))
     return epoch
+
+
+def begin_promising(engine: Engine, support_ns: int) -> int:
+    """Return the longest support (ns) that any life of the node's process may have promised its peers, this one included.
+
+    It is on disk before anything is promised. `timing.support` may be made shorter between two lives of the process; what
+    the one before promised holds for as long as it said.
+    """
+    row = engine.get(engine.meta, PROMISED_ROW)
+    longest = 0 if row is None else int.from_bytes(row, "big")
+    if longest < support_ns:
+        _save(engine, PROMISED_ROW, support_ns.to_bytes(8, "big"))
+    return max(longest, support_ns)
+
+
+def forget_longer_promises(engine: Engine, support_ns: int) -> None:
+    """Take note that all promises of earlier lives are over, and this one's last for `support_ns` at the most."""
+    batch = engine.batch()
+    batch.put(PROMISED_ROW, support_ns.to_bytes(8, "big"), engine.meta)
+    engine.write(batch)
 
 
 def load_peer_incarnation(engine: Engine, node: str) -> str | None:

@@ -5,9 +5,9 @@ while it waits for the disk (a write with `sync=True` does not), so a thread may
 to the log waits for a sync of it that is under way; `write_unlogged` has nothing to wait for, and half the bytes to write.
 
 Recovery is point-in-time: what comes back of the log is a prefix of its batches, each whole, and shorter than what was
-synced only where it was damaged since, which marks.py notices. RocksDB flushes the data
-family when `flush` says so, and by itself when its buffer is full; either way it syncs the logs written until then
-first, so flushed rows never run ahead of the log.
+synced only where it was damaged since, which marks.py notices. What is found is in synced tables before anybody reads it.
+RocksDB flushes the data family when `flush` says so, and by itself when its buffer is full; either way it syncs the logs
+written until then first, so flushed rows never run ahead of the log.
 
 RocksDB's iterators end at a block that they cannot read as they end behind the last row: whoever does not ask for their
 status takes half of the rows for all. So there is one loop over an iterator here, which asks.
@@ -193,6 +193,7 @@ class RocksEngine:
                 raise StorageDamaged(f"the database in {path} is damaged: {error}; {REPLACE_NODE}") from error
             raise StorageFailed(f"the database in {path} cannot be opened: {error}") from error
         self._marks = self._open_marks()
+        self._keep_what_was_recovered()
         self._mark_due = 0.0
         self._written_mark = self._marks.noted
 
@@ -213,6 +214,18 @@ class RocksEngine:
             )
         marks.noted = found
         return marks
+
+    def _keep_what_was_recovered(self) -> None:
+        """Have on disk for good what a killed process had written and never synced, and recovery has found.
+
+        Whoever opens the database counts it as synced: a replica promises it without storing it once more. RocksDB puts
+        what it recovers into tables by default; this makes sure of it, and finds nothing to do then.
+        """
+        try:
+            for family in self._families.values():
+                family.flush()
+        except Exception as error:
+            raise self._failure("flush", error) from error
 
     def _open_family(self, name: str) -> Family:
         family = Family(self._database.get_column_family_handle(name))

@@ -100,6 +100,7 @@ class Script:
     page_rows: int = 3
     staleness_ms: int = 0
     on_page: Callable[[ReadPage], None] | None = None
+    before_status: Callable[[], None] | None = None
     before_page: Callable[[ReadPage], None] | None = None
     """Called before it is looked at what the shard has."""
 
@@ -248,6 +249,8 @@ class FakeCluster:
         if isinstance(request, GetShardMap):
             return ShardMapReply(number, self._map(node))
         if isinstance(request, GetStatus):
+            if self.script.before_status is not None:
+                self.script.before_status()
             return self._status(node, number)
         if isinstance(request, Ping):
             return Done(number)
@@ -368,7 +371,7 @@ class FakeCluster:
             incarnation="i1",
             software="0.1.0",
             uptime_ms=61_000,
-            map_version=1,
+            map_version=self.version,
             connected_peers=tuple(peer for peer in NODES if peer != node),
             not_writable=self.script.not_writable.get(node, ""),
             disk_free_bytes=5 * 1024**3,

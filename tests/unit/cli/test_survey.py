@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from msgspec.structs import replace
+from shoal.errors import Unavailable
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal.survey import NodeReport, ProblemKind, Survey
+from shoal.survey import survey as ask
 
 NODES = ("n1", "n2", "n3")
 SHARD = Shard(1, 1, (MicroshardRange(0, 4),), NODES)
@@ -32,6 +37,26 @@ def survey(*reports: NodeReport) -> Survey:
 
 def kinds(found: Survey, marks: dict[int, int]) -> list[ProblemKind]:
     return [problem.kind for problem in found.problems(marks)]
+
+
+def test_a_survey_is_of_the_map_by_which_the_nodes_answered(fake):
+    """A shard may be split after a node has greeted, and before it says what it has."""
+    changes = [[1] * 16, [2, 3] * 8]
+
+    def change() -> None:
+        if changes:
+            fake.reshard(changes.pop())
+
+    fake.script.before_status = change
+    found = asyncio.run(ask(list(fake.addresses.values())))
+    assert found.shard_map.version == fake.version == 4
+    assert {report.status.map_version for report in found.nodes} == {4}
+
+
+def test_a_survey_of_a_map_that_never_stays_ends(fake):
+    fake.script.before_status = lambda: fake.reshard([1] * 16)
+    with pytest.raises(Unavailable, match="again and again"):
+        asyncio.run(ask(list(fake.addresses.values()), 0.3))
 
 
 def test_of_two_that_claim_to_lead_the_newer_term_does():

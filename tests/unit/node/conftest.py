@@ -88,7 +88,7 @@ class Nodes:
                 node.flushed(end.flush)
 
     def _take(self, sender: str, to_peers: dict[str, list[Any]], to_clients: dict[int, list[Answer]]) -> None:
-        self.frames += [(sender, peer, encode_frame(messages)[4:]) for peer, messages in to_peers.items()]
+        self.frames += [(sender, peer, self.encoded(messages)) for peer, messages in to_peers.items()]
         for answers in to_clients.values():
             for answer in answer_decoder.decode(encode_frame(answers)[4:]):
                 self.answers.setdefault(answer.request, []).append(answer)  # type: ignore[union-attr]
@@ -103,6 +103,10 @@ class Nodes:
                 return
             self.step()
         raise AssertionError(f"it did not come about within {milliseconds} ms")
+
+    def encoded(self, messages: list[Any]) -> bytes:
+        """Return the body of a frame."""
+        return encode_frame(messages)[4:]
 
     # -- nodes
 

@@ -25,10 +25,13 @@ SHARD_MAP = ShardMap(
 
 
 class FailingEngine(MemoryEngine):
-    """Its syncs fail."""
+    """Its syncs fail once it is `broken`."""
+
+    broken = False
 
     def sync(self) -> None:
-        raise StorageFailed("the disk is gone")
+        if self.broken:
+            raise StorageFailed("the disk is gone")
 
 
 class Driven:
@@ -77,7 +80,9 @@ async def test_what_arrives_together_is_one_turn_and_its_timer_takes_the_next() 
 
 
 async def test_a_failed_sync_is_told_once_and_ends_the_turns() -> None:
-    driven = Driven(FailingEngine())
+    engine = FailingEngine()
+    driven = Driven(engine)
+    engine.broken = True
     driven.driver.schedule_turn()
     async with asyncio.timeout(10):
         await driven.failed.wait()

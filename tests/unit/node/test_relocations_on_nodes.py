@@ -436,6 +436,26 @@ def test_what_cannot_be_done_is_refused_with_the_reason(two: TwoShards) -> None:
     assert "has ended on shard 2: cancelled" in reason(two.take())
 
 
+def test_rows_that_move_count_where_they_are_and_only_there(two: TwoShards) -> None:
+    two.write(SOURCE, Put(MOVED, b"1"), Put(STAYS, b"2"))
+    two.nodes.pass_time(6000)
+    assert (two.status(SOURCE).keys, two.status(TARGET).keys) == (2, 0)
+    two.begin()
+    two.hand_over()
+    source, target = two.status(SOURCE), two.status(TARGET)
+    assert (source.keys, source.counted) == (1, True), "what has gone does not count from the first moment on"
+    assert (target.keys, target.counted) == (0, False), "what has come is not counted yet, and that is said"
+    two.nodes.pass_time(6000)
+    target = two.status(TARGET)
+    assert (target.keys, target.counted) == (1, True)
+
+
+def test_a_cursor_of_other_microshards_reads_nothing(two: TwoShards) -> None:
+    two.begin()
+    other = RelocationCursor(ranges=(MicroshardRange(0, 2),))
+    assert "has nothing to give away" in refusal(two.read_moving(other)).message
+
+
 def test_a_full_disk_takes_no_rows(two: TwoShards) -> None:
     two.begin()
     page = two.read_moving(RelocationCursor())

@@ -481,8 +481,18 @@ def test_microshards_that_are_not_there_or_there_already_are_refused(pair: Pair)
 def test_rows_of_other_microshards_are_refused(pair: Pair) -> None:
     pair.begin()
     row: MovedRow = (5, b"k", b"row")
-    page = MovingPage(RelocationCursor(), [], [row])
+    page = MovingPage(RelocationCursor(ranges=MOVING), [], [row])
     assert "is not about" in pair.store(page)
+
+
+def test_a_target_takes_no_page_of_other_microshards_than_it_expects(pair: Pair) -> None:
+    """Else it would serve what the source was never asked for, or lack what it has parted with."""
+    assert pair.take(ranges=(MicroshardRange(0, 3),)) == ""
+    assert pair.give(ranges=(MicroshardRange(0, 2),)) == ""
+    for _ in range(2):
+        assert "is of other microshards than shard 2 is to get" in pair.store(pair.read())
+        assert pair.seal() == ""
+    assert "has not yet all" in pair.adopt()
 
 
 def test_a_shard_can_give_everything_away_and_take_it_back(pair: Pair) -> None:

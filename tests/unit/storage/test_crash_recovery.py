@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,11 @@ for number in range(1, 100_000_000):
 
 def reopened(path: Path) -> RocksEngine:
     return RocksEngine(path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+
+
+def make(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def newest(engine: RocksEngine) -> int:
@@ -133,4 +139,26 @@ def test_a_closed_database_can_be_opened_again_by_the_same_process(tmp_path: Pat
         batch = engine.batch()
         batch.put(b"lives", b"%d" % (number + 1), engine.meta)
         engine.write(batch)
+        engine.close()
+
+
+def test_what_recovery_finds_of_a_killed_process_survives_a_loss_of_power_without_another_sync(tmp_path: Path) -> None:
+    """A replica counts the entries that it finds as being on its disk. That none was ever synced, it cannot know."""
+    writer = reopened(make(tmp_path / "running"))
+    for number in range(50):
+        batch = writer.batch()
+        for family in (writer.log, writer.meta, writer.data):
+            batch.put(b"row-%03d" % number, b"x" * 100, family)
+        writer.write(batch)
+    shutil.copytree(tmp_path / "running", tmp_path / "killed")
+    writer.close()
+    recovered = reopened(tmp_path / "killed")
+    # Power goes: of the write-ahead logs, which nobody synced, nothing is left.
+    shutil.copytree(tmp_path / "killed", tmp_path / "dark")
+    for file in (tmp_path / "dark").glob("*.log"):
+        file.write_bytes(b"")
+    left = reopened(tmp_path / "dark")
+    for engine in (recovered, left):
+        for family in (engine.log, engine.meta, engine.data):
+            assert sum(1 for _ in engine.scan(family, b"row-", b"row.")) == 50
         engine.close()

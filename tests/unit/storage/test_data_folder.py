@@ -11,6 +11,8 @@ from shoal_server.storage.engine import DataFolderRefused, Engine
 from shoal_server.storage.folder import (
     FIRST_EPOCH_UNIX_SECONDS,
     begin_epoch,
+    begin_promising,
+    forget_longer_promises,
     load_peer_incarnation,
     open_data_folder,
     save_peer_incarnation,
@@ -91,3 +93,12 @@ def test_a_life_whose_number_the_disk_has_lost_is_told_from_the_next_one_by_the_
     assert begin_epoch(before, now) == 1000
     assert begin_epoch(after_the_loss, now + 3) == 1003
     assert begin_epoch(after_the_loss, now - 500) == 1004, "a clock that goes back begins no life anew"
+
+
+def test_the_longest_support_that_was_ever_promised_is_remembered_until_it_is_over(engine: Engine) -> None:
+    assert begin_promising(engine, 5) == 5
+    assert begin_promising(engine, 3) == 5
+    assert begin_promising(engine, 7) == 7
+    assert begin_promising(engine, 3) == 7
+    forget_longer_promises(engine, 3)
+    assert begin_promising(engine, 3) == 3

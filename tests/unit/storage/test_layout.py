@@ -75,7 +75,7 @@ def test_the_state_of_relocations_is_pinned() -> None:
         children=(18,),
     )
     outgoing = "94" + "07" + "08" + "91920002" + "c3"
-    incoming = "97" + "09" + "0a" + "91920002" + "0b" + "95" + "0cc3c401610dc3" + "0e" + "0f"
+    incoming = "97" + "09" + "0a" + "91920002" + "0b" + "96" + "0cc3c401610dc390" + "0e" + "0f"
     assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + "91921003" + "9193000111" + "9112")
 
 
