@@ -62,6 +62,7 @@ from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
 from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
+from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
@@ -85,7 +86,7 @@ from shoal_server.storage.folder import (
 from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
 from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
-from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 log = structlog.get_logger("shoal.node")
 
@@ -178,6 +179,7 @@ class Node:
         self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
         self._callers = Callers(random)
         self._admission = Admission(self.replicas, self.routes, settings, self._callers)
+        self._rebuilding = Rebuilding(self.replicas, self._transfers, now)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
         self._census = Census(engine, self.replicas, now)
@@ -328,6 +330,7 @@ class Node:
             put_failure(batch, self.engine, replica.shard.id, failure)
             self.engine.write(batch)
             self._failure_stored = True
+            self._rebuilding.begin(replica, now)
         # What it has to say leaves with the next turn, whichever part of this one has come to its end.
         self._dirty[replica.shard.id] = self._again[replica.shard.id] = replica
         self._next_tick = now
@@ -561,6 +564,9 @@ class Node:
                 dirty[message.group] = replica
                 if isinstance(message, (SnapshotChunk, SnapshotAck)):
                     self._transfers.receive(sender, message, replica, now)
+                elif isinstance(message, SnapshotWanted):
+                    if sender in replica.group.members:
+                        self._transfers.asked(replica, sender)
                 elif isinstance(message, FreshnessQuestion):
                     answer = replica.reads.answer_freshness(message, now)
                     if answer is not None:
@@ -711,6 +717,9 @@ class Node:
         self._transfers.tick(now)
         interval = self.settings.tick_interval_ns
         self._next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now, self.peers)
+        ask_again = self._rebuilding.tick(now, outbox)
+        if ask_again is not None:
+            self._next_tick = min(self._next_tick, ask_again)
 
     def _wake_groups_with(self, peer: str, now: int) -> None:
         for shard, replica in self.replicas.items():
@@ -741,6 +750,9 @@ class Node:
         if not batch.is_empty():
             engine.write(batch)
         for replica in adopted:
+            if self._flushing is not None:
+                # What it covers of this replica is of rows that are gone.
+                self._flushing.pop(replica, None)
             try:
                 replica.reload()
             except Damaged as error:

@@ -64,6 +64,10 @@ class LogLength:
         self._since_checkpoint = 0
         self._flushed_index = index
 
+    def rebased(self, index: int) -> None:
+        """What is applied is a snapshot at `index` now; the log is as it was."""
+        self._flushed_index = index
+
     def shorten(self, batch: Batch) -> bool:
         """Cut entries beyond the retained bytes off the log, but none that a live replica, a snapshot or a restart needs.
 

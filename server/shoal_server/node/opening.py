@@ -28,7 +28,6 @@ from shoal_server.storage.layout import (
     encode_log_start,
     hard_state_key,
     is_split_off,
-    load_log_start,
     log_start_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
@@ -39,6 +38,7 @@ from shoal_server.storage.replica_failure import (
     load_failure,
     load_lost_to,
     put_failure,
+    regained,
 )
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged
 
@@ -87,10 +87,9 @@ class ReplicaOpener:
         try:
             state = load_applied_state(engine, shard_id)
         except Damaged as error:
-            start = load_log_start(engine, shard_id)
-            failure = known or ReplicaFailure(FailureKind.DAMAGED, str(error), start.index)
+            # Without the membership as of what was applied, the log cannot be followed either.
+            failure = ReplicaFailure(FailureKind.DAMAGED, str(error), 0, log_lost_to=_last_index(store))
             state = _initial(shard, engine, shard.ranges)
-            state = msgspec.structs.replace(state, index=start.index, term=start.term)
         else:
             awaits_snapshot = state is None and not origin.founded
             if state is not None:
@@ -116,13 +115,15 @@ class ReplicaOpener:
             silent_until=0 if origin.founded else origin.membership_version,
         )
         if failure is None or not failure.log_lost_to:
-            last_index = ANY_INDEX
             try:
-                last_index = store.load_last_index()
+                opened = _open_log(store, shard_id, ends.start, state)
+                if lost_to and failure is None and opened.last_index >= lost_to:
+                    regained(engine, shard_id)
+                    lost_to = 0
                 group = self._open_group(
                     shard_id,
                     arguments,
-                    _open_log(store, shard_id, ends.start, last_index, state),
+                    opened,
                     awaits_snapshot=awaits_snapshot,
                     failed=failure is not None,
                     lost_to=lost_to,
@@ -130,7 +131,7 @@ class ReplicaOpener:
             except Damaged as error:
                 if error.family != "log":
                     raise
-                failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index, log_lost_to=last_index)
+                failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index, log_lost_to=_last_index(store))
         if failure is not None and failure.log_lost_to:
             # Of a log that is damaged nothing is believed: a snapshot begins it anew.
             group = self._open_group(
@@ -226,11 +227,23 @@ def _open_machine(
     return ShardStateMachine(shard, keyspace, engine, empty), failure
 
 
-def _open_log(store: GroupLogStore, shard: int, start: LogStart, last_index: int, state: AppliedState) -> Log:
+def _last_index(store: GroupLogStore) -> int:
+    """Return up to where the log may have been acknowledged."""
+    try:
+        return max(1, store.load_last_index())
+    except Damaged as error:
+        if error.family != "log":
+            raise
+        return ANY_INDEX
+
+
+def _open_log(store: GroupLogStore, shard: int, start: LogStart, state: AppliedState) -> Log:
     """
     Raises:
-        StorageDamaged: the log lacks what was applied.
+        Damaged: it cannot be read.
+        StorageDamaged: it lacks what was applied.
     """
+    last_index = store.load_last_index()
     if last_index < state.index:
         raise StorageDamaged(
             f"the log of shard {shard} ends at entry {last_index}, and {state.index} was applied: {REPLACE_NODE}"

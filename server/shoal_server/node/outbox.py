@@ -11,7 +11,7 @@ from shoal.shardmap import Shard
 from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage
-from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 PeerMessage: TypeAlias = (
     RaftMessage
@@ -19,6 +19,7 @@ PeerMessage: TypeAlias = (
     | HeartbeatAnswer
     | SnapshotChunk
     | SnapshotAck
+    | SnapshotWanted
     | FreshnessQuestion
     | FreshnessAnswer
     | DigestReport

@@ -284,11 +284,12 @@ class Replica:
         group = self.group
         entries = group.committed()
         if entries:
-            before = self.machine.state
+            before, split_offs = self.machine.state, len(self.machine.microshards.split_offs)
             try:
                 results = self.machine.apply(entries, batch, self._prepared)
             except BaseException:
                 self.machine.state = before
+                self.machine.microshards.forget(split_offs)
                 raise
             index = self.machine.state.index
             group.applied(index)
@@ -493,12 +494,18 @@ class Replica:
     def restore(self, sender: str, header: SnapshotHeader, state: AppliedState, now: int) -> None:
         """A snapshot of `sender` is adopted in the turn's batch: go on from it. `reload` follows once that is written."""
         self._restored = state
-        self.log_length.restored(state.index)
+        if self.group.keeps_log(header.index, header.index_term):
+            self.log_length.rebased(state.index)
+        else:
+            self.log_length.restored(state.index)
         self.group.restore(sender, header, state.membership, state.membership_index, now)
 
     def reload(self) -> None:
         """Take up the rows of a snapshot that was just adopted and written."""
-        if self._restored is not None:
-            self.machine.adopt(self._restored)
-            self.reads.applied(self._restored.index)
-            self._restored = None
+        restored = self._restored
+        if restored is not None:
+            self.failure, self.refusals.failure = None, ""
+            self.newest_digest = None
+            self._restored = self._unread = None
+            self.machine.adopt(restored)
+            self.reads.restored(restored.index)

@@ -252,6 +252,11 @@ class ReplicaReads:
         """The replica has applied its log up to `index`."""
         self._freshness.applied(index)
 
+    def restored(self, index: int) -> None:
+        """The replica is at `index` by a snapshot, be that before what it had applied."""
+        self._freshness = ReplicaFreshness(self._settings.timing.drift_permille)
+        self._freshness.applied(index)
+
     def ask_freshness(self, now: int, outbox: Outbox) -> None:
         """Ask the leader how far it is, where it is time to, for the sake of reads here."""
         leader = self._group.leader

@@ -75,6 +75,7 @@ class SnapshotTransfers:
         self._arrived: list[tuple[Replica, str, SnapshotChunk]] = []
         self._acknowledged: list[_Sending] = []
         self._acks: list[tuple[str, SnapshotAck]] = []
+        self._damaged: list[tuple[Replica, Damaged]] = []
         self._next_transfer = 1
 
     @property
@@ -86,6 +87,15 @@ class SnapshotTransfers:
     def under_way(self) -> tuple[int, int, int]:
         """How many are being sent, are being taken in, and wait to be sent."""
         return len(self._sending), len(self._taking), len(self._wanted)
+
+    def takes(self, shard: int) -> bool:
+        """Say whether a snapshot of `shard` is being taken in."""
+        return shard in self._taking
+
+    def asked(self, replica: Replica, peer: str) -> None:
+        """Queue a snapshot that `peer` has asked for, unless one is on its way, or waits for its turn."""
+        if (replica.shard.id, peer) not in self._sending and (replica, peer) not in self._wanted:
+            self._wanted.append((replica, peer))
 
     def want(self, replica: Replica, peer: str) -> None:
         """Queue a snapshot for `peer`, whose entries are no longer in the log."""
@@ -154,12 +164,17 @@ class SnapshotTransfers:
                 problem = (
                     f"{sender} leads in term {header.term}; the replica is in term {group.term}, of another leader"
                 )
-            elif not group.can_restore(header.index, header.index_term):
-                needless, problem = True, ""
-                self._end_taking(chunk.group)
             else:
-                problem = self._take(replica, sender, chunk, batch, now)
-                if chunk.last and not problem:
+                try:
+                    needless = not group.can_restore(header.index, header.index_term)
+                except Damaged as error:
+                    self._damaged.append((replica, error))
+                    problem = "the log of the receiver is damaged"
+                else:
+                    problem = "" if needless else self._take(replica, sender, chunk, batch, now)
+                if needless:
+                    self._end_taking(chunk.group)
+                elif chunk.last and not problem:
                     self._adopt(replica, sender, chunk, batch, now)
                     adopted.append(replica)
             ack = SnapshotAck(chunk.group, chunk.transfer, chunk.number, problem, needless)
@@ -201,7 +216,8 @@ class SnapshotTransfers:
     def _adopt(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> None:
         taking = self._taking.pop(chunk.group)
         state = chunk.state(taking.stager.generation)
-        taking.stager.adopt(batch, replica.store, state, replica.stored_state)
+        keep_log = replica.group.keeps_log(chunk.header.index, chunk.header.index_term)
+        taking.stager.adopt(batch, replica.store, state, replica.stored_state, keep_log=keep_log)
         replica.restore(sender, chunk.header, state, now)
         self._tally.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
@@ -211,7 +227,7 @@ class SnapshotTransfers:
 
         To be called when the turn's batch is written: views show it.
         """
-        damaged: list[tuple[Replica, Damaged]] = []
+        damaged, self._damaged = self._damaged, []
         acks, self._acks = self._acks, []
         for peer, ack in acks:
             outbox.send(peer, ack)
@@ -224,7 +240,8 @@ class SnapshotTransfers:
                     damaged.append((sending.replica, error))
         while self._wanted and len(self._sending) < self._settings.snapshots_at_once:
             replica, peer = self._wanted.popleft()
-            if replica.group.is_leader and (replica.shard.id, peer) not in self._sending:
+            wanted = replica.group.is_leader and replica.failure is None
+            if wanted and (replica.shard.id, peer) not in self._sending:
                 try:
                     self._begin(replica, peer, now, outbox)
                 except Damaged as error:

@@ -207,12 +207,7 @@ class Group:
         self._reads: list[tuple[int, int]] = []
         self._failed_reads: list[int] = []
         self._history = MembershipHistory(membership, membership_index)
-        if log.applied_index < log.last_index:
-            index = log.applied_index + 1
-            while index <= log.last_index:
-                stored = log.entries(index, log.last_index + 1, config.max_append_bytes)
-                self._history.append(stored)
-                index = stored[-1].index + 1
+        self._take_memberships()
         start = max(now, liveness.vote_not_before) if self._restarted else now
         # Whoever should lead has a whole support time ahead of the next: nodes that start together seldom start at once.
         self._election_deadline = start + priority * timing.support_ns + random.randrange(timing.election_spread_ns)
@@ -231,6 +226,15 @@ class Group:
             TermPassed: self._on_term_passed,
             SnapshotHeader: self._on_snapshot_header,
         }
+
+    def _take_memberships(self) -> None:
+        """Find the memberships in the log behind what is applied."""
+        log = self.log
+        index = log.applied_index + 1
+        while index <= log.last_index:
+            stored = log.entries(index, log.last_index + 1, self._config.max_append_bytes)
+            self._history.append(stored)
+            index = stored[-1].index + 1
 
     # -- what is so
 
@@ -633,7 +637,7 @@ class Group:
         self._put_off_campaign(now)
 
     def fail(self, now: int, lost_to: int = 0) -> None:
-        """Lead no more, and do not campaign: what this replica has applied is not to be relied on. Until `recovered`.
+        """Lead no more, and do not campaign: what this replica has applied is not to be relied on. Until `restore`.
 
         It goes on to vote and to take entries: its log is whole. Where that is not so, entries up to `lost_to` may have
         been acknowledged and be gone: it then takes none but behind a snapshot, and gives no vote before its log is that
@@ -648,9 +652,12 @@ class Group:
         if self.role is not Role.REPLICA:
             self._become_replica(self.term, now)
 
-    def recovered(self) -> None:
-        """What is applied is right again: a snapshot has been adopted."""
-        self._failed = False
+    def report_lost_log(self) -> bool:
+        """Tell the leader, where the log is lost, that nothing of it counts and a snapshot is needed; say whether it is."""
+        if self._lost_to and self._awaits_snapshot:
+            self._reject(self.leader, self.log.last_index)
+            return True
+        return False
 
     def _resign(self) -> None:
         leader = self._leader
@@ -937,8 +944,16 @@ class Group:
         return self.role is Role.REPLICA and self.term == term and self.leader == sender
 
     def can_restore(self, index: int, term: int) -> bool:
-        """Say whether a snapshot at (index, term) would bring this replica forward."""
+        """Say whether a snapshot at (index, term) would bring this replica forward, or mend it where it has failed."""
+        if self._lost_to and self._awaits_snapshot:
+            return index >= self.log.commit_index
+        if self._failed:
+            return index > self.log.commit_index or self.keeps_log(index, term)
         return index > self.log.commit_index and not self.log.matches(index, term)
+
+    def keeps_log(self, index: int, term: int) -> bool:
+        """Say whether a snapshot at (index, term) would leave the log as it is: only what was applied is replaced."""
+        return self._failed and not self._awaits_snapshot and self.log.matches(index, term)
 
     def restore(
         self, sender: str, header: SnapshotHeader, membership: Membership, membership_index: int, now: int
@@ -949,9 +964,16 @@ class Group:
         """
         invariant(self.follows(sender, header.term), "a replica takes the snapshots of the leader that it follows")
         invariant(header.index_term <= self.term, "a snapshot is of no later term than its sender's")
+        log = self.log
+        if self.keeps_log(header.index, header.index_term):
+            log.rebase(header.index)
+            self._history.restart(membership, membership_index)
+            self._take_memberships()
+        else:
+            log.restart(header.index, header.index_term)
+            self._history.restart(membership, membership_index)
         self._awaits_snapshot = False
-        self.log.restart(header.index, header.index_term)
-        self._history.restart(membership, membership_index)
+        self._failed = False
         self._accept(sender, header.index)
         self._settle_down(now)
 

@@ -188,9 +188,15 @@ class Log:
             del self._cached[:count]
             self._first_cached = index + 1
 
+    def rebase(self, index: int) -> None:
+        """What is applied is a snapshot at `index` from now on, be that before what was; entries behind it stay."""
+        invariant(self.truncated_index <= index <= self.last_index, "the log has the snapshot's position")
+        self.applied_index = index
+        self.commit_index = max(self.commit_index, index)
+
     def restart(self, index: int, term: int) -> None:
         """Begin anew behind a snapshot at (index, term)."""
-        invariant(index > self.commit_index, "a snapshot only moves a replica forward")
+        invariant(index >= self.commit_index, "a snapshot only moves a replica forward")
         self._cached.clear()
         self._cached_bytes = 0
         self._first_cached = index + 1

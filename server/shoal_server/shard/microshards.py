@@ -130,6 +130,11 @@ class Microshards:
         hand_overs, self._hand_overs = self._hand_overs, []
         return hand_overs
 
+    def forget(self, split_offs: int) -> None:
+        """Of what was applied and will not be written, hand nothing out: `split_offs` were there before."""
+        del self.split_offs[split_offs:]
+        self._hand_overs = []
+
     # -- the journal
 
     @property

@@ -54,7 +54,8 @@ def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailur
     """Store that the replica of `shard` has failed, in place of what was stored before."""
     batch.put(failure_key(shard), _encoder.encode(failure), engine.meta)
     if failure.log_lost_to:
-        batch.put(lost_key(shard), failure.log_lost_to.to_bytes(8, "big"), engine.meta)
+        lost_to = max(failure.log_lost_to, load_lost_to(engine, shard))
+        batch.put(lost_key(shard), lost_to.to_bytes(8, "big"), engine.meta)
 
 
 def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
@@ -76,3 +77,10 @@ def load_lost_to(engine: Engine, shard: int) -> int:
     """Return up to where entries may have been acknowledged and lost since, 0 where none were."""
     row = engine.get(engine.meta, lost_key(shard))
     return 0 if row is None else int.from_bytes(row, "big")
+
+
+def regained(engine: Engine, shard: int) -> None:
+    """Forget that entries were lost: the log is that far again."""
+    batch = engine.batch()
+    batch.delete(lost_key(shard), engine.meta)
+    engine.write(batch)

@@ -32,6 +32,7 @@ from shoal_server.storage.layout import (
     staging_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.replica_failure import drop_failure
 from shoal_server.storage.replica_rows import StagedRows, discard_staged, drop_own_rows, drop_rows, put_staged
 
 
@@ -95,6 +96,16 @@ class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61
     number: int
     problem: str = ""
     needless: bool = False
+
+
+class SnapshotWanted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=66):
+    """A replica of `group`, whose rows cannot be relied on, to its leader in `term`: send me a snapshot of what you have.
+
+    It says nothing about the replica's log, which is whole.
+    """
+
+    group: int
+    term: int
 
 
 DATA = "d"
@@ -195,14 +206,19 @@ class SnapshotStager:
             return journal_prefix(self._group, self.generation)
         return sessions_prefix(self._group, self.generation)
 
-    def adopt(self, batch: Batch, store: GroupLogStore, state: AppliedState, old: AppliedState) -> None:
+    def adopt(
+        self, batch: Batch, store: GroupLogStore, state: AppliedState, old: AppliedState, *, keep_log: bool
+    ) -> None:
         """Make the staged rows the current ones and begin the log anew behind them, all in `batch`.
 
         Args:
             old: what the replica has applied so far, whose rows go.
+            keep_log: the log has the snapshot's position, and stays as it is.
         """
         batch.put(applied_state_key(self._group), encode_applied_state(state), self._engine.data)
         batch.delete(staging_key(self._group), self._engine.meta)
-        store.restart(batch, state.index, state.term)
+        if not keep_log:
+            store.restart(batch, state.index, state.term)
+        drop_failure(batch, self._engine, self._group)
         drop_rows(batch, self._engine, self._keyspace, old.generations(old.stored_ranges))
         drop_own_rows(batch, self._engine, self._group, old.generation)

@@ -45,7 +45,7 @@ def test_the_answer_is_of_the_term_that_was_asked_for(nodes: Any) -> None:
 def test_a_snapshot_for_a_replica_that_is_not_there_ends_at_once_instead_of_waiting_for_the_silence(nodes: Any) -> None:
     node = lose_replica(nodes, "n1")
     header = SnapshotHeader(SHARD, 7, 9, 7, 1)
-    chunk = SnapshotChunk(header, 5, 0, 0, [], True, 0, 0, Membership(1, ("n1", "n2", "n3")), 0, 0, ())
+    chunk = SnapshotChunk(header, 5, 0, 0, [], True, 0, Membership(1, ("n1", "n2", "n3")), 0, 0, ())
     node.receive_peer("n2", peer_decoder.decode(nodes.encoded([chunk])))
     [ack] = [each for each in node.turn(nodes.now, nodes.wall_ms).to_peers["n2"] if isinstance(each, SnapshotAck)]
     assert (ack.transfer, ack.number) == (5, 0)

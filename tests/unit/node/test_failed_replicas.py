@@ -6,16 +6,18 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from shoal.errors import ErrorCode
 from shoal.protocol.checksums import ChecksumCursor, ReadChecksum
 from shoal.protocol.messages import Failure, Freshness, GetStatus, Put, ReplicaStatus, Rows, Scan, ScanPage, Written
 from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.node.core import Node
+from shoal_server.node.damage import failure_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.config import RaftConfig
 from shoal_server.storage.engine import Damaged
 from shoal_server.storage.layout import hard_state_key
-from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure, load_failure
+from shoal_server.storage.replica_failure import ANY_INDEX, FailureKind, ReplicaFailure, load_failure
 
 EVERYWHERE = (MicroshardRange(0, 4),)
 
@@ -53,6 +55,12 @@ def status(nodes: Any, name: str) -> ReplicaStatus:
     return found
 
 
+def refuse_snapshots(nodes: Any) -> None:
+    """Have failed replicas wait."""
+    for node in nodes.nodes.values():
+        node.settings = node._transfers._settings = replace(nodes.settings, snapshots_at_once=0)
+
+
 def restart(nodes: Any, name: str) -> Node:
     """Begin the next life of a node, on what it has stored."""
     node = Node(
@@ -82,6 +90,7 @@ def test_a_scan_that_meets_damage_is_refused_instead_of_half_answered_and_the_ne
     assert nodes.replica(old).failure.kind is FailureKind.DAMAGED
     nodes.until(lambda: any(nodes.replica(name).group.is_leader for name in nodes.nodes if name != old))
     assert nodes.leader != old
+    nodes.until(lambda: nodes.replica(old).failure is None)
     page = nodes.answer(scan(nodes, nodes.leader, STRONG))
     assert isinstance(page, ScanPage)
     assert page.keys == [b"k%03d" % number for number in range(ROWS)]
@@ -106,7 +115,10 @@ def test_a_failed_replica_is_said_to_be_so_and_serves_no_read_of_any_kind(nodes:
     fill(nodes)
     follower = nodes.others[0]
     damage(nodes, follower, b"k020")
-    nodes.answer(nodes.read(follower, b"k020", freshness=ANY))
+    nodes.isolate(follower)
+    nodes.ask_and_wait(
+        follower, lambda request: ReadChecksum(request, 1, (MicroshardRange(0, 4),), ChecksumCursor(), 4096)
+    )
     assert status(nodes, follower).failure.startswith("damaged: rows of the data family cannot be read")
     for request in (nodes.read(follower, b"k001", freshness=ANY), scan(nodes, follower, ANY)):
         answer = nodes.answer(request)
@@ -139,6 +151,7 @@ def test_a_shard_goes_on_without_its_failed_leader_which_applies_nothing_and_doe
     nodes.nodes[old].fail_replica(failed, ReplicaFailure(kind, "a test", failed.machine.state.index), nodes.now)
     assert nodes.answer(waiting).maybe_applied
     applied = failed.machine.state.index
+    refuse_snapshots(nodes)
     nodes.until(lambda: nodes.leader != old)
     assert isinstance(nodes.answer(nodes.write(Put(b"later", b"v"))), Written)
     nodes.pass_time(500)
@@ -149,6 +162,73 @@ def test_a_shard_goes_on_without_its_failed_leader_which_applies_nothing_and_doe
     nodes.pass_time(10_000)
     assert not failed.group.is_leader
     assert status(nodes, old).failure == f"{kind.value}: a test"
+
+
+@pytest.mark.parametrize("kind", [FailureKind.DAMAGED, FailureKind.DIVERGED])
+def test_a_failed_replica_gets_its_rows_anew_and_keeps_what_it_has_acknowledged_behind_them(
+    make_nodes: Any, kind: FailureKind
+) -> None:
+    nodes = make_nodes(NodeSettings(snapshot_chunk_bytes=200))
+    fill(nodes)
+    victim, other = nodes.others
+    failed = nodes.replica(victim)
+    nodes.nodes[victim].fail_replica(failed, ReplicaFailure(kind, "a test", failed.machine.state.index), nodes.now)
+    nodes.step()
+    # While its snapshot is on its way the replica is needed for every write.
+    nodes.cut |= {(other, name) for name in nodes.nodes} | {(name, other) for name in nodes.nodes}
+    for number in range(20):
+        assert isinstance(nodes.answer(nodes.write(Put(b"n%03d" % number, b"v"))), Written)
+    last = nodes.replica(nodes.leader).group.log.last_index
+    nodes.until(lambda: failed.failure is None)
+    assert failed.group.log.last_index >= last
+    assert load_failure(nodes.engines[victim], 1) is None
+    nodes.cut.clear()
+    nodes.until(lambda: failed.machine.state.index == nodes.replica(nodes.leader).machine.state.index)
+    assert nodes.stored_keys(victim) == nodes.stored_keys(nodes.leader)
+    assert sum(1 for _ in nodes.engines[victim].scan(nodes.engines[victim].data, b"", b"\xff")) == sum(
+        1 for _ in nodes.engines[nodes.leader].scan(nodes.engines[nodes.leader].data, b"", b"\xff")
+    ), "nothing of the old rows is left"
+    assert isinstance(nodes.answer(nodes.read(victim, b"n019", freshness=ANY)), Rows)
+
+
+def test_a_rebuilt_replica_may_begin_before_what_it_had_applied(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(snapshot_chunk_bytes=200))
+    fill(nodes)
+    victim, _ = nodes.others
+    failed = nodes.replica(victim)
+    nodes.nodes[victim].fail_replica(failed, ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now)
+    nodes.until(lambda: nodes.nodes[victim].queues()["snapshots_taking"][0] == 1)
+    failed.machine.state = replace(failed.machine.state, index=failed.machine.state.index + 5)
+    nodes.until(lambda: failed.failure is None)
+    nodes.answer(nodes.write(Put(b"later", b"v")))
+    nodes.until(lambda: failed.machine.state.index == nodes.replica(nodes.leader).machine.state.index)
+
+
+def test_the_only_copy_stays_failed_and_is_not_made_of_itself(make_nodes: Any) -> None:
+    nodes = make_nodes(shards=(Shard(1, 1, (MicroshardRange(0, 4),), ("n1",), followers=("n2", "n3")),))
+    fill(nodes)
+    damage(nodes, "n1", b"k020")
+    refused = nodes.answer(scan(nodes, "n1", STRONG))
+    assert refused.code == ErrorCode.NOT_LEADER
+    nodes.pass_time(10_000)
+    assert nodes.replica("n1").failure is not None
+    refused = nodes.answer(scan(nodes, "n1", STRONG))
+    assert "the replica here has failed (damaged: " in refused.message
+    assert nodes.nodes["n2"].tally.snapshots_adopted == 0
+
+
+def test_a_leader_that_meets_damage_while_it_sends_a_snapshot_makes_no_copy_of_it(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(snapshot_chunk_bytes=200))
+    fill(nodes)
+    victim, _ = nodes.others
+    leader = nodes.leader
+    damage(nodes, leader, b"k020")
+    nodes.nodes[victim].fail_replica(
+        nodes.replica(victim), ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now
+    )
+    nodes.until(lambda: nodes.replica(leader).failure is not None)
+    nodes.until(lambda: all(nodes.replica(name).failure is None for name in nodes.nodes), 20_000)
+    assert [nodes.stored_keys(name) for name in nodes.nodes] == [[b"k%03d" % number for number in range(ROWS)]] * 3
 
 
 def test_what_a_restart_cannot_find_out_by_itself_is_stored(nodes: Any) -> None:
@@ -176,22 +256,45 @@ def test_a_replica_that_is_damaged_when_its_node_starts_has_failed_and_the_node_
     assert replica.group.log.last_index == nodes.replica(nodes.leader).group.log.last_index
 
 
-def test_a_replica_whose_log_is_damaged_gives_no_vote_and_is_not_counted(make_nodes: Any) -> None:
+def test_a_replica_whose_log_is_damaged_gives_no_vote_and_is_not_counted(nodes: Any) -> None:
+    fill(nodes)
+    leader = nodes.leader
+    victim, other = nodes.others
+    refuse_snapshots(nodes)
+    damage_log(nodes, victim)
+    failed = restart(nodes, victim).replicas[1]
+    assert failed.failure is not None
+    assert failed.failure.log_lost_to == ANY_INDEX
+    nodes.pass_time(3000)
+    nodes.isolate(other)
+    request = nodes.write(Put(b"not-by-two", b"v"))
+    nodes.pass_time(300)
+    assert request not in nodes.answers, "nothing is committed by a leader and a replica without a log"
+    nodes.cut.clear()
+    nodes.isolate(leader)
+    nodes.pass_time(5000)
+    assert not nodes.replica(other).group.is_leader, "nobody is elected by one who may have forgotten"
+
+
+def test_a_replica_whose_log_is_damaged_while_it_runs_has_it_anew_and_votes_when_it_is_as_far_as_before(
+    make_nodes: Any,
+) -> None:
     nodes = make_nodes(NodeSettings(raft=RaftConfig(cache_bytes=0)))
     fill(nodes)
     leader = nodes.leader
     victim, other = nodes.others
     damage_log(nodes, victim)
-    failed = restart(nodes, victim).replicas[1]
-    assert failed.failure is not None
-    assert failed.failure.log_lost_to >= nodes.replica(leader).group.log.last_index
-    nodes.cut |= {(victim, leader), (victim, other)}
-    nodes.pass_time(3000)
-    nodes.cut.clear()
-    nodes.isolate(other)
-    request = nodes.write(Put(b"not-by-two", b"v"))
-    nodes.pass_time(300)
-    assert request not in nodes.answers, "nothing is committed by a leader and a replica without a log"
+    failed = nodes.replica(victim)
+    with pytest.raises(Damaged) as raised:
+        failed.store.entries(1, 2, 1)
+    nodes.nodes[victim].fail_replica(failed, failure_of(raised.value, failed), nodes.now)
+    lost_to = failed.group.log.last_index
+    assert failed.failure.log_lost_to == lost_to
+    nodes.until(lambda: failed.failure is None)
+    nodes.answer(nodes.write(Put(b"later", b"v")))
+    nodes.until(lambda: failed.machine.state.index == nodes.replica(leader).machine.state.index > lost_to)
+    nodes.isolate(leader)
+    nodes.until(lambda: nodes.replica(other).group.is_leader or failed.group.is_leader)
 
 
 def test_damage_in_the_rows_of_the_node_itself_ends_the_process(nodes: Any) -> None:
