@@ -136,7 +136,7 @@ def _differences(facts: Facts) -> Iterator[Finding]:
         if problem.kind is ProblemKind.REPLICAS_DIFFER and problem.shard is not None:
             yield Finding(
                 Severity.CRITICAL,
-                problem.kind.value,
+                "replicas_differ",
                 problem.message,
                 "find out which node's rows are right, have it lead, and give every other replica to another node: the new "
                 'one is made from the leader\'s (see "Replicas differ" in docs/operating.md); look at the disks and the '
