@@ -27,6 +27,7 @@ class ProblemKind(StrEnum):
     NODE_UNREACHABLE = "node_unreachable"
     NODE_NOT_WRITABLE = "node_not_writable"
     REPLICAS_DIFFER = "replicas_differ"
+    REPLICA_FAILED = "replica_failed"
     REPLICA_MISSING = "replica_missing"
     REPLICA_DISCONNECTED = "replica_disconnected"
     REPLICA_BEHIND = "replica_behind"
@@ -115,7 +116,9 @@ class Survey:
         """Return how many replicas of `shard` are connected and hold its log up to `marks`."""
         if self.leader(shard.id) is None:
             return 0
-        return sum(1 for node in shard.replicas if self._behind(shard, node, marks) is None)
+        return sum(
+            1 for node in shard.replicas if self._behind(shard, node, marks) is None and not self._failure(shard, node)
+        )
 
     def problems(self, marks: Mapping[int, int]) -> list[Problem]:
         """Return all that is wrong, the worst first; empty only when every shard has its leader and all its replicas.
@@ -129,6 +132,7 @@ class Survey:
         for report in self.nodes:
             found.extend(self._node_problems(report))
         for shard in self.shard_map.shards:
+            found.extend(self._failures(shard))
             if self.leader(shard.id) is None:
                 found.append(
                     Problem(ProblemKind.SHARD_WITHOUT_LEADER, f"shard {shard.id} has no leader", shard=shard.id)
@@ -136,9 +140,9 @@ class Survey:
                 continue
             found.extend(self._differences(shard))
             for node in shard.replicas:
-                # An unreachable node is one problem, not one for each of its replicas.
+                # An unreachable node is one problem, not one for each of its replicas; a failed replica is behind, too.
                 problem = self._behind(shard, node, marks) if node in reachable else None
-                if problem is not None:
+                if problem is not None and not self._failure(shard, node):
                     found.append(problem)
         order = list(ProblemKind)
         return sorted(found, key=lambda problem: order.index(problem.kind))
@@ -158,6 +162,18 @@ class Survey:
                 f"node {node.id} takes no writes: {report.status.not_writable}",
                 node=node.id,
             )
+
+    def _failure(self, shard: Shard, node: str) -> str:
+        """Return "" or how the replica of `shard` on `node` has failed."""
+        replica = self.replica(shard.id, node)
+        return "" if replica is None else replica.failure
+
+    def _failures(self, shard: Shard) -> Iterator[Problem]:
+        for node in shard.replicas:
+            failure = self._failure(shard, node)
+            if failure:
+                message = f"shard {shard.id} on node {node}: the replica has failed ({failure})"
+                yield Problem(ProblemKind.REPLICA_FAILED, message, node, shard.id)
 
     def _differences(self, shard: Shard) -> Iterator[Problem]:
         comparison = self._leaders[shard.id].replica.comparison

@@ -203,7 +203,10 @@ def _replica_view(survey: Survey, shard: Shard, node: str) -> ReplicaView:
     if replica is None:
         role = "voter" if node in shard.voters else "follower"
         return ReplicaView(node, role, "unreachable", match_index=None if progress is None else progress.match_index)
-    if leader is not None and leader.node == node:
+    if replica.failure:
+        state = f"failed ({replica.failure.partition(':')[0]})"
+        match_index = None if progress is None else progress.match_index
+    elif leader is not None and leader.node == node:
         state, match_index = "leads", replica.last_index
     elif progress is not None:
         state, match_index = progress.state if progress.supported else "disconnected", progress.match_index

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import nlargest
 
 from shoal.errors import ErrorCode
@@ -22,6 +22,7 @@ from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
 from shoal_server.observe.tally import LABELS, Backlog
+from shoal_server.storage.replica_failure import FailureKind
 from shoal_server.storage.rocks import RocksEngine
 
 SHARDS_MAX = 64
@@ -55,6 +56,7 @@ class _Sums:
     weak_reads: int = 0
     comparison_age_ms: int = 0
     undecided: int = 0
+    failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys([kind.value for kind in FailureKind], 0))
 
     def add_backlog(self, backlog: Backlog) -> None:
         self.commands += backlog.commands
@@ -267,6 +269,13 @@ class NodeMetrics:
             "Since all replicas of a shard were compared, or this node began to lead it: the longest of the shards led here",
             sums.comparison_age_ms / 1000,
         )
+        yield labelled(
+            "gauge",
+            "shoal_replicas_failed",
+            "Replicas here that serve nothing: damaged and diverged ones are being rebuilt",
+            "kind",
+            sums.failed.items(),
+        )
         yield counter(
             "shoal_compare_replicas_taken_out",
             "Replicas here that differed from most, and were taken out to be rebuilt",
@@ -319,6 +328,8 @@ def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], follow
     group, traffic = replica.group, replica.machine.traffic
     status = group.status()
     roles[status.role] += 1
+    if replica.failure is not None:
+        sums.failed[replica.failure.kind.value] += 1
     sums.reads += traffic.reads
     sums.writes += traffic.writes
     sums.written_bytes += traffic.written_bytes

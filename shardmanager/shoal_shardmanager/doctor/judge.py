@@ -131,6 +131,37 @@ def _replicas(facts: Facts) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, kind.value, first.message + more, advice, node=node, shard=shard)
 
 
+_FAILURE_ADVICE = {
+    "damaged": "it is being rebuilt from its leader, and is whole in a moment; its disk or file system has lost what was "
+    "written: look at the machine's log, and if it happens to a node again, `shoal drain {node}`",
+    "diverged": "it is being rebuilt from its leader, and is whole in a moment; a disk or memory there changes what it keeps: "
+    "if it happens to a node again, `shoal drain {node}`",
+    "stuck": 'it cannot apply an entry of its log: see "A replica has failed" in docs/operating.md',
+}
+_NO_COPY_ADVICE = (
+    "nobody leads the shard, so that there is nothing to rebuild it from: start the nodes again that have its other "
+    'replicas; if none is left, see "A replica has failed" in docs/operating.md'
+)
+
+
+def _failures(facts: Facts) -> Iterator[Finding]:
+    for problem in facts.survey.problems(facts.marks):
+        if problem.kind is not ProblemKind.REPLICA_FAILED or problem.node is None or problem.shard is None:
+            continue
+        replica = facts.survey.replica(problem.shard, problem.node)
+        kind = "" if replica is None else replica.failure.partition(":")[0]
+        led = facts.survey.leader(problem.shard) is not None
+        advice = _FAILURE_ADVICE.get(kind, _FAILURE_ADVICE["stuck"]) if led else _NO_COPY_ADVICE
+        yield Finding(
+            Severity.WARNING if led else Severity.CRITICAL,
+            "replica_failed",
+            problem.message,
+            advice.format(node=problem.node),
+            node=problem.node,
+            shard=problem.shard,
+        )
+
+
 def _differences(facts: Facts) -> Iterator[Finding]:
     for problem in facts.survey.problems(facts.marks):
         if problem.kind is ProblemKind.REPLICAS_DIFFER and problem.shard is not None:
@@ -328,6 +359,7 @@ def _some(shards: list[int]) -> str:
 _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _shards_without_leader,
     _differences,
+    _failures,
     _nodes,
     _thin_shards,
     _replicas,

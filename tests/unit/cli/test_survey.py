@@ -122,6 +122,25 @@ def test_a_replica_that_the_leader_does_not_count_is_a_problem():
     assert kinds(found, {}) == [ProblemKind.REPLICA_MISSING]
 
 
+@pytest.mark.parametrize("failed", ["n1", "n3"])
+def test_a_replica_that_has_failed_is_one_problem_and_not_in_step(failed: str):
+    failure = "damaged: rows of the data family cannot be read"
+    roles = {"n1": "voter", "n2": "leader", "n3": "voter"}
+    replicas = {
+        node: replace(
+            replica(role, peers=(progress("n1", 3), progress("n3", 3)) if role == "leader" else ()),
+            failure=failure if node == failed else "",
+        )
+        for node, role in roles.items()
+    }
+    replicas["n2"] = replace(replicas["n2"], peers=(progress("n1", 10), progress("n3", 10)))
+    found = survey(*(report(node, each) for node, each in replicas.items()))
+    [problem] = found.problems({})
+    assert (problem.kind, problem.node, problem.shard) == (ProblemKind.REPLICA_FAILED, failed, 1)
+    assert failure in problem.message
+    assert found.in_step(SHARD, {}) == 2
+
+
 def test_the_worst_comes_first():
     found = Survey(
         SHARD_MAP,

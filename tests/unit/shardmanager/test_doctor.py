@@ -99,6 +99,27 @@ def test_replicas_that_differ_are_critical_and_the_advice_is_to_look_which_are_r
     assert "find out which" in finding.advice
 
 
+@pytest.mark.parametrize("kind", ["damaged", "diverged", "stuck"])
+def test_a_failed_replica_is_named_with_its_node_and_shard_and_what_to_do(kind: str):
+    failed = replica("voter", failure=f"{kind}: at log index 9")
+    finding = only(facts(status("n2", replicas=(failed,))))
+    assert (finding.severity, finding.code, finding.node, finding.shard) == (
+        Severity.WARNING,
+        "replica_failed",
+        "n2",
+        1,
+    )
+    assert f"{kind}: at log index 9" in finding.what
+    assert ("cannot apply" if kind == "stuck" else "is being rebuilt") in finding.advice
+
+
+def test_a_failed_replica_of_a_shard_that_nobody_leads_is_critical():
+    failed = replica("voter", failure="damaged: rows cannot be read")
+    found = {finding.code: finding for finding in judge(facts(status("n1", replicas=(failed,))))}
+    assert found["replica_failed"].severity is Severity.CRITICAL
+    assert "nothing to rebuild it from" in found["replica_failed"].advice
+
+
 def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
     (finding,) = [f for f in judge(facts(status("n1", replicas=(replica("voter"),)))) if f.shard == 1]
     assert finding.code == "shard_without_leader"
