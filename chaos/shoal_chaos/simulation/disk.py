@@ -13,6 +13,7 @@ from typing import cast
 
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.memory import Change, MemoryBatch, MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 DATA = "data"
 
@@ -26,7 +27,7 @@ class _Written:
     changes: list[Change]
 
 
-class SimulatedEngine(MemoryEngine):
+class SimulatedEngine(WatchedEngine):
     """What is written is visible at once, and safe when a sync or a flush that began later has ended."""
 
     def __init__(self) -> None:

@@ -4,6 +4,10 @@ The shard map says where replicas are to be; who takes part in a group is decide
 makes room: a replica that it newly puts on this node opens empty, and neither votes nor campaigns until its log has
 come to the membership that the map was made for. Whatever the node promised when it had a replica of the shard before,
 and has forgotten with it, is thereby not broken.
+
+Each request that changes what is stored writes a batch of its own, whole, before anything in memory follows it and before
+the next request is looked at: one that drops a replica and one that brings it back may arrive in the same turn, and what
+is opened must see what was deleted.
 """
 
 from __future__ import annotations
@@ -31,7 +35,6 @@ from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import MembershipChange, MembershipRefused
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
-from shoal_server.storage.engine import Batch
 from shoal_server.storage.folder import put_shard_map
 from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, put_origin
 
@@ -47,7 +50,7 @@ SPLIT_BYTES = 1024
 
 
 class Administration:
-    """Does what the shard manager asks. What has to be on disk before it is answered goes into the turn's batch."""
+    """Does what the shard manager asks."""
 
     __slots__ = ("_answers", "_node", "_relocations")
 
@@ -61,14 +64,13 @@ class Administration:
         client: int,
         request: AdminRequest,
         now: int,
-        batch: Batch,
         outbox: Outbox,
     ) -> None:
         """Do what is asked, or say why not; answers that wait for the disk come out of `take_answers`."""
         if isinstance(request, InstallShardMap):
-            problem = self._install(request, now, batch)
+            problem = self._install(request, now)
         elif isinstance(request, DropReplica):
-            problem = self._drop(request, batch)
+            problem = self._drop(request)
         elif isinstance(request, SetLogLevel):
             problem = self._node.set_log_level(request.level)
         else:
@@ -80,11 +82,11 @@ class Administration:
             self._answers.append((client, Done(request.request)))
 
     def take_answers(self) -> list[tuple[int, Answer]]:
-        """Return the answers that may leave once the turn's batch is on disk."""
+        """Return the answers that may leave once what is written by now is on disk."""
         answers, self._answers = self._answers, []
         return answers
 
-    def _install(self, request: InstallShardMap, now: int, batch: Batch) -> str:
+    def _install(self, request: InstallShardMap, now: int) -> str:
         """Take over the map; return "" or why not."""
         node = self._node
         new, old = request.shard_map, node.routes.map
@@ -105,6 +107,7 @@ class Administration:
             problem = self._refuse_to_found(found, routes)
             if problem:
                 return problem
+        batch = node.engine.batch()
         put_shard_map(batch, node.engine, new, derived=False)
         origins: dict[int, ReplicaOrigin] = {}
         for shard in new.shards:
@@ -112,6 +115,7 @@ class Administration:
                 origin = ReplicaOrigin(shard.id in request.found, shard.membership_version)
                 put_origin(batch, node.engine, shard.id, origin)
                 origins[shard.id] = origin
+        node.engine.write(batch)
         node.adopt_map(routes, origins, now)
         return ""
 
@@ -130,7 +134,7 @@ class Administration:
                 return f"shard {shard_id} cannot be founded with microshards that shard {known.id} has"
         return ""
 
-    def _drop(self, request: DropReplica, batch: Batch) -> str:
+    def _drop(self, request: DropReplica) -> str:
         """Remove a replica; return "" or why not."""
         node = self._node
         shard = node.routes.shards.get(request.shard)
@@ -144,7 +148,9 @@ class Administration:
         if replica.machine.microshards.split_offs:
             # Its log is all that could make the new one again, if a crash came before that is on disk.
             return f"what was split off shard {request.shard} is not on disk yet: ask again in a moment"
+        batch = node.engine.batch()
         drop_replica(batch, node.engine, replica.shard, replica.stored_state)
+        node.engine.write(batch)
         node.forget_replica(request.shard)
         return ""
 

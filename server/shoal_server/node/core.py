@@ -15,7 +15,11 @@ The order that safety rests on, in one place:
 3. a leader's own entries count towards their quorum only after such a sync, too;
 4. what is committed is applied by a second batch, which is not logged: the entries are, and bring it back after a
    crash. Clients are answered once it is written. An entry is cut off the log only when a flush that began after it
-   was applied has ended.
+   was applied has ended;
+5. nothing is read from the engine that a batch which is not yet written has changed. A turn has phases therefore: what
+   the shard manager asks for, each request with a batch of its own, and what splits have made, which opens replicas;
+   then the groups' batch, in which each replica changes what is its own; then the batch of what is applied; then reads.
+   Simulations and tests run on an engine that refuses any other order (storage/watched.py).
 """
 
 from __future__ import annotations
@@ -735,13 +739,13 @@ class Node:
         dirty = self._dirty
         if not (dirty or self._unsynced or self._admin_requests or self._splits.waiting or self._may_lack_replicas):
             return None
-        engine = self.engine
-        batch = engine.batch()
         admin_requests, self._admin_requests = self._admin_requests, []
         for client, request in admin_requests:
-            self._administration.take(client, request, now, batch, outbox)
+            self._administration.take(client, request, now, outbox)
         answers = self._administration.take_answers()
         self._splits.open_children(now)
+        engine = self.engine
+        batch = engine.batch()
         held = _Unsynced(self._ticket + 1, [], [], [], answers)
         must_sync, self._failure_stored = self._failure_stored, False
         for replica in dirty.values():

@@ -33,7 +33,7 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import drop_failure
-from shoal_server.storage.replica_rows import StagedRows, discard_staged, drop_own_rows, drop_rows, put_staged
+from shoal_server.storage.replica_rows import StagedRows, drop_own_rows, drop_rows, put_staged
 
 
 class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
@@ -176,12 +176,13 @@ class SnapshotStager:
         self.generation = next_generation(engine)
 
     def begin(self, batch: Batch, state: AppliedState) -> None:
-        """Drop whatever an unfinished transfer has left, and note that this one has begun.
+        """Note that this transfer has begun.
+
+        What an earlier one had staged was abandoned, or dropped when the replica was opened.
 
         Args:
             state: the snapshot's.
         """
-        discard_staged(batch, self._engine, self._group)
         self._microshards = list(microshards_in(state.stored_ranges))
         put_staged(batch, self._engine, self._group, StagedRows(self._keyspace, self._microshards, self.generation))
 

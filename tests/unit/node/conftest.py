@@ -15,7 +15,7 @@ from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.storage.layout import expiry_prefix, prefix_end
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 MS = 1_000_000
 START_MS = 1_700_000_000_000
@@ -47,7 +47,7 @@ class Nodes:
             (keyspace,),
             shards or (Shard(SHARD, 1, (MicroshardRange(0, 4),), NODES),),
         )
-        self.engines = {name: MemoryEngine() for name in NODES}
+        self.engines = {name: WatchedEngine() for name in NODES}
         self.nodes: dict[str, Node] = {}
         self.cut: set[tuple[str, str]] = set()
         self.slow_flushes: set[str] = set()

@@ -13,7 +13,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.storage.engine import StorageFailed
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 SHARD_MAP = ShardMap(
     1,
@@ -24,7 +24,7 @@ SHARD_MAP = ShardMap(
 )
 
 
-class FailingEngine(MemoryEngine):
+class FailingEngine(WatchedEngine):
     """Its syncs fail once it is `broken`."""
 
     broken = False
@@ -37,7 +37,7 @@ class FailingEngine(MemoryEngine):
 class Driven:
     """A node that is its group's only voter, driven on the running loop."""
 
-    def __init__(self, engine: MemoryEngine) -> None:
+    def __init__(self, engine: WatchedEngine) -> None:
         self.answers: list[dict[int, list[Answer]]] = []
         self.failures: list[tuple[str, Exception | None]] = []
         self.failed = asyncio.Event()
@@ -63,7 +63,7 @@ class Driven:
 
 
 async def test_what_arrives_together_is_one_turn_and_its_timer_takes_the_next() -> None:
-    driven = Driven(MemoryEngine())
+    driven = Driven(WatchedEngine())
     driven.ping(1, 10)
     driven.ping(2, 20)
     await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_a_failed_sync_is_told_once_and_ends_the_turns() -> None:
 
 
 async def test_a_failed_turn_is_told_with_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    driven = Driven(MemoryEngine())
+    driven = Driven(WatchedEngine())
     error = ValueError("broken")
 
     def turn(*_: Any) -> None:

@@ -6,12 +6,13 @@ from random import Random
 from typing import Any
 
 from msgspec.structs import replace
-from shoal.protocol.messages import ChangeMembership, Done, DropReplica, Failure, InstallShardMap, OpenSession
+from shoal.protocol.messages import ChangeMembership, Done, DropReplica, Failure, InstallShardMap, OpenSession, Put
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.raft.membership import ChangeKind
 from shoal_server.storage.folder import load_shard_map
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 MS = 1_000_000
 NODES = (NodeAddress("n1", "n1:1"), NodeAddress("n2", "n2:1"))
@@ -29,7 +30,7 @@ class LoneNode:
 
     def __init__(self) -> None:
         self.now = 1000 * MS
-        self.engine = MemoryEngine()
+        self.engine = WatchedEngine()
         self.begin(MAP, epoch=1)
 
     def begin(self, shard_map: ShardMap, epoch: int) -> None:
@@ -120,3 +121,29 @@ def test_a_change_of_membership_that_comes_twice_changes_nothing(nodes: Any) -> 
     assert isinstance(late, Failure)
     assert "is of version 2 by now" in late.message
     assert len(nodes.replica(leader).group.membership.voters) == 2
+
+
+def test_a_replica_that_goes_and_comes_back_in_one_turn_begins_with_nothing(nodes: Any) -> None:
+    """A node that hangs for a moment finds both requests in its inbox, each on a connection of its own."""
+    nodes.answer(nodes.write(Put(b"k", b"v")))
+    leader, (victim, other) = nodes.leader, nodes.others
+    for kind in (ChangeKind.DEMOTE, ChangeKind.REMOVE):
+        nodes.ask_and_wait(leader, lambda request, kind=kind: ChangeMembership(request, 1, kind, victim))
+        nodes.pass_time(100)
+    group = nodes.replica(leader).group
+    shard = nodes.shard_map.shards[0]
+    gone = replace(shard, voters=(leader, other), membership_version=group.membership.version)
+    back = replace(gone, followers=(victim,), membership_version=group.membership.version + 1)
+    without, again = (replace(nodes.shard_map, version=2 + n, shards=(each,)) for n, each in enumerate((gone, back)))
+    for name in nodes.nodes:
+        nodes.ask_and_wait(name, lambda request: InstallShardMap(request, without, []))
+    dropped = nodes.ask(victim, lambda request: DropReplica(request, 1))
+    installed = nodes.ask(victim, lambda request: InstallShardMap(request, again, []))
+    nodes.step()
+    replica = nodes.replica(victim)
+    assert (replica.machine.state.index, replica.group.log.last_index) == (0, 0)
+    assert not any(True for _ in nodes.engines[victim].scan(nodes.engines[victim].data, b"", b"\xff"))
+    for request in (dropped, installed):
+        assert isinstance(nodes.answer(request), Done)
+    nodes.ask_and_wait(leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_FOLLOWER, victim))
+    nodes.until(lambda: nodes.stored_keys(victim) == [b"k"])

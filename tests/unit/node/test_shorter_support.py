@@ -11,7 +11,7 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.config import Timing
 from shoal_server.raft.messages import HardState, VoteRequest, VoteResponse
 from shoal_server.storage.layout import encode_hard_state, hard_state_key
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 MS = 1_000_000
 LONG, SHORT = 4_000 * MS, 500 * MS
@@ -25,7 +25,7 @@ MAP = ShardMap(
 )
 
 
-def start(engine: MemoryEngine, life: int, support_ns: int, now: int) -> Node:
+def start(engine: WatchedEngine, life: int, support_ns: int, now: int) -> Node:
     timing = Timing(heartbeat_interval_ns=100 * MS, support_ns=support_ns)
     settings = msgspec.structs.replace(NodeSettings(), timing=timing)
     return Node(NodeIdentity("test", "n1", "n1-1", life), MAP, engine, settings, Random(1), now)
@@ -43,8 +43,8 @@ def vote(node: Node, now: int) -> bool:
     return answer.granted
 
 
-def engine_of_a_voter() -> MemoryEngine:
-    engine = MemoryEngine()
+def engine_of_a_voter() -> WatchedEngine:
+    engine = WatchedEngine()
     batch = engine.batch()
     batch.put(hard_state_key(SHARD), encode_hard_state(HardState(4, "n3")), engine.meta)
     engine.write(batch)

@@ -15,8 +15,8 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
-from shoal_server.storage.memory import MemoryEngine
 from shoal_server.storage.rocks import RocksEngine
+from shoal_server.storage.watched import WatchedEngine
 
 NOW = 1_000_000_000_000
 
@@ -38,7 +38,7 @@ def families(shards: int, database: RocksEngine) -> dict[str, Family]:
         (Keyspace(1, "default", shards, b"/"),),
         tuple(Shard(number + 1, 1, (MicroshardRange(number, number + 1),), names) for number in range(shards)),
     )
-    node = Node(NodeIdentity("test", "n1", "i", 1), shard_map, MemoryEngine(), NodeSettings(), Random(1), NOW)
+    node = Node(NodeIdentity("test", "n1", "i", 1), shard_map, WatchedEngine(), NodeSettings(), Random(1), NOW)
     for number, replica in node.replicas.items():
         replica.machine.traffic.read([number])
         replica.load.work = float(number)

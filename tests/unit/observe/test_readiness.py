@@ -10,7 +10,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.observe.readiness import judge
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 SECOND = 1_000_000_000
 NOW = 1000 * SECOND
@@ -30,7 +30,7 @@ def node_of(nodes: tuple[str, ...], shards: int = 1, version: int = 1, alone: in
         ),
     )
     identity = NodeIdentity("test", nodes[0], "i", 1)
-    return Node(identity, shard_map, MemoryEngine(), NodeSettings(), Random(1), NOW)
+    return Node(identity, shard_map, WatchedEngine(), NodeSettings(), Random(1), NOW)
 
 
 def lead(node: Node) -> int:

@@ -25,9 +25,9 @@ from shoal_server.shard.sessions import Verdict
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import expiry_prefix, prefix_end
-from shoal_server.storage.memory import MemoryEngine
 from shoal_server.storage.rocks import RocksEngine
 from shoal_server.storage.session_rows import SessionOwner
+from shoal_server.storage.watched import WatchedEngine
 
 MIB = 1 << 20
 START_MS = 1_700_000_000_000
@@ -204,7 +204,7 @@ class ReplicaOfAShard:
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     opened: Engine
     if request.param == "memory":
-        opened = MemoryEngine()
+        opened = WatchedEngine()
     else:
         (tmp_path / "database").mkdir()
         opened = RocksEngine(tmp_path / "database", block_cache_bytes=MIB, write_buffer_bytes=MIB)

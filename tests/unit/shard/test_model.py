@@ -33,7 +33,7 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import Ranges, microshards_in, ranges_of
 from shoal_server.shard.commands import PurgeCommand
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 LIMIT = 1 << 63
 KEYS = [b"a", b"b", b"c", b"p/1", b"p/2", b"p/3", b"q/1", b"z"]
@@ -227,7 +227,7 @@ def with_right_digests(operations: list[Operation], model: Model) -> list[Operat
 
 @given(steps)
 def test_results_reads_and_scans_are_those_of_a_dictionary(make_replica: Any, steps: list[Step]) -> None:
-    replica = make_replica(MemoryEngine())
+    replica = make_replica(WatchedEngine())
     replica.open_session()
     model = Model(lambda key: replica.machine.route([key])[0])
     model.seq, model.now = replica.machine.state.seq, replica.now
@@ -261,7 +261,7 @@ def test_replicas_agree_however_their_batches_are_cut_and_wherever_they_restart(
     make_replica: Any, steps: list[Step], data: st.DataObject
 ) -> None:
     """One replica applies entry by entry; another in batches of any size; a third restarts from an older flushed state."""
-    first = make_replica(MemoryEngine())
+    first = make_replica(WatchedEngine())
     openings = [first.opening(capacity=1), first.opening(capacity=1)]
     entries = [first.commands(opening) for opening in openings]
     results = first.apply(entries[0]) + first.apply(entries[1])
@@ -279,7 +279,7 @@ def test_replicas_agree_however_their_batches_are_cut_and_wherever_they_restart(
         entries.append(first.commands(command))
         results += first.apply(entries[-1])
 
-    batched = make_replica(MemoryEngine())
+    batched = make_replica(WatchedEngine())
     again: list[Any] = []
     while len(again) < len(entries):
         size = data.draw(st.integers(1, len(entries)), "batch")
@@ -289,7 +289,7 @@ def test_replicas_agree_however_their_batches_are_cut_and_wherever_they_restart(
 
     flushed_at = data.draw(st.integers(0, len(entries)), "flushed at")
     crashed_at = data.draw(st.integers(flushed_at, len(entries)), "crashed at")
-    engine = MemoryEngine()
+    engine = WatchedEngine()
     replica = make_replica(engine)
     replica.apply(*entries[:flushed_at])
     flushed = engine.copy_tables()

@@ -22,7 +22,7 @@ from shoal.shardmap import MicroshardRange
 from shoal_server.shard.commands import WriteCommand
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.watched import WatchedEngine
 
 EVERYWHERE = (MicroshardRange(0, 8),)
 
@@ -112,7 +112,7 @@ CHANGE = st.one_of(
 def test_an_overlay_reads_and_leaves_what_the_changes_one_by_one_would_have(
     stored: dict[bytes, bytes], changes: list[tuple[str, bytes, bytes]]
 ) -> None:
-    engine = MemoryEngine()
+    engine = WatchedEngine()
     batch = engine.batch()
     for key, row in stored.items():
         batch.put(key, row, engine.data)
