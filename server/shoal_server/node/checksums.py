@@ -10,7 +10,6 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-import msgspec
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.shardmap import microshards_in
 
@@ -36,7 +35,7 @@ def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> Checksu
     hashed = blake2b(digest_size=DIGEST_BYTES)
     if request.cursor == START:
         # Where its rows lie is the node's own affair.
-        hashed.update(encode_applied_state(msgspec.structs.replace(state, generation=0, placements=())))
+        hashed.update(encode_applied_state(state.shared))
     budget = max(1, min(request.max_rows, MAX_ROWS))
     rows = size = 0
     after = request.cursor.after

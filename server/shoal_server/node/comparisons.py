@@ -55,13 +55,17 @@ NEVER = 1 << 62
 
 @dataclass(slots=True)
 class _OwnSlice:
-    """What the leader itself has of the slice that is open, since when (ns), and who takes part by then."""
+    """What the leader itself has of the slice that is open, since when (ns), and the state that it is of."""
 
     cursor: DigestCursor
-    index: int
-    copy: Copy
+    report: DigestReport
     made_at: int
     membership: Membership
+    compared_index: int
+
+    @property
+    def index(self) -> int:
+        return self.report.index
 
 
 @dataclass(slots=True)
@@ -79,6 +83,7 @@ class Comparison:
         ended_at: when the last round did, or the leadership began.
         compared_at, compared_index: of the last round in which all members took part; and of the last one, if nothing but
             its own entries were applied meanwhile.
+        whole_index: where the last round began in which all members took part and had the same rows, 0 for none.
         recheck: there is a reason to compare although nothing was applied.
         divergence: replicas differ, and nobody knows which are right.
     """
@@ -98,6 +103,7 @@ class Comparison:
     compared_at: int | None = None
     compared_index: int = 0
     rounds: int = 0
+    whole_index: int = 0
     recheck: bool = False
     divergence: Divergence | None = None
 
@@ -133,6 +139,7 @@ class Comparison:
             self.again_at = again_at
         elif not self.missed:
             self.compared_at = now
+            self.whole_index = self.first_index
             self.divergence = None
 
     def miss(self, node: str, again_at: int, *, connected: bool) -> None:
@@ -247,7 +254,7 @@ class Comparisons:
         comparison.asked_at, comparison.own = now, None
         self._open[replica.shard.id] = replica
         size = COMMAND_BYTES + len(cursor.after)
-        replica.queue_command(QueuedCommand(NOBODY, 0, DigestCommand(cursor), None, size))
+        replica.queue_command(QueuedCommand(NOBODY, 0, DigestCommand(cursor, comparison.whole_index), None, size))
         self._spend(SLICE_NS, now)
 
     def _spend(self, ns: int, now: int) -> None:
@@ -271,7 +278,8 @@ class Comparisons:
         if not awaited:
             return
         found = slice_after(due.cursor, replica.machine, self._engine)
-        report = DigestReport(replica.shard.id, due.index, found.digest, found.next)
+        copied_index = replica.machine.state.copied_index
+        report = DigestReport(replica.shard.id, due.index, found.digest, found.next, copied_index)
         self._tally.compared_slices += 1
         self._tally.compared_bytes += found.bytes
         replica.newest_digest = report
@@ -294,9 +302,8 @@ class Comparisons:
         if not comparison.slices:
             comparison.first_index = report.index
         comparison.slices += 1
-        own = comparison.own = _OwnSlice(
-            cursor, report.index, Copy(found.digest, found.next), now, replica.machine.state.membership
-        )
+        state = replica.machine.state
+        own = comparison.own = _OwnSlice(cursor, report, now, state.membership, state.compared_index)
         for node in replica.group.members:
             if node != self._node and node not in self._connected:
                 comparison.miss(node, 0, connected=False)
@@ -338,19 +345,16 @@ class Comparisons:
             if replica.comparison is not None and peer in replica.group.members:
                 replica.comparison.recheck = True
 
-    def _copies(self, comparison: Comparison, own: _OwnSlice) -> dict[str, Copy]:
-        copies = {
-            node: Copy(report.digest, report.next)
-            for node, report in comparison.reports.items()
-            if report.index == own.index
-        }
-        copies[self._node] = own.copy
-        return copies
+    def _reports(self, comparison: Comparison, own: _OwnSlice) -> dict[str, DigestReport]:
+        """Return what there is on the open slice, this node's own among it."""
+        reports = {node: report for node, report in comparison.reports.items() if report.index == own.index}
+        reports[self._node] = own.report
+        return reports
 
     def _finish_if_complete(
         self, replica: Replica, comparison: Comparison, own: _OwnSlice, now: int, outbox: Outbox
     ) -> None:
-        if self._copies(comparison, own).keys() | comparison.missed >= set(replica.group.members):
+        if self._reports(comparison, own).keys() | comparison.missed >= set(replica.group.members):
             self._finish(replica, comparison, own, now, outbox)
 
     def _finish(self, replica: Replica, comparison: Comparison, own: _OwnSlice, now: int, outbox: Outbox) -> None:
@@ -358,28 +362,33 @@ class Comparisons:
         self._open.pop(replica.shard.id, None)
         comparison.asked_at, comparison.own = 0, None
         again_at = now + self._settings.retry_ns
-        copies = self._copies(comparison, own)
-        for node in set(replica.group.members) - copies.keys() - comparison.missed:
+        reports = self._reports(comparison, own)
+        for node in set(replica.group.members) - reports.keys() - comparison.missed:
             comparison.miss(node, again_at, connected=node in self._connected)
-        verdict = judge(copies, own.membership)
+        compared_index = max(comparison.whole_index, own.compared_index)
+        verdict = judge(
+            {node: Copy(report.digest, report.next) for node, report in reports.items()},
+            own.membership,
+            {node for node, report in reports.items() if report.copied_index and report.copied_index >= compared_index},
+        )
         if verdict.right is not None and verdict.wrong:
             comparison.differed = True
-            self._sentence(replica, own, copies, verdict, verdict.right, now, outbox)
+            self._sentence(replica, own, reports, verdict, verdict.right, now, outbox)
         elif verdict.undecided:
             comparison.differed = True
             self._show(replica, comparison, own, verdict)
-        if own.copy.next is None or self._current(replica) is None or verdict.wrong:
+        if own.report.next is None or self._current(replica) is None or verdict.wrong:
             comparison.end(own.index, now, again_at)
             self._tally.comparison_rounds += 1
         else:
-            comparison.cursor = own.copy.next
+            comparison.cursor = own.report.next
             self._queue.append(replica)
 
     def _sentence(
         self,
         replica: Replica,
         own: _OwnSlice,
-        copies: Mapping[str, Copy],
+        reports: Mapping[str, DigestReport],
         verdict: Verdict,
         right: Copy,
         now: int,
@@ -392,20 +401,20 @@ class Comparisons:
             shard=shard,
             nodes=", ".join(verdict.wrong),
             index=own.index,
-            rows=describe(own.cursor, own.copy.next),
+            rows=describe(own.cursor, own.report.next),
             right=right.digest.hex(),
             reason="it has other rows than most replicas at the same entry of the log; it is taken out and rebuilt",
         )
         for node in verdict.wrong:
             if node != self._node:
-                wrong = copies[node].digest
+                wrong = reports[node].digest
                 outbox.send(node, DigestVerdict(shard, replica.group.term, own.index, wrong, right.digest))
         if self._node in verdict.wrong:
-            self._fail_replica(replica, own.index, own.copy.digest, right.digest, now)
+            self._fail_replica(replica, own.index, own.report.digest, right.digest, now)
 
     def _show(self, replica: Replica, comparison: Comparison, own: _OwnSlice, verdict: Verdict) -> None:
         """Say that replicas differ, and that nobody knows which are right."""
-        end = own.copy.next
+        end = own.report.next
         last = (
             max(self._replicas[replica.shard.id].machine.prefixes, default=0) if end is None else first_microshard(end)
         )

@@ -44,12 +44,14 @@ class DigestReport(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6
     """Replica to leader: at `index` the slice that was asked for has this digest, and what follows begins at `next`.
 
     `next` is None where nothing follows. It belongs to the copy: replicas of which one lacks a row may end elsewhere.
+    `copied_index` is that of the snapshot that the replica's rows came by, 0 for none.
     """
 
     group: int
     index: int
     digest: bytes
     next: DigestCursor | None
+    copied_index: int = 0
 
 
 class DigestVerdict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=65):
@@ -76,7 +78,7 @@ def slice_after(cursor: DigestCursor, machine: ShardStateMachine, engine: Engine
     hashed = blake2b(digest_size=DIGEST_BYTES)
     if cursor == START:
         # Where its rows lie is the node's own affair.
-        hashed.update(encode_applied_state(msgspec.structs.replace(machine.state, generation=0, placements=())))
+        hashed.update(encode_applied_state(machine.state.shared))
     update = hashed.update
     budget, rows, size = MAX_ROWS, 0, 0
     for place, prefix in _places(cursor.place, machine):

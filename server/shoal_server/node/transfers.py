@@ -299,6 +299,7 @@ class SnapshotTransfers:
             incoming=state.incoming,
             ended=state.ended,
             children=state.children,
+            compared_index=state.compared_index,
         )
         self._tally.snapshot_bytes_sent += len(rows)
         outbox.send(sending.peer, chunk)

@@ -1,14 +1,15 @@
 """Which of the replicas that made a digest of the same rows have the right ones. Pure.
 
-A copy is right if more than half of all voters have it, those that did not report among them, and no replica has it alone.
-The first keeps two partial views from ever having two right copies; the second keeps the only voter from being believed
-against its followers. These have no voice otherwise: many of them may have been made from one wrong leader. Where no copy is
-right nobody knows which one is, and none may be replaced by another: an operator has to look.
+A copy is right if more than half of all voters have it of their own, and no replica has it alone. Silent voters count among
+all, so two partial views never have two right copies. Who got its rows by a snapshot since all replicas were last found to be
+the same does not have them of its own: it says what the leader of then said, however many were made of that one. Followers have
+no voice for the same reason, but that the only voter is not believed against them. Where no copy is right nobody knows which
+one is, and none may be replaced by another: an operator has to look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,11 +44,12 @@ class Verdict:
         return len(self.copies) > 1 and self.right is None
 
 
-def judge(reports: Mapping[str, Copy], membership: Membership) -> Verdict:
+def judge(reports: Mapping[str, Copy], membership: Membership, copied: Collection[str] = ()) -> Verdict:
     """Judge what members of a group have reported of one slice at one index.
 
     Args:
         membership: the group's at that index; who is not in it does not count.
+        copied: nodes whose rows came by a snapshot since all replicas were found to be the same.
     """
     members = membership.voters + membership.followers
     nodes_by_copy: dict[Copy, list[str]] = {}
@@ -59,7 +61,8 @@ def judge(reports: Mapping[str, Copy], membership: Membership) -> Verdict:
         (
             copy
             for copy, nodes in nodes_by_copy.items()
-            if 2 * sum(voter in nodes for voter in membership.voters) > len(membership.voters) and len(nodes) > alone
+            if 2 * sum(voter in nodes and voter not in copied for voter in membership.voters) > len(membership.voters)
+            and len(nodes) > alone
         ),
         None,
     )

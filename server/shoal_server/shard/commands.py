@@ -142,9 +142,13 @@ class DigestCursor(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class DigestCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
-    """Let every replica make a digest of the rows behind `cursor`, as they are when this entry is applied."""
+    """Let every replica make a digest of the rows behind `cursor`, as they are when this entry is applied.
+
+    `compared_index`: a round in which all replicas had the same rows began at this entry, 0 where none is known.
+    """
 
     cursor: DigestCursor
+    compared_index: int = 0
 
 
 RelocationCommand: TypeAlias = (

@@ -226,6 +226,8 @@ class ShardStateMachine:
                         outcomes.append(Outcome(Verdict.NEW, seq))
                     elif isinstance(command, DigestCommand):
                         self.digest_due = DigestDue(index, term, command.cursor)
+                        compared = max(self.state.compared_index, min(command.compared_index, index))
+                        self.state = msgspec.structs.replace(self.state, compared_index=compared)
                         outcomes.append(Outcome(Verdict.NEW, seq))
                     else:
                         problem = self.microshards.relocate(command, index, overlay)

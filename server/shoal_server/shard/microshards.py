@@ -181,6 +181,8 @@ class Microshards:
             clock_ms=at.clock_ms,
             ranges=ranges_of(taken),
             placements=placements_of(state.generations(child.ranges), state.generation),
+            compared_index=state.compared_index,
+            copied_index=state.copied_index,
         )
         if is_stored(self._engine, child.id):
             # It came here before its parent did, and is fed by its own leader.

@@ -51,7 +51,7 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
 class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     """How far a replica's state machine is, and what of its state is not rows.
 
-    All of it is the same on every replica at one index, except for `generation` and `placements`, which are this node's.
+    All of it is the same on every replica at one index, except for what `shared` leaves out, which is this node's.
 
     Args:
         seq_base: the entry at a log index has the seq `seq_base` + index: so a leader knows it when it proposes, and a
@@ -62,6 +62,8 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         ranges: the microshards, as of `index`.
         ended: relocations that the shard is done with, the newest last.
         children: the shards that were split off.
+        compared_index: all rows of all replicas were found the same by a comparison that began at this entry; 0: never yet.
+        copied_index: the rows on this node came by a snapshot of this entry; 0: they were all made here.
     """
 
     index: int
@@ -78,6 +80,13 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     ended: tuple[EndedRelocation, ...] = ()
     placements: tuple[Placement, ...] = ()
     children: tuple[int, ...] = ()
+    compared_index: int = 0
+    copied_index: int = 0
+
+    @property
+    def shared(self) -> AppliedState:
+        """The state without where this node's rows lie and came from: the same on every replica at one index."""
+        return msgspec.structs.replace(self, generation=0, placements=(), copied_index=0)
 
     @property
     def seq(self) -> int:

@@ -62,6 +62,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     incoming: Incoming | None = None
     ended: tuple[EndedRelocation, ...] = ()
     children: tuple[int, ...] = ()
+    compared_index: int = 0
 
     @property
     def group(self) -> int:
@@ -82,6 +83,8 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
             incoming=self.incoming,
             ended=self.ended,
             children=self.children,
+            compared_index=self.compared_index,
+            copied_index=self.header.index,
         )
 
 

@@ -82,6 +82,11 @@ def filled(make_nodes: Any) -> Nodes:
     return nodes
 
 
+def told(nodes: Nodes, name: str) -> tuple[int, bytes]:
+    machine = nodes.replica(name).machine
+    return machine.state.index, slice_after(START, machine, nodes.engines[name]).digest
+
+
 def differed(nodes: Nodes) -> dict[str, int]:
     return {name: node.tally.replicas_differed for name, node in nodes.nodes.items() if node.tally.replicas_differed}
 
@@ -183,6 +188,11 @@ def test_a_replica_that_differs_in_anything_is_found_and_no_other(
     assert {node: failure.kind for node, failure in failed.items()} == {name: FailureKind.DIVERGED}
     assert "that of most replicas" in str(failed[name])
     assert filled.leader != name
+    filled.until(lambda: filled.replica(name).failure is None)
+    filled.until(lambda: comparison(filled).compared_at is not None and comparison(filled).rounds > 1)
+    filled.pass_time(2000)
+    assert differed(filled) == {name: 1}
+    assert len({told(filled, node) for node in NODES}) == 1
 
 
 def test_replicas_that_agree_are_left_alone_while_they_are_written_to(filled: Nodes) -> None:
@@ -261,6 +271,36 @@ def test_a_follower_that_differs_from_both_voters_is_found(make_nodes: Any) -> N
     change_a_value(nodes, "n3")
     nodes.until(lambda: bool(differed(nodes)))
     assert differed(nodes) == {"n3": 1}
+
+
+def test_the_last_right_copy_is_not_replaced_by_one_that_was_made_of_a_wrong_leaders(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(comparison=QUICK))
+    nodes.answer(nodes.write(*(Put(b"key-%d" % number, b"v") for number in range(KEYS))))
+    nodes.until(
+        lambda: nodes.replica(nodes.leader).comparison is not None and comparison(nodes).compared_at is not None
+    )
+    leader, copy = nodes.leader, nodes.others[0]
+    wrong = some_row(nodes, leader)[0]
+    for name in (leader, copy):
+        change(nodes, name, wrong, None)
+    for node in nodes.nodes.values():
+        # As if the one had been made of the other just now.
+        replica = node.replicas[SHARD]
+        copied_index = replica.machine.state.index if node.identity.node == copy else 0
+        replica.machine.state = msgspec.structs.replace(replica.machine.state, copied_index=copied_index)
+    nodes.until(lambda: comparison(nodes).divergence is not None)
+    pass_rounds(nodes, 2)
+    assert differed(nodes) == {}
+
+
+def test_what_was_found_the_same_is_in_the_log_for_the_leaders_to_come(filled: Nodes) -> None:
+    pass_rounds(filled, 3)
+    states = [filled.replica(name).machine.state for name in NODES]
+    assert all(0 < state.compared_index <= state.index for state in states)
+    old = filled.leader
+    filled.nodes[old].hand_over(filled.now)
+    filled.until(lambda: filled.leader != old)
+    assert filled.replica(filled.leader).machine.state.compared_index > 0
 
 
 # -- when it is done

@@ -68,6 +68,28 @@ def test_two_partial_views_of_the_same_replicas_never_have_two_right_copies() ->
         assert len(rights - {None}) <= 1
 
 
+@pytest.mark.parametrize(
+    ("voters", "copied", "right", "wrong"),
+    [
+        # v2 is a copy of whoever led: most voters have its rows of their own all the same, or have not.
+        ("AAB", "v2", "A", ("v2",)),
+        ("AAAB", "v2", "", ()),
+        ("AAAAB", "v3", "A", ("v4",)),
+        ("ABA", "v2", "", ()),
+        ("BAA", "v1 v2", "", ()),
+        ("AAA", "v0 v1 v2", "", ()),
+    ],
+)
+def test_a_copy_of_another_replica_says_nothing_of_its_own(
+    voters: str, copied: str, right: str, wrong: tuple[str, ...]
+) -> None:
+    names = tuple(f"v{place}" for place in range(len(voters)))
+    reports = {name: COPIES[letter] for name, letter in zip(names, voters, strict=True)}
+    verdict = judge(reports, Membership(1, names), copied.split())
+    assert ("" if verdict.right is None else verdict.right.digest.decode(), verdict.wrong) == (right, wrong)
+    assert verdict.undecided == (right == "" and len(set(voters)) > 1)
+
+
 def test_where_rows_end_is_part_of_a_copy() -> None:
     reports = {"v0": Copy(b"A", None), "v1": Copy(b"A", None), "v2": Copy(b"A", DigestCursor(2, b"k"))}
     assert judge(reports, Membership(1, ("v0", "v1", "v2"))).wrong == ("v2",)

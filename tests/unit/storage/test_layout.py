@@ -59,8 +59,8 @@ def test_values_are_pinned() -> None:
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
     state = AppliedState(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
-    known = "9e010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
-    assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90"
+    known = "dc0010010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
+    assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90" + "0000"
     assert state.seq == 4, "the base plus the index"
 
 
@@ -73,10 +73,13 @@ def test_the_state_of_relocations_is_pinned() -> None:
         ended=(EndedRelocation(16, RelocationEnd.ADOPTED),),
         placements=(Placement(0, 1, 17),),
         children=(18,),
+        compared_index=19,
+        copied_index=20,
     )
     outgoing = "94" + "07" + "08" + "91920002" + "c3"
     incoming = "97" + "09" + "0a" + "91920002" + "0b" + "96" + "0cc3c401610dc390" + "0e" + "0f"
-    assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + "91921003" + "9193000111" + "9112")
+    rest = "91921003" + "9193000111" + "9112" + "1314"
+    assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + rest)
 
 
 def test_the_journal_is_in_order_of_entries_and_each_of_them_clears_before_it_writes() -> None:
