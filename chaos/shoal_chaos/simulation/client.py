@@ -29,17 +29,19 @@ from shoal.shardmap import Keyspace, Routes
 
 from shoal_chaos.simulation.events import MILLISECOND, Events
 from shoal_chaos.simulation.histories import Histories
+from shoal_chaos.simulation.lives import Lives, LookStep
 from shoal_chaos.simulation.steps import BankReadStep, ExpiringPutStep, IncrementStep, PutStep, ReadStep, Step
 
 TIMEOUT = 400 * MILLISECOND
 PAUSE = 20 * MILLISECOND
 MAP_REQUEST = -1
+LIVES_SHARE = 0.8
 DECLINES = 3
 """A read that so many replicas have declined goes to the leader."""
 
 
 class SimulatedClient:
-    """Makes steps, and has them recorded in `histories`."""
+    """Makes steps, and has them recorded in `histories`. `lives`: most of them are about rows that expire."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class SimulatedClient:
     ) -> None:
         self.name = name
         self.completed = 0
+        self.lives: Lives | None = None
         self.stopping = False
         self.idle = False
         self._events = events
@@ -88,6 +91,8 @@ class SimulatedClient:
     def _some_step(self) -> Step:
         random, histories, now = self._random, self._histories, self._events.now
         self._steps += 1
+        if self.lives is not None and random.random() < LIVES_SHARE:
+            return self.lives.step(random, now)
         key = random.choice(self._keys)
         shard = self._routes.shard_of(self._keyspace, key)
         kind = random.random()
@@ -159,7 +164,7 @@ class SimulatedClient:
     def _retry(self, leader: str) -> None:
         """Ask again, of `leader` or of whoever is next."""
         step = self._step
-        if isinstance(step, ReadStep) and step.weak:
+        if isinstance(step, ReadStep | LookStep) and step.weak:
             self._declines += 1
             if self._declines >= DECLINES:
                 step.strengthen()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from shoal_chaos.checkers import counters, serializability, sessions, staleness
+from shoal_chaos.checkers import counters, expirations, serializability, sessions, staleness
 from shoal_chaos.checkers.linearizability import RegisterOperation
 from shoal_chaos.checkers.linearizability import find_violation as find_register_violation
 
@@ -17,7 +17,10 @@ COUNTER = b"counter"
 
 @dataclass(slots=True)
 class Histories:
-    """Everything that happened in one run; times are true, in nanoseconds."""
+    """Everything that happened in one run; times are true, in nanoseconds.
+
+    `expiry_allowance_ns`: by so much rows may live too short or too long.
+    """
 
     registers: dict[bytes, list[RegisterOperation]] = field(default_factory=dict)
     session_events: list[sessions.SessionEvent] = field(default_factory=list)
@@ -26,6 +29,8 @@ class Histories:
     increments: list[counters.Increment] = field(default_factory=list)
     transactions: list[serializability.Transaction] = field(default_factory=list)
     audits: list[serializability.BankRead] = field(default_factory=list)
+    looks: list[expirations.Look] = field(default_factory=list)
+    expiry_allowance_ns: int = 0
 
     def violations(self, counted: int) -> Iterator[str]:
         """Yield, in words, what the checkers find.
@@ -42,6 +47,8 @@ class Histories:
             yield found.sentence
         for late in staleness.find_violations(self.acknowledged, self.bounded_reads):
             yield late.sentence
+        for look in expirations.find_violations(self.looks, self.expiry_allowance_ns):
+            yield look.sentence
         for wrong in counters.find_violations(self.increments, counted):
             yield wrong.sentence
         cycle = serializability.find_violation(self.transactions, strict=True)

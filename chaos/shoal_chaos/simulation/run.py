@@ -101,6 +101,11 @@ def _check_recovered(cluster: Cluster) -> None:
         if len(leaders) != 1:
             raise Violation(f"shard {shard.id} has leaders {leaders} long after the last fault")
         leader = replicas[leaders[0]]
+        node = cluster.nodes[leaders[0]]
+        assert node.node is not None, "it leads"
+        ahead_ms = leader.machine.state.clock_ms - node.node.clock.now_ms(node.local_now())
+        if ahead_ms > node.node.clock.beyond_ms:
+            raise Violation(f"the clock of shard {shard.id} is {ahead_ms} ms ahead long after the last fault")
         if leader.machine.state.ranges != shard.ranges:
             raise Violation(
                 f"shard {shard.id} has {leader.machine.state.ranges} long after the last fault, by the map {shard.ranges}"

@@ -1,0 +1,149 @@
+"""Wall clocks that are wrong by hours or a year, one at a time: rows live as long as they are to, whoever leads.
+
+`python -m shoal_chaos.simulation.wrong_clocks --seed 7`, `--seeds 0..500`, `--minutes 60`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import ClassVar
+
+from shoal_chaos.simulation.cluster import Cluster, SimulatedNode
+from shoal_chaos.simulation.events import MILLISECOND, SECOND
+from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.lives import Lives
+from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.seeds import run_program
+
+HOUR_MS = 3_600_000
+YEAR_MS = 365 * 24 * HOUR_MS
+RIGHT_WITHIN_MS = 200
+"""Clocks that are not wrong differ by so much from true time."""
+ALLOWANCE_NS = 2_500 * MILLISECOND
+"""Twice the tolerance (stamp and look may each be off by it), and what monotonic clocks drift in a few seconds alone."""
+DRIFT_STEP = 50 * MILLISECOND
+
+
+class WrongClocks(Faults):
+    """One wall clock at a time jumps, or runs away, for a while; nodes are killed, stopped and cut off beside it.
+
+    Where there are three nodes, nothing else goes wrong with the other two while one's clock is wrong and before all have
+    heard each other again: of two that are left, nobody could say which is wrong.
+    """
+
+    intervals_ms: ClassVar[tuple[int, ...]] = (200, 500)
+
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        self.wrong: SimulatedNode | None = None
+        self._quiet_until = 0
+        cluster.histories.expiry_allowance_ns = ALLOWANCE_NS
+        for node in cluster.nodes.values():
+            node.wall_skew_ms = random.randint(-RIGHT_WITHIN_MS, RIGHT_WITHIN_MS)
+        for client in cluster.clients:
+            client.lives = Lives(client.name, cluster.histories)
+        super().__init__(cluster, random)
+        self.kinds = [*self.kinds, self._jump, self._jump, self._run_away]
+
+    def _all_kinds(self) -> list[Callable[[], None]]:
+        return [self._transfer, self._kill, self._stop, self._cut_off, self._slow_disk]
+
+    def stop(self) -> None:
+        self._set_right()
+        super().stop()
+
+    # -- clocks
+
+    def _choose_wrong(self) -> SimulatedNode | None:
+        if self.wrong is not None or self._cluster.events.now < self._quiet_until:
+            return None
+        leaders = [node for node in self._cluster.nodes.values() if any(group.is_leader for group in node.groups())]
+        self.wrong = self._random.choice(leaders) if leaders and self._random.random() < 0.7 else self._some_node()
+        self._cluster.events.after(self._random.randrange(SECOND // 5, 4 * SECOND), self._set_right)
+        return self.wrong
+
+    def _set_right(self) -> None:
+        if self.wrong is not None:
+            self.wrong.wall_skew_ms = self._random.randint(-RIGHT_WITHIN_MS, RIGHT_WITHIN_MS)
+            self.wrong = None
+
+    def _jump(self) -> None:
+        node = self._choose_wrong()
+        if node is not None:
+            off = self._random.choice([YEAR_MS, 8 * HOUR_MS, 60_000, 3_000])
+            node.wall_skew_ms = self._random.choice((-1, 1)) * self._random.randint(off // 2, off)
+
+    def _run_away(self) -> None:
+        node = self._choose_wrong()
+        if node is not None:
+            self._drift(node, self._random.choice((-1, 1)) * self._random.choice([20, 200, HOUR_MS]))
+
+    def _drift(self, node: SimulatedNode, step_ms: int) -> None:
+        if self.wrong is node:
+            node.wall_skew_ms += step_ms
+            self._cluster.events.after(DRIFT_STEP, lambda: self._drift(node, step_ms))
+
+    # -- and the rest
+
+    def _victim(self) -> SimulatedNode | None:
+        """Return a node that something may happen to, whichever clock is wrong."""
+        if len(self._cluster.nodes) > 3 or self.wrong is None:
+            node = self._some_node()
+        else:
+            node = self.wrong
+        if self._cluster.events.now < self._quiet_until:
+            return None
+        # It comes back after three seconds at the most, and is heard after another one.
+        self._quiet_until = self._cluster.events.now + 4 * SECOND
+        return node
+
+    def _kill(self) -> None:
+        node = self._victim()
+        if node is not None:
+            self._crash_one(node)
+
+    def _stop(self) -> None:
+        node = self._victim()
+        if node is not None:
+            node.paused_until = self._cluster.events.now + self._random.randrange(3 * SECOND)
+
+    def _cut_off(self) -> None:
+        node = self._victim()
+        if node is not None:
+            others = [name for name in self._cluster.nodes if name != node.name]
+            self._cut({pair for name in others for pair in ((name, node.name), (node.name, name))})
+
+
+class MostClocksWrong(Faults):
+    """All wall clocks are ahead for a while: nobody can know, and rows expire by it; after it the shards' clocks are right."""
+
+    intervals_ms: ClassVar[tuple[int, ...]] = (1_000,)
+
+    def _all_kinds(self) -> list[Callable[[], None]]:
+        return [self._transfer, self._crash, self._partition]
+
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        super().__init__(cluster, random)
+        cluster.events.after(SECOND, self._ahead)
+
+    def _ahead(self) -> None:
+        for node in self._cluster.nodes.values():
+            node.wall_skew_ms = YEAR_MS
+        self._cluster.events.after(2 * SECOND, self._right)
+
+    def _right(self) -> None:
+        for node in self._cluster.nodes.values():
+            node.wall_skew_ms = 0
+
+
+def simulate_wrong_clocks(seed: int, *, fault_seconds: int = 12) -> Report:
+    """Run one seed.
+
+    Raises:
+        Violation: as `simulate`, and for rows that were gone too early or there too late.
+    """
+    return simulate(seed, fault_seconds=fault_seconds, make_faults=WrongClocks)
+
+
+if __name__ == "__main__":
+    run_program("shoal_chaos.simulation.wrong_clocks", simulate_wrong_clocks)

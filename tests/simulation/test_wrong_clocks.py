@@ -1,0 +1,116 @@
+"""Rows live as long as they are to whatever one wall clock shows, and the simulation finds it where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from shoal_chaos.simulation.cluster import Cluster
+from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.wrong_clocks import MostClocksWrong, WrongClocks, simulate_wrong_clocks
+from shoal_server.node import wall_clock
+from shoal_server.node.core import Node
+from shoal_server.node.outbox import Outbox
+from shoal_server.node.replica import Replica
+from shoal_server.node.wall_clock import MILLISECOND, WallClock
+
+SEEDS = 30
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_rows_live_as_long_as_they_are_to(seed: int) -> None:
+    simulate_wrong_clocks(seed)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_most_clocks_have_set_is_set_right_when_they_are(seed: int) -> None:
+    simulate(seed, make_faults=MostClocksWrong)
+
+
+def test_there_is_something_to_see() -> None:
+    clusters: list[Cluster] = []
+
+    def wrong_clocks(cluster: Cluster, random: Random) -> WrongClocks:
+        clusters.append(cluster)
+        return WrongClocks(cluster, random)
+
+    simulate(1, fault_seconds=8, make_faults=wrong_clocks)
+    looks = clusters[0].histories.looks
+    assert {look.how for look in looks} == {"take", "touch", "strong", "eventual"}
+    late = [look for look in looks if look.invoked > look.life.latest]
+    assert min(len(late), len(looks) - len(late)) > 50
+
+
+def believe_ones_own_clock(patch: pytest.MonkeyPatch) -> None:
+    """A shard's clock is the newest of what leaders' wall clocks have shown."""
+
+    def judge(self: WallClock, now: int, wall_ms: int, *, alone: bool) -> None:
+        self.settled = True
+        self._base = wall_ms * MILLISECOND - now
+
+    patch.setattr(WallClock, "judge", judge)
+
+
+def look_by_ones_own_clock(patch: pytest.MonkeyPatch) -> None:
+    """Stamps are right, and replicas hide rows by their own wall clocks."""
+    original = Node._apply
+
+    def apply(self: Node, now: int, outbox: Outbox) -> None:
+        time_ms, self._time_ms = self._time_ms, self._wall_ms
+        original(self, now, outbox)
+        self._time_ms = time_ms
+
+    patch.setattr(Node, "_apply", apply)
+
+
+def follow_a_jump_that_nobody_confirms(patch: pytest.MonkeyPatch) -> None:
+    """A node that is cut off goes by its wall clock again."""
+    patch.setattr(wall_clock, "SLEW_PERMILLE", 1 << 60)
+
+
+def believe_a_process_that_has_just_begun(patch: pytest.MonkeyPatch) -> None:
+    """What a wall clock shows at the start of a process is taken for the time."""
+    original = WallClock.judge
+
+    def judge(self: WallClock, now: int, wall_ms: int, *, alone: bool) -> None:
+        if self._base is None:
+            self._readings.clear()
+        elif now - self._began < 2_000 * MILLISECOND:
+            return
+        original(self, now, wall_ms, alone=alone)
+
+    patch.setattr(WallClock, "judge", judge)
+
+
+def never_set_a_clock_back(patch: pytest.MonkeyPatch) -> None:
+    """A shard's clock only ever rises."""
+    original = Replica.queue_upkeep
+
+    def queue_upkeep(self: Replica, time_ms: int, beyond_ms: int) -> bool:
+        return original(self, time_ms, 1 << 60)
+
+    patch.setattr(Replica, "queue_upkeep", queue_upkeep)
+
+
+BUGS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
+    believe_ones_own_clock: WrongClocks,
+    look_by_ones_own_clock: WrongClocks,
+    follow_a_jump_that_nobody_confirms: WrongClocks,
+    believe_a_process_that_has_just_begun: WrongClocks,
+    never_set_a_clock_back: MostClocksWrong,
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, fault_seconds=12, make_faults=BUGS[bug])
+        except Violation:
+            return
+    pytest.fail(f"{SEEDS} seeds did not find it")
