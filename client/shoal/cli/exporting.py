@@ -20,7 +20,7 @@ from shoal.cli.failures import CommandFailed
 from shoal.cli.options import DEFAULT_URL, UrlOption, admin_options
 from shoal.cli.output import note
 from shoal.cli.progress import Progress
-from shoal.cli.rows import encode_row
+from shoal.cli.rows import encode_file_row
 from shoal.coverage import KeyspaceCoverage
 from shoal.errors import DeadlineExceeded, KeyspaceNotFound, Overloaded, ShoalError, Unavailable
 from shoal.options import Options
@@ -47,8 +47,8 @@ def export(
 ) -> None:
     """Print all rows of the keyspace.
 
-    They are printed as JSON Lines, in the form that `shoal import` reads. Each page is read strongly; what is written
-    while the export runs may or may not be in it.
+    They are printed as JSON Lines, in the form that `shoal import` reads; a row that expires says when. Each page is read
+    strongly; what is written while the export runs may or may not be in it.
     """
     options = admin_options(url)
     with _destination(output) as stream:
@@ -66,11 +66,17 @@ async def _export(options: Options, stream: BinaryIO) -> int:
     rows = 0
     with Progress(f"export {keyspace.name}", keyspace.microshards) as progress:
         async for page in _Pages(options, routes, coverage).all():
-            stream.writelines(encode_row(key, value) for key, value in zip(page.keys, page.values, strict=True))
+            stream.writelines(_lines(page, may_say_never=keyspace.default_ttl_ms > 0))
             rows += len(page.keys)
             progress.update(keyspace.microshards - coverage.microshards_left, rows)
     stream.flush()
     return rows
+
+
+def _lines(page: Page, *, may_say_never: bool) -> Iterator[bytes]:
+    expiries = page.expiries or [0] * len(page.keys)
+    for key, value, expiry_ms in zip(page.keys, page.values, expiries, strict=True):
+        yield encode_file_row(key, value, expiry_ms, may_say_never=may_say_never)
 
 
 class _Pages:

@@ -1,5 +1,7 @@
 """`shoal import FILE`: rows of a JSON Lines or CSV file into the database, in batches, with every loss accounted for.
 
+When a row expires is told by this machine's clock: the database is told how long it has still to live.
+
 Rows are written in the order of the file, one batch after another, so that of two rows with the same key the later one
 stays, and so that after a failure it can be said exactly up to which line the file is in the database.
 """
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from time import time
 from typing import Annotated, BinaryIO
 
 import msgspec
@@ -44,10 +47,14 @@ class OnError(StrEnum):
 
 
 class ImportSummary(msgspec.Struct):
-    """How an import ended: rows now in the database, rows passed over, and the last line known to be dealt with."""
+    """How an import ended: rows now in the database, rows passed over, and the last line known to be dealt with.
+
+    `expired`: rows that are not brought back, since they have expired meanwhile.
+    """
 
     imported: int = 0
     skipped: int = 0
+    expired: int = 0
     through_line: int = 0
 
 
@@ -78,7 +85,9 @@ def import_file(
     """Import rows from a file.
 
     JSON Lines: {"key": "k", "value": "v"} on each line; "key_base64" and "value_base64" instead for what is not text.
-    CSV: a header that names the same fields. Importing a file twice does no harm.
+    CSV: a header that names the same fields. Importing a file twice does no harm. A row may say when it expires:
+    "expires_at" (Unix time in seconds), which keeps one that has expired from coming back, or "ttl", seconds or text such
+    as "10m"; --ttl is for rows that say neither.
     """
     reader = _READERS[file_format or _format_of(file)]
     summary = ImportSummary()
@@ -94,7 +103,8 @@ def import_file(
         if as_json:
             print_json(summary)
         else:
-            print_line(f"imported {summary.imported} rows, up to line {summary.through_line}")
+            expired = f"; {summary.expired} had expired and were left out" if summary.expired else ""
+            print_line(f"imported {summary.imported} rows, up to line {summary.through_line}{expired}")
     if summary.skipped:
         raise CommandFailed(f"{summary.skipped} lines were skipped")
 
@@ -145,22 +155,48 @@ class _Import:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if not batch:
             return
+        now = time()
+        living = [row for row in batch if not self._has_expired(row, now)]
         try:
-            self._db.put_many({row.key: row.value for row in batch}, ttl=self._ttl)
+            if living:
+                self._put(living, now)
         except InvalidArgument:
-            self._flush_singly(batch)
+            self._flush_singly(living)
         except ShoalError as error:
             raise _broken_off(batch, error) from error
         else:
-            self.summary.imported += len(batch)
-            self.summary.through_line = batch[-1].line
+            self.summary.imported += len(living)
+        self.summary.expired += len(batch) - len(living)
+        self.summary.through_line = batch[-1].line
         self._moved()
+
+    def _put(self, rows: list[Row], now: float) -> None:
+        if all(row.expires_at is None and row.ttl is None for row in rows):
+            self._db.put_many({row.key: row.value for row in rows}, ttl=self._ttl)
+            return
+        pipeline = self._db.pipeline()
+        for row in rows:
+            pipeline.put(row.key, row.value, ttl=self._ttl_of(row, now))
+        pipeline.execute()
+
+    def _has_expired(self, row: Row, now: float) -> bool:
+        return row.expires_at is not None and row.expires_at <= now
+
+    def _ttl_of(self, row: Row, now: float) -> float | None:
+        """Return the seconds that a row has still to live at `now`; 0: for ever; None: the keyspace says."""
+        if row.expires_at is not None:
+            return row.expires_at - now
+        return self._ttl if row.ttl is None else row.ttl
 
     def _flush_singly(self, batch: list[Row]) -> None:
         """Find the rows of a refused batch that were to blame, and import the others."""
         for row in batch:
+            now = time()
+            if self._has_expired(row, now):
+                self.summary.expired += 1
+                continue
             try:
-                self._db.put(row.key, row.value, ttl=self._ttl)
+                self._db.put(row.key, row.value, ttl=self._ttl_of(row, now))
             except InvalidArgument as error:
                 self._reject(row.line, str(error))
             except ShoalError as error:

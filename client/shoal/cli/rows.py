@@ -1,7 +1,8 @@
 """One row of an import or export file: JSON Lines and CSV, with base64 variants for what is not UTF-8 text.
 
-JSON Lines: `{"key": "user:1/name", "value": "Ada"}`; `key_base64` and `value_base64` stand for binary ones.
-CSV: a header that names the same fields.
+JSON Lines: `{"key": "user:1/name", "value": "Ada"}`; `key_base64` and `value_base64` stand for binary ones. `expires_at`
+says when the row expires (Unix time in seconds), or `ttl` how long it is to live (seconds, or text such as "10m"; 0: for
+ever). CSV: a header that names the same fields.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from typing import BinaryIO, TypeAlias
 
 import msgspec
 
+from shoal.arguments import to_ttl_ms
+from shoal.cli.options import parse_ttl
+from shoal.errors import InvalidArgument
+
+UNIX_SECONDS_MAX = 1 << 40
+"""A later time is a mistake: nothing expires in 30,000 years."""
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """A longer line is a mistake (a file of another kind): it is refused before it is held in memory."""
 
@@ -28,13 +35,25 @@ class EncodedRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     value_base64: str | None = None
 
 
+class FileRow(EncodedRow, forbid_unknown_fields=True, omit_defaults=True):
+    """A row of an import or export file."""
+
+    expires_at: float | str | None = None
+    ttl: float | str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A key and its value, and the number of the line they came from, from 1."""
+    """A key and its value, and the number of the line they came from, from 1.
+
+    `expires_at` (Unix time) and `ttl` are in seconds, None where the line does not say; it says one of them at most.
+    """
 
     line: int
     key: bytes
     value: bytes
+    expires_at: float | None = None
+    ttl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +66,8 @@ class BadLine:
 
 Line: TypeAlias = Row | BadLine
 
-_FIELDS = EncodedRow.__struct_fields__
-_decoder = msgspec.json.Decoder(EncodedRow)
+_FIELDS = FileRow.__struct_fields__
+_decoder = msgspec.json.Decoder(FileRow)
 _encoder = msgspec.json.Encoder()
 
 
@@ -74,6 +93,22 @@ def encode_key(key: bytes) -> bytes:
 def encode_row(key: bytes, value: bytes) -> bytes:
     """Return a row as one line of JSON, with its newline."""
     return _encoder.encode(encoded_row(key, value)) + b"\n"
+
+
+def encode_file_row(key: bytes, value: bytes, expiry_ms: int, *, may_say_never: bool) -> bytes:
+    """Return a row of an export as one line of JSON, with its newline.
+
+    Args:
+        expiry_ms: Unix time in milliseconds, 0: it never expires.
+        may_say_never: say so, since a row that says nothing would get the keyspace's time to live.
+    """
+    row = encoded_row(key, value)
+    lives = FileRow(row.key, row.key_base64, row.value, row.value_base64)
+    if expiry_ms:
+        lives.expires_at = expiry_ms / 1000
+    elif may_say_never:
+        lives.ttl = 0
+    return _encoder.encode(lives) + b"\n"
 
 
 def read_json_lines(stream: BinaryIO) -> Iterator[Line]:
@@ -130,7 +165,8 @@ def read_csv(stream: BinaryIO) -> Iterator[Line]:
             for name in ("key", "value"):
                 if name in fields and f"{name}_base64" in fields:
                     del fields[name if fields[f"{name}_base64"] else f"{name}_base64"]
-            yield _decode_row(number, EncodedRow(**fields))
+            lives = {name: fields.pop(name, "") or None for name in ("expires_at", "ttl")}
+            yield _decode_row(number, FileRow(**fields, **lives))
     text.detach()
 
 
@@ -146,15 +182,39 @@ def _header_problem(header: list[str]) -> str:
     return ""
 
 
-def _decode_row(number: int, row: EncodedRow) -> Line:
+def _decode_row(number: int, row: FileRow) -> Line:
     try:
         key = _bytes("key", row.key, row.key_base64)
         value = _bytes("value", row.value, row.value_base64)
-    except ValueError as error:
+        expires_at, ttl = _expires_at(row.expires_at), _ttl(row.ttl)
+    except (ValueError, InvalidArgument) as error:
         return BadLine(number, str(error))
     if not key:
         return BadLine(number, "the key is empty")
-    return Row(number, key, value)
+    if expires_at is not None and ttl is not None:
+        return BadLine(number, "a row has 'expires_at' or 'ttl', not both")
+    return Row(number, key, value, expires_at, ttl)
+
+
+def _expires_at(given: float | str | None) -> float | None:
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < UNIX_SECONDS_MAX:
+        raise ValueError(f"'expires_at' is Unix time in seconds, such as 1798761600, not {given!r}")
+    return seconds
+
+
+def _ttl(given: float | str | None) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return parse_ttl(given)
+    to_ttl_ms(given)
+    return given
 
 
 def _bytes(name: str, text: str | None, encoded: str | None) -> bytes:

@@ -470,7 +470,10 @@ class Rows(_Message, frozen=True, tag=42):
 
 
 class Page(_Message, frozen=True, tag=43):
-    """Rows of a shard after a cursor; `done` says that no more follow, else continue after the last row's."""
+    """Rows of a shard after a cursor; `done` says that no more follow, else continue after the last row's.
+
+    `expiries` are as those of `Rows`.
+    """
 
     request: int
     seq: int
@@ -478,6 +481,7 @@ class Page(_Message, frozen=True, tag=43):
     microshards: list[int]
     keys: list[bytes]
     values: list[bytes]
+    expiries: list[int] = []
 
 
 class ShardMapReply(_Message, frozen=True, tag=44):

@@ -191,8 +191,11 @@ class ReplicaReads:
             )
         elif type(read) is ReadPage:
             rows = max(1, min(read.max_rows, limits.page_rows))
-            microshards, keys, shown, done = machine.read_page(read.ranges, read.after, rows, limits.page_bytes, now)
-            outbox.answer(queued.client, Page(read.request, seq, done, microshards, keys, shown))
+            found = machine.read_page(read.ranges, read.after, rows, limits.page_bytes, now)
+            outbox.answer(
+                queued.client,
+                Page(read.request, seq, found.done, found.microshards, found.keys, found.values, found.expiries),
+            )
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)
 

@@ -56,6 +56,7 @@ from shoal_server.storage.layout import (
     data_prefix,
     is_visible,
     prefix_end,
+    row_expiry,
     row_seq,
     row_value,
     split_rows,
@@ -125,6 +126,17 @@ class ScannedPage:
     values: list[bytes]
     seqs: list[int]
     resume: bytes | None
+
+
+@dataclass(slots=True)
+class RowsPage:
+    """Rows in (microshard, key) order, and whether that was all. `expiries` are as `split_rows` has them."""
+
+    microshards: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
+    expiries: list[int] = field(default_factory=list)
+    done: bool = True
 
 
 class ShardStateMachine:
@@ -426,28 +438,28 @@ class ShardStateMachine:
         reader = MovingReader(self._engine, self.shard.id, self.keyspace.id, self.state, outgoing, max_bytes)
         return reader.read(cursor)
 
-    def read_page(
-        self, ranges: Ranges, after: bytes, max_rows: int, max_bytes: int, now: int
-    ) -> tuple[list[int], list[bytes], list[bytes], bool]:
-        """Return rows in (microshard, key) order as microshards, keys, values, and whether that was all.
+    def read_page(self, ranges: Ranges, after: bytes, max_rows: int, max_bytes: int, now: int) -> RowsPage:
+        """Return rows after a cursor.
 
         Args:
             ranges: microshards that are all here.
             after: the last key already read of the first of them, b"" for none.
         """
-        microshards: list[int] = []
-        keys: list[bytes] = []
-        values: list[bytes] = []
+        page = RowsPage()
         size = 0
         for current, key, row in self._rows_after(ranges, after):
-            if len(keys) >= max_rows or size >= max_bytes:
-                return microshards, keys, values, False
+            if len(page.keys) >= max_rows or size >= max_bytes:
+                page.done = False
+                break
             if is_visible(row, now):
-                microshards.append(current)
-                keys.append(key)
-                values.append(row_value(row))
+                page.microshards.append(current)
+                page.keys.append(key)
+                page.values.append(row_value(row))
+                page.expiries.append(row_expiry(row))
                 size += len(key) + len(row)
-        return microshards, keys, values, True
+        if not any(page.expiries):
+            page.expiries = []
+        return page
 
     def _rows_after(self, ranges: Ranges, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         engine = self._engine

@@ -295,6 +295,7 @@ class FakeCluster:
                 [microshard for microshard, _ in page],
                 [key for _, key in page],
                 [rows[position] for position in page],
+                [self.expiries.get(key, 0) for _, key in page],
             )
         self.seq += 1
         results = [self._do(rows, operation) for operation in operations_decoder.decode(request.operations)]

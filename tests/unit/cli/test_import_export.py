@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from random import Random
 
 import pytest
@@ -20,7 +21,7 @@ def test_import_then_export_gives_the_same_rows(shoal, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(lines(*({"key": key, "value": value} for key, value in rows.items())))
     result = shoal("import", str(file), "--json")
-    assert json.loads(result.stdout) == {"imported": 50, "skipped": 0, "through_line": 50}
+    assert json.loads(result.stdout) == {"imported": 50, "skipped": 0, "expired": 0, "through_line": 50}
     exported = shoal("export")
     assert exported.stderr == "exported 50 rows\n"
     found = [json.loads(line) for line in exported.stdout.splitlines()]
@@ -44,6 +45,55 @@ def test_imported_rows_may_expire(fake, shoal, tmp_path):
     shoal("import", str(file), "--ttl", "never", code=2)
 
 
+def test_rows_keep_their_lives_through_export_and_import(fake, shoal, tmp_path):
+    soon, year = int(time.time() * 1000) + 60_000, 365 * 86_400_000
+    shoal("put", "session", "s")
+    shoal("put", "for ever", "f")
+    fake.expiries[b"session"] = soon
+    file = tmp_path / "rows.jsonl"
+    shoal("export", "--output", str(file))
+    rows = {row["key"]: row for row in map(json.loads, file.read_text().splitlines())}
+    assert rows["session"] == {"key": "session", "value": "s", "expires_at": soon / 1000}
+    assert rows["for ever"] == {"key": "for ever", "value": "f"}
+    fake.expiries.clear()
+    shoal("import", str(file))
+    left = fake.expiries[b"session"] - NOW_MS
+    assert 0 < left <= 60_000
+    assert fake.expiries[b"for ever"] == 0
+    shoal("import", str(file), "--ttl", "365d")
+    assert (fake.expiries[b"session"] - NOW_MS <= 60_000, fake.expiries[b"for ever"]) == (True, NOW_MS + year)
+
+
+def test_a_row_that_has_expired_meanwhile_is_not_brought_back_and_counted(fake, shoal, tmp_path):
+    gone, later = time.time() - 1, time.time() + 3600
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        lines(
+            {"key": "gone", "value": "1", "expires_at": gone},
+            {"key": "there", "value": "2", "expires_at": later},
+            {"key": "k" * 5000, "value": "3"},
+        )
+    )
+    result = shoal("import", str(file), "--json", "--on-error", "skip", code=1)
+    assert json.loads(result.stdout) == {"imported": 1, "skipped": 1, "expired": 1, "through_line": 3}
+    assert fake.value(b"gone") is None
+    assert fake.value(b"there") == b"2"
+    file.write_text(lines({"key": "gone", "value": "1", "expires_at": gone}))
+    assert shoal("import", str(file)).stdout == "imported 0 rows, up to line 1; 1 had expired and were left out\n"
+
+
+def test_rows_of_a_file_may_say_how_long_they_live(fake, shoal, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("key,value,ttl\na,1,30\nb,2,10m\nc,3,0\nd,4,\n")
+    shoal("import", str(file), "--ttl", "5s")
+    assert [fake.expiries[key] for key in (b"a", b"b", b"c", b"d")] == [
+        NOW_MS + 30_000,
+        NOW_MS + 600_000,
+        0,
+        NOW_MS + 5000,
+    ]
+
+
 def test_of_two_rows_with_one_key_the_later_stays(fake, shoal, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(lines({"key": "a", "value": "1"}, {"key": "a", "value": "2"}))
@@ -55,7 +105,7 @@ def test_a_bad_line_stops_the_import_and_all_before_it_is_in(fake, shoal, tmp_pa
     file = tmp_path / "rows.jsonl"
     file.write_text(lines({"key": "a", "value": "1"}) + "nonsense\n" + lines({"key": "b", "value": "2"}))
     result = shoal("import", str(file), "--json", code=1)
-    assert json.loads(result.stdout) == {"imported": 1, "skipped": 0, "through_line": 1}
+    assert json.loads(result.stdout) == {"imported": 1, "skipped": 0, "expired": 0, "through_line": 1}
     assert result.stderr.startswith("shoal: line 2: not JSON")
     assert fake.value(b"a") == b"1"
     assert fake.value(b"b") is None
@@ -65,7 +115,7 @@ def test_bad_lines_can_be_skipped_and_are_told_of(fake, shoal, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(lines({"key": "a", "value": "1"}) + "nonsense\n" + lines({"key": "b", "value": "2"}))
     result = shoal("import", str(file), "--on-error", "skip", "--json", code=1)
-    assert json.loads(result.stdout) == {"imported": 2, "skipped": 1, "through_line": 3}
+    assert json.loads(result.stdout) == {"imported": 2, "skipped": 1, "expired": 0, "through_line": 3}
     assert "skipped line 2" in result.stderr
     assert fake.value(b"b") == b"2"
 
@@ -78,7 +128,7 @@ def test_a_row_that_the_database_refuses_is_named_by_its_line(fake, shoal, tmp_p
     assert "line 2" in stopped.stderr
     assert json.loads(stopped.stdout)["through_line"] == 1
     skipped = shoal("import", str(file), "--json", "--on-error", "skip", code=1)
-    assert json.loads(skipped.stdout) == {"imported": 2, "skipped": 1, "through_line": 3}
+    assert json.loads(skipped.stdout) == {"imported": 2, "skipped": 1, "expired": 0, "through_line": 3}
     assert fake.value(b"b") == b"3"
 
 

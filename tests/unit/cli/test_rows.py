@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal.cli import rows
-from shoal.cli.rows import BadLine, Row, encode_row, read_csv, read_json_lines
+from shoal.cli.rows import BadLine, Row, encode_file_row, encode_row, read_csv, read_json_lines
 
 
 def json_lines(text: str) -> list[Row | BadLine]:
@@ -43,6 +43,12 @@ def test_blank_lines_count_and_are_passed_over():
         ('{"key":"a","value":1}', "str"),
         ('{"key":"a","value":"x","valeu":"y"}', "valeu"),
         ('{"key":"a","value_base64":"!"}', "value_base64"),
+        ('{"key":"a","value":"x","expires_at":"soon"}', "Unix time"),
+        ('{"key":"a","value":"x","expires_at":-1}', "Unix time"),
+        ('{"key":"a","value":"x","expires_at":1e300}', "Unix time"),
+        ('{"key":"a","value":"x","ttl":-1}', "ttl"),
+        ('{"key":"a","value":"x","ttl":"never"}', "never"),
+        ('{"key":"a","value":"x","ttl":1,"expires_at":1}', "not both"),
         ('{"key":"a",', "JSON"),
         ("[1]", "object"),
     ],
@@ -71,6 +77,18 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_is_read(monkeypatch):
 def test_csv_takes_its_columns_in_any_order_and_quoted_newlines():
     found = csv_rows('\ufeffvalue,key\r\n"two\nlines",a\r\nx,b\r\n')
     assert found == [Row(2, b"a", b"two\nlines"), Row(4, b"b", b"x")]
+
+
+def test_a_row_that_never_expires_says_so_where_others_would_by_default():
+    assert encode_file_row(b"k", b"v", 0, may_say_never=True) == b'{"key":"k","value":"v","ttl":0}\n'
+    assert encode_file_row(b"k", b"v", 0, may_say_never=False) == b'{"key":"k","value":"v"}\n'
+    assert encode_file_row(b"k", b"v", 1_500, may_say_never=True) == b'{"key":"k","value":"v","expires_at":1.5}\n'
+
+
+def test_csv_rows_may_say_when_they_expire():
+    found = csv_rows("key,value,expires_at,ttl\na,x,1798761600.5,\nb,y,,1m\nc,z,,\nd,z,nan,\n")
+    assert found[:3] == [Row(2, b"a", b"x", 1798761600.5), Row(3, b"b", b"y", None, 60.0), Row(4, b"c", b"z")]
+    assert isinstance(found[3], BadLine)
 
 
 def test_csv_takes_base64_where_that_cell_is_filled():

@@ -30,13 +30,16 @@ EVERYWHERE = (MicroshardRange(0, 8),)
 
 def test_an_expired_row_is_gone_for_gets_scans_and_pages_before_it_is_purged(replica: Any) -> None:
     replica.write(Put(b"k", b"v", 1000), Put(b"stays", b"v"))
+    until = replica.now + 1000
     replica.now += 999
     assert replica.get(b"k") == b"v"
+    page = replica.machine.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
+    assert sorted(zip(page.keys, page.expiries, strict=True)) == [(b"k", until), (b"stays", 0)]
     replica.now += 1
     assert replica.entry(b"k") == (None, 0, 0)
     assert replica.scan() == replica.scan(reverse=True) == [(b"stays", b"v")]
-    _, keys, _, done = replica.machine.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
-    assert (keys, done) == ([b"stays"], True)
+    page = replica.machine.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
+    assert (page.keys, page.expiries, page.done) == ([b"stays"], [], True)
     assert replica.stored_keys() == [b"k", b"stays"]
 
 

@@ -90,9 +90,10 @@ def test_read_page_goes_on_behind_its_cursor_in_microshard_order(filled: Any) ->
     found: list[tuple[int, bytes]] = []
     at, after, done = 0, b"", False
     while not done:
-        microshards, keys, _, done = filled.machine.read_page((MicroshardRange(at, 8),), after, 2, 1 << 20, filled.now)
-        found += zip(microshards, keys, strict=True)
-        if keys:
-            at, after = microshards[-1], keys[-1]
+        page = filled.machine.read_page((MicroshardRange(at, 8),), after, 2, 1 << 20, filled.now)
+        done = page.done
+        found += zip(page.microshards, page.keys, strict=True)
+        if page.keys:
+            at, after = page.microshards[-1], page.keys[-1]
     assert found == sorted(found)
     assert sorted(key for _, key in found) == KEYS
