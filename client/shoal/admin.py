@@ -18,7 +18,14 @@ import msgspec
 from shoal.errors import BY_CODE, DeadlineExceeded, ErrorCode, Internal, ProtocolMismatch, ShoalError, Unavailable
 from shoal.options import split_address
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
-from shoal.protocol.frames import FrameReader, FrameTooLong, answer_decoder, encode_frame, greeting_decoder
+from shoal.protocol.frames import (
+    FrameDamaged,
+    FrameReader,
+    FrameTooLong,
+    answer_decoder,
+    encode_frame,
+    greeting_decoder,
+)
 from shoal.protocol.messages import (
     Answer,
     ChangeMembership,
@@ -364,6 +371,8 @@ class AdminConnection:
                 raise ConnectionResetError("the node closed the connection")
             try:
                 self._bodies.extend(self._frames.feed(data))
+            except FrameDamaged as error:
+                raise ConnectionResetError(str(error)) from error
             except FrameTooLong as error:
                 raise ProtocolMismatch(f"{self.address} does not speak Shoal's protocol: {error}") from error
         return self._bodies.pop(0)

@@ -15,6 +15,7 @@ from shoal.errors import ErrorCode
 from shoal.options import split_address
 from shoal.protocol.frames import (
     HEADER_BYTES,
+    FrameDamaged,
     FrameReader,
     FrameTooLong,
     answer_decoder,
@@ -151,6 +152,8 @@ class Connection(asyncio.Protocol):
                     self._host.answered(self, answer_decoder.decode(body))
                 else:
                     self._greeted(body)
+        except FrameDamaged as error:
+            self.end(str(error))
         except FrameTooLong as error:
             self.end(f"{error}: is this a Shoal node?", ErrorCode.PROTOCOL_MISMATCH)
         except msgspec.MsgspecError as error:

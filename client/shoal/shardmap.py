@@ -7,20 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from shoal.keys import microshard_of
+from shoal.protocol.bounds import (
+    MAX_KEYSPACES,
+    MAX_MICROSHARDS,
+    MAX_NODES,
+    MAX_SHARDS,
+    Address,
+    Delimiter,
+    DurationMs,
+    KeyspaceId,
+    MicroshardCount,
+    MicroshardEnd,
+    MicroshardNumber,
+    Name,
+    Names,
+    Place,
+    ShardId,
+    Version,
+)
 
 
 class NodeAddress(msgspec.Struct, frozen=True, array_like=True):
     """A storage node and where clients and peers reach it (`host:port`)."""
 
-    id: str
-    address: str
-    region: str = ""
-    zone: str = ""
+    id: Name
+    address: Address
+    region: Place = ""
+    zone: Place = ""
 
 
 class Keyspace(msgspec.Struct, frozen=True, array_like=True):
@@ -29,12 +48,12 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
     `default_ttl_ms` is that of writes that name none; 0: they never expire.
     """
 
-    id: int
-    name: str
-    microshards: int
-    delimiter: bytes
-    max_staleness_ms: int = 5_000
-    default_ttl_ms: int = 0
+    id: KeyspaceId
+    name: Name
+    microshards: MicroshardCount
+    delimiter: Delimiter
+    max_staleness_ms: DurationMs = 5_000
+    default_ttl_ms: DurationMs = 0
 
     def microshard_of(self, key: bytes) -> int:
         return microshard_of(key, self.delimiter, self.microshards)
@@ -43,11 +62,11 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
 class MicroshardRange(msgspec.Struct, frozen=True, array_like=True):
     """The microshards from `first` up to, not with, `end`."""
 
-    first: int
-    end: int
+    first: MicroshardNumber
+    end: MicroshardEnd
 
 
-Ranges: TypeAlias = tuple[MicroshardRange, ...]
+Ranges: TypeAlias = Annotated[tuple[MicroshardRange, ...], Meta(max_length=MAX_MICROSHARDS)]
 """Microshards of one keyspace: in what is asked of a node, well formed (see `is_well_formed`)."""
 
 
@@ -62,17 +81,17 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
         parent: the shard that it was split off from, 0: none.
     """
 
-    id: int
-    keyspace: int
-    ranges: tuple[MicroshardRange, ...]
-    voters: tuple[str, ...]
-    followers: tuple[str, ...] = ()
-    leader: str = ""
-    founders: tuple[str, ...] = ()
-    founding_followers: tuple[str, ...] = ()
-    membership_version: int = 1
-    founding_ranges: tuple[MicroshardRange, ...] = ()
-    parent: int = 0
+    id: ShardId
+    keyspace: KeyspaceId
+    ranges: Ranges
+    voters: Names
+    followers: Names = ()
+    leader: Name = ""
+    founders: Names = ()
+    founding_followers: Names = ()
+    membership_version: Version = 1
+    founding_ranges: Ranges = ()
+    parent: ShardId = 0
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -82,11 +101,11 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
 class ShardMap(msgspec.Struct, frozen=True, array_like=True):
     """The whole map of a cluster at one version; a higher version replaces a lower one whole."""
 
-    version: int
-    cluster: str
-    nodes: tuple[NodeAddress, ...]
-    keyspaces: tuple[Keyspace, ...]
-    shards: tuple[Shard, ...]
+    version: Version
+    cluster: Name
+    nodes: Annotated[tuple[NodeAddress, ...], Meta(max_length=MAX_NODES)]
+    keyspaces: Annotated[tuple[Keyspace, ...], Meta(max_length=MAX_KEYSPACES)]
+    shards: Annotated[tuple[Shard, ...], Meta(max_length=MAX_SHARDS)]
 
 
 @dataclass(frozen=True, slots=True)

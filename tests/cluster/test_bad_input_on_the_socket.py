@@ -6,6 +6,7 @@ import asyncio
 import struct
 import sys
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -28,7 +29,7 @@ class Wire:
 
     async def frame(self) -> bytes:
         header = await self.reader.readexactly(HEADER_BYTES)
-        return await self.reader.readexactly(struct.unpack(">I", header)[0])
+        return await self.reader.readexactly(struct.unpack(">II", header)[0])
 
     async def refused(self) -> str:
         """Return why the node refuses, which must be the last thing that it says."""
@@ -77,8 +78,11 @@ async def test_every_kind_of_garbage_is_refused_with_a_reason_and_others_are_sti
             return await wire.refused()
 
         assert "at most" in await reason(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert "at most" in await reason(struct.pack(">I", 0xFFFFFFFF) + b"x")
-        assert "could not be decoded" in await reason(struct.pack(">I", 4) + b"\xc1\xc1\xc1\xc1")
+        assert "at most" in await reason(struct.pack(">II", 0xFFFFFFFF, 0))
+        assert "could not be decoded" in await reason(
+            struct.pack(">II", 4, crc32(b"\xc1\xc1\xc1\xc1")) + b"\xc1\xc1\xc1\xc1"
+        )
+        assert "arrived damaged" in await reason(struct.pack(">II", 4, 0) + b"\xc1\xc1\xc1\xc1")
         assert "first frame must hold one Hello" in await reason(encode_frame([]))
         assert "protocol versions 7 to 9" in await reason({"oldest": 7, "newest": 9})
         assert "unknown role 'nobody'" in await reason({"role": "nobody"})

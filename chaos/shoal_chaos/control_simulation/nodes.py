@@ -12,6 +12,7 @@ from shoal.protocol.messages import (
     Answer,
     ChangeMembership,
     DropReplica,
+    Failure,
     Hello,
     InstallShardMap,
     Request,
@@ -169,6 +170,12 @@ class ControlledNode(SimulatedNode):
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         """It is not logged here."""
+
+    def malformed(self, failures: list[Failure]) -> None:
+        raise AssertionError(f"the managers sent what makes no sense: {failures}")
+
+    def frame_damaged(self) -> None:
+        raise AssertionError("connections here damage nothing")
 
     def client_opened(self, connection: Inbound, certificate: Certificate) -> int:  # noqa: ARG002
         self._next_connection += 1

@@ -12,7 +12,7 @@ from random import Random
 from typing import cast
 
 import msgspec
-from shoal.protocol.frames import FrameReader, FrameTooLong, greeting_decoder
+from shoal.protocol.frames import BadFrame, FrameReader, greeting_decoder
 from shoal.protocol.messages import Hello
 
 from shoal_chaos.nemeses.links import CLEAR, CLIENTS, Links
@@ -187,7 +187,7 @@ class _Caller(_End):
             greeting = greeting_decoder.decode(bodies[0])[0]
             if isinstance(greeting, Hello) and greeting.role == "peer":
                 name = greeting.node
-        except (FrameTooLong, msgspec.MsgspecError, IndexError):
+        except (BadFrame, msgspec.MsgspecError, IndexError):
             name = CLIENTS  # Not our language: the node itself is to say so.
         self._frames = None
         self._connection.called_by(name)

@@ -8,6 +8,16 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal.protocol.bounds import (
+    Count,
+    Digest,
+    LogIndex,
+    MicroshardEnd,
+    RangeBound,
+    RequestNumber,
+    RowCount,
+    ShardId,
+)
 from shoal.shardmap import Ranges
 
 
@@ -18,8 +28,8 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class ChecksumCursor(_Message, frozen=True):
     """Go on in microshard `microshard` or the next one that there is, there behind the key `after` (b"": at its start)."""
 
-    microshard: int = 0
-    after: bytes = b""
+    microshard: MicroshardEnd = 0
+    after: RangeBound = b""
 
 
 class ReadChecksum(_Message, frozen=True, tag=31):
@@ -29,11 +39,11 @@ class ReadChecksum(_Message, frozen=True, tag=31):
     replica's state.
     """
 
-    request: int
-    shard: int
+    request: RequestNumber
+    shard: ShardId
     ranges: Ranges
     cursor: ChecksumCursor
-    max_rows: int
+    max_rows: RowCount
 
 
 class ChecksumSlice(_Message, frozen=True, tag=50):
@@ -47,8 +57,8 @@ class ChecksumSlice(_Message, frozen=True, tag=50):
         next: where to go on; None where no more rows follow.
     """
 
-    request: int
-    index: int
-    digest: bytes
-    rows: int
+    request: RequestNumber
+    index: LogIndex
+    digest: Digest
+    rows: Count
     next: ChecksumCursor | None

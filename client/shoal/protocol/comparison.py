@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal.protocol.bounds import (
+    Count,
+    CountOrNone,
+    LogIndex,
+    MicroshardNumber,
+    Names,
+    Text,
+)
+
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """As in `shoal.protocol.messages`, which this module may not import."""
@@ -19,11 +28,11 @@ class Divergence(_Message, frozen=True):
         copies: the nodes by the copy that they have, those of most nodes first.
     """
 
-    index: int
-    first_microshard: int
-    last_microshard: int
-    rows: str
-    copies: tuple[tuple[str, ...], ...]
+    index: LogIndex
+    first_microshard: MicroshardNumber
+    last_microshard: MicroshardNumber
+    rows: Text
+    copies: tuple[Names, ...]
 
     def __str__(self) -> str:
         copies = "; ".join(" and ".join(nodes) for nodes in self.copies)
@@ -39,6 +48,6 @@ class ComparisonStatus(_Message, frozen=True):
         divergence: what was found that nobody can decide, until a round in which all replicas take part finds it no more.
     """
 
-    compared_ms: int
-    rounds: int
+    compared_ms: CountOrNone
+    rounds: Count
     divergence: Divergence | None = None

@@ -1,23 +1,33 @@
 """Bytes to messages and back, without a socket: length-prefixed frames, each one list of messages.
 
-A frame is a 4-byte big-endian length and that many bytes of MessagePack. `FrameReader` cuts frames out of whatever
-pieces the transport delivers; `FrameTooLong` is raised on the length alone, before any of the frame is buffered.
+A frame is a 4-byte big-endian length, the CRC-32 of its body in as many, and that many bytes of MessagePack. `FrameReader`
+cuts frames out of whatever pieces the transport delivers; `FrameTooLong` is raised on the length alone, before any of the
+frame is buffered, and `FrameDamaged` before anything of the frame is decoded.
 """
 
 from __future__ import annotations
 
 from struct import Struct as _Layout
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from shoal.protocol.messages import MAX_FRAME_BYTES, Answer, Greeting, Operation, Request, TracedRequest
 
-_LENGTH = _Layout(">I")
-HEADER_BYTES = _LENGTH.size
+_HEADER = _Layout(">II")
+HEADER_BYTES = _HEADER.size
 
 
-class FrameTooLong(Exception):
+class BadFrame(Exception):
+    """What arrived is no frame of ours: nothing after it on the connection can be relied on."""
+
+
+class FrameDamaged(BadFrame):
+    """A frame is not what its sender sent: TCP's own checksum lets one flip in some thousands through."""
+
+
+class FrameTooLong(BadFrame):
     """The other side announced a frame beyond the limit: it is broken, hostile, or not a Shoal peer at all."""
 
 
@@ -39,6 +49,7 @@ class FrameReader:
 
         Raises:
             FrameTooLong: a length beyond the limit was announced.
+            FrameDamaged: a frame has not the checksum that it came with.
         """
         pieces = self._pieces
         if pieces:
@@ -53,14 +64,17 @@ class FrameReader:
         size = len(data)
         missing = HEADER_BYTES
         while size - at >= HEADER_BYTES:
-            (length,) = _LENGTH.unpack_from(data, at)
+            length, checksum = _HEADER.unpack_from(data, at)
             if length > self._max_bytes:
                 raise FrameTooLong(f"a frame of {length} bytes was announced; at most {self._max_bytes} are accepted")
             end = at + HEADER_BYTES + length
             if end > size:
                 missing += length
                 break
-            bodies.append(data[at + HEADER_BYTES : end])
+            body = data[at + HEADER_BYTES : end]
+            if crc32(body) != checksum:
+                raise FrameDamaged(f"a frame of {length} bytes arrived damaged: its checksum is another")
+            bodies.append(body)
             at = end
         if at < size:
             pieces.append(data[at:] if at else data)
@@ -74,7 +88,7 @@ _encoder = msgspec.msgpack.Encoder()
 def encode_frame(messages: list[Any]) -> bytes:
     """Encode one frame: header and body, ready for the socket."""
     body = _encoder.encode(messages)
-    return _LENGTH.pack(len(body)) + body
+    return _HEADER.pack(len(body), crc32(body)) + body
 
 
 def encode_frames(messages: list[Any], max_bytes: int = MAX_FRAME_BYTES) -> list[bytes]:

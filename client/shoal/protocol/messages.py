@@ -10,10 +10,40 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from shoal.protocol.bounds import (
+    Bytes,
+    Count,
+    Digest,
+    DurationMs,
+    DurationUs,
+    Features,
+    Int64,
+    KeyspaceId,
+    LogIndex,
+    MicroshardNumber,
+    MinSeq,
+    Name,
+    Names,
+    RangeBound,
+    Rate,
+    RequestNumber,
+    RowCount,
+    Seq,
+    ShardId,
+    Share,
+    Term,
+    Text,
+    TtlMs,
+    UnixMs,
+    Version,
+    WallMs,
+    Word,
+    WriteNumber,
+)
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.relocation import EndedRelocation, MovingRows, ReadMoving, RelocationStatus, RelocationStep
-from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
+from shoal.shardmap import Ranges, Shard, ShardMap
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -33,7 +63,7 @@ class Put(_Message, frozen=True, tag=1):
 
     key: bytes
     value: bytes
-    ttl_ms: int = DEFAULT_TTL
+    ttl_ms: TtlMs = DEFAULT_TTL
 
 
 class Delete(_Message, frozen=True, tag=2):
@@ -46,14 +76,14 @@ class Touch(_Message, frozen=True, tag=3):
     """Give `key` another time to live, if it is there. Its result is 1 or 0: whether it was."""
 
     key: bytes
-    ttl_ms: int = DEFAULT_TTL
+    ttl_ms: TtlMs = DEFAULT_TTL
 
 
 class Increment(_Message, frozen=True, tag=4):
     """Add `by` to the decimal integer stored under `key` (absent: 0), and keep its expiry. Its result is the sum."""
 
     key: bytes
-    by: int = 1
+    by: Int64 = 1
 
 
 class DeleteRange(_Message, frozen=True, tag=5):
@@ -63,8 +93,8 @@ class DeleteRange(_Message, frozen=True, tag=5):
     """
 
     ranges: Ranges
-    start: bytes
-    end: bytes
+    start: RangeBound
+    end: RangeBound
 
 
 # -- conditions: what an `Atomic` operation depends on, decided when it is applied
@@ -92,7 +122,7 @@ class SeqEquals(_Message, frozen=True, tag=5):
     """The row under `key` was written at `seq`; 0: there is none."""
 
     key: bytes
-    seq: int
+    seq: MinSeq
 
 
 class RangeUnchanged(_Message, frozen=True, tag=6):
@@ -102,9 +132,9 @@ class RangeUnchanged(_Message, frozen=True, tag=6):
     """
 
     ranges: Ranges
-    start: bytes
-    end: bytes
-    digest: bytes
+    start: RangeBound
+    end: RangeBound
+    digest: Digest
 
 
 Condition: TypeAlias = KeyPresent | KeyAbsent | ValueEquals | ValueEqualsOrAbsent | SeqEquals | RangeUnchanged
@@ -127,7 +157,7 @@ Operation: TypeAlias = Put | Delete | Touch | Increment | DeleteRange | Atomic
 class Applied(_Message, frozen=True, tag=1):
     """It was done; `values` are the results of it, or of the operations in an `Atomic` that have one, in order."""
 
-    values: list[int]
+    values: list[Int64]
 
 
 class ConditionNotMet(_Message, frozen=True, tag=2):
@@ -137,16 +167,16 @@ class ConditionNotMet(_Message, frozen=True, tag=2):
     was longer than `MAX_FOUND_BYTES`, or one of many; for a `RangeUnchanged` both are empty.
     """
 
-    condition: int
-    found_seq: int
+    condition: Count
+    found_seq: Seq
     found: bytes | None
 
 
 class Impossible(_Message, frozen=True, tag=3):
     """Operation number `operation` cannot be done on what is stored, and nothing was done: `reason` says why."""
 
-    operation: int
-    reason: str
+    operation: Count
+    reason: Text
 
 
 OperationResult: TypeAlias = Applied | ConditionNotMet | Impossible
@@ -164,35 +194,35 @@ class Hello(_Message, frozen=True, tag=1):
     A client may leave `cluster` empty: then it takes whichever cluster answers.
     """
 
-    role: str
-    oldest: int
-    newest: int
-    cluster: str = ""
-    node: str = ""
-    incarnation: str = ""
-    features: tuple[str, ...] = ()
+    role: Word
+    oldest: Count
+    newest: Count
+    cluster: Name = ""
+    node: Name = ""
+    incarnation: Word = ""
+    features: Features = ()
 
 
 class Welcome(_Message, frozen=True, tag=2):
     """Accepts a connection and says the protocol version to speak, the limits in force and the node's shard map."""
 
-    version: int
-    cluster: str
-    node: str
-    incarnation: str
-    max_frame_bytes: int
-    max_key_bytes: int
-    max_value_bytes: int
-    max_batch_bytes: int
+    version: Count
+    cluster: Name
+    node: Name
+    incarnation: Word
+    max_frame_bytes: Bytes
+    max_key_bytes: Bytes
+    max_value_bytes: Bytes
+    max_batch_bytes: Bytes
     shard_map: ShardMap
-    features: tuple[str, ...] = ()
+    features: Features = ()
 
 
 class Refused(_Message, frozen=True, tag=3):
     """Turns a connection away, or ends one, and says why; the sender closes after it. `code` is an `ErrorCode`."""
 
-    code: str
-    message: str
+    code: Word
+    message: Text
 
 
 Greeting: TypeAlias = Hello | Welcome | Refused
@@ -208,8 +238,8 @@ Greeting: TypeAlias = Hello | Welcome | Refused
 class OpenSession(_Message, frozen=True, tag=10):
     """Open a deduplication session with a shard: answered by `SessionOpened`."""
 
-    request: int
-    shard: int
+    request: RequestNumber
+    shard: ShardId
 
 
 SESSION_ID_BYTES = 16
@@ -228,12 +258,12 @@ class Write(_Message, frozen=True, tag=11):
     with another one, or none.
     """
 
-    request: int
-    shard: int
-    keyspace: int
+    request: RequestNumber
+    shard: ShardId
+    keyspace: KeyspaceId
     session: SessionId
-    number: int
-    timeout_ms: int
+    number: WriteNumber
+    timeout_ms: DurationMs
     operations: msgspec.Raw
     fast: bool = False
 
@@ -248,8 +278,8 @@ class Freshness(_Message, frozen=True):
     """
 
     strong: bool = True
-    min_seq: int = 0
-    max_staleness_ms: int = 0
+    min_seq: MinSeq = 0
+    max_staleness_ms: DurationMs = 0
 
 
 STRONG = Freshness()
@@ -258,10 +288,10 @@ STRONG = Freshness()
 class Read(_Message, frozen=True, tag=12):
     """Read keys of one shard: answered by `Rows`, in the order of `keys`."""
 
-    request: int
-    shard: int
-    keyspace: int
-    timeout_ms: int
+    request: RequestNumber
+    shard: ShardId
+    keyspace: KeyspaceId
+    timeout_ms: DurationMs
     keys: list[bytes]
     freshness: Freshness = STRONG
 
@@ -273,40 +303,40 @@ class ReadPage(_Message, frozen=True, tag=13):
     what is left of `ranges` and with the last key.
     """
 
-    request: int
-    shard: int
-    keyspace: int
-    timeout_ms: int
+    request: RequestNumber
+    shard: ShardId
+    keyspace: KeyspaceId
+    timeout_ms: DurationMs
     ranges: Ranges
-    after: bytes
-    max_rows: int
+    after: RangeBound
+    max_rows: RowCount
 
 
 class GetShardMap(_Message, frozen=True, tag=14):
     """Ask for the node's shard map: answered by `ShardMapReply`."""
 
-    request: int
+    request: RequestNumber
 
 
 class GetStatus(_Message, frozen=True, tag=15):
     """Ask for the state of the node and its replicas: answered by `StatusReply`."""
 
-    request: int
+    request: RequestNumber
 
 
 class TransferLeader(_Message, frozen=True, tag=16):
     """Ask a shard's leader to hand leadership to `target`: answered by `Done` once the target leads."""
 
-    request: int
-    shard: int
-    target: str
-    timeout_ms: int
+    request: RequestNumber
+    shard: ShardId
+    target: Name
+    timeout_ms: DurationMs
 
 
 class Ping(_Message, frozen=True, tag=17):
     """Answered by `Done` at once."""
 
-    request: int
+    request: RequestNumber
 
 
 class Scan(_Message, frozen=True, tag=18):
@@ -315,16 +345,16 @@ class Scan(_Message, frozen=True, tag=18):
     Those of the microshards `ranges`; with `reverse` from the end down.
     """
 
-    request: int
-    shard: int
-    keyspace: int
-    timeout_ms: int
+    request: RequestNumber
+    shard: ShardId
+    keyspace: KeyspaceId
+    timeout_ms: DurationMs
     ranges: Ranges
-    start: bytes
-    end: bytes
+    start: RangeBound
+    end: RangeBound
     reverse: bool
     keys_only: bool
-    max_rows: int
+    max_rows: RowCount
     freshness: Freshness = STRONG
 
 
@@ -335,9 +365,9 @@ class InstallShardMap(_Message, frozen=True, tag=19):
     replica that the map newly puts on this node opens empty, and waits to be added by the shard's leader.
     """
 
-    request: int
+    request: RequestNumber
     shard_map: ShardMap
-    found: list[int] = []
+    found: list[ShardId] = []
 
 
 class ChangeMembership(_Message, frozen=True, tag=20):
@@ -348,18 +378,18 @@ class ChangeMembership(_Message, frozen=True, tag=20):
     changes nothing; 0: whatever it is.
     """
 
-    request: int
-    shard: int
-    kind: int
-    node: str
-    if_version: int = 0
+    request: RequestNumber
+    shard: ShardId
+    kind: Count
+    node: Name
+    if_version: Version = 0
 
 
 class DropReplica(_Message, frozen=True, tag=21):
     """Remove a replica that the node's shard map does not put there: answered by `Done` once its rows are gone."""
 
-    request: int
-    shard: int
+    request: RequestNumber
+    shard: ShardId
 
 
 class SplitShard(_Message, frozen=True, tag=22):
@@ -369,17 +399,17 @@ class SplitShard(_Message, frozen=True, tag=22):
     `map_version` until the shard manager's of that version comes.
     """
 
-    request: int
-    shard: int
+    request: RequestNumber
+    shard: ShardId
     child: Shard
-    map_version: int
+    map_version: Version
 
 
 class SetLogLevel(_Message, frozen=True, tag=32):
     """Have the process log from `level` on: debug, info, warning or error. Answered by `Done`; it lasts until it ends."""
 
-    request: int
-    level: str
+    request: RequestNumber
+    level: Word
 
 
 Request: TypeAlias = (
@@ -424,7 +454,7 @@ class TraceContext(_Message, frozen=True):
 class Traces(_Message, frozen=True, tag=33):
     """Request number `request`, which follows on this connection, is made for these spans. It is not answered."""
 
-    request: int
+    request: RequestNumber
     contexts: Annotated[tuple[TraceContext, ...], msgspec.Meta(max_length=MAX_TRACE_CONTEXTS)]
 
 
@@ -436,7 +466,7 @@ TracedRequest: TypeAlias = Request | Traces
 
 
 class SessionOpened(_Message, frozen=True, tag=40):
-    request: int
+    request: RequestNumber
     session: SessionId
 
 
@@ -447,8 +477,8 @@ class Written(_Message, frozen=True, tag=41):
     that have one, in order.
     """
 
-    request: int
-    seq: int
+    request: RequestNumber
+    seq: Seq
     results: list[OperationResult] = []
 
 
@@ -460,13 +490,13 @@ class Rows(_Message, frozen=True, tag=42):
     the values; empty where none of them expires.
     """
 
-    request: int
-    seq: int
-    served_by: str
+    request: RequestNumber
+    seq: Seq
+    served_by: Name
     values: list[bytes | None]
-    seqs: list[int]
-    staleness_ms: int = 0
-    expiries: list[int] = []
+    seqs: list[Seq]
+    staleness_ms: Count = 0
+    expiries: list[UnixMs] = []
 
 
 class Page(_Message, frozen=True, tag=43):
@@ -475,27 +505,27 @@ class Page(_Message, frozen=True, tag=43):
     `expiries` are as those of `Rows`.
     """
 
-    request: int
-    seq: int
+    request: RequestNumber
+    seq: Seq
     done: bool
-    microshards: list[int]
+    microshards: list[MicroshardNumber]
     keys: list[bytes]
     values: list[bytes]
-    expiries: list[int] = []
+    expiries: list[UnixMs] = []
 
 
 class ShardMapReply(_Message, frozen=True, tag=44):
-    request: int
+    request: RequestNumber
     shard_map: ShardMap
 
 
 class PeerProgress(_Message, frozen=True):
     """What a leader knows of one replica of a shard."""
 
-    node: str
-    role: str
-    match_index: int
-    state: str
+    node: Name
+    role: Word
+    match_index: LogIndex
+    state: Word
     supported: bool
 
 
@@ -508,10 +538,10 @@ class MicroshardLoad(_Message, frozen=True):
         bytes: of its keys and rows, uncompressed, when they were last counted.
     """
 
-    microshard: int
-    reads: int
-    writes: int
-    bytes: int
+    microshard: MicroshardNumber
+    reads: Rate
+    writes: Rate
+    bytes: Bytes
 
 
 class ReplicaStatus(_Message, frozen=True):
@@ -536,34 +566,34 @@ class ReplicaStatus(_Message, frozen=True):
         comparison: of leaders that compare their replicas in the background, how far that is.
     """
 
-    shard: int
-    role: str
-    leader: str
-    term: int
-    seq: int
-    last_index: int
-    commit_index: int
-    applied_index: int
-    first_index: int
-    lease_ms: int
-    voters: tuple[str, ...]
-    followers: tuple[str, ...]
+    shard: ShardId
+    role: Word
+    leader: Name
+    term: Term
+    seq: Seq
+    last_index: LogIndex
+    commit_index: LogIndex
+    applied_index: LogIndex
+    first_index: LogIndex
+    lease_ms: Count
+    voters: Names
+    followers: Names
     peers: tuple[PeerProgress, ...] = ()
-    membership_version: int = 0
+    membership_version: Version = 0
     membership_committed: bool = False
-    reads: int = 0
-    writes: int = 0
-    written_bytes: int = 0
-    bytes: int = 0
-    keys: int = 0
+    reads: Rate = 0
+    writes: Rate = 0
+    written_bytes: Count = 0
+    bytes: Bytes = 0
+    keys: Count = 0
     counted: bool = False
     hot: tuple[MicroshardLoad, ...] = ()
-    cpu: float = 0.0
-    ranges: tuple[MicroshardRange, ...] = ()
+    cpu: Share = 0.0
+    ranges: Ranges = ()
     outgoing: RelocationStatus | None = None
     incoming: RelocationStatus | None = None
     relocations_ended: tuple[EndedRelocation, ...] = ()
-    failure: str = ""
+    failure: Text = ""
     comparison: ComparisonStatus | None = None
 
 
@@ -586,29 +616,29 @@ class StatusReply(_Message, frozen=True, tag=45):
         clock_problem: "" or the reason why the node leads nothing, where that is its clock.
     """
 
-    request: int
-    node: str
-    cluster: str
-    incarnation: str
-    software: str
-    uptime_ms: int
-    map_version: int
-    connected_peers: tuple[str, ...]
-    not_writable: str
-    disk_free_bytes: int
+    request: RequestNumber
+    node: Name
+    cluster: Name
+    incarnation: Word
+    software: Word
+    uptime_ms: Count
+    map_version: Version
+    connected_peers: tuple[Name, ...]
+    not_writable: Text
+    disk_free_bytes: Count
     replicas: tuple[ReplicaStatus, ...]
-    cpu: float = 0.0
-    disk_used_bytes: int = 0
-    disk_latency_us: int = 0
-    not_leading: str = ""
+    cpu: Share = 0.0
+    disk_used_bytes: Count = 0
+    disk_latency_us: DurationUs = 0
+    not_leading: Text = ""
     map_derived: bool = False
-    wall_ms: int = 0
-    clock_offset_ms: int = 0
-    clock_problem: str = ""
+    wall_ms: WallMs = 0
+    clock_offset_ms: WallMs = 0
+    clock_problem: Text = ""
 
 
 class Done(_Message, frozen=True, tag=46):
-    request: int
+    request: RequestNumber
 
 
 class Failure(_Message, frozen=True, tag=47):
@@ -618,13 +648,13 @@ class Failure(_Message, frozen=True, tag=47):
     `maybe_applied` is True only where a write may have been done.
     """
 
-    request: int
-    code: str
-    message: str
+    request: RequestNumber
+    code: Word
+    message: Text
     maybe_applied: bool = False
-    retry_after_ms: int = 0
+    retry_after_ms: DurationMs = 0
     route: Shard | None = None
-    map_version: int = 0
+    map_version: Version = 0
 
 
 class ScanPage(_Message, frozen=True, tag=48):
@@ -634,14 +664,14 @@ class ScanPage(_Message, frozen=True, tag=48):
     the next page's `start`, or its `end` in reverse.
     """
 
-    request: int
-    seq: int
-    served_by: str
+    request: RequestNumber
+    seq: Seq
+    served_by: Name
     keys: list[bytes]
     values: list[bytes]
-    seqs: list[int]
-    resume: bytes | None
-    staleness_ms: int = 0
+    seqs: list[Seq]
+    resume: RangeBound | None
+    staleness_ms: Count = 0
 
 
 Answer: TypeAlias = (

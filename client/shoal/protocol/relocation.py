@@ -22,16 +22,33 @@ Who takes over finds the cursor and the number in the target's `ReplicaStatus.in
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
-from shoal.shardmap import MicroshardRange, Ranges
+from shoal.protocol.bounds import (
+    MAX_KEY,
+    MAX_MOVED,
+    Bytes,
+    Count,
+    CursorBytes,
+    LogIndexOrNone,
+    MicroshardNumber,
+    MovedSeq,
+    PageNumber,
+    RangeBound,
+    RelocationId,
+    RequestNumber,
+    ShardId,
+    Version,
+)
+from shoal.shardmap import Ranges
 
-MovedRow: TypeAlias = tuple[int, bytes, bytes | None]
+MovedRow: TypeAlias = tuple[MicroshardNumber, Annotated[bytes, Meta(max_length=MAX_KEY)], bytes | None]
 """(microshard, key, row as stored), None where the source has none by now."""
 
-ClearedRange: TypeAlias = tuple[int, bytes, bytes]
+ClearedRange: TypeAlias = tuple[MicroshardNumber, RangeBound, RangeBound]
 """(microshard, start, end): every key of [start, end) (an empty `end`: to the last) was removed at the source."""
 
 
@@ -52,10 +69,10 @@ class RelocationCursor(_Message, frozen=True):
         ranges: the microshards that the source gives. The target stores no page of others than it takes.
     """
 
-    mark: int = -1
+    mark: LogIndexOrNone = -1
     scanned: bool = False
-    after: bytes = b""
-    seq: int = 0
+    after: CursorBytes = b""
+    seq: MovedSeq = 0
     complete: bool = False
     ranges: Ranges = ()
 
@@ -69,11 +86,11 @@ class TakeMicroshards(_Message, frozen=True, tag=23):
     Refused where the shard is in another relocation, has one of the microshards, or has ended this relocation before.
     """
 
-    request: int
-    shard: int
-    relocation: int
-    source: int
-    ranges: tuple[MicroshardRange, ...]
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
+    source: ShardId
+    ranges: Ranges
 
 
 class GiveMicroshards(_Message, frozen=True, tag=24):
@@ -84,11 +101,11 @@ class GiveMicroshards(_Message, frozen=True, tag=24):
     there; nodes that know nothing of `confirmed` keep the journal to the end.
     """
 
-    request: int
-    shard: int
-    relocation: int
-    target: int
-    ranges: tuple[MicroshardRange, ...]
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
+    target: ShardId
+    ranges: Ranges
     confirmed: RelocationCursor = UNREAD
 
 
@@ -99,11 +116,11 @@ class ReadMoving(_Message, frozen=True, tag=25):
         max_bytes: about how much to answer; a node has a limit of its own, and one row is always answered.
     """
 
-    request: int
-    shard: int
-    relocation: int
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
     cursor: RelocationCursor
-    max_bytes: int
+    max_bytes: Bytes
 
 
 class StoreMoved(_Message, frozen=True, tag=26):
@@ -114,12 +131,12 @@ class StoreMoved(_Message, frozen=True, tag=26):
     read from where the target stands is refused, since two drivers may have given two pages one number. None: unknown.
     """
 
-    request: int
-    shard: int
-    relocation: int
-    number: int
-    cleared: list[ClearedRange]
-    rows: list[MovedRow]
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
+    number: PageNumber
+    cleared: Annotated[list[ClearedRange], Meta(max_length=MAX_MOVED)]
+    rows: Annotated[list[MovedRow], Meta(max_length=MAX_MOVED)]
     cursor: RelocationCursor
     behind: RelocationCursor | None = None
 
@@ -130,10 +147,10 @@ class SealMicroshards(_Message, frozen=True, tag=27):
     Its nodes then route by a map of at least `map_version` in which they are the target's.
     """
 
-    request: int
-    shard: int
-    relocation: int
-    map_version: int
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
+    map_version: Version
 
 
 class AdoptMicroshards(_Message, frozen=True, tag=28):
@@ -143,18 +160,18 @@ class AdoptMicroshards(_Message, frozen=True, tag=28):
     which the microshards are the target's.
     """
 
-    request: int
-    shard: int
-    relocation: int
-    map_version: int
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
+    map_version: Version
 
 
 class ForgetMoved(_Message, frozen=True, tag=29):
     """Have the source remove the rows it has given away. Only after the target's answer to `AdoptMicroshards`."""
 
-    request: int
-    shard: int
-    relocation: int
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
 
 
 class CancelRelocation(_Message, frozen=True, tag=30):
@@ -163,9 +180,9 @@ class CancelRelocation(_Message, frozen=True, tag=30):
     To be asked of the source first: refused where that is sealed, or the target complete; then it must go forward.
     """
 
-    request: int
-    shard: int
-    relocation: int
+    request: RequestNumber
+    shard: ShardId
+    relocation: RelocationId
 
 
 RelocationStep: TypeAlias = (
@@ -182,9 +199,9 @@ class MovingRows(_Message, frozen=True, tag=49):
         sealed: the source is sealed.
     """
 
-    request: int
-    cleared: list[ClearedRange]
-    rows: list[MovedRow]
+    request: RequestNumber
+    cleared: Annotated[list[ClearedRange], Meta(max_length=MAX_MOVED)]
+    rows: Annotated[list[MovedRow], Meta(max_length=MAX_MOVED)]
     cursor: RelocationCursor
     done: bool
     sealed: bool
@@ -200,14 +217,14 @@ class RelocationStatus(_Message, frozen=True):
         rows, bytes: on the target: of the rows stored so far, those stored again counted again.
     """
 
-    relocation: int
-    other: int
-    ranges: tuple[MicroshardRange, ...]
+    relocation: RelocationId
+    other: ShardId
+    ranges: Ranges
     sealed: bool = False
-    number: int = 1
+    number: PageNumber = 1
     cursor: RelocationCursor = RelocationCursor()
-    rows: int = 0
-    bytes: int = 0
+    rows: Count = 0
+    bytes: Count = 0
 
 
 class RelocationEnd(IntEnum):
@@ -223,5 +240,5 @@ class RelocationEnd(IntEnum):
 class EndedRelocation(_Message, frozen=True):
     """A relocation that one of its shards is done with."""
 
-    relocation: int
+    relocation: RelocationId
     end: RelocationEnd

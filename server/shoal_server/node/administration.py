@@ -28,6 +28,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.relocation import ReadMoving, RelocationStep
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
+from shoal_server.node.order_rules import refuse_map, refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import Replica
@@ -98,9 +99,12 @@ class Administration:
             )
         if new.version < old.version:
             return f"the shard map has version {new.version}, this node has {old.version} already"
+        problem = refuse_map(new, old)
+        if problem:
+            return f"the shard map contradicts itself: {problem}"
         try:
             routes = Routes(new)
-        except (ValueError, KeyError, IndexError) as error:
+        except ValueError as error:
             return f"the shard map contradicts itself: {error}"
         for found in request.found:
             # Any other replica has what its log says, whatever the map does.
@@ -181,8 +185,10 @@ class Administration:
         node = self._node
         status, child, parent = replica.group.status(), request.child, replica.shard
         membership = status.membership
-        problem = ""
-        if child.id in node.routes.shards:
+        problem = refuse_split(request, replica.keyspace)
+        if problem:
+            pass
+        elif child.id in node.routes.shards or child.id in replica.machine.state.children:
             problem = f"there is a shard {child.id} already: give the new one another number"
         elif child.keyspace != parent.keyspace:
             problem = f"shard {parent.id} is of keyspace {parent.keyspace}, the new one of {child.keyspace}"

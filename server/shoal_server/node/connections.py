@@ -16,18 +16,19 @@ import msgspec
 import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import (
+    FrameDamaged,
     FrameReader,
     FrameTooLong,
     encode_frame,
     encode_frames,
     greeting_decoder,
-    request_decoder,
-    traced_request_decoder,
 )
 from shoal.protocol.messages import (
     Answer,
     ChangeMembership,
     DropReplica,
+    Failure,
+    Greeting,
     Hello,
     InstallShardMap,
     Refused,
@@ -43,6 +44,7 @@ from shoal.tls import CLIENT_HELLO
 from shoal_server.certificates import Certificate
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.request_frames import decode_requests, frame_in_words
 
 log = structlog.get_logger("shoal.node")
 
@@ -78,6 +80,14 @@ class Host(Protocol):
     def check_client(self, hello: Hello) -> str: ...
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         """Note that a connection is turned away."""
+        ...
+
+    def malformed(self, failures: list[Failure]) -> None:
+        """Note that requests of a client make no sense."""
+        ...
+
+    def frame_damaged(self) -> None:
+        """Note that a frame did not arrive as it was sent."""
         ...
 
     def client_opened(self, connection: Inbound, certificate: Certificate) -> int: ...
@@ -140,15 +150,18 @@ class Inbound(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        body = b""
         try:
             for body in self._reader.feed(data):
                 if self._refused or self._transport is None:
                     return
                 if self._client is not None:
-                    if self._traces is None:
-                        requests = request_decoder.decode(body)
-                    else:
-                        requests = self._traces(self._client, traced_request_decoder.decode(body))
+                    sent, refused = decode_requests(body, traced=self._traces is not None)
+                    # Without traces there are none among them.
+                    requests = cast(list[Request], sent) if self._traces is None else self._traces(self._client, sent)
+                    if refused:
+                        self._host.malformed(refused)
+                        self.send(cast(list[Answer], refused))
                     if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
                         self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
                         return
@@ -157,10 +170,16 @@ class Inbound(asyncio.Protocol):
                     self._host.from_peer(self._peer, peer_decoder.decode(body))
                 else:
                     self._greet(body)
+        except FrameDamaged as error:
+            self._host.frame_damaged()
+            self.refuse(ErrorCode.UNAVAILABLE, str(error))
         except FrameTooLong as error:
             tls = data.startswith(CLIENT_HELLO) and not self._host.secure
             words = "it speaks TLS, which is not switched on here" if tls else f"{error}: is this a Shoal client?"
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, words)
+        except msgspec.ValidationError as error:
+            words = frame_in_words(error, body, PeerMessage if self._peer else Greeting)
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {words}")
         except msgspec.MsgspecError as error:
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {error}")
 

@@ -32,6 +32,7 @@ from random import Random
 import msgspec
 import structlog
 from shoal.errors import ErrorCode
+from shoal.protocol.bounds import MAX_UNIX_MS
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import (
     Answer,
@@ -432,7 +433,8 @@ class Node:
         answered, while the disk and the peers are already at work.
         """
         outbox = self._outbox
-        self._wall_ms = wall_ms
+        # What is off by a hundred thousand years would be refused by everybody else.
+        self._wall_ms = min(max(wall_ms, 0), MAX_UNIX_MS)
         self.tally.begin_turn(self.arrived or now, now)
         self.arrived = 0
         if self._unsynced:

@@ -19,6 +19,12 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import msgspec
+from shoal.protocol.bounds import (
+    Digest,
+    LogIndex,
+    ShardId,
+    Term,
+)
 
 from shoal_server.shard.commands import DigestCursor
 from shoal_server.storage.applied_state import encode_applied_state
@@ -47,27 +53,27 @@ class DigestReport(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6
     `copied_index` is that of the snapshot that the replica's rows came by, 0 for none.
     """
 
-    group: int
-    index: int
-    digest: bytes
+    group: ShardId
+    index: LogIndex
+    digest: Digest
     next: DigestCursor | None
-    copied_index: int = 0
+    copied_index: LogIndex = 0
 
 
 class DigestVerdict(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=65):
     """Leader to replica: the digest that you made at `index`, `wrong`, is not that of most replicas, which is `right`."""
 
-    group: int
-    term: int
-    index: int
-    wrong: bytes
-    right: bytes
+    group: ShardId
+    term: Term
+    index: LogIndex
+    wrong: Digest
+    right: Digest
 
 
 class Slice(msgspec.Struct, frozen=True, gc=False):
     """A digest, over how much it is, and where to go on (None: no more rows follow)."""
 
-    digest: bytes
+    digest: Digest
     rows: int
     bytes: int
     next: DigestCursor | None

@@ -10,6 +10,11 @@ from __future__ import annotations
 from collections import deque
 
 import msgspec
+from shoal.protocol.bounds import (
+    ClockNs,
+    LogIndex,
+    ShardId,
+)
 
 UNKNOWN = -(1 << 62)
 """In place of a time: never known to be current."""
@@ -26,16 +31,16 @@ MAX_ANSWERS = 8
 class FreshnessQuestion(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=62):
     """A replica of `group` asks its leader: how far is the log committed? `asked_at`: the asking node's clock, ns."""
 
-    group: int
-    asked_at: int
+    group: ShardId
+    asked_at: ClockNs
 
 
 class FreshnessAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=63):
     """Everything acknowledged before `asked_at` (the asking node's clock, ns) is at `commit_index` or before it."""
 
-    group: int
-    asked_at: int
-    commit_index: int
+    group: ShardId
+    asked_at: ClockNs
+    commit_index: LogIndex
 
 
 class ReplicaFreshness:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import msgspec
 import structlog
-from shoal.protocol.frames import FrameReader, FrameTooLong, encode_frame, encode_frames, greeting_decoder
+from shoal.protocol.frames import BadFrame, FrameReader, encode_frame, encode_frames, greeting_decoder
 from shoal.protocol.messages import Hello, Refused, Welcome
 from shoal.tls import explain
 
@@ -51,7 +51,7 @@ class _LinkProtocol(asyncio.Protocol):
                         self._end(greeting.message)
                     elif isinstance(greeting, Welcome | Refused) and not self.greeted.done():
                         self.greeted.set_result(greeting)
-        except (FrameTooLong, msgspec.MsgspecError) as error:
+        except (BadFrame, msgspec.MsgspecError) as error:
             self._end(f"what answers there is no Shoal node: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -25,6 +25,7 @@ from shoal.protocol.relocation import (
 )
 from shoal.shardmap import MicroshardRange, Shard, ShardMap, with_ranges, without_ranges
 
+from shoal_server.node.order_rules import refuse_step
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
@@ -78,6 +79,10 @@ class Relocations:
 
     def queue_step(self, client: int, request: RelocationStep, replica: Replica, outbox: Outbox) -> None:
         """Have the step become an entry of the shard's log; `replica` leads."""
+        problem = refuse_step(request, replica.keyspace)
+        if problem:
+            outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
+            return
         not_writable = self._node.disk.state.not_writable
         if not_writable and _fills_disk(request):
             reason = f"this node takes no writes now: {not_writable}"

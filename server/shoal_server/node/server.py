@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from shoal.errors import ShoalError
+from shoal.errors import ErrorCode, ShoalError
 from shoal.metrics import Family, gauge
-from shoal.protocol.messages import TRACES_FEATURE, Answer, Hello, Request, Welcome
+from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Request, Welcome
 from shoal.protocol.version import NEWEST, OLDEST
 
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
@@ -428,6 +428,12 @@ class NodeServer:
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         self._refusal_log.take(connection.address, reason, peer=peer, client=client)
+
+    def malformed(self, failures: list[Failure]) -> None:
+        self._node.tally.failed([ErrorCode.INVALID_ARGUMENT] * len(failures))
+
+    def frame_damaged(self) -> None:
+        self._node.tally.frames_damaged += 1
 
     def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
         client = self._next_client

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+from shoal.protocol.bounds import MAX_VERSION
 from shoal.shardmap import ShardMap, without_ranges
 
 from shoal_server.node.replica import Replica
@@ -119,7 +120,7 @@ class Splits:
             else shard
             for shard in known.shards
         )
-        version = max(split_off.map_version, known.version + 1)
+        version = min(max(split_off.map_version, known.version + 1), MAX_VERSION)
         node.adopt_derived_map(ShardMap(version, known.cluster, known.nodes, known.keyspaces, (*shards, child)), now)
 
     def open_missing(self, now: int) -> None:

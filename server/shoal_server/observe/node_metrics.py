@@ -143,6 +143,11 @@ class NodeMetrics:
             "code",
             [(code.value, tally.failures.get(code, 0)) for code in ErrorCode],
         )
+        yield counter(
+            "shoal_node_frames_damaged",
+            "Frames that did not arrive as they were sent; each ends its connection",
+            tally.frames_damaged,
+        )
         operations = Family("shoal_node_operations", "counter", "Keys read, and operations of writes applied, here")
         operations.add(sums.reads + tally.retired_reads, operation="read")
         yield operations.add(sums.writes + tally.retired_writes, operation="write")

@@ -135,6 +135,7 @@ class Tally:
         "divergences",
         "elections_won",
         "failures",
+        "frames_damaged",
         "latencies",
         "leader_changes",
         "proposals",
@@ -177,6 +178,7 @@ class Tally:
         self.timed: list[TimedRequest] = []
         self.requests: dict[type, int] = {}
         self.failures: dict[ErrorCode, int] = {}
+        self.frames_damaged = 0
         self.proposals = 0
         self.proposals_refused = 0
         self.proposed_commands = 0

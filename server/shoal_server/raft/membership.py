@@ -11,6 +11,11 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
+from shoal.protocol.bounds import (
+    MAX_REPLICAS,
+    Count,
+    Name,
+)
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
@@ -28,8 +33,8 @@ class ChangeKind(IntEnum):
 class MembershipChange(msgspec.Struct, frozen=True, array_like=True):
     """One step. A voter comes by ADD_FOLLOWER and PROMOTE, and goes by DEMOTE and REMOVE."""
 
-    kind: int
-    node: str
+    kind: Count
+    node: Name
 
 
 class MembershipRefused(Exception):
@@ -43,6 +48,8 @@ def changed(membership: Membership, change: MembershipChange) -> Membership:
         MembershipRefused: the change makes no sense for this membership.
     """
     node, voters, followers = change.node, membership.voters, membership.followers
+    if not node:
+        raise MembershipRefused("the change names no node")
     if change.kind == ChangeKind.ADD_FOLLOWER:
         if node in voters or node in followers:
             raise MembershipRefused(f"{node!r} already has a replica")
@@ -63,6 +70,8 @@ def changed(membership: Membership, change: MembershipChange) -> Membership:
         followers = tuple(other for other in followers if other != node)
     else:
         raise MembershipRefused(f"unknown kind of change {change.kind}")
+    if len(voters) + len(followers) > MAX_REPLICAS:
+        raise MembershipRefused(f"a group has at most {MAX_REPLICAS} replicas: remove another first")
     return Membership(membership.version + 1, voters, followers)
 
 

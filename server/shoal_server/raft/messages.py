@@ -10,6 +10,21 @@ from enum import IntEnum
 from typing import TypeAlias
 
 import msgspec
+from shoal.protocol.bounds import (
+    ClockNs,
+    Count,
+    DurationNs,
+    DurationUs,
+    Epoch,
+    LogIndex,
+    Name,
+    Names,
+    Promise,
+    ShardId,
+    Term,
+    Version,
+    WallMs,
+)
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -27,9 +42,9 @@ class EntryKind(IntEnum):
 class Entry(_Message, frozen=True):
     """One entry of the log. `payload` of a MEMBERSHIP entry is an encoded `Membership`; of an EMPTY one, empty."""
 
-    term: int
-    index: int
-    kind: int
+    term: Term
+    index: LogIndex
+    kind: Count
     payload: bytes
 
 
@@ -39,16 +54,16 @@ class Membership(_Message, frozen=True):
     Invariant: voters and followers are disjoint, and there is at least one voter.
     """
 
-    version: int
-    voters: tuple[str, ...]
-    followers: tuple[str, ...] = ()
+    version: Version
+    voters: Names
+    followers: Names = ()
 
 
 class HardState(_Message, frozen=True):
     """What must be on disk before any message that depends on it leaves: the newest term seen and the vote in it."""
 
-    term: int
-    vote: str
+    term: Term
+    vote: Name
 
 
 class AppendEntries(_Message, frozen=True, tag=20):
@@ -57,13 +72,13 @@ class AppendEntries(_Message, frozen=True, tag=20):
     `epoch`, here and below, is the life of the leader's process: the one whose support binds the replica.
     """
 
-    group: int
-    term: int
-    previous_index: int
-    previous_term: int
-    commit: int
+    group: ShardId
+    term: Term
+    previous_index: LogIndex
+    previous_term: Term
+    commit: LogIndex
     entries: list[Entry]
-    epoch: int
+    epoch: Epoch
 
 
 class AppendAccepted(_Message, frozen=True, tag=21):
@@ -73,11 +88,11 @@ class AppendAccepted(_Message, frozen=True, tag=21):
     knows this leader (see `HeartbeatAnswer`). Its number also says which life of the replica's process answers.
     """
 
-    group: int
-    term: int
-    match_index: int
-    commit: int
-    promise: int
+    group: ShardId
+    term: Term
+    match_index: LogIndex
+    commit: LogIndex
+    promise: Promise
 
 
 NEEDS_SNAPSHOT = 0
@@ -91,21 +106,21 @@ class AppendRejected(_Message, frozen=True, tag=22):
     its log is too short, `conflict_term` is 0 and `conflict_index` one past its last.
     """
 
-    group: int
-    term: int
-    rejected_index: int
-    conflict_term: int
-    conflict_index: int
-    promise: int
+    group: ShardId
+    term: Term
+    rejected_index: LogIndex
+    conflict_term: Term
+    conflict_index: LogIndex
+    promise: Promise
 
 
 class VoteRequest(_Message, frozen=True, tag=23):
     """Candidate to voter. `pre` asks without binding anybody; `transfer` was bidden by the leader itself."""
 
-    group: int
-    term: int
-    last_index: int
-    last_term: int
+    group: ShardId
+    term: Term
+    last_index: LogIndex
+    last_term: Term
     pre: bool
     transfer: bool
 
@@ -113,8 +128,8 @@ class VoteRequest(_Message, frozen=True, tag=23):
 class VoteResponse(_Message, frozen=True, tag=24):
     """Voter to candidate, for the `term` that was asked (granted) or the voter's own (refused)."""
 
-    group: int
-    term: int
+    group: ShardId
+    term: Term
     granted: bool
     pre: bool
 
@@ -122,56 +137,56 @@ class VoteResponse(_Message, frozen=True, tag=24):
 class TimeoutNow(_Message, frozen=True, tag=25):
     """Leader to voter: campaign at once; the leader has given its lease up for the rest of the term."""
 
-    group: int
-    term: int
+    group: ShardId
+    term: Term
 
 
 class ReadProbe(_Message, frozen=True, tag=26):
     """Leader to voter: am I still your leader? `round` is the leader's own counter (ReadIndex)."""
 
-    group: int
-    term: int
-    round: int
-    commit: int
-    epoch: int
+    group: ShardId
+    term: Term
+    round: Count
+    commit: LogIndex
+    epoch: Epoch
 
 
 class ReadProbeConfirmed(_Message, frozen=True, tag=27):
     """Voter to leader: yes, at the time `round` reached me."""
 
-    group: int
-    term: int
-    round: int
+    group: ShardId
+    term: Term
+    round: Count
 
 
 class CommitNotice(_Message, frozen=True, tag=28):
     """Leader to replica, when no append carries it: everything up to `commit` is committed, if you match up to there."""
 
-    group: int
-    term: int
-    commit: int
-    epoch: int
+    group: ShardId
+    term: Term
+    commit: LogIndex
+    epoch: Epoch
 
 
 class LeaderQuestion(_Message, frozen=True, tag=29):
     """Voter to the node it takes for its leader, having refused somebody a vote for its sake: do you still lead?"""
 
-    group: int
-    term: int
+    group: ShardId
+    term: Term
 
 
 class Resigned(_Message, frozen=True, tag=30):
     """Once-leader to replica: I do not lead the group in `term` (any more)."""
 
-    group: int
-    term: int
+    group: ShardId
+    term: Term
 
 
 class TermPassed(_Message, frozen=True, tag=31):
     """Replica to who leads in an older term, or did when it sent what this answers: I am in `term`."""
 
-    group: int
-    term: int
+    group: ShardId
+    term: Term
 
 
 class SnapshotHeader(_Message, frozen=True):
@@ -180,11 +195,11 @@ class SnapshotHeader(_Message, frozen=True):
     It settles the term, and whom the replica follows, as an append does; the rows that travel with it are the caller's.
     """
 
-    group: int
-    term: int
-    index: int
-    index_term: int
-    epoch: int
+    group: ShardId
+    term: Term
+    index: LogIndex
+    index_term: Term
+    epoch: Epoch
 
 
 RaftMessage: TypeAlias = (
@@ -220,12 +235,12 @@ class Heartbeat(_Message, frozen=True, tag=50):
         disk_latency_us: how long its disk takes for a sync, 0 where that is not known.
     """
 
-    epoch: int
-    sent_at: int
-    heard_at: int
+    epoch: Epoch
+    sent_at: ClockNs
+    heard_at: ClockNs
     wants_support: bool
     may_lead: bool = True
-    disk_latency_us: int = 0
+    disk_latency_us: DurationUs = 0
 
 
 class HeartbeatAnswer(_Message, frozen=True, tag=51):
@@ -236,7 +251,7 @@ class HeartbeatAnswer(_Message, frozen=True, tag=51):
     `wall_ms` is what the receiver's wall clock shows (Unix milliseconds), 0 where it does not say.
     """
 
-    sent_at: int
-    support_ns: int
-    promise: int
-    wall_ms: int = 0
+    sent_at: ClockNs
+    support_ns: DurationNs
+    promise: Promise
+    wall_ms: WallMs = 0

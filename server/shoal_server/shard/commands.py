@@ -11,10 +11,24 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
+from shoal.protocol.bounds import (
+    Count,
+    CursorBytes,
+    DurationMs,
+    LogIndex,
+    MicroshardNumber,
+    PageNumber,
+    RelocationId,
+    ShardId,
+    Token,
+    UnixMs,
+    Version,
+    WriteNumber,
+)
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged, SessionId
 from shoal.protocol.relocation import UNREAD, ClearedRange, MovedRow, RelocationCursor
-from shoal.shardmap import MicroshardRange, Ranges, Shard
+from shoal.shardmap import Ranges, Shard
 
 from shoal_server.storage.session_rows import SessionOwner
 
@@ -36,7 +50,7 @@ class OpenSessionCommand(msgspec.Struct, frozen=True, array_like=True, gc=False,
 
     session: SessionId
     owner: SessionOwner
-    capacity: int
+    capacity: Count
 
 
 class WriteCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -47,47 +61,47 @@ class WriteCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     """
 
     session: SessionId
-    number: int
-    microshards: list[int]
+    number: WriteNumber
+    microshards: list[MicroshardNumber]
     operations: msgspec.Raw
-    identity: bytes = b""
+    identity: Token = b""
 
 
 class PurgeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Remove expired rows: (microshard, expiry, key) as the expiry index has them. A row with another expiry stays."""
 
-    rows: list[tuple[int, int, bytes]]
+    rows: list[tuple[MicroshardNumber, UnixMs, bytes]]
 
 
 class SplitCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Split `child` off, which has some of the shard's microshards; route by a map of `map_version` from then on."""
 
     child: Shard
-    map_version: int
+    map_version: Version
 
 
 class TakeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Expect microshards of shard `source`: see `shoal.protocol.relocation`, as with the other steps of a relocation."""
 
-    relocation: int
-    source: int
-    ranges: tuple[MicroshardRange, ...]
+    relocation: RelocationId
+    source: ShardId
+    ranges: Ranges
 
 
 class GiveCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Keep a journal of what changes in microshards that shard `target` is to get; it has it up to `confirmed`."""
 
-    relocation: int
-    target: int
-    ranges: tuple[MicroshardRange, ...]
+    relocation: RelocationId
+    target: ShardId
+    ranges: Ranges
     confirmed: RelocationCursor = UNREAD
 
 
 class StoreMovedCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """Clear ranges and store rows of microshards that the shard is to get."""
 
-    relocation: int
-    number: int
+    relocation: RelocationId
+    number: PageNumber
     cleared: list[ClearedRange]
     rows: list[MovedRow]
     cursor: RelocationCursor
@@ -97,27 +111,27 @@ class StoreMovedCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, 
 class SealCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     """Part with the microshards; route by a map of at least `map_version` from then on."""
 
-    relocation: int
-    map_version: int
+    relocation: RelocationId
+    map_version: Version
 
 
 class AdoptCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     """Serve the microshards; route by a map of at least `map_version` from then on."""
 
-    relocation: int
-    map_version: int
+    relocation: RelocationId
+    map_version: Version
 
 
 class ForgetCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """Remove what is left of the microshards that the shard has parted with."""
 
-    relocation: int
+    relocation: RelocationId
 
 
 class CancelCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """Give a relocation up."""
 
-    relocation: int
+    relocation: RelocationId
 
 
 class SetClockCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
@@ -127,8 +141,8 @@ class SetClockCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, ta
     there again.
     """
 
-    clock_ms: int
-    seen_ms: int
+    clock_ms: UnixMs
+    seen_ms: UnixMs
 
 
 class DigestCursor(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -137,8 +151,8 @@ class DigestCursor(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Places are numbered in the order in which they are gone through: see `shoal_server.node.digests`.
     """
 
-    place: int = 0
-    after: bytes = b""
+    place: Count = 0
+    after: CursorBytes = b""
 
 
 class DigestCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
@@ -148,7 +162,7 @@ class DigestCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     """
 
     cursor: DigestCursor
-    compared_index: int = 0
+    compared_index: LogIndex = 0
 
 
 RelocationCommand: TypeAlias = (
@@ -173,9 +187,9 @@ class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False):
         default_ttl_ms: the keyspace's then, 0 for none.
     """
 
-    version: int
-    clock_ms: int
-    default_ttl_ms: int
+    version: Count
+    clock_ms: UnixMs
+    default_ttl_ms: DurationMs
     commands: list[Command]
 
 

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
+from shoal.protocol.bounds import (
+    Count,
+    Generation,
+    LogIndex,
+    MicroshardEnd,
+    MicroshardNumber,
+    PageNumber,
+    RelocationId,
+    Seq,
+    ShardId,
+    Term,
+    UnixMs,
+)
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor
-from shoal.shardmap import MicroshardRange, microshards_in, ranges_of
+from shoal.shardmap import MicroshardRange, Ranges, microshards_in, ranges_of
 
 from shoal_server.raft.messages import Membership
 from shoal_server.storage.engine import Engine
@@ -16,9 +29,9 @@ from shoal_server.storage.layout import FORMAT, applied_state_key, check_format
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     """A relocation that the shard is the source of. `sealed`: it has parted with the microshards, and keeps the rows."""
 
-    relocation: int
-    target: int
-    ranges: tuple[MicroshardRange, ...]
+    relocation: RelocationId
+    target: ShardId
+    ranges: Ranges
     sealed: bool = False
 
 
@@ -31,21 +44,21 @@ class Incoming(msgspec.Struct, frozen=True, array_like=True):
         rows, bytes: taken so far.
     """
 
-    relocation: int
-    source: int
-    ranges: tuple[MicroshardRange, ...]
-    number: int = 1
+    relocation: RelocationId
+    source: ShardId
+    ranges: Ranges
+    number: PageNumber = 1
     cursor: RelocationCursor = RelocationCursor()
-    rows: int = 0
-    bytes: int = 0
+    rows: Count = 0
+    bytes: Count = 0
 
 
 class Placement(msgspec.Struct, frozen=True, array_like=True):
     """On this node the rows of the microshards from `first` up to, not with, `end` lie under `generation`."""
 
-    first: int
-    end: int
-    generation: int
+    first: MicroshardNumber
+    end: MicroshardEnd
+    generation: Generation
 
 
 class AppliedState(msgspec.Struct, frozen=True, array_like=True):
@@ -66,22 +79,22 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         copied_index: the rows on this node came by a snapshot of this entry; 0: they were all made here.
     """
 
-    index: int
-    term: int
-    seq_base: int
-    generation: int
+    index: LogIndex
+    term: Term
+    seq_base: Seq
+    generation: Generation
     membership: Membership
-    membership_index: int
-    clock_ms: int = 0
-    ranges: tuple[MicroshardRange, ...] = ()
-    format: int = FORMAT
+    membership_index: LogIndex
+    clock_ms: UnixMs = 0
+    ranges: Ranges = ()
+    format: Count = FORMAT
     outgoing: Outgoing | None = None
     incoming: Incoming | None = None
     ended: tuple[EndedRelocation, ...] = ()
     placements: tuple[Placement, ...] = ()
-    children: tuple[int, ...] = ()
-    compared_index: int = 0
-    copied_index: int = 0
+    children: tuple[ShardId, ...] = ()
+    compared_index: LogIndex = 0
+    copied_index: LogIndex = 0
 
     @property
     def shared(self) -> AppliedState:

@@ -26,6 +26,14 @@ from struct import Struct as Layout
 from typing import TypeGuard
 
 import msgspec
+from shoal.protocol.bounds import (
+    MAX_SEQ,
+    MAX_UNIX_MS,
+    Count,
+    LogIndex,
+    Term,
+    Version,
+)
 from shoal.shardmap import Shard
 
 from shoal_server.raft.messages import Entry, HardState
@@ -112,6 +120,17 @@ def row_value(row: bytes) -> bytes:
     return row[_EXPIRING_HEADER_BYTES if row[0] & _EXPIRES else VALUE_HEADER_BYTES :]
 
 
+def row_problem(row: bytes) -> str:
+    """Return "", or why this is no row as it would be stored."""
+    if not row or row[0] not in (_PLAIN, _EXPIRING):
+        return "it is of no format that this Shoal has"
+    if len(row) < (_EXPIRING_HEADER_BYTES if row[0] == _EXPIRING else VALUE_HEADER_BYTES):
+        return f"it has {len(row)} bytes"
+    if row_seq(row) > MAX_SEQ or row_expiry(row) > MAX_UNIX_MS:
+        return f"it was written at {row_seq(row)}, to expire at {row_expiry(row)}"
+    return ""
+
+
 def is_visible(row: bytes | None, now: int) -> TypeGuard[bytes]:
     """Say whether a row is there and has not expired at `now` (Unix milliseconds)."""
     return row is not None and (row[0] == _PLAIN or row_expiry(row) > now)
@@ -195,9 +214,9 @@ def applied_state_key(group: int) -> bytes:
 class LogStart(msgspec.Struct, frozen=True, array_like=True):
     """The log holds what comes after (index, term)."""
 
-    index: int
-    term: int
-    format: int = FORMAT
+    index: LogIndex
+    term: Term
+    format: Count = FORMAT
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -249,8 +268,8 @@ class SplitOff(msgspec.Struct, frozen=True, array_like=True):
     """What a replica that a split made was to be, and in which version of the shard map it would be first."""
 
     child: Shard
-    map_version: int
-    format: int = FORMAT
+    map_version: Version
+    format: Count = FORMAT
 
 
 _split_off_decoder = msgspec.msgpack.Decoder(SplitOff)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from enum import Enum
 
 import msgspec
+from shoal.protocol.bounds import (
+    Count,
+    Text,
+)
 
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import FORMAT, check_format, failure_key, lost_key
@@ -37,10 +41,10 @@ class ReplicaFailure(msgspec.Struct, frozen=True, array_like=True):
     """
 
     kind: FailureKind
-    reason: str
-    at_index: int
-    log_lost_to: int = 0
-    format: int = FORMAT
+    reason: Text
+    at_index: Count
+    log_lost_to: Count = 0
+    format: Count = FORMAT
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.reason}"

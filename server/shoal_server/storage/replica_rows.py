@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from shoal.protocol.bounds import (
+    Count,
+    Generation,
+    KeyspaceId,
+    MicroshardNumber,
+    Version,
+)
 from shoal.shardmap import Shard
 
 from shoal_server.storage.applied_state import AppliedState
@@ -40,8 +47,8 @@ class ReplicaOrigin(msgspec.Struct, frozen=True, array_like=True):
     """
 
     founded: bool
-    membership_version: int
-    format: int = FORMAT
+    membership_version: Version
+    format: Count = FORMAT
 
 
 FOUNDER = ReplicaOrigin(True, 0)
@@ -97,10 +104,10 @@ def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState
 class StagedRows(msgspec.Struct, frozen=True, array_like=True):
     """Rows of a snapshot that is being taken in: of these microshards of a keyspace, under a generation of their own."""
 
-    keyspace: int
-    microshards: list[int]
-    generation: int
-    format: int = FORMAT
+    keyspace: KeyspaceId
+    microshards: list[MicroshardNumber]
+    generation: Generation
+    format: Count = FORMAT
 
 
 _staged_decoder = msgspec.msgpack.Decoder(StagedRows)

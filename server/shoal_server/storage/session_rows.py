@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from struct import Struct as Layout
 
 import msgspec
+from shoal.protocol.bounds import (
+    Token,
+)
 from shoal.protocol.messages import SESSION_ID_BYTES, SESSION_WINDOW
 
 from shoal_server.storage.engine import Engine, StorageFailed
@@ -32,7 +35,7 @@ class SessionOwner(msgspec.Struct, frozen=True, array_like=True, gc=False):
         proven: TLS has proven who that is, so nobody else may write in it; otherwise it stands for a connection.
     """
 
-    token: bytes
+    token: Token
     proven: bool
 
 

@@ -12,11 +12,23 @@ source, those it has taken so far, on the target. They are part of its snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final, Literal, TypeAlias
 from zlib import crc32
 
 import msgspec
+from shoal.protocol.bounds import (
+    Checksum,
+    Count,
+    LogIndex,
+    MicroshardNumber,
+    Seq,
+    ShardId,
+    Term,
+    Text,
+    UnixMs,
+)
 from shoal.protocol.relocation import EndedRelocation
-from shoal.shardmap import MicroshardRange, microshards_in
+from shoal.shardmap import Ranges, microshards_in
 
 from shoal_server.raft.messages import Membership, SnapshotHeader
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state
@@ -35,6 +47,10 @@ from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import drop_failure
 from shoal_server.storage.replica_rows import StagedRows, drop_own_rows, drop_rows, put_staged
 
+RowKind: TypeAlias = Literal["d", "x", "s", "j"]
+SnapshotRow: TypeAlias = tuple[RowKind, MicroshardNumber, bytes, bytes]
+"""(kind, microshard, key without what says keyspace, microshard and generation, value), as stored."""
+
 
 class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=60):
     """A piece of a snapshot.
@@ -42,27 +58,27 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     Args:
         header: of which group and position, by whom: what the group's `step` takes of it.
         transfer: the sender's number for this transfer; `number` counts its chunks from 0.
-        rows: (kind, microshard, key without what says keyspace, microshard and generation, value), as stored.
+        rows: see `SnapshotRow`.
         checksum: CRC-32 over keys and values.
         state: on the last chunk, what the rows do not say.
     """
 
     header: SnapshotHeader
-    transfer: int
-    number: int
-    checksum: int
-    rows: list[tuple[str, int, bytes, bytes]]
+    transfer: Count
+    number: Count
+    checksum: Checksum
+    rows: list[SnapshotRow]
     last: bool
-    seq_base: int
+    seq_base: Seq
     membership: Membership
-    membership_index: int
-    clock_ms: int
-    ranges: tuple[MicroshardRange, ...]
+    membership_index: LogIndex
+    clock_ms: UnixMs
+    ranges: Ranges
     outgoing: Outgoing | None = None
     incoming: Incoming | None = None
     ended: tuple[EndedRelocation, ...] = ()
-    children: tuple[int, ...] = ()
-    compared_index: int = 0
+    children: tuple[ShardId, ...] = ()
+    compared_index: LogIndex = 0
 
     @property
     def group(self) -> int:
@@ -94,10 +110,10 @@ class SnapshotAck(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61
     `needless` ends a transfer, too: the receiver's log has come to the snapshot's position without it.
     """
 
-    group: int
-    transfer: int
-    number: int
-    problem: str = ""
+    group: ShardId
+    transfer: Count
+    number: Count
+    problem: Text = ""
     needless: bool = False
 
 
@@ -107,17 +123,17 @@ class SnapshotWanted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     It says nothing about the replica's log, which is whole.
     """
 
-    group: int
-    term: int
+    group: ShardId
+    term: Term
 
 
-DATA = "d"
-EXPIRY = "x"
-SESSION = "s"
-JOURNAL = "j"
+DATA: Final = "d"
+EXPIRY: Final = "x"
+SESSION: Final = "s"
+JOURNAL: Final = "j"
 
 
-def checksum(rows: list[tuple[str, int, bytes, bytes]]) -> int:
+def checksum(rows: list[SnapshotRow]) -> int:
     """Return the CRC-32 of a chunk's rows."""
     value = 0
     for _, _, key, row in rows:
@@ -138,7 +154,7 @@ class SnapshotReader:
         self._chunk_bytes = chunk_bytes
         self._rows = self._all_rows(engine, group, keyspace)
 
-    def _all_rows(self, engine: Engine, group: int, keyspace: int) -> Iterator[tuple[str, int, bytes, bytes]]:
+    def _all_rows(self, engine: Engine, group: int, keyspace: int) -> Iterator[SnapshotRow]:
         state = self.state
         for microshard, generation in state.generations(state.stored_ranges).items():
             yield from self._scan(engine.data, data_prefix(keyspace, microshard, generation), DATA, microshard)
@@ -146,16 +162,14 @@ class SnapshotReader:
         yield from self._scan(engine.data, sessions_prefix(group, state.generation), SESSION, 0)
         yield from self._scan(engine.data, journal_prefix(group, state.generation), JOURNAL, 0)
 
-    def _scan(
-        self, family: Family, prefix: bytes, kind: str, microshard: int
-    ) -> Iterator[tuple[str, int, bytes, bytes]]:
+    def _scan(self, family: Family, prefix: bytes, kind: RowKind, microshard: int) -> Iterator[SnapshotRow]:
         length = len(prefix)
         for key, row in self._view.scan(family, prefix, prefix_end(prefix)):
             yield kind, microshard, key[length:], row
 
-    def next_rows(self) -> tuple[list[tuple[str, int, bytes, bytes]], bool]:
+    def next_rows(self) -> tuple[list[SnapshotRow], bool]:
         """Return the next chunk's rows, and whether they are the last."""
-        rows: list[tuple[str, int, bytes, bytes]] = []
+        rows: list[SnapshotRow] = []
         size = 0
         for row in self._rows:
             rows.append(row)
@@ -195,7 +209,7 @@ class SnapshotStager:
         drop_rows(batch, self._engine, self._keyspace, dict.fromkeys(self._microshards, self.generation))
         drop_own_rows(batch, self._engine, self._group, self.generation)
 
-    def stage(self, batch: Batch, rows: list[tuple[str, int, bytes, bytes]]) -> None:
+    def stage(self, batch: Batch, rows: list[SnapshotRow]) -> None:
         """Store rows of a chunk where nothing reads them yet."""
         data = self._engine.data
         for kind, microshard, key, row in rows:

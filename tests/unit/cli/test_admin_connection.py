@@ -76,7 +76,9 @@ async def test_a_refusal_is_raised_in_the_nodes_words():
             await AdminConnection.open(address)
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\1\xc1", encode_frame([])])
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\1\x3e\x61\x1d\xab\xc1", encode_frame([])]
+)
 async def test_what_is_no_shoal_node_is_told_apart(said):
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

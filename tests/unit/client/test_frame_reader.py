@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal.protocol.frames import HEADER_BYTES, FrameReader, FrameTooLong, encode_frame, encode_frames, request_decoder
+from shoal.protocol.frames import (
+    HEADER_BYTES,
+    BadFrame,
+    FrameDamaged,
+    FrameReader,
+    FrameTooLong,
+    encode_frame,
+    encode_frames,
+    request_decoder,
+)
 from shoal.protocol.messages import Ping
 
 
 def framed(body: bytes) -> bytes:
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
+    return len(body).to_bytes(4, "big") + crc32(body).to_bytes(4, "big") + body
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.integers(0, 400), max_size=12))
@@ -36,7 +46,7 @@ def test_the_pieces_of_a_long_frame_are_kept_as_they_came_until_it_is_complete()
     reader = FrameReader()
     body = bytes(range(256)) * 4096
     pieces = [body[i : i + 65536] for i in range(0, len(body), 65536)]
-    assert reader.feed(len(body).to_bytes(HEADER_BYTES, "big") + pieces[0]) == []
+    assert reader.feed(framed(body)[:HEADER_BYTES] + pieces[0]) == []
     for piece in pieces[1:-1]:
         assert reader.feed(piece) == []
         assert reader._pieces[-1] is piece
@@ -64,3 +74,36 @@ def test_one_message_that_fits_no_frame_is_an_error() -> None:
     with pytest.raises(FrameTooLong):
         encode_frames([b"x" * 100], max_bytes=64)
     assert encode_frames([b"x"], max_bytes=64) == [encode_frame([b"x"])]
+
+
+def test_a_frame_with_any_bit_flipped_is_never_taken_for_another() -> None:
+    """A flip in the length makes the reader wait, or says that it is too long; any other is a damaged frame."""
+    frame = encode_frame([Ping(1), Ping(77)])
+    for bit in range(8 * len(frame)):
+        flipped = bytearray(frame)
+        flipped[bit // 8] ^= 1 << bit % 8
+        reader = FrameReader()
+        try:
+            assert reader.feed(bytes(flipped)) == []
+        except BadFrame:
+            continue
+        assert bit < 32
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=4), st.integers(0, 10_000), st.integers(0, 7))
+def test_frames_before_a_damaged_one_come_out_and_none_of_what_follows(bodies: list[bytes], at: int, bit: int) -> None:
+    stream = bytearray(b"".join(framed(body) for body in bodies))
+    stream[at % len(stream)] ^= 1 << bit
+    reader, found = FrameReader(), []
+    try:
+        for count in range(len(stream)):
+            found += reader.feed(bytes(stream[count : count + 1]))
+    except BadFrame:
+        pass
+    assert found == bodies[: len(found)]
+    assert len(found) < len(bodies)
+
+
+def test_a_damaged_frame_says_so() -> None:
+    with pytest.raises(FrameDamaged, match="a frame of 3 bytes arrived damaged"):
+        FrameReader().feed(framed(b"abc")[:-1] + b"d")

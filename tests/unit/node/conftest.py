@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from shoal.protocol.frames import answer_decoder, encode_frame, encode_operations, request_decoder
+from shoal.protocol.frames import HEADER_BYTES, answer_decoder, encode_frame, encode_operations
 from shoal.protocol.messages import Answer, Freshness, OpenSession, Operation, Read, Request, SessionOpened, Write
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.replica import Replica
+from shoal_server.node.request_frames import decode_requests
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.storage.layout import expiry_prefix, prefix_end
 from shoal_server.storage.watched import WatchedEngine
@@ -90,7 +91,7 @@ class Nodes:
     def _take(self, sender: str, to_peers: dict[str, list[Any]], to_clients: dict[int, list[Answer]]) -> None:
         self.frames += [(sender, peer, self.encoded(messages)) for peer, messages in to_peers.items()]
         for answers in to_clients.values():
-            for answer in answer_decoder.decode(encode_frame(answers)[4:]):
+            for answer in answer_decoder.decode(encode_frame(answers)[HEADER_BYTES:]):
                 self.answers.setdefault(answer.request, []).append(answer)  # type: ignore[union-attr]
 
     def pass_time(self, milliseconds: int) -> None:
@@ -106,7 +107,7 @@ class Nodes:
 
     def encoded(self, messages: list[Any]) -> bytes:
         """Return the body of a frame."""
-        return encode_frame(messages)[4:]
+        return encode_frame(messages)[HEADER_BYTES:]
 
     # -- nodes
 
@@ -140,8 +141,11 @@ class Nodes:
     def ask(self, node: str, make: Callable[[int], Request]) -> int:
         """Send a request as it would come over a socket; return its number."""
         self._request += 1
-        body = encode_frame([make(self._request)])[4:]
-        self.nodes[node].receive_client(1, request_decoder.decode(body))
+        body = encode_frame([make(self._request)])[HEADER_BYTES:]
+        requests, refused = decode_requests(body, traced=False)
+        for failure in refused:
+            self.answers.setdefault(failure.request, []).append(failure)
+        self.nodes[node].receive_client(1, cast(list[Request], requests))
         return self._request
 
     def answer(self, request: int) -> Answer:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from shoal.errors import ErrorCode
+from shoal.protocol.bounds import MAX_MS, MAX_ROWS, MAX_SEQ
 from shoal.protocol.messages import (
     Atomic,
     Delete,
@@ -56,6 +57,10 @@ REFUSED: list[tuple[Operation, ErrorCode]] = [
     (Touch(b"", 1), WRONG),
     (Increment(b""), WRONG),
     *((DeleteRange(ranges, b"", b""), WRONG) for ranges in MALFORMED),
+    (Increment(b"n", BIG), WRONG),
+    (Atomic([SeqEquals(b"k", -1)], []), WRONG),
+    (Atomic([SeqEquals(b"k", BIG)], []), WRONG),
+    (Atomic([RangeUnchanged(one_microshard(0), b"", b"", bytes(1000))], []), WRONG),
     (Atomic([], [Put(b"k", b"v", BIG)]), WRONG),
     (Atomic([], [Put(b"k", bytes((1 << 20) + 1))]), LARGE),
     (Atomic([KeyPresent(b"")], []), WRONG),
@@ -77,13 +82,13 @@ def test_an_operation_that_cannot_be_meant_is_refused_and_nothing_else(
 
 
 ODD: list[Operation] = [
-    Increment(b"n", BIG),
+    Increment(b"n", (1 << 63) - 1),
     Increment(b"n", -(1 << 63)),
     DeleteRange(EVERYWHERE, b"z", b"a"),
     DeleteRange(one_microshard(0), b"a", b"a"),
     DeleteRange(one_microshard(0), bytes(10_000), b""),
     Atomic([], []),
-    Atomic([SeqEquals(b"k", -1), SeqEquals(b"k", BIG)], [Delete(b"k")]),
+    Atomic([SeqEquals(b"k", 0), SeqEquals(b"k", (1 << 63) - 1)], [Delete(b"k")]),
     Atomic([RangeUnchanged(EVERYWHERE, b"z", b"a", b"short")], [Delete(b"k")]),
     Atomic([KeyPresent(b"k")] * 5000, [Increment(b"k")] * 5000),
     Put(b"k", b"v", MAX_TTL_MS),
@@ -105,12 +110,12 @@ def test_a_write_has_so_many_results_and_no_more(nodes: Any, count: int) -> None
 
 
 def test_numbers_and_sessions_that_nobody_gave_out_are_refused(nodes: Any) -> None:
-    for number in (0, -1):
+    for number in (0, -1, BIG):
         refused = nodes.answer(nodes.write(Put(b"k", b"v"), number=number))
         assert isinstance(refused, Failure)
         assert refused.code == WRONG.value
     nodes.forget_session()
-    unknown = nodes.answer(nodes.write(Put(b"k", b"v"), number=BIG))
+    unknown = nodes.answer(nodes.write(Put(b"k", b"v"), number=MAX_SEQ))
     assert isinstance(unknown, Failure)
     assert unknown.code == ErrorCode.SESSION_EXPIRED.value
 
@@ -128,12 +133,14 @@ def test_readers_of_no_microshards_or_of_such_as_there_are_not_are_refused(nodes
 
 def test_reads_and_scans_with_odd_bounds_are_answered(nodes: Any) -> None:
     leader = nodes.leader
-    for freshness in (Freshness(), Freshness(False, -1, 0), Freshness(False, 1, BIG)):
+    for freshness in (Freshness(), Freshness(False, 0, 0), Freshness(False, 1, MAX_MS)):
         assert isinstance(nodes.answer(nodes.read(leader, b"k", freshness=freshness)), Rows)
         assert isinstance(nodes.answer(nodes.read(leader, freshness=freshness)), Rows)
-    never = nodes.answer(nodes.read(nodes.others[0], b"k", freshness=Freshness(False, 0, -5)))
-    assert isinstance(never, Failure)
-    for max_rows in (0, -1, BIG):
+    for freshness in (Freshness(False, 0, -5), Freshness(False, -1, 0), Freshness(False, BIG, 0)):
+        never = nodes.answer(nodes.read(nodes.others[0], b"k", freshness=freshness))
+        assert isinstance(never, Failure)
+        assert never.code == WRONG.value
+    for max_rows in (0, MAX_ROWS):
         page = nodes.ask_and_wait(
             leader,
             lambda request, rows=max_rows: Scan(

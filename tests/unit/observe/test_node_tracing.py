@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from shoal.errors import ErrorCode
-from shoal.protocol.frames import encode_frame, encode_operations, request_decoder, traced_request_decoder
+from shoal.protocol.frames import HEADER_BYTES, encode_frame, encode_operations, request_decoder, traced_request_decoder
 from shoal.protocol.messages import (
     MAX_TRACE_CONTEXTS,
     Failure,
@@ -175,9 +175,9 @@ def test_so_many_requests_are_watched_and_no_more(traced: Traced):
 )
 def test_malformed_traces_cannot_be_decoded(malformed: Traces):
     with pytest.raises(msgspec.ValidationError):
-        traced_request_decoder.decode(encode_frame([malformed])[4:])
+        traced_request_decoder.decode(encode_frame([malformed])[HEADER_BYTES:])
 
 
 def test_a_node_without_tracing_does_not_know_traces():
     with pytest.raises(msgspec.ValidationError):
-        request_decoder.decode(encode_frame([Traces(1, (CONTEXT,))])[4:])
+        request_decoder.decode(encode_frame([Traces(1, (CONTEXT,))])[HEADER_BYTES:])
