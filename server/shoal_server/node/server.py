@@ -116,6 +116,7 @@ class NodeServer:
             write_buffer_bytes=config.storage.write_buffer_bytes,
             counters=config.observe.storage_counters,
         )
+        self._say_damage(node_id)
         shard_map = load_shard_map(self._engine)
         if shard_map is None:
             shard_map = empty_shard_map(config, node_id) if join else initial_shard_map(config)
@@ -268,6 +269,15 @@ class NodeServer:
         self._driver.stop()
         self._pages.serve_metrics(None)
         return self._close()
+
+    def _say_damage(self, node: str) -> None:
+        for family in self._engine.rewritten:
+            log.info("tables_rewritten", node=node, family=family)
+        for family in self._engine.damaged_families:
+            reason = (
+                "it is not compacted before a start at which all its rows can be read: start the node again some time"
+            )
+            log.warning("tables_damaged", node=node, family=family, reason=reason)
 
     def _reload(self) -> None:
         """Look at the certificates' files again: a signal asks for it, which without a handler would end the process."""

@@ -52,6 +52,11 @@ def storage_families(engine: RocksEngine) -> Iterator[Family]:
         for column_family in engine.family_names:
             found.add(engine.property_number(column_family, name), family=column_family)
         yield found
+    yield gauge(
+        "shoal_storage_damaged_families",
+        "Column families with damaged tables, which are not compacted before a start writes them anew",
+        len(engine.damaged_families),
+    )
     levels = Family("shoal_storage_level_files", "gauge", "Table files of each level")
     stalls = Family("shoal_storage_stalls", "counter", "How often RocksDB slowed writes down or stopped them")
     for column_family in engine.family_names:

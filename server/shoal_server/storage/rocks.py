@@ -18,7 +18,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -49,6 +51,7 @@ from shoal_server.storage.engine import (
 )
 from shoal_server.storage.layout import MARK_ROW
 from shoal_server.storage.marks import MARK_SECONDS, SyncedMarks
+from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
 
 LOG_BUFFER_BYTES = 16 * 1024 * 1024
 META_BUFFER_BYTES = 8 * 1024 * 1024
@@ -59,6 +62,10 @@ BLOOM_BITS = 10
 NO_SPACE = "no space left"
 DAMAGED = "Corruption"
 MARKS_FILE = "SYNCED"
+OF_REPLICAS = ("data", "log")
+"""The families in which replicas may be damaged, and rebuilt."""
+COPY_BYTES = 4 * 1024 * 1024
+_COMPACTS_NOT = "disable_auto_compactions"
 _TICKER = re.compile(r"^rocksdb\.(\S+) COUNT : (\d+)$", re.MULTILINE)
 
 
@@ -77,17 +84,26 @@ def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) 
     return options
 
 
+def _columns(path: Path, options: Options, families: Iterable[str]) -> dict[str, list[str]]:
+    """Return, of each family, the column families that the database has of it, or is to be made with."""
+    stored = set(Rdict.list_cf(str(path), options)) if (path / "CURRENT").exists() else set()
+    return {name: [each for each in (name, name + SECOND) if each in stored] or [name] for name in families}
+
+
 class _Reader:
     """The only loop over RocksDB's iterators.
 
     Args:
+        failure: says what to raise for what RocksDB raises.
         options: kept for as long as the iterator lives: it points to the bounds in them and does not own them.
     """
 
-    __slots__ = ("_family", "_iterator", "_options")
+    __slots__ = ("_failure", "_iterator", "_options")
 
-    def __init__(self, family: str, source: Rdict, options: ReadOptions | None = None) -> None:
-        self._family = family
+    def __init__(
+        self, source: Rdict, failure: Callable[[Exception], StorageFailed], options: ReadOptions | None = None
+    ) -> None:
+        self._failure = failure
         self._options = options
         self._iterator: RdictIter = source.iter(options)
 
@@ -124,14 +140,7 @@ class _Reader:
         try:
             self._iterator.status()
         except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
-            raise _read_failure(self._family, error) from error
-
-
-def _read_failure(family: str, error: Exception) -> StorageFailed:
-    """Return what to raise where reading a family has failed with `error`."""
-    if DAMAGED in str(error):
-        return Damaged(family, f"rows of the {family} family cannot be read: {error}")
-    return StorageFailed(f"the {family} family cannot be read: {error}")
+            raise self._failure(error) from error
 
 
 class _RocksView:
@@ -182,12 +191,22 @@ class RocksEngine:
             "data": _family_options(write_buffer_bytes, cache, compressed=True),
             "meta": _family_options(META_BUFFER_BYTES, cache, compressed=False),
         }
+        self.rewritten: tuple[str, ...] = ()
         try:
-            self._database = Rdict(str(path), options, column_families=families)
+            self._damage = DamagedFamilies(path)
+            for name in self._damage.columns:
+                families[name].set_disable_auto_compactions(True)
+            columns = _columns(path, options, families)
+            known = {column: families[name] for name, found in columns.items() for column in found}
+            self._database = Rdict(str(path), options, column_families=known)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
+            self._columns: dict[str, str] = {}
             self._names: dict[Family, str] = {}
-            self.log, self.data, self.meta = (self._open_family(name) for name in ("log", "data", "meta"))
+            self.log, self.data, self.meta = (
+                self._open_family(name, self._column_to_open(name, columns[name], families[name]))
+                for name in ("log", "data", "meta")
+            )
         except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
             if DAMAGED in str(error):
                 raise StorageDamaged(f"the database in {path} is damaged: {error}; {REPLACE_NODE}") from error
@@ -227,11 +246,77 @@ class RocksEngine:
         except Exception as error:
             raise self._failure("flush", error) from error
 
-    def _open_family(self, name: str) -> Family:
-        family = Family(self._database.get_column_family_handle(name))
-        self._families[family] = self._by_name[name] = self._database.get_column_family(name)
+    def _open_family(self, name: str, column: str) -> Family:
+        family = Family(self._database.get_column_family_handle(column))
+        self._families[family] = self._by_name[name] = self._database.get_column_family(column)
         self._names[family] = name
+        self._columns[name] = column
         return family
+
+    # -- damaged tables
+
+    @property
+    def damaged_families(self) -> tuple[str, ...]:
+        """The families that have damaged tables, and are not compacted until they have been written anew, at a start."""
+        return tuple(sorted(self._damage.columns))
+
+    def _column_to_open(self, name: str, found: list[str], options: Options) -> str:
+        """Return the column family that has a family's rows, having written it anew if it is to be and can."""
+        source = self._damage.columns.get(name, found[0])
+        if name not in self._damage:
+            return source
+        if source in found:
+            target = other_column(name, source)
+            if target in found:
+                self._database.drop_column_family(target)
+            if not self._copy(source, target, options):
+                return source
+            source = target
+        self._database.get_column_family(source).set_options({_COMPACTS_NOT: "false"})
+        self._damage.remove(name)
+        self.rewritten = (*self.rewritten, name)
+        return source
+
+    def _copy(self, source: str, target: str, options: Options) -> bool:
+        """Copy all rows to a new column family and drop the old one; say whether they could be read."""
+        copied = self._database.create_column_family(target, options)
+        handle = self._database.get_column_family_handle(target)
+        iterator = self._database.get_column_family(source).iter()
+        iterator.seek_to_first()
+        batch, size = WriteBatch(raw_mode=True), 0
+        while (key := iterator.key()) is not None:
+            row = iterator.value()
+            batch.put(key, row, handle)
+            size += len(key) + len(row)
+            if size >= COPY_BYTES:
+                self._database.write(batch, self._unlogged)
+                batch, size = WriteBatch(raw_mode=True), 0
+            iterator.next()
+        try:
+            iterator.status()
+        except Exception as error:
+            if DAMAGED not in str(error):
+                raise
+            del copied, handle
+            self._database.drop_column_family(target)
+            return False
+        self._database.write(batch, self._unlogged)
+        copied.flush()
+        del iterator
+        self._database.drop_column_family(source)
+        return True
+
+    def _read_failure(self, name: str, error: Exception) -> StorageFailed:
+        """Return what to raise where reading a family has failed; where it is damaged, have it compacted no more."""
+        if DAMAGED not in str(error):
+            return StorageFailed(f"the {name} family cannot be read: {error}")
+        if name not in self._damage:
+            try:
+                self._damage.add([(name, self._columns[name])])
+                self._by_name[name].set_options({_COMPACTS_NOT: "true"})
+            except Exception as failed:
+                return StorageFailed(f"damage to the {name} family cannot be noted: {failed}")
+        return Damaged(name, f"rows of the {name} family cannot be read: {error}")
 
     def batch(self) -> Batch:
         # rocksdict's own object, without a wrapper: a put is the hottest call of a node.
@@ -283,7 +368,7 @@ class RocksEngine:
         try:
             return cast("bytes | None", self._families[family].get(key))
         except Exception as error:
-            raise _read_failure(self._names[family], error) from error
+            raise self._read_failure(self._names[family], error) from error
 
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]:
         try:
@@ -291,7 +376,7 @@ class RocksEngine:
                 "list[bytes | None]", self._families[family].get(cast("list[str | int | float | bytes | bool]", keys))
             )
         except Exception as error:
-            raise _read_failure(self._names[family], error) from error
+            raise self._read_failure(self._names[family], error) from error
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         bounds = ReadOptions()
@@ -314,7 +399,7 @@ class RocksEngine:
         return _RocksView({family: self._reader(family) for family in self._families})
 
     def _reader(self, family: Family, options: ReadOptions | None = None) -> _Reader:
-        return _Reader(self._names[family], self._families[family], options)
+        return _Reader(self._families[family], partial(self._read_failure, self._names[family]), options)
 
     @property
     def family_names(self) -> tuple[str, ...]:
@@ -361,5 +446,13 @@ class RocksEngine:
         del self._database, self._families, self._by_name, self._names, self.log, self.data, self.meta
 
     def _failure(self, verb: str, error: Exception) -> StorageFailed | StorageFull:
+        if DAMAGED in str(error):
+            # A compaction has met it: RocksDB takes no more writes until the database is opened again.
+            with suppress(OSError):
+                self._damage.add((name, self._columns[name]) for name in OF_REPLICAS)
+            return StorageDamaged(
+                f"could not {verb} the database in {self._path}, one of whose tables is damaged: {error}; start the node "
+                "again: it compacts no more, finds which replicas are damaged, and rebuilds them"
+            )
         kind = StorageFull if NO_SPACE in str(error).lower() else StorageFailed
         return kind(f"could not {verb} the database in {self._path}: {error}")

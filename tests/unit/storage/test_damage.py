@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import shoal_server
+from rocksdict import Options
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.rocks import RocksEngine
 
@@ -64,12 +67,97 @@ def test_a_scan_says_so_where_it_has_come_to_the_damage_and_rows_elsewhere_are_r
     assert len(list(damaged.scan_reverse(damaged.data, key_of(ROWS - 100), b"l"))) == 100
 
 
+def fill(engine: RocksEngine, rows: int, value: bytes) -> None:
+    for first in range(0, rows, 1000):
+        batch = engine.batch()
+        for number in range(first, first + 1000):
+            batch.put(b"n%08d" % number, value, engine.data)
+        engine.write_unlogged(batch)
+        engine.flush()
+
+
+def test_a_database_in_which_damage_was_met_takes_writes_and_is_written_anew_when_nothing_damaged_is_left(
+    damaged: RocksEngine, tmp_path: Path
+) -> None:
+    with pytest.raises(Damaged):
+        list(damaged.scan(damaged.data, b"k", b"l"))
+    assert damaged.damaged_families == ("data",)
+    fill(damaged, 20_000, b"v")
+    damaged.close()
+
+    again = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+    assert (again.damaged_families, again.rewritten) == (("data",), ()), "not all rows can be read yet"
+    batch = again.batch()
+    batch.delete_range(b"k", b"l", again.data)
+    again.write(batch)
+    fill(again, 20_000, b"w")
+    again.close()
+
+    for rewritten in (("data",), ()):
+        mended = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+        assert (mended.damaged_families, mended.rewritten) == ((), rewritten)
+        assert [row for _, row in mended.scan(mended.data, b"", b"z")] == [b"w"] * 20_000
+        fill(mended, 20_000, b"w")
+        mended._by_name["data"].compact_range(None, None)
+        mended.close()
+
+
+def test_a_rewriting_that_was_interrupted_begins_anew(damaged: RocksEngine, tmp_path: Path) -> None:
+    with pytest.raises(Damaged):
+        list(damaged.scan(damaged.data, b"k", b"l"))
+    batch = damaged.batch()
+    batch.delete_range(b"k", b"l", damaged.data)
+    batch.put(b"n", b"v", damaged.data)
+    damaged.write(batch)
+    unfinished = damaged._database.create_column_family("data-2", Options(raw_mode=True))
+    unfinished.put(b"half", b"a copy")
+    del unfinished
+    damaged.close()
+    mended = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+    assert mended.rewritten == ("data",)
+    assert list(mended.scan(mended.data, b"", b"z")) == [(b"n", b"v")]
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from shoal_server.storage.engine import StorageDamaged
+from shoal_server.storage.rocks import RocksEngine
+engine = RocksEngine(Path(sys.argv[1]), block_cache_bytes=1 << 20, write_buffer_bytes=1 << 20)
+try:
+    while True:
+        batch = engine.batch()
+        for key in (b"k", b"k%08d" % 10_000, b"z"):
+            batch.put(key, b"v", engine.data)
+        engine.write(batch)
+        engine.flush()
+except StorageDamaged as error:
+    print(error, flush=True)
+    os._exit(0)
+"""
+
+
+def test_damage_that_a_compaction_meets_ends_the_process_once_and_not_again_after_a_start(
+    damaged: RocksEngine, tmp_path: Path
+) -> None:
+    damaged.close()
+    ended = subprocess.run(
+        [sys.executable, "-c", WRITER, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "start the node again" in ended.stdout
+    again = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+    assert again.damaged_families == ("data",)
+    assert again.rewritten == ("log",), "which was not damaged"
+    fill(again, 20_000, b"v")
+    again.close()
+
+
 def test_rocksdb_is_iterated_in_one_place_which_asks_for_the_status() -> None:
     """What rocksdict offers beside its plain iterator ends at damage as it does behind the last row."""
     folder = Path(shoal_server.__file__).parent
     users = {path: text for path in folder.rglob("*.py") if "rocksdict" in (text := path.read_text())}
     assert [path.name for path in users if "from rocksdict import" in users[path]] == ["rocks.py"]
     [source] = [text for path, text in users.items() if path.name == "rocks.py"]
-    assert source.count(".iter(") == 1
-    unchecked = re.findall(r"\.(?:items|keys|values|entities)\(", source.replace("self._families.values()", ""))
+    assert source.count(".iter(") == source.count("iterator.status()") == 2
+    unchecked = re.findall(r"_(?:families\[.+?\]|by_name\[.+?\]|database)\.(?:items|keys|values|entities)\(", source)
     assert unchecked == []
