@@ -49,14 +49,9 @@ class Host(Protocol):
 class Connection(asyncio.Protocol):
     """See the module's first lines. `connect` begins it; `end` ends it and names the reason that the host is told."""
 
-    def __init__(self, host: Host, address: str, cluster: str) -> None:
-        """
-        Args:
-            cluster: the cluster's id that the node must be of; "" takes any.
-        """
+    def __init__(self, host: Host, address: str) -> None:
         self.address = address
         self._host = host
-        self._cluster = cluster
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.TimerHandle | None = None
@@ -129,7 +124,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._transport.write(encode_frame([Hello("client", OLDEST, NEWEST, self._cluster)]))
+        self._transport.write(encode_frame([Hello("client", OLDEST, NEWEST)]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, SSLError):

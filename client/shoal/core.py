@@ -364,7 +364,7 @@ class Core:
     # -- connections --------------------------------------------------------------------------------------------------
 
     def _connect(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
-        connection = self._embedded or Connection(self, address, self.router.network.cluster)
+        connection = self._embedded or Connection(self, address)
         self._connections[address] = connection
         task = loop.create_task(connection.connect(self._tls))
         self._connecting.add(task)

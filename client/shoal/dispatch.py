@@ -32,7 +32,7 @@ from shoal.errors import ErrorCode, ShoalError
 from shoal.lanes import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, Lane, Trouble
 from shoal.links import Link
 from shoal.network import Network
-from shoal.outcomes import closed, condition_failed, expired, impossible, outcome_lost, refused, too_stale
+from shoal.outcomes import closed, condition_failed, disowned, expired, impossible, outcome_lost, refused, too_stale
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     MAX_BATCH_BYTES,
@@ -511,6 +511,22 @@ class Dispatcher(Generic[W]):
             for queued in queue.calls:
                 if queued.waiter is not None:
                     self.fail(queued, closed(queued, lane, maybe_applied=False))
+
+    def disown(self, lane: Lane[W], reason: str) -> None:
+        """End all calls of the lane: another cluster has taken the place of the one that they were for."""
+        for batch in lane.open:
+            maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
+            for call in batch.calls:
+                if call.waiter is not None:
+                    self.fail(call, disowned(call, lane, batch.request, reason, maybe_applied=maybe))
+            if not batch.in_flight:
+                lane.take_back(batch)
+            self._done(batch)
+        for queue in lane.queues:
+            for queued in queue.take_all():
+                if queued.waiter is not None:
+                    self.fail(queued, disowned(queued, lane, 0, reason, maybe_applied=False))
+        lane.weak = {}
 
     def unblock(self, now: float) -> float:
         """Touch the lanes whose wait is over; return when the next one's is."""

@@ -44,6 +44,7 @@ class Link(Generic[W]):
     with none is *fresh*: worth waiting for. `waiting` are the lanes to look at again when the state changes; True where
     the lane waits for its leader.
     `quiet_since`: when the node was last heard, or first owed an answer since. `takes_traces`: it makes spans.
+    `stranger`: the other cluster that answered there last, "" where it was the client's own, or nobody yet.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Link(Generic[W]):
         "refusal",
         "retry_at",
         "state",
+        "stranger",
         "takes_traces",
         "waiting",
     )
@@ -80,6 +82,7 @@ class Link(Generic[W]):
         self.quiet_since = 0.0
         self.pinged = False
         self.takes_traces = False
+        self.stranger = ""
 
     @property
     def fresh(self) -> bool:

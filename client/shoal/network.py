@@ -28,11 +28,16 @@ class Disconnect(NamedTuple):
 
 
 class Network(Generic[W]):
-    """See the module's first lines. `connects` and `disconnects` are for the driver, which takes them out."""
+    """See the module's first lines. `connects` and `disconnects` are for the driver, which takes them out.
+
+    `cluster` is the one that answered first, by its name and its id, which no other cluster has; the client belongs to it.
+    `estranged`: "" or why nobody of it is to be expected any more: another one has taken its addresses.
+    """
 
     def __init__(self, seeds: tuple[str, ...], backoff: Backoff) -> None:
         self.seeds = seeds
         self.cluster = ""
+        self.estranged = ""
         self.connects: list[str] = []
         self.disconnects: list[Disconnect] = []
         self._backoff = backoff
@@ -103,11 +108,19 @@ class Network(Generic[W]):
     def up(self, address: str, welcome: Welcome, now: float) -> Link[W] | None:
         """A node welcomed us at `address`; returns its link, or None where it is not of our cluster."""
         link = self._links[address]
-        if self.cluster and welcome.cluster != self.cluster:
-            reason = f"it belongs to the cluster {welcome.cluster!r}, this client to {self.cluster!r}"
+        if not welcome.cluster_id:
+            reason = "it does not know yet which cluster it is of: that is being founded, or has not let it in"
+            self.disconnects.append(Disconnect(address, reason, ErrorCode.UNAVAILABLE))
+            return None
+        cluster = f"{welcome.cluster} (id {welcome.cluster_id})"
+        if self.cluster and cluster != self.cluster:
+            link.stranger = cluster
+            reason = f"it belongs to another cluster, {cluster}, this client to {self.cluster}"
             self.disconnects.append(Disconnect(address, reason, ErrorCode.PROTOCOL_MISMATCH))
             return None
-        self.cluster = welcome.cluster
+        self.cluster = cluster
+        self.estranged = ""
+        link.stranger = ""
         link.state = LinkState.UP
         link.node = welcome.node
         link.failures = 0
@@ -140,7 +153,34 @@ class Network(Generic[W]):
                 lost.append(waiting)
             elif isinstance(waiting, MapFetch):
                 self._fetching_map = False
+        self._judge_strangers()
         return lost
+
+    def _judge_strangers(self) -> None:
+        """See whether another cluster has taken the place of the client's own.
+
+        One address that another cluster answers on says nothing of the rest: most must, and nobody be left of whom more can
+        be expected than of those.
+        """
+        links = self._links.values()
+        strangers = [link for link in links if link.stranger]
+        if 2 * len(strangers) <= len(links) or any(link.state is LinkState.UP or link.fresh for link in links):
+            return
+        others = ", ".join(sorted({link.stranger for link in strangers}))
+        self.estranged = (
+            f"another cluster answers at the addresses of this client: {others}; it belongs to {self.cluster}, which was "
+            "made anew or restored from a copy, or its addresses were given away. Nothing was read or written there: make "
+            "a new client to use it"
+        )
+
+    def look_for_own(self, now: float) -> float:
+        """Connect where it is due to see whether the client's own cluster is back; return when to look again."""
+        due = NEVER
+        for link in self._links.values():
+            self.connect_if_due(link, now)
+            if link.state is LinkState.DOWN:
+                due = min(due, link.retry_at)
+        return due
 
     def give_up(self, link: Link[W], reason: str) -> None:
         """Have the driver end a connection; `down` follows."""

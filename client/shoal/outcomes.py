@@ -19,6 +19,7 @@ from shoal.errors import (
     InvalidArgument,
     OutcomeUnknown,
     Overloaded,
+    ProtocolMismatch,
     ShoalError,
     TooStale,
     Unavailable,
@@ -97,6 +98,18 @@ def outcome_lost(call: AnyCall[W], lane: Lane[W], request: int, reason: str) -> 
         shard=lane.shard.id,
         request_id=request or None,
     )
+
+
+def disowned(call: AnyCall[W], lane: Lane[W], request: int, reason: str, *, maybe_applied: bool) -> ShoalError:
+    """Another cluster is where the client's own was."""
+    what = f"{call.what}, shard {lane.shard.id}"
+    if maybe_applied:
+        return OutcomeUnknown(
+            f"{what}: it was sent before and may have been done, but {reason}",
+            shard=lane.shard.id,
+            request_id=request or None,
+        )
+    return ProtocolMismatch(f"{what}: {reason}", shard=lane.shard.id, request_id=request or None)
 
 
 def closed(call: AnyCall[W], lane: Lane[W], *, maybe_applied: bool) -> ShoalError:

@@ -16,6 +16,8 @@ with the first result. That makes retries safe, and this is what a write is told
 | has an attempt unanswered                        | DeadlineExceeded, maybe done        | Closed, maybe    |
 | has had one that was lost, or its leader demoted | DeadlineExceeded, maybe done        | Closed, maybe    |
 
+Where another cluster answers at the addresses of the client's own, all calls end at once: with `OutcomeUnknown` where
+they may have been done in the client's own, else with `ProtocolMismatch`, surely not done.
 A call in no batch yet whose shard is in trouble (nobody reached, or refusals) is told as in the second row.
 `session_expired` means that this attempt was not applied: the calls get a number in a new session, unless an earlier
 attempt may have been applied; then nobody can tell any more, and they end with `OutcomeUnknown`. So do calls whose
@@ -418,11 +420,22 @@ class Router(Generic[W]):
         dispatch, network = self._dispatch, self.network
         if now >= dispatch.next_check:
             self._check(now)
-        if self.routes is not None:
+        if network.estranged:
+            self._disown(now)
+        elif self.routes is not None:
             dispatch.pump_all(self.routes, now)
         connects, network.connects = network.connects, []
         disconnects, network.disconnects = network.disconnects, []
         return Turn(network.take_outgoing(), connects, disconnects, dispatch.next_check)
+
+    def _disown(self, now: float) -> None:
+        """Another cluster is where this client's was: end all calls, and see with each whether it is back."""
+        network = self.network
+        lanes = [lane for lane in (*self._lanes.values(), *self._retired) if not lane.quiet]
+        for lane in lanes:
+            self._dispatch.disown(lane, network.estranged)
+        if lanes:
+            network.look_for_own(now)
 
     def _check(self, now: float) -> None:
         dispatch = self._dispatch

@@ -42,11 +42,13 @@ def merge_token(marks: Marks | None, token: str, cluster: str, keyspace: str) ->
 def check_cluster(claimed: str, cluster: str) -> None:
     """
     Args:
-        claimed: the cluster that tokens are of, "" where there were none.
-        cluster: the one the client is connected to, "" where it is not known yet.
+        claimed: the cluster that tokens are of, by its name and its id, "" where there were none.
+        cluster: the one the client is connected to, as well, "" where it is not known yet.
 
     Raises:
         InvalidArgument: they differ.
     """
     if claimed and cluster and claimed != cluster:
-        raise InvalidArgument(f"the session token is of cluster {claimed!r}; this client is connected to {cluster!r}")
+        raise InvalidArgument(
+            f"the session token is of the cluster {claimed}; this client is connected to {cluster}: begin a new session"
+        )

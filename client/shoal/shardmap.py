@@ -30,6 +30,7 @@ from shoal.protocol.bounds import (
     Place,
     ShardId,
     Version,
+    Word,
 )
 
 
@@ -99,13 +100,17 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShardMap(msgspec.Struct, frozen=True, array_like=True):
-    """The whole map of a cluster at one version; a higher version replaces a lower one whole."""
+    """The whole map of a cluster at one version; a higher version replaces a lower one whole.
+
+    `cluster_id` tells the cluster from every other one, also of that name; "" before it is settled.
+    """
 
     version: Version
     cluster: Name
     nodes: Annotated[tuple[NodeAddress, ...], Meta(max_length=MAX_NODES)]
     keyspaces: Annotated[tuple[Keyspace, ...], Meta(max_length=MAX_KEYSPACES)]
     shards: Annotated[tuple[Shard, ...], Meta(max_length=MAX_SHARDS)]
+    cluster_id: Word = ""
 
 
 @dataclass(frozen=True, slots=True)

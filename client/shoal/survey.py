@@ -265,7 +265,9 @@ async def survey(
     until = loop.time() + timeout_seconds
     shard_map = await fetch_shard_map(seeds, timeout_seconds, tls)
     while True:
-        reports = await asyncio.gather(*(_report(node, timeout_seconds, tls) for node in shard_map.nodes))
+        reports = await asyncio.gather(
+            *(_report(node, shard_map.cluster_id, timeout_seconds, tls) for node in shard_map.nodes)
+        )
         known = [report.shard_map for report in reports if report.shard_map is not None]
         newest = max([shard_map, *known], key=lambda one: one.version)
         if newest.version == shard_map.version:
@@ -303,7 +305,7 @@ async def _greeted_map(seed: str, timeout_seconds: float, tls: SSLContext | None
         return node.welcome.shard_map
 
 
-async def _report(node: NodeAddress, timeout_seconds: float, tls: SSLContext | None) -> NodeReport:
+async def _report(node: NodeAddress, cluster_id: str, timeout_seconds: float, tls: SSLContext | None) -> NodeReport:
     try:
         async with await AdminConnection.open(node.address, timeout_seconds, tls) as connection:
             status = await connection.status()
@@ -312,6 +314,10 @@ async def _report(node: NodeAddress, timeout_seconds: float, tls: SSLContext | N
                 shard_map = await connection.shard_map()
     except ShoalError as error:
         return NodeReport(node, None, str(error))
+    if cluster_id and status.cluster_id and status.cluster_id != cluster_id:
+        return NodeReport(
+            node, None, f"{node.address} is of another cluster: of id {status.cluster_id}, this one's is {cluster_id}"
+        )
     if status.node != node.id:
         return NodeReport(node, None, f"{node.address} is node {status.node} of cluster {status.cluster}")
     return NodeReport(node, status, shard_map=shard_map)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import secrets
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +62,7 @@ def register(app: typer.Typer) -> None:
     app.command("up")(up)
     app.command("down")(down)
     app.command("node")(node)
+    app.command("new-cluster-id")(new_cluster_id)
 
 
 def up(
@@ -277,6 +280,40 @@ def node(
     from shoal_server.node.server import run  # loads the storage engine, which the other commands do without
 
     raise typer.Exit(run(cluster, node_id, join=join))
+
+
+def new_cluster_id(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The data folders of nodes that do not run.")],
+    cluster_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="The id given to the nodes before.", show_default="a new one"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make copies of nodes' data folders a cluster of their own.
+
+    Clients and peers tell clusters apart by their ids, which copies have in common with what they were copied from. All
+    nodes of the new cluster need the same one: name all their folders, or give the id that was printed to the others.
+    """
+    # They load the storage engine, which the other commands do without.
+    from shoal_server.storage.copies import rename_stored_cluster
+    from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, StorageFailed
+    from shoal_server.storage.folder import CLUSTER_ID_BYTES
+
+    if cluster_id is not None and re.fullmatch(f"[0-9a-f]{{{2 * CLUSTER_ID_BYTES}}}", cluster_id) is None:
+        raise CommandFailed(
+            f"--id {cluster_id!r}: an id has {2 * CLUSTER_ID_BYTES} digits of 0 to 9 and a to f", ExitCode.USAGE
+        )
+    given = cluster_id or secrets.token_hex(CLUSTER_ID_BYTES)
+    for folder in folders:
+        try:
+            rename_stored_cluster(folder, given)
+        except (DataFolderInUse, DataFolderRefused, StorageFailed) as error:
+            raise CommandFailed(f"{folder}: {error}; the folders before it have the id {given} now") from error
+    if as_json:
+        print_json({"cluster_id": given})
+    else:
+        print_line(given)
 
 
 def _check_id(cluster: ClusterConfig, node_id: str, config: Path) -> None:

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
+from secrets import token_hex
 from threading import Event, Lock
 
+from msgspec.structs import replace
 from shoal.errors import Internal, InvalidArgument, Unavailable
 from shoal.protocol.messages import Answer, Request, Welcome
 from shoal.protocol.version import NEWEST
@@ -28,7 +30,14 @@ from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.config import Timing
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, Engine, StorageFailed
-from shoal_server.storage.folder import DataFolder, begin_epoch, load_shard_map, open_data_folder, save_shard_map
+from shoal_server.storage.folder import (
+    CLUSTER_ID_BYTES,
+    DataFolder,
+    begin_epoch,
+    load_shard_map,
+    open_data_folder,
+    save_shard_map,
+)
 from shoal_server.storage.memory import MemoryEngine
 from shoal_server.storage.rocks import RocksEngine
 
@@ -91,6 +100,8 @@ def _start(
 ) -> EmbeddedDatabase:
     stored = load_shard_map(engine)
     shard_map = with_keyspace(stored, keyspace, microshards)
+    if not shard_map.cluster_id:
+        shard_map = replace(shard_map, cluster_id=token_hex(CLUSTER_ID_BYTES))
     if shard_map is not stored:
         save_shard_map(engine, shard_map)
     return EmbeddedDatabase(loop, folder, engine, shard_map)

@@ -68,6 +68,11 @@ OTHER_IDENTITY = (
     "had promised, and is not taken for it; give it a new id, and `shoal remove-node {node}` once its replicas are replaced"
 )
 
+OTHER_CLUSTER = (
+    "what answers as node {node} is of another cluster: of id {theirs}, this one's is {ours}; the nodes were made anew, or "
+    "restored from a copy: managers of theirs begin with empty folders"
+)
+
 
 @dataclass(slots=True)
 class Memory:

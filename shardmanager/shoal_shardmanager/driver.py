@@ -20,7 +20,7 @@ from shoal_server.config import ClusterConfig
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.clock import SYSTEM, Clock
-from shoal_shardmanager.controller import OTHER_IDENTITY, Decision, Memory, adopted, decide, joined
+from shoal_shardmanager.controller import OTHER_CLUSTER, OTHER_IDENTITY, Decision, Memory, adopted, decide, joined
 from shoal_shardmanager.courier import Courier
 from shoal_shardmanager.ferries import Ferries, open_leader
 from shoal_shardmanager.nodes import NodeWatcher
@@ -32,7 +32,7 @@ from shoal_shardmanager.planning import Loads, placement_settings, placement_sta
 from shoal_shardmanager.rows import Drain, Heal, MoveReplica, NodeState, OperationRow, Rebalance, SettingsRow, Step
 from shoal_shardmanager.state import Change, ClusterState, changed
 from shoal_shardmanager.store import Deposed, Store
-from shoal_shardmanager.view import View, trusted
+from shoal_shardmanager.view import View, is_strange, trusted
 
 log = structlog.get_logger("shoal.manager")
 
@@ -175,7 +175,7 @@ class Term:
         return View(
             self._clock.now_ms(),
             self._clock.wall_ms(),
-            trusted(reports, incarnations),
+            trusted(reports, incarnations, self.state.map.cluster_id),
             self._courier.waiting(),
             self._courier.troubles(),
         )
@@ -192,6 +192,10 @@ class Term:
         known = self.state.nodes[node].incarnation
         if watcher.report is not None and known not in ("", watcher.report.status.incarnation):
             return OTHER_IDENTITY.format(node=node)
+        if watcher.report is not None:
+            theirs, ours = watcher.report.status.cluster_id, self.state.map.cluster_id
+            if is_strange(theirs, ours):
+                return OTHER_CLUSTER.format(node=node, theirs=theirs, ours=ours)
         return watcher.silent_because
 
     def address_of(self, node: str) -> str:
@@ -383,9 +387,16 @@ async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM,
 async def _newest_map(config: ClusterConfig, tls: SSLContext | None) -> ShardMap:
     """Return the newest map that nodes have, if a majority of the nodes in it answer; others may be yet to join."""
     found = await asyncio.gather(*(_map_of(node.address, tls) for node in config.nodes))
-    maps = [known for known in found if known is not None and known.cluster == config.cluster and known.version > 0]
+    maps = [
+        known
+        for known in found
+        if known is not None and known.cluster == config.cluster and known.version > 0 and known.cluster_id
+    ]
     if not maps:
-        raise Unavailable(f"none of {len(config.nodes)} nodes answers with a shard map")
+        raise Unavailable(f"none of {len(config.nodes)} nodes answers with a shard map, and knows its cluster's id")
+    ids = sorted({known.cluster_id for known in maps})
+    if len(ids) > 1:
+        raise Unavailable(f"the nodes are of several clusters, of ids {', '.join(ids)}: some are copies, or made anew")
     newest = max(maps, key=lambda known: known.version)
     if len(maps) * 2 <= len(newest.nodes):
         raise Unavailable(

@@ -20,17 +20,24 @@ class Report:
     at_ms: int
 
 
-def trusted(reports: Mapping[str, Report], incarnations: Mapping[str, str]) -> dict[str, Report]:
-    """Return the reports without those of processes that answer under a node's id and are not that node.
+def trusted(reports: Mapping[str, Report], incarnations: Mapping[str, str], cluster_id: str) -> dict[str, Report]:
+    """Return the reports without those of processes that answer under a node's id and are not that node, or another cluster's.
 
     Args:
         incarnations: those that nodes were first met with; "": not yet.
+        cluster_id: the cluster's own.
     """
     return {
         node: report
         for node, report in reports.items()
         if incarnations.get(node, "") in ("", report.status.incarnation)
+        and not is_strange(report.status.cluster_id, cluster_id)
     }
+
+
+def is_strange(cluster_id: str, own: str) -> bool:
+    """Say whether an id is another cluster's; who does not know his own, "", is none's."""
+    return bool(cluster_id and own) and cluster_id != own
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def test_a_foreign_token_is_refused(cluster_database: Database, embedded_databas
     for here, there in ((cluster_database, embedded_database), (embedded_database, cluster_database)):
         session = there.db.session()
         session.put(f"{ns}-k", "v")
-        with pytest.raises(shoal.InvalidArgument, match="of cluster"):
+        with pytest.raises(shoal.InvalidArgument, match="of the cluster"):
             here.db.session(session.token())
         with pytest.raises(shoal.InvalidArgument, match="of keyspace"):
             there.db.keyspace("orders").session(session.token())
@@ -152,7 +152,7 @@ def test_a_foreign_token_is_refused_once_the_cluster_is_known(
     session.put(f"{ns}-k", "v")
     other = shoal.Client(cluster_database.url)
     continued = other.session(session.token())  # it is not connected yet
-    with pytest.raises(shoal.InvalidArgument, match="of cluster"):
+    with pytest.raises(shoal.InvalidArgument, match="of the cluster"):
         continued.get(f"{ns}-k")
     other.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 import msgspec
 from shoal.shardmap import Keyspace, MicroshardRange, Shard, ShardMap
@@ -53,6 +54,7 @@ class ApplicationCluster(ControlledCluster):
     `under_fault`: whether one lasts.
     """
 
+    cluster_id: ClassVar[str] = "simulated"
     world: World
 
     def __init__(self, seed: int, shape: Shape) -> None:

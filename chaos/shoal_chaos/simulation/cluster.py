@@ -352,6 +352,8 @@ class Cluster:
     """
 
     node_type: ClassVar[type[SimulatedNode]] = SimulatedNode
+    cluster_id: ClassVar[str] = ""
+    """The id that the nodes begin with; "": they have it settled, as a new cluster's do."""
 
     def __init__(self, seed: int, *, nodes: int, shards: int, clients: int, keys: int, settings: NodeSettings) -> None:
         self.seed = seed
@@ -375,6 +377,7 @@ class Cluster:
                 )
                 for number in range(shards)
             ),
+            self.cluster_id,
         )
         self.network = Network(self.events, derived_random(seed, "network"), self._deliver)
         clocks = derived_random(seed, "clocks")

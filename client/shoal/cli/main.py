@@ -38,7 +38,7 @@ class LazyPart:
 
 
 LAZY_PARTS = (
-    LazyPart(("up", "down", "node"), "shoal_server.cli", "server"),
+    LazyPart(("up", "down", "node", "new-cluster-id"), "shoal_server.cli", "server"),
     LazyPart(
         (
             "manager",

@@ -191,7 +191,8 @@ MAX_FOUND_BYTES = 1024
 class Hello(_Message, frozen=True, tag=1):
     """Opens a connection. `role` is "client" or "peer"; a peer names its cluster, node and data folder's incarnation.
 
-    A client may leave `cluster` empty: then it takes whichever cluster answers.
+    A client may leave `cluster` empty: then it takes whichever cluster answers. `cluster_id` tells a peer's cluster from
+    every other one, also of that name; "" where it does not know that yet.
     """
 
     role: Word
@@ -201,10 +202,15 @@ class Hello(_Message, frozen=True, tag=1):
     node: Name = ""
     incarnation: Word = ""
     features: Features = ()
+    cluster_id: Word = ""
 
 
 class Welcome(_Message, frozen=True, tag=2):
-    """Accepts a connection and says the protocol version to speak, the limits in force and the node's shard map."""
+    """Accepts a connection and says the protocol version to speak, the limits in force and the node's shard map.
+
+    `cluster_id` tells the cluster from every other one, also of that name; "" where the node does not know it yet: then it
+    is of no use to who has data to read or write.
+    """
 
     version: Count
     cluster: Name
@@ -216,6 +222,7 @@ class Welcome(_Message, frozen=True, tag=2):
     max_batch_bytes: Bytes
     shard_map: ShardMap
     features: Features = ()
+    cluster_id: Word = ""
 
 
 class Refused(_Message, frozen=True, tag=3):
@@ -614,6 +621,7 @@ class StatusReply(_Message, frozen=True, tag=45):
         wall_ms: Unix time by the node's clock; 0: from a node that does not say.
         clock_offset_ms: by how much that clock is ahead of what the other nodes' allow; negative: behind.
         clock_problem: "" or the reason why the node leads nothing, where that is its clock.
+        cluster_id: what tells its cluster from every other one; "": it does not know that yet.
     """
 
     request: RequestNumber
@@ -635,6 +643,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     wall_ms: WallMs = 0
     clock_offset_ms: WallMs = 0
     clock_problem: Text = ""
+    cluster_id: Word = ""
 
 
 class Done(_Message, frozen=True, tag=46):

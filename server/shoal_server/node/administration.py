@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import (
     Answer,
@@ -93,6 +94,16 @@ class Administration:
         new, old = request.shard_map, node.routes.map
         if new.cluster != node.identity.cluster:
             return f"the shard map is of cluster {new.cluster!r}, this node of {node.identity.cluster!r}"
+        if not new.cluster_id:
+            new = replace(new, cluster_id=old.cluster_id)
+        elif old.cluster_id and new.cluster_id != old.cluster_id:
+            return (
+                f"the shard map is of another cluster {new.cluster!r}: of id {new.cluster_id}, this node's is "
+                f"{old.cluster_id}"
+            )
+        else:
+            node.learn_cluster_id(new.cluster_id)
+            old = node.routes.map
         if new.version == old.version and not node.map_is_derived:
             return (
                 "" if new == old else f"there are two shard maps of version {new.version}: give the newer one another"

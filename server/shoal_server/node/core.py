@@ -62,6 +62,7 @@ from shoal_server.node.comparisons import Comparisons
 from shoal_server.node.damage import failure_of
 from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.disk_health import DiskHealth, DiskState
+from shoal_server.node.founding import Founding
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
@@ -183,6 +184,7 @@ class Node:
         self._administration = Administration(self, self._relocations)
         self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
         self._callers = Callers(random)
+        self._founding = Founding(self, random)
         self._admission = Admission(self.replicas, self.routes, settings, self._callers)
         self._rebuilding = Rebuilding(self.replicas, self._transfers, now)
         self._dirty: dict[int, Replica] = dict(self.replicas)
@@ -245,6 +247,25 @@ class Node:
                 replica.adopt_shard(shard, routes.keyspaces[shard.keyspace])
         for shard_id, origin in origins.items():
             self._add_replica(shard_id, origin, now)
+        self._next_tick = now
+
+    @property
+    def cluster_id(self) -> str:
+        """What tells this cluster from every other one, "" before that is known here."""
+        return self.routes.map.cluster_id
+
+    def learn_cluster_id(self, cluster_id: str) -> None:
+        """Take up the cluster's id as somebody of it has told it, unless it is known here."""
+        self._founding.learn(cluster_id)
+
+    def name_cluster(self, routes: Routes) -> None:
+        """Go on with the same map, but for the cluster's id."""
+        self.routes = routes
+        self._admission.adopt(routes)
+
+    def want_turn(self, replica: Replica, now: int) -> None:
+        """Have a turn taken soon, for what was queued at a replica."""
+        self._dirty[replica.shard.id] = replica
         self._next_tick = now
 
     @property
@@ -472,6 +493,8 @@ class Node:
             for replica in self._comparisons.step(now, outbox):
                 self._dirty[replica.shard.id] = replica
                 self._next_tick = now
+        if not self.cluster_id:
+            self._founding.step(now)
         self._outbox = Outbox(self.routes.map.version)
         if outbox.failed:
             self.tally.failed(outbox.failed)
@@ -669,7 +692,7 @@ class Node:
         shards = tuple(
             self.replicas[shard.id].refusals.route if shard.id in self.replicas else shard for shard in shard_map.shards
         )
-        return ShardMap(shard_map.version, shard_map.cluster, shard_map.nodes, shard_map.keyspaces, shards)
+        return msgspec.structs.replace(shard_map, shards=shards)
 
     def hand_over(self, now: int) -> int:
         """Begin to hand every leadership on; return how many are still here (see `Leaderships.hand_over`)."""

@@ -39,6 +39,7 @@ def welcome_of(node: Node, version: int, features: tuple[str, ...] = ()) -> Welc
         max_batch_bytes=limits.max_batch_bytes,
         shard_map=node.map_with_leaders(),
         features=features,
+        cluster_id=node.cluster_id,
     )
 
 

@@ -23,7 +23,7 @@ from shoal.protocol.relocation import (
     StoreMoved,
     TakeMicroshards,
 )
-from shoal.shardmap import MicroshardRange, Shard, ShardMap, with_ranges, without_ranges
+from shoal.shardmap import MicroshardRange, Shard, with_ranges, without_ranges
 
 from shoal_server.node.order_rules import refuse_step
 from shoal_server.node.outbox import Outbox
@@ -119,7 +119,7 @@ class Relocations:
             target.id: _with(target, with_ranges(target.ranges, hand_over.ranges)),
         }
         shards = tuple(moved.get(shard.id, shard) for shard in known.shards)
-        derived = ShardMap(hand_over.map_version, known.cluster, known.nodes, known.keyspaces, shards)
+        derived = msgspec.structs.replace(known, version=hand_over.map_version, shards=shards)
         node.adopt_derived_map(derived, now)
         log.info(
             "microshards_moved",

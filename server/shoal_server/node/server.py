@@ -172,7 +172,7 @@ class NodeServer:
         self._links = PeerLinks(
             self._hello,
             max_frame_bytes=self.max_frame_bytes,
-            check=lambda peer, welcome: self._check_identity(peer, welcome.cluster, welcome.node, welcome.incarnation),
+            check=self._check_identity,
             connected=self._peer_connected,
             lost=self._peer_lost,
             failed=self._task_ended,
@@ -387,7 +387,15 @@ class NodeServer:
 
     def _hello(self) -> Hello:
         identity = self._identity
-        return Hello("peer", OLDEST, NEWEST, identity.cluster, identity.node, identity.incarnation)
+        return Hello(
+            "peer",
+            OLDEST,
+            NEWEST,
+            identity.cluster,
+            identity.node,
+            identity.incarnation,
+            cluster_id=self._node.cluster_id,
+        )
 
     def _peer_connected(self, peer: str) -> None:
         self._node.peer_connected(peer)
@@ -397,10 +405,17 @@ class NodeServer:
         self._node.peer_lost(peer)
         self._driver.schedule_turn()
 
-    def _check_identity(self, expected: str, cluster: str, node: str, incarnation: str) -> str:
+    def _check_identity(self, expected: str, greeting: Hello | Welcome) -> str:
         """Return why this is not the peer that the shard map and the past say, or ""."""
-        if cluster != self._identity.cluster:
-            return f"cluster {cluster!r} is not this node's, {self._identity.cluster!r}"
+        node, incarnation, cluster_id = greeting.node, greeting.incarnation, greeting.cluster_id
+        if greeting.cluster != self._identity.cluster:
+            return f"cluster {greeting.cluster!r} is not this node's, {self._identity.cluster!r}"
+        known_id = self._node.cluster_id
+        if cluster_id and known_id and cluster_id != known_id:
+            return (
+                f"node {node!r} is of another cluster {greeting.cluster!r}: of id {cluster_id}, this node's is {known_id}; "
+                "data of one of them was copied, or made anew"
+            )
         if node not in self._node.routes.nodes:
             return f"the shard map has no node {node!r}"
         if node != expected:
@@ -413,6 +428,8 @@ class NodeServer:
                 f"node {node!r} has come back with another data folder (incarnation {incarnation}, known as {known}): "
                 "it has lost what it had promised; bring its folder back, or give the machine a new node id"
             )
+        if cluster_id and not known_id:
+            self._node.learn_cluster_id(cluster_id)
         return ""
 
     # -- Host: what connections need
@@ -427,7 +444,7 @@ class NodeServer:
         if self.secure and known is not None and not names_host(certificate, host_of(known.address)):
             host = host_of(known.address)
             return f"node {hello.node!r} is at {host!r}, which is not in the certificate of this connection"
-        return self._check_identity(hello.node, hello.cluster, hello.node, hello.incarnation)
+        return self._check_identity(hello.node, hello)
 
     def check_client(self, hello: Hello) -> str:
         if hello.cluster and hello.cluster != self._identity.cluster:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 from shoal.protocol.bounds import MAX_VERSION
-from shoal.shardmap import ShardMap, without_ranges
+from shoal.shardmap import without_ranges
 
 from shoal_server.node.replica import Replica
 from shoal_server.raft.messages import VoteRequest
@@ -121,7 +121,7 @@ class Splits:
             for shard in known.shards
         )
         version = min(max(split_off.map_version, known.version + 1), MAX_VERSION)
-        node.adopt_derived_map(ShardMap(version, known.cluster, known.nodes, known.keyspaces, (*shards, child)), now)
+        node.adopt_derived_map(msgspec.structs.replace(known, version=version, shards=(*shards, child)), now)
 
     def open_missing(self, now: int) -> None:
         """Open what the map puts here, as far as no split may yet make it."""

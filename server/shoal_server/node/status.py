@@ -38,6 +38,7 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
         wall_ms=node.wall_ms,
         clock_offset_ms=node.clock.offset_ms,
         clock_problem=node.clock.not_leading,
+        cluster_id=node.cluster_id,
         replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
     )
 

@@ -300,6 +300,7 @@ class SnapshotTransfers:
             ended=state.ended,
             children=state.children,
             compared_index=state.compared_index,
+            cluster_id=state.cluster_id,
         )
         self._tally.snapshot_bytes_sent += len(rows)
         outbox.send(sending.peer, chunk)

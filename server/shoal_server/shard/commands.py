@@ -23,6 +23,7 @@ from shoal.protocol.bounds import (
     Token,
     UnixMs,
     Version,
+    Word,
     WriteNumber,
 )
 from shoal.protocol.frames import operations_decoder
@@ -165,6 +166,12 @@ class DigestCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     compared_index: LogIndex = 0
 
 
+class FoundCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+    """Call the cluster `cluster_id`, unless an earlier entry has given it an id: see `shoal_server.node.founding`."""
+
+    cluster_id: Word
+
+
 RelocationCommand: TypeAlias = (
     TakeCommand | GiveCommand | StoreMovedCommand | SealCommand | AdoptCommand | ForgetCommand | CancelCommand
 )
@@ -175,6 +182,7 @@ Command: TypeAlias = (
     | SplitCommand
     | SetClockCommand
     | DigestCommand
+    | FoundCommand
     | RelocationCommand
 )
 

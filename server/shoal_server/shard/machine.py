@@ -32,6 +32,7 @@ from shoal_server.shard.commands import (
     Commands,
     DigestCommand,
     DigestCursor,
+    FoundCommand,
     OpenSessionCommand,
     PurgeCommand,
     SetClockCommand,
@@ -235,6 +236,10 @@ class ShardStateMachine:
                         if clock >= command.seen_ms:
                             clock = max(0, min(clock, command.clock_ms))
                             executor.now = clock
+                        outcomes.append(Outcome(Verdict.NEW, seq))
+                    elif isinstance(command, FoundCommand):
+                        if not self.state.cluster_id:
+                            self.state = msgspec.structs.replace(self.state, cluster_id=command.cluster_id)
                         outcomes.append(Outcome(Verdict.NEW, seq))
                     elif isinstance(command, DigestCommand):
                         self.digest_due = DigestDue(index, term, command.cursor)

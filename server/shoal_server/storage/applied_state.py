@@ -17,6 +17,7 @@ from shoal.protocol.bounds import (
     ShardId,
     Term,
     UnixMs,
+    Word,
 )
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor
 from shoal.shardmap import MicroshardRange, Ranges, microshards_in, ranges_of
@@ -77,6 +78,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         children: the shards that were split off.
         compared_index: all rows of all replicas were found the same by a comparison that began at this entry; 0: never yet.
         copied_index: the rows on this node came by a snapshot of this entry; 0: they were all made here.
+        cluster_id: of the first shard, what its log says the cluster's id is; else "".
     """
 
     index: LogIndex
@@ -95,6 +97,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     children: tuple[ShardId, ...] = ()
     compared_index: LogIndex = 0
     copied_index: LogIndex = 0
+    cluster_id: Word = ""
 
     @property
     def shared(self) -> AppliedState:

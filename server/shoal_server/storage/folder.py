@@ -34,6 +34,8 @@ IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
 DATABASE_FOLDER = "database"
 OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
+CLUSTER_ID_BYTES = 16
+"""Of a cluster's id, which is written in hexadecimal digits."""
 FIRST_EPOCH_UNIX_SECONDS = 1_735_689_600
 """The beginning of 2025: an epoch has 31 bits in a promise's number (raft/liveness.py), enough until 2093."""
 EPOCH_BY_CLOCK_MAX = (1 << 31) - (1 << 20)
@@ -93,6 +95,25 @@ def open_data_folder(path: Path, cluster: str, node: str) -> DataFolder:
     try:
         identity = _read_identity(identity_file) if identity_file.exists() else _make(path, cluster, node)
         _check(path, identity, cluster, node)
+    except BaseException:
+        lock.close()
+        raise
+    return DataFolder(path, identity, lock)
+
+
+def open_present_folder(path: Path) -> DataFolder:
+    """Open a data folder that is there, whoever's it is.
+
+    Raises:
+        DataFolderInUse: a process has it open.
+        DataFolderRefused: there is none, or it is of a newer format.
+    """
+    if not (path / IDENTITY_FILE).is_file():
+        raise DataFolderRefused(f"{path} is no data folder: it has no {IDENTITY_FILE}")
+    lock = _lock(path)
+    try:
+        identity = _read_identity(path / IDENTITY_FILE)
+        check_format(identity.format, f"data folder {path}")
     except BaseException:
         lock.close()
         raise
@@ -185,6 +206,18 @@ def load_derived_version(engine: Engine) -> int:
 def save_shard_map(engine: Engine, shard_map: ShardMap) -> None:
     """Store the shard map, durably."""
     _save(engine, SHARD_MAP_ROW, msgspec.msgpack.encode(shard_map))
+
+
+def rename_cluster(engine: Engine, cluster_id: str) -> None:
+    """Give the node another cluster's id, durably, from the node's next start on.
+
+    Raises:
+        StorageFailed: the node has no shard map yet.
+    """
+    known = load_shard_map(engine)
+    if known is None:
+        raise StorageFailed("there is no shard map: no node has begun on this database yet")
+    _save(engine, SHARD_MAP_ROW, msgspec.msgpack.encode(msgspec.structs.replace(known, cluster_id=cluster_id)))
 
 
 def begin_epoch(engine: Engine, unix_seconds: float) -> int:

@@ -26,6 +26,7 @@ from shoal.protocol.bounds import (
     Term,
     Text,
     UnixMs,
+    Word,
 )
 from shoal.protocol.relocation import EndedRelocation
 from shoal.shardmap import Ranges, microshards_in
@@ -79,6 +80,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     ended: tuple[EndedRelocation, ...] = ()
     children: tuple[ShardId, ...] = ()
     compared_index: LogIndex = 0
+    cluster_id: Word = ""
 
     @property
     def group(self) -> int:
@@ -101,6 +103,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
             children=self.children,
             compared_index=self.compared_index,
             copied_index=self.header.index,
+            cluster_id=self.cluster_id,
         )
 
 

@@ -236,6 +236,7 @@ class FakeCluster:
             MAX_VALUE_BYTES,
             MAX_BATCH_BYTES,
             self._map(node),
+            cluster_id="id of fake",
         )
 
     def _answer(self, node: str, request: Request) -> Answer | None:

@@ -84,6 +84,7 @@ class FakeCluster:
         self.lag: dict[str, tuple[int, int]] = {}
         self.regions: dict[str, str] = {}
         self.features: tuple[str, ...] = ()
+        self.cluster_id = "first"
         self.traces: list[Traces] = []
         self.default_ttl_ms = 0
         self.max_staleness_ms = 5_000
@@ -361,7 +362,7 @@ class FakeNode:
         limits = cluster.limits
         return Welcome(
             1, "fake", self.name, "i1", limits["max_frame_bytes"], limits["max_key_bytes"], limits["max_value_bytes"],
-            cluster.max_batch_bytes, cluster.map(), cluster.features,
+            cluster.max_batch_bytes, cluster.map(), cluster.features, cluster.cluster_id,
         )  # fmt: skip
 
 

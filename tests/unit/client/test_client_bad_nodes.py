@@ -195,7 +195,7 @@ async def test_an_answer_of_the_wrong_shape_costs_the_connection_but_no_call(clu
 async def test_a_node_of_another_cluster_is_never_asked(start_cluster: Any) -> None:
     ours, theirs = await start_cluster(), await start_cluster()
     stranger = theirs.nodes["n1"]
-    stranger.greeting = Welcome(1, "other", "n1", "i", 1 << 24, 4096, 1 << 20, 8 << 20, theirs.map())
+    stranger.greeting = Welcome(1, "other", "n1", "i", 1 << 24, 4096, 1 << 20, 8 << 20, theirs.map(), cluster_id="id")
     ours.nodes["n2"] = stranger
     ours.names.append("n2")
     async with shoal.AsyncClient(ours.url("n1")) as db:

@@ -89,7 +89,7 @@ class World:
         )
 
     def welcome(self, node: str) -> Welcome:
-        return Welcome(1, "c", node, "i", 1 << 24, 4096, 1 << 20, 8 << 20, self.map())
+        return Welcome(1, "c", node, "i", 1 << 24, 4096, 1 << 20, 8 << 20, self.map(), cluster_id="id")
 
     # -- the driver's side ---------------------------------------------------------------------------------------------
 

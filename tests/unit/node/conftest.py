@@ -35,7 +35,9 @@ class Nodes:
     (sender, receiver, body).
     """
 
-    def __init__(self, settings: NodeSettings | None = None, shards: tuple[Shard, ...] = ()) -> None:
+    def __init__(
+        self, settings: NodeSettings | None = None, shards: tuple[Shard, ...] = (), cluster_id: str = "known"
+    ) -> None:
         self.now = 1_000_000 * MS
         self.wall_ms = START_MS
         self.wall_off_ms: dict[str, int] = {}
@@ -47,6 +49,7 @@ class Nodes:
             tuple(NodeAddress(name, f"{name}:1") for name in NODES),
             (keyspace,),
             shards or (Shard(SHARD, 1, (MicroshardRange(0, 4),), NODES),),
+            cluster_id,
         )
         self.engines = {name: WatchedEngine() for name in NODES}
         self.nodes: dict[str, Node] = {}

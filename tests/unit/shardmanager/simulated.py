@@ -165,7 +165,8 @@ class SimulatedCluster:
                 # That a node is silent shows at once here.
                 known = self._reports[name]
                 self._reports[name] = dataclasses.replace(known, at_ms=min(known.at_ms, self.now_ms - FRESH_MS - 1))
-        reports = trusted(self._reports, {row.id: row.incarnation for row in self.state.nodes.values()})
+        incarnations = {row.id: row.incarnation for row in self.state.nodes.values()}
+        reports = trusted(self._reports, incarnations, self.state.map.cluster_id)
         return View(self.now_ms, self.now_ms, reports)
 
     def _control(self) -> None:

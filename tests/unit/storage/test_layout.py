@@ -59,8 +59,8 @@ def test_values_are_pinned() -> None:
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
     state = AppliedState(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
-    known = "dc0010010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
-    assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90" + "0000"
+    known = "dc0011010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
+    assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90" + "0000" + "a0"
     assert state.seq == 4, "the base plus the index"
 
 
@@ -78,7 +78,7 @@ def test_the_state_of_relocations_is_pinned() -> None:
     )
     outgoing = "94" + "07" + "08" + "91920002" + "c3"
     incoming = "97" + "09" + "0a" + "91920002" + "0b" + "96" + "0cc3c401610dc390" + "0e" + "0f"
-    rest = "91921003" + "9193000111" + "9112" + "1314"
+    rest = "91921003" + "9193000111" + "9112" + "1314" + "a0"
     assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + rest)
 
 
