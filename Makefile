@@ -54,7 +54,7 @@ bench: $(READY)
 	$(BIN)/python bench/grpc_stream.py
 
 soak: $(READY)
-	$(BIN)/python -m shoal_chaos.simulation --minutes $(SEED_MINUTES)
+	$(BIN)/python -m shoal_chaos.simulation --mix each --minutes $(SEED_MINUTES)
 	$(BIN)/python -m shoal_chaos.control_simulation --minutes $(SEED_MINUTES)
 	$(BIN)/python -m shoal_chaos.workloads --minutes $(HISTORY_MINUTES)
 	$(BIN)/python -m shoal_chaos.workloads --operations --minutes $(HISTORY_MINUTES)

@@ -6,4 +6,4 @@ from shoal_chaos.control_simulation.run import simulate
 from shoal_chaos.simulation.seeds import run_program
 
 if __name__ == "__main__":
-    run_program("shoal_chaos.control_simulation", simulate)
+    run_program("shoal_chaos.control_simulation", {"any": simulate})

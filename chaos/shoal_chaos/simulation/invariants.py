@@ -6,15 +6,48 @@ from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 from zlib import crc32
 
+import msgspec
 from shoal.shardmap import MicroshardRange
 from shoal_server.raft.group import Group
-from shoal_server.raft.messages import AppendAccepted, VoteResponse
-from shoal_server.storage.layout import load_log_start, log_key
+from shoal_server.raft.messages import (
+    AppendAccepted,
+    AppendEntries,
+    AppendRejected,
+    CommitNotice,
+    HardState,
+    LeaderQuestion,
+    ReadProbe,
+    ReadProbeConfirmed,
+    Resigned,
+    SnapshotHeader,
+    TermPassed,
+    TimeoutNow,
+    VoteRequest,
+    VoteResponse,
+)
+from shoal_server.storage.layout import hard_state_key, load_log_start, log_key
+from shoal_server.storage.snapshot import SnapshotChunk
 
 from shoal_chaos.simulation.disk import SimulatedEngine
 
 Serving: TypeAlias = tuple[int, int, tuple[MicroshardRange, ...]]
 """A keyspace, a shard of it, and the microshards that its leader would answer for at this moment."""
+
+_SPEAKS_OF_A_TERM = (
+    AppendEntries
+    | AppendAccepted
+    | AppendRejected
+    | VoteRequest
+    | VoteResponse
+    | TimeoutNow
+    | ReadProbe
+    | ReadProbeConfirmed
+    | CommitNotice
+    | LeaderQuestion
+    | Resigned
+    | TermPassed
+    | SnapshotHeader
+)
 
 CLOCKS_DRIFT_PERMILLE = 100
 """More than any two clocks of a simulated cluster drift apart."""
@@ -158,12 +191,29 @@ class Invariants:
 
     def check_message(self, node: Observed, message: object) -> None:
         """Look at a message as it leaves: what it promises must be on disk."""
+        self._check_term(node, message)
         if isinstance(message, AppendAccepted) and message.match_index > 0:
             start = load_log_start(node.engine, message.group).index
             if message.match_index > start and not node.engine.is_durable(log_key(message.group, message.match_index)):
                 raise Violation(
                     f"{node.name} accepted entry {message.match_index} of group {message.group} before it was on disk"
                 )
+
+    def _check_term(self, node: Observed, message: object) -> None:
+        """What a message says of a term must not be untrue after a crash: the term is on disk, or a later one is."""
+        said = message.header if isinstance(message, SnapshotChunk) else message
+        if not isinstance(said, _SPEAKS_OF_A_TERM):
+            return
+        if (isinstance(said, VoteRequest) and said.pre) or (
+            isinstance(said, VoteResponse) and said.pre and said.granted
+        ):
+            return  # for the term that would be
+        row = node.engine.durable_meta(hard_state_key(said.group))
+        # A replica that a split has made begins without the row, in a term that the split's own rows say.
+        if row is not None and msgspec.msgpack.decode(row, type=HardState).term < said.term:
+            raise Violation(
+                f"{node.name} said {type(said).__name__} in term {said.term} of group {said.group}, which is not on its disk"
+            )
 
     def check_vote(self, node: Observed, candidate: str, message: VoteResponse) -> None:
         """A vote leaves: there is one a term, also across restarts."""

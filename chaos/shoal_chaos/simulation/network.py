@@ -1,7 +1,8 @@
 """A simulated network: frames of real bytes on directed links that delay, lose, repeat, reorder and break.
 
 Real peers talk over streams, which deliver in order or break. The simulation also loses, repeats and reorders single
-frames, which is harsher: the protocol must bear it.
+frames, which is harsher: the protocol must bear it. A link that stalls is as a stream is: it delivers nothing for a while,
+then all that was sent meanwhile, in order; or it breaks, and all of that is lost.
 """
 
 from __future__ import annotations
@@ -32,33 +33,61 @@ class Network:
 
     def __init__(self, events: Events, random: Random, deliver: Callable[[str, str, bytes], None]) -> None:
         self.conditions = Conditions()
+        self.watch: Callable[[str, str, list[Any]], None] | None = None
+        """Told of every frame, its sender and its receiver just before it is sent."""
         self._events = events
         self._random = random
         self._deliver = deliver
         self._cut: set[tuple[str, str]] = set()
         self._last_arrival: dict[tuple[str, str], int] = {}
+        self._stalled: dict[tuple[str, str], int] = {}
+        self._breaks: dict[tuple[str, str], int] = {}
 
     def cut(self, links: set[tuple[str, str]]) -> None:
         """Let nothing through on these links, in these directions, and everything on the others."""
         self._cut = links
+
+    def stall(self, sender: str, receiver: str, until: int) -> None:
+        """Let nothing that is sent on this link from now on arrive before `until`."""
+        link = sender, receiver
+        self._stalled[link] = max(until, self._stalled.get(link, 0))
+
+    def is_stalled(self, sender: str, receiver: str) -> bool:
+        return self._stalled.get((sender, receiver), 0) > self._events.now
+
+    def break_off(self, sender: str, receiver: str) -> None:
+        """Lose all that is under way on this link; it can be used again at once."""
+        link = sender, receiver
+        self._breaks[link] = self._breaks.get(link, 0) + 1
+        self._stalled.pop(link, None)
+        self._last_arrival.pop(link, None)
+
+    def flow(self) -> None:
+        """Let no link stall any more, but for what is in it."""
+        self._stalled = {}
 
     def connected(self, sender: str, receiver: str) -> bool:
         return (sender, receiver) not in self._cut
 
     def send(self, sender: str, receiver: str, messages: list[Any]) -> None:
         """Send a frame."""
+        if self.watch is not None:
+            self.watch(sender, receiver, messages)
         random, conditions = self._random, self.conditions
         if not self.connected(sender, receiver) or random.random() < conditions.loss:
             return
         body = encode_frame(messages)[HEADER_BYTES:]
+        link = sender, receiver
+        breaks = self._breaks.get(link, 0)
         spread = conditions.delay_max - conditions.delay_min + 1
         for _ in range(2 if random.random() < conditions.repeat else 1):
             arrival = self._events.now + conditions.delay_min + random.randrange(spread)
+            arrival = max(arrival, self._stalled.get(link, 0))
             if random.random() >= conditions.reorder:
-                arrival = max(arrival, self._last_arrival.get((sender, receiver), 0))
-                self._last_arrival[sender, receiver] = arrival
-            self._events.at(arrival, lambda: self._arrive(sender, receiver, body))
+                arrival = max(arrival, self._last_arrival.get(link, 0))
+                self._last_arrival[link] = arrival
+            self._events.at(arrival, lambda: self._arrive(sender, receiver, body, breaks))
 
-    def _arrive(self, sender: str, receiver: str, body: bytes) -> None:
-        if self.connected(sender, receiver):
+    def _arrive(self, sender: str, receiver: str, body: bytes, breaks: int) -> None:
+        if self.connected(sender, receiver) and self._breaks.get((sender, receiver), 0) == breaks:
             self._deliver(sender, receiver, body)

@@ -50,7 +50,11 @@ def random_settings(random: Random) -> NodeSettings:
 
 
 def simulate(
-    seed: int, *, fault_seconds: int = 10, make_faults: Callable[[Cluster, Random], Faults] = Faults
+    seed: int,
+    *,
+    fault_seconds: int = 10,
+    make_faults: Callable[[Cluster, Random], Faults] = Faults,
+    make_settings: Callable[[Random], NodeSettings] = random_settings,
 ) -> Report:
     """Run one seed.
 
@@ -64,7 +68,7 @@ def simulate(
         shards=random.choice([1, 3]),
         clients=random.choice([2, 4]),
         keys=random.choice([1, 3, 9]),
-        settings=random_settings(random),
+        settings=make_settings(random),
     )
     faults = make_faults(cluster, derived_random(seed, "faults"))
     _run(cluster, fault_seconds * SECOND)

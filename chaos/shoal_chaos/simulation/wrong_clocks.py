@@ -146,4 +146,4 @@ def simulate_wrong_clocks(seed: int, *, fault_seconds: int = 12) -> Report:
 
 
 if __name__ == "__main__":
-    run_program("shoal_chaos.simulation.wrong_clocks", simulate_wrong_clocks)
+    run_program("shoal_chaos.simulation.wrong_clocks", {"wrong-clocks": simulate_wrong_clocks})

@@ -33,7 +33,7 @@ from msgspec.structs import replace
 from shoal_server.invariants import invariant
 from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.leader import Leader
-from shoal_server.raft.leaving import may_leave
+from shoal_server.raft.leaving import WAIT_FOR_THEIR_TERM, binds_nobody
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.membership import (
@@ -97,6 +97,7 @@ _MAY_FOLLOW: dict[Role, frozenset[Role]] = {
 
 
 _ANSWERS = frozenset({AppendAccepted, AppendRejected, VoteResponse, ReadProbeConfirmed, TermPassed})
+_NAMING_PROMISES = (AppendAccepted, AppendRejected)
 _OF_LEADERS = frozenset({AppendEntries, CommitNotice, ReadProbe, SnapshotHeader})
 
 
@@ -688,10 +689,11 @@ class Group:
 
     def _say(self, peer: str, message: RaftMessage) -> None:
         """Send once what the message waits for is on disk. (Who is elected by others' votes has a term that is.)"""
-        if may_leave(message, self._durable_term):
-            self._messages.append((peer, message))
+        if type(message) in WAIT_FOR_THEIR_TERM:
+            at_once = message.term <= self._durable_term
         else:
-            self._durable.append((peer, message))
+            at_once = binds_nobody(message)
+        (self._messages if at_once else self._durable).append((peer, message))
 
     def _settle_down(self, now: int) -> None:
         """Be at rest as long as a supported leader is known, else get ready to campaign."""
@@ -855,6 +857,7 @@ class Group:
             if leader.unsent:
                 leader.replicate(now)
             if leader.snapshots_wanted:
+                invariant(self.term <= self._durable_term, "who sends a snapshot leads in a term that is on disk")
                 ready.snapshots_wanted, leader.snapshots_wanted = leader.snapshots_wanted, []
             if leader.lost_entries:
                 ready.lost_entries, leader.lost_entries = leader.lost_entries, []
@@ -877,7 +880,8 @@ class Group:
             self._accepted_up_to = 0
         ready.messages, self._messages = self._messages, []
         ready.durable_messages, self._durable = self._durable, []
-        self._check_leaving(ready)
+        if ready.messages or ready.durable_messages:
+            self._check_leaving(ready)
         if self._reads:
             ready.reads, self._reads = self._reads, []
         if self._failed_reads:
@@ -886,14 +890,15 @@ class Group:
 
     def _check_leaving(self, ready: Ready) -> None:
         """Check what holds of whatever leaves; see the module's first lines."""
-        if ready.snapshots_wanted:
-            invariant(self.term <= self._durable_term, "who sends a snapshot leads in a term that is on disk")
         for _, message in ready.messages:
-            invariant(may_leave(message, self._durable_term), "what speaks of a term leaves when that term is on disk")
+            if message.term > self._durable_term:
+                invariant(binds_nobody(message), "what speaks of a term leaves when that term is on disk")
         for peer, message in ready.durable_messages:
-            if isinstance(message, (AppendAccepted, AppendRejected)) and message.promise != self._liveness.no_promise:
-                bound = self.role is Role.REPLICA and self.leader == peer and message.term == self.term
-                invariant(bound, "an answer that names a promise is of a replica that it binds")
+            if isinstance(message, _NAMING_PROMISES) and not (
+                self.role is Role.REPLICA and self.leader == peer and message.term == self.term
+            ):
+                promise = message.promise
+                invariant(promise == self._liveness.no_promise, "who names a promise is a replica that it binds")
 
     @property
     def has_committed(self) -> bool:

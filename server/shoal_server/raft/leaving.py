@@ -6,7 +6,6 @@ of a term waits until that term is on disk; and what promises something stored, 
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import get_args
 
 from shoal_server.invariants import invariant
@@ -26,36 +25,24 @@ from shoal_server.raft.messages import (
     VoteResponse,
 )
 
+WAIT_FOR_THEIR_TERM: frozenset[type] = frozenset(
+    {AppendEntries, CommitNotice, ReadProbe, TimeoutNow, LeaderQuestion, Resigned, TermPassed}
+)
+"""They leave when the term is on disk that they name."""
 
-class _WaitsFor(Enum):
-    """ITS_TERM: the term that the message names. ALL: whatever was handed out for storing until then, its term, too."""
+WAIT_FOR_ALL: frozenset[type] = frozenset(
+    {AppendAccepted, AppendRejected, VoteRequest, VoteResponse, ReadProbeConfirmed}
+)
+"""They leave when whatever was handed out for storing until then is on disk, the term with it; see `binds_nobody`."""
 
-    ITS_TERM = 1
-    ALL = 2
-
-
-_WAITS_FOR: dict[type, _WaitsFor] = {
-    AppendEntries: _WaitsFor.ITS_TERM,
-    CommitNotice: _WaitsFor.ITS_TERM,
-    ReadProbe: _WaitsFor.ITS_TERM,
-    TimeoutNow: _WaitsFor.ITS_TERM,
-    LeaderQuestion: _WaitsFor.ITS_TERM,
-    Resigned: _WaitsFor.ITS_TERM,
-    TermPassed: _WaitsFor.ITS_TERM,
-    AppendAccepted: _WaitsFor.ALL,
-    AppendRejected: _WaitsFor.ALL,
-    VoteRequest: _WaitsFor.ALL,
-    VoteResponse: _WaitsFor.ALL,
-    ReadProbeConfirmed: _WaitsFor.ALL,
-}
-invariant(set(_WAITS_FOR) == set(get_args(RaftMessage)), "it is known of each kind of message what it waits for")
+invariant(
+    set(get_args(RaftMessage)) == WAIT_FOR_THEIR_TERM | WAIT_FOR_ALL and not WAIT_FOR_THEIR_TERM & WAIT_FOR_ALL,
+    "it is known of each kind of message what it waits for",
+)
 
 
-def may_leave(message: RaftMessage, durable_term: int) -> bool:
-    """Say whether a message may leave at once, where the newest term on disk is `durable_term`."""
-    if _WAITS_FOR[type(message)] is _WaitsFor.ITS_TERM:
-        return message.term <= durable_term
-    # A pre-vote, asked for or granted, is for the term that would be: it binds nobody, and says of no term that it is.
+def binds_nobody(message: RaftMessage) -> bool:
+    """Say whether a message is a pre-vote, asked for or granted: for the term that would be, and of none that is."""
     if type(message) is VoteRequest:
         return message.pre
     return type(message) is VoteResponse and message.pre and message.granted

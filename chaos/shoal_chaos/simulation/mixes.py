@@ -1,0 +1,16 @@
+"""The mixes of faults that a simulated cluster can be put under, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal_chaos.simulation import stalled_links
+from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.wrong_clocks import simulate_wrong_clocks
+
+MIXES: dict[str, Callable[[int], Report]] = {
+    "any": simulate,
+    "stalled-links": stalled_links.simulate,
+    "wrong-clocks": simulate_wrong_clocks,
+}
+"""The first is what is run where none is named."""
