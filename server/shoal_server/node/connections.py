@@ -128,6 +128,11 @@ class Inbound(asyncio.Protocol):
         peer = None if self._transport is None else self._transport.get_extra_info("peername")
         return f"{peer[0]}:{peer[1]}" if peer else ""
 
+    @property
+    def peer(self) -> str:
+        """The node that it is of; "": of none, or not said yet."""
+        return self._peer
+
     # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

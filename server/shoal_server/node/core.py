@@ -81,7 +81,7 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
-from shoal_server.raft.ready import Ready
+from shoal_server.raft.ready import BadMessage, Ready
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.folder import (
     begin_promising,
@@ -163,6 +163,8 @@ class Node:
         self.clock = WallClock(settings.clock_tolerance_ns, settings.timing.drift_permille)
         self.cpu = 0.0
         self.connected: set[str] = set()
+        self.cut_off: dict[str, str] = {}
+        """Peers whose connection is to be ended, since it brought what no peer sends, and why: for the process to take out."""
         self._promised_ns = begin_promising(engine, settings.timing.support_ns)
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, self._promised_ns)
         self._opener = ReplicaOpener(identity.node, engine, settings, self.liveness, self.tally, random, self.connected)
@@ -612,6 +614,9 @@ class Node:
                         replica.group.step(sender, message, now)
                     except Damaged as error:
                         self._damaged(replica, error, now)
+                    except BadMessage as error:
+                        self.tally.messages_refused += 1
+                        self.cut_off[sender] = str(error)
 
     def _take_heartbeat(self, sender: str, message: Heartbeat | HeartbeatAnswer, now: int, outbox: Outbox) -> None:
         if isinstance(message, Heartbeat):

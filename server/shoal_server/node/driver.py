@@ -60,12 +60,14 @@ class NodeDriver:
         failed: Callable[[str, Exception | None], None],
         map_changed: Callable[[], None],
         slow: Callable[[list[TimedRequest], int], None] = lambda _slow, _ended: None,
+        cut_off: Callable[[str, str], None] = lambda _peer, _reason: None,
     ) -> None:
         """
         Args:
             failed: told once why nothing on disk, or in memory, can be relied on any more; with the exception, where
                 it was a turn that failed.
             map_changed: told when the node has another shard map.
+            cut_off: told of a peer whose connection is to be ended, and why.
             slow: told of the slow requests that a turn has answered, and when it ended.
         """
         self.failure = ""
@@ -77,6 +79,7 @@ class NodeDriver:
         self._failed = failed
         self._map_changed = map_changed
         self._slow = slow
+        self._cut_off = cut_off
         self._map_version = node.routes.map.version
         self._syncs = DiskThread("sync", engine.sync, self._in_loop(self._sync_done))
         self._flushes = DiskThread("flush", engine.flush, self._in_loop(self._flush_done))
@@ -116,6 +119,8 @@ class NodeDriver:
         if self._node.routes.map.version != self._map_version:
             self._map_version = self._node.routes.map.version
             self._map_changed()
+        while self._node.cut_off:
+            self._cut_off(*self._node.cut_off.popitem())
         self._arm_timer(end.wake_at, now)
         if end.to_peers:
             self._to_peers(end.to_peers)

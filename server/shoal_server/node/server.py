@@ -137,6 +137,7 @@ class NodeServer:
             to_clients=self._send_to_clients,
             failed=self._on_failure,
             map_changed=self._map_changed,
+            cut_off=self._cut_off,
             slow=lambda slow, ended: self._slow_log.take(slow, ended),
         )
         self._node.set_log_level = set_log_level
@@ -346,6 +347,12 @@ class NodeServer:
         if error is not None:
             log.critical("turn_failed", node=self._identity.node, exc_info=error)
         self._stop.set()
+
+    def _cut_off(self, peer: str, reason: str) -> None:
+        """End a peer's connections to this node; it dials again, and its groups send again what was lost."""
+        for connection in list(self._inbound):
+            if connection.peer == peer:
+                connection.refuse(ErrorCode.UNAVAILABLE, reason)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

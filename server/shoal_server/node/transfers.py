@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from shoal_server.node.outbox import Outbox
@@ -195,7 +196,7 @@ class SnapshotTransfers:
 
     def _take(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
         """Stage a chunk; return "" or why the transfer cannot go on."""
-        if checksum(chunk.rows) != chunk.checksum:
+        if checksum(chunk) != chunk.checksum:
             self._end_taking(chunk.group)
             return f"chunk {chunk.number} is damaged"
         taking = self._taking.get(chunk.group)
@@ -287,7 +288,7 @@ class SnapshotTransfers:
             ),
             transfer=sending.transfer,
             number=sending.number,
-            checksum=checksum(rows),
+            checksum=0,
             rows=rows,
             last=sending.last,
             seq_base=state.seq_base,
@@ -303,7 +304,7 @@ class SnapshotTransfers:
             cluster_id=state.cluster_id,
         )
         self._tally.snapshot_bytes_sent += len(rows)
-        outbox.send(sending.peer, chunk)
+        outbox.send(sending.peer, msgspec.structs.replace(chunk, checksum=checksum(chunk)))
 
     def _end_sending(self, sending: _Sending, index: int, problem: str) -> None:
         """End a transfer: at `index` where it succeeded, 0 where it did not."""

@@ -148,6 +148,11 @@ class NodeMetrics:
             "Frames that did not arrive as they were sent; each ends its connection",
             tally.frames_damaged,
         )
+        yield counter(
+            "shoal_raft_messages_refused",
+            "Messages of peers with entries that are damaged, or none; each ends its connection",
+            tally.messages_refused,
+        )
         operations = Family("shoal_node_operations", "counter", "Keys read, and operations of writes applied, here")
         operations.add(sums.reads + tally.retired_reads, operation="read")
         yield operations.add(sums.writes + tally.retired_writes, operation="write")

@@ -138,6 +138,7 @@ class Tally:
         "frames_damaged",
         "latencies",
         "leader_changes",
+        "messages_refused",
         "proposals",
         "proposals_refused",
         "proposed_commands",
@@ -179,6 +180,7 @@ class Tally:
         self.requests: dict[type, int] = {}
         self.failures: dict[ErrorCode, int] = {}
         self.frames_damaged = 0
+        self.messages_refused = 0
         self.proposals = 0
         self.proposals_refused = 0
         self.proposed_commands = 0

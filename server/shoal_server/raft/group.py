@@ -43,6 +43,7 @@ from shoal_server.raft.membership import (
     MembershipRefused,
     changed,
     encode_membership,
+    is_membership,
 )
 from shoal_server.raft.messages import (
     NEEDS_SNAPSHOT,
@@ -65,10 +66,13 @@ from shoal_server.raft.messages import (
     TimeoutNow,
     VoteRequest,
     VoteResponse,
+    first_damaged,
+    sealed,
 )
 from shoal_server.raft.progress import ProgressState
 from shoal_server.raft.quorum import Election, election
 from shoal_server.raft.ready import (
+    BadMessage,
     GroupStatus,
     NotLeader,
     PeerState,
@@ -340,11 +344,33 @@ class Group:
     # -- messages in
 
     def step(self, sender: str, message: Stepped, now: int) -> None:
-        """Take one message of a peer, or what a piece of a snapshot says of its sender (see `follows`)."""
+        """Take one message of a peer, or what a piece of a snapshot says of its sender (see `follows`).
+
+        Raises:
+            BadMessage: it cannot be what a peer sent; nothing was done.
+        """
         term = message.term
+        if type(message) is AppendEntries and message.entries:
+            self._check_entries(message)
         if term != self.term and not self._settle_term(sender, message, term, now):
             return
         self._handlers[type(message)](sender, message, now)
+
+    def _check_entries(self, message: AppendEntries) -> None:
+        """Only whole entries, each where it belongs, get into the log."""
+        damaged = first_damaged(self.group, message.entries)
+        if damaged is not None:
+            raise BadMessage(f"entry {damaged.index} of shard {self.group} arrived damaged: its checksum is another")
+        index, term = message.previous_index, message.previous_term
+        for entry in message.entries:
+            index += 1
+            if entry.index != index or not term <= entry.term <= message.term:
+                raise BadMessage(
+                    f"({entry.index}, {entry.term}) is no entry of shard {self.group} behind ({index - 1}, {term})"
+                )
+            term = entry.term
+            if entry.kind == EntryKind.MEMBERSHIP and not is_membership(entry.payload):
+                raise BadMessage(f"entry {entry.index} of shard {self.group} is to be a membership, and is none")
 
     def _settle_term(self, sender: str, message: Stepped, term: int, now: int) -> bool:
         """Deal with a message of another term; return whether it is to be handled at all."""
@@ -761,7 +787,8 @@ class Group:
     def _append(self, kind: EntryKind, payloads: list[bytes]) -> int:
         log, leader = self.log, self._require_leader()
         first = log.last_index + 1
-        log.append([Entry(self.term, index, kind, payload) for index, payload in enumerate(payloads, first)])
+        group, term = self.group, self.term
+        log.append([sealed(group, term, index, kind, payload) for index, payload in enumerate(payloads, first)])
         leader.unsent = True
         self.active = True
         return first
@@ -910,7 +937,10 @@ class Group:
         log = self.log
         if log.commit_index == log.applied_index:
             return []
-        return log.entries(log.applied_index + 1, log.commit_index + 1, self._config.max_apply_bytes)
+        first, end, bound = log.applied_index + 1, log.commit_index + 1, self._config.max_apply_bytes
+        entries = log.entries(first, end, bound)
+        # Checked when it came, but memory is not what it was for ever.
+        return entries if first_damaged(self.group, entries) is None else log.stored_entries(first, end, bound)
 
     def term_persisted(self, term: int) -> None:
         """Take note that the hard state of `term`, as handed out, is on this node's disk."""

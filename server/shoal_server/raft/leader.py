@@ -24,6 +24,7 @@ from shoal_server.raft.messages import (
     RaftMessage,
     ReadProbe,
     TimeoutNow,
+    first_damaged,
 )
 from shoal_server.raft.progress import Progress, ProgressState
 from shoal_server.raft.quorum import reached_by_quorum
@@ -165,6 +166,10 @@ class Leader:
             replicating = progress.state is ProgressState.REPLICATE
             bound = self._config.max_append_bytes if replicating else self._config.max_probe_bytes
             entries = log.entries(progress.next, log.last_index + 1, bound)
+            stored = log.persisted_index
+            if not replicating and progress.next <= stored and first_damaged(self._group, entries) is not None:
+                # A replica refuses what is damaged with the connection, and is probed then: let it have what is stored.
+                entries = log.stored_entries(progress.next, stored + 1, bound)
             size = sum(len(entry.payload) for entry in entries)
         message = AppendEntries(
             self._group, self.term, previous, log.term(previous), log.commit_index, entries, self._liveness.epoch

@@ -99,6 +99,10 @@ class Log:
                 return found[:count]
         return found
 
+    def stored_entries(self, first: int, end: int, max_bytes: int) -> list[Entry]:
+        """Return entries, as `entries` does, from where they are stored: those in memory are not what they were."""
+        return self._reader.entries(first, end, max_bytes)
+
     def append(self, entries: list[Entry]) -> None:
         """Add entries behind the last one."""
         invariant(entries[0].index == self.last_index + 1, "entries are appended without a gap")

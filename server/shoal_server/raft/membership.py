@@ -138,6 +138,16 @@ class MembershipHistory:
         self._history = [(index, membership)]
 
 
+def is_membership(payload: bytes) -> bool:
+    """Say whether this is the payload of a MEMBERSHIP entry."""
+    try:
+        membership = msgspec.msgpack.decode(payload, type=Membership)
+    except msgspec.MsgspecError:
+        return False
+    replicas = membership.voters + membership.followers
+    return bool(membership.voters) and len(set(replicas)) == len(replicas)
+
+
 def encode_membership(membership: Membership) -> bytes:
     """Encode the payload of a MEMBERSHIP entry."""
     return msgspec.msgpack.encode(membership)

@@ -7,10 +7,14 @@ Structs travel as MessagePack arrays that may grow at their end.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeAlias
+from struct import Struct as Layout
+from typing import Annotated, TypeAlias
+from zlib import crc32
 
 import msgspec
+from msgspec import Meta
 from shoal.protocol.bounds import (
+    Checksum,
     ClockNs,
     Count,
     DurationNs,
@@ -26,6 +30,10 @@ from shoal.protocol.bounds import (
     WallMs,
 )
 
+_PLACE = Layout(">IQQB")
+MAX_ENTRY_KIND = 255
+"""One byte says what an entry is for."""
+
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all peer structs."""
@@ -40,12 +48,36 @@ class EntryKind(IntEnum):
 
 
 class Entry(_Message, frozen=True):
-    """One entry of the log. `payload` of a MEMBERSHIP entry is an encoded `Membership`; of an EMPTY one, empty."""
+    """One entry of the log. `payload` of a MEMBERSHIP entry is an encoded `Membership`; of an EMPTY one, empty.
+
+    `checksum` is made once, where the entry is proposed (see `sealed`), and goes with it to every disk.
+    """
 
     term: Term
     index: LogIndex
-    kind: Count
+    kind: Annotated[int, Meta(ge=0, le=MAX_ENTRY_KIND)]
     payload: bytes
+    checksum: Checksum
+
+
+def entry_checksum(group: int, term: int, index: int, kind: int, payload: bytes) -> int:
+    """Return the CRC-32 of an entry of a group's log: of all that it says, and of where it stands."""
+    return crc32(payload, crc32(_PLACE.pack(group, term, index, kind)))
+
+
+def sealed(group: int, term: int, index: int, kind: int, payload: bytes) -> Entry:
+    """Return a new entry, with its checksum."""
+    return Entry(term, index, kind, payload, crc32(payload, crc32(_PLACE.pack(group, term, index, kind))))
+
+
+def first_damaged(group: int, entries: list[Entry]) -> Entry | None:
+    """Return the first of the entries that is not what was proposed; None: all are."""
+    pack = _PLACE.pack
+    for entry in entries:
+        place = pack(group, entry.term, entry.index, entry.kind)
+        if crc32(entry.payload, crc32(place)) != entry.checksum:
+            return entry
+    return None
 
 
 class Membership(_Message, frozen=True):

@@ -73,6 +73,10 @@ class GroupStatus:
     peers: list[PeerState]
 
 
+class BadMessage(Exception):
+    """A message that no peer of ours sends: what it came by is not to be relied on."""
+
+
 class NotLeader(Exception):
     """Only the group's leader can do this."""
 

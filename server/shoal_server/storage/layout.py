@@ -2,7 +2,7 @@
 
 Families and their keys:
 
-- log: group (4 bytes) | index (8) -> format (1) | term (8) | kind (1) | payload
+- log: group (4 bytes) | index (8) -> format (1) | term (8) | kind (1) | checksum (4) | payload
 - data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) [| expiry (8)] | value
   and, with the keyspace's highest bit set, the expiry index: ... | generation (4) | expiry (8) | user key -> nothing
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
@@ -36,7 +36,7 @@ from shoal.protocol.bounds import (
 )
 from shoal.shardmap import Shard
 
-from shoal_server.raft.messages import Entry, HardState
+from shoal_server.raft.messages import Entry, HardState, entry_checksum
 from shoal_server.storage.engine import Damaged, DataFolderRefused, Engine
 
 FORMAT = 1
@@ -44,7 +44,7 @@ FORMAT = 1
 
 _DATA_PREFIX = Layout(">III")
 _LOG_KEY = Layout(">IQ")
-_LOG_HEADER = Layout(">BQB")
+_LOG_HEADER = Layout(">BQBI")
 _VALUE_HEADER = Layout(">BQ")
 _EXPIRING_HEADER = Layout(">BQQ")
 _EXPIRY = Layout(">Q")
@@ -185,7 +185,7 @@ def log_key(group: int, index: int) -> bytes:
 
 def encode_entry(entry: Entry) -> bytes:
     """Encode a log entry as stored; its index is in its key."""
-    return _LOG_HEADER.pack(FORMAT, entry.term, entry.kind) + entry.payload
+    return _LOG_HEADER.pack(FORMAT, entry.term, entry.kind, entry.checksum) + entry.payload
 
 
 def decode_entry(key: bytes, row: bytes) -> Entry:
@@ -196,9 +196,12 @@ def decode_entry(key: bytes, row: bytes) -> Entry:
     """
     if len(row) < _LOG_HEADER.size or row[0] != FORMAT:
         raise Damaged("log", f"log row {key.hex()} is damaged or of a newer format: {row[: _LOG_HEADER.size].hex()}")
-    _, term, kind = _LOG_HEADER.unpack_from(row)
-    _, index = _LOG_KEY.unpack(key)
-    return Entry(term, index, kind, row[_LOG_HEADER.size :])
+    _, term, kind, checksum = _LOG_HEADER.unpack_from(row)
+    group, index = _LOG_KEY.unpack(key)
+    payload = row[_LOG_HEADER.size :]
+    if entry_checksum(group, term, index, kind, payload) != checksum:
+        raise Damaged("log", f"entry {index} of shard {group} is not what was proposed: its checksum is another")
+    return Entry(term, index, kind, payload, checksum)
 
 
 # -- data: what of a replica's applied state is not the rows of its microshards

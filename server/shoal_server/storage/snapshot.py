@@ -60,7 +60,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
         header: of which group and position, by whom: what the group's `step` takes of it.
         transfer: the sender's number for this transfer; `number` counts its chunks from 0.
         rows: see `SnapshotRow`.
-        checksum: CRC-32 over keys and values.
+        checksum: see `checksum`.
         state: on the last chunk, what the rows do not say.
     """
 
@@ -136,12 +136,12 @@ SESSION: Final = "s"
 JOURNAL: Final = "j"
 
 
-def checksum(rows: list[SnapshotRow]) -> int:
-    """Return the CRC-32 of a chunk's rows."""
-    value = 0
-    for _, _, key, row in rows:
-        value = crc32(row, crc32(key, value))
-    return value
+_encoder = msgspec.msgpack.Encoder()
+
+
+def checksum(chunk: SnapshotChunk) -> int:
+    """Return the CRC-32 of all that a chunk says, but for its checksum."""
+    return crc32(_encoder.encode(msgspec.structs.replace(chunk, checksum=0)))
 
 
 class SnapshotReader:

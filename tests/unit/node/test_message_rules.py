@@ -250,7 +250,7 @@ def test_what_is_wrong_in_a_peers_frame_is_named() -> None:
     with pytest.raises(msgspec.ValidationError) as wrong:
         msgspec.msgpack.decode(body, type=list[PeerMessage])
     assert frame_in_words(wrong.value, body, PeerMessage) == "AppendEntries.term: Expected `int` <= 1099511627776"
-    nested = msgspec.msgpack.encode([[20, 1, 5, 0, 0, 0, [[5, 1 << 49, 1, b""]], 0]])
+    nested = msgspec.msgpack.encode([[20, 1, 5, 0, 0, 0, [[5, 1 << 49, 1, b"", 0]], 0]])
     with pytest.raises(msgspec.ValidationError) as wrong:
         msgspec.msgpack.decode(nested, type=list[PeerMessage])
     assert frame_in_words(wrong.value, nested, PeerMessage).startswith("AppendEntries.entries.index: Expected")

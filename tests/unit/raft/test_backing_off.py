@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal_server.raft.messages import AppendEntries, AppendRejected, Entry, EntryKind, Resigned
+from shoal_server.raft.messages import AppendEntries, AppendRejected, Entry, EntryKind, Resigned, sealed
 
 from .harness import Harness, follow
 
@@ -11,7 +11,7 @@ AGREED = 20
 
 
 def entries(first: int, terms: list[int]) -> list[Entry]:
-    return [Entry(term, index, EntryKind.COMMAND, b"%d" % term) for index, term in enumerate(terms, first)]
+    return [sealed(1, term, index, EntryKind.COMMAND, b"%d" % term) for index, term in enumerate(terms, first)]
 
 
 def replica_with(node: str, terms: list[int]) -> Harness:

@@ -12,7 +12,6 @@ from shoal_server.raft.messages import (
     AppendEntries,
     AppendRejected,
     CommitNotice,
-    Entry,
     EntryKind,
     HardState,
     Heartbeat,
@@ -23,6 +22,7 @@ from shoal_server.raft.messages import (
     TimeoutNow,
     VoteRequest,
     VoteResponse,
+    sealed,
 )
 from shoal_server.raft.ready import NotLeader, TooManyUncommitted, TransferInProgress, TransferRefused
 
@@ -248,7 +248,7 @@ def test_a_commit_that_the_leaders_own_disk_completes_is_made_known() -> None:
 def test_entries_of_older_terms_are_committed_only_with_one_of_the_leaders_own() -> None:
     """The case of figure 8 in the Raft paper: entry 1 is on a majority and may yet be replaced."""
     harness = Harness()
-    follow(harness, "n2", 2, [Entry(2, 1, EntryKind.COMMAND, b"old")])
+    follow(harness, "n2", 2, [sealed(1, 2, 1, EntryKind.COMMAND, b"old")])
     harness.step("n2", Resigned(1, 2))
     ready = harness.lead()
     harness.group.persisted(1, 2)
@@ -276,7 +276,7 @@ def test_a_peer_that_promises_nothing_is_not_sent_probes_for_ever() -> None:
 def lead_with_a_log_that_was_cut_off() -> Harness:
     """n1 leads; its log held entries 1 to 5 of term 2 and begins behind 4 now; n3 has not answered its first probe."""
     harness = Harness()
-    entries = [Entry(2, index, EntryKind.COMMAND, b"x") for index in range(1, 6)]
+    entries = [sealed(1, 2, index, EntryKind.COMMAND, b"x") for index in range(1, 6)]
     harness.sync(follow(harness, "n2", 2, entries))
     harness.step("n2", CommitNotice(1, 2, 5, 1))
     harness.step("n2", Resigned(1, 2))
@@ -313,7 +313,7 @@ def test_a_snapshot_that_was_refused_or_whose_success_was_not_heard_of_is_follow
 
 def test_proposals_are_refused_past_the_bound_and_commits_of_older_terms_do_not_raise_it() -> None:
     harness = Harness(config=RaftConfig(max_uncommitted_bytes=100))
-    follow(harness, "n2", 2, [Entry(2, 1, EntryKind.COMMAND, b"x" * 90)])
+    follow(harness, "n2", 2, [sealed(1, 2, 1, EntryKind.COMMAND, b"x" * 90)])
     harness.step("n2", Resigned(1, 2))
     harness.group.persisted(1, 2)
     harness.sync(harness.lead())
@@ -330,7 +330,7 @@ def test_proposals_are_refused_past_the_bound_and_commits_of_older_terms_do_not_
 
 def test_an_acceptance_waits_for_the_disk() -> None:
     harness = Harness()
-    ready = follow(harness, "n2", 2, [Entry(2, 1, EntryKind.EMPTY, b"")])
+    ready = follow(harness, "n2", 2, [sealed(1, 2, 1, EntryKind.EMPTY, b"")])
     assert kinds(ready.durable_messages) == [("n2", "AppendAccepted")]
     assert ready.messages == []
 

@@ -6,7 +6,7 @@ from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
-from shoal_server.raft.messages import AppendAccepted, Entry, HeartbeatAnswer, Membership
+from shoal_server.raft.messages import AppendAccepted, Entry, HeartbeatAnswer, Membership, sealed
 
 SECOND = 1_000_000_000
 TIMING = Timing()
@@ -37,7 +37,7 @@ class LeadingNode:
             send=lambda node, message: None,
             now=SECOND,
         )
-        self.log.append([Entry(1, 1, 0, b"")])
+        self.log.append([sealed(1, 1, 1, 0, b"")])
         self.log.take_unhanded()
         self.log.persisted(1, 1)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from shoal_server.invariants import InvariantViolated
 from shoal_server.raft.log import Log
-from shoal_server.raft.messages import Entry, EntryKind
+from shoal_server.raft.messages import Entry, EntryKind, sealed
 
 
 class Stored:
@@ -38,7 +38,7 @@ class Stored:
 
 
 def entry(index: int, term: int, payload: bytes = b"x") -> Entry:
-    return Entry(term, index, EntryKind.COMMAND, payload)
+    return sealed(1, term, index, EntryKind.COMMAND, payload)
 
 
 def new_log(stored: Any = None, last: int = 0, applied: int = 0) -> Log:

@@ -16,7 +16,7 @@ from shoal_server.raft.membership import (
     changed,
     encode_membership,
 )
-from shoal_server.raft.messages import Entry, EntryKind, Membership
+from shoal_server.raft.messages import Entry, EntryKind, Membership, sealed
 from shoal_server.raft.quorum import quorum_size
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
@@ -24,7 +24,7 @@ changes = st.builds(MembershipChange, st.sampled_from(list(ChangeKind)), st.samp
 
 
 def entry(index: int, membership: Membership) -> Entry:
-    return Entry(1, index, EntryKind.MEMBERSHIP, encode_membership(membership))
+    return sealed(1, 1, index, EntryKind.MEMBERSHIP, encode_membership(membership))
 
 
 @given(st.lists(changes, max_size=15))
@@ -65,7 +65,7 @@ def test_a_membership_is_in_force_when_appended_and_rolled_back_with_its_entry()
     second = Membership(2, ("n1", "n2"), ("n3",))
     third = Membership(3, ("n1", "n2", "n3"))
     history = MembershipHistory(first, 0)
-    assert history.append([entry(4, second), Entry(1, 5, EntryKind.COMMAND, b""), entry(6, third)])
+    assert history.append([entry(4, second), sealed(1, 1, 5, EntryKind.COMMAND, b""), entry(6, third)])
     assert (history.current, history.current_index) == (third, 6)
     assert history.truncate_from(5)
     assert (history.current, history.current_index) == (second, 4)

@@ -13,12 +13,12 @@ from shoal_server.raft.log import Log
 from shoal_server.raft.membership import encode_membership
 from shoal_server.raft.messages import (
     AppendEntries,
-    Entry,
     EntryKind,
     HardState,
     Membership,
     VoteRequest,
     VoteResponse,
+    sealed,
 )
 
 FOUNDERS = Membership(1, ("n1", "n2", "n3"))
@@ -80,7 +80,7 @@ def test_it_votes_again_once_its_log_knows_the_membership_that_it_was_made_for(n
     newcomer = replica(new_disk, 3)
     memberships = (Membership(2, ("n1", "n2", "n3"), ("n4",)), Membership(3, ("n1", "n2", "n3", "n4")))
     entries = [
-        Entry(4, index, EntryKind.MEMBERSHIP, encode_membership(membership))
+        sealed(1, 4, index, EntryKind.MEMBERSHIP, encode_membership(membership))
         for index, membership in enumerate(memberships, 1)
     ]
     newcomer.step("n2", AppendEntries(1, 4, 0, 0, 2, entries, 1), LATER)

@@ -9,7 +9,6 @@ from shoal_server.raft.messages import (
     AppendAccepted,
     AppendEntries,
     AppendRejected,
-    Entry,
     EntryKind,
     HardState,
     LeaderQuestion,
@@ -19,6 +18,7 @@ from shoal_server.raft.messages import (
     TermPassed,
     VoteRequest,
     VoteResponse,
+    sealed,
 )
 
 from .harness import SECOND, Harness, follow, kinds
@@ -40,7 +40,7 @@ def take_snapshot(harness: Harness, sender: str, term: int, index: int, index_te
 def pre_candidate_whose_leader_is_back() -> Harness:
     """n1 followed n2 in term 3, under a promise that has run out, and has promised it support anew."""
     harness = Harness()
-    follow(harness, "n2", 3, [Entry(3, 1, EntryKind.EMPTY, b"")])
+    follow(harness, "n2", 3, [sealed(1, 3, 1, EntryKind.EMPTY, b"")])
     harness.now += 2 * SECOND
     harness.tick()
     harness.tick(SECOND)
@@ -113,7 +113,7 @@ def test_a_snapshot_is_not_taken_where_a_newer_term_has_come_between_its_arrival
 def test_what_was_owed_to_a_leader_names_no_promise_once_it_is_not_followed_any_more() -> None:
     harness = Harness()
     harness.support("n2")
-    harness.group.step("n2", AppendEntries(1, 3, 0, 0, 0, [Entry(3, 1, EntryKind.EMPTY, b"")], 1), harness.now)
+    harness.group.step("n2", AppendEntries(1, 3, 0, 0, 0, [sealed(1, 3, 1, EntryKind.EMPTY, b"")], 1), harness.now)
     ready = harness.step("n2", Resigned(1, 3))
     assert [(peer, message.promise) for peer, message in ready.durable_messages] == [
         ("n2", harness.liveness.no_promise)

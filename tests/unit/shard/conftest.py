@@ -9,7 +9,7 @@ import pytest
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import Operation, OperationResult
 from shoal.shardmap import Keyspace, MicroshardRange, Ranges, Shard
-from shoal_server.raft.messages import Entry, EntryKind, Membership
+from shoal_server.raft.messages import EntryKind, Membership, sealed
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
     Command,
@@ -93,7 +93,7 @@ class ReplicaOfAShard:
         """Apply entries in one turn, decoded from the log; into `batch`, if given, which is then not written."""
         state = self.machine.state
         logged = [
-            Entry(1, state.index + place, EntryKind.COMMAND, encode_commands(entry))
+            sealed(1, 1, state.index + place, EntryKind.COMMAND, encode_commands(entry))
             for place, entry in enumerate(entries, 1)
         ]
         into = self.engine.batch() if batch is None else batch
@@ -125,7 +125,7 @@ class ReplicaOfAShard:
             commands = self.commands(PurgeCommand(rows))
             index = self.machine.state.index + 1
             batch = self.engine.batch()
-            entry = Entry(1, index, EntryKind.COMMAND, encode_commands(commands))
+            entry = sealed(1, 1, index, EntryKind.COMMAND, encode_commands(commands))
             self.machine.apply([entry], batch, {index: Prepared(1, commands, [None])})
             self.engine.write_unlogged(batch)
         return len(rows)

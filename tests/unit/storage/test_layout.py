@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
 from shoal.shardmap import MicroshardRange
-from shoal_server.raft.messages import Entry, HardState, Membership
+from shoal_server.raft.messages import HardState, Membership, sealed
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, Placement, encode_applied_state
-from shoal_server.storage.engine import DataFolderRefused, StorageFailed
+from shoal_server.storage.engine import Damaged, DataFolderRefused, StorageFailed
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_start, journal_suffix
 from shoal_server.storage.layout import (
     LogStart,
@@ -55,7 +55,7 @@ def test_values_are_pinned() -> None:
     assert encode_session_slot(1, 2, 3).hex() == "01" + "01" + "000000000000000100000000000000020000000000000003"
     assert encode_session_slot(1, 2, 3, b"r").hex() == encode_session_slot(1, 2, 3).hex() + "72"
     assert encode_session_slot(1, 2, 3, None).hex() == "01" + "00" + "000000000000000100000000000000020000000000000003"
-    assert encode_entry(Entry(3, 9, 1, b"p")).hex() == "0100000000000000030170"
+    assert encode_entry(sealed(7, 3, 9, 1, b"p")).hex() == "010000000000000003013d3a275870"
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
     state = AppliedState(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
@@ -122,8 +122,20 @@ def test_the_expiry_index_is_in_the_order_of_expiries_and_comes_back_as_it_was()
 
 
 def test_an_entry_comes_back_as_it_was() -> None:
-    entry = Entry(3, 9, 1, b"payload")
+    entry = sealed(1, 3, 9, 1, b"payload")
     assert decode_entry(log_key(1, 9), encode_entry(entry)) == entry
+
+
+def test_an_entry_with_any_bit_flipped_or_in_anothers_place_is_damaged() -> None:
+    key, row = log_key(1, 9), encode_entry(sealed(1, 3, 9, 1, b"payload"))
+    for bit in range(8 * len(row)):
+        flipped = bytearray(row)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Damaged):
+            decode_entry(key, bytes(flipped))
+    for other in (log_key(2, 9), log_key(1, 10)):
+        with pytest.raises(Damaged, match="not what was proposed"):
+            decode_entry(other, row)
 
 
 @pytest.mark.parametrize("row", [b"", b"\x01\x00", b"\x02" + bytes(9)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal_server.raft.messages import Entry, HardState
+from shoal_server.raft.messages import Entry, HardState, sealed
 from shoal_server.storage.engine import Engine, StorageFailed
 from shoal_server.storage.log_store import GroupLogStore
 
@@ -11,7 +11,7 @@ ALL = 1 << 30
 
 
 def entries(first: int, last: int, term: int = 1) -> list[Entry]:
-    return [Entry(term, index, 1, b"%d-%d" % (term, index)) for index in range(first, last + 1)]
+    return [sealed(1, term, index, 1, b"%d-%d" % (term, index)) for index in range(first, last + 1)]
 
 
 def store_with(engine: Engine, stored: list[Entry], group: int = 1) -> GroupLogStore:
