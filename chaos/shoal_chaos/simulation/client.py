@@ -30,7 +30,15 @@ from shoal.shardmap import Keyspace, Routes
 from shoal_chaos.simulation.events import MILLISECOND, Events
 from shoal_chaos.simulation.histories import Histories
 from shoal_chaos.simulation.lives import Lives, LookStep
-from shoal_chaos.simulation.steps import BankReadStep, ExpiringPutStep, IncrementStep, PutStep, ReadStep, Step
+from shoal_chaos.simulation.steps import (
+    BankReadStep,
+    ExpiringPutStep,
+    FastPutStep,
+    IncrementStep,
+    PutStep,
+    ReadStep,
+    Step,
+)
 
 TIMEOUT = 400 * MILLISECOND
 PAUSE = 20 * MILLISECOND
@@ -41,7 +49,10 @@ DECLINES = 3
 
 
 class SimulatedClient:
-    """Makes steps, and has them recorded in `histories`. `lives`: most of them are about rows that expire."""
+    """Makes steps, and has them recorded in `histories`. `lives`: most of them are about rows that expire.
+
+    `sessions`: by shard, the id of the one that it writes in, and the last number used there.
+    """
 
     def __init__(
         self,
@@ -68,7 +79,7 @@ class SimulatedClient:
         self._histories = histories
         self._send = send
         self._targets: dict[int, str] = {shard.id: shard.voters[0] for shard in routes.map.shards}
-        self._sessions: dict[int, tuple[bytes, int]] = {}
+        self.sessions: dict[int, tuple[bytes, int]] = {}
         self._marks: dict[int, int] = {}
         self._request = 0
         self._steps = number << 32
@@ -143,19 +154,23 @@ class SimulatedClient:
             message = step.request(request, shard, self._keyspace.id, microshard)
             if step.weak:
                 target = self._random.choice(self._routes.map.nodes).id
-        elif shard not in self._sessions:
+        elif shard not in self.sessions:
             message = OpenSession(request, shard)
         else:
-            session, used = self._sessions[shard]
+            session, used = self.sessions[shard]
             if not self._number:
                 self._number = used + 1
-                self._sessions[shard] = (session, self._number)
+                self.sessions[shard] = (session, self._number)
             self._attempts += 1
             operations = encode_operations(step.operations)
-            message = Write(request, shard, self._keyspace.id, session, self._number, 0, operations)
+            fast = isinstance(step, FastPutStep)
+            message = Write(request, shard, self._keyspace.id, session, self._number, 0, operations, fast)
         self._sent = self._events.now
-        self._send(target, [message])
+        self._ask(target, message)
         self._events.after(TIMEOUT, lambda: self._timed_out(request))
+
+    def _ask(self, target: str, request: Request) -> None:
+        self._send(target, [request])
 
     def _timed_out(self, request: int) -> None:
         if request == self._request:
@@ -188,7 +203,7 @@ class SimulatedClient:
             ):
                 continue
             if isinstance(answer, SessionOpened):
-                self._sessions[self._shard] = (answer.session, 0)
+                self.sessions[self._shard] = (answer.session, 0)
                 self._attempt()
             elif isinstance(answer, Failure):
                 self._refused(answer)
@@ -221,7 +236,7 @@ class SimulatedClient:
         step = self._step
         assert step is not None
         if failure.code == ErrorCode.SESSION_EXPIRED:
-            del self._sessions[self._shard]
+            del self.sessions[self._shard]
             if self._attempts > 1:
                 # An earlier attempt may have been applied: nobody can tell any more.
                 step.given_up()

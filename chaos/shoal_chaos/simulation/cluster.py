@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -38,6 +38,8 @@ from shoal_chaos.simulation.histories import COUNTER, Histories
 from shoal_chaos.simulation.invariants import Invariants, Serving, Violation
 from shoal_chaos.simulation.manager import FIRST_DRIVER, SimulatedManager
 from shoal_chaos.simulation.network import Network
+
+C = TypeVar("C", bound=SimulatedClient)
 
 MICROSHARDS = 12
 WALL_START_MS = 1_700_000_000_000
@@ -144,6 +146,8 @@ class SimulatedNode:
         identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
         shard_map = load_shard_map(self.engine) or self._first_map()
         self.node = self.core_type(identity, shard_map, self.engine, cluster.settings, self._random, self.local_now())
+        for client, certificate in cluster.identities.items():
+            self.node.client_connected(client, certificate)
         self._open_others(shard_map)
         self._connect(self.node)
         self.turn_soon()
@@ -239,6 +243,7 @@ class SimulatedNode:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
         self._cluster.invariants.check(self)
+        self._cluster.invariants.check_cluster_id(self.name, node.cluster_id)
         serving = self.serving()
         if serving != self._serving:
             self._serving = serving
@@ -386,28 +391,41 @@ class Cluster:
         for name in names:
             clock = Clock(self.events, clocks.randrange(1, 1000 * SECOND), 1000 + clocks.randint(-drift, drift))
             self.nodes[name] = self.node_type(self, name, clock, derived_random(seed, f"node {name}"))
-        routes = Routes(self.shard_map)
-        names_of_keys = [f"key-{number}".encode() for number in range(keys)]
-        self.histories = Histories({key: [] for key in names_of_keys})
-        self.clients = [
-            SimulatedClient(
-                f"c{number}",
-                number,
-                self.events,
-                derived_random(seed, f"client {number}"),
-                routes,
-                keyspace,
-                names_of_keys,
-                self.histories,
-                self.sender(number),
-            )
-            for number in range(clients)
-        ]
+        self._keys = [f"key-{number}".encode() for number in range(keys)]
+        self.histories = Histories({key: [] for key in self._keys})
+        self.identities: dict[int, bytes] = {}
+        self.clients: list[SimulatedClient] = []
+        for number in range(clients):
+            self.add_client(SimulatedClient, f"c{number}")
         self._begin_managing()
         for node in self.nodes.values():
             node.start()
         for client in self.clients:
             client.start()
+
+    def add_client(self, kind: type[C], name: str) -> C:
+        """Make another client, which is still to be started."""
+        number = len(self.clients)
+        client = kind(
+            name,
+            number,
+            self.events,
+            derived_random(self.seed, f"client {number}"),
+            Routes(self.shard_map),
+            self.shard_map.keyspaces[0],
+            self._keys,
+            self.histories,
+            self.sender(number),
+        )
+        self.clients.append(client)
+        return client
+
+    def introduce(self, client: int, identity: bytes) -> None:
+        """Have all nodes know whom a client's certificate is of, in all their lives."""
+        self.identities[client] = identity
+        for node in self.nodes.values():
+            if node.node is not None:
+                node.node.client_connected(client, identity)
 
     def _timelines(self) -> tuple[Events, Events]:
         """Return what becomes `world` and `events`."""

@@ -77,6 +77,7 @@ class Invariants:
             disk_bound_ns: a node whose disk hangs for longer leads nothing any more.
         """
         self._disk_bound_ns = disk_bound_ns * (1000 + CLOCKS_DRIFT_PERMILLE) // 1000
+        self._cluster_id = ""
         self._leaders: dict[tuple[int, int], str] = {}
         self._committed: dict[int, dict[int, tuple[int, int]]] = {}
         self._checked: dict[tuple[str, int], int] = {}
@@ -214,6 +215,12 @@ class Invariants:
             raise Violation(
                 f"{node.name} said {type(said).__name__} in term {said.term} of group {said.group}, which is not on its disk"
             )
+
+    def check_cluster_id(self, name: str, cluster_id: str) -> None:
+        """A cluster has one id, whoever founds it, and each node that knows it knows that one."""
+        if cluster_id and self._cluster_id and cluster_id != self._cluster_id:
+            raise Violation(f"{name} knows the cluster by the id {cluster_id}, others by {self._cluster_id}")
+        self._cluster_id = self._cluster_id or cluster_id
 
     def check_vote(self, node: Observed, candidate: str, message: VoteResponse) -> None:
         """A vote leaves: there is one a term, also across restarts."""

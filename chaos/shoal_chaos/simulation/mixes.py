@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shoal_chaos.simulation import stalled_links
+from shoal_chaos.simulation.crowds import simulate_crowds
 from shoal_chaos.simulation.run import Report, simulate
 from shoal_chaos.simulation.wrong_clocks import simulate_wrong_clocks
 
@@ -12,5 +13,6 @@ MIXES: dict[str, Callable[[int], Report]] = {
     "any": simulate,
     "stalled-links": stalled_links.simulate,
     "wrong-clocks": simulate_wrong_clocks,
+    "crowds": simulate_crowds,
 }
 """The first is what is run where none is named."""

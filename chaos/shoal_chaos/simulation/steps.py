@@ -94,6 +94,15 @@ class PutStep:
         self._histories.registers[self.key].append(operation)
 
 
+class FastPutStep(PutStep):
+    """Writes such a value fast: it is acknowledged before it is safe, and a failover may lose it."""
+
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+        # It has taken effect for whoever reads from then on, unless it is lost: nobody can tell for how long.
+        self._record(NEVER)
+        return None
+
+
 class ReadStep:
     """Reads a register: strongly, or at least as fresh as `freshness` asks."""
 

@@ -83,10 +83,13 @@ class FastWrites:
             if type(command) is not WriteCommand:
                 continue
             session, number = command.session, command.number
-            proposed = newest.get(session) or self._older.get(session, 0)
+            latest = newest.get(session, 0)
             if item.fast:
-                item.fast = certain and number > proposed and self._is_new(command)
-            if number > proposed:
+                item.fast = (
+                    certain and number > latest and number > self._older.get(session, 0) and self._is_new(command)
+                )
+            if number > latest:
+                # Also where an older entry has a larger number: that will be forgotten before this one is applied.
                 newest[session] = number
 
     def _is_new(self, command: WriteCommand) -> bool:

@@ -16,6 +16,7 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
+from shoal_server.invariants import invariant
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
@@ -318,6 +319,10 @@ class Replica:
                 if client != NOBODY:
                     answered += 1
                     self._answer(client, request, outcome, command, outbox)
+                elif type(command) is WriteCommand:
+                    invariant(
+                        outcome.verdict is Verdict.NEW, "a fast write that was acknowledged is done when it is applied"
+                    )
             if answered:
                 self._tally.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
                 if proposal.arrived < self._tally.slow_before:

@@ -136,6 +136,21 @@ def test_a_fast_write_behind_a_queued_one_that_takes_its_slot_is_not_acknowledge
     assert stored(nodes, b"k") == (b"newer", nodes.answer(newer).seq)
 
 
+def test_a_queued_write_is_remembered_behind_one_with_a_larger_number_that_is_applied_first(nodes: Any) -> None:
+    for number in (1, 3):
+        nodes.answer(nodes.write(Put(b"k", b"before"), number=number))
+    nodes.pass_time(50)
+    nodes.write(Put(b"k", b"last"), number=6)
+    for _ in range(3):
+        nodes.step()
+    first = nodes.write(Put(b"k", b"v"), number=5)
+    nodes.step()
+    again = nodes.write(Put(b"k", b"v"), fast=True, number=5)
+    nodes.step()
+    last = nodes.write(Put(b"k", b"v"), fast=True, number=5)
+    assert nodes.answer(first).seq == nodes.answer(again).seq == nodes.answer(last).seq
+
+
 def test_fast_writes_that_follow_each_other_closely_are_all_acknowledged_at_once(nodes: Any) -> None:
     nodes.answer(nodes.write(Put(b"k", b"before")))
     nodes.pass_time(50)
