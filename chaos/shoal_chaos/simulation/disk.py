@@ -12,7 +12,7 @@ from random import Random
 from typing import cast
 
 from shoal_server.storage.engine import Batch
-from shoal_server.storage.memory import Change, MemoryBatch, MemoryEngine
+from shoal_server.storage.memory import Change, MemoryBatch, MemoryEngine, Table
 from shoal_server.storage.watched import WatchedEngine
 
 DATA = "data"
@@ -82,6 +82,10 @@ class SimulatedEngine(WatchedEngine):
     def is_durable(self, key: bytes) -> bool:
         """Whether a row of the log would survive a crash now."""
         return key in self._durable.tables["log"].rows
+
+    def safe_rows(self, family: str) -> Table:
+        """Return the rows of a family that a crash now would leave, to be changed as nobody may."""
+        return self._durable.tables[family]
 
     def durable_meta(self, key: bytes) -> bytes | None:
         """Return the row of the meta family that would survive a crash now."""

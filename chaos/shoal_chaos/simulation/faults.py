@@ -22,6 +22,8 @@ class Faults:
     """Injects faults at random moments until told to stop."""
 
     intervals_ms: ClassVar[tuple[int, ...]] = (100, 300, 1000)
+    rows_differ: ClassVar[bool] = False
+    """Whether they let replicas have other rows than their logs say."""
 
     def __init__(self, cluster: Cluster, random: Random) -> None:
         self._cluster = cluster

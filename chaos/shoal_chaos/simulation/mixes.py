@@ -7,11 +7,13 @@ from collections.abc import Callable
 from shoal_chaos.simulation import stalled_links
 from shoal_chaos.simulation.crowds import simulate_crowds
 from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.silent_changes import simulate_silent_changes
 from shoal_chaos.simulation.wrong_clocks import simulate_wrong_clocks
 
 MIXES: dict[str, Callable[[int], Report]] = {
     "any": simulate,
     "stalled-links": stalled_links.simulate,
+    "silent-changes": simulate_silent_changes,
     "wrong-clocks": simulate_wrong_clocks,
     "crowds": simulate_crowds,
 }

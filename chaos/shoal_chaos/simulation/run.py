@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from shoal_server.node.settings import NodeSettings
+from shoal_server.node.settings import ComparisonSettings, NodeSettings
 from shoal_server.raft.config import RaftConfig, Timing
 
 from shoal_chaos.simulation.cluster import Cluster
@@ -16,6 +16,14 @@ from shoal_chaos.simulation.invariants import Violation
 
 STATE_CHECK_INTERVAL = 500 * MILLISECOND
 REST = 12 * SECOND
+COMPARISON = ComparisonSettings(
+    share_permille=200,
+    first_ns=200 * MILLISECOND,
+    look_ns=200 * MILLISECOND,
+    patience_ns=500 * MILLISECOND,
+    retry_ns=SECOND,
+)
+"""Replicas are compared all the time."""
 
 
 @dataclass(slots=True)
@@ -46,6 +54,7 @@ def random_settings(random: Random) -> NodeSettings:
         snapshot_chunk_bytes=random.choice([50, 1 << 18]),
         snapshot_timeout_ns=2 * SECOND,
         sessions_per_shard=random.choice([2, 64]),
+        comparison=COMPARISON,
     )
 
 
@@ -71,12 +80,12 @@ def simulate(
         settings=make_settings(random),
     )
     faults = make_faults(cluster, derived_random(seed, "faults"))
-    _run(cluster, fault_seconds * SECOND)
+    _run(cluster, faults, fault_seconds * SECOND)
     faults.stop()
-    _run(cluster, cluster.events.now + REST)
+    _run(cluster, faults, cluster.events.now + REST)
     for client in cluster.clients:
         client.stopping = True
-    _run(cluster, cluster.events.now + REST)
+    _run(cluster, faults, cluster.events.now + REST)
     _check_recovered(cluster)
     _check_histories(cluster)
     return Report(
@@ -88,10 +97,15 @@ def simulate(
     )
 
 
-def _run(cluster: Cluster, until: int) -> None:
+def _run(cluster: Cluster, faults: Faults, until: int) -> None:
     while cluster.events.now < until:
         cluster.run_until(min(until, cluster.events.now + STATE_CHECK_INTERVAL))
+        if faults.rows_differ:
+            continue
         cluster.compare_states()
+        for node in cluster.nodes.values():
+            if node.node is not None and (node.node.tally.replicas_differed or node.node.tally.divergences):
+                raise Violation(f"{node.name} found replicas to differ that have the same rows")
 
 
 def _check_recovered(cluster: Cluster) -> None:
@@ -122,6 +136,13 @@ def _check_recovered(cluster: Cluster) -> None:
                     f"replica of shard {shard.id} on {name} is at {replicas[name].machine.state.index} long after the "
                     f"last fault, its leader {leaders[0]} at {leader.machine.state.index}"
                 )
+        for name, replica in replicas.items():
+            if replica.failure is not None:
+                raise Violation(f"the replica of shard {shard.id} on {name} is still {replica.failure}")
+        if leader.comparison is not None and leader.comparison.divergence is not None:
+            raise Violation(
+                f"shard {shard.id} is said to have {leader.comparison.divergence} long after the last fault"
+            )
         left = leader.machine.scan(
             shard.ranges, b"expiring/", b"expiring0", reverse=False, keys_only=True, max_rows=1, max_bytes=1, now=0
         )

@@ -180,11 +180,11 @@ class Node:
         self._admin_requests: list[tuple[int, AdminRequest]] = []
         self._derived_version = load_derived_version(engine)
         self._may_lack_replicas = False
-        self._leaderships = Leaderships(identity.node, self.replicas)
         self._splits = Splits(self)
         self._relocations = Relocations(self)
         self._administration = Administration(self, self._relocations)
         self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
+        self._leaderships = Leaderships(identity.node, self.replicas, self._transfers)
         self._callers = Callers(random)
         self._founding = Founding(self, random)
         self._admission = Admission(self.replicas, self.routes, settings, self._callers)
@@ -598,6 +598,7 @@ class Node:
                 elif isinstance(message, SnapshotWanted):
                     if sender in replica.group.members:
                         self._transfers.asked(replica, sender)
+                        self._leaderships.asked_for_rows(message.group, sender, now)
                 elif isinstance(message, FreshnessQuestion):
                     answer = replica.reads.answer_freshness(message, now)
                     if answer is not None:

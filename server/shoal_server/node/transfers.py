@@ -93,6 +93,10 @@ class SnapshotTransfers:
         """Say whether a snapshot of `shard` is being taken in."""
         return shard in self._taking
 
+    def sends(self, shard: int, peer: str) -> bool:
+        """Say whether a snapshot of `shard` is on its way to `peer`."""
+        return (shard, peer) in self._sending
+
     def asked(self, replica: Replica, peer: str) -> None:
         """Queue a snapshot that `peer` has asked for, unless one is on its way, or waits for its turn."""
         if (replica.shard.id, peer) not in self._sending and (replica, peer) not in self._wanted:

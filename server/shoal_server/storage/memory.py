@@ -43,7 +43,7 @@ class MemoryBatch:
         return not self.changes
 
 
-class _Table:
+class Table:
     """One family: a dictionary and its keys in order."""
 
     __slots__ = ("keys", "rows")
@@ -72,8 +72,8 @@ class _Table:
         rows = self.rows
         return [(key, rows[key]) for key in self.keys[bisect_left(self.keys, start) : bisect_left(self.keys, end)]]
 
-    def copy(self) -> _Table:
-        return _Table(list(self.keys), dict(self.rows))
+    def copy(self) -> Table:
+        return Table(list(self.keys), dict(self.rows))
 
 
 class _Damage:
@@ -118,7 +118,7 @@ class _Damage:
 class _MemoryView:
     """A copy of the tables, made when the view was taken."""
 
-    def __init__(self, tables: dict[str, _Table], damage: _Damage) -> None:
+    def __init__(self, tables: dict[str, Table], damage: _Damage) -> None:
         self._tables = tables
         self._damage = damage
 
@@ -138,7 +138,7 @@ class MemoryEngine:
         self.log = Family("log")
         self.data = Family("data")
         self.meta = Family("meta")
-        self.tables: dict[str, _Table] = {name: _Table([], {}) for name in ("log", "data", "meta")}
+        self.tables: dict[str, Table] = {name: Table([], {}) for name in ("log", "data", "meta")}
 
     def batch(self) -> Batch:
         return MemoryBatch()
@@ -198,7 +198,7 @@ class MemoryEngine:
     def view(self) -> View:
         return _MemoryView(self.copy_tables(), self.damage.copy())
 
-    def copy_tables(self) -> dict[str, _Table]:
+    def copy_tables(self) -> dict[str, Table]:
         """Return the rows as they are now."""
         return {name: table.copy() for name, table in self.tables.items()}
 

@@ -20,6 +20,7 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import ShardMap
 from shoal_server.node.refusals import PATIENCE_NS
+from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
 SHARD = 1
 BODY = encode_operations([Put(b"k", b"v")])
@@ -147,3 +148,19 @@ def test_a_replica_that_has_not_heard_of_a_leader_yet_says_so_at_once(make_nodes
     [refused] = nodes.answers[request]
     assert refused.code == ErrorCode.NOT_LEADER.value
     assert refused.route.leader == ""
+
+
+def test_leadership_is_not_handed_to_a_replica_that_gets_its_rows_anew(nodes: Any) -> None:
+    leader = nodes.leader
+    failed, whole = sorted(nodes.others, reverse=True)
+    # The one that would be chosen, were it whole; of snapshots none gets through.
+    nodes.nodes[leader]._transfers._settings = replace(nodes.settings, snapshots_at_once=0)
+    replica = nodes.replica(failed)
+    nodes.nodes[failed].fail_replica(replica, ReplicaFailure(FailureKind.DIVERGED, "planted", 1), nodes.now)
+    nodes.pass_time(20)
+    assert replica.failure is not None
+    refused = nodes.ask_and_wait(leader, lambda request: TransferLeader(request, SHARD, failed, 5000))
+    assert isinstance(refused, Failure)
+    assert "gets its rows anew" in refused.message
+    nodes.nodes[leader].hand_over(nodes.now)
+    nodes.until(lambda: nodes.replica(whole).group.is_leader, 100)
