@@ -302,10 +302,12 @@ def names_host(certificate: Certificate, host: str) -> bool:
 def identity_of(certificate: Certificate) -> bytes:
     """Return a short name for whom a certificate is of, the same for each that he has in time; empty: there is none.
 
-    That is its subject; the names of hosts where it has none.
+    That is its subject, and the other names in it: some authorities put nothing that tells two apart into the first.
     """
-    subject = certificate.get("subject") or certificate.get("subjectAltName") or certificate.get("serialNumber")
-    return sha256(repr(subject).encode()).digest()[:IDENTITY_BYTES] if subject else b""
+    if not certificate:
+        return b""
+    names = certificate.get("subject", ()), sorted(certificate.get("subjectAltName", ()))
+    return sha256(repr(names).encode()).digest()[:IDENTITY_BYTES]
 
 
 def _advance(side: SSLObject) -> bool:

@@ -58,6 +58,7 @@ class Host:
         self.note(connection.address, reason)
 
     def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
+        self.certificates.append(certificate)
         return 1
 
     def from_client(self, client: int, requests: list[Request]) -> None:
@@ -254,9 +255,10 @@ async def answer_of(reader: asyncio.StreamReader) -> Any:
     return greeting_decoder.decode(bodies[0])[0]
 
 
-async def test_a_peer_is_judged_by_the_certificate_of_its_connection(place):
+@pytest.mark.parametrize("role", ["peer", "client"])
+async def test_a_peer_or_client_is_judged_by_the_certificate_of_its_connection(place, role):
     await place.listen()
-    peer = Hello("peer", OLDEST, NEWEST, "c", "n2", "i")
+    peer = Hello(role, OLDEST, NEWEST, "c", "n2", "i")
     for certificate in ("node.pem", ""):
         welcome, writer = await greet(place, peer, certificate)
         assert isinstance(welcome, Welcome)

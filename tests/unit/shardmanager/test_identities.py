@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
 from shoal.shardmap import NodeAddress
 from shoal_shardmanager.controller import joined
 from shoal_shardmanager.rows import NodeState, RemoveNode, State
 from shoal_shardmanager.state import changed
+from shoal_shardmanager.view import Report, trusted
 
 
 def test_nodes_are_remembered_by_the_data_folder_that_they_were_met_with(simulated: Any) -> None:
@@ -55,3 +57,16 @@ def test_a_node_that_joins_is_known_by_its_folder_at_once(simulated: Any) -> Non
     changes, _ = joined(cluster.state, NodeAddress("n9", "h:9", "eu", "z9"), "folder", 5)
     after = changed(cluster.state, changes)
     assert after.nodes["n9"].incarnation == "folder"
+
+
+def test_reports_of_another_cluster_of_that_name_are_not_trusted(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.run(2)
+    status = cluster.status("n1")
+    reports = {
+        "n1": Report(replace(status, cluster_id="ours"), 1),
+        "n2": Report(replace(status, cluster_id="theirs"), 1),
+    }
+    reports["n3"] = Report(replace(status, cluster_id=""), 1)
+    assert trusted(reports, {}, "ours").keys() == {"n1", "n3"}
+    assert trusted(reports, {}, "").keys() == {"n1", "n2", "n3"}
