@@ -15,6 +15,9 @@ from shoal_chaos.nemeses.system_faults import Field
 
 SUFFIXES = (".sst", ".log")
 """The files that are damaged: tables, and the write-ahead log."""
+DAMAGED_BYTES = 128
+TABLE_BYTES_LEAST = 8 * 1024
+"""The middle of a smaller one is not among its rows."""
 
 
 class BadDisk(Nemesis):
@@ -152,6 +155,48 @@ class DamagedFiles(Nemesis):
                 self._copy.rename(data)
                 cluster.restart([self._node])
         shutil.rmtree(self._copy, ignore_errors=True)
+
+
+class DamagedWhileRunning(Nemesis):
+    """Bytes in the middle of a table file are overwritten under a node that has it open.
+
+    The node goes on: whichever of its replicas meets the damage fails, and is rebuilt. It may end once, where a compaction
+    meets it first, and is started again; only where the table holds the node's own rows does it refuse to start.
+    """
+
+    name: ClassVar[str] = "damaged-while-running"
+
+    def __init__(self, who: Who = Who.ANY) -> None:
+        self._who = who
+        self._node = ""
+
+    async def start(self, cluster: FaultyCluster, random: Random) -> str:
+        (self._node,) = await choose(cluster, self._who, random)
+        if not self._tables(cluster):
+            # What was recovered at a start is in tables; what was written since may be in memory only.
+            await cluster.kill([self._node])
+            cluster.restart([self._node])
+            await cluster.decided(self._node)
+        tables = self._tables(cluster)
+        if not tables:
+            return f"{self._node} has no table to damage"
+        cluster.excuse([self._node])
+        damaged = random.choice(tables)
+        with damaged.open("r+b") as file:
+            at = (damaged.stat().st_size - DAMAGED_BYTES) // 2
+            file.seek(at)
+            file.write(random.randbytes(DAMAGED_BYTES))
+        return f"{DAMAGED_BYTES} bytes of {damaged.name} of {self._node} overwritten at byte {at:,}, while it runs"
+
+    def _tables(self, cluster: FaultyCluster) -> list[Path]:
+        tables = cluster.system(self._node).data.rglob("*.sst")
+        return sorted(path for path in tables if path.stat().st_size >= TABLE_BYTES_LEAST)
+
+    async def heal(self, cluster: FaultyCluster) -> None:
+        if self._node not in cluster.running:
+            cluster.restart([self._node])
+            if not await cluster.decided(self._node):
+                cluster.give_up(self._node)
 
 
 def _damage(path: Path, how: Literal["cut", "flip"], random: Random) -> str:

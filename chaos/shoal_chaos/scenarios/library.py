@@ -10,6 +10,7 @@ from shoal_chaos.nemeses.choosing import Who
 from shoal_chaos.nemeses.clocks import Drift, WallJump
 from shoal_chaos.nemeses.disks import (
     DamagedFiles,
+    DamagedWhileRunning,
     LyingDisk,
     failing_reads,
     failing_sync,
@@ -294,6 +295,13 @@ MACHINES = (
         "damaged-files",
         "A node whose files were cut or changed serves nothing wrong: it refuses them, or gets from others what is gone.",
         _each(lambda: DamagedFiles("cut"), lambda: DamagedFiles("flip"), seconds=(2.0, 3.0), rest_seconds=2.0),
+        availability=MAJORITY_STAYS,
+        needs_system_faults=True,
+    ),
+    Scenario(
+        "damaged-while-running",
+        "A node whose tables are damaged under it goes on, and its replicas that meet the damage are rebuilt: no row is lost.",
+        _each(lambda: DamagedWhileRunning(), seconds=(3.0, 5.0), rest_seconds=3.0),
         availability=MAJORITY_STAYS,
         needs_system_faults=True,
     ),

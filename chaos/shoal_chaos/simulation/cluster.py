@@ -18,6 +18,7 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import VoteResponse
+from shoal_server.storage.engine import Damaged
 from shoal_server.storage.folder import load_shard_map
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
@@ -67,6 +68,7 @@ class SimulatedNode:
         self._clock = clock
         self._random = random
         self.told = False
+        self.leaves_rows = False
         self._turn_at: int | None = None
         self._turns_scheduled: set[int] = set()
         self._syncing = False
@@ -149,6 +151,8 @@ class SimulatedNode:
         for client, certificate in cluster.identities.items():
             self.node.client_connected(client, certificate)
         self._open_others(shard_map)
+        # Where it cannot be read which rows a replica has, they cannot be removed either.
+        self.leaves_rows |= any(each.failure and not each.machine.state.index for each in self.replicas.values())
         self._connect(self.node)
         self.turn_soon()
 
@@ -334,7 +338,7 @@ class SimulatedNode:
         if self.node is not None:
             for shard, replica in self.node.replicas.items():
                 state = replica.machine.state
-                if not state.index:
+                if not state.index or replica.failure is not None:
                     continue
                 value = crc32(repr(state.shared).encode())
                 prefixes = [
@@ -342,9 +346,13 @@ class SimulatedNode:
                     for microshard, generation in state.generations(state.stored_ranges).items()
                     for make in (data_prefix, expiry_prefix)
                 ]
-                for prefix in (*prefixes, journal_prefix(shard, state.generation)):
-                    for key, row in self.engine.scan(self.engine.data, prefix, prefix_end(prefix)):
-                        value = crc32(row, crc32(key[len(prefix) :], value))
+                try:
+                    for prefix in (*prefixes, journal_prefix(shard, state.generation)):
+                        for key, row in self.engine.scan(self.engine.data, prefix, prefix_end(prefix)):
+                            value = crc32(row, crc32(key[len(prefix) :], value))
+                except Damaged:
+                    # It does not know yet.
+                    continue
                 hashes[shard] = (state.index, value)
         return hashes
 
@@ -366,6 +374,7 @@ class Cluster:
         self.world, self.events = self._timelines()
         self.invariants = Invariants(settings.sync_stall_ns + DISK_LOOK_INTERVAL + settings.timing.support_ns)
         self.trace = 0
+        self.replicas_may_fail = False
         names = [f"n{number}" for number in range(1, nodes + 1)]
         keyspace = Keyspace(1, "default", MICROSHARDS, b"/")
         self.shard_map = ShardMap(
@@ -477,6 +486,9 @@ class Cluster:
     def compare_states(self) -> None:
         """Compare the rows of replicas that have applied the same entries."""
         for node in self.nodes.values():
+            for shard, replica in node.replicas.items():
+                if replica.failure is not None and not self.replicas_may_fail:
+                    raise Violation(f"the replica of shard {shard} on {node.name} has failed: {replica.failure}")
             for shard, (index, value) in node.state_hashes().items():
                 self.invariants.check_state(node.name, shard, index, value)
 

@@ -47,6 +47,7 @@ class SilentChanges(Faults):
         self._last_index: dict[int, int] = {}
         self._grows: set[int] = set()
         super().__init__(cluster, random)
+        cluster.replicas_may_fail = True
         self.kinds += [self._change] * (2 + len(self.kinds))
         for node in cluster.nodes.values():
             for replica in node.replicas.values():

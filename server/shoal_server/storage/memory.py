@@ -90,6 +90,9 @@ class _Damage:
     def add(self, family: str, keys: Iterable[bytes]) -> None:
         self._keys.setdefault(family, set()).update(keys)
 
+    def clear(self) -> None:
+        self._keys = {}
+
     def mend(self, changes: list[Change]) -> None:
         for kind, family, key, value in changes:
             damaged = self._keys.get(family, set())

@@ -1,0 +1,137 @@
+"""Rows and log entries that cannot be read any more, on one node at a time, under all the other faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import ClassVar
+
+from shoal_chaos.simulation.cluster import Cluster, SimulatedNode
+from shoal_chaos.simulation.events import SECOND
+from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.run import Report, simulate
+
+ROWS_MOST = 8
+LOST_LOGS_SECONDS = 30
+GROUP_BYTES = 4
+"""Of a log entry's key, which begins with them."""
+
+
+class DamagedRows(Faults):
+    """Neighbouring rows on a node's disk are damaged: of users, of what replicas have applied, or of their logs.
+
+    No other node's are, before all replicas are whole again and nothing damaged is left: of every row there is a copy that
+    can be read. Whoever meets the damage must neither take the rest for all there is nor stay failed.
+    """
+
+    intervals_ms: ClassVar[tuple[int, ...]] = (100, 300)
+
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        self.damaged = 0
+        super().__init__(cluster, random)
+        cluster.replicas_may_fail = True
+        self.kinds += [self._damage] * len(self.kinds)
+
+    def _all_kinds(self) -> list[Callable[[], None]]:
+        # Clocks and membership have faults of their own: what this is about is what replicas hold.
+        return [
+            self._crash,
+            self._pause,
+            self._partition,
+            self._bad_network,
+            self._slow_disk,
+            self._transfer,
+            self._split,
+            self._relocate,
+        ]
+
+    def _damage(self) -> None:
+        node = self._some_node()
+        if any(_is_damaged(other) for other in self._cluster.nodes.values() if other is not node):
+            return
+        family = self._random.choice(["data", "data", "log"])
+        keys = node.engine.tables[family].keys
+        if keys:
+            first = self._random.randrange(len(keys))
+            node.engine.damage.add(family, keys[first : first + self._random.randint(1, ROWS_MOST)])
+            self.damaged += 1
+
+    def stop(self) -> None:
+        """What nobody has met yet is mended; what was met, the replicas have to see to."""
+        super().stop()
+        for node in self._cluster.nodes.values():
+            node.engine.damage.clear()
+
+
+class LostLogs(Faults):
+    """A replica's log is damaged just when a leader is cut off that knows, with it, what the third has never heard of.
+
+    Of three voters, one is cut off for a while; then the log of another is damaged, whose process starts again; then the
+    first comes back and the leader is cut off. Nobody may be elected by the two before the leader is back.
+    """
+
+    intervals_ms: ClassVar[tuple[int, ...]] = (2000,)
+
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        self.lost = 0
+        self._busy = False
+        super().__init__(cluster, random)
+        cluster.replicas_may_fail = True
+
+    def _all_kinds(self) -> list[Callable[[], None]]:
+        return [self._lose_log]
+
+    def _lose_log(self) -> None:
+        nodes, events = self._cluster.nodes, self._cluster.events
+        whole = all(node.node is not None and not _is_damaged(node) for node in nodes.values())
+        leaders = [
+            (name, replica.group.membership.voters)
+            for name, node in nodes.items()
+            for replica in node.replicas.values()
+            if replica.group.is_leader and len(replica.group.membership.voters) == 3
+        ]
+        if self._busy or not whole or not leaders:
+            return
+        self._busy = True
+        leader, voters = self._random.choice(leaders)
+        victim, ignorant = self._random.sample([name for name in voters if name != leader], 2)
+
+        def lose() -> None:
+            node = nodes[victim]
+            if node.node is not None:
+                node.crash()
+                keys = node.engine.tables["log"].keys
+                # Where a log ends can be read. If it could not, its replica would be silent until it is replaced.
+                ends = {key[:GROUP_BYTES]: key for key in keys}
+                node.engine.damage.add("log", set(keys) - set(ends.values()))
+                self.lost += 1
+            self._apart(leader)
+            events.after(self._random.randrange(SECOND // 2), lambda: self._restart(node))
+            events.after(4 * SECOND, self._heal)
+            events.after(8 * SECOND, rest)
+
+        def rest() -> None:
+            self._busy = False
+
+        self._apart(ignorant)
+        events.after(self._random.randrange(SECOND // 2, SECOND), lose)
+
+    def _apart(self, name: str) -> None:
+        others = [other for other in self._cluster.nodes if other != name]
+        self._cluster.network.cut({(name, other) for other in others} | {(other, name) for other in others})
+        self._cluster.tell_of_links(self._random)
+
+
+def _is_damaged(node: SimulatedNode) -> bool:
+    # A node that does not run may have a failure stored: it counts until it has come back whole.
+    return bool(node.engine.damage) or node.node is None or any(each.failure for each in node.replicas.values())
+
+
+def simulate_damaged_rows(seed: int) -> Report:
+    """Run one seed under `DamagedRows` (see `run.simulate`)."""
+    return simulate(seed, make_faults=DamagedRows)
+
+
+def simulate_lost_logs(seed: int) -> Report:
+    """Run one seed under `LostLogs` (see `run.simulate`)."""
+    return simulate(seed, fault_seconds=LOST_LOGS_SECONDS, make_faults=LostLogs)

@@ -1,0 +1,114 @@
+"""Damage on one disk at a time: whoever meets it fails and is rebuilt, nothing is lost, and nothing damaged becomes a copy.
+
+Each planted bug is what this is for; what is found of each is in docs/simulation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
+from typing import TypeVar
+
+import pytest
+from shoal_chaos.simulation.cluster import Cluster
+from shoal_chaos.simulation.damaged_rows import DamagedRows, LostLogs
+from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.run import simulate
+from shoal_server.node.core import Node
+from shoal_server.node.rebuilding import Rebuilding
+from shoal_server.raft.group import Group
+from shoal_server.storage.memory import _Damage
+
+SEEDS = 20
+
+
+T = TypeVar("T", bound=Faults)
+
+
+def run(seed: int, kind: type[T], seconds: int = 10) -> T:
+    made: list[T] = []
+
+    def faults(cluster: Cluster, random: Random) -> T:
+        made.append(kind(cluster, random))
+        return made[0]
+
+    simulate(seed, fault_seconds=seconds, make_faults=faults)
+    return made[0]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_damaged_replicas_are_rebuilt_and_nothing_is_lost(seed: int) -> None:
+    assert run(seed, DamagedRows).damaged >= 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nobody_is_elected_by_a_replica_that_has_lost_its_log(seed: int) -> None:
+    assert run(seed, LostLogs, seconds=30).lost >= 1
+
+
+def take_damage_for_the_end(patch: pytest.MonkeyPatch) -> None:
+    """Iterators end where they cannot read on, and nobody asks why."""
+
+    def checked(self: _Damage, family: str, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        damaged = self._keys.get(family, set())
+        for row in rows:
+            if row[0] in damaged:
+                return
+            yield row
+
+    patch.setattr(_Damage, "checked", checked)
+
+
+def forget_what_was_acknowledged(patch: pytest.MonkeyPatch) -> None:
+    """A rebuilt replica begins its log anew behind the snapshot, whatever it had acknowledged behind that."""
+    patch.setattr(Group, "keeps_log", lambda *_: False)
+    patch.setattr(
+        Group,
+        "can_restore",
+        lambda self, index, term: (
+            index >= self.log.commit_index
+            if self._failed
+            else (index > self.log.commit_index and not self.log.matches(index, term))
+        ),
+    )
+
+
+def vote_without_a_log(patch: pytest.MonkeyPatch) -> None:
+    """A replica whose log is damaged votes as if it had lost nothing."""
+    patch.setattr(Group, "_is_silent", property(lambda self: self._history.current.version < self._silent_until))
+
+
+def never_rebuild(patch: pytest.MonkeyPatch) -> None:
+    """A failed replica waits for somebody to come."""
+    patch.setattr(Rebuilding, "begin", lambda *_: None)
+
+
+def serve_what_is_left(patch: pytest.MonkeyPatch) -> None:
+    """A replica that has met damage goes on as if nothing were."""
+    patch.setattr(Node, "fail_replica", lambda *_: None)
+
+
+BUGS = [
+    take_damage_for_the_end,
+    forget_what_was_acknowledged,
+    vote_without_a_log,
+    never_rebuild,
+    serve_what_is_left,
+]
+
+FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {vote_without_a_log: LostLogs}
+"""The faults that a bug needs, where damaged rows seldom bring it out."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            run(seed, FAULTS.get(bug, DamagedRows), seconds=30 if bug in FAULTS else 10)
+        except (TypeError, AttributeError, NameError) as error:
+            pytest.fail(f"the bug is not planted any more: {error!r}")
+        except Exception:
+            return
+    pytest.fail(f"{SEEDS} seeds did not find it")
