@@ -42,6 +42,7 @@ from shoal.protocol.messages import (
     Request,
     SetLogLevel,
     ShardMapReply,
+    SkipEntry,
     SplitShard,
     StatusReply,
     TransferLeader,
@@ -204,6 +205,14 @@ class AdminConnection:
             InvalidArgument: it cannot be split so, or not now; the message says why.
         """
         await self._ask(SplitShard(self._number(), shard, child, map_version), Done, shard)
+
+    async def skip_entry(self, shard: int, index: int, term: int, checksum: int) -> None:
+        """Have the node's replica of `shard` go on behind the entry that it is stuck at (see `SkipEntry`).
+
+        Raises:
+            InvalidArgument: it is not stuck at this very entry.
+        """
+        await self._ask(SkipEntry(self._number(), shard, index, term, checksum), Done)
 
     async def set_log_level(self, level: str) -> None:
         """Have the process log from `level` on: "debug", "info", "warning" or "error"; it lasts until the process ends.

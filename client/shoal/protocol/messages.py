@@ -12,6 +12,7 @@ import msgspec
 
 from shoal.protocol.bounds import (
     Bytes,
+    Checksum,
     Count,
     Digest,
     DurationMs,
@@ -412,6 +413,20 @@ class SplitShard(_Message, frozen=True, tag=22):
     map_version: Version
 
 
+class SkipEntry(_Message, frozen=True, tag=34):
+    """Have the node's replica of a shard go on behind an entry that it is stuck at, as if that did nothing.
+
+    Answered by `Done` once that is on disk. Refused unless the replica is stuck at this very entry: `ReplicaStatus.failure`
+    names it. What it was to change is lost there; so each replica of the shard is to skip it, or none.
+    """
+
+    request: RequestNumber
+    shard: ShardId
+    index: LogIndex
+    term: Term
+    checksum: Checksum
+
+
 class SetLogLevel(_Message, frozen=True, tag=32):
     """Have the process log from `level` on: debug, info, warning or error. Answered by `Done`; it lasts until it ends."""
 
@@ -437,6 +452,7 @@ Request: TypeAlias = (
     | ReadMoving
     | ReadChecksum
     | SetLogLevel
+    | SkipEntry
 )
 
 

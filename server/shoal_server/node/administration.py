@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+import structlog
 from msgspec.structs import replace
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import (
@@ -24,6 +25,7 @@ from shoal.protocol.messages import (
     DropReplica,
     InstallShardMap,
     SetLogLevel,
+    SkipEntry,
     SplitShard,
 )
 from shoal.protocol.relocation import ReadMoving, RelocationStep
@@ -32,19 +34,30 @@ from shoal.shardmap import Routes, microshards_in, without_ranges
 from shoal_server.node.order_rules import refuse_map, refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.relocations import Relocations
-from shoal_server.node.replica import Replica
+from shoal_server.node.replica import Replica, describe_entry
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import MembershipChange, MembershipRefused
+from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
 from shoal_server.storage.folder import put_shard_map
 from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, put_origin
+from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
 
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
 
+log = structlog.get_logger("shoal.node")
+
 AdminRequest: TypeAlias = (
-    InstallShardMap | ChangeMembership | DropReplica | SplitShard | RelocationStep | ReadMoving | SetLogLevel
+    InstallShardMap
+    | ChangeMembership
+    | DropReplica
+    | SplitShard
+    | RelocationStep
+    | ReadMoving
+    | SetLogLevel
+    | SkipEntry
 )
 
 SPLIT_BYTES = 1024
@@ -73,6 +86,8 @@ class Administration:
             problem = self._install(request, now)
         elif isinstance(request, DropReplica):
             problem = self._drop(request)
+        elif isinstance(request, SkipEntry):
+            problem = self._skip(request, now)
         elif isinstance(request, SetLogLevel):
             problem = self._node.set_log_level(request.level)
         else:
@@ -132,6 +147,32 @@ class Administration:
                 origins[shard.id] = origin
         node.engine.write(batch)
         node.adopt_map(routes, origins, now)
+        return ""
+
+    def _skip(self, request: SkipEntry, now: int) -> str:
+        """Have a replica go on behind the entry that it is stuck at; return "" or why not."""
+        node = self._node
+        replica = node.replicas.get(request.shard)
+        if replica is None:
+            return f"{node.identity.node} has no replica of shard {request.shard}"
+        failure = replica.failure
+        wanted = SkippedEntry(request.term, request.checksum)
+        if replica.skipped.get(request.index) == wanted:
+            return ""
+        stuck = replica.stuck_at
+        if failure is None or failure is not stuck or failure.at_index != request.index:
+            return f"the replica on {node.identity.node} is not stuck at entry {request.index} of shard {request.shard}"
+        [entry] = replica.group.log.entries(request.index, request.index + 1, 1)
+        if (entry.term, entry.checksum) != (request.term, request.checksum):
+            return f"the replica on {node.identity.node} is stuck at another one: {describe_entry(entry)}"
+        if entry.kind == EntryKind.MEMBERSHIP:
+            return "a change of membership is in force from the moment it is in the log, and cannot be skipped"
+        batch = node.engine.batch()
+        put_skipped(batch, node.engine, request.shard, request.index, wanted)
+        node.engine.write(batch)
+        replica.skip(request.index, wanted, now)
+        node.mark_dirty(replica)
+        log.warning("entry_skipped", node=node.identity.node, shard=request.shard, entry=describe_entry(entry))
         return ""
 
     def _refuse_to_found(self, shard_id: int, routes: Routes) -> str:

@@ -33,6 +33,7 @@ from shoal.protocol.messages import (
     InstallShardMap,
     Refused,
     Request,
+    SkipEntry,
     SplitShard,
     TracedRequest,
     Welcome,
@@ -60,7 +61,7 @@ GREETING_SECONDS = 5.0
 """A connection that has not said hello by then is closed: it holds a place that somebody else may need."""
 
 
-_OF_MANAGERS = InstallShardMap | ChangeMembership | SplitShard | DropReplica | RelocationStep
+_OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | RelocationStep
 """Requests that no client but a manager has."""
 
 

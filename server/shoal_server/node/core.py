@@ -892,6 +892,8 @@ class Node:
         self._relocations.take_hand_overs(applied.values(), now)
         for replica in applied.values():
             replica.answer_applied(outbox)
+            if replica.stuck_at is not None and replica.failure is None:
+                self.fail_replica(replica, replica.stuck_at, now)
         for replica in dirty.values():
             try:
                 replica.reads.serve(now, self._time_ms, outbox)

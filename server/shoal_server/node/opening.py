@@ -41,6 +41,7 @@ from shoal_server.storage.replica_failure import (
     regained,
 )
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged
+from shoal_server.storage.skipped_entries import load_skipped
 
 log = structlog.get_logger("shoal.node")
 
@@ -149,6 +150,7 @@ class ReplicaOpener:
                 lost_to=max(lost_to, failure.log_lost_to),
             )
         replica = Replica(node, group, store, machine, self._settings, self._tally, self._connected)
+        replica.skipped = load_skipped(engine, shard_id)
         if failure is not None:
             replica.opened_failed(failure, state)
             if failure is not known:

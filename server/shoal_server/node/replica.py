@@ -44,9 +44,10 @@ from shoal_server.shard.commands import (
 from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
 from shoal_server.shard.sessions import Verdict
 from shoal_server.storage.applied_state import AppliedState
-from shoal_server.storage.engine import Batch
+from shoal_server.storage.engine import Batch, StorageFailed
 from shoal_server.storage.log_store import GroupLogStore
-from shoal_server.storage.replica_failure import ReplicaFailure
+from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
+from shoal_server.storage.skipped_entries import SkippedEntry
 
 if TYPE_CHECKING:
     from shoal_server.node.comparisons import Comparison
@@ -57,6 +58,15 @@ _UPKEEP = (PurgeCommand, SetClockCommand)
 """What a leader proposes by itself, one at a time."""
 
 log = structlog.get_logger("shoal.node")
+
+
+MAX_REASON = 2000
+"""Characters of why an entry cannot be applied: what was wrong in it may be long."""
+
+
+def describe_entry(entry: Entry) -> str:
+    """Say which entry of a log is meant, so that it can be named in an order."""
+    return f"entry {entry.index} (term {entry.term}, checksum {entry.checksum:08x}, {len(entry.payload)} bytes)"
 
 
 class Replica:
@@ -92,7 +102,9 @@ class Replica:
         "reads",
         "refusals",
         "shard",
+        "skipped",
         "store",
+        "stuck_at",
         "transfer",
     )
 
@@ -117,6 +129,8 @@ class Replica:
         self.reads = ReplicaReads(node, group, machine, settings, tally, self.refusals)
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
+        self.stuck_at: ReplicaFailure | None = None
+        self.skipped: dict[int, SkippedEntry] = {}
         self.transfer: WaitingTransfer | None = None
         self.counts = RowCounts()
         self.load = ReplicaLoad()
@@ -285,18 +299,38 @@ class Replica:
         group = self.group
         entries = group.committed()
         if entries:
-            before, split_offs = self.machine.state, len(self.machine.microshards.split_offs)
-            try:
-                results = self.machine.apply(entries, batch, self._prepared)
-            except BaseException:
-                self.machine.state = before
-                self.machine.microshards.forget(split_offs)
-                raise
+            results = self._apply(entries, batch)
             index = self.machine.state.index
             group.applied(index)
             self.reads.applied(index)
             if self._proposals:
                 self._results = results
+
+    def _apply(self, entries: list[Entry], batch: Batch) -> list[tuple[Entry, list[Outcome]]]:
+        """Apply entries, up to one that cannot be applied: `stuck_at` says which that is, and why."""
+        machine = self.machine
+        before, split_offs = machine.state, len(machine.microshards.split_offs)
+        try:
+            return machine.apply(entries, batch, self._prepared, self.skipped)
+        except BaseException as error:
+            machine.state, machine.digest_due = before, None
+            machine.microshards.forget(split_offs)
+            poisoned = machine.applying
+            if poisoned is None or not isinstance(error, Exception) or isinstance(error, StorageFailed | MemoryError):
+                # It is not about the entry: the disk, or the process.
+                raise
+            reason = f"{describe_entry(poisoned)} cannot be applied: {type(error).__name__}: {error}"
+            self.stuck_at = ReplicaFailure(FailureKind.STUCK, reason[:MAX_REASON], poisoned.index)
+        # The machine is halfway: what is stored is of the entry before these.
+        machine.adopt(before)
+        whole = [entry for entry in entries if entry.index < poisoned.index]
+        return machine.apply(whole, batch, self._prepared, self.skipped)
+
+    def skip(self, index: int, skipped: SkippedEntry, now: int) -> None:
+        """Go on behind the entry that the replica is stuck at: it is not to be applied."""
+        self.skipped[index] = skipped
+        self.failure, self.refusals.failure, self.stuck_at = None, "", None
+        self.group.mended(now)
 
     def answer_applied(self, outbox: Outbox) -> None:
         """Answer those who wait for what was applied."""
@@ -509,7 +543,7 @@ class Replica:
         """Take up the rows of a snapshot that was just adopted and written."""
         restored = self._restored
         if restored is not None:
-            self.failure, self.refusals.failure = None, ""
+            self.failure, self.refusals.failure, self.stuck_at = None, "", None
             self.newest_digest = None
             self._restored = self._unread = None
             self.machine.adopt(restored)

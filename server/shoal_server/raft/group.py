@@ -679,6 +679,11 @@ class Group:
         if self.role is not Role.REPLICA:
             self._become_replica(self.term, now)
 
+    def mended(self, now: int) -> None:
+        """Lead and campaign as before `fail`: what had failed is whole again, and the log was all the time."""
+        self._failed = False
+        self.wake(now)
+
     def report_lost_log(self) -> bool:
         """Tell the leader, where the log is lost, that nothing of it counts and a snapshot is needed; say whether it is."""
         if self._lost_to and self._awaits_snapshot:

@@ -70,6 +70,7 @@ from shoal_server.storage.session_rows import (
     session_slot_key,
     stored_sessions,
 )
+from shoal_server.storage.skipped_entries import SkippedEntry
 
 GIVEN_RESULTS_BYTES = 64 * 1024
 """Results of a write that are longer are given without the values that conditions found."""
@@ -154,6 +155,8 @@ class ShardStateMachine:
         self._engine = engine
         self.traffic = Traffic()
         self.digest_due: DigestDue | None = None
+        self.applying: Entry | None = None
+        """The entry that is being applied, or was the last."""
         self.prefixes: dict[int, bytes] = {}
         self.sessions = SessionTable()
         self.microshards = Microshards(self, engine)
@@ -177,7 +180,11 @@ class ShardStateMachine:
     # -- writes
 
     def apply(
-        self, entries: list[Entry], batch: Batch, prepared: Mapping[int, Prepared]
+        self,
+        entries: list[Entry],
+        batch: Batch,
+        prepared: Mapping[int, Prepared],
+        skipped: Mapping[int, SkippedEntry] | None = None,
     ) -> list[tuple[Entry, list[Outcome]]]:
         """Add the effects of committed `entries` to `batch`; return what became of each COMMAND entry's commands.
 
@@ -187,9 +194,10 @@ class ShardStateMachine:
 
         Args:
             prepared: by log index, what this node decoded when it proposed; used only where the term is the entry's.
+            skipped: by log index, entries that do nothing, since an operator has said so.
 
         Raises:
-            UnknownCommands: an entry cannot be read; nothing after it may be applied.
+            Exception: whatever went wrong with the entry `applying`; the machine is halfway then (see `Replica.apply`).
         """
         if not entries:
             return []
@@ -205,6 +213,9 @@ class ShardStateMachine:
         for entry in entries:
             invariant(entry.index == index + 1, "entries are applied in order, without a gap")
             index, term = entry.index, entry.term
+            self.applying = entry
+            if skipped and _is_skipped(entry, skipped):
+                continue
             if entry.kind == EntryKind.COMMAND:
                 known = prepared.get(index)
                 if known is not None and known.term == entry.term:
@@ -474,6 +485,11 @@ class ShardStateMachine:
             after = b""
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
                 yield current, key[len(prefix) :], row
+
+
+def _is_skipped(entry: Entry, skipped: Mapping[int, SkippedEntry]) -> bool:
+    found = skipped.get(entry.index)
+    return found is not None and (found.term, found.checksum) == (entry.term, entry.checksum)
 
 
 def given_and_kept(results: list[OperationResult]) -> tuple[list[OperationResult], bytes]:

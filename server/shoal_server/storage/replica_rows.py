@@ -36,6 +36,7 @@ from shoal_server.storage.layout import (
     staging_key,
 )
 from shoal_server.storage.log_store import LAST_INDEX
+from shoal_server.storage.skipped_entries import drop_skipped
 
 
 class ReplicaOrigin(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +93,7 @@ def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState
     """
     batch.delete_range(log_key(shard.id, 0), log_key(shard.id, LAST_INDEX), engine.log)
     discard_staged(batch, engine, shard.id)
+    drop_skipped(batch, engine, shard.id)
     for key_of in (hard_state_key, log_start_key, origin_key, failure_key, lost_key):
         batch.delete(key_of(shard.id), engine.meta)
     drop_rows(batch, engine, shard.keyspace, state.generations(state.stored_ranges))

@@ -23,6 +23,7 @@ ABOUT_NO_ROWS = {
     messages.ChangeMembership,
     messages.DropReplica,
     messages.SetLogLevel,
+    messages.SkipEntry,
     messages.SplitShard,
 }
 """`SplitShard` moves no row, and says in the child which microshards go."""

@@ -1,0 +1,119 @@
+"""`shoal skip-entry`: past an entry of a shard's log that its replicas cannot apply, without losing anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated
+
+import msgspec
+import typer
+
+from shoal.admin import AdminConnection
+from shoal.cli.failures import CommandFailed, ExitCode
+from shoal.cli.options import DEFAULT_URL, JsonOption, UrlOption, admin_options
+from shoal.cli.output import print_json, print_line, print_table
+from shoal.errors import InvalidArgument
+from shoal.options import Options
+from shoal.protocol.messages import ReplicaStatus
+from shoal.shardmap import Routes
+from shoal.survey import survey
+
+_STUCK = re.compile(r"stuck: entry (\d+) \(term (\d+), checksum ([0-9a-f]{8})")
+
+
+class ReplicaView(msgspec.Struct):
+    """Where one replica is. `state`: "stuck", "skipped" by this command, "applied", "behind" or "unreachable"."""
+
+    node: str
+    applied_index: int
+    state: str
+    term: int
+    checksum: str
+
+
+class SkipView(msgspec.Struct):
+    """`shoal skip-entry`."""
+
+    shard: int
+    index: int
+    replicas: list[ReplicaView]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("skip-entry")(skip_entry)
+
+
+def skip_entry(
+    shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number.", min=1)],
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="Where the entry is in the shard's log.", min=1)],
+    term: Annotated[int | None, typer.Option("--term", help="The entry's term, as `--plan` shows it.", min=0)] = None,
+    checksum: Annotated[str | None, typer.Option("--checksum", help="The entry's checksum, likewise.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show where each replica is, and do nothing.")] = False,
+    although_applied: Annotated[
+        bool,
+        typer.Option(
+            "--although-applied", help="Go on although a replica has applied it: that one differs from then on."
+        ),
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Have replicas go on behind an entry of their log that they cannot apply, as if it did nothing.
+
+    Every replica that is stuck at it is told; what the entry was to change is lost, and nothing else.
+    """
+    view = asyncio.run(_skip(admin_options(url), shard, index, term, checksum, plan, although_applied))
+    if as_json:
+        print_json(view)
+        return
+    rows = [[each.node, each.applied_index, each.state, each.term or "", each.checksum] for each in view.replicas]
+    print_table(["node", "applied", "is", "term", "checksum"], rows)
+    if plan:
+        print_line(
+            f"nothing was done; all stuck ones go on after: shoal skip-entry {shard} {index} --term T --checksum C"
+        )
+
+
+async def _skip(
+    options: Options, shard_id: int, index: int, term: int | None, checksum: str | None, plan: bool, although: bool
+) -> SkipView:
+    tls = options.tls_context()
+    found = await survey(options.seeds, options.timeout, tls)
+    routes = Routes(found.shard_map)
+    shard = routes.shards.get(shard_id)
+    if shard is None:
+        raise CommandFailed(f"no shard {shard_id}", ExitCode.NOT_FOUND)
+    view = SkipView(
+        shard_id, index, [_view(node, found.replica(shard_id, node), index) for node in sorted(shard.replicas)]
+    )
+    if plan:
+        return view
+    if term is None or checksum is None or not re.fullmatch("[0-9a-fA-F]{8}", checksum):
+        raise InvalidArgument(
+            f"say which entry is meant, with --term and --checksum: `skip-entry {shard_id} {index} --plan`"
+        )
+    applied = [each.node for each in view.replicas if each.state == "applied"]
+    if applied and not although:
+        raise InvalidArgument(
+            f"{', '.join(applied)} can apply entry {index}, and has: bring the nodes that cannot to the same version; "
+            "skipped there, their rows would differ (--although-applied)"
+        )
+    stuck = [each for each in view.replicas if each.state == "stuck"]
+    if not stuck:
+        raise CommandFailed(f"no replica of shard {shard_id} is stuck at entry {index}", ExitCode.NOT_FOUND)
+    for each in stuck:
+        async with await AdminConnection.open(routes.nodes[each.node].address, options.timeout, tls) as connection:
+            await connection.skip_entry(shard_id, index, term, int(checksum, 16))
+        each.state = "skipped"
+    return view
+
+
+def _view(node: str, replica: ReplicaStatus | None, index: int) -> ReplicaView:
+    if replica is None:
+        return ReplicaView(node, 0, "unreachable", 0, "")
+    match = _STUCK.match(replica.failure)
+    if match is not None and int(match[1]) == index:
+        return ReplicaView(node, replica.applied_index, "stuck", int(match[2]), match[3])
+    return ReplicaView(node, replica.applied_index, "applied" if replica.applied_index >= index else "behind", 0, "")

@@ -1,0 +1,49 @@
+"""Log entries that an operator has told this node not to apply: they count as doing nothing, now and after each start."""
+
+from __future__ import annotations
+
+from struct import Struct as Layout
+
+import msgspec
+from shoal.protocol.bounds import Checksum, Count, Term
+
+from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.layout import FORMAT, check_format
+
+_KEY = Layout(">cIQ")
+_SKIPPED = b"k"
+_LAST_INDEX = (1 << 64) - 1
+
+
+class SkippedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """Which entry is meant: where it stands, and that it is the very one."""
+
+    term: Term
+    checksum: Checksum
+    format: Count = FORMAT
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(SkippedEntry)
+
+
+def put_skipped(batch: Batch, engine: Engine, shard: int, index: int, skipped: SkippedEntry) -> None:
+    """Store that the entry at `index` is not to be applied."""
+    batch.put(_KEY.pack(_SKIPPED, shard, index), _encoder.encode(skipped), engine.meta)
+
+
+def load_skipped(engine: Engine, shard: int) -> dict[int, SkippedEntry]:
+    """Return the entries of a shard's log that are not to be applied here, by index."""
+    found: dict[int, SkippedEntry] = {}
+    first, end = _KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX)
+    for key, row in engine.scan(engine.meta, first, end):
+        _, _, index = _KEY.unpack(key)
+        skipped = _decoder.decode(row)
+        check_format(skipped.format, f"what is skipped of shard {shard}")
+        found[index] = skipped
+    return found
+
+
+def drop_skipped(batch: Batch, engine: Engine, shard: int) -> None:
+    """Forget all of a shard's: its replica goes."""
+    batch.delete_range(_KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX), engine.meta)
