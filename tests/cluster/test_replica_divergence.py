@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def plant(database: Path, keyspace: int, shard: int, microshard: int) -> None:
 
 @pytest.mark.timeout(120)
 async def test_a_row_planted_in_one_replica_is_found_and_named(real_cluster: Any) -> None:
-    async with real_cluster() as cluster, shoal.AsyncClient(cluster.url) as db:
+    # Whoever compares replicas from outside is to find it before they do so themselves.
+    quiet = "storage: {compare_replicas: false}\n"
+    async with real_cluster(quiet) as cluster, shoal.AsyncClient(cluster.url) as db:
         await db.put_many({f"key-{number}": str(number) for number in range(KEYS)})
         await db.put_many({f"brief-{number}": "" for number in range(100)}, ttl=3600)
         await db.delete_many([f"key-{number}" for number in range(0, KEYS, 3)])
@@ -62,6 +65,27 @@ async def test_a_row_planted_in_one_replica_is_found_and_named(real_cluster: Any
         assert not verdict.passed
         assert verdict.safety
         assert verdict.found == (found.sentence,)
+
+
+@pytest.mark.timeout(150)
+async def test_a_row_planted_in_one_replica_is_found_by_its_leader_and_goes_again(real_cluster: Any) -> None:
+    async with real_cluster() as cluster, shoal.AsyncClient(cluster.url) as db:
+        await db.put_many({f"key-{number}": str(number) for number in range(KEYS)})
+        routes = Routes(await fetch_shard_map(seeds(cluster)))
+        (keyspace,) = routes.map.keyspaces
+        shard = routes.shard_of(keyspace, PLANTED)
+        assert await cluster.stop("n2") == 0
+        plant(cluster.folder / "n2" / DATABASE_FOLDER, keyspace.id, shard, keyspace.microshard_of(PLANTED))
+        await cluster.start("n2")
+        await cluster.ready()
+        # Nothing is written: that the node has come back is reason enough to compare.
+        async with asyncio.timeout(90):
+            for event in ('"kind": "diverged"', '"event": "snapshot_adopted"'):
+                while event not in cluster.log_of("n2"):
+                    await asyncio.sleep(0.2)
+        assert await find_violations(seeds(cluster)) == []
+        assert await db.get(PLANTED) is None
+        assert all('"kind": "diverged"' not in cluster.log_of(name) for name in ("n1", "n3"))
 
 
 @pytest.mark.timeout(120)
