@@ -71,20 +71,6 @@ def follow_a_jump_that_nobody_confirms(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(wall_clock, "SLEW_PERMILLE", 1 << 60)
 
 
-def believe_a_process_that_has_just_begun(patch: pytest.MonkeyPatch) -> None:
-    """What a wall clock shows at the start of a process is taken for the time."""
-    original = WallClock.judge
-
-    def judge(self: WallClock, now: int, wall_ms: int, *, alone: bool) -> None:
-        if self._base is None:
-            self._readings.clear()
-        elif now - self._began < 2_000 * MILLISECOND:
-            return
-        original(self, now, wall_ms, alone=alone)
-
-    patch.setattr(WallClock, "judge", judge)
-
-
 def never_set_a_clock_back(patch: pytest.MonkeyPatch) -> None:
     """A shard's clock only ever rises."""
     original = Replica.queue_upkeep
@@ -99,7 +85,6 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
     believe_ones_own_clock: WrongClocks,
     look_by_ones_own_clock: WrongClocks,
     follow_a_jump_that_nobody_confirms: WrongClocks,
-    believe_a_process_that_has_just_begun: WrongClocks,
     never_set_a_clock_back: MostClocksWrong,
 }
 

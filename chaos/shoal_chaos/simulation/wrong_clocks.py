@@ -26,10 +26,10 @@ DRIFT_STEP = 50 * MILLISECOND
 
 
 class WrongClocks(Faults):
-    """One wall clock at a time jumps, or runs away, for a while; nodes are killed, stopped and cut off beside it.
+    """One wall clock at a time jumps, or runs away, for a while; one node at a time is killed, stopped or cut off beside it.
 
-    Where there are three nodes, nothing else goes wrong with the other two while one's clock is wrong and before all have
-    heard each other again: of two that are left, nobody could say which is wrong.
+    Of two nodes that are left, nobody can say by their clocks which is wrong, but they have known the time before. One that
+    comes back hears both of the others: no other is missing meanwhile.
     """
 
     intervals_ms: ClassVar[tuple[int, ...]] = (200, 500)
@@ -55,7 +55,7 @@ class WrongClocks(Faults):
     # -- clocks
 
     def _choose_wrong(self) -> SimulatedNode | None:
-        if self.wrong is not None or self._cluster.events.now < self._quiet_until:
+        if self.wrong is not None:
             return None
         leaders = [node for node in self._cluster.nodes.values() if any(group.is_leader for group in node.groups())]
         self.wrong = self._random.choice(leaders) if leaders and self._random.random() < 0.7 else self._some_node()
@@ -86,16 +86,13 @@ class WrongClocks(Faults):
     # -- and the rest
 
     def _victim(self) -> SimulatedNode | None:
-        """Return a node that something may happen to, whichever clock is wrong."""
-        if len(self._cluster.nodes) > 3 or self.wrong is None:
-            node = self._some_node()
-        else:
-            node = self.wrong
-        if self._cluster.events.now < self._quiet_until:
+        """Return a node that something may happen to, whichever clock is wrong; None while that has not passed."""
+        now = self._cluster.events.now
+        if now < self._quiet_until:
             return None
-        # It comes back after three seconds at the most, and is heard after another one.
-        self._quiet_until = self._cluster.events.now + 4 * SECOND
-        return node
+        # It comes back after four seconds at the most (`_cut`), and has heard the others after another one.
+        self._quiet_until = now + 5 * SECOND
+        return self._some_node()
 
     def _kill(self) -> None:
         node = self._victim()

@@ -9,7 +9,8 @@ and the moment the answer came: half of that is the error. Readings age, at the 
 is older than `READING_NS`, or less certain than the tolerance, counts no more.
 
 - Three readings or more, one's own among them, or two that agree: the time is one's own, if it is within the tolerance of
-  the median; else the median.
+  the median; else the median. A step away from what the time was is believed when it has lasted for `CONFIRMED_NS`: readings
+  are not all of the same moment.
 - Fewer, or two that differ: the time goes on with the monotonic clock, drawn towards one's own wall clock no faster than
   by `SLEW_PERMILLE`.
 - The same, before the first agreement: it is one's own where nobody else is heard; of two that differ it is the earlier, or
@@ -33,6 +34,8 @@ JUDGE_NS = 50_000_000
 """Clocks are compared so often, and no oftener."""
 SLEW_PERMILLE = 1
 """By so much of the time that passes, a node that nobody confirms lets its wall clock draw its time."""
+CONFIRMED_NS = 1_000_000_000
+"""Several heartbeats: by then every reading that counts has been taken anew."""
 OFF_LEAST_NS = 10_000_000_000
 """A clock that was found off counts as off for so long at the least, or leaderships would come and go with it."""
 BEYOND_TOLERANCES = 5
@@ -61,6 +64,7 @@ class WallClock:
     __slots__ = (
         "_base",
         "_began",
+        "_doubted_since",
         "_drift_permille",
         "_floor",
         "_judged_at",
@@ -87,6 +91,7 @@ class WallClock:
         self._readings: dict[str, _Reading] = {}
         self._base: int | None = None
         self._began = 0
+        self._doubted_since: int | None = None
         self._floor = 0
         self._judged_at = 0
         self._off_since: int | None = None
@@ -139,9 +144,10 @@ class WallClock:
         highs.sort()
         count = len(lows)
         low, high = lows[(count - 1) // 2], highs[count // 2]
-        if count >= 3 or (count == 2 and high - low <= self._tolerance):
+        reference = min(max(own, low), high)
+        enough = count >= 3 or (count == 2 and high - low <= self._tolerance)
+        if enough and self._is_confirmed(reference, now):
             self.settled = True
-            reference = min(max(own, low), high)
             self._judge_own(own - reference, now, f"what the clocks of {count} nodes say")
             self._base = reference if self.not_leading else own
         elif self._base is not None and self.settled:
@@ -155,6 +161,15 @@ class WallClock:
     def now_ms(self, now: int) -> int:
         """Return the time (Unix ms). Before the first call of `judge` it is 0."""
         return 0 if self._base is None else max(0, (now + self._base) // MILLISECOND)
+
+    def _is_confirmed(self, reference: int, now: int) -> bool:
+        """Say whether what the readings come to is no step, or one that has lasted."""
+        if not self.settled or self._base is None or abs(reference - self._base) <= self._tolerance:
+            self._doubted_since = None
+            return True
+        if self._doubted_since is None:
+            self._doubted_since = now
+        return now - self._doubted_since >= CONFIRMED_NS
 
     def _aged(self, reading: _Reading, now: int) -> _Reading | None:
         """Return a reading as it still holds, or None where it says nothing any more."""

@@ -91,22 +91,25 @@ def test_nobody_hands_leadership_to_a_node_whose_clock_is_off_but_who_is_left_al
 
 
 def poison(nodes: Any, ahead: int) -> None:
-    """Have the shard's clock set as nothing that is right would: every node's clock is ahead, and then is not."""
-    nodes.wall_ms += ahead
-    nodes.pass_time(200)
-    nodes.answer(nodes.write(Put(b"any", b"v")))
-    assert nodes.replica(nodes.leader).machine.state.clock_ms >= nodes.wall_ms - 10
-    nodes.wall_ms -= ahead
+    """Have the shard's clock as a wrong one had set it, on all replicas."""
+    nodes.pass_time(100)
+    for name in nodes.nodes:
+        machine = nodes.replica(name).machine
+        machine.state = msgspec.structs.replace(machine.state, clock_ms=nodes.wall_ms + ahead)
 
 
 def test_a_clock_that_was_set_too_far_is_set_back_through_the_log(nodes: Any) -> None:
     settle(nodes)
     nodes.answer(nodes.write(Put(b"session", b"v", YEAR * 2)))
-    poison(nodes, YEAR)
-    nodes.pass_time(300)
+    nodes.wall_ms += YEAR
+    nodes.pass_time(1500)
+    nodes.answer(nodes.write(Put(b"any", b"v")))
+    assert nodes.replica(nodes.leader).machine.state.clock_ms >= nodes.wall_ms - 10, "all of them show it, and go on to"
+    nodes.wall_ms -= YEAR
+    nodes.pass_time(1500)
     clocks = {nodes.replica(name).machine.state.clock_ms for name in nodes.nodes}
     assert len(clocks) == 1
-    assert abs(clocks.pop() - nodes.wall_ms) < 400
+    assert abs(clocks.pop() - nodes.wall_ms) < 700
     nodes.answer(nodes.write(Put(b"lock", b"me", 1000)))
     nodes.pass_time(1100)
     assert (get(nodes, b"lock"), get(nodes, b"session")) == (None, b"v")
@@ -119,10 +122,7 @@ def test_what_a_wrong_clock_hid_and_was_not_removed_is_there_again(nodes: Any) -
     settle(nodes)
     nodes.answer(nodes.write(Put(b"session", b"v", HOUR)))
     leader = nodes.replica(nodes.leader)
-    nodes.pass_time(100)
-    for name in nodes.nodes:
-        machine = nodes.replica(name).machine
-        machine.state = msgspec.structs.replace(machine.state, clock_ms=nodes.wall_ms + YEAR)
+    poison(nodes, YEAR)
     nodes.until(lambda: leader.machine.state.clock_ms < nodes.wall_ms + HOUR)
     assert get(nodes, b"session") == b"v", "removal waits until the time is certain"
 
