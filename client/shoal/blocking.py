@@ -591,7 +591,8 @@ class Transaction:
     The keys have to be of one shard, so let them share a partition (the text up to the keyspace's delimiter).
 
     Errors, besides those of every call:
-        CrossShard: a key belongs to another shard than those before; nothing was written.
+        CrossShard: a key belongs to another shard than those before; nothing was written. An embedded or simulated
+            database says so where it is of another partition: in a cluster, that alone is certain.
         TooLarge: more than 10,000 keys and rows were read.
         TransactionConflict: at the end of the block: what was read has changed; nothing was written. Do it again, as
             `run` does.

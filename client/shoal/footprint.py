@@ -60,13 +60,28 @@ def microshards_of_range(keyspace: Keyspace, prefix: bytes, start: bytes, end: b
     That is one where all those keys begin with the same partition, otherwise all that there are.
     """
     delimiter = keyspace.delimiter
-    if delimiter:
-        for common in (prefix, _common_prefix(start, end)):
-            if delimiter in common:
-                return one_microshard(keyspace.microshard_of(partition_of(common, delimiter)))
-    return all_of(keyspace)
+    if delimiter and delimiter in prefix:
+        partition: bytes | None = partition_of(prefix, delimiter)
+    else:
+        partition = partition_of_range(keyspace, start, end)
+    return all_of(keyspace) if partition is None else one_microshard(keyspace.microshard_of(partition))
 
 
-def _common_prefix(one: bytes, other: bytes) -> bytes:
-    length = next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
-    return min(one, other, key=len) if length is None else one[:length]
+def share_a_partition(operation: Atomic, keyspace: Keyspace) -> bool:
+    """Say whether all that an atomic operation depends on is of one partition, and so of one shard in every cluster."""
+    delimiter = keyspace.delimiter
+    found: set[bytes | None] = {partition_of(key, delimiter) for key in keys_of(operation)}
+    for condition in operation.conditions:
+        if isinstance(condition, RangeUnchanged):
+            found.add(partition_of_range(keyspace, condition.start, condition.end))
+    return len(found) == 1 and None not in found
+
+
+def partition_of_range(keyspace: Keyspace, start: bytes, end: bytes) -> bytes | None:
+    """Return the partition that every key in [start, end) is of; None where they may be of several."""
+    delimiter = keyspace.delimiter
+    if not delimiter or delimiter not in start:
+        return None
+    partition = partition_of(start, delimiter)
+    last = prefix_end(partition)
+    return partition if not last or (end and end <= last) else None

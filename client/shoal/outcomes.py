@@ -122,6 +122,12 @@ def closed(call: AnyCall[W], lane: Lane[W], *, maybe_applied: bool) -> ShoalErro
     )
 
 
+ONE_SHARD_HERE = (
+    "a cluster may have them in several shards, so an embedded or simulated database refuses them, too, though it has them "
+    "together"
+)
+
+
 def too_stale(call: AnyCall[W], batch: AnyQuery[W]) -> ShoalError:
     """No replica was fresh enough, and the leader was not reached in time."""
     lane, bound = batch.lane, batch.calls[0].max_staleness_ms
@@ -142,6 +148,21 @@ def misplaced(call: AnyCall[W]) -> ShoalError:
             "keys that are written together need a common partition: the same text up to the keyspace's delimiter"
         )
     return ShardChanged(f"{call.what}: they are of several shards now, and nothing was done; try again")
+
+
+def scattered(call: AnyCall[W], delimiter: bytes) -> ShoalError:
+    """A write that a database for testing has a single shard for, and a cluster may have several."""
+    return CrossShard(
+        f"{call.what}: its keys, and the ranges that it depends on, are of several partitions, and nothing was written; "
+        f"{ONE_SHARD_HERE}; keys that are written together need a common partition: {same_text(delimiter)}"
+    )
+
+
+def same_text(delimiter: bytes) -> str:
+    """Return what keys of one partition have in common, in words."""
+    if not delimiter:
+        return "there is none without a delimiter, each key is one by itself"
+    return f"the same text up to and with the first {shown(delimiter)}"
 
 
 def condition_failed(call: WriteCall[W], batch: WriteBatch[W], result: ConditionNotMet) -> ShoalError:

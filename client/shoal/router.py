@@ -57,16 +57,19 @@ from shoal.calls import (
 )
 from shoal.dispatch import Dispatcher, Outcomes
 from shoal.errors import ErrorCode, KeyspaceNotFound
+from shoal.footprint import share_a_partition
 from shoal.keys import microshard_of
 from shoal.lanes import Lane, Trouble
 from shoal.links import Link, MapFetch, Probe
 from shoal.marks import ASK_LEADER
 from shoal.network import Disconnect, Network
-from shoal.outcomes import misplaced
+from shoal.outcomes import misplaced, scattered
 from shoal.protocol.messages import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
+    ONE_PARTITION_FEATURE,
     Answer,
+    Atomic,
     DeleteRange,
     Done,
     Failure,
@@ -110,7 +113,10 @@ class Turn(NamedTuple, Generic[W]):
 
 
 class Router(Generic[W]):
-    """See the module's first lines. Every `now` is of one monotonic clock, in seconds."""
+    """See the module's first lines. Every `now` is of one monotonic clock, in seconds.
+
+    `one_partition`: what is written together must share a partition (`ONE_PARTITION_FEATURE`).
+    """
 
     def __init__(self, seeds: tuple[str, ...], random: Random, region: str = "") -> None:
         """
@@ -129,6 +135,7 @@ class Router(Generic[W]):
         self.routes: Routes | None = None
         self.max_key_bytes = MAX_KEY_BYTES
         self.max_value_bytes = MAX_VALUE_BYTES
+        self.one_partition = False
         self._spaces: dict[int, Space[W]] = {}
         self._lanes: dict[int, Lane[W]] = {}
         self._retired: list[Lane[W]] = []
@@ -190,6 +197,14 @@ class Router(Generic[W]):
             self._dispatch.fail(call, misplaced(call))
             return
         if isinstance(call, WriteCall):
+            operation = call.operation
+            if (
+                self.one_partition
+                and isinstance(operation, Atomic)
+                and not share_a_partition(operation, space.keyspace)
+            ):
+                self._dispatch.fail(call, scattered(call, space.delimiter))
+                return
             (lane.fast if call.fast else lane.writes).add(call)
             self._dispatch.touch(lane)
             return
@@ -242,6 +257,7 @@ class Router(Generic[W]):
         if link is None:
             return
         dispatch = self._dispatch
+        self.one_partition = self.one_partition or ONE_PARTITION_FEATURE in welcome.features
         if self.routes is None:
             self.max_key_bytes = welcome.max_key_bytes
             self.max_value_bytes = welcome.max_value_bytes

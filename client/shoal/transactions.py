@@ -15,9 +15,11 @@ from shoal.backoff import Backoff
 from shoal.calls import STRONG_READ, shown
 from shoal.core import Keyspace
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
-from shoal.footprint import microshards_of_range
+from shoal.footprint import microshards_of_range, partition_of_range
+from shoal.keys import partition_of
 from shoal.operations import delete as delete_of
 from shoal.operations import put as put_of
+from shoal.outcomes import ONE_SHARD_HERE, same_text
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
     Atomic,
@@ -56,7 +58,8 @@ class AsyncTransaction:
     The keys have to be of one shard, so let them share a partition (the text up to the keyspace's delimiter).
 
     Errors, besides those of every call:
-        CrossShard: a key belongs to another shard than those before; nothing was written.
+        CrossShard: a key belongs to another shard than those before; nothing was written. An embedded or simulated
+            database says so where it is of another partition: in a cluster, that alone is certain.
         TooLarge: more than 10,000 keys and rows were read.
         TransactionConflict: at the end of the block: what was read has changed; nothing was written. Do it again, as
             `run` does.
@@ -157,7 +160,7 @@ class AsyncTransaction:
             False,
         )
         ranges = microshards_of_range(space.keyspace, wanted.prefix, wanted.start, wanted.end)
-        self._check_within_one_shard(ranges, wanted.start)
+        self._check_within_one_shard(ranges, wanted.start, wanted.end)
         if count_in(ranges) == 1:
             self._pin(ranges[0].first, wanted.start)
         return AsyncScan(_TransactionRows(self, ranges, wanted, page_rows))
@@ -175,9 +178,17 @@ class AsyncTransaction:
 
     def _pin(self, microshard: int, key: bytes) -> None:
         """Take a key into the transaction, whose keys all have to be of one shard."""
-        lanes = self._opened().lanes
+        space = self._opened()
+        lanes = space.lanes
         if self._first is None:
             self._first, self._microshard = key, microshard
+        elif self._client._core.router.one_partition and (
+            partition_of(key, space.delimiter) != partition_of(self._first, space.delimiter)
+        ):
+            raise CrossShard(
+                f"a transaction is of one shard: keys {shown(self._first)} and {shown(key)} are of two partitions; "
+                f"{ONE_SHARD_HERE}; give them a common partition: {same_text(space.delimiter)}"
+            )
         elif lanes[microshard] is not lanes[self._microshard]:
             raise CrossShard(
                 f"a transaction is of one shard: key {shown(self._first)} is in shard "
@@ -185,9 +196,15 @@ class AsyncTransaction:
                 f"give them a common partition, the text up to the delimiter {self._opened().delimiter!r}"
             )
 
-    def _check_within_one_shard(self, ranges: Ranges, start: bytes) -> None:
+    def _check_within_one_shard(self, ranges: Ranges, start: bytes, end: bytes) -> None:
         space = self._opened()
-        if len(self._client._core.router.parts_of(space, ranges)) > 1:
+        router = self._client._core.router
+        if router.one_partition and partition_of_range(space.keyspace, start, end) is None:
+            raise CrossShard(
+                f"scan from {shown(start)} in a transaction: the range is of several partitions; {ONE_SHARD_HERE}; "
+                f"scan a prefix that is or begins with one: {same_text(space.delimiter)}"
+            )
+        if len(router.parts_of(space, ranges)) > 1:
             raise CrossShard(
                 f"scan from {shown(start)} in a transaction: the range is in several shards; "
                 f"a prefix that has the delimiter {space.delimiter!r} is in one"
@@ -285,7 +302,7 @@ class _TransactionRows:
         tx, at = self._tx, self._plan
         max_rows = self._page_rows if at.limit == ALL_ROWS else min(at.limit, self._page_rows)
         while True:
-            tx._check_within_one_shard(self._ranges, at.start)
+            tx._check_within_one_shard(self._ranges, at.start, at.end)
             page = await read_page(tx._client, self._ranges, at, max_rows, STRONG_READ, tx._due())
             if page is not None:
                 return page

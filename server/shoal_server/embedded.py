@@ -19,7 +19,7 @@ from threading import Event, Lock
 
 from msgspec.structs import replace
 from shoal.errors import Internal, InvalidArgument, Unavailable
-from shoal.protocol.messages import Answer, Request, Welcome
+from shoal.protocol.messages import ONE_PARTITION_FEATURE, Answer, Request, Welcome
 from shoal.protocol.version import NEWEST
 from shoal.shardmap import ShardMap
 
@@ -161,7 +161,7 @@ class EmbeddedDatabase:
         self._client += 1
         self._answered = answered
         self._lost = lost
-        return welcome_of(self._node, NEWEST)
+        return welcome_of(self._node, NEWEST, (ONE_PARTITION_FEATURE,))
 
     def detach(self) -> None:
         """End the connection: what was asked for on it is done all the same, and answered to nobody."""

@@ -145,15 +145,33 @@ def test_where_one_operation_is_impossible_none_is_done(db: shoal.Client, ns: st
 def test_keys_of_several_shards_are_refused_before_anything_is_written(database: Database, ns: str) -> None:
     db = database.db
     ops = [shoal.put(f"{ns}-{number}", "v") for number in range(64)]
-    if database.shards == 1:
-        db.write(ops)
-        return
     with pytest.raises(shoal.CrossShard, match="several shards") as caught:
         db.write(ops)
     assert not caught.value.maybe_applied
     with pytest.raises(shoal.CrossShard):
         db.write([shoal.put(f"{ns}-0", "v")], when=[shoal.key_absent(f"{ns}-{number}") for number in range(64)])
     assert list(db.scan(f"{ns}-")) == []
+
+
+def test_an_embedded_database_refuses_keys_of_two_partitions_where_a_cluster_may(database: Database, ns: str) -> None:
+    db = database.db
+    db.write([shoal.put(f"{ns}/a", "1"), shoal.increment(f"{ns}/n")], when=[shoal.key_absent(f"{ns}/a")])
+    if not database.embedded:
+        return
+    for ops, when in (
+        ([shoal.put(f"{ns}-1", "v"), shoal.delete(f"{ns}-2")], []),
+        ([shoal.put(f"{ns}/b", "v")], [shoal.key_present(f"{ns}-2/a")]),
+    ):
+        with pytest.raises(
+            shoal.CrossShard, match=r"an embedded or simulated database refuses .* first b'/'"
+        ) as caught:
+            db.write(ops, when=when)
+        assert not caught.value.maybe_applied
+    pipeline = db.pipeline().write([shoal.put(f"{ns}-1", "v"), shoal.put(f"{ns}-2", "v")]).put(f"{ns}-3", "v")
+    failed, done = pipeline.execute(raise_on_error=False)
+    assert isinstance(failed, shoal.CrossShard)
+    assert isinstance(done, shoal.WriteResult)
+    assert [key.decode() for key in db.scan(ns, keys_only=True)] == [f"{ns}-3", f"{ns}/a", f"{ns}/n"]
 
 
 def test_a_whole_partition_is_of_one_shard(db: shoal.Client, ns: str) -> None:

@@ -249,18 +249,30 @@ def test_concurrent_transfers_keep_the_sum(db: shoal.Client, ns: str) -> None:
 
 def test_keys_of_several_shards_are_refused_at_once(database: Database, ns: str) -> None:
     db = database.db
-    if database.shards == 1:
-        with db.transaction() as tx:
-            for number in range(64):
-                tx.put(f"{ns}-{number}", "v")
-            assert len(list(tx.scan(f"{ns}-"))) == 64
-        return
     with pytest.raises(shoal.CrossShard, match="common partition"), db.transaction() as tx:
         for number in range(64):
             tx.put(f"{ns}-{number}", "v")
     with pytest.raises(shoal.CrossShard, match="several shards"), db.transaction() as tx:
         tx.scan(f"{ns}-")
     assert list(db.scan(f"{ns}-")) == []
+
+
+def test_what_is_certain_of_ranges_in_transactions_is_one_partition(database: Database, ns: str) -> None:
+    db = database.db
+    db.put_many({f"{ns}/{number}": "v" for number in range(9)})
+    for bounds in ({"prefix": f"{ns}/"}, {"prefix": f"{ns}/1"}, {"start": f"{ns}/2", "end": f"{ns}/7"}):
+        with db.transaction() as tx:
+            found = len(list(tx.scan(**bounds, page_rows=2)))
+            assert list(tx.scan(**bounds, reverse=True, page_rows=2))[-1][1] == b"v"
+            tx.put(f"{ns}/{len(bounds)}{found}", "w")
+    if not database.embedded:
+        return
+    for bounds in ({}, {"prefix": ns}, {"start": f"{ns}/2"}, {"start": f"{ns}/2", "end": f"{ns}x/7"}):
+        with pytest.raises(shoal.CrossShard, match="several partitions"), db.transaction() as tx:
+            tx.scan(**bounds)
+    with pytest.raises(shoal.CrossShard, match="two partitions"), db.transaction() as tx:
+        list(tx.scan(f"{ns}/"))
+        tx.put(f"{ns}-other", "v")
 
 
 def test_too_much_read_is_refused(db: shoal.Client, ns: str) -> None:

@@ -7,6 +7,7 @@ from random import Random
 from typing import ClassVar
 
 import msgspec
+from shoal.protocol.messages import ONE_PARTITION_FEATURE
 from shoal.shardmap import Keyspace, MicroshardRange, Shard, ShardMap
 from shoal_server.node.settings import NodeSettings
 from shoal_shardmanager.rows import SettingsRow
@@ -55,6 +56,7 @@ class ApplicationCluster(ControlledCluster):
     """
 
     cluster_id: ClassVar[str] = "simulated"
+    features = (ONE_PARTITION_FEATURE,)
     world: World
 
     def __init__(self, seed: int, shape: Shape) -> None:

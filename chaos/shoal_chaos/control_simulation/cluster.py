@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import Protocol as AsyncioProtocol
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 import msgspec
 from shoal.shardmap import ShardMap
@@ -41,9 +41,10 @@ BELIEF_DELAY_MAX = 3 * SECOND
 
 
 class ControlledCluster(Cluster):
-    """Nodes, clients and managers, from one seed."""
+    """Nodes, clients and managers, from one seed. `features` are what nodes say in their welcomes that they have."""
 
     node_type = ControlledNode
+    features: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -160,7 +160,7 @@ class ControlledNode(SimulatedNode):
 
     def welcome(self, version: int) -> Welcome:
         assert self.node is not None
-        return welcome_of(self.node, version)
+        return welcome_of(self.node, version, self.cluster.features)
 
     def check_peer(self, hello: Hello, certificate: Certificate) -> str:  # noqa: ARG002
         return f"peers of {self.name} are simulated frame by frame, not {hello.node}"

@@ -456,6 +456,10 @@ Request: TypeAlias = (
 )
 
 
+ONE_PARTITION_FEATURE = "one_partition"
+"""In a `Welcome`'s features: what is written together must share a partition, since it is for testing, and in a cluster
+nothing less is certain to be of one shard."""
+
 # -- traces: what a client's spans are continued by, sent only to a node that has asked for it in its `Welcome`
 
 TRACES_FEATURE = "traces"
