@@ -55,7 +55,7 @@ def order_of(world: Events, cluster: Events) -> list[int]:
 
 def test_what_happens_in_a_cluster_that_never_rests_happens_in_the_order_of_one_timeline() -> None:
     plain = Events()
-    world = World(lambda _: 0)
+    world = World(lambda _: 0, lambda _: None)
     happened = order_of(world, world.of_cluster)
     assert happened == order_of(plain, plain)
     assert len(happened) > 300
@@ -63,7 +63,8 @@ def test_what_happens_in_a_cluster_that_never_rests_happens_in_the_order_of_one_
 
 def test_the_clusters_events_come_later_by_as_much_as_it_has_stood_still() -> None:
     # It rests until 70 ms, and then no more.
-    world = World(lambda until: min(until, 70 * MILLISECOND))
+    pauses: list[int] = []
+    world = World(lambda until: min(until, 70 * MILLISECOND), pauses.append)
     cluster, happened = world.of_cluster, list[tuple[str, int, int]]()
 
     def note(name: str) -> Callable[[], None]:
@@ -80,6 +81,7 @@ def test_the_clusters_events_come_later_by_as_much_as_it_has_stood_still() -> No
         ("in the cluster", 70, 10),
         ("in the world", 90, 30),
     ]
+    assert sum(pauses) == world.stood_still == 60 * MILLISECOND
 
 
 # -- clusters

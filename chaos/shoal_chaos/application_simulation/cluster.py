@@ -75,8 +75,13 @@ class ApplicationCluster(ControlledCluster):
         )
 
     def _timelines(self) -> tuple[Events, Events]:
-        world = World(Rest(self).quiet_until)
+        world = World(Rest(self).quiet_until, self._stand_still)
         return world, world.of_cluster
+
+    def _stand_still(self, duration: int) -> None:
+        for node in self.nodes.values():
+            if node.node is not None:
+                node.node.clock.stood_still(duration)
 
     def _begin_managing(self) -> None:
         self.shard_map = self._shaped_map()

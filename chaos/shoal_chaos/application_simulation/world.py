@@ -3,7 +3,8 @@
 A cluster at rest sends heartbeats to and fro, and its managers look at nodes that have nothing new to say. Nodes, managers
 and what is under way between them know no time but that of their monotonic clocks and of their links. Where all of that
 stands still together, nobody in it can tell: it goes on as if whoever comes next had come sooner. Wall clocks go on, so that
-rows expire when they should; the application, its clients and the faults have the time of the world.
+rows expire when they should, and nodes, which hold them against their monotonic ones, are told. The application, its clients
+and the faults have the time of the world.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ class World(Events):
     Args:
         quiet_until: is asked whether the cluster is at rest until a moment (true time), and answers until when, no later than
             that; with a moment that has passed, where it is not.
+        stands_still: is told for how long the cluster stands still, ns.
     """
 
-    def __init__(self, quiet_until: Callable[[int], int]) -> None:
+    def __init__(self, quiet_until: Callable[[int], int], stands_still: Callable[[int], None]) -> None:
         super().__init__()
         self.stood_still = 0
         self.of_cluster = ClusterEvents(self)
         self._in_cluster = self.of_cluster._heap
         self._quiet_until = quiet_until
+        self._stands_still = stands_still
 
     def next_sequence(self) -> int:
         self._sequence += 1
@@ -78,5 +81,6 @@ class World(Events):
             if quiet_until > due:
                 pause = quiet_until - self.now
                 self.stood_still += pause
+                self._stands_still(pause)
                 due += pause
         return (due, place) < (worlds_due, worlds_place)

@@ -1,7 +1,4 @@
-"""Wall clocks that are wrong by hours or a year, one at a time: rows live as long as they are to, whoever leads.
-
-`python -m shoal_chaos.simulation.wrong_clocks --seed 7`, `--seeds 0..500`, `--minutes 60`.
-"""
+"""Wall clocks that are wrong by hours or a year, one at a time: rows live as long as they are to, whoever leads."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from shoal_chaos.simulation.events import MILLISECOND, SECOND
 from shoal_chaos.simulation.faults import Faults
 from shoal_chaos.simulation.lives import Lives
 from shoal_chaos.simulation.run import Report, simulate
-from shoal_chaos.simulation.seeds import run_program
 
 HOUR_MS = 3_600_000
 YEAR_MS = 365 * 24 * HOUR_MS
@@ -140,7 +136,3 @@ def simulate_wrong_clocks(seed: int, *, fault_seconds: int = 12) -> Report:
         Violation: as `simulate`, and for rows that were gone too early or there too late.
     """
     return simulate(seed, fault_seconds=fault_seconds, make_faults=WrongClocks)
-
-
-if __name__ == "__main__":
-    run_program("shoal_chaos.simulation.wrong_clocks", {"wrong-clocks": simulate_wrong_clocks})

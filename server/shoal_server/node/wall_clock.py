@@ -105,6 +105,16 @@ class WallClock:
         """Entries stamped `clock_ms` have been applied: a node that knows nothing better does not go back behind that."""
         self._floor = max(self._floor, clock_ms * MILLISECOND - now)
 
+    def stood_still(self, duration_ns: int) -> None:
+        """The monotonic clock has stood still for so long, and those of all peers with it, while wall clocks went on."""
+        self._floor += duration_ns
+        if self._base is not None:
+            self._base += duration_ns
+        self._readings = {
+            peer: _Reading(reading.low + duration_ns, reading.high + duration_ns, reading.at)
+            for peer, reading in self._readings.items()
+        }
+
     def heard(self, peer: str, sent_at: int, now: int, wall_ms: int) -> None:
         """A peer's wall clock showed `wall_ms` at some moment between `sent_at` and `now`; what cannot be is passed over."""
         if not (0 < wall_ms <= CLOCK_MS_MAX and sent_at <= now):
