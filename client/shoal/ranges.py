@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, ShoalError
+from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable
 from shoal.footprint import microshards_of_range
 from shoal.outcomes import ShardChanged
 from shoal.protocol.messages import DeleteRange
@@ -68,8 +68,11 @@ def _failure(failed: list[ShoalError], shards: int, touched: bool) -> ShoalError
     first = failed[0]
     if shards == 1 and first.maybe_applied == touched:
         return first
-    error = type(first)(
-        f"{len(failed)} of {shards} shards have not deleted their part of the range; the first: {first}",
+    # Those two say that surely nothing was done.
+    kind = OutcomeUnknown if touched and isinstance(first, Unavailable | Overloaded) else type(first)
+    error = kind(
+        f"{len(failed)} of {shards} shards have not deleted their part of the range; the first: {first}; "
+        "to delete it again does no harm",
         maybe_applied=touched,
         retry_after=first.retry_after,
         shard=first.shard,

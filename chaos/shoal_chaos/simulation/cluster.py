@@ -39,10 +39,13 @@ from shoal_chaos.simulation.histories import COUNTER, Histories
 from shoal_chaos.simulation.invariants import Invariants, Serving, Violation
 from shoal_chaos.simulation.manager import FIRST_DRIVER, SimulatedManager
 from shoal_chaos.simulation.network import Network
+from shoal_chaos.simulation.range_client import RangeClient
 
 C = TypeVar("C", bound=SimulatedClient)
 
 MICROSHARDS = 12
+FIRST_RANGE_CLIENT = 500
+"""The number, as a client, of the first client of ranges; drivers of relocations have higher ones."""
 WALL_START_MS = 1_700_000_000_000
 MAX_SKEW_MS = 450
 """No two of them differ by more than is tolerated: clocks that are wrong are a fault (wrong_clocks.py)."""
@@ -369,7 +372,17 @@ class Cluster:
     cluster_id: ClassVar[str] = ""
     """The id that the nodes begin with; "": they have it settled, as a new cluster's do."""
 
-    def __init__(self, seed: int, *, nodes: int, shards: int, clients: int, keys: int, settings: NodeSettings) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        nodes: int,
+        shards: int,
+        clients: int,
+        keys: int,
+        settings: NodeSettings,
+        range_clients: int = 0,
+    ) -> None:
         self.seed = seed
         self.settings = settings
         self.world, self.events = self._timelines()
@@ -407,10 +420,22 @@ class Cluster:
         self.clients: list[SimulatedClient] = []
         for number in range(clients):
             self.add_client(SimulatedClient, f"c{number}")
+        self.range_clients = [
+            RangeClient(
+                f"r{number}",
+                self.events,
+                derived_random(seed, f"range client {number}"),
+                Routes(self.shard_map),
+                keyspace,
+                self.histories,
+                self.sender(FIRST_RANGE_CLIENT + number),
+            )
+            for number in range(range_clients)
+        ]
         self._begin_managing()
         for node in self.nodes.values():
             node.start()
-        for client in self.clients:
+        for client in (*self.clients, *self.range_clients):
             client.start()
 
     def add_client(self, kind: type[C], name: str) -> C:
@@ -460,6 +485,8 @@ class Cluster:
             number, answers = int(receiver.removeprefix("client-")), answer_decoder.decode(body)
             if number >= FIRST_DRIVER:
                 self.manager.drivers[number - FIRST_DRIVER].receive(answers)
+            elif number >= FIRST_RANGE_CLIENT:
+                self.range_clients[number - FIRST_RANGE_CLIENT].receive(answers)
             else:
                 self.clients[number].receive(answers)
         else:

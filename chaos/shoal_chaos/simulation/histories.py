@@ -15,6 +15,15 @@ BANK_START = 100
 COUNTER = b"counter"
 
 
+@dataclass(slots=True, frozen=True)
+class SharedWrite:
+    """A row that was put into a range which several clients read; it was acknowledged at `ended`."""
+
+    key: bytes
+    began: int
+    ended: int
+
+
 @dataclass(slots=True)
 class Histories:
     """Everything that happened in one run; times are true, in nanoseconds.
@@ -31,6 +40,7 @@ class Histories:
     audits: list[serializability.BankRead] = field(default_factory=list)
     looks: list[expirations.Look] = field(default_factory=list)
     expiry_allowance_ns: int = 0
+    shared_writes: list[SharedWrite] = field(default_factory=list)
 
     def violations(self, counted: int) -> Iterator[str]:
         """Yield, in words, what the checkers find.

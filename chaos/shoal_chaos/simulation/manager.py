@@ -110,11 +110,11 @@ class SimulatedManager:
         self._drive(self._order, alone=True)
 
     def resume(self) -> None:
-        """Have a driver at work on what is under way, whatever became of those before it."""
+        """Have a driver at work on what is under way, whatever became of those before it, which is to come to its end."""
         if self._order is not None and not self._order.over:
-            self._drive(self._order, alone=True)
+            self._drive(self._order, alone=True, in_haste=True)
 
-    def _drive(self, order: RelocationOrder, *, alone: bool) -> None:
+    def _drive(self, order: RelocationOrder, *, alone: bool, in_haste: bool = False) -> None:
         """Put a driver to work; those before it have died, if it is `alone`."""
         if alone:
             for driver in self.drivers:
@@ -128,6 +128,7 @@ class SimulatedManager:
                 Random(self._random.getrandbits(64)),
                 cluster.sender(FIRST_DRIVER + len(self.drivers)),
                 self._next_version,
+                in_haste=in_haste,
             )
         )
 

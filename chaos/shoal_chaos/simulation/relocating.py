@@ -31,6 +31,8 @@ from shoal_chaos.simulation.events import MILLISECOND, Events
 PATIENCE = 100 * MILLISECOND
 """Whoever has not answered by then is asked again, or another node is."""
 PAUSE = 10 * MILLISECOND
+LINGERS = 30
+"""So many times some drivers follow what changes after nothing more was left to copy, before they seal."""
 SMALL_ROUND = 8
 TRIMS = 0.3
 """How often the source is told what the target has of its journal, instead of being asked for more."""
@@ -65,10 +67,13 @@ class SimulatedDriver:
         random: Random,
         send: Callable[[str, list[Request]], None],
         map_version: Callable[[], int],
+        *,
+        in_haste: bool,
     ) -> None:
         """
         Args:
             map_version: gives a version that no shard map had yet.
+            in_haste: copy in large pages, and seal as soon as it may be; otherwise as chance has it.
         """
         self._order = order
         self._nodes = nodes
@@ -79,7 +84,8 @@ class SimulatedDriver:
         self._leaders = {order.source: nodes[0], order.target: nodes[0]}
         self._known: dict[int, ReplicaStatus] = {}
         self._page: MovingRows | None = None
-        self._page_bytes = random.choice([1, 100, 1 << 20])
+        self._page_bytes = 1 << 20 if in_haste else random.choice([1, 100, 1 << 20])
+        self._lingers = 0 if in_haste else random.choice([0, LINGERS])
         self._asked = order.target
         self._step: Request | None = None
         self._request = 0
@@ -205,6 +211,7 @@ class SimulatedDriver:
             and page.done
             and not source.outgoing.sealed
             and self._is_small(page)
+            and not self._lingers
         ):
             self._page = None
             self._ask_for(order.source, SealMicroshards(number, order.source, order.relocation, self._map_version()))
@@ -212,6 +219,7 @@ class SimulatedDriver:
             give = GiveMicroshards(number, order.source, order.relocation, order.target, order.ranges, cursor)
             self._ask_for(order.source, give)
         else:
+            self._lingers -= self._lingers > 0 and page is not None and page.done
             self._ask_for(order.source, ReadMoving(number, order.source, order.relocation, cursor, self._page_bytes))
 
     def _is_small(self, page: MovingRows) -> bool:

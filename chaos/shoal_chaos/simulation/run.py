@@ -24,6 +24,9 @@ COMPARISON = ComparisonSettings(
     retry_ns=SECOND,
 )
 """Replicas are compared all the time."""
+LAST_REST = 14 * SECOND
+"""Longer than the last row takes to expire and be removed, which is an entry of the log: after a second by a clock that is up
+to ten behind the one by which it was written."""
 
 
 @dataclass(slots=True)
@@ -64,8 +67,12 @@ def simulate(
     fault_seconds: int = 10,
     make_faults: Callable[[Cluster, Random], Faults] = Faults,
     make_settings: Callable[[Random], NodeSettings] = random_settings,
+    range_clients: int | None = None,
 ) -> Report:
     """Run one seed.
+
+    Args:
+        range_clients: how many `RangeClient`s there are beside the others; None: as the seed has it.
 
     Raises:
         Violation: something happened that must never happen, or the cluster did not recover.
@@ -77,21 +84,22 @@ def simulate(
         shards=random.choice([1, 3]),
         clients=random.choice([2, 4]),
         keys=random.choice([1, 3, 9]),
+        range_clients=derived_random(seed, "ranges").choice([0, 2]) if range_clients is None else range_clients,
         settings=make_settings(random),
     )
     faults = make_faults(cluster, derived_random(seed, "faults"))
     _run(cluster, faults, fault_seconds * SECOND)
     faults.stop()
     _run(cluster, faults, cluster.events.now + REST)
-    for client in cluster.clients:
+    for client in (*cluster.clients, *cluster.range_clients):
         client.stopping = True
-    _run(cluster, faults, cluster.events.now + REST)
+    _run(cluster, faults, cluster.events.now + LAST_REST)
     _check_recovered(cluster)
     _check_histories(cluster)
     return Report(
         seed=seed,
         trace=cluster.trace,
-        operations=sum(client.completed for client in cluster.clients),
+        operations=sum(client.completed for client in (*cluster.clients, *cluster.range_clients)),
         committed_entries=cluster.invariants.committed_entries,
         simulated_seconds=cluster.events.now / SECOND,
     )
@@ -160,7 +168,7 @@ def _check_recovered(cluster: Cluster) -> None:
         stray = node.stray_rows()
         if stray and not node.leaves_rows:
             raise Violation(f"{node.name} has rows that are no replica's, under {stray}")
-    for client in cluster.clients:
+    for client in (*cluster.clients, *cluster.range_clients):
         if not client.idle:
             raise Violation(f"client {client.name} still waits for an answer long after the last fault")
 

@@ -18,6 +18,7 @@ from shoal_chaos.workloads.expiry import Expiry
 from shoal_chaos.workloads.locks import Locks
 from shoal_chaos.workloads.on_call import OnCall
 from shoal_chaos.workloads.queues import Queues
+from shoal_chaos.workloads.ranges import Ranges
 from shoal_chaos.workloads.registers import Registers
 from shoal_chaos.workloads.scans import Scans
 from shoal_chaos.workloads.sessions import Sessions
@@ -50,6 +51,7 @@ class Suite:
             Sets(run, random),
             Queues(run, random),
             Scans(run, random),
+            Ranges(run, random),
             Sessions(run, random, clients),
             self.staleness,
             Expiry(run, random),

@@ -358,18 +358,32 @@ async def test_a_deletion_that_was_done_in_part_does_not_count_as_surely_not_don
     assert caught.value.maybe_applied
 
 
-async def test_a_failed_deletion_of_a_range_is_raised(start_cluster: Any) -> None:
+async def test_a_deletion_that_was_done_in_part_and_found_nobody_else_is_of_unknown_outcome(start_cluster: Any) -> None:
     cluster = await start_cluster(shards=2)
 
     def refuse(node: Any, request: Any) -> Any:
         if isinstance(request, Write) and request.shard == 2:
+            return Failure(request.request, ErrorCode.UNAVAILABLE, "no")
+        return cluster.serve(node, request)
+
+    async with shoal.AsyncClient(cluster.url()) as db:
+        cluster.script = refuse
+        with pytest.raises(shoal.OutcomeUnknown, match="does no harm"):
+            await db.delete_prefix("k", timeout=0.5)
+
+
+async def test_a_failed_deletion_of_a_range_is_raised(start_cluster: Any) -> None:
+    cluster = await start_cluster(shards=2)
+
+    def refuse(node: Any, request: Any) -> Any:
+        if isinstance(request, Write):
             return Failure(request.request, ErrorCode.OVERLOADED, "no")
         return cluster.serve(node, request)
 
     cluster.script = refuse
     async with shoal.AsyncClient(cluster.url()) as db:
         with pytest.raises(shoal.Overloaded):
-            await db.delete_prefix("k", timeout=0.1)
+            await db.delete_prefix("k", timeout=0.5)
 
 
 # -- pipelines ---------------------------------------------------------------------------------------------------------

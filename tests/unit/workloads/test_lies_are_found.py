@@ -18,6 +18,7 @@ from shoal_chaos.workloads.expiry import Expiry
 from shoal_chaos.workloads.locks import Locks
 from shoal_chaos.workloads.on_call import OnCall
 from shoal_chaos.workloads.queues import Queues
+from shoal_chaos.workloads.ranges import Ranges
 from shoal_chaos.workloads.registers import Registers
 from shoal_chaos.workloads.scans import Scans
 from shoal_chaos.workloads.sessions import Sessions
@@ -71,6 +72,13 @@ async def test_an_honest_database_has_no_violations(db: shoal.AsyncClient) -> No
     await suite.run(stop)
     assert suite.violations() == []
     assert all(workload.book.done > 0 for workload in suite.workloads)
+
+
+class ForgetsDeletions(Liar):
+    """Of what was deleted it brings some back."""
+
+    async def delete_range(self, start: str, end: str, **how: Any) -> int:
+        return 1 if self.lies() else await self.db.delete_range(start, end, **how)
 
 
 class ForgetsPuts(Liar):
@@ -226,6 +234,9 @@ class RepeatsRowsOfScans(Liar):
         (Scans, ForgetsPuts, "not linearizable"),
         (Scans, LosesRowsOfScans, "not linearizable"),
         (Scans, RepeatsRowsOfScans, "and then"),
+        (Ranges, ForgetsDeletions, "are there that are deleted"),
+        (Ranges, LosesRowsOfScans, "are missing"),
+        (Ranges, RepeatsRowsOfScans, "twice"),
     ],
 )
 async def test_a_lie_about_rows_is_found(
