@@ -435,8 +435,13 @@ class Cluster:
         self._begin_managing()
         for node in self.nodes.values():
             node.start()
-        for client in (*self.clients, *self.range_clients):
+        for client in self.everybody:
             client.start()
+
+    @property
+    def everybody(self) -> list[SimulatedClient | RangeClient]:
+        """All clients."""
+        return [*self.clients, *self.range_clients]
 
     def add_client(self, kind: type[C], name: str) -> C:
         """Make another client, which is still to be started."""

@@ -91,7 +91,7 @@ def simulate(
     _run(cluster, faults, fault_seconds * SECOND)
     faults.stop()
     _run(cluster, faults, cluster.events.now + REST)
-    for client in (*cluster.clients, *cluster.range_clients):
+    for client in cluster.everybody:
         client.stopping = True
     _run(cluster, faults, cluster.events.now + LAST_REST)
     _check_recovered(cluster)
@@ -99,7 +99,7 @@ def simulate(
     return Report(
         seed=seed,
         trace=cluster.trace,
-        operations=sum(client.completed for client in (*cluster.clients, *cluster.range_clients)),
+        operations=sum(client.completed for client in cluster.everybody),
         committed_entries=cluster.invariants.committed_entries,
         simulated_seconds=cluster.events.now / SECOND,
     )
@@ -168,7 +168,7 @@ def _check_recovered(cluster: Cluster) -> None:
         stray = node.stray_rows()
         if stray and not node.leaves_rows:
             raise Violation(f"{node.name} has rows that are no replica's, under {stray}")
-    for client in (*cluster.clients, *cluster.range_clients):
+    for client in cluster.everybody:
         if not client.idle:
             raise Violation(f"client {client.name} still waits for an answer long after the last fault")
 
