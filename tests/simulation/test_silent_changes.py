@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from random import Random
+from typing import Any
 
 import pytest
 from shoal_chaos.simulation.cluster import Cluster
@@ -16,9 +17,9 @@ from shoal_server.node.digests import Slice
 from shoal_server.node.verdicts import Copy, Verdict, judge
 from shoal_server.raft.messages import Entry, Membership
 from shoal_server.shard.commands import DigestCursor
-from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
+from shoal_server.shard.machine import Outcome, ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState
-from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.engine import Engine
 
 SEEDS = 40
 
@@ -94,14 +95,12 @@ def apply_on_before_the_digest(patch: pytest.MonkeyPatch) -> None:
     """A digest is made of whatever is applied when there is time for it."""
     original = ShardStateMachine.apply
 
-    def apply(
-        self: ShardStateMachine, entries: list[Entry], batch: Batch, prepared: Mapping[int, Prepared]
-    ) -> list[tuple[Entry, list[Outcome]]]:
+    def apply(self: ShardStateMachine, entries: list[Entry], *others: Any) -> list[tuple[Entry, list[Outcome]]]:
         due, self.digest_due = self.digest_due, None
-        results = original(self, entries, batch, prepared)
+        results = original(self, entries, *others)
         while self.state.index < entries[-1].index:
             found, self.digest_due = self.digest_due, None
-            results += original(self, entries[self.state.index + 1 - entries[0].index :], batch, prepared)
+            results += original(self, entries[self.state.index + 1 - entries[0].index :], *others)
             self.digest_due = self.digest_due or found
         self.digest_due = self.digest_due or due
         return results
