@@ -81,11 +81,18 @@ class ForgottenResults(NamedTuple):
     used_at: int
 
 
+class ForgottenSession(NamedTuple):
+    """A session that made room for another one, and the numbers of the writes that its slots remembered."""
+
+    session: bytes
+    numbers: list[int]
+
+
 class Opened(NamedTuple):
     """A session was opened, as use number `used_at` of the table; `forgotten` are those that made room."""
 
     used_at: int
-    forgotten: list[bytes]
+    forgotten: list[ForgottenSession]
 
 
 _NEW = Judgement(Verdict.NEW)
@@ -184,7 +191,7 @@ class SessionTable:
         """Begin `session`, one of at most `capacity`; None: there is one of that id, and nothing was done."""
         if session in self._sessions:
             return None
-        forgotten: list[bytes] = []
+        forgotten: list[ForgottenSession] = []
         while self._sessions and len(self._sessions) >= capacity:
             forgotten.append(self._evict(owner))
         self._uses += 1
@@ -200,8 +207,8 @@ class SessionTable:
         added = self._sessions[session] = Session(owner, used_at, siblings)
         return added
 
-    def _evict(self, owner: SessionOwner) -> bytes:
-        """Forget the session that an opening of `owner` costs; return its id.
+    def _evict(self, owner: SessionOwner) -> ForgottenSession:
+        """Forget the session that an opening of `owner` costs.
 
         Looking for whoever has most may pass all that have fewer. Once all have equally many it ends at the first, and in
         a full table nobody comes to have more than before.
@@ -222,7 +229,7 @@ class SessionTable:
             del self._owners[known.owner]
         while self._most and not self._owners_having.get(self._most):
             self._most -= 1
-        return victim
+        return ForgottenSession(victim, [number for number in known.numbers if number])
 
     def _count(self, having: int, change: int) -> None:
         if having:

@@ -21,7 +21,6 @@ from shoal.protocol.messages import SESSION_ID_BYTES, SESSION_WINDOW
 from shoal_server.storage.engine import Engine, StorageFailed
 from shoal_server.storage.layout import FORMAT, SYSTEM_KEYSPACE, prefix_end, sessions_prefix
 
-_PREFIX = Layout(f">III{SESSION_ID_BYTES}s")
 _KEY = Layout(f">III{SESSION_ID_BYTES}sH")
 _OPENING = Layout(">BBQ")
 _SLOT = Layout(">BBQQQ")
@@ -55,11 +54,6 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
     owner: SessionOwner
     opened_at: int
     slots: list[StoredSlot]
-
-
-def session_prefix(group: int, generation: int, session: bytes) -> bytes:
-    """Return what the rows of one session begin with."""
-    return _PREFIX.pack(SYSTEM_KEYSPACE, group, generation, session)
 
 
 def session_key(group: int, generation: int, session: bytes) -> bytes:

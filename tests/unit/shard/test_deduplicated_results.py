@@ -17,6 +17,7 @@ from shoal.protocol.messages import (
     ValueEquals,
 )
 from shoal_server.shard.machine import GIVEN_RESULTS_BYTES, KEPT_RESULTS_BYTES
+from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import Verdict
 
 MIXED = (
@@ -100,3 +101,14 @@ def test_how_many_sessions_are_remembered_is_in_the_entry_and_not_each_replicas_
     replica.apply(replica.commands(replica.opening(capacity=2)))
     kept = [session in replica.machine.sessions for session in sessions]
     assert kept == [session in replica.restarted().machine.sessions for session in sessions] == [False, False, True]
+
+
+def test_openings_in_a_full_table_clear_no_ranges(replica: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clearing one goes through all that was changed before it in the turn, and there may be thousands of openings."""
+    replica.open_session(capacity=100)
+    replica.write(Put(b"k", b"v"), Increment(b"n"))
+    before = len(replica.stored())
+    monkeypatch.setattr(Overlay, "clear", lambda *_: pytest.fail("a range was cleared"))
+    replica.apply(replica.commands(*[replica.opening(capacity=100) for _ in range(1000)]))
+    assert len(replica.stored()) == before - 2 + 100, "nothing is left of the session that was written in"
+    assert len(replica.restarted().machine.sessions) == 100
