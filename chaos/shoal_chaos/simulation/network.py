@@ -42,6 +42,7 @@ class Network:
         self._last_arrival: dict[tuple[str, str], int] = {}
         self._stalled: dict[tuple[str, str], int] = {}
         self._breaks: dict[tuple[str, str], int] = {}
+        self._broken: set[tuple[str, str]] = set()
 
     def cut(self, links: set[tuple[str, str]]) -> None:
         """Let nothing through on these links, in these directions, and everything on the others."""
@@ -56,18 +57,23 @@ class Network:
         return self._stalled.get((sender, receiver), 0) > self._events.now
 
     def break_off(self, sender: str, receiver: str) -> None:
-        """Lose all that is under way on this link; it can be used again at once."""
+        """Lose all that is under way on this link, and what is sent before it is mended."""
         link = sender, receiver
+        self._broken.add(link)
         self._breaks[link] = self._breaks.get(link, 0) + 1
         self._stalled.pop(link, None)
         self._last_arrival.pop(link, None)
 
+    def mend(self, sender: str, receiver: str) -> None:
+        self._broken.discard((sender, receiver))
+
     def flow(self) -> None:
-        """Let no link stall any more, but for what is in it."""
+        """Mend every link, and let none stall any more, but for what is in it."""
         self._stalled = {}
+        self._broken = set()
 
     def connected(self, sender: str, receiver: str) -> bool:
-        return (sender, receiver) not in self._cut
+        return (sender, receiver) not in self._cut and (sender, receiver) not in self._broken
 
     def send(self, sender: str, receiver: str, messages: list[Any]) -> None:
         """Send a frame."""

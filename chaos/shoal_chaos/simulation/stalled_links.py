@@ -31,6 +31,8 @@ from shoal_chaos.simulation.run import simulate as simulate_under
 STALL_SHORTEST = 800 * MILLISECOND
 STALL_LONGEST = 1900 * MILLISECOND
 """A link whose peer answers nothing for two seconds is dialled anew (docs/decisions/0014)."""
+DIALLED_AFTER = (5 * MILLISECOND, 1000 * MILLISECOND)
+"""A link that broke is made anew within one of these."""
 POWER_LOST_WITHIN = 20 * MILLISECOND
 SLOWER_THAN_POWER = (5 * SECOND, 6 * SECOND)
 LONG_SUPPORT = Timing(support_ns=1900 * MILLISECOND)
@@ -74,6 +76,7 @@ class StalledLinks(Faults):
             self._stall_one_after_another,
             self._lead_behind_a_stall,
             self._break_some,
+            self._slow_disk,
             self._transfer,
             self._change_membership,
             self._change_and_lose_power,
@@ -99,12 +102,22 @@ class StalledLinks(Faults):
             cluster.events.after(random.randrange(length), lambda: self._break_off(sender, receiver))
 
     def _break_off(self, sender: str, receiver: str) -> None:
-        cluster = self._cluster
+        """Break a link, of which both ends are told, and mend it after a while."""
+        cluster, random = self._cluster, self._random
         cluster.network.break_off(sender, receiver)
         for one, other in ((sender, receiver), (receiver, sender)):
             node = cluster.nodes[one]
-            if node.node is not None and cluster.nodes[other].node is not None:
+            if node.node is not None:
                 node.node.peer_lost(other)
+                node.turn_soon()
+        cluster.events.after(random.randrange(random.choice(DIALLED_AFTER)), lambda: self._mend(sender, receiver))
+
+    def _mend(self, sender: str, receiver: str) -> None:
+        cluster = self._cluster
+        cluster.network.mend(sender, receiver)
+        for one, other in ((sender, receiver), (receiver, sender)):
+            node = cluster.nodes[one]
+            if node.node is not None and cluster.nodes[other].node is not None:
                 node.node.peer_connected(other)
                 node.turn_soon()
 
@@ -243,7 +256,7 @@ class StalledLinks(Faults):
     def _restart_with_other_support(self) -> None:
         """Restart the nodes, one after another, with settings by which promises are shorter than those given before.
 
-        Or longer again. The last is a leader, often one whom the others hear late.
+        Or longer again. The last is a leader, often one whom the others hear late, and who hears them late.
         """
         found = self._some_leader()
         cluster, random = self._cluster, self._random
@@ -256,7 +269,8 @@ class StalledLinks(Faults):
         others = [node for node in cluster.nodes.values() if node is not leader]
         if random.random() < 0.7:
             for node in others:
-                self._stall(leader.name, node.name)
+                self._stall(leader.name, node.name, lost=False)
+                self._stall(node.name, leader.name, lost=False)
         longest = random.choice([50, 800]) * MILLISECOND
         at = 0
         for node in (*others, leader):
