@@ -54,7 +54,7 @@ from shoal_shardmanager.state import (
     with_membership,
     with_shards,
 )
-from shoal_shardmanager.view import View
+from shoal_shardmanager.view import View, elapsed_ms
 
 PLAN_MS = 5_000
 """A plan that is older was made for other nodes and loads."""
@@ -216,7 +216,9 @@ def _liveness(state: ClusterState, view: View, memory: Memory) -> Iterable[Chang
             continue
         report = view.reports.get(row.id)
         silent_ms = view.now_ms - max(memory.since_ms, report.at_ms if report is not None else 0)
-        silent_ms = min(silent_ms, view.wall_ms - row.since_ms)  # one that joins is not gone before it has begun
+        silent_ms = min(
+            silent_ms, elapsed_ms(row.since_ms, view.wall_ms)
+        )  # one that joins is not gone before it has begun
         if row.state is NodeState.GONE or silent_ms < state.settings.gone_after_ms:
             continue
         # A manager that reaches less than half of the nodes is rather itself cut off; and what other nodes
@@ -271,7 +273,10 @@ def _followed(state: ClusterState, view: View) -> Iterable[Change]:
 
 def _held(state: ClusterState, view: View) -> bool:
     """Say whether nodes may have derived a map that the managers' does not show yet."""
-    return any(row.step in (Step.SPLIT, Step.SEAL) and view.wall_ms - row.step_ms < HOLD_MS for row in state.running())
+    return any(
+        row.step in (Step.SPLIT, Step.SEAL) and elapsed_ms(row.step_ms, view.wall_ms) < HOLD_MS
+        for row in state.running()
+    )
 
 
 def _outrun(state: ClusterState, view: View) -> Iterable[Change]:

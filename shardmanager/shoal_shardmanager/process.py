@@ -22,7 +22,7 @@ from shoal_server.node.server import EXIT_REFUSED, NodeServer
 from shoal_server.observe.pages import Pages, serving
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 
-from shoal_shardmanager.clock import SYSTEM
+from shoal_shardmanager.clock import SYSTEM, Clock
 from shoal_shardmanager.driver import Term, begin_term
 from shoal_shardmanager.metrics import manager_families
 from shoal_shardmanager.rows import UnreadableRow
@@ -43,11 +43,14 @@ SYSTEM_SHARD = 1
 class Manager:
     """One manager. Implements `rpc.service.Host`."""
 
-    def __init__(self, config: ClusterConfig, manager: str, certificates: Certificates | None) -> None:
-        """Connect to nothing yet."""
+    def __init__(
+        self, config: ClusterConfig, manager: str, certificates: Certificates | None, clock: Clock = SYSTEM
+    ) -> None:
+        """Connect to nothing yet. `clock`: what rows are stamped by."""
         self.manager = manager
         self._tls = None if certificates is None else certificates.dialling
         self._config = config
+        self._clock = clock
         self._entry = next(entry for entry in config.managers if entry.id == manager)
         self._term: Term | None = None
 
@@ -75,7 +78,7 @@ class Manager:
 
     async def _control_once(self, client: shoal.AsyncClient) -> None:
         try:
-            term = await begin_term(self._config, Store(client, self.manager), tls=self._tls)
+            term = await begin_term(self._config, Store(client, self.manager), self._clock, tls=self._tls)
             self._term = term
             log.info("controller_began", manager=self.manager, epoch=term.epoch, map_version=term.state.map.version)
             running = asyncio.create_task(term.run())
@@ -135,8 +138,10 @@ async def _run_with(pages: Pages, config: ClusterConfig, entry: ManagerConfig) -
     own = managers_config(config)
     certificates = open_certificates(own.tls, entry.id, entry.address)
     server = NodeServer(own, entry.id, pages, certificates=certificates)
-    host = Manager(config, entry.id, certificates)
-    server.add_metrics(lambda: manager_families(entry.id, lambda: host.term, SYSTEM.wall_ms))
+    # Managers hold their wall clocks against each other, as nodes do: what one of them stamps, the next one goes by.
+    clock = Clock(unix=server.unix_seconds)
+    host = Manager(config, entry.id, certificates, clock)
+    server.add_metrics(lambda: manager_families(entry.id, lambda: host.term, clock.wall_ms))
     rpc, health = await serve(host, entry.admin or "", certificates, clients_required=config.tls.clients == "required")
     server.when_ready_changes(lambda ready: tell_health(health, ready=ready))
     control = asyncio.create_task(host.control())

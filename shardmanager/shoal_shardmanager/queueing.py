@@ -20,6 +20,7 @@ from shoal_shardmanager.rows import (
     Step,
 )
 from shoal_shardmanager.state import Change, ClusterState, changed
+from shoal_shardmanager.view import elapsed_ms
 
 STUCK_MS = 30_000
 """A move that waits for so long at one step no longer counts against the caps: it moves nothing."""
@@ -71,7 +72,7 @@ def _pointless(work: MoveReplica, state: ClusterState) -> str:
 
 def _counts(row: OperationRow, stuck: frozenset[int], now_ms: int) -> bool:
     if isinstance(row.arguments, MoveReplica):
-        return row.step is not Step.QUEUED and now_ms - row.step_ms < STUCK_MS
+        return row.step is not Step.QUEUED and elapsed_ms(row.step_ms, now_ms) < STUCK_MS
     return row.relocates and row.step in (Step.COPY, Step.SEAL) and row.id not in stuck
 
 

@@ -10,6 +10,17 @@ from shoal.protocol.relocation import RelocationEnd
 
 FRESH_MS = 5_000
 """A report older than this says nothing about now."""
+CLOCKS_DIFFER_MS = 10_000
+"""Managers' clocks may differ by this much; a row stamped further in the future was stamped by a wrong clock."""
+LONG_AGO_MS = 1 << 52
+
+
+def elapsed_ms(stamp_ms: int, now_ms: int) -> int:
+    """Return how long ago a row was stamped (both Unix ms); of a stamp that only a wrong clock can have made, long ago.
+
+    So that no wait that begins with such a stamp lasts until its time comes.
+    """
+    return LONG_AGO_MS if stamp_ms - now_ms > CLOCKS_DIFFER_MS else now_ms - stamp_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,10 @@ class NodeServer:
 
     # -- what it tells
 
+    def unix_seconds(self) -> float:
+        """Return what the node takes for the time, by its own clock and those of its peers (see wall_clock.py)."""
+        return self._node.clock.now_ms(monotonic_ns()) / 1000
+
     def add_metrics(self, gather: Callable[[], Iterable[Family]]) -> None:
         """Have further families in each scrape. `gather` is called in the event loop."""
         self._gatherers.append(gather)

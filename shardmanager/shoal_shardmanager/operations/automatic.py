@@ -28,7 +28,7 @@ from shoal_shardmanager.rows import (
     Step,
 )
 from shoal_shardmanager.state import Change, ClusterState
-from shoal_shardmanager.view import View
+from shoal_shardmanager.view import View, elapsed_ms
 
 SUSTAINED_MS = 10_000
 AT_ONCE = 1
@@ -143,4 +143,4 @@ def _resting(shard: int, state: ClusterState, now_ms: int) -> bool:
     if not ended:
         return False
     pause = state.settings.split_pause_ms << min(len(ended) - 1, DOUBLINGS_MAX)
-    return now_ms - max(ended) < pause
+    return min(elapsed_ms(each, now_ms) for each in ended) < pause

@@ -26,7 +26,7 @@ from shoal_shardmanager.rows import (
     Step,
 )
 from shoal_shardmanager.state import Change, ClusterState
-from shoal_shardmanager.view import View
+from shoal_shardmanager.view import View, elapsed_ms
 
 Campaign = Drain | Heal | Rebalance
 
@@ -68,7 +68,7 @@ def advance(row: OperationRow, work: Campaign, state: ClusterState, view: View, 
     """Return what comes next; `planned` None: there is no plan for what is now, and one is being made."""
     now = view.wall_ms
     parts = state.children(row.id)
-    active = [part for part in parts if now - part.step_ms < STUCK_MS]
+    active = [part for part in parts if elapsed_ms(part.step_ms, now) < STUCK_MS]
     over = _end(row, work, state, view)
     if over is not None and not parts:
         return over

@@ -23,7 +23,7 @@ from shoal_shardmanager.operations.outcome import Note, Outcome, ask, end, go, w
 from shoal_shardmanager.requests import CancelRelocation, Forget
 from shoal_shardmanager.rows import MergeShards, OperationRow, Relocation, State, Step
 from shoal_shardmanager.state import Change, ClusterState, with_relocated, without_shard
-from shoal_shardmanager.view import View
+from shoal_shardmanager.view import View, elapsed_ms
 
 FERRIED = frozenset({Step.COPY, Step.SEAL})
 
@@ -112,7 +112,7 @@ def _forget(row: OperationRow, work: Relocation, view: View) -> Outcome:
 
 
 def _linger(row: OperationRow, work: Relocation, state: ClusterState, view: View) -> Outcome:
-    left_ms = row.step_ms + state.settings.merge_linger_ms - view.wall_ms
+    left_ms = state.settings.merge_linger_ms - elapsed_ms(row.step_ms, view.wall_ms)
     if left_ms > 0:
         return wait(
             f"shard {work.source} is empty, and still answers writes that are repeated", left=left_ms, unit="ms"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Refused
 from shoal_shardmanager.rows import Drain, Failover, NodeState, Rebalance, RemoveNode, State, Undrain
+from shoal_shardmanager.view import LONG_AGO_MS, elapsed_ms
 
 
 def test_a_drained_node_is_empty_and_can_be_removed(simulated: Any) -> None:
@@ -66,6 +68,20 @@ def test_undrain_ends_a_drain(simulated: Any) -> None:
     assert cluster.run_to_end(cluster.order(Undrain("n1"))).state is State.DONE
     assert cluster.run_to_end(operation).state is State.CANCELLED
     assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
+
+
+def test_a_node_that_a_wrong_clock_let_begin_next_year_is_gone_all_the_same(simulated: Any) -> None:
+    cluster = simulated(shards=4)
+    row = cluster.state.nodes["n1"]
+    cluster.state.nodes["n1"] = msgspec.structs.replace(row, since_ms=row.since_ms + 365 * 86_400_000)
+    cluster.stop("n1")
+    cluster.run(cluster.state.settings.gone_after_ms // 100 + 200)
+    assert cluster.state.nodes["n1"].state is NodeState.GONE
+
+
+def test_a_stamp_from_the_future_is_of_long_ago_unless_it_is_near() -> None:
+    assert [elapsed_ms(stamp, 100_000) for stamp in (90_000, 100_000, 110_000)] == [10_000, 0, -10_000]
+    assert elapsed_ms(110_001, 100_000) == LONG_AGO_MS
 
 
 def test_replicas_of_a_node_that_is_gone_are_replaced(simulated: Any) -> None:
