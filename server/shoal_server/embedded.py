@@ -104,7 +104,9 @@ def _start(
         shard_map = replace(shard_map, cluster_id=token_hex(CLUSTER_ID_BYTES))
     if shard_map is not stored:
         save_shard_map(engine, shard_map)
-    return EmbeddedDatabase(loop, folder, engine, shard_map)
+    # A keyspace that is wanted with one microshard is one shard in a cluster, too, and stays one.
+    features = () if microshards == 1 else (ONE_PARTITION_FEATURE,)
+    return EmbeddedDatabase(loop, folder, engine, shard_map, features)
 
 
 class EmbeddedDatabase:
@@ -114,9 +116,15 @@ class EmbeddedDatabase:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, folder: DataFolder | None, engine: Engine, shard_map: ShardMap
+        self,
+        loop: asyncio.AbstractEventLoop,
+        folder: DataFolder | None,
+        engine: Engine,
+        shard_map: ShardMap,
+        features: tuple[str, ...],
     ) -> None:
         self._loop = loop
+        self._features = features
         self._folder = folder
         self._engine = engine
         self._process = os.getpid()
@@ -161,7 +169,7 @@ class EmbeddedDatabase:
         self._client += 1
         self._answered = answered
         self._lost = lost
-        return welcome_of(self._node, NEWEST, (ONE_PARTITION_FEATURE,))
+        return welcome_of(self._node, NEWEST, self._features)
 
     def detach(self) -> None:
         """End the connection: what was asked for on it is done all the same, and answered to nobody."""

@@ -275,6 +275,16 @@ def test_what_is_certain_of_ranges_in_transactions_is_one_partition(database: Da
         tx.put(f"{ns}-other", "v")
 
 
+def test_a_keyspace_that_is_wanted_with_one_microshard_is_of_one_shard_everywhere() -> None:
+    with shoal.Client("embedded://?microshards=1") as db:
+        db.write([shoal.put("a", "1"), shoal.put("b", "2")])
+        with db.transaction() as tx:
+            assert len(list(tx.scan())) == 2
+            tx.put("c", "3")
+    with shoal.Client("embedded://?microshards=2") as db, pytest.raises(shoal.CrossShard):
+        db.write([shoal.put("a", "1"), shoal.put("b", "2")])
+
+
 def test_too_much_read_is_refused(db: shoal.Client, ns: str) -> None:
     for first in range(0, 10_001, 2000):
         db.write([shoal.put(f"{ns}/{number:05}", "") for number in range(first, min(first + 2000, 10_001))])

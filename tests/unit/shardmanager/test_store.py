@@ -40,7 +40,7 @@ def first_rows() -> ClusterState:
 
 
 async def test_what_was_written_is_what_the_next_manager_loads(tmp_path: Path) -> None:
-    async with shoal.AsyncClient(f"embedded://{tmp_path}/db") as client:
+    async with shoal.AsyncClient(f"embedded://{tmp_path}/db?microshards=1") as client:
         store = Store(client, "m1")
         assert await store.take_over() == 1
         assert await store.load() is None
@@ -52,7 +52,7 @@ async def test_what_was_written_is_what_the_next_manager_loads(tmp_path: Path) -
 
 
 async def test_a_deposed_manager_writes_nothing_more(tmp_path: Path) -> None:
-    async with shoal.AsyncClient(f"embedded://{tmp_path}/db") as client:
+    async with shoal.AsyncClient(f"embedded://{tmp_path}/db?microshards=1") as client:
         first, second = Store(client, "m1"), Store(client, "m2")
         await first.take_over()
         await first.write(adopted(MAP, {}, 7))
@@ -69,7 +69,7 @@ async def test_a_deposed_manager_writes_nothing_more(tmp_path: Path) -> None:
 
 
 async def test_rows_are_deleted_and_the_last_of_several_counts(tmp_path: Path) -> None:
-    async with shoal.AsyncClient(f"embedded://{tmp_path}/db") as client:
+    async with shoal.AsyncClient(f"embedded://{tmp_path}/db?microshards=1") as client:
         store = Store(client, "m1")
         await store.take_over()
         await store.write([*adopted(MAP, {}, 7), CountersRow(2, 2, 2), DRAIN])
@@ -82,7 +82,7 @@ async def test_rows_are_deleted_and_the_last_of_several_counts(tmp_path: Path) -
 
 
 async def test_what_cannot_be_read_of_nodes_that_join_is_told_apart(tmp_path: Path) -> None:
-    async with shoal.AsyncClient(f"embedded://{tmp_path}/db") as client:
+    async with shoal.AsyncClient(f"embedded://{tmp_path}/db?microshards=1") as client:
         store = Store(client, "m1")
         request = JoinRequest("c", "n4", "h:4", "eu", "a", "i")
         await client.put(JOINS + "n4", msgspec.msgpack.encode(request))

@@ -51,7 +51,7 @@ class LosingClient(shoal.AsyncClient):
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[LosingClient]:
-    async with LosingClient(f"embedded://{tmp_path}/db") as opened:
+    async with LosingClient(f"embedded://{tmp_path}/db?microshards=1") as opened:
         yield opened
 
 
