@@ -42,17 +42,15 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import Keyspace, Ranges, Routes, all_of, microshards_in, one_microshard
 
-from shoal_chaos.simulation.events import MILLISECOND, SECOND, Events
+from shoal_chaos.simulation.events import MILLISECOND, Events
 from shoal_chaos.simulation.histories import Histories, SharedWrite
 from shoal_chaos.simulation.invariants import Violation
 
 TIMEOUT = 400 * MILLISECOND
 PAUSE = 20 * MILLISECOND
-SHIFT = 3 * SECOND
-"""For so long clients look at the same range together, and put rows into it."""
-TEAMS = 5
-"""So many ranges they have at a time: with fewer rows in each, more depends on every single one."""
-LONG_THOUGHT = 2 * SECOND
+SHIFT = 400 * MILLISECOND
+"""For so long clients put rows into the same range together. Most depends on the first few of them."""
+LONG_THOUGHT = 500 * MILLISECOND
 """The longest time between what a transaction reads and its commit: within it a shard may split."""
 MAP_REQUEST = -1
 LETTERS = b"abcdefgh"
@@ -285,7 +283,7 @@ class RangeClient:
     def _share(self) -> Script:
         """Put a row into a range that others put rows into, if it is as it was read: in the microshards of one shard."""
         events, random = self._events, self._random
-        prefix = b"shift-%d-%d-" % (events.now // SHIFT, random.randrange(TEAMS))
+        prefix = b"shift-%d-" % (events.now // SHIFT)
         self._shared += 1
         key = prefix + b"%s-%d" % (self.name.encode(), self._shared)
         own = self._keyspace.microshard_of(key)
@@ -298,7 +296,7 @@ class RangeClient:
             digest = RangeDigest()
             digest.add(page.keys, page.seqs)
             conditions = [RangeUnchanged(ranges, prefix, prefix[:-1] + b".", digest.value())]
-            yield Wait(random.choice([0, 20 * PAUSE, LONG_THOUGHT]))
+            yield Wait(random.choice([0, 10 * PAUSE, LONG_THOUGHT]))
         else:
             ranges = one_microshard(own)
         began = events.now
