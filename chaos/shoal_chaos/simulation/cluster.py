@@ -155,8 +155,6 @@ class SimulatedNode:
         for client, certificate in cluster.identities.items():
             self.node.client_connected(client, certificate)
         self._open_others(shard_map)
-        # Where it cannot be read which rows a replica has, they cannot be removed either.
-        self.leaves_rows |= any(each.failure and not each.machine.state.index for each in self.replicas.values())
         self._connect(self.node)
         self.turn_soon()
 
@@ -250,6 +248,9 @@ class SimulatedNode:
         if end.flush is not None and end.flush > self._flushing:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
+        if self._cluster.replicas_may_fail:
+            # Where it cannot be read which rows a replica has, they cannot be removed either.
+            self.leaves_rows |= any(each.failure and not each.machine.state.index for each in node.replicas.values())
         self._cluster.invariants.check(self)
         self._cluster.invariants.check_cluster_id(self.name, node.cluster_id)
         serving = self.serving()
