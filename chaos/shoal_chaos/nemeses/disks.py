@@ -172,6 +172,12 @@ class DamagedWhileRunning(Nemesis):
 
     async def start(self, cluster: FaultyCluster, random: Random) -> str:
         (self._node,) = await choose(cluster, self._who, random)
+        nodes = sorted({node for voters in (await cluster.voters()).values() for node in voters})
+        before = [node for node in nodes if _damaged_before(cluster, node).exists()]
+        if before:
+            # Of a row whose damage nobody has met yet there must stay a copy: it is always the same disk.
+            self._node = before[0]
+        _damaged_before(cluster, self._node).touch()
         if not self._tables(cluster):
             # What was recovered at a start is in tables; what was written since may be in memory only.
             await cluster.kill([self._node])
@@ -197,6 +203,11 @@ class DamagedWhileRunning(Nemesis):
             cluster.restart([self._node])
             if not await cluster.decided(self._node):
                 cluster.give_up(self._node)
+
+
+def _damaged_before(cluster: FaultyCluster, node: str) -> Path:
+    data = cluster.system(node).data
+    return data.with_name(f"{data.name}.damaged")
 
 
 def _damage(path: Path, how: Literal["cut", "flip"], random: Random) -> str:
