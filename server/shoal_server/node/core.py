@@ -478,6 +478,9 @@ class Node:
     def _look_at_clock(self, now: int, wall_ms: int) -> None:
         """Learn what time it is, by which rows expire."""
         clock = self.clock
+        if now < clock.due_at:
+            self._time_ms = clock.now_ms(now)
+            return
         before = bool(clock.not_leading)
         clock.judge(now, wall_ms, alone=not self.peers)
         self._time_ms = clock.now_ms(now)

@@ -58,6 +58,7 @@ class WallClock:
         not_leading: "" or the reason, in words, not to lead: the wall clock is off.
         offset_ms: by how much the wall clock is ahead of what the others' allow, or, where nobody confirms anything, of
             what this node takes for the time; negative: behind.
+        due_at: before then `judge` does nothing.
         settled: whether the time was ever confirmed, or has to do: what cannot be undone waits for it.
     """
 
@@ -72,6 +73,7 @@ class WallClock:
         "_peers",
         "_readings",
         "_tolerance",
+        "due_at",
         "not_leading",
         "offset_ms",
         "settled",
@@ -85,6 +87,7 @@ class WallClock:
         """
         self.not_leading = ""
         self.offset_ms = 0
+        self.due_at = 0
         self.settled = False
         self._tolerance = tolerance_ns
         self._drift_permille = drift_permille
@@ -141,6 +144,7 @@ class WallClock:
         elif now - self._judged_at < JUDGE_NS:
             return
         elapsed, self._judged_at = now - self._judged_at, now
+        self.due_at = now + JUDGE_NS
         own = min(max(wall_ms, 0), CLOCK_MS_MAX) * MILLISECOND - now
         lows, highs = [own], [own]
         for peer, reading in list(self._readings.items()):
