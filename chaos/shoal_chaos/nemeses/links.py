@@ -30,6 +30,7 @@ class LinkRule:
         loss: the share of packets that are dropped, or of pieces of bytes that come one retransmission later.
         duplicates: the share of packets that arrive twice. In networks of packets only.
         bytes_per_second: how much passes; None: any amount. In proxies only.
+        flips: the share of pieces of bytes in which a bit flips, behind TCP's checksum. In proxies only.
     """
 
     held: bool = False
@@ -39,11 +40,21 @@ class LinkRule:
     loss: float = 0.0
     duplicates: float = 0.0
     bytes_per_second: float | None = None
+    flips: float = 0.0
 
     def lateness(self, random: Random) -> float:
         """Return by how many seconds a piece is late, in which bandwidth is not counted."""
         late = self.delay_seconds + random.uniform(0, self.jitter_seconds)
         return late + RETRANSMISSION_SECONDS if random.random() < self.loss else late
+
+    def harmed(self, piece: bytes, random: Random) -> bytes:
+        """Return a piece of bytes as it arrives."""
+        if not self.flips or not piece or random.random() >= self.flips:
+            return piece
+        bit = random.randrange(8 * len(piece))
+        flipped = bytearray(piece)
+        flipped[bit // 8] ^= 1 << bit % 8
+        return bytes(flipped)
 
 
 CLEAR = LinkRule()

@@ -33,7 +33,7 @@ def checked(rule: LinkRule) -> LinkRule:
     Raises:
         NoSuchRule: it says what only a proxy can do.
     """
-    if rule.reset or rule.bytes_per_second is not None:
+    if rule.reset or rule.flips or rule.bytes_per_second is not None:
         raise NoSuchRule(f"connections break, and links become narrow, in proxies only: {rule}")
     return rule
 

@@ -50,6 +50,8 @@ class _Direction:
         if rule is CLEAR and self.named and not self._pieces and not self.abandoned:
             self._deliver(piece)
             return
+        if piece is not None:
+            piece = rule.harmed(piece, self._random)
         now = self._loop.time()
         due = now + rule.lateness(self._random)
         if rule.bytes_per_second is not None and piece is not None:

@@ -63,6 +63,8 @@ DRIFT_PERMILLE = 48.0
 
 FAR_LINKS = LinkRule(delay_seconds=0.02, jitter_seconds=0.03)
 LOSSY_LINKS = LinkRule(delay_seconds=0.001, loss=0.02)
+FLIPPING_LINKS = LinkRule(flips=0.005)
+FLIPPING_OFTEN = LinkRule(flips=0.05)
 NARROW_LINKS = LinkRule(bytes_per_second=200_000)
 BREAKING_LINKS = LinkRule(reset=True)
 LOSSY_PACKETS = LinkRule(loss=0.02)
@@ -188,6 +190,15 @@ LINKS = (
             lambda: PoorLinks(NARROW_LINKS, "200 kB/s", Who.ANY),
             lambda: PoorLinks(BREAKING_LINKS, "all connections break", Who.ANY),
             seconds=(2.0, 5.0),
+        ),
+    ),
+    Scenario(
+        "flipped-bits",
+        "Bits that flip between nodes end connections; no replica and no history is other than without.",
+        _each(
+            lambda: PoorLinks(FLIPPING_LINKS, "a bit flips in one of 200 pieces of bytes"),
+            lambda: PoorLinks(FLIPPING_OFTEN, "a bit flips in one of 20 pieces of bytes", Who.ANY),
+            seconds=(3.0, 6.0),
         ),
     ),
 )

@@ -50,6 +50,8 @@ WALL_START_MS = 1_700_000_000_000
 MAX_SKEW_MS = 450
 """No two of them differ by more than is tolerated: clocks that are wrong are a fault (wrong_clocks.py)."""
 TURN_DELAY = MILLISECOND // 20
+REDIAL = 100 * MILLISECOND
+"""So long after it was ended a connection between nodes is made anew."""
 DISK_LOOK_INTERVAL = 250 * MILLISECOND
 FLUSH_DELAY_MOST = (50 * MILLISECOND, 2_000 * MILLISECOND)
 
@@ -251,6 +253,8 @@ class SimulatedNode:
         if self._cluster.replicas_may_fail:
             # Where it cannot be read which rows a replica has, they cannot be removed either.
             self.leaves_rows |= any(each.failure and not each.machine.state.index for each in node.replicas.values())
+        while node.cut_off:
+            self._cluster.break_link(node.cut_off.popitem()[0], self.name)
         self._cluster.invariants.check(self)
         self._cluster.invariants.check_cluster_id(self.name, node.cluster_id)
         serving = self.serving()
@@ -497,6 +501,22 @@ class Cluster:
                 self.clients[number].receive(answers)
         else:
             self.nodes[receiver].receive(sender, body)
+
+    def break_link(self, sender: str, receiver: str) -> None:
+        """End the connection by which `sender` speaks to `receiver`, and what is in it; it is dialled again soon."""
+        self.network.break_off(sender, receiver)
+        node = self.nodes[sender]
+        if node.node is not None:
+            node.node.peer_lost(receiver)
+            node.turn_soon()
+        self.events.after(REDIAL, lambda: self._redial(sender, receiver))
+
+    def _redial(self, sender: str, receiver: str) -> None:
+        self.network.mend(sender, receiver)
+        node = self.nodes[sender]
+        if node.node is not None and self.nodes[receiver].node is not None:
+            node.node.peer_connected(receiver)
+            node.turn_soon()
 
     def tell_of_links(self, random: Random) -> None:
         """Tell nodes which of their links carry something now; sometimes nobody notices that one is cut."""

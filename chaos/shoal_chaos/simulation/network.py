@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from shoal.protocol.frames import HEADER_BYTES, encode_frame
+import msgspec
+from shoal.protocol.frames import HEADER_BYTES, BadFrame, FrameReader, encode_frame
 
 from shoal_chaos.simulation.events import MILLISECOND, Events
 
@@ -35,6 +36,10 @@ class Network:
         self.conditions = Conditions()
         self.watch: Callable[[str, str, list[Any]], None] | None = None
         """Told of every frame, its sender and its receiver just before it is sent."""
+        self.harm: Callable[[list[Any]], bytes] | None = None
+        """Makes the frames that arrive, whole or not, out of what is sent."""
+        self.refused: Callable[[str, str], None] | None = None
+        """Told of the link by which came what is no frame, or none of messages: its receiver has ended it."""
         self._events = events
         self._random = random
         self._deliver = deliver
@@ -82,7 +87,7 @@ class Network:
         random, conditions = self._random, self.conditions
         if not self.connected(sender, receiver) or random.random() < conditions.loss:
             return
-        body = encode_frame(messages)[HEADER_BYTES:]
+        frame = encode_frame(messages) if self.harm is None else self.harm(messages)
         link = sender, receiver
         breaks = self._breaks.get(link, 0)
         spread = conditions.delay_max - conditions.delay_min + 1
@@ -92,8 +97,17 @@ class Network:
             if random.random() >= conditions.reorder:
                 arrival = max(arrival, self._last_arrival.get(link, 0))
                 self._last_arrival[link] = arrival
-            self._events.at(arrival, lambda: self._arrive(sender, receiver, body, breaks))
+            self._events.at(arrival, lambda: self._arrive(sender, receiver, frame, breaks))
 
-    def _arrive(self, sender: str, receiver: str, body: bytes, breaks: int) -> None:
-        if self.connected(sender, receiver) and self._breaks.get((sender, receiver), 0) == breaks:
+    def _arrive(self, sender: str, receiver: str, frame: bytes, breaks: int) -> None:
+        if not self.connected(sender, receiver) or self._breaks.get((sender, receiver), 0) != breaks:
+            return
+        if self.refused is None:
+            self._deliver(sender, receiver, frame[HEADER_BYTES:])
+            return
+        try:
+            # One that is announced longer than it is would wait for what never comes, until the link's silence ends it.
+            [body] = FrameReader().feed(frame)
             self._deliver(sender, receiver, body)
+        except (BadFrame, msgspec.MsgspecError, ValueError):
+            self.refused(sender, receiver)

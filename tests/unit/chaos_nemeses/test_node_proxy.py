@@ -199,3 +199,17 @@ async def test_where_nobody_listens_the_caller_is_told() -> None:
         reader, _ = await found.dial(PEER)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await heard(reader, PEER)
+
+
+async def test_bits_flip_and_all_else_arrives() -> None:
+    async with proxied() as found:
+        reader, writer = await found.dial(PEER)
+        assert await heard(reader, PEER)
+        found.links.set({TO_NODE: LinkRule(flips=1.0)})
+        sent = b"payload of some length"
+        writer.write(sent)
+        arrived = await asyncio.wait_for(reader.readexactly(len(sent)), LONG)
+        assert sum((a ^ b).bit_count() for a, b in zip(sent, arrived, strict=True)) == 1
+        found.links.clear([TO_NODE])
+        writer.write(sent)
+        assert await heard(reader, sent)

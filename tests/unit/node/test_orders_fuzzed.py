@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from shoal.protocol.bounds import (
     MAX_INDEX,
@@ -30,6 +30,7 @@ from shoal.protocol.messages import (
     ReadPage,
     Request,
     SetLogLevel,
+    SkipEntry,
     SplitShard,
     TransferLeader,
     Written,
@@ -47,6 +48,7 @@ from shoal.protocol.relocation import (
     TakeMicroshards,
 )
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal_server.node import administration, relocations
 from shoal_server.storage.layout import value_header
 
 NODES = ("n1", "n2", "n3")
@@ -141,6 +143,7 @@ def orders(request: int) -> st.SearchStrategy[Request]:
         st.builds(ReadChecksum, asked, shard_id, ranges, st.builds(ChecksumCursor, small, text), number),
         st.builds(ReadPage, asked, shard_id, small, number, ranges, text, number),
         st.builds(SetLogLevel, asked, st.text(max_size=70)),
+        st.builds(SkipEntry, asked, shard_id, small, small, small),
     )
 
 
@@ -173,10 +176,7 @@ def states(nodes: Any) -> dict[int, set[str]]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_no_order_stops_a_node_or_makes_replicas_differ(make_nodes: Any, data: st.DataObject) -> None:
-    nodes = make_nodes(shards=SHARDS)
+def give_orders(nodes: Any, data: st.DataObject) -> None:
     leader = nodes.leader
     nodes.answer(nodes.write(Put(b"k", b"v")))
     for _ in range(data.draw(st.integers(1, 12), "orders")):
@@ -186,11 +186,62 @@ def test_no_order_stops_a_node_or_makes_replicas_differ(make_nodes: Any, data: s
         assert len(nodes.answers.get(number, ())) <= 1
     nodes.pass_time(300)
     nodes.until(lambda: settled(nodes))
+    assert not [
+        replica.failure for node in nodes.nodes.values() for replica in node.replicas.values() if replica.failure
+    ]
     assert all(len(found) == 1 for found in states(nodes).values())
     replica = nodes.nodes[leader].replicas.get(1)
     if replica is not None and replica.group.is_leader and replica.machine.state.ranges == SHARDS[0].ranges:
         again = nodes.answer(nodes.write(Put(b"k", b"w")))
         assert isinstance(again, Written | Failure)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_no_order_stops_a_node_or_makes_replicas_differ(make_nodes: Any, data: st.DataObject) -> None:
+    give_orders(make_nodes(shards=SHARDS), data)
+
+
+def no_ranges_in_types(patch: pytest.MonkeyPatch, nodes_type: Any) -> None:
+    """Requests reach the node as they were made, whatever stands in them."""
+
+    def ask(self: Any, node: str, make: Any) -> int:
+        self._request += 1
+        self.nodes[node].receive_client(1, [make(self._request)])
+        return int(self._request)
+
+    patch.setattr(nodes_type, "ask", ask)
+
+
+def no_rules_of_orders(patch: pytest.MonkeyPatch, nodes_type: Any) -> None:
+    """What makes sense only together is not looked at."""
+    for module, name in (
+        (administration, "refuse_map"),
+        (administration, "refuse_split"),
+        (relocations, "refuse_step"),
+    ):
+        patch.setattr(module, name, lambda *_: "")
+
+
+@pytest.mark.parametrize("plant", [no_ranges_in_types, no_rules_of_orders], ids=lambda plant: plant.__name__)
+def test_without_the_checks_orders_are_found_that_stop_a_node(make_nodes: Any, plant: Any) -> None:
+    @settings(
+        max_examples=400,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def fuzz(data: st.DataObject) -> None:
+        give_orders(make_nodes(shards=SHARDS), data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch, make_nodes)
+        with pytest.raises(Exception):  # noqa: B017, PT011 - whatever goes wrong without them
+            fuzz()
 
 
 @pytest.mark.parametrize(
