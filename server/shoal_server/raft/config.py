@@ -42,6 +42,8 @@ class RaftConfig(msgspec.Struct, frozen=True):
         max_uncommitted_bytes: proposed and not yet committed; past it proposals are refused.
         max_apply_bytes: of entries applied in one turn.
         cache_bytes: of applied entries kept in memory for peers that lag a little.
+        unapplied_bytes: of entries that are still to be applied kept in memory; past twice as much they are dropped, and read
+            back from where they are stored. A replica that has failed, and applies nothing, keeps `cache_bytes` of them.
         commit_notice_delay_ns: a commit position that no append carries goes alone after this long.
         probe_retry_ns: what was sent to a peer and not answered is sent again after this long.
         promotable_lag_entries: a follower that lacks more of what is committed is not made a voter.
@@ -55,6 +57,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
     max_uncommitted_bytes: int = 16 * 1024 * 1024
     max_apply_bytes: int = 2 * 1024 * 1024
     cache_bytes: int = 1024 * 1024
+    unapplied_bytes: int = 16 * 1024 * 1024
     promotable_lag_entries: int = 1_000
     commit_notice_delay_ns: int = 5_000_000
     probe_retry_ns: int = 100_000_000

@@ -953,8 +953,16 @@ class Group:
 
     def persisted(self, index: int, term: int) -> None:
         """Take note that everything up to entry (index, term), as handed out, is on this node's disk."""
-        leader = self._leader
-        if self.log.persisted(index, term) and leader is not None:
+        leader, log = self._leader, self.log
+        if not log.persisted(index, term):
+            return
+        bound = self._config.cache_bytes
+        if log.cached_bytes > 2 * bound:
+            # Where nothing is applied, or that is slower than what comes, memory would hold the log's whole end.
+            bound = bound if self._failed else max(bound, self._config.unapplied_bytes)
+            if log.cached_bytes > 2 * bound:
+                log.shrink(bound, unapplied=True)
+        if leader is not None:
             leader.advance_commit()
             leader.unsent = True
             # Where this disk was the last of a quorum, no answer of a peer is left to come that would tell the others.

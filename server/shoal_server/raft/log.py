@@ -161,9 +161,13 @@ class Log:
         invariant(self.applied_index <= index <= self.commit_index, "only committed entries are applied, in order")
         self.applied_index = index
 
-    def shrink(self, max_bytes: int) -> None:
-        """Drop applied and stored entries from memory, oldest first, while more than `max_bytes` are held."""
-        bound = min(self.applied_index, self.persisted_index)
+    def shrink(self, max_bytes: int, *, unapplied: bool = False) -> None:
+        """Drop applied and stored entries from memory, oldest first, while more than `max_bytes` are held.
+
+        Args:
+            unapplied: those that are only stored, too: they are read back when they are applied.
+        """
+        bound = self.persisted_index if unapplied else min(self.applied_index, self.persisted_index)
         count = 0
         for entry in self._cached:
             if self._cached_bytes <= max_bytes or entry.index > bound:

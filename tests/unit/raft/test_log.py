@@ -95,10 +95,10 @@ class LogAgainstList(RuleBasedStateMachine):
         self.model.append(entry(index, term))
         log.append([self.model[-1]])
 
-    @rule(max_bytes=st.integers(0, 200))
-    def shrink(self, max_bytes: int) -> None:
+    @rule(max_bytes=st.integers(0, 200), unapplied=st.booleans())
+    def shrink(self, max_bytes: int, unapplied: bool) -> None:
         self.hand_over()
-        self.log.shrink(max_bytes)
+        self.log.shrink(max_bytes, unapplied=unapplied)
 
     @rule(share=st.floats(0, 1))
     def compact(self, share: float) -> None:
