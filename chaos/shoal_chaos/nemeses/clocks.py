@@ -6,9 +6,14 @@ from random import Random
 from typing import ClassVar
 
 from shoal_chaos.nemeses.base import Nemesis
+from shoal_chaos.nemeses.choosing import Who, choose
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 
 MILLION = 1_000_000
+
+HOUR_SECONDS = 3600.0
+WRONG_SECONDS = (2.0, HOUR_SECONDS, 8 * HOUR_SECONDS, 365 * 24 * HOUR_SECONDS)
+"""How far off one clock is: a little, an hour, a time zone, a year."""
 
 
 class WallJump(Nemesis):
@@ -32,6 +37,30 @@ class WallJump(Nemesis):
     async def heal(self, cluster: FaultyCluster) -> None:
         for name in cluster.nodes:
             cluster.system(name).jump(0)
+
+
+class OneWallWrong(Nemesis):
+    """One node's wall clock is set ahead or back by seconds to a year, and right again at the heal."""
+
+    name: ClassVar[str] = "one-wall-wrong"
+
+    def __init__(self, who: Who) -> None:
+        """
+        Args:
+            who: one node.
+        """
+        self._who = who
+        self._node = ""
+
+    async def start(self, cluster: FaultyCluster, random: Random) -> str:
+        (self._node,) = await choose(cluster, self._who, random)
+        seconds = random.choice((-1, 1)) * random.choice(WRONG_SECONDS)
+        cluster.system(self._node).jump(seconds)
+        return f"the wall clock of {self._node} ({self._who}) is off by {seconds:+,.0f} s"
+
+    async def heal(self, cluster: FaultyCluster) -> None:
+        if self._node:
+            cluster.system(self._node).jump(0)
 
 
 class Drift(Nemesis):

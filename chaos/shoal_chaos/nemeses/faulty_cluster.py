@@ -29,7 +29,12 @@ STARTED = b'"event": "node_started"'
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How large a cluster is; `joiners` are nodes that are known to the configuration, and not started."""
+    """How large a cluster is, and how it is set up.
+
+    Attributes:
+        joiners: nodes that are known to the configuration, and not started.
+        clock_tolerance_ms: by how much nodes let wall clocks differ; the less, the sooner a wrong one shows.
+    """
 
     nodes: int = 3
     joiners: int = 0
@@ -37,6 +42,7 @@ class Shape:
     shards: int = 4
     microshards: int = 64
     voters: int = 3
+    clock_tolerance_ms: int = 1000
 
     @property
     def words(self) -> str:
@@ -73,6 +79,7 @@ class FaultyCluster:
             joiners=shape.joiners,
             managers=shape.managers,
             keyspace=f"microshards: {shape.microshards}, shards: {shape.shards}, voters: {shape.voters}",
+            timing=f"clock_tolerance: {shape.clock_tolerance_ms}ms",
             fronted=self._network.fronted,
             environments={name: system.environment for name, system in self._systems.items()},
             hosts=self._network.hosts,

@@ -7,7 +7,7 @@ from random import Random
 
 from shoal_chaos.nemeses.base import Nemesis, Together
 from shoal_chaos.nemeses.choosing import Who
-from shoal_chaos.nemeses.clocks import Drift, WallJump
+from shoal_chaos.nemeses.clocks import Drift, OneWallWrong, WallJump
 from shoal_chaos.nemeses.disks import (
     DamagedFiles,
     DamagedWhileRunning,
@@ -53,6 +53,7 @@ Round = Callable[[Random], Sequence[Fault]]
 
 FIVE = Shape(nodes=5, voters=5)
 MANAGED = Shape(nodes=4, managers=1)
+TIGHT_CLOCKS = Shape(clock_tolerance_ms=100)
 
 MAJORITY_STAYS = 0.3
 """While one node is away: its leaders' shards are out for an election, others only slow. A low bar: it is to tell an
@@ -255,7 +256,17 @@ PACKETS = (
 MACHINES = (
     Scenario(
         "clock-jump",
-        "Wall clocks that jump by up to an hour decide when keys expire, and nothing else.",
+        "While one wall clock is wrong, by up to a year, and after it, rows live as long as they are to.",
+        _each(lambda: OneWallWrong(Who.LEADER), lambda: OneWallWrong(Who.ANY), seconds=(2.0, 5.0)),
+        workloads=("expiry", "locks", *ESSENTIAL),
+        shape=TIGHT_CLOCKS,
+        availability=0.5,
+        needs_system_faults=True,
+        wall_clocks_wrong=True,
+    ),
+    Scenario(
+        "all-clocks-jump",
+        "When all wall clocks jump at once, by up to an hour, that decides when keys expire, and nothing else.",
         _each(lambda: WallJump(3600.0), lambda: WallJump(2.0), seconds=(2.0, 5.0)),
         availability=0.5,
         needs_system_faults=True,

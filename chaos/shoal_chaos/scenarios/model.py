@@ -39,6 +39,7 @@ class Scenario:
         needs_system_faults: disks or clocks fail, so that the library for it is needed.
         medium: by what links fail.
         anywhere: its nemeses are `Disturbance`s, which need no cluster of our own.
+        wall_clocks_wrong: some are, fewer than half at any time, and rows that expire are judged by what holds then.
         must_break: the faults are beyond what Shoal promises to bear, and the checkers are to say so: a test of them.
     """
 
@@ -52,6 +53,7 @@ class Scenario:
     needs_system_faults: bool = False
     medium: Medium = Medium.PROXIES
     anywhere: bool = False
+    wall_clocks_wrong: bool = False
     must_break: bool = False
 
     @property

@@ -114,6 +114,8 @@ class _Experiment:
         async with AsyncExitStack() as stack:
             clients = await open_clients(stack, self._cluster.url, [""] * CLIENTS)
             suite = Suite(self._run, self._random, clients, urls_of_single_nodes(self._cluster.url))
+            if self._scenario.wall_clocks_wrong:
+                suite.allow_clocks(self._scenario.shape.clock_tolerance_ms)
             suite.workloads = [one for one in suite.workloads if one.name in self._scenario.workloads]
             self._probes = Probes(
                 clients[0], await fetch_shard_map(options.seeds, tls=tls), options.keyspace, self._run

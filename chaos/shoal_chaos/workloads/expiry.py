@@ -32,13 +32,18 @@ class Expiry(Workload):
     def __init__(self, run: str, random: Random) -> None:
         super().__init__(run, random)
         self.looks: list[Look] = []
+        self.allowance_ns = ALLOWANCE_NS
         self._keys = 0
+
+    def allow_clocks(self, tolerance_ms: int) -> None:
+        """Let clocks be wrong: whoever stamps a row and whoever looks at it may each be off by the tolerance."""
+        self.allowance_ns = ALLOWANCE_NS + 2 * tolerance_ms * 1_000_000
 
     def steps(self) -> list[Step]:
         return [self._step] * CLIENTS
 
     def check(self) -> Iterator[str]:
-        for found in find_violations(self.looks, ALLOWANCE_NS):
+        for found in find_violations(self.looks, self.allowance_ns):
             yield found.sentence
 
     async def _step(self, db: AsyncClient) -> None:
@@ -103,7 +108,7 @@ class Expiry(Workload):
             return
         self.book.done += 1
         self.looks.append(Look(key, how, there, how == "eventual", life, began, monotonic_ns()))
-        if expires_at is not None and wall > expires_at + ALLOWANCE_NS / 1e9:
+        if expires_at is not None and wall > expires_at + self.allowance_ns / 1e9:
             self.book.complain(
                 f"A read ({how}) at {wall:.3f} returned {key}, which it says expired at {expires_at:.3f}."
             )

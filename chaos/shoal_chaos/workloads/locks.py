@@ -41,6 +41,13 @@ class Locks(Workload):
     def __init__(self, run: str, random: Random) -> None:
         super().__init__(run, random)
         self.holds: list[Hold] = []
+        self.ttl_seconds = TTL_SECONDS
+        self.allowance_ns = ALLOWANCE_NS
+
+    def allow_clocks(self, tolerance_ms: int) -> None:
+        """Let clocks be wrong, as in expiry.py: a lock is surely its holder's for that much less, so it is taken for longer."""
+        self.allowance_ns = ALLOWANCE_NS + 2 * tolerance_ms * 1_000_000
+        self.ttl_seconds = TTL_SECONDS + 2 * tolerance_ms / 1000
 
     def steps(self) -> list[Step]:
         return [self._step] * CLIENTS
@@ -58,7 +65,7 @@ class Locks(Workload):
         lock, holder = f"{self.prefix}-{self.random.randrange(LOCKS)}", self.book.new_value()
         began = monotonic_ns()
         try:
-            mine = await db.put_if_absent(lock, holder, ttl=TTL_SECONDS, timeout=self.patience())
+            mine = await db.put_if_absent(lock, holder, ttl=self.ttl_seconds, timeout=self.patience())
         except ShoalError as error:
             self.book.failed(error, holder)
             return
@@ -66,10 +73,10 @@ class Locks(Workload):
             self.book.refused("somebody had it", holder)
             return
         self.book.wrote()
-        since, until = monotonic_ns(), began + int(TTL_SECONDS * 1e9) - ALLOWANCE_NS
+        since, until = monotonic_ns(), began + int(self.ttl_seconds * 1e9) - self.allowance_ns
         # Let go a little before or after the time is up, or somewhere in between.
         releasing = self.random.random() < RELEASE_SHARE
-        released = since + int(self.random.uniform(0, 1.1 * TTL_SECONDS) * 1e9) if releasing else until
+        released = since + int(self.random.uniform(0, 1.1 * self.ttl_seconds) * 1e9) if releasing else until
         while monotonic_ns() < min(released, until) and not self.stopping:
             await self._look(db, lock, holder, until)
             await asyncio.sleep(self.random.uniform(0, 0.1))

@@ -51,6 +51,7 @@ class ManagedCluster:
         joiners: int = 2,
         managers: int = 1,
         keyspace: str,
+        timing: str = "",
         fronted: bool = False,
         environments: Mapping[str, Mapping[str, str]] | None = None,
         hosts: Mapping[str, str] | None = None,
@@ -61,6 +62,7 @@ class ManagedCluster:
 
         Args:
             keyspace: the settings of the keyspace `default`, such as "shards: 8".
+            timing: settings of the section `timing`, such as "support: 2s"; "": the defaults.
             fronted: nodes listen elsewhere than where others look for them (see `ports`).
             environments: by node or manager, variables for its process.
             hosts: by node or manager, the address that it listens at, where that is not loopback.
@@ -89,7 +91,7 @@ class ManagedCluster:
         ]
         # Others on this machine may have clusters, too: should one get a port of ours, it must not be taken for one of us.
         cluster = f"managed-{ports[0]}"
-        rest = ["managers:", *manager_lines, "keyspaces:", f"  default: {{{keyspace}}}"]
+        rest = ["managers:", *manager_lines, f"timing: {{{timing}}}", "keyspaces:", f"  default: {{{keyspace}}}"]
         root.mkdir(parents=True, exist_ok=True)
         founding = root / "founding.yaml"
         founding.write_text("\n".join([f"cluster: {cluster}", "nodes:", *node_lines[:founders], *rest]) + "\n", "utf-8")
@@ -97,7 +99,7 @@ class ManagedCluster:
         self.folder = folder
         self._run_command = run_command
         self._ending: set[str] = set()
-        self._founding = LocalCluster(folder, founding, environments=environments, wrappers=wrappers)
+        self._founding = LocalCluster(folder, founding, NODE_COMMAND, environments, wrappers)
         joining = (*NODE_COMMAND, "--join")
         self._joining = LocalCluster(folder, folder.config_file, joining, environments, wrappers)
         self._founders = [node.id for node in self._founding.config.nodes]

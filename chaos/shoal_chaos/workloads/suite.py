@@ -41,6 +41,7 @@ class Suite:
             urls: of the same keyspace, by one node each (see `Registers`).
         """
         self.staleness = Staleness(run, random, clients)
+        self._expiry, self._locks = Expiry(run, random), Locks(run, random)
         self.workloads: list[Workload] = [
             Registers(run, random, urls),
             Swaps(run, random),
@@ -54,8 +55,8 @@ class Suite:
             Ranges(run, random),
             Sessions(run, random, clients),
             self.staleness,
-            Expiry(run, random),
-            Locks(run, random),
+            self._expiry,
+            self._locks,
         ]
         self._db = clients[0]
 
@@ -63,6 +64,11 @@ class Suite:
         """Have every call wait for its answer: where nothing breaks, none may fail (see `failures`)."""
         for workload in self.workloads:
             workload.be_patient()
+
+    def allow_clocks(self, tolerance_ms: int) -> None:
+        """Judge rows that expire by what holds where fewer than half of the nodes' wall clocks are wrong."""
+        self._expiry.allow_clocks(tolerance_ms)
+        self._locks.allow_clocks(tolerance_ms)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""

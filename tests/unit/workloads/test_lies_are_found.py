@@ -304,3 +304,26 @@ async def test_a_lie_about_a_commit_is_found(
 ) -> None:
     commits(how)
     assert said in await found_by(workload("t", Random(3)), db)
+
+
+class ExpiresSooner(Liar):
+    """A row's time is up by `early` seconds too soon, as by a clock that is ahead."""
+
+    early = 0.0
+
+    async def put(self, key: str, value: bytes, *, ttl: float, **how: Any) -> Any:
+        return await self.db.put(key, value, ttl=ttl - self.early, **how)
+
+
+@pytest.mark.parametrize(
+    ("tolerance_ms", "early", "is_found"), [(0, 0.15, True), (100, 0.15, False), (100, 0.28, True)]
+)
+async def test_clocks_may_be_wrong_by_twice_the_tolerance_and_no_more(
+    db: shoal.AsyncClient, monkeypatch: pytest.MonkeyPatch, tolerance_ms: int, early: float, is_found: bool
+) -> None:
+    monkeypatch.setattr(expiry, "TTL_SECONDS", (0.3, 0.32))
+    monkeypatch.setattr(expiry, "TOUCH_SHARE", 0.0)
+    workload, liar = Expiry("t", Random(3)), ExpiresSooner(db)
+    workload.allow_clocks(tolerance_ms)
+    liar.early = early
+    assert ("before it expires" in await found_by(workload, liar)) is is_found
