@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from shoal.protocol.bounds import MAX_SHARDS
 from yaml.constructor import SafeConstructor
 from yaml.reader import ReaderError
 
@@ -31,7 +32,7 @@ from shoal_server.config.schema import (
     TimingConfig,
     TlsConfig,
 )
-from shoal_server.config.units import shown
+from shoal_server.config.units import shown, written
 
 PREFIX = "SHOAL_"
 FOREIGN_VARIABLES = ("SHOAL_URL", "SHOAL_MANAGERS", "SHOAL_CAFILE", "SHOAL_CERTFILE", "SHOAL_KEYFILE", "SHOAL_TEST_")
@@ -351,6 +352,7 @@ def _complain_of(source: _Source, detail: ErrorDetails) -> None:
 
 def _words(location: Location, detail: ErrorDetails) -> str:
     setting, given, context = str(location[-1]), shown(detail["input"]), detail.get("ctx", {})
+    unit = _unit(location)
     match detail["type"]:
         case "extra_forbidden":
             known = _siblings(location)
@@ -371,13 +373,24 @@ def _words(location: Location, detail: ErrorDetails) -> str:
         case "greater_than":
             return f"must be more than {context['gt']}, not {given}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}, not {given}"
+            return f"must be at least {written(context['ge'], unit)}, not {given}"
         case "less_than":
             return f"must be less than {context['lt']}, not {given}"
         case "less_than_equal":
-            return f"must be at most {context['le']}, not {given}"
+            return f"must be at most {written(context['le'], unit)}, not {given}"
+        case "too_long":
+            return f"has {context['actual_length']} entries, and may have at most {context['max_length']}"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters, not {given}"
         case _:
             return f"{detail['msg']}, not {given}"
+
+
+def _unit(location: Location) -> str:
+    """Return the unit that the name of a setting's field ends with."""
+    model = (_SECTIONS | _ENTRIES).get(str(location[0]))
+    fields = {} if model is None else {field.alias or name: name for name, field in model.model_fields.items()}
+    return fields.get(str(location[-1]), "").rpartition("_")[2]
 
 
 def _siblings(location: Location) -> list[str]:
@@ -397,16 +410,21 @@ def _conflicts(source: _Source) -> list[tuple[Location, list[Location], str]]:
         conflicts = _sound_part(source, (section,), model).conflicts()
         found += [((section,), settings, words) for settings, words in conflicts]
     nodes = len(source.data.get("nodes", ()))
+    shards = 0
     for name in source.data.get("keyspaces", ()):
         location: Location = ("keyspaces", name)
         keyspace = _sound_part(source, location, KeyspaceConfig)
         found += [(location, settings, words) for settings, words in keyspace.conflicts()]
+        shards += keyspace.shards
         if 0 < nodes < (replicas := keyspace.voters + keyspace.followers):
             words = (
                 f"{keyspace.voters} voters and {keyspace.followers} followers need {replicas} nodes, "
                 f"there are {nodes}: add nodes or ask for fewer replicas"
             )
             found.append((location, ("voters", "followers"), words))
+    if shards > MAX_SHARDS:
+        words = f"they have {shards} shards, and a cluster has at most {MAX_SHARDS}: ask for fewer"
+        found.append((("keyspaces",), (), words))
     placed = [(section, [(*section, setting) for setting in settings], words) for section, settings, words in found]
     # The value of a wrong setting is not known: what contradicts its default may well agree with what is meant.
     return [conflict for conflict in placed if source.faulty.isdisjoint((conflict[0], *conflict[1]))]

@@ -10,19 +10,27 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from shoal.protocol.bounds import MAX_BYTES, MAX_KEYSPACES, MAX_MICROSHARDS, MAX_MS, MAX_NODES, MAX_PLACE, MAX_TTL_MS
 
 from shoal_server.config.units import address, duration_ns, size_bytes, switch, whole_number
 
 KIB = 1 << 10
 MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+MANAGERS_MAX = 7
+"""They are the voters of one shard."""
 
 Duration = Annotated[int, BeforeValidator(duration_ns)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Count = Annotated[int, BeforeValidator(whole_number)]
 Switch = Annotated[bool, BeforeValidator(switch)]
 Address = Annotated[str, BeforeValidator(address)]
+Place = Annotated[str, Field(max_length=MAX_PLACE)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 
@@ -47,8 +55,8 @@ class NodeConfig(Section):
     """
 
     id: Name
-    region: str = ""
-    zone: str = ""
+    region: Place = ""
+    zone: Place = ""
     address: Address
     listen: Address | None = None
     admin: Address | None = None
@@ -74,13 +82,13 @@ class ManagerConfig(Section):
 class KeyspaceConfig(Section):
     """A keyspace, as it is created with the cluster."""
 
-    microshards: Count = Field(1024, ge=1, le=65536)
-    shards: Count = Field(8, ge=1, le=65536)
+    microshards: Count = Field(1024, ge=1, le=MAX_MICROSHARDS)
+    shards: Count = Field(8, ge=1, le=MAX_MICROSHARDS)
     delimiter: str = Field("/", max_length=16)
     voters: Count = Field(3, ge=1, le=7)
     followers: Count = Field(0, ge=0, le=16)
-    max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", gt=0)
-    default_ttl_ns: Duration | None = Field(None, alias="default_ttl", ge=1_000_000)
+    max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", ge=MILLISECOND, le=MAX_MS * MILLISECOND)
+    default_ttl_ns: Duration | None = Field(None, alias="default_ttl", ge=MILLISECOND, le=MAX_TTL_MS * MILLISECOND)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""
@@ -102,13 +110,13 @@ class TimingConfig(Section):
     `clock_tolerance`: by how much nodes' wall clocks may differ; a node whose own is further off leads nothing.
     """
 
-    heartbeat_interval_ns: Duration = Field(150 * MILLISECOND, alias="heartbeat_interval", gt=0)
-    support_ns: Duration = Field(SECOND, alias="support", gt=0)
+    heartbeat_interval_ns: Duration = Field(150 * MILLISECOND, alias="heartbeat_interval", ge=MILLISECOND, le=MINUTE)
+    support_ns: Duration = Field(SECOND, alias="support", ge=MILLISECOND, le=10 * MINUTE)
     clock_drift_permille: Count = Field(50, ge=0, lt=500)
-    election_spread_ns: Duration = Field(150 * MILLISECOND, alias="election_spread", gt=0)
-    sync_stall_ns: Duration = Field(2 * SECOND, alias="sync_stall", gt=0)
-    sync_slow_ns: Duration = Field(100 * MILLISECOND, alias="sync_slow", gt=0)
-    clock_tolerance_ns: Duration = Field(SECOND, alias="clock_tolerance", ge=50 * MILLISECOND, le=3600 * SECOND)
+    election_spread_ns: Duration = Field(150 * MILLISECOND, alias="election_spread", ge=MILLISECOND, le=MINUTE)
+    sync_stall_ns: Duration = Field(2 * SECOND, alias="sync_stall", ge=MILLISECOND, le=HOUR)
+    sync_slow_ns: Duration = Field(100 * MILLISECOND, alias="sync_slow", ge=MILLISECOND, le=HOUR)
+    clock_tolerance_ns: Duration = Field(SECOND, alias="clock_tolerance", ge=50 * MILLISECOND, le=HOUR)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""
@@ -128,9 +136,9 @@ class LimitsConfig(Section):
     max_value_bytes: Size = Field(MIB, alias="max_value", ge=1, le=8 * MIB)
     max_batch_bytes: Size = Field(8 * MIB, alias="max_batch", ge=64 * KIB, le=64 * MIB)
     max_frame_bytes: Size = Field(16 * MIB, alias="max_frame", ge=256 * KIB, le=256 * MIB)
-    client_output_buffer_bytes: Size = Field(32 * MIB, alias="client_output_buffer", ge=MIB)
-    client_requests_in_flight: Count = Field(8192, ge=1)
-    max_clients: Count = Field(4096, ge=1)
+    client_output_buffer_bytes: Size = Field(32 * MIB, alias="client_output_buffer", ge=MIB, le=64 * GIB)
+    client_requests_in_flight: Count = Field(8192, ge=1, le=1_000_000)
+    max_clients: Count = Field(4096, ge=1, le=1_000_000)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""
@@ -143,11 +151,11 @@ class LimitsConfig(Section):
 class StorageConfig(Section):
     """RocksDB, the log, and whether replicas are compared with each other in the background."""
 
-    block_cache_bytes: Size = Field(64 * MIB, alias="block_cache", ge=MIB)
-    write_buffer_bytes: Size = Field(32 * MIB, alias="write_buffer", ge=MIB)
-    disk_reserve_bytes: Size = Field(256 * MIB, alias="disk_reserve")
-    log_retain_bytes: Size = Field(16 * MIB, alias="log_retain", ge=64 * KIB)
-    sessions_per_shard: Count = Field(4096, ge=1)
+    block_cache_bytes: Size = Field(64 * MIB, alias="block_cache", ge=MIB, le=64 * TIB)
+    write_buffer_bytes: Size = Field(32 * MIB, alias="write_buffer", ge=MIB, le=64 * GIB)
+    disk_reserve_bytes: Size = Field(256 * MIB, alias="disk_reserve", ge=0, le=MAX_BYTES)
+    log_retain_bytes: Size = Field(16 * MIB, alias="log_retain", ge=64 * KIB, le=TIB)
+    sessions_per_shard: Count = Field(4096, ge=1, le=1_000_000)
     compare_replicas: Switch = True
 
 
@@ -158,7 +166,7 @@ class ObserveConfig(Section):
     `storage_counters`: RocksDB counts what it looks up and writes, at the price of a few percent of the reads.
     """
 
-    slow_request_ns: Duration = Field(500 * MILLISECOND, alias="slow_request", gt=0)
+    slow_request_ns: Duration = Field(500 * MILLISECOND, alias="slow_request", ge=MILLISECOND, le=24 * HOUR)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tracing: Switch = False
     storage_counters: Switch = False
@@ -201,9 +209,9 @@ class ClusterConfig(Section):
     """A whole cluster."""
 
     cluster: Name
-    nodes: tuple[NodeConfig, ...] = Field(min_length=1)
-    managers: tuple[ManagerConfig, ...] = ()
-    keyspaces: dict[Name, KeyspaceConfig] = Field(min_length=1)
+    nodes: tuple[NodeConfig, ...] = Field(min_length=1, max_length=MAX_NODES)
+    managers: tuple[ManagerConfig, ...] = Field((), max_length=MANAGERS_MAX)
+    keyspaces: dict[Name, KeyspaceConfig] = Field(min_length=1, max_length=MAX_KEYSPACES)
     timing: TimingConfig = TimingConfig()
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from shoal.protocol.bounds import MAX_ADDRESS
+
 LARGEST = (1 << 63) - 1
 """The largest number that any setting may come to: what is stored and sent has 64 bits."""
 
@@ -38,6 +40,21 @@ def shown(value: object) -> str:
     if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
         return f"{value[:_SHOWN_CHARACTERS]!r}..."
     return repr(value)
+
+
+def written(number: int, unit: str) -> str:
+    """Return a number as it may be written in a configuration.
+
+    Args:
+        unit: "ns" or "bytes"; else it has none.
+    """
+    if unit == "ns":
+        largest = next((name for name in ("h", "m", "s", "ms", "us") if number % _NANOSECONDS[name] == 0), "ns")
+        return f"{number // _NANOSECONDS[largest]}{largest}"
+    if unit == "bytes":
+        largest = next((name for name in ("GiB", "MiB", "KiB") if number % _BYTES[name] == 0), "B")
+        return f"{number // _BYTES[largest]}{largest}"
+    return str(number)
 
 
 def duration_ns(value: object) -> int:
@@ -103,7 +120,7 @@ def address(value: object) -> str:
     """
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
-        if host and _PORT.fullmatch(port) and 1 <= int(port) <= 65535:
+        if host and _PORT.fullmatch(port) and 1 <= int(port) <= 65535 and len(value) <= MAX_ADDRESS:
             return value
     raise ValueError(f"{shown(value)} is not an address: write host:port, such as 127.0.0.1:7400")
 

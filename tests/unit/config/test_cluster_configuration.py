@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
+import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+from shoal.protocol.bounds import MAX_MS, MAX_TTL_MS
+from shoal.shardmap import ShardMap
+from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.config import ClusterConfig, ConfigError, load_config, parse_config
-from shoal_server.config.schema import KeyspaceConfig, LimitsConfig, StorageConfig, TimingConfig
+from shoal_server.config.schema import (
+    KeyspaceConfig,
+    LimitsConfig,
+    ObserveConfig,
+    Section,
+    StorageConfig,
+    TimingConfig,
+)
+from shoal_server.node.order_rules import refuse_map
+from shoal_server.node.settings import settings_from_config
 
 GOOD = """\
 cluster: demo
@@ -148,9 +165,22 @@ def test_the_environment_overrides_scalars() -> None:
         (GOOD.replace("  default", "  so so"),
          "cluster.yaml:7: keyspaces.so so: must be a name of 1 to 63 letters, digits, `_`, `.` and `-`, "
          "beginning with a letter or a digit, not 'so so'"),
-        (GOOD + "limits: {max_key: 1MiB}\n", "cluster.yaml:8: limits.max_key: must be at most 65536, not '1MiB'"),
+        (GOOD + "limits: {max_key: 1MiB}\n", "cluster.yaml:8: limits.max_key: must be at most 64KiB, not '1MiB'"),
         (GOOD + "limits: {max_clients: 0}\n", "cluster.yaml:8: limits.max_clients: must be at least 1, not 0"),
-        (GOOD + "timing: {support: 0s}\n", "cluster.yaml:8: timing.support: must be more than 0, not '0s'"),
+        (GOOD + "timing: {support: 0s}\n", "cluster.yaml:8: timing.support: must be at least 1ms, not '0s'"),
+        (GOOD + "timing: {sync_stall: 9000h}\n", "cluster.yaml:8: timing.sync_stall: must be at most 1h, not '9000h'"),
+        (GOOD.replace("shards: 4", "default_ttl: 2000000h"),
+         "cluster.yaml:7: keyspaces.default.default_ttl: must be at most 876000h, not '2000000h'"),
+        (GOOD + "storage: {log_retain: 999999999GiB}\n",
+         "cluster.yaml:8: storage.log_retain: must be at most 1024GiB, not '999999999GiB'"),
+        (GOOD.replace("zone: b", f"zone: {'b' * 256}"),
+         f"cluster.yaml:4: nodes[1].zone: must have at most 255 characters, not '{'b' * 80}'..."),
+        (GOOD.replace("127.0.0.1:7401", "h" * 300 + ":7401"),
+         f"cluster.yaml:4: nodes[1].address: '{'h' * 80}'... is not an address: write host:port, such as 127.0.0.1:7400"),
+        (GOOD + "managers:\n" + "".join(f"  - {{id: m{n}, address: m:{7400 + n}, data: m{n}}}\n" for n in range(9)),
+         "cluster.yaml:8: managers: has 9 entries, and may have at most 7"),
+        (GOOD + "".join(f"  k{n}: {{microshards: 65536, shards: 65536}}\n" for n in range(16)),
+         "cluster.yaml:6: keyspaces: they have 1048580 shards, and a cluster has at most 1048576: ask for fewer"),
         (GOOD + "observe: {tracing: otlp}\n",
          "cluster.yaml:8: observe.tracing: 'otlp' is not a switch: write true or false"),
         (GOOD + "timing: {clock_drift_permille: 500}\n",
@@ -446,6 +476,102 @@ def test_a_good_document_with_anything_in_its_sections_is_read_or_refused(
 def test_any_text_is_read_or_refused(text: str, environment: dict[str, str]) -> None:
     assert_is_read_or_refused_in_whole_lines(text, environment)
     assert_is_read_or_refused_in_whole_lines(GOOD + "timing: " + text, environment)
+
+
+# -- numbers
+
+
+def numeric_settings() -> dict[str, FieldInfo]:
+    """Return the fields of all settings that are numbers, by section and name."""
+    sections: dict[str, type[Section]] = {kind.__name__: kind for kind in Section.__subclasses__()}
+    return {
+        f"{section}.{field.alias or name}": field
+        for section, model in sections.items()
+        for name, field in model.model_fields.items()
+        if is_numeric(field.annotation)
+    }
+
+
+def is_numeric(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(is_numeric, get_args(annotation)))
+
+
+def bounds_of(field: FieldInfo) -> tuple[Any, Any]:
+    low = next((each for each in field.metadata if isinstance(each, Ge | Gt)), None)
+    high = next((each for each in field.metadata if isinstance(each, Le | Lt)), None)
+    return low, high
+
+
+def test_every_number_of_a_configuration_has_a_least_and_a_most() -> None:
+    found = numeric_settings()
+    assert {"TimingConfig.support", "KeyspaceConfig.default_ttl", "StorageConfig.disk_reserve"} <= set(found)
+    assert [name for name, field in found.items() if None in bounds_of(field)] == []
+
+
+def test_every_text_and_list_of_a_configuration_has_a_bound() -> None:
+    models = list(Section.__subclasses__())
+    unbounded = [
+        f"{model.__name__}.{name}"
+        for model in models
+        for name, field in model.model_fields.items()
+        if field.annotation is str or get_origin(field.annotation) in (tuple, dict)
+        if not any(
+            isinstance(each, MaxLen | BeforeValidator) or getattr(each, "pattern", "") for each in field.metadata
+        )
+    ]
+    assert unbounded == []
+
+
+EDGES = [
+    *(f"{number}{unit}" for number in (0, 1, 2, 59, 60, 3600, 876_000, 10**9) for unit in ("ns", "ms", "s", "m", "h")),
+    *(f"{number}{unit}" for number in (0, 1, 64, 1023, 1 << 20, 10**10) for unit in ("", "KiB", "MiB", "GiB")),
+    *(str((1 << bits) + off) for bits in (16, 20, 31, 32, 50, 62, 63, 64) for off in (-1, 0, 1)),
+    *map(str, range(-1, 18)),
+]
+SETTINGS = {
+    "timing": TimingConfig, "limits": LimitsConfig, "storage": StorageConfig, "observe": ObserveConfig,
+}  # fmt: skip
+NUMBERS = [
+    *(
+        f"SHOAL_{section}_{field.alias or name}".upper()
+        for section, model in SETTINGS.items()
+        for name, field in model.model_fields.items()
+        if field.annotation is int
+    ),
+    *(f"SHOAL_KEYSPACES_DEFAULT_{name}".upper() for name in ("microshards", "voters", "followers")),
+    *(f"SHOAL_KEYSPACES_DEFAULT_{name}".upper() for name in ("max_staleness", "default_ttl")),
+]
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(NUMBERS), st.sampled_from(EDGES), min_size=1, max_size=3))
+def test_whatever_numbers_are_accepted_nodes_can_begin_with_them(environment: dict[str, str]) -> None:
+    try:
+        config = parse(GOOD, **environment)
+    except ConfigError as error:
+        assert any(variable in str(error) for variable in environment)
+        return
+    first = initial_shard_map(config)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(first), type=ShardMap) == first
+    assert refuse_map(first, empty_shard_map(config, "n1")) == ""
+    begun = settings_from_config(config, 8)
+    assert begun.timing.lease_ns >= 0
+    struct.pack(">7q", begun.timing.support_ns * 10, begun.timing.heartbeat_interval_ns * 10, begun.sync_stall_ns * 10,
+                begun.limits.client_output_bytes, begun.log_retain_bytes * 4, begun.sessions_per_shard,
+                config.observe.slow_request_ns * 10)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "most"),
+    [("MAX_STALENESS", f"{MAX_MS // 3_600_000}h"), ("DEFAULT_TTL", f"{MAX_TTL_MS // 3_600_000}h")],
+)
+def test_the_longest_times_of_a_keyspace_are_those_that_fit_into_a_map(variable: str, most: str) -> None:
+    config = parse(GOOD, **{f"SHOAL_KEYSPACES_DEFAULT_{variable}": most})
+    first = initial_shard_map(config)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(first), type=ShardMap) == first
+    longer = f"{int(most[:-1]) + 1}h"
+    [problem] = problems(GOOD, **{f"SHOAL_KEYSPACES_DEFAULT_{variable}": longer})
+    assert problem.endswith(f"must be at most {most}, not '{longer}'")
 
 
 # -- files
