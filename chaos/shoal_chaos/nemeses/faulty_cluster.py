@@ -88,6 +88,8 @@ class FaultyCluster:
         self.root = root
         self.failures: list[str] = []
         """Processes that have ended by themselves, without an excuse, in words."""
+        self.broken: list[str] = []
+        """Promises that a nemesis has seen broken, in words."""
         self.remarks: list[str] = []
         self._excused: set[str] = set()
         self._lost: set[str] = set()

@@ -23,6 +23,7 @@ from shoal_chaos.nemeses.links import LinkRule
 from shoal_chaos.nemeses.load import LoadSpike
 from shoal_chaos.nemeses.networks import Medium
 from shoal_chaos.nemeses.orders import Operations, Shuffle
+from shoal_chaos.nemeses.other_clusters import ComesBack, OtherCluster
 from shoal_chaos.nemeses.partitions import (
     Cut,
     Flapping,
@@ -355,6 +356,16 @@ OPERATORS = (
         ),
         shape=MANAGED,
         recovery_seconds=20.0,
+    ),
+    Scenario(
+        "other-cluster",
+        "Clients whose cluster was replaced at its addresses say so, and believe nothing of what is there instead.",
+        _shuffled(
+            lambda: OtherCluster(ComesBack.EMPTY),
+            lambda: OtherCluster(ComesBack.OLDER),
+            seconds=(1.0, 3.0),
+        ),
+        other_clusters=True,
     ),
     Scenario(
         "load-spike",

@@ -40,6 +40,7 @@ class Scenario:
         medium: by what links fail.
         anywhere: its nemeses are `Disturbance`s, which need no cluster of our own.
         wall_clocks_wrong: some are, fewer than half at any time, and rows that expire are judged by what holds then.
+        other_clusters: at times another cluster answers at the addresses, and the clients have to say so.
         must_break: the faults are beyond what Shoal promises to bear, and the checkers are to say so: a test of them.
     """
 
@@ -54,6 +55,7 @@ class Scenario:
     medium: Medium = Medium.PROXIES
     anywhere: bool = False
     wall_clocks_wrong: bool = False
+    other_clusters: bool = False
     must_break: bool = False
 
     @property

@@ -19,6 +19,7 @@ class RemoteCluster:
         self.url = url
         self.remarks: list[str] = []
         self.failures: list[str] = []
+        self.broken: list[str] = []
         self.lost: set[str] = set()
         options = parse_url(url)
         self._seeds, self._tls = options.seeds, options.tls_context()

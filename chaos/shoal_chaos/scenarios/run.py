@@ -113,7 +113,11 @@ class _Experiment:
         steady = min(max(seconds * STEADY_SHARE, STEADY_SECONDS[0]), STEADY_SECONDS[1])
         async with AsyncExitStack() as stack:
             clients = await open_clients(stack, self._cluster.url, [""] * CLIENTS)
-            suite = Suite(self._run, self._random, clients, urls_of_single_nodes(self._cluster.url))
+            # Clients that are made meanwhile may use another cluster: then there are none beside those of the beginning.
+            urls = [] if self._scenario.other_clusters else urls_of_single_nodes(self._cluster.url)
+            suite = Suite(self._run, self._random, clients, urls)
+            if self._scenario.other_clusters:
+                suite.allow_other_clusters()
             if self._scenario.wall_clocks_wrong:
                 suite.allow_clocks(self._scenario.shape.clock_tolerance_ms)
             suite.workloads = [one for one in suite.workloads if one.name in self._scenario.workloads]
@@ -227,6 +231,8 @@ class _Experiment:
             found = workload.violations()
             judged = f"{workload.book.done:,} calls"
             self._verdicts.append(Verdict(workload.name, not found, judged, tuple(found[:SHOWN])))
+        broken = tuple(self._cluster.broken[:SHOWN])
+        self._verdicts.append(Verdict("what faults themselves have shown", not broken, found=broken))
         failures = tuple(self._cluster.failures[:SHOWN])
         self._verdicts.append(Verdict("no process ends by itself", not failures, found=failures, safety=False))
 

@@ -10,6 +10,7 @@ from shoal import (
     DeadlineExceeded,
     OutcomeUnknown,
     Overloaded,
+    ProtocolMismatch,
     ShoalError,
     TooStale,
     TransactionConflict,
@@ -22,6 +23,11 @@ EXPECTED = (DeadlineExceeded, OutcomeUnknown, Overloaded, TooStale, TransactionC
 SHOWN = 5
 
 
+def says_another_cluster(error: ShoalError) -> bool:
+    """Return whether an error tells that another cluster has taken the place of the client's own."""
+    return isinstance(error, ProtocolMismatch | OutcomeUnknown) and "another cluster" in str(error)
+
+
 class Book:
     """Every value is written at most once, so whoever reads it tells which call it is of."""
 
@@ -29,6 +35,8 @@ class Book:
         self.done = 0
         self.unknown = 0
         self.not_done = 0
+        self.other_clusters = False
+        """Whether calls may end since another cluster answers in place of the client's own."""
         self.errors: Counter[str] = Counter()
         self.last_errors: dict[str, ShoalError] = {}
         self._made = 0
@@ -93,7 +101,8 @@ class Book:
     def _expect(self, error: ShoalError) -> None:
         self.errors[type(error).__name__] += 1
         self.last_errors[type(error).__name__] = error
-        if not isinstance(error, EXPECTED) and not isinstance(error, ConditionFailed):
+        told = self.other_clusters and says_another_cluster(error)
+        if not isinstance(error, EXPECTED) and not isinstance(error, ConditionFailed) and not told:
             self.complain(f"A call ended with {error!r}.")
         if isinstance(error, Unavailable | Overloaded) and error.maybe_applied:
             self.complain(f"An error of this kind says that nothing was done, and that it may have been: {error!r}.")
