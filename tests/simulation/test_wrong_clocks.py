@@ -10,7 +10,13 @@ from shoal_chaos.simulation.cluster import Cluster
 from shoal_chaos.simulation.faults import Faults
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.run import simulate
-from shoal_chaos.simulation.wrong_clocks import MostClocksWrong, WrongClocks, simulate_wrong_clocks
+from shoal_chaos.simulation.wrong_clocks import (
+    COLD_START_SECONDS,
+    ColdStart,
+    MostClocksWrong,
+    WrongClocks,
+    simulate_wrong_clocks,
+)
 from shoal_server.node import wall_clock
 from shoal_server.node.core import Node
 from shoal_server.node.outbox import Outbox
@@ -20,7 +26,7 @@ from shoal_server.node.wall_clock import MILLISECOND, WallClock
 SEEDS = 30
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_rows_live_as_long_as_they_are_to(seed: int) -> None:
     simulate_wrong_clocks(seed)
 
@@ -47,7 +53,7 @@ def test_there_is_something_to_see() -> None:
 def believe_ones_own_clock(patch: pytest.MonkeyPatch) -> None:
     """A shard's clock is the newest of what leaders' wall clocks have shown."""
 
-    def judge(self: WallClock, now: int, wall_ms: int, *, alone: bool) -> None:
+    def judge(self: WallClock, now: int, wall_ms: int, *, nodes: int) -> None:
         self.settled = True
         self._base = wall_ms * MILLISECOND - now
 
@@ -81,11 +87,26 @@ def never_set_a_clock_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "queue_upkeep", queue_upkeep)
 
 
+def wait_until_a_clock_is_right(patch: pytest.MonkeyPatch) -> None:
+    """A node that nobody has confirmed for ten seconds believes its own clock, and lets it be drawn from there."""
+    original = WallClock.judge
+    began: dict[int, int] = {}
+
+    def judge(self: WallClock, now: int, wall_ms: int, *, nodes: int) -> None:
+        original(self, now, wall_ms, nodes=nodes)
+        if not self._known and now - began.setdefault(id(self), now) >= wall_clock.READING_NS:
+            self._known = True
+        self.settled |= self._known
+
+    patch.setattr(WallClock, "judge", judge)
+
+
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
     believe_ones_own_clock: WrongClocks,
     look_by_ones_own_clock: WrongClocks,
     follow_a_jump_that_nobody_confirms: WrongClocks,
     never_set_a_clock_back: MostClocksWrong,
+    wait_until_a_clock_is_right: ColdStart,
 }
 
 
@@ -95,7 +116,8 @@ def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monke
     bug(monkeypatch)
     for seed in range(SEEDS):
         try:
-            simulate(seed, fault_seconds=12, make_faults=BUGS[bug])
+            seconds = COLD_START_SECONDS if BUGS[bug] is ColdStart else 12
+            simulate(seed, fault_seconds=seconds, make_faults=BUGS[bug])
         except Violation:
             return
     pytest.fail(f"{SEEDS} seeds did not find it")

@@ -482,7 +482,7 @@ class Node:
             self._time_ms = clock.now_ms(now)
             return
         before = bool(clock.not_leading)
-        clock.judge(now, wall_ms, alone=not self.peers)
+        clock.judge(now, wall_ms, nodes=1 + len(self.peers))
         self._time_ms = clock.now_ms(now)
         if bool(clock.not_leading) != before:
             self._tell_whether_to_lead(now)

@@ -8,17 +8,19 @@ Peers' wall clocks come with their answers to heartbeats, and are known to lie b
 and the moment the answer came: half of that is the error. Readings age, at the rate at which clocks may drift, and one that
 is older than `READING_NS`, or less certain than the tolerance, counts no more.
 
-- Three readings or more, one's own among them, or two that agree: the time is one's own, if it is within the tolerance of
-  the median; else the median. A step away from what the time was is believed when it has lasted for `CONFIRMED_NS`: readings
-  are not all of the same moment.
-- Fewer, or two that differ: the time goes on with the monotonic clock, drawn towards one's own wall clock no faster than
-  by `SLEW_PERMILLE`.
-- The same, before the first agreement: it is one's own where nobody else is heard; of two that differ it is the earlier, or
-  the newest stamp among the stored entries where that lies between. A process without peers, or one that has waited for
-  ten seconds, is settled with that, so that expired rows are removed at last.
+- The time is *confirmed* while a majority of the cluster's clocks, heard or one's own, are within the tolerance of the median
+  of those that are heard; a process without other nodes has nobody to ask, and its own clock confirms itself. Confirmed, the
+  time is one's own, if it is within the tolerance of the median; else the median. A step away from what the time was is
+  believed when it has lasted for `CONFIRMED_NS`: readings are not all of the same moment.
+- Not confirmed, the time goes on with the monotonic clock, drawn towards one's own wall clock no faster than by
+  `SLEW_PERMILLE`.
+- The same, before any two clocks have agreed: it is one's own where nobody else has been heard; of those that differ it is
+  the median, of two the earlier, or the newest stamp among the stored entries where that lies between. No waiting makes
+  one of them right.
 
-So fewer than half of the clocks that are heard may be wrong by any amount, and the time is off by the tolerance at most.
-docs/decisions/0023-wall-clocks-are-checked-by-peers.md says why so.
+What cannot be undone, removing rows and setting a shard's clock back, waits for a confirmed time (`settled`). So fewer
+than half of a cluster's clocks may be wrong by any amount, from the first moment on, and the time that counts is off by
+the tolerance at most. docs/decisions/0023-wall-clocks-are-checked-by-peers.md says why so.
 """
 
 from __future__ import annotations
@@ -56,19 +58,21 @@ class WallClock:
 
     Attributes:
         not_leading: "" or the reason, in words, not to lead: the wall clock is off.
-        offset_ms: by how much the wall clock is ahead of what the others' allow, or, where nobody confirms anything, of
-            what this node takes for the time; negative: behind.
+        offset_ms: by how much the wall clock is ahead of what the others' allow, or, while nothing is confirmed, of what
+            this node takes for the time; negative: behind.
         due_at: before then `judge` does nothing.
-        settled: whether the time was ever confirmed, or has to do: what cannot be undone waits for it.
+        settled: whether the time is confirmed, or was a few seconds ago: what cannot be undone waits for it.
     """
 
     __slots__ = (
         "_base",
-        "_began",
+        "_confirmed_at",
         "_doubted_since",
         "_drift_permille",
         "_floor",
+        "_heard",
         "_judged_at",
+        "_known",
         "_off_since",
         "_peers",
         "_readings",
@@ -93,7 +97,9 @@ class WallClock:
         self._drift_permille = drift_permille
         self._readings: dict[str, _Reading] = {}
         self._base: int | None = None
-        self._began = 0
+        self._confirmed_at: int | None = None
+        self._known = False
+        self._heard = False
         self._doubted_since: int | None = None
         self._floor = 0
         self._judged_at = 0
@@ -133,44 +139,43 @@ class WallClock:
                 low, high = max(low, known.low), min(high, known.high)
         self._readings[peer] = _Reading(low, high, now)
 
-    def judge(self, now: int, wall_ms: int, *, alone: bool) -> None:
+    def judge(self, now: int, wall_ms: int, *, nodes: int) -> None:
         """Compare the wall clock, which shows `wall_ms`, with the others', where it is time to.
 
         Args:
-            alone: there are no other nodes.
+            nodes: how many the cluster has, this one among them.
         """
-        if self._base is None:
-            self._began = now
-        elif now - self._judged_at < JUDGE_NS:
+        if self._base is not None and now - self._judged_at < JUDGE_NS:
             return
         elapsed, self._judged_at = now - self._judged_at, now
         self.due_at = now + JUDGE_NS
         own = min(max(wall_ms, 0), CLOCK_MS_MAX) * MILLISECOND - now
-        lows, highs = [own], [own]
-        for peer, reading in list(self._readings.items()):
-            aged = self._aged(reading, now)
-            if aged is None:
-                del self._readings[peer]
-            else:
-                lows.append(aged.low)
-                highs.append(aged.high)
-        lows.sort()
-        highs.sort()
-        count = len(lows)
-        low, high = lows[(count - 1) // 2], highs[count // 2]
+        readings = self._current(now)
+        count = 1 + len(readings)
+        low = sorted([own, *(reading.low for reading in readings)])[(count - 1) // 2]
+        high = sorted([own, *(reading.high for reading in readings)])[count // 2]
         reference = min(max(own, low), high)
-        enough = count >= 3 or (count == 2 and high - low <= self._tolerance)
-        if enough and self._is_confirmed(reference, now):
-            self.settled = True
+        first, last = reference - self._tolerance, reference + self._tolerance
+        agreeing = (first <= own <= last) + sum(first <= each.low and each.high <= last for each in readings)
+        confirmed = agreeing >= nodes // 2 + 1 and nodes > 1
+        if (confirmed and self._is_confirmed(reference, now)) or (not self._known and (nodes == 1 or agreeing >= 2)):
+            self._known = True
+            if confirmed:
+                self._confirmed_at = now
             self._judge_own(own - reference, now, f"what the clocks of {count} nodes say")
             self._base = reference if self.not_leading else own
-        elif self._base is not None and self.settled:
+        elif self._known and self._base is not None:
             step = elapsed * SLEW_PERMILLE // 1000
             self._base += min(max(own - self._base, -step), step)
             self._judge_own(own - self._base, now, "what its monotonic clock makes of the time before")
         else:
-            self.settled = alone or now - self._began >= READING_NS
-            self._base = own if count == 1 else min(max(self._floor, low), high)
+            if readings:
+                self._base = min(max(self._floor, low), high)
+            elif self._base is None or not self._heard:
+                self._base = own
+            self.offset_ms = int((own - self._base) / MILLISECOND)
+        self._heard |= bool(readings)
+        self.settled = nodes == 1 or (self._confirmed_at is not None and now - self._confirmed_at <= READING_NS)
 
     def now_ms(self, now: int) -> int:
         """Return the time (Unix ms). Before the first call of `judge` it is 0."""
@@ -178,12 +183,23 @@ class WallClock:
 
     def _is_confirmed(self, reference: int, now: int) -> bool:
         """Say whether what the readings come to is no step, or one that has lasted."""
-        if not self.settled or self._base is None or abs(reference - self._base) <= self._tolerance:
+        if not self._known or self._base is None or abs(reference - self._base) <= self._tolerance:
             self._doubted_since = None
             return True
         if self._doubted_since is None:
             self._doubted_since = now
         return now - self._doubted_since >= CONFIRMED_NS
+
+    def _current(self, now: int) -> list[_Reading]:
+        """Return the peers' readings as they still hold; forget those that say nothing any more."""
+        current: list[_Reading] = []
+        for peer, reading in list(self._readings.items()):
+            aged = self._aged(reading, now)
+            if aged is None:
+                del self._readings[peer]
+            else:
+                current.append(aged)
+        return current
 
     def _aged(self, reading: _Reading, now: int) -> _Reading | None:
         """Return a reading as it still holds, or None where it says nothing any more."""

@@ -122,6 +122,11 @@ class NodeMetrics:
             "By how much the wall clock is ahead of what the other nodes' allow; negative: behind",
             node.clock.offset_ms / 1000,
         )
+        yield gauge(
+            "shoal_clock_confirmed",
+            "0 while no majority of the cluster's clocks agrees: expired rows are hidden, and not removed",
+            node.clock.settled,
+        )
         yield counter("shoal_node_turns", "Rounds of the node's work", tally.turns)
         yield counter(
             "shoal_node_turn_seconds", "Time spent in turns; beside the clock's it is the load", tally.turn_ns / 1e9

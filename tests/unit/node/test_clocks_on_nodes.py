@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
@@ -17,7 +18,8 @@ from shoal.protocol.messages import (
     Rows,
     TransferLeader,
 )
-from shoal_server.node.settings import NodeSettings
+from shoal_server.node.core import Node
+from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.status import describe
 from shoal_server.node.wall_clock import OFF_LEAST_NS
 from shoal_server.raft.messages import HeartbeatAnswer
@@ -32,6 +34,18 @@ def get(nodes: Any, key: bytes) -> bytes | None:
     answer = nodes.answer(nodes.read(nodes.leader, key, freshness=STRONG))
     assert isinstance(answer, Rows), answer
     return answer.values[0]
+
+
+def restart(nodes: Any, name: str) -> None:
+    """End a node's process, and begin another on the same disk."""
+    identity = NodeIdentity("test", name, f"{name}-1", 2)
+    node = Node(identity, nodes.shard_map, nodes.engines[name], nodes.settings, Random(9), nodes.now)
+    nodes.nodes[name] = node
+    for other in nodes.nodes:
+        if other != name:
+            nodes.nodes[other].peer_lost(name)
+            nodes.nodes[other].peer_connected(name)
+            node.peer_connected(other)
 
 
 def settle(nodes: Any) -> None:
@@ -88,6 +102,36 @@ def test_nobody_hands_leadership_to_a_node_whose_clock_is_off_but_who_is_left_al
     nodes.wall_off_ms = dict.fromkeys(nodes.nodes, 0) | {wrong: HOUR}
     nodes.isolate(next(name for name in nodes.nodes if name not in (wrong, leader)))
     nodes.until(lambda: nodes.leader == leader)
+
+
+@pytest.mark.parametrize("off", [YEAR, -YEAR])
+def test_the_first_node_of_a_cold_start_removes_and_sets_nothing_by_its_wrong_clock(nodes: Any, off: int) -> None:
+    settle(nodes)
+    nodes.answer(nodes.write(Put(b"hour", b"v", HOUR), Put(b"forever", b"v")))
+    nodes.pass_time(500)
+    stamped = nodes.replica(nodes.leader).machine.state.clock_ms
+    for name in nodes.nodes:
+        nodes.isolate(name)
+    nodes.wall_off_ms["n1"] = off
+    restart(nodes, "n1")
+    nodes.pass_time(12_000)
+    assert not nodes.nodes["n1"].clock.settled
+    restart(nodes, "n2")
+    nodes.cut -= {("n1", "n2"), ("n2", "n1")}
+    leads = nodes.leader
+    if leads != "n1":
+        nodes.ask(leads, lambda number: TransferLeader(number, 1, "n1", 1000))
+        nodes.until(lambda: nodes.leader == "n1")
+    nodes.pass_time(3000)
+    nodes.answer(nodes.write(Put(b"another", b"v", HOUR)))
+    assert stamped <= nodes.replica(nodes.leader).machine.state.clock_ms <= nodes.wall_ms + 10
+    assert (get(nodes, b"hour"), get(nodes, b"another")) == (b"v", b"v")
+    nodes.heal()
+    restart(nodes, "n3")
+    nodes.until(lambda: nodes.leader != "n1", 20_000)
+    nodes.pass_time(3000)
+    assert [get(nodes, key) for key in (b"hour", b"another", b"forever")] == [b"v"] * 3
+    assert abs(nodes.nodes[nodes.leader].clock.now_ms(nodes.now) - nodes.wall_ms) < 50
 
 
 def poison(nodes: Any, ahead: int) -> None:

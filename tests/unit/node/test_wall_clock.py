@@ -19,11 +19,11 @@ EVERY = 150 * MS
 class Run:
     """A clock beside peers that are off by so many ms; `own` is by how much the node's own is."""
 
-    def __init__(self, peers: dict[str, int], *, own: int = 0, alone: bool = False) -> None:
+    def __init__(self, peers: dict[str, int], *, own: int = 0, nodes: int = 0) -> None:
         self.clock = WallClock(SECOND, 50)
         self.peers = peers
         self.own = own
-        self.alone = alone
+        self.nodes = nodes or 1 + len(peers)
         self.now = BEGAN
         self.round_trip = ROUND_TRIP
 
@@ -31,7 +31,7 @@ class Run:
         return START + (self.now - BEGAN) // MS
 
     def judge(self) -> None:
-        self.clock.judge(self.now, self.true_ms() + self.own, alone=self.alone)
+        self.clock.judge(self.now, self.true_ms() + self.own, nodes=self.nodes)
 
     def pass_time(self, seconds: float) -> None:
         until = self.now + round(seconds * SECOND)
@@ -88,7 +88,7 @@ def test_what_is_within_the_tolerance_is_ones_own_time() -> None:
 
 
 def test_a_clock_that_jumps_is_noticed_without_anybody_else() -> None:
-    run = Run({}, alone=True)
+    run = Run({})
     run.pass_time(3)
     run.own = YEAR
     run.pass_time(100)
@@ -117,9 +117,65 @@ def test_at_the_start_two_that_differ_are_judged_by_what_is_stored(own: int, pee
     run.clock.stored(START - 60_000, run.now)
     run.pass_time(1)
     assert run.error_ms in range(-60_000 - ROUND_TRIP // MS, ROUND_TRIP // MS)
+    run.pass_time(3 * READING_NS / SECOND)
+    assert not run.clock.settled, "no waiting makes one of two right"
+    assert run.error_ms in range(-60_000 - ROUND_TRIP // MS, ROUND_TRIP // MS)
+    run.nodes, run.peers = 3, run.peers | {"n3": 0}
+    run.pass_time(1)
+    assert run.clock.settled == (own == 0 or peer == 0)
+    assert abs(run.error_ms) <= ROUND_TRIP // MS
+    assert bool(run.clock.not_leading) == (own != 0)
+
+
+@pytest.mark.parametrize("off", [YEAR, -YEAR])
+def test_a_node_that_has_heard_nobody_knows_no_time_however_long_it_waits(off: int) -> None:
+    run = Run({}, own=off, nodes=3)
+    run.clock.stored(START - 60_000, run.now)
+    run.pass_time(3 * READING_NS / SECOND)
     assert not run.clock.settled
-    run.pass_time(READING_NS / SECOND)
-    assert run.clock.settled, "what cannot be undone waits, but not for ever"
+    run.peers = {"n2": 0}
+    run.pass_time(1)
+    assert not run.clock.settled
+    assert run.error_ms in range(-60_000 - ROUND_TRIP // MS, ROUND_TRIP // MS), (
+        "the one that contradicts counts as much"
+    )
+    run.peers = {}
+    run.pass_time(2 * READING_NS / SECOND)
+    assert run.error_ms in range(-60_000 - ROUND_TRIP // MS, ROUND_TRIP // MS), "it is not forgotten either"
+    run.peers = {"n2": 0, "n3": 0}
+    run.pass_time(1)
+    assert (run.clock.settled, abs(run.error_ms) <= ROUND_TRIP // MS) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "agreeing", "settled"), [(2, 1, True), (3, 1, True), (4, 1, False), (5, 1, False), (5, 2, True)]
+)
+def test_a_majority_of_the_clusters_clocks_confirms_the_time(nodes: int, agreeing: int, settled: bool) -> None:
+    run = Run({f"n{number + 2}": 0 for number in range(agreeing)}, nodes=nodes)
+    run.pass_time(READING_NS / SECOND + 2)
+    assert (run.clock.settled, run.error_ms) == (settled, 0)
+
+
+def test_two_of_five_that_are_wrong_in_the_same_way_confirm_nothing_and_are_found_out() -> None:
+    run = Run({"n2": YEAR}, own=YEAR, nodes=5)
+    run.pass_time(2 * READING_NS / SECOND)
+    assert not run.clock.settled
+    run.peers |= {"n3": 0, "n4": 0, "n5": 0}
+    run.pass_time(2)
+    assert (run.clock.settled, abs(run.error_ms) <= ROUND_TRIP // MS) == (True, True)
+    assert run.clock.not_leading
+
+
+def test_what_cannot_be_undone_waits_again_when_clocks_contradict_each_other() -> None:
+    run = Run({"n2": 0}, nodes=3)
+    run.pass_time(1)
+    assert run.clock.settled
+    run.peers["n2"] = YEAR
+    run.pass_time(READING_NS / SECOND + 1)
+    assert (run.clock.settled, run.error_ms) == (False, 0)
+    run.peers["n3"] = 0
+    run.pass_time(1)
+    assert run.clock.settled
 
 
 def test_two_wrong_clocks_one_after_the_other_are_not_two_at_once() -> None:
@@ -175,7 +231,7 @@ def test_a_reading_that_cannot_be_is_passed_over(wall_ms: int) -> None:
 @pytest.mark.parametrize("wall_ms", [-(1 << 70), 1 << 70])
 def test_no_reading_of_ones_own_is_beyond_what_an_entry_may_say(wall_ms: int) -> None:
     clock = WallClock(SECOND, 50)
-    clock.judge(BEGAN, wall_ms, alone=True)
+    clock.judge(BEGAN, wall_ms, nodes=1)
     assert 0 <= clock.now_ms(BEGAN) <= CLOCK_MS_MAX
 
 
