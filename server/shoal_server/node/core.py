@@ -563,7 +563,7 @@ class Node:
         for peer, connected in events:
             (self.connected.add if connected else self.connected.discard)(peer)
             for shard, replica in self.replicas.items():
-                if peer in replica.group.members:
+                if peer in replica.group.members or peer == replica.group.leader:
                     try:
                         if connected:
                             replica.group.peer_connected(peer, now)
@@ -575,7 +575,7 @@ class Node:
             if connected:
                 self._comparisons.connected(peer)
                 # Support needs a heartbeat there and back: do not wait for the next tick to begin.
-                self.liveness.heartbeat_soon(peer)
+                self.liveness.connected(peer)
                 self._next_tick = now
             else:
                 self._transfers.peer_lost(peer)
@@ -626,6 +626,11 @@ class Node:
         if isinstance(message, Heartbeat):
             (self._leaderships.unfit.discard if message.may_lead else self._leaderships.unfit.add)(sender)
             self._disk_latency_us[sender] = message.disk_latency_us
+            if self.liveness.may_have_missed(sender, message):
+                for shard, replica in self.replicas.items():
+                    if replica.group.leader == sender:
+                        replica.group.may_have_missed(sender, now)
+                        self._dirty[shard] = replica
             answer = self.liveness.on_heartbeat(sender, message, now)
             outbox.send(sender, msgspec.structs.replace(answer, wall_ms=self._wall_ms))
         else:

@@ -480,7 +480,11 @@ class NodeServer:
         self._node.client_connected(client, identity_of(certificate))
         return client
 
-    def peer_opened(self, peer: str) -> None:
+    def peer_opened(self, peer: str, connection: Inbound) -> None:
+        # What is still to be read from an earlier one is older than what comes now, and would be taken for newer.
+        for earlier in list(self._inbound):
+            if earlier is not connection and earlier.peer == peer:
+                earlier.close()
         self._links.is_there(peer)
 
     def client_closed(self, client: int) -> None:

@@ -602,9 +602,18 @@ class Group:
 
     def _question_leader(self, now: int) -> None:
         """A vote was refused for the leader's sake: make sure, now and then, that it still leads."""
-        if self._leader is None and self.leader and now - self._asked_at >= self._timing.election_retry_ns:
+        if self.leader and now - self._asked_at >= self._timing.election_retry_ns:
+            self.may_have_missed(self.leader, now)
+
+    def may_have_missed(self, node: str, now: int) -> None:
+        """What `node` has said, or was asked, may have been lost: if it is taken for the leader, ask whether it still leads.
+
+        A quiet group says nothing by itself, and a leader says once that it is none any more. Whatever connection that was
+        lost with, in one direction or the other, the next one in its place brings this about.
+        """
+        if self._leader is None and self.leader == node:
             self._asked_at = now
-            self._say(self.leader, LeaderQuestion(self.group, self.term))
+            self._say(node, LeaderQuestion(self.group, self.term))
 
     def _on_leader_question(self, sender: str, message: LeaderQuestion, now: int) -> None:  # noqa: ARG002
         # No more than what can never come true again: this node may lead its present term, or be about to.
@@ -1034,6 +1043,8 @@ class Group:
         if self._leader is not None:
             self._leader.reachable(node, True, now)
             self.active = True
+        else:
+            self.may_have_missed(node, now)
 
     def peer_unreachable(self, node: str, now: int) -> None:
         """Messages to `node` are lost for now."""

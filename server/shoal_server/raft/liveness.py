@@ -12,6 +12,9 @@ than agreed, a leader stops relying on a promise before it ends. No clock is eve
   under which it knows its leader; what it knew under an earlier one, it may have given up since.
 - Support is given only to a node that shows it hears the answers (`heard_at`): otherwise a node that can send but not
   receive would hold its groups leaderless for ever.
+- Who supports a process that leads no more has to learn of it, whatever was lost. Messages are only lost with the
+  connection that carries them. So a heartbeat says which of its process's connections it comes by (`link`): whoever sees a
+  new one asks, for every group that it knows the process to lead, whether that is still so (`may_have_missed`).
 
 The idea is CockroachDB's store liveness; leases by promise are from Gray and Cheriton, "Leases" (SOSP 1989).
 """
@@ -35,11 +38,15 @@ def life_of(promise: int) -> int:
 
 @dataclass(slots=True)
 class _Given:
-    """Our promise to a peer: to which life of it, numbered how, and until when on our clock."""
+    """Our promise to a peer: to which life of it, numbered how, and until when on our clock.
+
+    `link` is the newest connection of that life to us.
+    """
 
     epoch: int
     promise: int
     until: int
+    link: int = 0
 
 
 @dataclass(slots=True)
@@ -62,6 +69,7 @@ class Liveness:
         "_heard",
         "_holding",
         "_keeping",
+        "_links",
         "_promises",
         "_received",
         "_started",
@@ -91,6 +99,7 @@ class Liveness:
         self._due: dict[str, int] = {}
         self._keeping: set[str] = set()
         self._holding: set[str] = set()
+        self._links: dict[str, int] = {}
         self._promises = epoch << PROMISE_BITS
 
     # -- sending
@@ -104,12 +113,18 @@ class Liveness:
             if self._due.get(peer, 0) <= now:
                 self._due[peer] = now + self._timing.heartbeat_interval_ns
                 heard = self._heard.get(peer, 0)
-                beats[peer] = Heartbeat(self.epoch, now, heard, wants_support, may_lead, disk_latency_us)
+                link = self._links.get(peer, 0)
+                beats[peer] = Heartbeat(self.epoch, now, heard, wants_support, may_lead, disk_latency_us, link)
         return beats
 
     def heartbeat_soon(self, peer: str) -> None:
         """Let the next heartbeat to `peer` be due at once."""
         self._due[peer] = 0
+
+    def connected(self, peer: str) -> None:
+        """There is a new connection to `peer`: let it know at once that it may have missed something."""
+        self._links[peer] = self._links.get(peer, 0) + 1
+        self.heartbeat_soon(peer)
 
     def next_due(self, now: int, peers: list[str]) -> int:
         """Return when to look again: the next heartbeat to one of `peers`, or the next support that runs out."""
@@ -122,17 +137,31 @@ class Liveness:
 
     # -- what arrives
 
+    def may_have_missed(self, sender: str, beat: Heartbeat) -> bool:
+        """Say, once each, whether a connection of `sender` has taken the place of another, with what was under way in it.
+
+        To be asked before `on_heartbeat`.
+        """
+        given = self._given.get(sender)
+        if given is None or beat.epoch > given.epoch:
+            return beat.link > 1
+        if beat.epoch < given.epoch or beat.link <= given.link:
+            return False
+        given.link = beat.link
+        return True
+
     def on_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> HeartbeatAnswer:
         """Decide whether to support `sender`, and answer."""
         given = self._given.get(sender)
         if given is None:
-            given = self._given[sender] = _Given(beat.epoch, 0, 0)
+            given = self._given[sender] = _Given(beat.epoch, 0, 0, beat.link)
         elif beat.epoch < given.epoch:
             return HeartbeatAnswer(beat.sent_at, 0, 0)
         elif beat.epoch > given.epoch:
             given.epoch = beat.epoch
             given.promise = 0
             given.until = 0
+            given.link = beat.link
             self._voided.add(sender)
         hears_us = beat.heard_at > 0 and beat.sent_at - beat.heard_at < self._timing.support_ns
         if not (beat.wants_support and hears_us):

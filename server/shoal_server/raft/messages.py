@@ -201,7 +201,11 @@ class CommitNotice(_Message, frozen=True, tag=28):
 
 
 class LeaderQuestion(_Message, frozen=True, tag=29):
-    """Voter to the node it takes for its leader, having refused somebody a vote for its sake: do you still lead?"""
+    """Replica to the node that it takes for its leader: do you still lead?
+
+    Asked when it has refused somebody a vote for the leader's sake, and whenever a connection between the two was made
+    anew: what the leader had said of its end may have been lost with the one before.
+    """
 
     group: ShardId
     term: Term
@@ -265,6 +269,8 @@ class Heartbeat(_Message, frozen=True, tag=50):
         wants_support: False where the sender must not lead now (its disk stalls).
         may_lead: False where nobody is to hand leadership to the sender (its disk is full, hangs or is slow).
         disk_latency_us: how long its disk takes for a sync, 0 where that is not known.
+        link: how many connections to the receiver the sending process has had: with each new one, what was under way in
+            the one before may have been lost.
     """
 
     epoch: Epoch
@@ -273,6 +279,7 @@ class Heartbeat(_Message, frozen=True, tag=50):
     wants_support: bool
     may_lead: bool = True
     disk_latency_us: DurationUs = 0
+    link: Count = 0
 
 
 class HeartbeatAnswer(_Message, frozen=True, tag=51):

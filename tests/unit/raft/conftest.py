@@ -263,6 +263,9 @@ class Node:
     def receive(self, sender: str, message: Any) -> None:
         now = self.now
         if isinstance(message, Heartbeat):
+            if self.liveness.may_have_missed(sender, message):
+                for group in self.groups.values():
+                    group.may_have_missed(sender, now)
             self.cluster.send(self.name, sender, self.liveness.on_heartbeat(sender, message, now))
         elif isinstance(message, HeartbeatAnswer):
             if self.liveness.on_answer(sender, message, now):
@@ -276,6 +279,8 @@ class Node:
         self.collect()
 
     def connected(self, peer: str, connected: bool) -> None:
+        if connected:
+            self.liveness.connected(peer)
         for group in self.groups.values():
             if connected:
                 group.peer_connected(peer, self.now)
