@@ -39,6 +39,7 @@ from shoal_server.storage.folder import (
     save_shard_map,
 )
 from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.rewriting import write_anew
 from shoal_server.storage.rocks import RocksEngine
 
 log = logging.getLogger("shoal.embedded")
@@ -83,6 +84,7 @@ def open_database(
     try:
         engine = RocksEngine(held.database, block_cache_bytes=BLOCK_CACHE_BYTES, write_buffer_bytes=WRITE_BUFFER_BYTES)
         try:
+            write_anew(engine, NODE)
             return _start(loop, held, engine, keyspace, microshards)
         except BaseException:
             engine.close()

@@ -32,9 +32,9 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import (
-    ANY_INDEX,
     FailureKind,
     ReplicaFailure,
+    acknowledged_to,
     load_failure,
     load_lost_to,
     put_failure,
@@ -89,7 +89,7 @@ class ReplicaOpener:
             state = load_applied_state(engine, shard_id)
         except Damaged as error:
             # Without the membership as of what was applied, the log cannot be followed either.
-            failure = ReplicaFailure(FailureKind.DAMAGED, str(error), 0, log_lost_to=_last_index(store))
+            failure = ReplicaFailure(FailureKind.DAMAGED, str(error), 0, log_lost_to=acknowledged_to(store))
             state = _initial(shard, engine, shard.ranges)
         else:
             awaits_snapshot = state is None and not origin.founded
@@ -132,7 +132,9 @@ class ReplicaOpener:
             except Damaged as error:
                 if error.family != "log":
                     raise
-                failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index, log_lost_to=_last_index(store))
+                failure = ReplicaFailure(
+                    FailureKind.DAMAGED, str(error), state.index, log_lost_to=acknowledged_to(store)
+                )
         if failure is not None and failure.log_lost_to:
             # Of a log that is damaged nothing is believed: a snapshot begins it anew.
             group = self._open_group(
@@ -227,16 +229,6 @@ def _open_machine(
             failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index)
     empty = msgspec.structs.replace(state, generation=next_generation(engine), placements=())
     return ShardStateMachine(shard, keyspace, engine, empty), failure
-
-
-def _last_index(store: GroupLogStore) -> int:
-    """Return up to where the log may have been acknowledged."""
-    try:
-        return max(1, store.load_last_index())
-    except Damaged as error:
-        if error.family != "log":
-            raise
-        return ANY_INDEX
 
 
 def _open_log(store: GroupLogStore, shard: int, start: LogStart, state: AppliedState) -> Log:

@@ -60,6 +60,7 @@ from shoal_server.storage.folder import (
     save_peer_incarnation,
     save_shard_map,
 )
+from shoal_server.storage.rewriting import WrittenAnew, write_anew
 from shoal_server.storage.rocks import RocksEngine
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class NodeServer:
             write_buffer_bytes=config.storage.write_buffer_bytes,
             counters=config.observe.storage_counters,
         )
-        self._say_damage(node_id)
+        self._say_damage(node_id, write_anew(self._engine, node_id))
         shard_map = load_shard_map(self._engine)
         if shard_map is None:
             shard_map = empty_shard_map(config, node_id) if join else initial_shard_map(config)
@@ -275,13 +276,20 @@ class NodeServer:
         self._pages.serve_metrics(None)
         return self._close()
 
-    def _say_damage(self, node: str) -> None:
+    def _say_damage(self, node: str, written_anew: WrittenAnew) -> None:
         for family in self._engine.rewritten:
             log.info("tables_rewritten", node=node, family=family)
-        for family in self._engine.damaged_families:
-            reason = (
-                "it is not compacted before a start at which all its rows can be read: start the node again some time"
+        for shard, failure in written_anew.failed.items():
+            log.error(
+                "replica_failed",
+                node=node,
+                shard=shard,
+                kind=failure.kind.value,
+                index=failure.at_index,
+                reason=failure.reason,
             )
+        for family in self._engine.damaged_families:
+            reason = f"it is not compacted: {written_anew.reason}"
             log.warning("tables_damaged", node=node, family=family, reason=reason)
 
     def _reload(self) -> None:

@@ -245,6 +245,16 @@ def origin_key(group: int) -> bytes:
     return _GROUP_KEY.pack(_ORIGIN, group)
 
 
+def stored_groups(engine: Engine) -> set[int]:
+    """Return the groups of which the node has a vote, or knows how their replica came to it."""
+    groups: set[int] = set()
+    for kind in (_HARD_STATE, _ORIGIN):
+        for key, _ in engine.scan(engine.meta, kind, prefix_end(kind)):
+            _, group = _GROUP_KEY.unpack(key)
+            groups.add(group)
+    return groups
+
+
 def failure_key(group: int) -> bytes:
     """Return the key of why a replica serves nothing."""
     return _GROUP_KEY.pack(_FAILURE, group)

@@ -2,8 +2,7 @@
 
 RocksDB stops taking writes for good when a compaction meets damage, in whichever family, so a node would end soon after,
 and again after each start. So a family in which damage was met is not compacted any more, in this life or a later one,
-until it has been written anew. That is done at a start, once all that can be read of it is all there is: the replicas that
-had rows in the damaged tables have been rebuilt by then, and have deleted those.
+until it has been written anew, at the next start (see rewriting.py).
 
 DATABASE/DAMAGED has a line for each such family: its name, and the column family that has its rows. The rows are copied to
 the other column family of the two that a family may have; where both are there, the copy was not finished.

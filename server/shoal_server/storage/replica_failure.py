@@ -10,8 +10,9 @@ from shoal.protocol.bounds import (
     Text,
 )
 
-from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.layout import FORMAT, check_format, failure_key, lost_key
+from shoal_server.storage.log_store import GroupLogStore
 
 
 class FailureKind(Enum):
@@ -88,3 +89,13 @@ def regained(engine: Engine, shard: int) -> None:
     batch = engine.batch()
     batch.delete(lost_key(shard), engine.meta)
     engine.write(batch)
+
+
+def acknowledged_to(store: GroupLogStore) -> int:
+    """Return up to where a log may have been acknowledged."""
+    try:
+        return max(1, store.load_last_index())
+    except Damaged as error:
+        if error.family != "log":
+            raise
+        return ANY_INDEX

@@ -160,6 +160,60 @@ class _RocksView:
         self._readers = {}
 
 
+class Rewriting:
+    """A family with damaged tables that is written anew: what is to stay is copied to its other column family.
+
+    That one takes the place of the old one with `finish`. A crash before leaves the old one, and a copy that the next start
+    removes. Where it is dropped, everything is in the new one.
+    """
+
+    __slots__ = ("_batch", "_engine", "_name", "_size", "_source", "_target")
+
+    def __init__(self, engine: RocksEngine, name: str, target: str) -> None:
+        self._engine = engine
+        self._name = name
+        self._target = target
+        self._source = engine._family_named(name)
+        self._batch, self._size = WriteBatch(raw_mode=True), 0
+
+    def copy(self, start: bytes, end: bytes) -> None:
+        """Copy the rows of [start, end).
+
+        Raises:
+            Damaged: they cannot be read to the end; what comes before that is copied.
+        """
+        engine, handle = self._engine, self._engine._database.get_column_family_handle(self._target)
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        bounds.fill_cache(False)  # type: ignore[call-arg]  # it takes an argument, whatever the stub says
+        for key, row in engine._reader(self._source, bounds).rows(start, end):
+            self._batch.put(key, row, handle)
+            self._size += len(key) + len(row)
+            if self._size >= COPY_BYTES:
+                self._write()
+
+    def _write(self) -> None:
+        self._engine.write_unlogged(cast(Batch, self._batch))
+        self._batch, self._size = WriteBatch(raw_mode=True), 0
+
+    def abandon(self) -> None:
+        """Leave the family as it is."""
+        self._engine._database.drop_column_family(self._target)
+
+    def finish(self) -> None:
+        """Have what was copied be all there is of the family. What else goes with that must be on disk by now.
+
+        Raises:
+            StorageFailed: it is not known what is on disk; the next start will see to it.
+        """
+        self._write()
+        try:
+            self._engine._database.get_column_family(self._target).flush()
+            self._engine._replace_column(self._name, self._target)
+        except Exception as error:
+            raise self._engine._failure("write to", error) from error
+
+
 class RocksEngine:
     """Implements `Engine` on the folder `path`, which must exist and belong to this process alone."""
 
@@ -191,6 +245,7 @@ class RocksEngine:
             "data": _family_options(write_buffer_bytes, cache, compressed=True),
             "meta": _family_options(META_BUFFER_BYTES, cache, compressed=False),
         }
+        self._options_of = families
         self.rewritten: tuple[str, ...] = ()
         try:
             self._damage = DamagedFamilies(path)
@@ -204,8 +259,7 @@ class RocksEngine:
             self._columns: dict[str, str] = {}
             self._names: dict[Family, str] = {}
             self.log, self.data, self.meta = (
-                self._open_family(name, self._column_to_open(name, columns[name], families[name]))
-                for name in ("log", "data", "meta")
+                self._open_family(name, self._column_to_open(name, columns[name])) for name in ("log", "data", "meta")
             )
         except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
             if DAMAGED in str(error):
@@ -260,51 +314,50 @@ class RocksEngine:
         """The families that have damaged tables, and are not compacted until they have been written anew, at a start."""
         return tuple(sorted(self._damage.columns))
 
-    def _column_to_open(self, name: str, found: list[str], options: Options) -> str:
-        """Return the column family that has a family's rows, having written it anew if it is to be and can."""
+    def _column_to_open(self, name: str, found: list[str]) -> str:
+        """Return the column family that has a family's rows, having ended a writing anew that was begun."""
         source = self._damage.columns.get(name, found[0])
         if name not in self._damage:
             return source
-        if source in found:
-            target = other_column(name, source)
-            if target in found:
-                self._database.drop_column_family(target)
-            if not self._copy(source, target, options):
-                return source
-            source = target
-        self._database.get_column_family(source).set_options({_COMPACTS_NOT: "false"})
-        self._damage.remove(name)
-        self.rewritten = (*self.rewritten, name)
+        target = other_column(name, source)
+        if source not in found:
+            # It was dropped, which is done when everything is in the other one.
+            self._mended(name, target)
+            return target
+        if target in found:
+            self._database.drop_column_family(target)
         return source
 
-    def _copy(self, source: str, target: str, options: Options) -> bool:
-        """Copy all rows to a new column family and drop the old one; say whether they could be read."""
-        copied = self._database.create_column_family(target, options)
-        handle = self._database.get_column_family_handle(target)
-        iterator = self._database.get_column_family(source).iter()
-        iterator.seek_to_first()
-        batch, size = WriteBatch(raw_mode=True), 0
-        while (key := iterator.key()) is not None:
-            row = iterator.value()
-            batch.put(key, row, handle)
-            size += len(key) + len(row)
-            if size >= COPY_BYTES:
-                self._database.write(batch, self._unlogged)
-                batch, size = WriteBatch(raw_mode=True), 0
-            iterator.next()
+    def _mended(self, name: str, column: str) -> None:
+        """A family has no damaged tables any more: all its rows are in `column`."""
+        self._database.get_column_family(column).set_options({_COMPACTS_NOT: "false"})
+        self._damage.remove(name)
+        self.rewritten = (*self.rewritten, name)
+
+    def rewriting(self, name: str) -> Rewriting:
+        """Begin to write a family with damaged tables anew. Nobody else may have to do with the engine before that has ended.
+
+        Raises:
+            StorageFailed: it cannot be begun.
+        """
+        source = self._columns[name]
+        target = other_column(name, source)
         try:
-            iterator.status()
+            self._database.create_column_family(target, self._options_of[name])
         except Exception as error:
-            if DAMAGED not in str(error):
-                raise
-            del copied, handle
-            self._database.drop_column_family(target)
-            return False
-        self._database.write(batch, self._unlogged)
-        copied.flush()
-        del iterator
+            raise self._failure("write to", error) from error
+        return Rewriting(self, name, target)
+
+    def _family_named(self, name: str) -> Family:
+        return next(family for family, each in self._names.items() if each == name)
+
+    def _replace_column(self, name: str, target: str) -> None:
+        """Have `target`, which is on disk, take the place of a family's column family, which goes."""
+        source, old = self._columns[name], self._family_named(name)
+        del self._families[old], self._names[old], self._by_name[name]
         self._database.drop_column_family(source)
-        return True
+        setattr(self, name, self._open_family(name, target))
+        self._mended(name, target)
 
     def _read_failure(self, name: str, error: Exception) -> StorageFailed:
         """Return what to raise where reading a family has failed; where it is damaged, have it compacted no more."""

@@ -1,0 +1,186 @@
+"""Families with damaged tables are written anew at a start, with what replicas own and nothing else.
+
+A damaged table goes on to stand in the way when no row of anybody is in it any more: whoever seeks a row near the damage
+reads the block that it is in, and so does a compaction. So what is copied is what the replicas own, each of their ranges by
+itself. Which cannot be read is its replica's damage: that one begins with a failure and is rebuilt from its leader, in tables
+that are whole. It is not waited for: nobody knows before whether a rebuilt replica's rows can be read beside the damage.
+
+Rows of a replica that nobody can rebuild are not left behind: where something of the only copy cannot be read, or a replica
+is not on the shard map, everything stays as it is, and the family is not compacted.
+
+The failures are on disk before the old rows go. A crash before that leaves them, and at worst replicas that are rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shoal.shardmap import Shard, ShardMap
+
+from shoal_server.storage.applied_state import AppliedState, load_applied_state
+from shoal_server.storage.engine import Damaged, Engine
+from shoal_server.storage.folder import load_shard_map
+from shoal_server.storage.journal import journal_prefix
+from shoal_server.storage.layout import (
+    applied_state_key,
+    data_prefix,
+    expiry_prefix,
+    load_log_start,
+    load_split_off,
+    log_key,
+    prefix_end,
+    sessions_prefix,
+    split_off_key,
+    stored_groups,
+)
+from shoal_server.storage.log_store import LAST_INDEX, GroupLogStore
+from shoal_server.storage.replica_failure import (
+    FailureKind,
+    ReplicaFailure,
+    acknowledged_to,
+    load_failure,
+    put_failure,
+)
+from shoal_server.storage.rocks import OF_REPLICAS, Rewriting, RocksEngine
+
+ALL_KEYS = (b"", b"\xff" * 32)
+"""Of the node's own rows, none of which has a longer key that begins so."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """The keys from `start` up to, not with, `end`."""
+
+    start: bytes
+    end: bytes
+
+
+@dataclass(slots=True)
+class WrittenAnew:
+    """What came of it.
+
+    `failed`: of which replicas something could not be read. `reason`: why families were left as they are.
+    """
+
+    failed: dict[int, ReplicaFailure] = field(default_factory=dict)
+    reason: str = ""
+
+
+class _Only(Exception):
+    """Nobody could rebuild what would be left behind."""
+
+
+def write_anew(engine: RocksEngine, node: str) -> WrittenAnew:
+    """Write the families of a node that have damaged tables anew. Nothing else may use the engine yet.
+
+    Raises:
+        Damaged: the node's own rows cannot be read.
+        StorageFailed: the disk or the database fails.
+    """
+    report = WrittenAnew()
+    if "meta" in engine.damaged_families:
+        _write_own_rows_anew(engine)
+    shard_map = load_shard_map(engine)
+    if shard_map is None:
+        report.reason = "there is no shard map that says whose its rows are"
+        return report
+    # Damage of the log may be met with that of the data, when it is asked how far a log was.
+    for family in OF_REPLICAS:
+        if family in engine.damaged_families:
+            rewriting = engine.rewriting(family)
+            try:
+                failed = _copy(engine, rewriting, family, node, shard_map)
+            except _Only as error:
+                rewriting.abandon()
+                report.reason = str(error)
+                continue
+            batch = engine.batch()
+            for shard, failure in failed.items():
+                put_failure(batch, engine, shard, failure)
+            engine.write(batch)
+            engine.sync()
+            rewriting.finish()
+            report.failed.update(failed)
+    return report
+
+
+def _write_own_rows_anew(engine: RocksEngine) -> None:
+    rewriting = engine.rewriting("meta")
+    try:
+        rewriting.copy(*ALL_KEYS)
+    except Damaged:
+        rewriting.abandon()
+        raise
+    rewriting.finish()
+
+
+def _copy(
+    engine: Engine, rewriting: Rewriting, family: str, node: str, shard_map: ShardMap
+) -> dict[int, ReplicaFailure]:
+    """Copy what replicas own in a family; return how those have failed of which something cannot be read."""
+    failed: dict[int, ReplicaFailure] = {}
+    known = {shard.id: shard for shard in shard_map.shards}
+    for group in stored_groups(engine) - known.keys():
+        if _split_off(engine, group) is None:
+            raise _Only(f"shard {group} is not on the shard map, and has rows here")
+    waiting = list(known.values())
+    seen = set(known)
+    while waiting:
+        shard = waiting.pop()
+        store = GroupLogStore(engine, shard.id)
+        state: AppliedState | None = None
+        try:
+            state = load_applied_state(engine, shard.id)
+        except Damaged as error:
+            failed[shard.id] = ReplicaFailure(FailureKind.DAMAGED, str(error), 0, acknowledged_to(store))
+        for child in () if state is None else state.children:
+            split_off = None if child in seen else _split_off(engine, child)
+            if split_off is not None:
+                seen.add(child)
+                waiting.append(split_off)
+        for keys in _log_ranges(engine, shard.id) if family == "log" else _data_ranges(shard, state):
+            try:
+                rewriting.copy(keys.start, keys.end)
+            except Damaged as error:
+                lost_to = acknowledged_to(store) if family == "log" or state is None else 0
+                index = 0 if state is None else state.index
+                failed.setdefault(shard.id, ReplicaFailure(FailureKind.DAMAGED, str(error), index, lost_to))
+        if shard.id in failed:
+            voters = shard.voters if state is None else state.membership.voters
+            if not set(voters) - {node}:
+                raise _Only(f"not all of shard {shard.id} can be read, and this is the only copy of it")
+    stored = {shard: load_failure(engine, shard) for shard in failed}
+    return {
+        shard: failure
+        for shard, failure in failed.items()
+        if (before := stored[shard]) is None or failure.log_lost_to > before.log_lost_to
+    }
+
+
+def _split_off(engine: Engine, child: int) -> Shard | None:
+    """Return what a split has made here that the shard map does not have yet."""
+    try:
+        split_off = load_split_off(engine, child)
+    except Damaged:
+        # See `is_split_off`.
+        return None
+    return None if split_off is None else split_off.child
+
+
+def _log_ranges(engine: Engine, group: int) -> Iterator[KeyRange]:
+    yield KeyRange(log_key(group, load_log_start(engine, group).index + 1), log_key(group, LAST_INDEX))
+
+
+def _data_ranges(shard: Shard, state: AppliedState | None) -> Iterator[KeyRange]:
+    for key in (applied_state_key(shard.id), split_off_key(shard.id)):
+        yield KeyRange(key, key + b"\x00")
+    if state is None:
+        return
+    prefixes = [
+        make(shard.keyspace, microshard, generation)
+        for microshard, generation in state.generations(state.stored_ranges).items()
+        for make in (data_prefix, expiry_prefix)
+    ]
+    for prefix in (*prefixes, *(make(shard.id, state.generation) for make in (sessions_prefix, journal_prefix))):
+        yield KeyRange(prefix, prefix_end(prefix))
