@@ -41,7 +41,7 @@ from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
 from shoal_server.storage.folder import put_shard_map
-from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, put_origin
+from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, is_stored, put_origin
 from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Administration:
         origins: dict[int, ReplicaOrigin] = {}
         for shard in new.shards:
             if node.lacks_replica(shard):
-                origin = ReplicaOrigin(shard.id in request.found, shard.membership_version)
+                origin = ReplicaOrigin(shard.id in request.found, shard.membership_version, shard.parent)
                 put_origin(batch, node.engine, shard.id, origin)
                 origins[shard.id] = origin
         node.engine.write(batch)
@@ -240,7 +240,7 @@ class Administration:
         problem = refuse_split(request, replica.keyspace)
         if problem:
             pass
-        elif child.id in node.routes.shards or child.id in replica.machine.state.children:
+        elif self._knows_of(child.id):
             problem = f"there is a shard {child.id} already: give the new one another number"
         elif child.keyspace != parent.keyspace:
             problem = f"shard {parent.id} is of keyspace {parent.keyspace}, the new one of {child.keyspace}"
@@ -273,6 +273,19 @@ class Administration:
         command = SplitCommand(founded, request.map_version)
         replica.queue_command(QueuedCommand(client, request.request, command, None, SPLIT_BYTES))
         node.mark_dirty(replica)
+
+    def _knows_of(self, shard: int) -> bool:
+        """Say whether there is a shard of this number, or may be soon, as far as this node knows."""
+        node = self._node
+        return (
+            shard in node.routes.shards
+            or shard in node.replicas
+            or is_stored(node.engine, shard)
+            or any(
+                shard in replica.machine.state.children or replica.is_to_beget(shard)
+                for replica in node.replicas.values()
+            )
+        )
 
     def _change(self, client: int, request: ChangeMembership, now: int, outbox: Outbox) -> None:
         membership = self._node.replicas[request.shard].group.membership

@@ -82,6 +82,7 @@ from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
 from shoal_server.raft.ready import BadMessage, Ready
+from shoal_server.shard.beginnings import Beginnings
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.folder import (
     begin_promising,
@@ -167,7 +168,10 @@ class Node:
         """Peers whose connection is to be ended, since it brought what no peer sends, and why: for the process to take out."""
         self._promised_ns = begin_promising(engine, settings.timing.support_ns)
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, self._promised_ns)
-        self._opener = ReplicaOpener(identity.node, engine, settings, self.liveness, self.tally, random, self.connected)
+        self._beginnings = Beginnings()
+        self._opener = ReplicaOpener(
+            identity.node, engine, settings, self.liveness, self.tally, random, self.connected, self._beginnings
+        )
         self.replicas: dict[int, Replica] = {}
         for shard in shard_map.shards:
             # Of what a split makes nothing is stored before this node has applied it. Any other replica that a later map
@@ -228,9 +232,9 @@ class Node:
         if shard_id not in self.replicas:
             if not is_stored(self.engine, shard_id):
                 batch = self.engine.batch()
-                put_origin(
-                    batch, self.engine, shard_id, ReplicaOrigin(False, self.routes.shards[shard_id].membership_version)
-                )
+                shard = self.routes.shards[shard_id]
+                origin = ReplicaOrigin(False, shard.membership_version, shard.parent)
+                put_origin(batch, self.engine, shard_id, origin)
                 self.engine.write(batch)
             self._add_replica(shard_id, load_origin(self.engine, shard_id), now)
 
@@ -323,6 +327,7 @@ class Node:
         # One that it might have split off may be opened now.
         self._may_lack_replicas = True
         replica = self.replicas.pop(shard_id)
+        self._beginnings.forget(shard_id)
         self.tally.retire(replica.machine.traffic)
         for waiting in (self._dirty, self._behind, self._again):
             waiting.pop(shard_id, None)

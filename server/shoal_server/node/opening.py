@@ -18,6 +18,7 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.messages import HardState, Membership
+from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.engine import REPLACE_NODE, Damaged, Engine, StorageDamaged
@@ -49,7 +50,7 @@ log = structlog.get_logger("shoal.node")
 class ReplicaOpener:
     """Opens the replicas of one node; has what all of them have in common."""
 
-    __slots__ = ("_connected", "_engine", "_liveness", "_node", "_random", "_settings", "_tally")
+    __slots__ = ("_beginnings", "_connected", "_engine", "_liveness", "_node", "_random", "_settings", "_tally")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class ReplicaOpener:
         tally: Tally,
         random: Random,
         connected: Collection[str],
+        beginnings: Beginnings,
     ) -> None:
         """`connected` are, at every moment, the peers that messages have a way to."""
         self._node = node
@@ -69,6 +71,7 @@ class ReplicaOpener:
         self._tally = tally
         self._random = random
         self._connected = connected
+        self._beginnings = beginnings
 
     def open(self, routes: Routes, shard_id: int, origin: ReplicaOrigin, now: int) -> Replica:
         """Open the replica of a shard that `routes` knows; one of which something cannot be read has failed.
@@ -97,7 +100,7 @@ class ReplicaOpener:
                 _begin_log_of_split_off(engine, shard_id, state)
             else:
                 state = _initial(shard, engine, founded_ranges)
-        machine, failure = _open_machine(shard, routes.keyspaces[shard.keyspace], engine, state, failure)
+        machine, failure = self._open_machine(shard, routes.keyspaces[shard.keyspace], state, failure)
         leftovers = engine.batch()
         discard_staged(leftovers, engine, shard_id)
         if not leftovers.is_empty():
@@ -159,6 +162,21 @@ class ReplicaOpener:
                 self._store_failure(shard_id, failure)
         return replica
 
+    def _open_machine(
+        self, shard: Shard, keyspace: Keyspace, state: AppliedState, failure: ReplicaFailure | None
+    ) -> tuple[ShardStateMachine, ReplicaFailure | None]:
+        """Open the state machine of `state`, or, where its rows are not to be relied on, an empty one at the same position."""
+        engine, beginnings = self._engine, self._beginnings
+        if failure is None:
+            try:
+                return ShardStateMachine(shard, keyspace, engine, state, beginnings), None
+            except Damaged as error:
+                if error.family != "data":
+                    raise
+                failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index)
+        empty = msgspec.structs.replace(state, generation=next_generation(engine), placements=())
+        return ShardStateMachine(shard, keyspace, engine, empty, beginnings), failure
+
     def _open_group(
         self, shard: int, arguments: _GroupArguments, log: Log, *, awaits_snapshot: bool, failed: bool, lost_to: int
     ) -> Group:
@@ -214,21 +232,6 @@ def _initial(shard: Shard, engine: Engine, ranges: tuple[MicroshardRange, ...]) 
         membership_index=0,
         ranges=ranges,
     )
-
-
-def _open_machine(
-    shard: Shard, keyspace: Keyspace, engine: Engine, state: AppliedState, failure: ReplicaFailure | None
-) -> tuple[ShardStateMachine, ReplicaFailure | None]:
-    """Open the state machine of `state`, or, where its rows are not to be relied on, an empty one at the same position."""
-    if failure is None:
-        try:
-            return ShardStateMachine(shard, keyspace, engine, state), None
-        except Damaged as error:
-            if error.family != "data":
-                raise
-            failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index)
-    empty = msgspec.structs.replace(state, generation=next_generation(engine), placements=())
-    return ShardStateMachine(shard, keyspace, engine, empty), failure
 
 
 def _open_log(store: GroupLogStore, shard: int, start: LogStart, state: AppliedState) -> Log:

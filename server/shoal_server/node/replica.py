@@ -38,6 +38,7 @@ from shoal_server.shard.commands import (
     OpenSessionCommand,
     PurgeCommand,
     SetClockCommand,
+    SplitCommand,
     WriteCommand,
     encode_commands,
 )
@@ -153,6 +154,12 @@ class Replica:
 
     def queue_command(self, command: QueuedCommand) -> None:
         self._queue.append(command)
+
+    def is_to_beget(self, child: int) -> bool:
+        """Say whether a split that was queued or proposed here, and is not applied yet, names `child`."""
+        proposed = (command for prepared in self._prepared.values() for command in prepared.commands.commands)
+        queued = (item.command for item in self._queue)
+        return any(isinstance(command, SplitCommand) and command.child.id == child for command in (*queued, *proposed))
 
     def queue_upkeep(self, time_ms: int, beyond_ms: int) -> bool:
         """Queue what the shard's rows need as time passes, if this is the leader and something is due; return whether so.

@@ -26,6 +26,7 @@ from shoal.shardmap import Keyspace, Ranges, Shard, count_in, is_well_formed, mi
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Entry, EntryKind, Membership
+from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.commands import (
     CLOCK_MS_MAX,
     PLAIN,
@@ -143,10 +144,18 @@ class RowsPage:
 class ShardStateMachine:
     """One replica's applied state of one shard. `digest_due`: a digest is to be made before anything more is applied."""
 
-    def __init__(self, shard: Shard, keyspace: Keyspace, engine: Engine, state: AppliedState) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        keyspace: Keyspace,
+        engine: Engine,
+        state: AppliedState,
+        beginnings: Beginnings | None = None,
+    ) -> None:
         """
         Args:
             state: the applied state as stored, or the initial one of a new shard.
+            beginnings: the node's; one that is alone on its node needs none.
         """
         self.shard = shard
         self.keyspace = keyspace
@@ -158,7 +167,7 @@ class ShardStateMachine:
         """The entry that is being applied, or was the last."""
         self.prefixes: dict[int, bytes] = {}
         self.sessions = SessionTable()
-        self.microshards = Microshards(self, engine)
+        self.microshards = Microshards(self, engine, beginnings or Beginnings())
         self.adopt(state)
 
     def adopt(self, state: AppliedState) -> None:

@@ -24,6 +24,7 @@ from shoal.shardmap import MicroshardRange, microshards_in, ranges_of, with_rang
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import Membership
+from shoal_server.shard.beginnings import Beginnings, ShardBegunTwice
 from shoal_server.shard.commands import (
     AdoptCommand,
     CancelCommand,
@@ -53,7 +54,6 @@ from shoal_server.storage.layout import (
     row_expiry,
     split_off_key,
 )
-from shoal_server.storage.replica_rows import is_stored
 
 if TYPE_CHECKING:
     from shoal_server.shard.machine import ShardStateMachine
@@ -87,10 +87,11 @@ class Microshards:
     `split_offs` are the shards that splits have made, each beside the index of its entry; the node takes them out.
     """
 
-    __slots__ = ("_engine", "_hand_overs", "_incoming_prefixes", "_machine", "_outgoing", "split_offs")
+    __slots__ = ("_beginnings", "_engine", "_hand_overs", "_incoming_prefixes", "_machine", "_outgoing", "split_offs")
 
-    def __init__(self, machine: ShardStateMachine, engine: Engine) -> None:
+    def __init__(self, machine: ShardStateMachine, engine: Engine, beginnings: Beginnings) -> None:
         self._machine = machine
+        self._beginnings = beginnings
         self._engine = engine
         self._hand_overs: list[HandOver] = []
         self.split_offs: list[tuple[int, SplitOff]] = []
@@ -132,6 +133,8 @@ class Microshards:
 
     def forget(self, split_offs: int) -> None:
         """Of what was applied and will not be written, hand nothing out: `split_offs` were there before."""
+        for _, split_off in self.split_offs[split_offs:]:
+            self._beginnings.forget(split_off.child.id)
         del self.split_offs[split_offs:]
         self._hand_overs = []
 
@@ -162,7 +165,14 @@ class Microshards:
     # -- splits
 
     def split(self, command: SplitCommand, at: EntryPosition, membership: Membership, overlay: Overlay) -> str:
-        """Give microshards to a new shard, whose rows are the same ones and whose log begins here; "" or why not."""
+        """Give microshards to a new shard, whose rows are the same ones and whose log begins here; "" or why not.
+
+        Whether it is refused hangs on what all replicas of this shard have applied, and on nothing else.
+
+        Raises:
+            ShardBegunTwice: this node has a shard of that number which is not this one's. The other nodes may not, so it
+                cannot be refused; the replica stops before it with all its rows.
+        """
         machine, child = self._machine, command.child
         state = machine.state
         taken = set(microshards_in(child.ranges))
@@ -170,7 +180,9 @@ class Microshards:
             return f"{_busy(state)}: split shard {machine.shard.id} when that is over"
         if not taken or not taken < machine.prefixes.keys() or child.keyspace != machine.keyspace.id:
             return f"shard {machine.shard.id} cannot be split so: some of the microshards are not in it, or none would stay"
-        split_off = SplitOff(child, command.map_version)
+        if child.id == machine.shard.id or child.id in state.children:
+            return f"shard {child.id} was split off shard {machine.shard.id} before: give the new one another number"
+        split_off = SplitOff(msgspec.structs.replace(child, parent=machine.shard.id), command.map_version)
         child_state = AppliedState(
             index=at.index,
             term=at.term,
@@ -184,10 +196,17 @@ class Microshards:
             compared_index=state.compared_index,
             copied_index=state.copied_index,
         )
-        if is_stored(self._engine, child.id):
+        begun_by = self._beginnings.parent_of(child.id, self._engine)
+        if begun_by is not None and begun_by != machine.shard.id:
+            whose = f"a part of shard {begun_by}" if begun_by else "founded"
+            raise ShardBegunTwice(
+                f"shard {child.id} is there already, {whose}: it cannot be split off shard {machine.shard.id} as well"
+            )
+        if begun_by is not None:
             # It came here before its parent did, and is fed by its own leader.
             self._clear_rows(child.ranges, overlay)
         else:
+            self._beginnings.begin(child.id, machine.shard.id)
             overlay.rows[applied_state_key(child.id)] = encode_applied_state(child_state)
             overlay.rows[split_off_key(child.id)] = encode_split_off(split_off)
             self.split_offs.append((at.index, split_off))

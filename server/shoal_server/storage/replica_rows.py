@@ -10,6 +10,7 @@ from shoal.protocol.bounds import (
     Generation,
     KeyspaceId,
     MicroshardNumber,
+    ShardId,
     Version,
 )
 from shoal.shardmap import Shard
@@ -27,6 +28,7 @@ from shoal_server.storage.layout import (
     expiry_prefix,
     failure_key,
     hard_state_key,
+    load_split_off,
     log_key,
     log_start_key,
     lost_key,
@@ -45,10 +47,12 @@ class ReplicaOrigin(msgspec.Struct, frozen=True, array_like=True):
     Args:
         founded: it is one of the first replicas of its shard, and knew its membership from the shard map.
         membership_version: otherwise, the one from which on it knows enough to vote.
+        parent: the shard that its own was split off, 0: none.
     """
 
     founded: bool
     membership_version: Version
+    parent: ShardId = 0
     format: Count = FORMAT
 
 
@@ -83,6 +87,20 @@ def is_stored(engine: Engine, shard: int) -> bool:
     except Damaged:
         # Of a replica that is not here there is no row to be damaged.
         return True
+
+
+def stored_parent(engine: Engine, shard: int) -> int | None:
+    """Return which shard the stored replica of `shard` was split off, 0 where it was founded; None: nothing is stored.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    if engine.get(engine.meta, origin_key(shard)) is not None:
+        return load_origin(engine, shard).parent
+    split_off = load_split_off(engine, shard)
+    if split_off is not None:
+        return split_off.child.parent
+    return 0 if is_stored(engine, shard) else None
 
 
 def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState) -> None:

@@ -11,13 +11,17 @@ from shoal.protocol.bounds import MAX_MICROSHARDS
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import Applied, Atomic, ConditionNotMet, DeleteRange, Put, RangeUnchanged
 from shoal.shardmap import MicroshardRange, Shard
+from shoal_server.shard.beginnings import Beginnings, ShardBegunTwice
 from shoal_server.shard.commands import SplitCommand
+from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.shard.sessions import Verdict
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.layout import data_prefix, is_split_off
+from shoal_server.storage.layout import data_prefix, is_split_off, load_split_off
 from shoal_server.storage.replica_rows import ReplicaOrigin, put_origin
+from shoal_server.storage.watched import WatchedEngine
 
 CHILD = Shard(2, 1, (MicroshardRange(4, 8),), ("n1",), parent=1)
+KEYS = [b"key-%d" % number for number in range(100)]
 KEY = next(key for number in range(100) if microshard_of(key := b"key-%d" % number, b"/", 8) >= 4)
 
 
@@ -39,7 +43,7 @@ def test_a_child_that_came_to_the_node_before_its_parent_is_not_made_again(repli
     replica.write(Put(KEY, b"1"))
     engine, generation = replica.engine, replica.machine.state.generation
     batch = engine.batch()
-    put_origin(batch, engine, CHILD.id, ReplicaOrigin(False, 1))
+    put_origin(batch, engine, CHILD.id, ReplicaOrigin(False, 1, parent=1))
     engine.write(batch)
     [[outcome]] = replica.apply(replica.commands(SplitCommand(CHILD, 2)))
     assert outcome.verdict is Verdict.NEW
@@ -47,6 +51,50 @@ def test_a_child_that_came_to_the_node_before_its_parent_is_not_made_again(repli
     assert replica.machine.microshards.split_offs == []
     prefix = data_prefix(1, microshard_of(KEY, b"/", 8), generation)
     assert engine.get(engine.data, prefix + KEY) is None, "its own leader feeds it; these rows are nobody's now"
+
+
+@pytest.mark.parametrize("in_one_turn", [False, True])
+def test_a_number_is_split_off_once(replica: Any, in_one_turn: bool) -> None:
+    """Every replica says so: it goes by what the shard has applied, not by what its node has or has written by now."""
+    replica.write(Put(KEY, b"1"))
+    again = Shard(CHILD.id, 1, (MicroshardRange(2, 4),), ("n1",), parent=1)
+    entries = [replica.commands(SplitCommand(child, 2)) for child in (CHILD, again)]
+    if in_one_turn:
+        [[first], [second]] = replica.apply(*entries)
+    else:
+        [[first]], [[second]] = (replica.apply(entry) for entry in entries)
+    assert (first.verdict, second.verdict) == (Verdict.NEW, Verdict.REFUSED)
+    assert replica.machine.state.ranges == (MicroshardRange(0, 4),)
+    assert load_split_off(replica.engine, CHILD.id).child == CHILD
+
+
+@pytest.mark.parametrize("in_one_batch", [False, True])
+def test_a_shard_that_another_one_has_begun_is_not_begun_again(
+    make_replica: Callable[..., Any], in_one_batch: bool
+) -> None:
+    engine, beginnings = WatchedEngine(), Beginnings()
+    first, second = make_replica(engine, 1, 4, 8), make_replica(engine, 3, 0, 4)
+    for each in (first, second):
+        each.machine = ShardStateMachine(each.shard, each.machine.keyspace, engine, each.machine.state, beginnings)
+    second.write(Put(other := next(key for key in KEYS if microshard_of(key, b"/", 8) == 1), b"1"))
+    batch = engine.batch() if in_one_batch else None
+    first.apply(first.commands(SplitCommand(Shard(2, 1, (MicroshardRange(4, 5),), ("n1",)), 2)), batch=batch)
+    clash = SplitCommand(Shard(2, 1, (MicroshardRange(1, 2),), ("n1",)), 2)
+    with pytest.raises(ShardBegunTwice):
+        second.apply(second.commands(clash), batch=batch)
+    if batch is not None:
+        engine.write_unlogged(batch)
+    assert second.entry(other) is not None
+    assert load_split_off(engine, 2).child.parent == 1
+
+
+def test_what_is_not_written_has_begun_nothing(replica: Any) -> None:
+    [[_]] = replica.apply(replica.commands(SplitCommand(CHILD, 2)), batch=replica.engine.batch())
+    replica.machine.microshards.forget(0)
+    replica.machine.adopt(replica.restarted().machine.state)
+    [[outcome]] = replica.apply(replica.commands(SplitCommand(CHILD, 2)))
+    assert outcome.verdict is Verdict.NEW
+    assert is_split_off(replica.engine, CHILD.id)
 
 
 def digest_of(replica: Any, keys: list[bytes]) -> bytes:
