@@ -187,7 +187,7 @@ class ControlledNode(SimulatedNode):
         if self.node is not None:
             self.node.client_gone(client)
 
-    def peer_opened(self, peer: str) -> None:
+    def peer_opened(self, peer: str, connection: Inbound) -> None:  # noqa: ARG002
         raise AssertionError(f"peers have no connections here, {peer} opened one")
 
     def inbound_opened(self, connection: Inbound) -> None:
