@@ -19,6 +19,7 @@ import msgspec
 
 from shoal.embedded_url import EMBEDDED_ADDRESS, EMBEDDED_QUERY_NAMES, EMBEDDED_SCHEME, EmbeddedOptions, folder_of
 from shoal.errors import InvalidArgument
+from shoal.protocol.bounds import MAX_TTL_MS
 from shoal.results import Consistency
 from shoal.tls import TlsFiles, client_context
 
@@ -139,7 +140,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of `2s`, `500ms`, `1m`, `1h`, `1d` or a plain number of seconds.
 
     Raises:
-        InvalidArgument: it is none of these, or zero.
+        InvalidArgument: it is none of these, or zero, or longer than a hundred years.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -147,6 +148,8 @@ def parse_duration(text: str) -> float:
     seconds = float(match[1]) * _SECONDS_PER_UNIT[match[2]]
     if seconds <= 0:
         raise InvalidArgument(f"a duration must be longer than zero, not {text!r}")
+    if seconds > MAX_TTL_MS / 1000:
+        raise InvalidArgument(f"a duration is at most {MAX_TTL_MS // 3_600_000}h, a hundred years, not {text!r:.80}")
     return seconds
 
 

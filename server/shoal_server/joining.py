@@ -9,6 +9,7 @@ from ssl import SSLContext
 
 import msgspec
 import shoal
+from shoal.protocol.bounds import Address, Name, Place, Word
 
 from shoal_server.config import ClusterConfig, NodeConfig
 
@@ -19,12 +20,12 @@ JOINS = "joins/"
 class JoinRequest(msgspec.Struct, frozen=True):
     """What a node says of itself. `incarnation` is that of its data folder."""
 
-    cluster: str
-    id: str
-    address: str
-    region: str
-    zone: str
-    incarnation: str
+    cluster: Name
+    id: Name
+    address: Address
+    region: Place
+    zone: Place
+    incarnation: Word
 
 
 def managers_cluster(cluster: str) -> str:

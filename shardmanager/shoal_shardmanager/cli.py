@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import JsonOption, checked_duration
 from shoal.cli.output import print_json, print_line
 from shoal.options import parse_duration
+from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_VERSION, MAX_VOTERS
 from shoal_server.config import ConfigError, load_config
 
 from shoal_shardmanager import cli_resharding, cli_restart, cli_settings
@@ -19,6 +21,7 @@ from shoal_shardmanager.cli_options import (
     DetachOption,
     ManagersOption,
     NodeArgument,
+    OperationArgument,
     PlanOption,
     ShardArgument,
     TimeoutOption,
@@ -29,6 +32,8 @@ from shoal_shardmanager.cli_options import (
 )
 from shoal_shardmanager.cli_output import follow, print_operation, print_operations
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
+
+_COUNT = re.compile("[0-9]{1,2}")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The keyspace's name.")]
 
@@ -177,7 +182,9 @@ def rebalance(
 
 
 def operations(
-    operation: Annotated[int | None, typer.Argument(metavar="[ID]", help="Only this one.")] = None,
+    operation: Annotated[
+        int | None, typer.Argument(metavar="[ID]", min=0, max=MAX_VERSION, help="Only this one.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,
     running: Annotated[bool, typer.Option("--running", help="Leave out those that have ended.")] = False,
     managers: ManagersOption = None,
@@ -198,7 +205,7 @@ def operations(
 
 
 def cancel(
-    operation: Annotated[int, typer.Argument(metavar="ID", help="The operation's number.")],
+    operation: OperationArgument,
     managers: ManagersOption = None,
     config: ConfigOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,
@@ -230,11 +237,19 @@ def why(
             print_line(line)
 
 
-MicroshardsOption = Annotated[int | None, typer.Option("--microshards", min=1, help="How many; fixed for ever.")]
-ShardsOption = Annotated[int | None, typer.Option("--shards", min=1, help="How many to begin with.")]
+MicroshardsOption = Annotated[
+    int | None, typer.Option("--microshards", min=1, max=MAX_MICROSHARDS, help="How many; fixed for ever.")
+]
+ShardsOption = Annotated[
+    int | None, typer.Option("--shards", min=1, max=MAX_MICROSHARDS, help="How many to begin with.")
+]
 DelimiterOption = Annotated[str | None, typer.Option("--delimiter", help="Ends the partition in a key.")]
-VotersOption = Annotated[int | None, typer.Option("--voters", min=1, help="Replicas with a vote: 1, 3, 5 or 7.")]
-FollowersOption = Annotated[int | None, typer.Option("--followers", min=0, help="Replicas without a vote.")]
+VotersOption = Annotated[
+    int | None, typer.Option("--voters", min=1, max=MAX_VOTERS, help="Replicas with a vote: 1, 3, 5 or 7.")
+]
+FollowersOption = Annotated[
+    int | None, typer.Option("--followers", min=0, max=MAX_FOLLOWERS, help="Replicas without a vote.")
+]
 StalenessOption = Annotated[
     str | None,
     typer.Option("--max-staleness", metavar="DURATION", callback=checked_duration, help="Of eventual reads."),
@@ -349,7 +364,7 @@ def _settings(
         settings.default_ttl_ms = int(parse_duration(default_ttl) * 1000)
     for entry in require or ():
         region, _, count = entry.rpartition("=")
-        if not region or not count.isdigit():
+        if not region or _COUNT.fullmatch(count) is None:
             raise CommandFailed(f"--require is REGION=N, such as eu=1, not {entry!r}", ExitCode.USAGE)
         settings.required_regions[region] = int(count)
     return settings

@@ -10,6 +10,7 @@ import typer
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import checked_duration, checked_url
 from shoal.options import parse_duration, parse_url
+from shoal.protocol.bounds import MAX_SHARD, MAX_VERSION
 from shoal.tls import TlsFiles
 from shoal_server.config import ClusterConfig, ConfigError, load_config
 
@@ -43,7 +44,13 @@ ConfigOption = Annotated[
 PlanOption = Annotated[bool, typer.Option("--plan", help="Only show the checked steps; do nothing.")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")]
 VersionOption = Annotated[
-    int, typer.Option("--if-version", min=0, help="Refuse unless the shard map is of this version; 0: whatever it is.")
+    int,
+    typer.Option(
+        "--if-version",
+        min=0,
+        max=MAX_VERSION,
+        help="Refuse unless the shard map is of this version; 0: whatever it is.",
+    ),
 ]
 TimeoutOption = Annotated[
     str,
@@ -51,7 +58,8 @@ TimeoutOption = Annotated[
         "--timeout", metavar="DURATION", callback=checked_duration, help="How long a manager may take to answer."
     ),
 ]
-ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number.")]
+ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", min=0, max=MAX_SHARD, help="The shard's number.")]
+OperationArgument = Annotated[int, typer.Argument(metavar="ID", min=0, max=MAX_VERSION, help="The operation's number.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node's id.")]
 DEFAULT_TIMEOUT = "10s"
 

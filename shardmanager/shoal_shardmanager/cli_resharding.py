@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import JsonOption
+from shoal.protocol.bounds import MAX_MICROSHARDS, MAX_SHARD
 
 from shoal_shardmanager.cli_options import (
     DEFAULT_TIMEOUT,
@@ -22,7 +24,7 @@ from shoal_shardmanager.cli_options import (
 )
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
-MICROSHARD_MAX = 1 << 24
+_MICROSHARD = re.compile("[0-9]{1,5}")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +39,11 @@ def split(
     at: Annotated[
         int | None,
         typer.Option(
-            "--at", metavar="MICROSHARD", min=0, help="The first of the new shard.  [default: where it parts the load]"
+            "--at",
+            metavar="MICROSHARD",
+            min=0,
+            max=MAX_MICROSHARDS - 1,
+            help="The first of the new shard.  [default: where it parts the load]",
         ),
     ] = None,
     managers: ManagersOption = None,
@@ -58,7 +64,10 @@ def split(
 
 def merge(
     shard: ShardArgument,
-    other: Annotated[int, typer.Argument(metavar="OTHER", help="The shard that is merged into it, and dropped.")],
+    other: Annotated[
+        int,
+        typer.Argument(metavar="OTHER", min=0, max=MAX_SHARD, help="The shard that is merged into it, and dropped."),
+    ],
     managers: ManagersOption = None,
     config: ConfigOption = None,
     plan: PlanOption = False,
@@ -76,8 +85,12 @@ def merge(
 
 
 def move_microshards(
-    source: Annotated[int, typer.Option("--from", metavar="SHARD", help="The shard that gives them.")],
-    target: Annotated[int, typer.Option("--to", metavar="SHARD", help="The shard that gets them.")],
+    source: Annotated[
+        int, typer.Option("--from", metavar="SHARD", min=0, max=MAX_SHARD, help="The shard that gives them.")
+    ],
+    target: Annotated[
+        int, typer.Option("--to", metavar="SHARD", min=0, max=MAX_SHARD, help="The shard that gets them.")
+    ],
     microshards: Annotated[str, typer.Option("--microshards", metavar="LIST", help="Which: such as 10-19,30.")],
     managers: ManagersOption = None,
     config: ConfigOption = None,
@@ -99,7 +112,7 @@ def parse_microshards(text: str) -> list[pb.MicroshardRange]:
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
         numbers = [first, last] if dash else [first, first]
-        if not all(number.isascii() and number.isdigit() and int(number) < MICROSHARD_MAX for number in numbers):
+        if not all(_MICROSHARD.fullmatch(number) and int(number) < MAX_MICROSHARDS for number in numbers):
             raise CommandFailed(f"--microshards is a list such as 10-19,30, not {text!r}", ExitCode.USAGE)
         low, high = int(numbers[0]), int(numbers[1])
         if high < low:

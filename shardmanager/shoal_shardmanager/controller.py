@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
+from shoal.protocol.bounds import MAX_NODES
 from shoal.shardmap import NodeAddress, Shard, ShardMap
+from shoal_server.config import units
 
 from shoal_shardmanager.operations import automatic, campaign, leaders, relocate, replica, restart, split, spread
 from shoal_shardmanager.operations.campaign import Planned
 from shoal_shardmanager.operations.outcome import Note, Outcome, end, wait
 from shoal_shardmanager.operations.relocate import Carried
+from shoal_shardmanager.orders.keyspaces import NAME
 from shoal_shardmanager.planning import Loads
 from shoal_shardmanager.queueing import begun
 from shoal_shardmanager.requests import Drop, Install, NodeRequest
@@ -357,12 +360,28 @@ def joined(state: ClusterState, address: NodeAddress, incarnation: str, now_ms: 
     holder = next((row.id for row in state.nodes.values() if row.address == address.address), None)
     if holder is not None:
         return [], f"address {address.address} is that of node {holder!r}"
+    refusal = _refuse_node(address, state)
+    if refusal:
+        return [], refusal
     row = NodeRow(
         address.id, address.address, address.region, address.zone, NodeState.ACTIVE, now_ms, incarnation=incarnation
     )
     shard_map = state.map
     nodes = (*shard_map.nodes, address)
     return [row, replace(shard_map, version=shard_map.version + 1, nodes=nodes)], ""
+
+
+def _refuse_node(address: NodeAddress, state: ClusterState) -> str:
+    """What is in the map every node has to take, or none takes any map that comes after."""
+    if NAME.fullmatch(address.id) is None:
+        return f"{address.id!r} is no name of a node: 1 to 63 letters, digits and '_.-', the first no sign"
+    try:
+        units.address(address.address)
+    except ValueError as error:
+        return f"node {address.id!r} has no address that others could dial: {error}"
+    if len(state.map.nodes) >= MAX_NODES:
+        return f"the map has {len(state.map.nodes)} nodes, and a cluster has at most {MAX_NODES}"
+    return ""
 
 
 def adopted(shard_map: ShardMap, policies: Mapping[str, tuple[int, int]], now_ms: int) -> list[Change]:

@@ -6,10 +6,29 @@ Rows are encoded as maps, so that a field can be added: an older manager passes 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
-from shoal.shardmap import MicroshardRange
+from msgspec import Meta
+from shoal.protocol.bounds import (
+    MAX_KEYSPACE,
+    MAX_NODES,
+    MAX_REPLICAS,
+    MAX_SHARD,
+    MAX_SHARDS,
+    Address,
+    Bytes,
+    Count,
+    DurationMs,
+    KeyspaceId,
+    Name,
+    Place,
+    ShardId,
+    UnixMs,
+    Version,
+    Word,
+)
+from shoal.shardmap import Ranges
 
 FORMAT = b"\x01"
 
@@ -23,6 +42,13 @@ OPERATIONS = "operations/"
 JOINS = "joins/"
 
 T = TypeVar("T")
+
+Replicas: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]
+Places: TypeAlias = Annotated[tuple[Place, ...], Meta(max_length=MAX_REPLICAS)]
+Nodes: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=MAX_NODES)]
+Shards: TypeAlias = Annotated[tuple[ShardId, ...], Meta(max_length=MAX_SHARDS)]
+NextShard: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SHARD + 1)]
+NextKeyspace: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_KEYSPACE + 1)]
 
 
 class UnreadableRow(Exception):
@@ -49,41 +75,41 @@ class NodeRow(msgspec.Struct, frozen=True):
             id with another one has forgotten what the node had promised, and is not the node.
     """
 
-    id: str
-    address: str
-    region: str
-    zone: str
+    id: Name
+    address: Address
+    region: Place
+    zone: Place
     state: NodeState
-    since_ms: int
+    since_ms: UnixMs
     before: NodeState = NodeState.ACTIVE
-    incarnation: str = ""
+    incarnation: Word = ""
 
 
 class PolicyRow(msgspec.Struct, frozen=True):
     """What a keyspace asks of placement; the map has the rest of its settings. `required`: replicas a region must hold."""
 
-    keyspace: int
-    voters: int
-    followers: int = 0
-    required: dict[str, int] = {}
-    leader_regions: tuple[str, ...] = ()
-    follower_regions: tuple[str, ...] = ()
+    keyspace: KeyspaceId
+    voters: Replicas
+    followers: Replicas = 0
+    required: Annotated[dict[Place, Replicas], Meta(max_length=MAX_REPLICAS)] = {}
+    leader_regions: Places = ()
+    follower_regions: Places = ()
 
 
 class CountersRow(msgspec.Struct, frozen=True):
     """Numbers that are never given twice. `dropped`: shards that are no more, whose replicas may be deleted."""
 
-    next_operation: int = 1
-    next_shard: int = 1
-    next_keyspace: int = 1
-    dropped: tuple[int, ...] = ()
+    next_operation: Version = 1
+    next_shard: NextShard = 1
+    next_keyspace: NextKeyspace = 1
+    dropped: tuple[ShardId, ...] = ()
 
 
 class LeaderRow(msgspec.Struct, frozen=True):
     """Which manager runs the controller. Each of its writes is on condition that this row is still its own."""
 
-    manager: str
-    epoch: int
+    manager: Name
+    epoch: Version
 
 
 class SettingsRow(msgspec.Struct, frozen=True):
@@ -103,18 +129,18 @@ class SettingsRow(msgspec.Struct, frozen=True):
         merge_linger_ms: how long an emptied shard stays, to answer writes that are repeated.
     """
 
-    gone_after_ms: int = 30_000
-    catch_up_entries: int = 1_000
-    moves_per_node: int = 2
-    moves_per_cluster: int = 16
-    history: int = 200
-    version: int = 1
-    split_bytes: int = 16 << 30
-    split_reads_per_second: int = 200_000
-    split_writes_per_second: int = 50_000
-    split_pause_ms: int = 300_000
-    relocation_bytes_per_second: int = 0
-    merge_linger_ms: int = 30_000
+    gone_after_ms: DurationMs = 30_000
+    catch_up_entries: Count = 1_000
+    moves_per_node: Count = 2
+    moves_per_cluster: Count = 16
+    history: Count = 200
+    version: Version = 1
+    split_bytes: Bytes = 16 << 30
+    split_reads_per_second: Count = 200_000
+    split_writes_per_second: Count = 50_000
+    split_pause_ms: DurationMs = 300_000
+    relocation_bytes_per_second: Bytes = 0
+    merge_linger_ms: DurationMs = 30_000
 
 
 # -- operations
@@ -159,41 +185,41 @@ class Step(StrEnum):
 class MoveReplica(msgspec.Struct, frozen=True, tag="move"):
     """Fill `target`, then give up `source`. Without a source a replica is added, without a target one is removed."""
 
-    shard: int
-    source: str
-    target: str
+    shard: ShardId
+    source: Name
+    target: Name
     voter: bool = True
 
 
 class MoveLeader(msgspec.Struct, frozen=True, tag="transfer-leader"):
     """Let `target` lead the shard."""
 
-    shard: int
-    target: str
+    shard: ShardId
+    target: Name
 
 
 class Failover(msgspec.Struct, frozen=True, tag="failover"):
     """Take all leaderships from a node, now."""
 
-    node: str
+    node: Name
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Empty a node; new replicas avoid it from the first moment."""
 
-    node: str
+    node: Name
 
 
 class Undrain(msgspec.Struct, frozen=True, tag="undrain"):
     """Let a node take replicas again."""
 
-    node: str
+    node: Name
 
 
 class RemoveNode(msgspec.Struct, frozen=True, tag="remove-node"):
     """Forget an empty node."""
 
-    node: str
+    node: Name
 
 
 class Rebalance(msgspec.Struct, frozen=True, tag="rebalance"):
@@ -211,55 +237,55 @@ class Rebalance(msgspec.Struct, frozen=True, tag="rebalance"):
 class Heal(msgspec.Struct, frozen=True, tag="heal"):
     """Replace the replicas of a node that is gone."""
 
-    node: str
+    node: Name
 
 
 class CreateKeyspace(msgspec.Struct, frozen=True, tag="create-keyspace"):
     """Found the shards of a new keyspace. The shards are in the map from the operation's first write."""
 
-    keyspace: int
-    name: str
-    shards: tuple[int, ...]
+    keyspace: KeyspaceId
+    name: Name
+    shards: Shards
 
 
 class AlterKeyspace(msgspec.Struct, frozen=True, tag="alter-keyspace"):
     """Spread changed settings; replica counts are made true by the moves that follow."""
 
-    keyspace: int
-    name: str
+    keyspace: KeyspaceId
+    name: Name
 
 
 class DropKeyspace(msgspec.Struct, frozen=True, tag="drop-keyspace"):
     """Forget a keyspace, then delete its replicas."""
 
-    keyspace: int
-    name: str
-    shards: tuple[int, ...]
+    keyspace: KeyspaceId
+    name: Name
+    shards: Shards
 
 
 class SplitShard(msgspec.Struct, frozen=True, tag="split"):
     """Split shard `child`, with the microshards of `ranges`, off `shard`. `automatic`: its load asked for it."""
 
-    shard: int
-    child: int
-    ranges: tuple[MicroshardRange, ...]
+    shard: ShardId
+    child: ShardId
+    ranges: Ranges
     automatic: bool = False
 
 
 class MoveMicroshards(msgspec.Struct, frozen=True, tag="move-microshards"):
     """Give some of the microshards of shard `source` to shard `target`."""
 
-    source: int
-    target: int
-    ranges: tuple[MicroshardRange, ...]
+    source: ShardId
+    target: ShardId
+    ranges: Ranges
 
 
 class MergeShards(msgspec.Struct, frozen=True, tag="merge"):
     """Give all microshards of shard `source` to shard `target`, then drop it."""
 
-    source: int
-    target: int
-    ranges: tuple[MicroshardRange, ...]
+    source: ShardId
+    target: ShardId
+    ranges: Ranges
 
 
 class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
@@ -271,10 +297,10 @@ class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
         skipped: those that were gone or removed when their turn came.
     """
 
-    nodes: tuple[str, ...]
-    done: int = 0
-    uptime_ms: int = 0
-    skipped: tuple[str, ...] = ()
+    nodes: Nodes
+    done: Count = 0
+    uptime_ms: Count = 0
+    skipped: Nodes = ()
 
 
 Relocation: TypeAlias = MoveMicroshards | MergeShards
@@ -311,19 +337,19 @@ class OperationRow(msgspec.Struct, frozen=True):
         order_id: what whoever ordered it has called the order; "": nothing.
     """
 
-    id: int
+    id: Version
     arguments: Arguments
     state: State
     step: Step
-    created_ms: int
-    step_ms: int
-    parent: int = 0
-    ended_ms: int = 0
-    map_version: int = 0
+    created_ms: UnixMs
+    step_ms: UnixMs
+    parent: Version = 0
+    ended_ms: UnixMs = 0
+    map_version: Version = 0
     undo: str = ""
     cancelled: bool = False
     reason: str = ""
-    order_id: str = ""
+    order_id: Word = ""
 
     @property
     def kind(self) -> str:

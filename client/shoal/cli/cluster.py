@@ -24,10 +24,11 @@ from shoal.cli.output import print_json, print_line, print_table, shown, shown_b
 from shoal.errors import InvalidArgument, KeyspaceNotFound, Unavailable
 from shoal.keys import partition_of
 from shoal.options import Options, parse_duration
+from shoal.protocol.bounds import MAX_SHARD
 from shoal.shardmap import Keyspace, Routes, Shard, ShardMap
 from shoal.survey import Examination, Survey, examine, fetch_shard_map, survey
 
-ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number.")]
+ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", min=0, max=MAX_SHARD, help="The shard's number.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -15,6 +15,7 @@ from shoal.cli.options import DEFAULT_URL, JsonOption, UrlOption, admin_options
 from shoal.cli.output import print_json, print_line, print_table
 from shoal.errors import InvalidArgument
 from shoal.options import Options
+from shoal.protocol.bounds import MAX_INDEX, MAX_SHARD, MAX_TERM
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Routes
 from shoal.survey import survey
@@ -46,9 +47,13 @@ def register(app: typer.Typer) -> None:
 
 
 def skip_entry(
-    shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number.", min=1)],
-    index: Annotated[int, typer.Argument(metavar="INDEX", help="Where the entry is in the shard's log.", min=1)],
-    term: Annotated[int | None, typer.Option("--term", help="The entry's term, as `--plan` shows it.", min=0)] = None,
+    shard: Annotated[int, typer.Argument(metavar="SHARD", help="The shard's number.", min=1, max=MAX_SHARD)],
+    index: Annotated[
+        int, typer.Argument(metavar="INDEX", help="Where the entry is in the shard's log.", min=1, max=MAX_INDEX)
+    ],
+    term: Annotated[
+        int | None, typer.Option("--term", help="The entry's term, as `--plan` shows it.", min=0, max=MAX_TERM)
+    ] = None,
     checksum: Annotated[str | None, typer.Option("--checksum", help="The entry's checksum, likewise.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show where each replica is, and do nothing.")] = False,
     although_applied: Annotated[

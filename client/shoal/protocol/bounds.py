@@ -51,6 +51,9 @@ MAX_NODES = 4096
 MAX_KEYSPACES = 65_536
 MAX_SHARDS = 1 << 20
 """In one map, of all keyspaces."""
+MAX_VOTERS = 7
+MAX_FOLLOWERS = 16
+"""Of a shard, as a keyspace may ask for them."""
 MAX_REPLICAS = 64
 """Of one shard: more than a keyspace can ask for, with those that are on their way."""
 MAX_KEY = 64 * 1024

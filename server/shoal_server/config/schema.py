@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from shoal.protocol.bounds import MAX_BYTES, MAX_KEYSPACES, MAX_MICROSHARDS, MAX_MS, MAX_NODES, MAX_PLACE, MAX_TTL_MS
+from shoal.protocol.bounds import (
+    MAX_BYTES,
+    MAX_FOLLOWERS,
+    MAX_KEYSPACES,
+    MAX_MICROSHARDS,
+    MAX_MS,
+    MAX_NODES,
+    MAX_PLACE,
+    MAX_TTL_MS,
+    MAX_VOTERS,
+)
 
 from shoal_server.config.units import address, duration_ns, size_bytes, switch, whole_number
 
@@ -85,8 +95,8 @@ class KeyspaceConfig(Section):
     microshards: Count = Field(1024, ge=1, le=MAX_MICROSHARDS)
     shards: Count = Field(8, ge=1, le=MAX_MICROSHARDS)
     delimiter: str = Field("/", max_length=16)
-    voters: Count = Field(3, ge=1, le=7)
-    followers: Count = Field(0, ge=0, le=16)
+    voters: Count = Field(3, ge=1, le=MAX_VOTERS)
+    followers: Count = Field(0, ge=0, le=MAX_FOLLOWERS)
     max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", ge=MILLISECOND, le=MAX_MS * MILLISECOND)
     default_ttl_ns: Duration | None = Field(None, alias="default_ttl", ge=MILLISECOND, le=MAX_TTL_MS * MILLISECOND)
 

@@ -53,7 +53,8 @@ def known_shard(state: ClusterState, shard: int) -> Shard:
     found = state.shard(shard)
     if found is None:
         ids = sorted(known.id for known in state.map.shards)
-        raise Refused(Why.NOT_FOUND, f"no shard {shard}; the shards are {listed(ids)}; `shoal shards` shows them")
+        known = f"the shards are {listed(ids)}; `shoal shards` shows them" if ids else "there are none"
+        raise Refused(Why.NOT_FOUND, f"no shard {shard}; {known}")
     return found
 
 

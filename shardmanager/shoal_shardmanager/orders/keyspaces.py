@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from msgspec.structs import replace
+from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_SHARDS, MAX_TTL_MS, MAX_VOTERS
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 
 from shoal_shardmanager import placement
@@ -15,9 +16,6 @@ from shoal_shardmanager.rows import AlterKeyspace, CreateKeyspace, DropKeyspace,
 from shoal_shardmanager.state import ClusterState, ForgetPolicy
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-MICROSHARDS_MAX = 65_536
-VOTERS_MAX = 7
-FOLLOWERS_MAX = 16
 DELIMITER_BYTES_MAX = 16
 
 
@@ -33,10 +31,17 @@ def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
     microshards = 1024 if order.microshards is None else order.microshards
     shards = min(8, microshards) if order.shards is None else order.shards
     delimiter = b"/" if order.delimiter is None else order.delimiter
-    _bounded("microshards", microshards, 1, MICROSHARDS_MAX)
+    _bounded("microshards", microshards, 1, MAX_MICROSHARDS)
     _bounded("shards", shards, 1, microshards)
     if len(delimiter) > DELIMITER_BYTES_MAX:
         raise Refused(Why.WRONG, f"a delimiter has at most {DELIMITER_BYTES_MAX} bytes")
+    first = state.counters.next_shard
+    if len(state.map.shards) + shards > MAX_SHARDS or first + shards - 1 > MAX_SHARD:
+        raise Refused(
+            Why.REFUSED,
+            f"a cluster has at most {MAX_SHARDS} shards, with numbers up to {MAX_SHARD}: there are "
+            f"{len(state.map.shards)}, and the next number is {first}",
+        )
     number = state.counters.next_keyspace
     policy = _policy(PolicyRow(number, 3), order, state)
     keyspace = Keyspace(
@@ -47,7 +52,6 @@ def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
         _staleness(order.max_staleness_ms, 5_000),
         _ttl(order.default_ttl_ms, 0),
     )
-    first = state.counters.next_shard
     ids = tuple(range(first, first + shards))
     _check_nodes_to_found_on(policy, facts)
     placed = _placed(keyspace, policy, ids, facts)
@@ -180,8 +184,8 @@ def _policy(base: PolicyRow, order: KeyspaceOrder, state: ClusterState) -> Polic
         base.leader_regions if order.leader_regions is None else order.leader_regions,
         base.follower_regions if order.follower_regions is None else order.follower_regions,
     )
-    _bounded("voters", policy.voters, 1, VOTERS_MAX)
-    _bounded("followers", policy.followers, 0, FOLLOWERS_MAX)
+    _bounded("voters", policy.voters, 1, MAX_VOTERS)
+    _bounded("followers", policy.followers, 0, MAX_FOLLOWERS)
     if policy.voters % 2 == 0:
         raise Refused(
             Why.WRONG, f"{policy.voters} voters bear no more failures than {policy.voters - 1}: ask for an odd number"
@@ -200,6 +204,8 @@ def _policy(base: PolicyRow, order: KeyspaceOrder, state: ClusterState) -> Polic
             raise Refused(
                 Why.NOT_FOUND, f"no active node is in region {region!r}; regions are {listed(sorted(regions))}"
             )
+    for region, count in policy.required.items():
+        _bounded(f"replicas required in region {region!r}", count, 0, replicas)
     if sum(policy.required.values()) > replicas:
         raise Refused(Why.WRONG, f"the regions require {sum(policy.required.values())} replicas, of {replicas} in all")
     return policy
@@ -208,13 +214,20 @@ def _policy(base: PolicyRow, order: KeyspaceOrder, state: ClusterState) -> Polic
 def _staleness(asked: int | None, known: int) -> int:
     if asked is not None and asked <= 0:
         raise Refused(Why.WRONG, "the staleness bound must be more than 0")
-    return known if asked is None else asked
+    return known if asked is None else _at_most("max_staleness_ms", asked, MAX_MS)
 
 
 def _ttl(asked: int | None, known: int) -> int:
     if asked is not None and asked < 0:
         raise Refused(Why.WRONG, "a default TTL is 0 (rows never expire) or more")
-    return known if asked is None else asked
+    return known if asked is None else _at_most("default_ttl_ms", asked, MAX_TTL_MS)
+
+
+def _at_most(name: str, value: int, most: int) -> int:
+    """More than it goes into no map that nodes could read."""
+    if value > most:
+        raise Refused(Why.WRONG, f"{name}: at most {most}, a hundred years, not {value}")
+    return value
 
 
 def _bounded(name: str, value: int, low: int, high: int) -> None:

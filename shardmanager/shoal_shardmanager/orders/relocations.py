@@ -78,6 +78,10 @@ def _known_ranges(asked: tuple[MicroshardRange, ...], source: Shard, facts: Fact
                 Why.WRONG,
                 f"{span.first}-{span.end - 1} is no range of microshards: they are 0 to {microshards - 1} in this keyspace",
             )
+    if sum(span.end - span.first for span in asked) > microshards:
+        raise Refused(
+            Why.WRONG, f"more microshards are named than the {microshards} that there are: name each of them once"
+        )
     wanted = set(microshards_in(asked))
     if not wanted:
         raise Refused(Why.WRONG, "no microshards are named: such as `--microshards 10-19,30`")

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from shoal.errors import ShoalError
@@ -18,9 +19,11 @@ from shoal_server.secure_grpc import open_port
 from shoal_shardmanager import placement
 from shoal_shardmanager.driver import Term
 from shoal_shardmanager.orders import Refused, Why
+from shoal_shardmanager.orders.common import known_shard
 from shoal_shardmanager.planning import placement_settings, placement_state
 from shoal_shardmanager.rows import NodeState
 from shoal_shardmanager.rpc.convert import operation_message, order_of, settings_message
+from shoal_shardmanager.rpc.field_rules import check_fields
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
 from shoal_shardmanager.rpc.names import LEADER_METADATA
@@ -76,7 +79,7 @@ class AdminService(pb_grpc.AdminServicer):
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:  # noqa: N802
         """Check an order, and begin it."""
-        term = await self._term(context)
+        term = await self._term(context, request)
         try:
             accepted = await term.order(
                 order_of(request),
@@ -98,7 +101,7 @@ class AdminService(pb_grpc.AdminServicer):
 
     async def GetOperation(self, request: pb.GetOperationRequest, context: Context) -> pb.Operation:  # noqa: N802
         """Return one operation."""
-        return await self._operation(await self._term(context), request.id, context)
+        return await self._operation(await self._term(context, request), request.id, context)
 
     async def ListOperations(  # noqa: N802
         self, request: pb.ListOperationsRequest, context: Context
@@ -123,7 +126,7 @@ class AdminService(pb_grpc.AdminServicer):
         told = 0.0
         loop = asyncio.get_running_loop()
         while True:
-            term = await self._term(context)
+            term = await self._term(context, request)
             now = await self._operation(term, request.id, context)
             if now != last or loop.time() - told > WATCH_SECONDS:
                 yield now
@@ -134,7 +137,7 @@ class AdminService(pb_grpc.AdminServicer):
 
     async def CancelOperation(self, request: pb.GetOperationRequest, context: Context) -> pb.Operation:  # noqa: N802
         """Cancel an operation."""
-        term = await self._term(context)
+        term = await self._term(context, request)
         try:
             await term.cancel(request.id)
         except (Refused, Deposed, ShoalError) as error:
@@ -145,13 +148,12 @@ class AdminService(pb_grpc.AdminServicer):
         self, request: pb.ExplainShardRequest, context: Context
     ) -> pb.ExplainShardReply:
         """Say why a shard is where it is."""
-        term = await self._term(context)
+        term = await self._term(context, request)
         state = term.state
-        if state.shard(request.shard) is None:
-            ids = [shard.id for shard in state.map.shards]
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"no shard {request.shard}; the shards are {min(ids)} to {max(ids)}"
-            )
+        try:
+            known_shard(state, request.shard)
+        except Refused as error:
+            await _abort(context, error)
         known = placement_state(state, term.view(), term.loads)
         explanation = await asyncio.to_thread(placement.why, known, placement_settings(state.settings), request.shard)
         lines = list(explanation.lines)
@@ -208,7 +210,7 @@ class AdminService(pb_grpc.AdminServicer):
 
     async def ChangeSettings(self, request: pb.ChangeSettingsRequest, context: Context) -> pb.Settings:  # noqa: N802
         """Change settings; return them as they are then."""
-        term = await self._term(context)
+        term = await self._term(context, request)
         try:
             after = await term.change_settings(
                 dict(request.values), plan_only=request.plan_only, if_version=request.if_version
@@ -217,7 +219,13 @@ class AdminService(pb_grpc.AdminServicer):
             await _abort(context, error)
         return settings_message(after)
 
-    async def _term(self, context: Context) -> Term:
+    async def _term(self, context: Context, request: Message | None = None) -> Term:
+        """Return the controller, once the fields of a request have been checked; else end the call."""
+        if request is not None:
+            try:
+                check_fields(request)
+            except Refused as error:
+                await _abort(context, error)
         term = self._host.term
         if term is None:
             leader, address = await self._host.leader_hint()
