@@ -23,10 +23,8 @@ from shoal_server.storage.engine import Batch, DataFolderInUse, DataFolderRefuse
 from shoal_server.storage.layout import (
     DERIVED_MAP_ROW,
     EPOCH_ROW,
-    FORMAT,
     PROMISED_ROW,
     SHARD_MAP_ROW,
-    check_format,
     peer_key,
 )
 
@@ -34,6 +32,9 @@ IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
 DATABASE_FOLDER = "database"
 OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
+FOLDER_FORMAT = 2
+"""Of the folder as a whole: raised where what is in it cannot be read as before. 2: entries have
+checksums, clusters have ids."""
 CLUSTER_ID_BYTES = 16
 """Of a cluster's id, which is written in hexadecimal digits."""
 FIRST_EPOCH_UNIX_SECONDS = 1_735_689_600
@@ -106,14 +107,14 @@ def open_present_folder(path: Path) -> DataFolder:
 
     Raises:
         DataFolderInUse: a process has it open.
-        DataFolderRefused: there is none, or it is of a newer format.
+        DataFolderRefused: there is none, or it is of another format.
     """
     if not (path / IDENTITY_FILE).is_file():
         raise DataFolderRefused(f"{path} is no data folder: it has no {IDENTITY_FILE}")
     lock = _lock(path)
     try:
         identity = _read_identity(path / IDENTITY_FILE)
-        check_format(identity.format, f"data folder {path}")
+        _check_format(path, identity)
     except BaseException:
         lock.close()
         raise
@@ -147,10 +148,20 @@ def _read_identity(file: Path) -> FolderIdentity:
         raise DataFolderRefused(f"{file} cannot be read: {error}") from error
 
 
+def _check_format(path: Path, identity: FolderIdentity) -> None:
+    if identity.format == FOLDER_FORMAT:
+        return
+    other = "a newer" if identity.format > FOLDER_FORMAT else "an older"
+    raise DataFolderRefused(
+        f"data folder {path} was written by {other} Shoal (format {identity.format}); this one reads format {FOLDER_FORMAT}: "
+        f"export the rows with the Shoal that wrote it, and import them into a new cluster"
+    )
+
+
 def _make(path: Path, cluster: str, node: str) -> FolderIdentity:
     if (path / DATABASE_FOLDER).exists():
         raise DataFolderRefused(f"data folder {path} has a database but no {IDENTITY_FILE}: restore the file")
-    identity = FolderIdentity(FORMAT, cluster, node, secrets.token_hex(8))
+    identity = FolderIdentity(FOLDER_FORMAT, cluster, node, secrets.token_hex(8))
     new = path / (IDENTITY_FILE + ".new")
     try:
         with new.open("wb") as file:
@@ -170,7 +181,7 @@ def _make(path: Path, cluster: str, node: str) -> FolderIdentity:
 
 
 def _check(path: Path, identity: FolderIdentity, cluster: str, node: str) -> None:
-    check_format(identity.format, f"data folder {path}")
+    _check_format(path, identity)
     if identity.cluster != cluster:
         raise DataFolderRefused(f"data folder {path} belongs to cluster {identity.cluster!r}, not {cluster!r}")
     if identity.node != node:

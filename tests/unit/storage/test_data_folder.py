@@ -50,6 +50,15 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     open_data_folder(tmp_path, "demo", "n1").close()
 
 
+def test_an_older_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    open_data_folder(tmp_path, "local", "n1").close()
+    file = tmp_path / "shoal.json"
+    older = json.dumps({**json.loads(file.read_text()), "format": 1})
+    file.write_text(older)
+    assert "written by an older Shoal (format 1); this one reads format 2: export the rows" in refusal(tmp_path)
+    assert file.read_text() == older
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     open_data_folder(tmp_path, "demo", "n1").close()
     file = tmp_path / "shoal.json"
