@@ -26,6 +26,7 @@ class ProblemKind(StrEnum):
     SHARD_WITHOUT_LEADER = "shard_without_leader"
     NODE_UNREACHABLE = "node_unreachable"
     NODE_NOT_WRITABLE = "node_not_writable"
+    NODE_NOT_LEADING = "node_not_leading"
     REPLICAS_DIFFER = "replicas_differ"
     REPLICA_FAILED = "replica_failed"
     REPLICA_MISSING = "replica_missing"
@@ -161,6 +162,10 @@ class Survey:
                 ProblemKind.NODE_NOT_WRITABLE,
                 f"node {node.id} takes no writes: {report.status.not_writable}",
                 node=node.id,
+            )
+        elif report.status.not_leading:
+            yield Problem(
+                ProblemKind.NODE_NOT_LEADING, f"node {node.id} leads nothing: {report.status.not_leading}", node=node.id
             )
 
     def _failure(self, shard: Shard, node: str) -> str:

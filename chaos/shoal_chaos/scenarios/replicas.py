@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from ssl import SSLContext
 
 from shoal import ShoalError
-from shoal.survey import Examination, examine
+from shoal.survey import Examination, ProblemKind, examine
 
 from shoal_chaos.checkers import divergence
 from shoal_chaos.report.records import Verdict
@@ -27,7 +27,11 @@ async def are_in_step(seeds: Sequence[str], lost: Collection[str], tls: SSLConte
     """
 
     def left(found: Examination) -> list[str]:
-        return [one.message for one in found.problems if one.node is None or one.node not in lost]
+        return [
+            one.message
+            for one in found.problems
+            if one.kind is not ProblemKind.NODE_NOT_LEADING and (one.node is None or one.node not in lost)
+        ]
 
     deadline = time.monotonic() + IN_STEP_SECONDS
     problems = left(await examine(seeds, SURVEY_SECONDS, tls=tls))

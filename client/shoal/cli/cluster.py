@@ -77,7 +77,7 @@ def status(
 def nodes(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """List the nodes.
 
-    Exit code 5 if one cannot be reached or takes no writes.
+    Exit code 5 if one cannot be reached, takes no writes or leads nothing.
     """
     options = admin_options(url)
     found = asyncio.run(examine(options.seeds, options.timeout, tls=options.tls_context()))

@@ -239,6 +239,7 @@ class LocalCluster:
             problem.kind is not ProblemKind.SHARD_WITHOUT_LEADER
             and (problem.node is None or problem.node not in running)
             for problem in found.problems
+            if problem.kind is not ProblemKind.NODE_NOT_LEADING
         )
 
     async def stop(self, hurry: asyncio.Event | None = None) -> list[str]:

@@ -94,6 +94,7 @@ class Script:
     lags: dict[tuple[int, str], int] = field(default_factory=dict)
     deaf: set[tuple[int, str]] = field(default_factory=set)
     not_writable: dict[str, str] = field(default_factory=dict)
+    not_leading: dict[str, str] = field(default_factory=dict)
     failures: dict[type, Failure] = field(default_factory=dict)
     silent: set[type] = field(default_factory=set)
     old_maps: set[str] = field(default_factory=set)
@@ -378,6 +379,7 @@ class FakeCluster:
             not_writable=self.script.not_writable.get(node, ""),
             disk_free_bytes=5 * 1024**3,
             replicas=tuple(self._replica(node, shard) for shard in self.shards),
+            not_leading=self.script.not_leading.get(node, ""),
         )
 
     def _replica(self, node: str, shard: int) -> ReplicaStatus:

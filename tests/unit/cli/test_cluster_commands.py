@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
 from shoal.protocol.messages import Failure, GetStatus, TransferLeader
 
 
@@ -54,6 +55,12 @@ def test_status_names_a_replica_that_its_leader_does_not_hear(fake, shoal):
 def test_status_names_a_node_that_takes_no_writes(fake, shoal):
     fake.script.not_writable["n2"] = "the disk is full"
     assert "node n2 takes no writes: the disk is full" in shoal("status", code=5).stderr
+
+
+@pytest.mark.parametrize("command", ["status", "nodes"])
+def test_a_node_that_leads_nothing_is_not_well_whoever_is_asked(fake, shoal, command: str):
+    fake.script.not_leading["n2"] = "its wall clock is 2.0 s ahead"
+    assert "its wall clock is 2.0 s ahead" in shoal(command, code=5).stderr
 
 
 def test_status_refuses_a_wrong_duration_as_wrong_usage(shoal):
