@@ -74,7 +74,6 @@ class SimulatedNode:
         self._clock = clock
         self._random = random
         self.told = False
-        self.leaves_rows = False
         self._turn_at: int | None = None
         self._turns_scheduled: set[int] = set()
         self._syncing = False
@@ -250,9 +249,6 @@ class SimulatedNode:
         if end.flush is not None and end.flush > self._flushing:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
-        if self._cluster.replicas_may_fail:
-            # Where it cannot be read which rows a replica has, they cannot be removed either.
-            self.leaves_rows |= any(each.failure and not each.machine.state.index for each in node.replicas.values())
         while node.cut_off:
             self._cluster.break_link(node.cut_off.popitem()[0], self.name)
         self._cluster.invariants.check(self)

@@ -74,6 +74,7 @@ from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.splits import Splits
 from shoal_server.node.status import describe
+from shoal_server.node.stray_rows import StrayRows
 from shoal_server.node.transfers import SnapshotTransfers
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.observe.tally import Tally
@@ -193,6 +194,7 @@ class Node:
         self._founding = Founding(self, random)
         self._admission = Admission(self.replicas, self.routes, settings, self._callers)
         self._rebuilding = Rebuilding(self.replicas, self._transfers, now)
+        self._stray_rows = StrayRows(self, now)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
         self._census = Census(engine, self.replicas, now)
@@ -318,6 +320,11 @@ class Node:
         """ "" or the reason to take no leadership and to hand over those there are."""
         return self.disk.not_leading or self.clock.not_leading
 
+    @property
+    def splits_waiting(self) -> bool:
+        """Whether splits have made replicas that are yet to be opened."""
+        return self._splits.waiting
+
     def mark_dirty(self, replica: Replica) -> None:
         """Have the replica looked at in this turn."""
         self._dirty[replica.shard.id] = replica
@@ -379,6 +386,8 @@ class Node:
     def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
         replica = self._opener.open(self.routes, shard_id, origin, now)
         self.replicas[shard_id] = replica
+        if replica.rows_unknown:
+            self._stray_rows.added(shard_id, replica.keyspace.id)
         self._dirty[shard_id] = replica
 
     # -- what arrives
@@ -765,9 +774,9 @@ class Node:
         self._transfers.tick(now)
         interval = self.settings.tick_interval_ns
         self._next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now, self.peers)
-        ask_again = self._rebuilding.tick(now, outbox)
-        if ask_again is not None:
-            self._next_tick = min(self._next_tick, ask_again)
+        for due in (self._rebuilding.tick(now, outbox), self._stray_rows.tick(now)):
+            if due is not None:
+                self._next_tick = min(self._next_tick, due)
 
     def _wake_groups_with(self, peer: str, now: int) -> None:
         for shard, replica in self.replicas.items():

@@ -41,7 +41,7 @@ from shoal_server.storage.replica_failure import (
     put_failure,
     regained,
 )
-from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged
+from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, put_strays
 from shoal_server.storage.skipped_entries import load_skipped
 
 log = structlog.get_logger("shoal.node")
@@ -87,13 +87,15 @@ class ReplicaOpener:
         store = GroupLogStore(engine, shard_id)
         known = failure = load_failure(engine, shard_id)
         founded_ranges = (shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges
-        awaits_snapshot = False
+        awaits_snapshot = rows_unknown = False
         try:
             state = load_applied_state(engine, shard_id)
         except Damaged as error:
             # Without the membership as of what was applied, the log cannot be followed either.
             failure = ReplicaFailure(FailureKind.DAMAGED, str(error), 0, log_lost_to=acknowledged_to(store))
             state = _initial(shard, engine, shard.ranges)
+            rows_unknown = True
+            self._store_strays(shard)
         else:
             awaits_snapshot = state is None and not origin.founded
             if state is not None:
@@ -156,6 +158,7 @@ class ReplicaOpener:
             )
         replica = Replica(node, group, store, machine, self._settings, self._tally, self._connected)
         replica.skipped = load_skipped(engine, shard_id)
+        replica.rows_unknown = rows_unknown
         if failure is not None:
             replica.opened_failed(failure, state)
             if failure is not known:
@@ -190,6 +193,11 @@ class ReplicaOpener:
             lost_to=lost_to,
             **arguments,
         )
+
+    def _store_strays(self, shard: Shard) -> None:
+        batch = self._engine.batch()
+        put_strays(batch, self._engine, shard.id, shard.keyspace)
+        self._engine.write(batch)
 
     def _store_failure(self, shard: int, failure: ReplicaFailure) -> None:
         batch = self._engine.batch()

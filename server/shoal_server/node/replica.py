@@ -102,6 +102,7 @@ class Replica:
         "node",
         "reads",
         "refusals",
+        "rows_unknown",
         "shard",
         "skipped",
         "store",
@@ -131,6 +132,7 @@ class Replica:
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
         self.stuck_at: ReplicaFailure | None = None
+        self.rows_unknown = False
         self.skipped: dict[int, SkippedEntry] = {}
         self.transfer: WaitingTransfer | None = None
         self.counts = RowCounts()
@@ -553,5 +555,6 @@ class Replica:
             self.failure, self.refusals.failure, self.stuck_at = None, "", None
             self.newest_digest = None
             self._restored = self._unread = None
+            self.rows_unknown = False
             self.machine.adopt(restored)
             self.reads.restored(restored.index)

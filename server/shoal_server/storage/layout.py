@@ -70,6 +70,7 @@ _STAGING = b"g"
 _ORIGIN = b"o"
 _FAILURE = b"f"
 _LOST = b"a"
+_STRAYS = b"u"
 GENERATION_ROW = b"n"
 
 
@@ -253,6 +254,17 @@ def stored_groups(engine: Engine) -> set[int]:
             _, group = _GROUP_KEY.unpack(key)
             groups.add(group)
     return groups
+
+
+def strays_key(shard: int) -> bytes:
+    """Return the key of the mark that a replica of `shard` has left rows behind, nobody knows which."""
+    return _GROUP_KEY.pack(_STRAYS, shard)
+
+
+def marked_strays(engine: Engine) -> dict[int, int]:
+    """Return the keyspaces, by shard, of all such marks."""
+    rows = engine.scan(engine.meta, _STRAYS, prefix_end(_STRAYS))
+    return {_GROUP_KEY.unpack(key)[1]: int.from_bytes(row, "big") for key, row in rows}
 
 
 def failure_key(group: int) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import msgspec
 from shoal.protocol.bounds import (
@@ -32,10 +33,12 @@ from shoal_server.storage.layout import (
     log_key,
     log_start_key,
     lost_key,
+    marked_strays,
     origin_key,
     prefix_end,
     sessions_prefix,
     staging_key,
+    strays_key,
 )
 from shoal_server.storage.log_store import LAST_INDEX
 from shoal_server.storage.skipped_entries import drop_skipped
@@ -138,13 +141,21 @@ def put_staged(batch: Batch, engine: Engine, shard: int, staged: StagedRows) -> 
     batch.put(staging_key(shard), _encoder.encode(staged), engine.meta)
 
 
-def discard_staged(batch: Batch, engine: Engine, shard: int) -> None:
-    """Remove what a transfer that was not finished has left of a snapshot, if there is any."""
+def load_staged(engine: Engine, shard: int) -> StagedRows | None:
+    """Return what is being staged of a snapshot, or was when the process ended."""
     row = engine.get(engine.meta, staging_key(shard))
     if row is None:
-        return
+        return None
     staged = _staged_decoder.decode(row)
     check_format(staged.format, f"what is staged of a snapshot of shard {shard}")
+    return staged
+
+
+def discard_staged(batch: Batch, engine: Engine, shard: int) -> None:
+    """Remove what a transfer that was not finished has left of a snapshot, if there is any."""
+    staged = load_staged(engine, shard)
+    if staged is None:
+        return
     drop_rows(batch, engine, staged.keyspace, dict.fromkeys(staged.microshards, staged.generation))
     drop_own_rows(batch, engine, shard, staged.generation)
     batch.delete(staging_key(shard), engine.meta)
@@ -163,3 +174,46 @@ def drop_rows(batch: Batch, engine: Engine, keyspace: int, generations: Mapping[
         for make in (data_prefix, expiry_prefix):
             prefix = make(keyspace, microshard, generation)
             batch.delete_range(prefix, prefix_end(prefix), engine.data)
+
+
+# -- rows of which nobody knows whose they were
+
+
+def put_strays(batch: Batch, engine: Engine, shard: int, keyspace: int) -> None:
+    """Store that a replica of `shard`, of `keyspace`, has rows here and does not know which."""
+    batch.put(strays_key(shard), keyspace.to_bytes(4, "big"), engine.meta)
+
+
+def load_strays(engine: Engine) -> dict[int, int]:
+    """Return the keyspaces, by shard, of what has left rows behind."""
+    return marked_strays(engine)
+
+
+def forget_strays(batch: Batch, engine: Engine, shard: int) -> None:
+    """Nothing is left behind of a replica of `shard` any more."""
+    batch.delete(strays_key(shard), engine.meta)
+
+
+def drop_all_but(
+    batch: Batch, engine: Engine, keyspace: int, microshards: int, known: Mapping[int, Iterable[int]]
+) -> None:
+    """Remove all rows of a keyspace that do not lie under generations that are `known`, by microshard."""
+    for microshard in range(microshards):
+        for make in (data_prefix, expiry_prefix):
+            _drop_between(batch, engine, partial(make, keyspace, microshard), NO_GENERATION, known.get(microshard, ()))
+
+
+def drop_own_rows_but(batch: Batch, engine: Engine, shard: int, known: Iterable[int]) -> None:
+    """Remove what lies by shard, not by microshard, but under `known` generations."""
+    # Before the first one and behind the last one there are the applied state and what a split has made.
+    _drop_between(batch, engine, partial(sessions_prefix, shard), NO_GENERATION + 1, known)
+    _drop_between(batch, engine, partial(journal_prefix, shard), NO_GENERATION, known)
+
+
+def _drop_between(
+    batch: Batch, engine: Engine, prefix_of: Callable[[int], bytes], first: int, known: Iterable[int]
+) -> None:
+    for generation in (*sorted(known), LAST_GENERATION):
+        if generation > first:
+            batch.delete_range(prefix_of(first), prefix_of(generation), engine.data)
+        first = generation + 1

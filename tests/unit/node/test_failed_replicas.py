@@ -14,10 +14,12 @@ from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.node.core import Node
 from shoal_server.node.damage import failure_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.node.stray_rows import StrayRows
 from shoal_server.raft.config import RaftConfig
 from shoal_server.storage.engine import Damaged
-from shoal_server.storage.layout import hard_state_key
+from shoal_server.storage.layout import DATA_PREFIX_BYTES, applied_state_key, data_prefix, hard_state_key
 from shoal_server.storage.replica_failure import ANY_INDEX, FailureKind, ReplicaFailure, load_failure
+from shoal_server.storage.replica_rows import load_strays
 
 EVERYWHERE = (MicroshardRange(0, 4),)
 
@@ -317,3 +319,55 @@ def test_other_replicas_of_the_node_go_on(make_nodes: Any) -> None:
     nodes.pass_time(500)
     assert sum(other.replicas[2].group.read_index(nodes.now) is not None for other in nodes.nodes.values()) == 1
     assert [replica.failure is None for replica in node.replicas.values()] == [False, True]
+
+
+def stored_prefixes(nodes: Any, name: str) -> set[bytes]:
+    """Return what the rows that a node has begin with, without users' keys."""
+    return {key[:DATA_PREFIX_BYTES] for key in nodes.engines[name].tables["data"].keys}
+
+
+def lose_applied_state(nodes: Any, name: str) -> set[bytes]:
+    """Begin a life in which it cannot be read what a replica has applied; return the prefixes that its rows had."""
+    left = stored_prefixes(nodes, name) - {applied_state_key(1)}
+    assert left
+    nodes.engines[name].damage.add("data", [applied_state_key(1)])
+    restart(nodes, name)
+    assert nodes.replica(name).rows_unknown
+    return left
+
+
+def test_rows_of_a_replica_whose_applied_state_cannot_be_read_go_when_it_is_rebuilt(nodes: Any) -> None:
+    fill(nodes)
+    follower = nodes.others[0]
+    left = lose_applied_state(nodes, follower)
+    assert left <= stored_prefixes(nodes, follower)
+    nodes.until(lambda: nodes.replica(follower).failure is None)
+    nodes.until(lambda: not left & stored_prefixes(nodes, follower))
+    engine = nodes.engines[follower]
+    assert len(list(engine.scan(engine.data, data_prefix(1, 0, 0), data_prefix(2, 0, 0)))) == ROWS
+
+
+def test_rows_that_nobody_owns_go_in_the_next_life_where_the_process_ended_before(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(nodes)
+    follower = nodes.others[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(StrayRows, "tick", lambda *_: None)
+        left = lose_applied_state(nodes, follower)
+        nodes.until(lambda: nodes.replica(follower).failure is None)
+        assert left <= stored_prefixes(nodes, follower)
+    restart(nodes, follower)
+    assert not nodes.replica(follower).rows_unknown
+    nodes.until(lambda: not left & stored_prefixes(nodes, follower))
+    nodes.pass_time(3000)
+    assert load_strays(nodes.engines[follower]) == {}
+
+
+def test_nothing_is_removed_before_it_is_known_whose_it_is(nodes: Any) -> None:
+    fill(nodes)
+    follower = nodes.others[0]
+    refuse_snapshots(nodes)
+    left = lose_applied_state(nodes, follower)
+    nodes.pass_time(5000)
+    assert left <= stored_prefixes(nodes, follower)

@@ -1,0 +1,90 @@
+"""Rows that a replica has left behind whose applied state could not be read: nobody knew any more which were its own.
+
+What is known is which rows all others have. So once every replica of the keyspace on this node knows its rows, those of the
+keyspace that are nobody's are removed. That this is to be done is stored when such a replica is opened, and forgotten with
+the removal: it outlives the process, as the rows do.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import structlog
+
+from shoal_server.storage.layout import is_split_off, stored_groups
+from shoal_server.storage.replica_rows import (
+    drop_all_but,
+    drop_own_rows_but,
+    forget_strays,
+    load_staged,
+    load_strays,
+)
+
+if TYPE_CHECKING:
+    from shoal_server.node.core import Node
+
+LOOK_NS = 1_000_000_000
+
+log = structlog.get_logger("shoal.node")
+
+
+class StrayRows:
+    """What is left to remove on a node: `_left` has the keyspaces of such shards, by shard."""
+
+    __slots__ = ("_due", "_left", "_node")
+
+    def __init__(self, node: Node, now: int) -> None:
+        self._node = node
+        self._left = load_strays(node.engine)
+        self._due = now
+
+    def added(self, shard: int, keyspace: int) -> None:
+        """A replica of `shard` has been opened that does not know its rows."""
+        self._left[shard] = keyspace
+
+    def tick(self, now: int) -> int | None:
+        """Remove what can be removed, in a batch of its own; return when to look again, None where nothing is left."""
+        if self._left and now >= self._due:
+            self._due = now + LOOK_NS
+            for keyspace in sorted(set(self._left.values())):
+                if self._all_known(keyspace):
+                    self._remove(keyspace)
+        return self._due if self._left else None
+
+    def _all_known(self, keyspace: int) -> bool:
+        """Say whether it is known of every row of a keyspace that is somebody's."""
+        node = self._node
+        if node.splits_waiting or stored_groups(node.engine) - node.replicas.keys():
+            return False
+        replicas = [replica for replica in node.replicas.values() if replica.keyspace.id == keyspace]
+        if any(replica.rows_unknown or replica.machine.microshards.split_offs for replica in replicas):
+            return False
+        children = {child for replica in replicas for child in replica.machine.state.children}
+        return not any(is_split_off(node.engine, child) for child in children - node.replicas.keys())
+
+    def _remove(self, keyspace: int) -> None:
+        node, engine = self._node, self._node.engine
+        known: defaultdict[int, set[int]] = defaultdict(set)
+        own: defaultdict[int, set[int]] = defaultdict(set)
+        for shard, replica in node.replicas.items():
+            if replica.keyspace.id != keyspace:
+                continue
+            state = replica.stored_state
+            own[shard].add(state.generation)
+            for microshard, generation in state.generations(state.stored_ranges).items():
+                known[microshard].add(generation)
+            staged = load_staged(engine, shard)
+            if staged is not None:
+                own[shard].add(staged.generation)
+                for microshard in staged.microshards:
+                    known[microshard].add(staged.generation)
+        shards = [shard for shard, of in self._left.items() if of == keyspace]
+        batch = engine.batch()
+        drop_all_but(batch, engine, keyspace, node.routes.keyspaces[keyspace].microshards, known)
+        for shard in shards:
+            drop_own_rows_but(batch, engine, shard, own[shard])
+            forget_strays(batch, engine, shard)
+            del self._left[shard]
+        engine.write(batch)
+        log.info("stray_rows_removed", node=node.identity.node, keyspace=keyspace, shards=shards)
