@@ -9,6 +9,7 @@ from shoal_server.raft.config import RaftConfig
 from shoal_server.raft.group import Role
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.messages import (
+    NEEDS_SNAPSHOT,
     AppendEntries,
     AppendRejected,
     CommitNotice,
@@ -456,3 +457,34 @@ def test_a_cut_between_two_replicas_that_both_see_the_third_deposes_nobody_for_e
     cluster.run(20 * SECOND)
     assert max(node.groups[0].term for node in cluster.nodes.values()) <= terms + 1
     assert cluster.leader().propose(0)
+
+
+def leader_with_a_replica_that_has_lost_its_log() -> Harness:
+    """n2 had accepted two entries more than were committed, and has then said that its log is gone."""
+    harness = Harness(voters=("n1", "n2", "n3"))
+    harness.sync(harness.lead())
+    harness.accept("n2")
+    # The leader's own disk has not got that far, so they are not committed.
+    harness.group.propose([b"one", b"two"])
+    harness.ready()
+    harness.accept("n2")
+    assert harness.group.log.commit_index == 1
+    ready = harness.step("n2", AppendRejected(1, harness.group.term, 1, 0, NEEDS_SNAPSHOT, 1))
+    assert ready.snapshots_wanted == ["n2"]
+    return harness
+
+
+def test_what_a_replica_had_accepted_does_not_count_any_more_when_its_log_is_lost() -> None:
+    harness = leader_with_a_replica_that_has_lost_its_log()
+    harness.group.persisted(3, harness.group.term)
+    harness.ready()
+    assert harness.group.log.commit_index == 1, "nobody but the leader has them"
+    harness.accept("n3")
+    assert harness.group.log.commit_index == 3
+
+
+def test_a_replica_that_has_lost_its_log_is_sent_what_comes_behind_its_snapshot() -> None:
+    harness = leader_with_a_replica_that_has_lost_its_log()
+    harness.group.snapshot_ended("n2", 1)
+    sent = [message for peer, message in harness.ready().messages if peer == "n2" and type(message) is AppendEntries]
+    assert [message.previous_index for message in sent] == [1]
