@@ -60,8 +60,8 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
         return microshard_of(key, self.delimiter, self.microshards)
 
 
-class MicroshardRange(msgspec.Struct, frozen=True, array_like=True):
-    """The microshards from `first` up to, not with, `end`."""
+class MicroshardRange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The microshards from `first` up to, not with, `end`. Part of what writes are made of, and so never grows."""
 
     first: MicroshardNumber
     end: MicroshardEnd

@@ -14,6 +14,7 @@ import msgspec
 
 from shoal.errors import InvalidArgument
 from shoal.marks import Span
+from shoal.protocol.frames import Decoder
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -59,6 +60,7 @@ def decode(what: str, text: str, kind: type[S]) -> S:
         body = data[_CHECKSUM_BYTES:]
         if crc32(body).to_bytes(_CHECKSUM_BYTES, "big") != data[:_CHECKSUM_BYTES]:
             raise InvalidArgument(f"this is no {what}, or not all of it: {text!r:.40}")
-        return msgspec.msgpack.decode(body, type=kind)
+        decoder: Decoder[S] = Decoder(kind)
+        return decoder.decode(body)
     except (AttributeError, UnicodeError, NotBase64, msgspec.MsgspecError) as error:
         raise InvalidArgument(f"this is no {what} that this version can read: {text!r:.40} ({error})") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 import shoal
+from shoal.protocol.frames import Decoder
 from shoal.protocol.messages import AtomicOperation
 from shoal.shardmap import ShardMap
 from shoal_server.joining import JoinRequest
@@ -32,6 +33,8 @@ from shoal_shardmanager.rows import (
     policy_key,
 )
 from shoal_shardmanager.state import Change, ClusterState, ForgetOperation, ForgetPolicy
+
+_join_decoder: Decoder[JoinRequest] = Decoder(JoinRequest)
 
 
 class Deposed(Exception):
@@ -121,7 +124,7 @@ class Store:
         found: list[tuple[str, JoinRequest | None]] = []
         async for key, value in self._client.scan(JOINS):
             try:
-                request = msgspec.msgpack.decode(value, type=JoinRequest)
+                request = _join_decoder.decode(value)
             except msgspec.MsgspecError:
                 request = None
             found.append((key.decode("utf-8", "replace"), request))

@@ -8,7 +8,7 @@ frame is buffered, and `FrameDamaged` before anything of the frame is decoded.
 from __future__ import annotations
 
 from struct import Struct as _Layout
-from typing import Any
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -106,11 +106,35 @@ def encode_frames(messages: list[Any], max_bytes: int = MAX_FRAME_BYTES) -> list
     return encode_frames(messages[:half], max_bytes) + encode_frames(messages[half:], max_bytes)
 
 
-greeting_decoder: msgspec.msgpack.Decoder[list[Greeting]] = msgspec.msgpack.Decoder(list[Greeting])
-request_decoder: msgspec.msgpack.Decoder[list[Request]] = msgspec.msgpack.Decoder(list[Request])
-traced_request_decoder: msgspec.msgpack.Decoder[list[TracedRequest]] = msgspec.msgpack.Decoder(list[TracedRequest])
-answer_decoder: msgspec.msgpack.Decoder[list[Answer]] = msgspec.msgpack.Decoder(list[Answer])
-operations_decoder: msgspec.msgpack.Decoder[list[Operation]] = msgspec.msgpack.Decoder(list[Operation])
+T = TypeVar("T")
+
+
+class Decoder(Generic[T]):
+    """Decodes what came from outside, as one type."""
+
+    __slots__ = ("_decode",)
+
+    def __init__(self, kind: Any) -> None:
+        """`kind`: the type; `Any` decodes without one."""
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+
+    def decode(self, data: bytes | msgspec.Raw) -> T:
+        """
+        Raises:
+            msgspec.MsgspecError: it is not of that type, or is nested too deeply to tell. How deep is too deep depends on
+                where it is decoded; what is valid is never nested so deeply.
+        """
+        try:
+            return self._decode(data)  # type: ignore[no-any-return]
+        except RecursionError:
+            raise msgspec.DecodeError("it is nested too deeply") from None
+
+
+greeting_decoder: Decoder[list[Greeting]] = Decoder(list[Greeting])
+request_decoder: Decoder[list[Request]] = Decoder(list[Request])
+traced_request_decoder: Decoder[list[TracedRequest]] = Decoder(list[TracedRequest])
+answer_decoder: Decoder[list[Answer]] = Decoder(list[Answer])
+operations_decoder: Decoder[list[Operation]] = Decoder(list[Operation])
 
 
 def encode_operations(operations: list[Operation]) -> msgspec.Raw:

@@ -51,6 +51,14 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of all wire structs: arrays, immutable, and acyclic, so that the garbage collector may ignore them."""
 
 
+class _Stored(_Message, frozen=True, forbid_unknown_fields=True):
+    """Base of what is stored in the log as the client encoded it: nothing is in it that its type does not say.
+
+    A field that is not known would be passed over, whatever it was to change; and one that is nested deeply can be passed over
+    at one place of the program and not at another, where the stack is deeper.
+    """
+
+
 # -- operations: what a write is made of; stored in the log as the client encoded them
 
 DEFAULT_TTL = -1
@@ -59,7 +67,7 @@ NO_TTL = 0
 """In place of a TTL: the row never expires."""
 
 
-class Put(_Message, frozen=True, tag=1):
+class Put(_Stored, frozen=True, tag=1):
     """Set `key` to `value`, to expire `ttl_ms` after the leader took the write."""
 
     key: bytes
@@ -67,27 +75,27 @@ class Put(_Message, frozen=True, tag=1):
     ttl_ms: TtlMs = DEFAULT_TTL
 
 
-class Delete(_Message, frozen=True, tag=2):
+class Delete(_Stored, frozen=True, tag=2):
     """Remove `key`; removing what is not there is no error."""
 
     key: bytes
 
 
-class Touch(_Message, frozen=True, tag=3):
+class Touch(_Stored, frozen=True, tag=3):
     """Give `key` another time to live, if it is there. Its result is 1 or 0: whether it was."""
 
     key: bytes
     ttl_ms: TtlMs = DEFAULT_TTL
 
 
-class Increment(_Message, frozen=True, tag=4):
+class Increment(_Stored, frozen=True, tag=4):
     """Add `by` to the decimal integer stored under `key` (absent: 0), and keep its expiry. Its result is the sum."""
 
     key: bytes
     by: Int64 = 1
 
 
-class DeleteRange(_Message, frozen=True, tag=5):
+class DeleteRange(_Stored, frozen=True, tag=5):
     """Remove the keys of [start, end) (an empty `end`: to the last) in the microshards `ranges`.
 
     Its result is the number of microshards.
@@ -101,32 +109,32 @@ class DeleteRange(_Message, frozen=True, tag=5):
 # -- conditions: what an `Atomic` operation depends on, decided when it is applied
 
 
-class KeyPresent(_Message, frozen=True, tag=1):
+class KeyPresent(_Stored, frozen=True, tag=1):
     key: bytes
 
 
-class KeyAbsent(_Message, frozen=True, tag=2):
+class KeyAbsent(_Stored, frozen=True, tag=2):
     key: bytes
 
 
-class ValueEquals(_Message, frozen=True, tag=3):
-    key: bytes
-    value: bytes
-
-
-class ValueEqualsOrAbsent(_Message, frozen=True, tag=4):
+class ValueEquals(_Stored, frozen=True, tag=3):
     key: bytes
     value: bytes
 
 
-class SeqEquals(_Message, frozen=True, tag=5):
+class ValueEqualsOrAbsent(_Stored, frozen=True, tag=4):
+    key: bytes
+    value: bytes
+
+
+class SeqEquals(_Stored, frozen=True, tag=5):
     """The row under `key` was written at `seq`; 0: there is none."""
 
     key: bytes
     seq: MinSeq
 
 
-class RangeUnchanged(_Message, frozen=True, tag=6):
+class RangeUnchanged(_Stored, frozen=True, tag=6):
     """The rows of [start, end) (an empty `end`: to the last) in the microshards `ranges` have `digest`.
 
     See `shoal.protocol.digest`.
@@ -142,7 +150,7 @@ Condition: TypeAlias = KeyPresent | KeyAbsent | ValueEquals | ValueEqualsOrAbsen
 AtomicOperation: TypeAlias = Put | Delete | Touch | Increment
 
 
-class Atomic(_Message, frozen=True, tag=7):
+class Atomic(_Stored, frozen=True, tag=7):
     """Do all of `operations`, if all of `conditions` hold, or nothing."""
 
     conditions: list[Condition]

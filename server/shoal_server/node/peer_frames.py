@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
+from shoal.protocol.frames import Decoder
 
 from shoal_server.node.outbox import PeerMessage
 
-peer_decoder: msgspec.msgpack.Decoder[list[PeerMessage]] = msgspec.msgpack.Decoder(list[PeerMessage])
+peer_decoder: Decoder[list[PeerMessage]] = Decoder(list[PeerMessage])

@@ -13,11 +13,12 @@ import msgspec
 from msgspec import inspect
 from shoal.errors import ErrorCode
 from shoal.protocol.bounds import MAX_NUMBER
-from shoal.protocol.frames import request_decoder, traced_request_decoder
+from shoal.protocol.frames import Decoder, request_decoder, traced_request_decoder
 from shoal.protocol.messages import Failure, Request, TracedRequest, Traces
 
-_raw_decoder: msgspec.msgpack.Decoder[list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_one_decoder: msgspec.msgpack.Decoder[TracedRequest] = msgspec.msgpack.Decoder(TracedRequest)
+_raw_decoder: Decoder[list[msgspec.Raw]] = Decoder(list[msgspec.Raw])
+_one_decoder: Decoder[TracedRequest] = Decoder(TracedRequest)
+_any_decoder: Decoder[Any] = Decoder(Any)
 _TYPES: dict[int, type[msgspec.Struct]] = {
     kind.__struct_config__.tag: kind for kind in get_args(Request) if isinstance(kind.__struct_config__.tag, int)
 }
@@ -57,7 +58,7 @@ def _decode_each(
 
 
 def _refusal(raw: msgspec.Raw, error: msgspec.ValidationError) -> Failure:
-    fields = msgspec.msgpack.decode(raw)
+    fields = _any_decoder.decode(raw)
     kind = _TYPES.get(fields[0]) if isinstance(fields, list) and fields and isinstance(fields[0], int) else None
     if kind is None or len(fields) < 2 or type(fields[1]) is not int or not -MAX_NUMBER <= fields[1] <= MAX_NUMBER:
         raise error
@@ -83,7 +84,7 @@ def frame_in_words(error: msgspec.ValidationError, body: bytes, union: Any) -> s
     what, _, path = str(error).partition(" - at `$")
     steps = _STEP.findall(path)
     try:
-        message = msgspec.msgpack.decode(_raw_decoder.decode(body)[int(steps[0])])
+        message = _any_decoder.decode(_raw_decoder.decode(body)[int(steps[0])])
         kind = next(each for each in _members(union) if each.__struct_config__.tag == message[0])
     except (msgspec.MsgspecError, StopIteration, LookupError, ValueError, TypeError):
         return str(error)
