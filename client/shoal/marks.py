@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
+from shoal.protocol.bounds import Count, MicroshardEnd, MicroshardNumber
 from shoal.shardmap import MicroshardRange, Ranges
 
 ASK_LEADER = 2**63 - 1
@@ -26,9 +27,9 @@ _BEYOND = 2**31  # more microshards than any keyspace has
 class Span(NamedTuple):
     """The microshards from `first` up to, not with, `end`: whoever reads them must have applied `seq`."""
 
-    first: int
-    end: int
-    seq: int
+    first: MicroshardNumber
+    end: MicroshardEnd
+    seq: Count
 
 
 class Marks:

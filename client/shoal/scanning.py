@@ -14,6 +14,7 @@ from shoal.core import Keyspace
 from shoal.errors import InvalidArgument
 from shoal.footprint import RANGE_BYTES, microshards_of_range, prefix_end
 from shoal.outcomes import ShardChanged
+from shoal.protocol.bounds import MAX_ROWS
 from shoal.protocol.messages import ScanPage
 from shoal.shardmap import Ranges
 from shoal.tokens import Cursor
@@ -134,7 +135,7 @@ class MergedRows:
         self._client = client
         self._first = plan
         self._plan = plan
-        self._page_rows = page_rows
+        self._page_rows = min(page_rows, MAX_ROWS)
         self._max_staleness_ms = max_staleness_ms
         self._timeout = timeout
         self._sources: list[_Source] | None = None

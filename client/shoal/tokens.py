@@ -7,37 +7,40 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from zlib import crc32
 
 import msgspec
 
 from shoal.errors import InvalidArgument
-from shoal.marks import Span
+from shoal.marks import MAX_SPANS, Span
+from shoal.protocol.bounds import CountOrNone, Name, Place, RangeBound
 from shoal.protocol.frames import Decoder
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 _CHECKSUM_BYTES = 4
+_MAX_CHARACTERS = 512 * 1024
+"""More than the longest cursor has, whose three keys are as long as keys can be."""
 
 
 class SessionToken(msgspec.Struct, frozen=True, array_like=True, tag="session-1"):
     """The marks of a session (see `shoal.marks`); `missing`: some were left out."""
 
-    cluster: str
-    keyspace: str
+    cluster: Place
+    keyspace: Name
     missing: bool
-    marks: tuple[Span, ...]
+    marks: Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)]
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, tag="scan-1"):
     """What a scan has still to return: the keys with `prefix` in [start, end), `limit` of them (-1: all)."""
 
-    keyspace: str
-    prefix: bytes
-    start: bytes
-    end: bytes
-    limit: int
+    keyspace: Name
+    prefix: RangeBound
+    start: RangeBound
+    end: RangeBound
+    limit: CountOrNone
     reverse: bool
     keys_only: bool
 
@@ -54,6 +57,8 @@ def decode(what: str, text: str, kind: type[S]) -> S:
     Raises:
         InvalidArgument: it was not made so, or by another version.
     """
+    if isinstance(text, str) and len(text) > _MAX_CHARACTERS:
+        raise InvalidArgument(f"a {what} has at most {_MAX_CHARACTERS} characters, not {len(text)}: {text!r:.40}")
     try:
         raw = text.encode("ascii")
         data = urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 import shoal
-from shoal.arguments import check_timeout
-from shoal.errors import OutcomeUnknown, ShoalError
+from shoal.arguments import MAX_SECONDS
+from shoal.errors import InvalidArgument, OutcomeUnknown, ShoalError
 from shoal.options import DEFAULT_TIMEOUT_SECONDS
 from shoal.pipelines import Result
 from shoal.protocol.messages import Condition
@@ -151,8 +151,11 @@ class _Stream:
 
 
 def _options_of(request: pb.BatchRequest) -> Options:
+    if not 0 <= request.timeout_ms <= MAX_SECONDS * 1000:
+        raise InvalidArgument(
+            f"timeout_ms is from 0, for {DEFAULT_TIMEOUT_SECONDS:g} s, to {MAX_SECONDS * 1000}, not {request.timeout_ms}"
+        )
     timeout = request.timeout_ms / 1000 if request.timeout_ms else DEFAULT_TIMEOUT_SECONDS
-    check_timeout(timeout)
     durability = durability_of(request.durability)
     return Options(consistency_of(request), max_staleness_of(request), durability, timeout)
 

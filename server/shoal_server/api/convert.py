@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import shoal
+from shoal.arguments import MAX_SECONDS
 from shoal.errors import InvalidArgument
 from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry
@@ -53,8 +54,15 @@ def consistency_of(request: Leveled) -> Consistency | None:
 
 
 def max_staleness_of(request: Leveled) -> float | None:
-    """Return the bound on staleness in seconds, or None where there is none."""
-    return request.max_staleness_ms / 1000 if request.max_staleness_ms else None
+    """Return the bound on staleness in seconds, or None where there is none.
+
+    Raises:
+        InvalidArgument: it can be none.
+    """
+    bound = request.max_staleness_ms
+    if not 0 <= bound <= MAX_SECONDS * 1000:
+        raise InvalidArgument(f"max_staleness_ms is from 0, for none, to {MAX_SECONDS * 1000}, not {bound}")
+    return bound / 1000 if bound else None
 
 
 def durability_of(number: int) -> Durability:
@@ -69,8 +77,16 @@ def durability_of(number: int) -> Durability:
 
 
 def ttl_of(message: Expiring) -> float | None:
-    """Return a time to live in seconds; None: the keyspace's default."""
-    return message.ttl_ms / 1000 if message.HasField("ttl_ms") else None
+    """Return a time to live in seconds; None: the keyspace's default.
+
+    Raises:
+        InvalidArgument: it can be none.
+    """
+    if not message.HasField("ttl_ms"):
+        return None
+    if not 0 <= message.ttl_ms <= MAX_SECONDS * 1000:
+        raise InvalidArgument(f"ttl_ms is from 0, for ever, to {MAX_SECONDS * 1000}, not {message.ttl_ms}")
+    return message.ttl_ms / 1000
 
 
 def step_of(message: pb.Increment | pb.IncrementRequest) -> int:
@@ -119,6 +135,8 @@ def condition_of(message: pb.Condition) -> Condition:
             wanted = message.value_equals_or_absent
             return shoal.value_equals_or_absent(wanted.key, wanted.value)
         case "seq_equals":
+            if message.seq_equals.seq < 0:
+                raise InvalidArgument(f"seq_equals.seq is from 0, for no value, not {message.seq_equals.seq}")
             return shoal.seq_equals(message.seq_equals.key, message.seq_equals.seq)
         case _:
             raise InvalidArgument("a condition of a write is not set")

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import shoal
 from shoal.errors import Closed, DeadlineExceeded, InvalidArgument
 from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
+from shoal.protocol.bounds import MAX_NAME
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -66,8 +67,11 @@ class Gateway:
             ShoalError: the cluster was not found.
         """
         name = request.keyspace or DEFAULT_KEYSPACE
-        if "/" in name:
-            raise InvalidArgument(f"a keyspace's name has no '/', so there is none that is called {name[:SHOWN]!r}")
+        if "/" in name or len(name) > MAX_NAME:
+            raise InvalidArgument(
+                f"a keyspace's name has at most {MAX_NAME} characters, and no '/', so there is none that is called "
+                f"{name[:SHOWN]!r}"
+            )
         client = self._clients.get(name)
         if client is None:
             client = await self._find(name, DEFAULT_TIMEOUT_SECONDS if seconds is None else seconds)

@@ -14,6 +14,7 @@ import pytest
 from msgspec import inspect
 from shoal.protocol.messages import Answer, Greeting, Operation, Request, TracedRequest
 from shoal.shardmap import ShardMap
+from shoal.tokens import Cursor, SessionToken
 from shoal_server.joining import JoinRequest
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.request_frames import decode_requests, frame_in_words
@@ -35,6 +36,7 @@ ROOTS: dict[str, Any] = {
     "log entries": Commands,
     "memberships": Membership | MembershipChange,
     "managers' rows": NodeRow | PolicyRow | CountersRow | LeaderRow | SettingsRow | OperationRow | JoinRequest,
+    "tokens": SessionToken | Cursor,
     "rows": ReplicaFailure | AppliedState | LogStart | SplitOff | ReplicaOrigin | StagedRows | HardState | ShardMap,
 }
 
@@ -119,6 +121,8 @@ def unbounded(kind: inspect.Type) -> bool:
         return kind.max_length is None or unbounded(kind.item_type)
     if isinstance(kind, inspect.TupleType):
         return any(map(unbounded, kind.item_types))
+    if isinstance(kind, inspect.NamedTupleType):
+        return any(unbounded(field.type) for field in kind.fields)
     if isinstance(kind, inspect.DictType):
         return kind.max_length is None or unbounded(kind.key_type) or unbounded(kind.value_type)
     return not isinstance(
