@@ -650,6 +650,7 @@ class StatusReply(_Message, frozen=True, tag=45):
         clock_offset_ms: by how much that clock is ahead of what the other nodes' allow; negative: behind.
         clock_problem: "" or the reason why the node leads nothing, where that is its clock.
         cluster_id: what tells its cluster from every other one; "": it does not know that yet.
+        damaged_families: the column families of its storage that have damaged tables, which it does not compact.
     """
 
     request: RequestNumber
@@ -672,6 +673,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     clock_offset_ms: WallMs = 0
     clock_problem: Text = ""
     cluster_id: Word = ""
+    damaged_families: tuple[Name, ...] = ()
 
 
 class Done(_Message, frozen=True, tag=46):

@@ -178,7 +178,9 @@ class Node:
             # Of what a split makes nothing is stored before this node has applied it. Any other replica that a later map
             # than the first one has brought here has its origin stored.
             if identity.node in shard.replicas and (is_stored(engine, shard.id) or not shard.parent):
-                self.replicas[shard.id] = self._opener.open(self.routes, shard.id, load_origin(engine, shard.id), now)
+                opened = self._opener.open(self.routes, shard.id, load_origin(engine, shard.id), now)
+                self.replicas[shard.id] = opened
+                self._count_opened(opened)
         for replica in self.replicas.values():
             self.clock.stored(replica.machine.state.clock_ms, now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
@@ -363,6 +365,7 @@ class Node:
             index=failure.at_index,
             reason=failure.reason,
         )
+        self._count_failure(failure)
         replica.fail(failure, now, self._outbox)
         self._transfers.give_up(replica, f"the replica of {self.identity.node} has failed")
         if failure.kind in STORED:
@@ -374,6 +377,14 @@ class Node:
         # What it has to say leaves with the next turn, whichever part of this one has come to its end.
         self._dirty[replica.shard.id] = self._again[replica.shard.id] = replica
         self._next_tick = now
+
+    def _count_opened(self, replica: Replica) -> None:
+        if replica.failure is not None:
+            self._count_failure(replica.failure)
+
+    def _count_failure(self, failure: ReplicaFailure) -> None:
+        kind = failure.kind.value
+        self.tally.replica_failures[kind] = self.tally.replica_failures.get(kind, 0) + 1
 
     def _damaged(self, replica: Replica, error: Damaged, now: int) -> None:
         """Something that the replica needs could not be read."""
@@ -389,6 +400,7 @@ class Node:
         if replica.rows_unknown:
             self._stray_rows.added(shard_id, replica.keyspace.id)
         self._dirty[shard_id] = replica
+        self._count_opened(replica)
 
     # -- what arrives
 

@@ -39,6 +39,7 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
         clock_offset_ms=node.clock.offset_ms,
         clock_problem=node.clock.not_leading,
         cluster_id=node.cluster_id,
+        damaged_families=node.engine.damaged_families,
         replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
     )
 

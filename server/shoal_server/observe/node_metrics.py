@@ -291,6 +291,13 @@ class NodeMetrics:
             "kind",
             sums.failed.items(),
         )
+        yield labelled(
+            "counter",
+            "shoal_replica_failures",
+            "Times that a replica here failed, or was a failed one when its node began",
+            "kind",
+            ((kind.value, tally.replica_failures.get(kind.value, 0)) for kind in FailureKind),
+        )
         yield counter(
             "shoal_compare_replicas_taken_out",
             "Replicas here that differed from most, and were taken out to be rebuilt",

@@ -142,6 +142,7 @@ class Tally:
         "proposals",
         "proposals_refused",
         "proposed_commands",
+        "replica_failures",
         "replicas_differed",
         "requests",
         "retired_reads",
@@ -195,6 +196,7 @@ class Tally:
         self.compared_slices = 0
         self.compared_bytes = 0
         self.comparison_rounds = 0
+        self.replica_failures: dict[str, int] = {}
         self.replicas_differed = 0
         self.divergences = 0
         self.retired_reads = 0

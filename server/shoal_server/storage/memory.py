@@ -138,6 +138,7 @@ class MemoryEngine:
 
     def __init__(self) -> None:
         self.damage = _Damage()
+        self.damaged_families: tuple[str, ...] = ()
         self.log = Family("log")
         self.data = Family("data")
         self.meta = Family("meta")

@@ -101,6 +101,16 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
                 "make room, or add nodes and `shoal rebalance`, before it has to turn writes away",
                 node=node.id,
             )
+        if status.damaged_families:
+            yield Finding(
+                Severity.WARNING,
+                "tables_damaged",
+                f"node {node.id} has damaged tables ({', '.join(status.damaged_families)}), which it does not compact",
+                "look at its disk in the machine's log, and start the node again: it writes these tables anew, or says in its "
+                'log why not (see "A replica has failed" in docs/operating.md); if it happens again, '
+                f"`shoal drain {node.id}`",
+                node=node.id,
+            )
         if status.uptime_ms < 1000 * YOUNG_SECONDS:
             yield Finding(
                 Severity.INFO,

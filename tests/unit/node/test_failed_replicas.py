@@ -307,6 +307,20 @@ def test_damage_in_the_rows_of_the_node_itself_ends_the_process(nodes: Any) -> N
         restart(nodes, victim)
 
 
+def test_a_failure_leaves_a_count_when_it_has_healed(nodes: Any) -> None:
+    fill(nodes)
+    victim = nodes.others[0]
+    nodes.nodes[victim].fail_replica(nodes.replica(victim), ReplicaFailure(FailureKind.DAMAGED, "a test", 7), nodes.now)
+    nodes.pass_time(2000)
+    assert nodes.replica(victim).failure is None
+    assert nodes.nodes[victim].tally.replica_failures == {"damaged": 1}
+    engine = nodes.engines[victim]
+    engine.damage.add("data", list(engine.tables["data"].keys))
+    engine.damaged_families = ("data",)
+    assert restart(nodes, victim).tally.replica_failures == {"damaged": 1}, "met at the start"
+    assert nodes.ask_and_wait(victim, GetStatus).damaged_families == ("data",)
+
+
 def test_other_replicas_of_the_node_go_on(make_nodes: Any) -> None:
     shards = tuple(
         Shard(number, 1, (MicroshardRange(2 * number - 2, 2 * number),), ("n1", "n2", "n3")) for number in (1, 2)

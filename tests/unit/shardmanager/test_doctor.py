@@ -132,6 +132,7 @@ def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
         ({"not_writable": "full", "not_leading": "full"}, Severity.CRITICAL, "node_not_writable"),
         ({"not_leading": "slow"}, Severity.WARNING, "node_not_leading"),
         ({"not_leading": "off", "clock_problem": "off"}, Severity.WARNING, "clock_off"),
+        ({"damaged_families": ("data",)}, Severity.WARNING, "tables_damaged"),
         ({"disk_free_bytes": 1 << 20}, Severity.WARNING, "disk_nearly_full"),
         ({"uptime_ms": 5000}, Severity.INFO, "node_young"),
         ({"connected_peers": ("n1",)}, Severity.WARNING, "peers_not_connected"),
