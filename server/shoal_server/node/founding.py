@@ -2,8 +2,9 @@
 
 All nodes of a new cluster begin by themselves, with equal maps, so none of them can say by itself which cluster they are.
 The first shard's leader proposes an id; the first one in its log is the cluster's. The replicas of the shard learn it by
-applying, other nodes from a peer's greeting, and those that join later from the map that they are given. Once a node knows
-it, it does not change but by an operator's hand, on a copy of the data (see docs/operating.md).
+applying, other nodes from a peer's greeting, which they ask for again and again until then, and those that join later from
+the map that they are given. Once a node knows it, it does not change but by an operator's hand, on a copy of the data (see
+docs/operating.md).
 """
 
 from __future__ import annotations

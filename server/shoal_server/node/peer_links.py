@@ -97,6 +97,12 @@ class PeerLinks:
         if found is not None:
             found[1].is_there()
 
+    def greet_again(self, peer: str) -> None:
+        """Part with a peer that is connected, and dial it again: it may have more to say of itself by now."""
+        found = self._links.get(peer)
+        if found is not None:
+            found[1].greet_again()
+
     async def close(self) -> None:
         """End every link."""
         tasks: Iterable[asyncio.Task[None]] = [self._end(peer) for peer in list(self._links)]

@@ -48,19 +48,20 @@ class _LinkProtocol(asyncio.Protocol):
             for body in self._reader.feed(data):
                 for greeting in greeting_decoder.decode(body):
                     if isinstance(greeting, Refused) and self.greeted.done():
-                        self._end(greeting.message)
+                        self.end(greeting.message)
                     elif isinstance(greeting, Welcome | Refused) and not self.greeted.done():
                         self.greeted.set_result(greeting)
         except (BadFrame, msgspec.MsgspecError) as error:
-            self._end(f"what answers there is no Shoal node: {error}")
+            self.end(f"what answers there is no Shoal node: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, SSLError):
-            self._end(explain(exc).reason)
+            self.end(explain(exc).reason)
         else:
-            self._end(str(exc) if exc is not None else "the peer closed the connection")
+            self.end(str(exc) if exc is not None else "the peer closed the connection")
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Let the connection count as ended, unless it does already."""
         if not self.greeted.done():
             self.greeted.set_exception(ConnectionError(reason))
         if not self.ended.done():
@@ -108,12 +109,18 @@ class PeerLink:
         self._silence = SilenceWatch(support_ns)
         self._tls = tls
         self._transport: asyncio.Transport | None = None
+        self._protocol: _LinkProtocol | None = None
         self._last_problem = ""
         self._is_there = asyncio.Event()
 
     def is_there(self) -> None:
         """The peer has connected here: where it waits to be dialled again, now is the time."""
         self._is_there.set()
+
+    def greet_again(self) -> None:
+        """Part with a peer that is connected, and dial it again: it may have more to say of itself by now."""
+        if self._protocol is not None:
+            self._protocol.end("it is greeted once more")
 
     @property
     def unsent_bytes(self) -> int:
@@ -168,7 +175,7 @@ class PeerLink:
                 await asyncio.sleep(REFUSED_SECONDS)
                 return problem, False
             transport.set_write_buffer_limits(high=OUTPUT_BYTES)
-            self._transport = transport
+            self._transport, self._protocol = transport, protocol
             self._last_problem = ""
             log.info("peer_connected", peer=self.peer)
             self._silence.opened(self._clock())
@@ -176,7 +183,7 @@ class PeerLink:
             try:
                 return await self._watch(transport, protocol), True
             finally:
-                self._transport = None
+                self._transport = self._protocol = None
                 self._lost(self.peer)
         except SSLError as error:
             return explain(error).reason, False

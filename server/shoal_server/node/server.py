@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
+from itertools import count
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
 from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
+from shoal_server.node.founding import FIRST_SHARD
 from shoal_server.node.health import HealthWatch
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.peer_links import PeerLinks
@@ -75,6 +77,8 @@ DRAIN_SECONDS = 5.0
 API_STOP_SECONDS = 2.0
 HAND_OVER_CHECK_SECONDS = 0.02
 JOIN_SECONDS = 1.0
+GREET_SECONDS = 1.0
+"""A node that cannot find out by itself which cluster it is of greets another of its peers after so long."""
 SWITCH_SECONDS = 0.00005
 CERTIFICATE_EXPIRES = (
     "shoal_node_certificate_expires_seconds",
@@ -247,6 +251,7 @@ class NodeServer:
             tasks.append(asyncio.create_task(self._certificates.follow()))
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
+        tasks.append(asyncio.create_task(self._find_cluster()))
         for task in tasks:
             task.add_done_callback(self._task_ended)
         log.info(
@@ -394,6 +399,23 @@ class NodeServer:
                 log.warning("join_not_asked_for", node=self._identity.node, reason=problem)
             await asyncio.sleep(JOIN_SECONDS)
         # A task that ends is one that failed, for who looks after them: this one is cancelled when the node stops.
+        await asyncio.Event().wait()
+
+    async def _find_cluster(self) -> None:
+        """Greet one peer after the other once more, until one has told which cluster this is.
+
+        Greetings of the beginning are from before anybody knows. Who has the first shard learns it from its log; nobody
+        else is told later, and a node that does not know it serves no client.
+        """
+        for number in count():
+            await asyncio.sleep(GREET_SECONDS)
+            node = self._node
+            if node.cluster_id:
+                break
+            peers = sorted(node.peers)
+            if peers and FIRST_SHARD not in node.replicas:
+                self._links.greet_again(peers[number % len(peers)])
+        # As above.
         await asyncio.Event().wait()
 
     # -- peers
