@@ -294,10 +294,11 @@ def new_cluster_id(
 
     Clients and peers tell clusters apart by their ids, which copies have in common with what they were copied from. All
     nodes of the new cluster need the same one: name all their folders, or give the id that was printed to the others.
+    Where one of the folders cannot be taken, none is changed.
     """
     # They load the storage engine, which the other commands do without.
     from shoal_server.storage.copies import rename_stored_cluster
-    from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, StorageFailed
+    from shoal_server.storage.engine import DataFolderRefused, StorageFailed
     from shoal_server.storage.folder import CLUSTER_ID_BYTES
 
     if cluster_id is not None and re.fullmatch(f"[0-9a-f]{{{2 * CLUSTER_ID_BYTES}}}", cluster_id) is None:
@@ -305,11 +306,10 @@ def new_cluster_id(
             f"--id {cluster_id!r}: an id has {2 * CLUSTER_ID_BYTES} digits of 0 to 9 and a to f", ExitCode.USAGE
         )
     given = cluster_id or secrets.token_hex(CLUSTER_ID_BYTES)
-    for folder in folders:
-        try:
-            rename_stored_cluster(folder, given)
-        except (DataFolderInUse, DataFolderRefused, StorageFailed) as error:
-            raise CommandFailed(f"{folder}: {error}; the folders before it have the id {given} now") from error
+    try:
+        rename_stored_cluster(folders, given)
+    except (DataFolderRefused, StorageFailed) as error:
+        raise CommandFailed(str(error)) from error
     if as_json:
         print_json({"cluster_id": given})
     else:

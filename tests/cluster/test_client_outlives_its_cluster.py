@@ -28,7 +28,7 @@ def restored(cluster: RealCluster) -> None:
     empty(cluster)
     for name in cluster.names:
         shutil.copytree(cluster.folder / f"{name}-copy", cluster.folder / name)
-        rename_stored_cluster(cluster.folder / name, OTHER)
+        rename_stored_cluster([cluster.folder / name], OTHER)
 
 
 @pytest.mark.parametrize("comes_back", [empty, restored])
@@ -81,7 +81,7 @@ async def test_a_node_whose_folder_was_left_out_is_refused_by_the_others_and_say
             await db.put("k", "v")
         await cluster.stop_all()
         for name in cluster.names[:2]:
-            rename_stored_cluster(cluster.folder / name, OTHER)
+            rename_stored_cluster([cluster.folder / name], OTHER)
         await cluster.start_all()
         others = ",".join(old_addresses(cluster)[:2])
         async with shoal.AsyncClient(f"shoal://{others}/default", timeout=20) as db:

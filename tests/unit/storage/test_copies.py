@@ -8,7 +8,7 @@ import pytest
 import typer.testing
 from msgspec.structs import replace
 from shoal.cli.main import app
-from shoal.shardmap import ShardMap
+from shoal.shardmap import Keyspace, ShardMap
 from shoal_server.storage.copies import rename_stored_cluster
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import load_shard_map, open_data_folder, save_shard_map
@@ -42,7 +42,7 @@ def map_in(path: Path) -> ShardMap | None:
 
 
 def test_it_has_the_other_id_and_the_same_map(copy: Path) -> None:
-    rename_stored_cluster(copy, OTHER)
+    rename_stored_cluster([copy], OTHER)
     assert map_in(copy) == replace(MAP, cluster_id=OTHER)
 
 
@@ -63,15 +63,35 @@ def test_the_command_gives_all_folders_one_id_and_prints_it(copy: Path, tmp_path
 def test_a_node_that_runs_is_left_alone(copy: Path) -> None:
     running = open_data_folder(copy, "test", "n1")
     with pytest.raises(DataFolderInUse):
-        rename_stored_cluster(copy, OTHER)
+        rename_stored_cluster([copy], OTHER)
     running.close()
-    rename_stored_cluster(copy, OTHER)
+    rename_stored_cluster([copy], OTHER)
 
 
 def test_what_is_no_nodes_folder_or_has_no_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataFolderRefused, match="no data folder"):
-        rename_stored_cluster(tmp_path / "empty", OTHER)
+        rename_stored_cluster([tmp_path / "empty"], OTHER)
     open_data_folder(tmp_path / "n2", "test", "n2").close()
     with pytest.raises(StorageFailed, match="no shard map"):
-        rename_stored_cluster(tmp_path / "n2", OTHER)
+        rename_stored_cluster([tmp_path / "n2"], OTHER)
+
+
+def test_no_folder_is_changed_where_one_of_them_cannot_be_taken(copy: Path, tmp_path: Path) -> None:
+    refused = typer.testing.CliRunner().invoke(app, ["new-cluster-id", str(copy), str(tmp_path / "none")])
+    assert refused.exit_code == 1
+    assert refused.stderr.count(str(tmp_path / "none")) == 1
+    assert "have the id" not in refused.stderr
+    assert map_in(copy) == MAP
+    rename_stored_cluster([copy, copy.parent / "." / copy.name], OTHER)
+    assert map_in(copy) == replace(MAP, cluster_id=OTHER)
+
+
+def test_a_managers_folder_is_refused(tmp_path: Path) -> None:
+    folder = open_data_folder(tmp_path / "m1", "test.managers", "m1")
+    engine = opened(folder.database)
+    save_shard_map(engine, replace(MAP, cluster="test.managers", keyspaces=(Keyspace(1, "system", 1, b""),)))
+    engine.close()
+    folder.close()
+    with pytest.raises(DataFolderRefused, match="manager m1"):
+        rename_stored_cluster([folder.path], OTHER)
