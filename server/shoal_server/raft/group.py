@@ -100,6 +100,11 @@ _MAY_FOLLOW: dict[Role, frozenset[Role]] = {
 """The transitions there are. A pre-candidate that cannot win campaigns again; so does a candidate, from the beginning."""
 
 
+MOST_FEEDINGS = 6
+"""How often the wait of a failed replica is doubled before it leads again: to about a minute."""
+FEEDING_SUPPORTS = 5
+"""For how many support times a failed replica that could hand over goes on to feed those that are not level yet."""
+
 _ANSWERS = frozenset({AppendAccepted, AppendRejected, VoteResponse, ReadProbeConfirmed, TermPassed})
 _NAMING_PROMISES = (AppendAccepted, AppendRejected)
 _OF_LEADERS = frozenset({AppendEntries, CommitNotice, ReadProbe, SnapshotHeader})
@@ -122,6 +127,7 @@ class Group:
         "_election_deadline",
         "_failed",
         "_failed_reads",
+        "_feedings",
         "_granted",
         "_handlers",
         "_hard_state_changed",
@@ -196,6 +202,7 @@ class Group:
         self._silent_until = silent_until
         self._awaits_snapshot = awaits_snapshot
         self._failed = failed
+        self._feedings = 0
         self._lost_to = lost_to
         self._hard_state_changed = False
         self._durable_term = hard_state.term
@@ -245,7 +252,8 @@ class Group:
 
     @property
     def is_leader(self) -> bool:
-        return self._leader is not None
+        """Whether this replica leads and may be asked for something: one that has failed only feeds the others (see `fail`)."""
+        return self._leader is not None and not self._failed
 
     @property
     def membership(self) -> Membership:
@@ -266,15 +274,19 @@ class Group:
     def may_campaign(self) -> bool:
         """Whether this node can store a vote, has applied every committed change of membership, and votes, or may have to lead.
 
-        See `MembershipHistory.is_electable` for the last.
+        See `MembershipHistory.is_electable` for the last. One that has failed applies nothing, and leads for those others
+        that there are to feed (see `fail`).
         """
-        log = self.log
+        log, history = self.log, self._history
+        if self._failed:
+            ready = history.current.voters != (self.node,)
+        else:
+            ready = not log.applied_index < history.current_index <= log.commit_index
         return (
-            self._history.is_electable(self.node, log.commit_index)
+            ready
+            and history.is_electable(self.node, log.commit_index)
             and self._liveness.may_campaign
-            and not log.applied_index < self._history.current_index <= log.commit_index
             and not self._is_silent
-            and not self._failed
         )
 
     @property
@@ -287,7 +299,7 @@ class Group:
     def status(self) -> GroupStatus:
         log, leader = self.log, self._leader
         membership = self._history.current
-        if leader is not None:
+        if self.is_leader:
             role = "leader"
         elif self.role is not Role.REPLICA:
             role = "candidate"
@@ -303,7 +315,7 @@ class Group:
             last_index=log.last_index,
             commit_index=log.commit_index,
             applied_index=log.applied_index,
-            lease_until=leader.lease_until() if leader is not None else 0,
+            lease_until=leader.lease_until() if leader is not None and not self._failed else 0,
             peers=[PeerState(node, progress.match, progress.state.value) for node, progress in leader.progress.items()]
             if leader is not None
             else [],
@@ -511,7 +523,7 @@ class Group:
 
     def campaign(self, now: int) -> None:
         """Campaign now, without waiting for the deadline, unless this replica may not or is bound to a leader."""
-        if self.may_campaign and not self._is_bound(self.node, now):
+        if self.may_campaign and not self._failed and not self._is_bound(self.node, now):
             self._pre_campaign(now)
 
     def has_leader(self, now: int) -> bool:
@@ -596,6 +608,11 @@ class Group:
     def _refuse_vote(self, sender: str, message: VoteRequest) -> None:
         self._say(sender, VoteResponse(self.group, self.term, False, message.pre))
 
+    @property
+    def _campaign_due(self) -> int:
+        """When to campaign, if there is no leader then: one that has failed leaves it to the others first."""
+        return self._election_deadline + (self._timing.support_ns << self._feedings if self._failed else 0)
+
     def _put_off_campaign(self, now: int) -> None:
         retry = self._timing.election_retry_ns
         self._election_deadline = max(self._election_deadline, now + retry + self._random.randrange(retry + 1))
@@ -638,7 +655,7 @@ class Group:
         self._count_votes(now)
 
     def _on_timeout_now(self, sender: str, message: TimeoutNow, now: int) -> None:  # noqa: ARG002
-        if self._leader is None and self.may_campaign:
+        if self._leader is None and self.may_campaign and not self._failed:
             self._become(Role.REPLICA)
             self._become(Role.PRE_CANDIDATE)
             self._real_campaign(now, transfer=True)
@@ -673,11 +690,17 @@ class Group:
         self._put_off_campaign(now)
 
     def fail(self, now: int, lost_to: int = 0) -> None:
-        """Lead no more, and do not campaign: what this replica has applied is not to be relied on. Until `restore`.
+        """Lead no more: what this replica has applied is not to be relied on. Until `restore`.
 
-        It goes on to vote and to take entries: its log is whole. Where that is not so, entries up to `lost_to` may have
-        been acknowledged and be gone: it then takes none but behind a snapshot, and gives no vote before its log is that
-        far again, so that no leader is elected who lacks what was committed with its help.
+        It goes on to vote and to take entries: its log is whole. That may be the newest one there is left, and then nobody
+        else can win; so, where nobody leads for some time longer than others would wait, it campaigns. What it wins it uses
+        to feed the others its log, and nothing else (`is_leader` is False): it takes no proposals, confirms no reads, sends
+        no snapshot, and resigns when another voter could lead. Each time it waits twice as long as before, since others
+        that have failed, too, would do no better.
+
+        Where the log is not whole, entries up to `lost_to` may have been acknowledged and be gone: it then takes none but
+        behind a snapshot, and neither votes nor campaigns before its log is that far again, so that no leader is elected
+        who lacks what was committed with its help.
         """
         self._failed = True
         if lost_to:
@@ -691,6 +714,9 @@ class Group:
     def mended(self, now: int) -> None:
         """Lead and campaign as before `fail`: what had failed is whole again, and the log was all the time."""
         self._failed = False
+        self._feedings = 0
+        if self._leader is not None:
+            self.leader = self.node
         self.wake(now)
 
     def report_lost_log(self) -> bool:
@@ -711,9 +737,14 @@ class Group:
 
     def _become_leader(self, now: int) -> None:
         self._become(Role.LEADER)
-        self.leader = self.node
+        if self._failed:
+            # It is nobody to be asked, here or elsewhere.
+            self.leader = ""
+            self._feedings = min(self._feedings + 1, MOST_FEEDINGS)
+        else:
+            self.leader = self.node
         self._leader_epoch = self._liveness.epoch
-        self._leader = Leader(
+        self._leader = leader = Leader(
             self.group,
             self.node,
             self.term,
@@ -724,7 +755,7 @@ class Group:
             send=self._say,
             now=now,
         )
-        self._append(EntryKind.EMPTY, [b""])
+        self._append(leader, EntryKind.EMPTY, [b""])
         self.active = True
 
     def _say(self, peer: str, message: RaftMessage) -> None:
@@ -758,7 +789,8 @@ class Group:
         if leader is not None:
             supported = leader.supported_until()
             removed = self.node not in leader.membership.voters and self._history.current_index <= self.log.commit_index
-            if removed or max(supported, leader.since) + self._timing.support_ns <= now:
+            fed = self._failed and leader.has_fed(now, FEEDING_SUPPORTS * self._timing.support_ns)
+            if removed or fed or max(supported, leader.since) + self._timing.support_ns <= now:
                 self._become_replica(self.term, now)
                 return
             self._reads.extend(leader.probe_reads(now))
@@ -772,7 +804,7 @@ class Group:
             return
         if self.role is Role.REPLICA:
             self._settle_down(now)
-        if self.active and now >= self._election_deadline and self.may_campaign:
+        if self.active and now >= self._campaign_due and self.may_campaign:
             if self._restarted and now < self._liveness.vote_not_before:
                 return
             if self.role is Role.CANDIDATE or self.role is Role.PRE_CANDIDATE or not self._leader_is_supported(now):
@@ -782,7 +814,7 @@ class Group:
     # -- proposals
 
     def _require_leader(self) -> Leader:
-        if self._leader is None:
+        if self._leader is None or self._failed:
             raise NotLeader(f"{self.node} does not lead group {self.group}; {self.leader or 'nobody known'} does")
         return self._leader
 
@@ -796,10 +828,10 @@ class Group:
         if leader.transfer is not None:
             raise TransferInProgress(f"leadership of group {self.group} is on its way to {leader.transfer.target!r}")
         leader.admit(sum(map(len, payloads)))
-        return self._append(EntryKind.COMMAND, payloads)
+        return self._append(leader, EntryKind.COMMAND, payloads)
 
-    def _append(self, kind: EntryKind, payloads: list[bytes]) -> int:
-        log, leader = self.log, self._require_leader()
+    def _append(self, leader: Leader, kind: EntryKind, payloads: list[bytes]) -> int:
+        log = self.log
         first = log.last_index + 1
         group, term = self.group, self.term
         log.append([sealed(group, term, index, kind, payload) for index, payload in enumerate(payloads, first)])
@@ -833,7 +865,7 @@ class Group:
                     f"{change.node!r} has the log up to {progress.match} of {log.commit_index}: let it catch up first"
                 )
         membership = changed(history.current, change)
-        index = self._append(EntryKind.MEMBERSHIP, [encode_membership(membership)])
+        index = self._append(leader, EntryKind.MEMBERSHIP, [encode_membership(membership)])
         history.append(log.entries(index, index + 1, 1))
         leader.set_membership(membership, now)
         return index
@@ -862,7 +894,7 @@ class Group:
     def read_index(self, now: int) -> int | None:
         """Return the position that a read must have applied, if the lease says that this node leads now; else None."""
         leader = self._leader
-        if leader is None or leader.lease_until() <= now:
+        if leader is None or self._failed or leader.lease_until() <= now:
             return None
         return self.log.commit_index
 
@@ -1031,6 +1063,7 @@ class Group:
             self._history.restart(membership, membership_index)
         self._awaits_snapshot = False
         self._failed = False
+        self._feedings = 0
         self._accept(sender, header.index)
         self._settle_down(now)
 

@@ -304,6 +304,18 @@ class Leader:
 
     # -- handing over
 
+    def has_fed(self, now: int, patience_ns: int) -> bool:
+        """Say whether another voter has the whole log, and, unless that takes longer than patience lasts, all whom entries help."""
+        level = lagging = False
+        for voter in self.membership.voters:
+            if voter != self._node:
+                progress = self.progress[voter]
+                if progress.match >= self._log.last_index:
+                    level = True
+                elif progress.reachable and progress.state is not ProgressState.SNAPSHOT:
+                    lagging |= self._liveness.supported_until(voter) > now
+        return level and (not lagging or now - self.since >= patience_ns)
+
     def begin_transfer(self, target: str, now: int) -> None:
         self.transfer = _Transfer(target, now + self._config.transfer_timeout_ns)
         self._push_transfer()
