@@ -73,7 +73,7 @@ from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.splits import Splits
-from shoal_server.node.status import describe
+from shoal_server.node.status import OUT_OF_TERMS, describe
 from shoal_server.node.stray_rows import StrayRows
 from shoal_server.node.transfers import SnapshotTransfers
 from shoal_server.node.wall_clock import WallClock
@@ -82,7 +82,7 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
-from shoal_server.raft.ready import BadMessage, Ready
+from shoal_server.raft.ready import BadMessage, ImplausibleTerm, Ready
 from shoal_server.shard.beginnings import Beginnings
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.folder import (
@@ -97,6 +97,9 @@ from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_ori
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 log = structlog.get_logger("shoal.node")
+
+SAY_AGAIN_NS = 60_000_000_000
+"""What a peer repeats without end is logged this seldom."""
 
 
 @dataclass(slots=True)
@@ -229,6 +232,7 @@ class Node:
         self._flush_wanted = False
         self._failure_stored = False
         self._next_tick = now
+        self._implausible_due: dict[tuple[str, int], int] = {}
         self._splits.open_missing(now)
 
     def open_replica(self, shard_id: int, now: int) -> None:
@@ -622,9 +626,7 @@ class Node:
                         answer_for_absent(sender, message, outbox)
                     continue
                 dirty[message.group] = replica
-                if isinstance(message, (SnapshotChunk, SnapshotAck)):
-                    self._transfers.receive(sender, message, replica, now)
-                elif isinstance(message, SnapshotWanted):
+                if isinstance(message, SnapshotWanted):
                     if sender in replica.group.members:
                         self._transfers.asked(replica, sender)
                         self._leaderships.asked_for_rows(message.group, sender, now)
@@ -641,12 +643,24 @@ class Node:
                     self._comparisons.told_to_fail(sender, message, replica, now)
                 else:
                     try:
-                        replica.group.step(sender, message, now)
+                        if isinstance(message, (SnapshotChunk, SnapshotAck)):
+                            self._transfers.receive(sender, message, replica, now)
+                        else:
+                            replica.group.step(sender, message, now)
                     except Damaged as error:
                         self._damaged(replica, error, now)
                     except BadMessage as error:
-                        self.tally.messages_refused += 1
-                        self.cut_off[sender] = str(error)
+                        self._refuse_message(sender, message.group, error, now)
+
+    def _refuse_message(self, sender: str, shard: int, error: BadMessage, now: int) -> None:
+        """A message makes no sense: end what it came by, unless that would only harm the other groups."""
+        self.tally.messages_refused += 1
+        if not isinstance(error, ImplausibleTerm):
+            self.cut_off[sender] = str(error)
+        elif now >= self._implausible_due.get((sender, shard), now):
+            # Who believes in such a term repeats it, several times a second.
+            self._implausible_due[sender, shard] = now + SAY_AGAIN_NS
+            log.error("term_implausible", peer=sender, shard=shard, reason=str(error))
 
     def _take_heartbeat(self, sender: str, message: Heartbeat | HeartbeatAnswer, now: int, outbox: Outbox) -> None:
         if isinstance(message, Heartbeat):
@@ -860,6 +874,8 @@ class Node:
             self._damaged(replica, error, now)
         for ready in taken:
             if ready.hard_state is not None:
+                if replica.group.out_of_terms:
+                    log.error("group_out_of_terms", shard=replica.shard.id, reason=OUT_OF_TERMS)
                 held.terms.append((replica.group, ready.hard_state.term))
                 must_sync = True
             if ready.entries:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from shoal_server.node.core import Node
 
 SOFTWARE = version("shoal")
+OUT_OF_TERMS = (
+    "its group has come to the last term there is and elects no leader any more: restore the shard from a backup"
+)
 
 
 def describe(node: Node, request: int, now: int) -> StatusReply:
@@ -76,7 +79,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         outgoing=_outgoing(replica.machine.state),
         incoming=_incoming(replica.machine.state),
         relocations_ended=replica.machine.state.ended,
-        failure="" if replica.failure is None else str(replica.failure),
+        failure=_failure(replica, now),
         comparison=replica.comparison.status(now)
         if replica.comparison is not None and replica.comparison.is_of(status.term, status.role == "leader")
         else None,
@@ -91,6 +94,13 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
             for peer in status.peers
         ),
     )
+
+
+def _failure(replica: Replica, now: int) -> str:
+    """Return why the replica serves nothing, or ""."""
+    if replica.failure is not None:
+        return str(replica.failure)
+    return OUT_OF_TERMS if replica.group.out_of_terms and not replica.group.has_leader(now) else ""
 
 
 def _outgoing(state: AppliedState) -> RelocationStatus | None:

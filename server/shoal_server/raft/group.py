@@ -29,6 +29,7 @@ from random import Random
 from typing import Any
 
 from msgspec.structs import replace
+from shoal.protocol.bounds import MAX_TERM
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.config import RaftConfig, Timing
@@ -46,6 +47,7 @@ from shoal_server.raft.membership import (
     is_membership,
 )
 from shoal_server.raft.messages import (
+    MAX_TERM_STEP,
     NEEDS_SNAPSHOT,
     AppendAccepted,
     AppendEntries,
@@ -74,6 +76,7 @@ from shoal_server.raft.quorum import Election, election
 from shoal_server.raft.ready import (
     BadMessage,
     GroupStatus,
+    ImplausibleTerm,
     NotLeader,
     PeerState,
     Ready,
@@ -284,10 +287,16 @@ class Group:
             ready = not log.applied_index < history.current_index <= log.commit_index
         return (
             ready
+            and not self.out_of_terms
             and history.is_electable(self.node, log.commit_index)
             and self._liveness.may_campaign
             and not self._is_silent
         )
+
+    @property
+    def out_of_terms(self) -> bool:
+        """Whether there is no later term to campaign in: the leader of this one goes on, and after it there is none."""
+        return self.term >= MAX_TERM
 
     @property
     def _is_silent(self) -> bool:
@@ -360,8 +369,14 @@ class Group:
 
         Raises:
             BadMessage: it cannot be what a peer sent; nothing was done.
+            ImplausibleTerm: neither, but it is only this message that makes no sense.
         """
         term = message.term
+        if term - self.term > MAX_TERM_STEP:
+            raise ImplausibleTerm(
+                f"{type(message).__name__} of shard {self.group} is of term {term}; the replica knows {self.term}, "
+                f"and takes no term that is more than {MAX_TERM_STEP} ahead"
+            )
         if type(message) is AppendEntries and message.entries:
             self._check_entries(message)
         if term != self.term and not self._settle_term(sender, message, term, now):

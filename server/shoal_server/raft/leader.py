@@ -305,7 +305,7 @@ class Leader:
     # -- handing over
 
     def has_fed(self, now: int, patience_ns: int) -> bool:
-        """Say whether another voter has the whole log, and, unless that takes longer than patience lasts, all whom entries help."""
+        """Say whether another voter has the whole log, and all whom entries help, unless they take longer than patience."""
         level = lagging = False
         for voter in self.membership.voters:
             if voter != self._node:

@@ -31,6 +31,9 @@ from shoal.protocol.bounds import (
 )
 
 _PLACE = Layout(">IQQB")
+MAX_TERM_STEP = 1 << 24
+"""How far a message's term may be above what its receiver knows. A group that elects a leader every ten seconds has come so far
+in five years, be it that a replica was away, or is new; whoever names a higher term is wrong, or means harm."""
 MAX_ENTRY_KIND = 255
 """One byte says what an entry is for."""
 

@@ -77,6 +77,10 @@ class BadMessage(Exception):
     """A message that no peer of ours sends: what it came by is not to be relied on."""
 
 
+class ImplausibleTerm(BadMessage):
+    """A message of a term that no group comes to. It is dropped; what else its connection carries is as good as before."""
+
+
 class NotLeader(Exception):
     """Only the group's leader can do this."""
 
