@@ -348,12 +348,13 @@ OPERATORS = (
     ),
     Scenario(
         "reshard-under-faults",
-        "Shards are split, merged and moved while leaders are stopped, and every history still holds.",
+        "Shards are split, merged and moved while leaders are stopped; every history holds, and every export is whole.",
         _each(
             lambda: Together(Operations([SPLIT, MOVE_MICROSHARDS, TRANSFER]), Pause(Who.LEADER)),
             lambda: Together(Operations([MOVE, MERGE, TRANSFER]), Partition(isolated)),
             seconds=(2.0, 4.0),
         ),
+        workloads=(*ESSENTIAL, "exports"),
         shape=MANAGED,
         recovery_seconds=20.0,
     ),

@@ -115,7 +115,7 @@ class _Experiment:
             clients = await open_clients(stack, self._cluster.url, [""] * CLIENTS)
             # Clients that are made meanwhile may use another cluster: then there are none beside those of the beginning.
             urls = [] if self._scenario.other_clusters else urls_of_single_nodes(self._cluster.url)
-            suite = Suite(self._run, self._random, clients, urls)
+            suite = Suite(self._run, self._random, clients, urls, exported_url=self._cluster.url)
             if self._scenario.other_clusters:
                 suite.allow_other_clusters()
             if self._scenario.wall_clocks_wrong:

@@ -15,6 +15,7 @@ from shoal_chaos.workloads.bank import Bank
 from shoal_chaos.workloads.base import Workload
 from shoal_chaos.workloads.counting import Counting
 from shoal_chaos.workloads.expiry import Expiry
+from shoal_chaos.workloads.exports import Exports
 from shoal_chaos.workloads.locks import Locks
 from shoal_chaos.workloads.on_call import OnCall
 from shoal_chaos.workloads.queues import Queues
@@ -33,12 +34,21 @@ ANSWERS = (ConditionFailed.__name__, TransactionConflict.__name__)
 class Suite:
     """One run of every workload."""
 
-    def __init__(self, run: str, random: Random, clients: Sequence[AsyncClient], urls: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run: str,
+        random: Random,
+        clients: Sequence[AsyncClient],
+        urls: Sequence[str] = (),
+        *,
+        exported_url: str = "",
+    ) -> None:
         """
         Args:
             run: begins all keys, none of which may be there yet. Without a delimiter.
             clients: of one keyspace; the first makes most calls, sessions and weak reads go through all.
             urls: of the same keyspace, by one node each (see `Registers`).
+            exported_url: of the same keyspace, all of which is exported again and again; "": it is not.
         """
         self.staleness = Staleness(run, random, clients)
         self._expiry, self._locks = Expiry(run, random), Locks(run, random)
@@ -58,6 +68,8 @@ class Suite:
             self._expiry,
             self._locks,
         ]
+        if exported_url:
+            self.workloads.append(Exports(run, random, exported_url))
         self._db = clients[0]
 
     def be_patient(self) -> None:

@@ -28,7 +28,7 @@ async def operate(cluster: ManagedCluster, run: str, random: Random, operations:
     """
     async with AsyncExitStack() as stack:
         clients = await open_clients(stack, cluster.url, [""] * CLIENTS)
-        suite = Suite(run, random, clients, [cluster.url])
+        suite = Suite(run, random, clients, [cluster.url], exported_url=cluster.url)
         suite.be_patient()
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:

@@ -22,7 +22,10 @@ def test_there_are_at_least_fifteen_and_their_names_are_unique() -> None:
 @pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_every_round_has_faults_that_last_and_workloads_that_exist(scenario: Scenario) -> None:
     client = AsyncClient("shoal://127.0.0.1:1/default")
-    names = {workload.name for workload in Suite("t", Random(0), [client]).workloads}
+    names = {
+        workload.name
+        for workload in Suite("t", Random(0), [client], exported_url="shoal://127.0.0.1:1/default").workloads
+    }
     assert set(scenario.workloads) <= names
     for seed in SEEDS:
         faults = scenario.round(Random(seed))
