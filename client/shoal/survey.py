@@ -46,12 +46,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node of the shard map, its status and the map it knows, or why it gave none."""
+    """One node of the shard map, its status and the map it knows, or why it gave none.
+
+    `stranger`: what answers at its address is not that node.
+    """
 
     node: NodeAddress
     status: StatusReply | None
     problem: str = ""
     shard_map: ShardMap | None = None
+    stranger: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +156,9 @@ class Survey:
         node = report.node
         if report.status is None:
             count = sum(1 for shard in self.shard_map.shards if node.id in shard.replicas)
+            gone = f"another answers as node {node.id}" if report.stranger else f"node {node.id} is unreachable"
             yield Problem(
-                ProblemKind.NODE_UNREACHABLE,
-                f"node {node.id} is unreachable, and with it {count} replicas: {report.problem}",
-                node=node.id,
+                ProblemKind.NODE_UNREACHABLE, f"{gone}, and with it {count} replicas: {report.problem}", node=node.id
             )
         elif report.status.not_writable:
             yield Problem(
@@ -320,9 +323,9 @@ async def _report(node: NodeAddress, cluster_id: str, timeout_seconds: float, tl
     except ShoalError as error:
         return NodeReport(node, None, str(error))
     if cluster_id and status.cluster_id and status.cluster_id != cluster_id:
-        return NodeReport(
-            node, None, f"{node.address} is of another cluster: of id {status.cluster_id}, this one's is {cluster_id}"
-        )
+        problem = f"{node.address} is of another cluster: of id {status.cluster_id}, this one's is {cluster_id}"
+        return NodeReport(node, None, problem, stranger=True)
     if status.node != node.id:
-        return NodeReport(node, None, f"{node.address} is node {status.node} of cluster {status.cluster}")
+        problem = f"{node.address} is node {status.node} of cluster {status.cluster}"
+        return NodeReport(node, None, problem, stranger=True)
     return NodeReport(node, status, shard_map=shard_map)

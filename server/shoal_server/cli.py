@@ -153,11 +153,13 @@ class _Session:
         note(f"starting {', '.join(self._names)}")
         while not self._stop.is_set():
             self._report_exits()
-            if await self._cluster.is_ready():
+            in_the_way = await self._cluster.not_ready()
+            if not in_the_way:
                 return
             if loop.time() >= deadline:
+                more = f" (and {len(in_the_way) - 1} more)" if len(in_the_way) > 1 else ""
                 raise CommandFailed(
-                    f"the cluster does not serve yet, and is ended again; its logs are in "
+                    f"the cluster does not serve yet, and is ended again: {in_the_way[0]}{more}; its logs are in "
                     f"{self._cluster.folder.root / 'logs'}",
                     ExitCode.UNAVAILABLE,
                 )

@@ -66,13 +66,17 @@ HOLD_MS = 2_000
 """For so long at the most no map is sent while nodes may have one that they have derived from a split or a relocation, and
 that the managers' does not show yet: there is nothing wrong with an older one, but clients would look for keys in vain."""
 
+HAS_ANOTHER_FOLDER = "has another data folder than"
 OTHER_IDENTITY = (
-    "what answers as node {node} has another data folder than the node of that name had: it holds nothing of what that "
+    "what answers as node {node} " + HAS_ANOTHER_FOLDER + " the node of that name had: it holds nothing of what that "
     "had promised, and is not taken for it; give it a new id, and `shoal remove-node {node}` once its replicas are replaced"
 )
 
+IS_OF_ANOTHER_CLUSTER = "is of another cluster"
 OTHER_CLUSTER = (
-    "what answers as node {node} is of another cluster: of id {theirs}, this one's is {ours}; the nodes were made anew, or "
+    "what answers as node {node} "
+    + IS_OF_ANOTHER_CLUSTER
+    + ": of id {theirs}, this one's is {ours}; the nodes were made anew, or "
     "restored from a copy: managers of theirs begin with empty folders"
 )
 

@@ -230,17 +230,23 @@ class LocalCluster:
 
     async def is_ready(self) -> bool:
         """Whether every shard has a leader, and every replica on a node that runs is in step."""
+        return not await self.not_ready()
+
+    async def not_ready(self) -> list[str]:
+        """Return what is in the way of `is_ready`, in words, the nodes' own troubles first."""
         try:
             found = await self.examine()
-        except Unavailable:
-            return False
+        except Unavailable as error:
+            return [str(error)]
         running = self.running
-        return all(
-            problem.kind is not ProblemKind.SHARD_WITHOUT_LEADER
-            and (problem.node is None or problem.node not in running)
+        in_the_way = [
+            problem
             for problem in found.problems
-            if problem.kind is not ProblemKind.NODE_NOT_LEADING
-        )
+            if problem.kind is ProblemKind.SHARD_WITHOUT_LEADER
+            or (problem.node in running and problem.kind is not ProblemKind.NODE_NOT_LEADING)
+        ]
+        in_the_way.sort(key=lambda problem: problem.node is None)
+        return [problem.message for problem in in_the_way]
 
     async def stop(self, hurry: asyncio.Event | None = None) -> list[str]:
         """End every node in order; return those that had to be killed."""

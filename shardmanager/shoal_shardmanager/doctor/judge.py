@@ -10,6 +10,7 @@ from shoal.protocol.messages import StatusReply
 from shoal.shardmap import Shard
 from shoal.survey import Problem, ProblemKind
 
+from shoal_shardmanager.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
 from shoal_shardmanager.doctor.facts import Facts, Finding, Severity
 
 CLOCK_SKEW_MS_MAX = 500
@@ -68,6 +69,16 @@ def _nodes(facts: Facts) -> Iterator[Finding]:
         node, status = report.node, report.status
         if status is None:
             shards = sum(node.id in shard.replicas for shard in facts.survey.shard_map.shards)
+            if report.stranger:
+                yield Finding(
+                    Severity.WARNING,
+                    "node_is_another",
+                    f"another answers as node {node.id}, so that {shards} replicas are missing: {report.problem}",
+                    f"if that is node {node.id}'s own folder, of which only the cluster's id differs, end it and give it the "
+                    "others' id (`shoal new-cluster-id`); else start the node on its own data folder, at its own address",
+                    node=node.id,
+                )
+                continue
             yield Finding(
                 Severity.WARNING,
                 "node_unreachable",
@@ -337,9 +348,20 @@ def _control(facts: Facts) -> Iterator[Finding]:
                 Severity.WARNING,
                 "node_not_trusted",
                 f"node {silent.id} ({silent.state}) answers us, but not the manager {control.manager}: {silent.reason}",
-                "try the network between the two; a node with a new data folder under an old id has to get a new id",
+                _silent_advice(silent.reason),
                 node=silent.id,
             )
+
+
+def _silent_advice(reason: str) -> str:
+    if IS_OF_ANOTHER_CLUSTER in reason:
+        return (
+            "end the managers, move their data folders away, and start them with empty ones: they learn the cluster from its "
+            'nodes (see "Go back to a copy" in docs/operating.md); nothing is healed or moved before'
+        )
+    if HAS_ANOTHER_FOLDER in reason:
+        return "end it, and start it again on the data folder it had, or with a new id"
+    return "try the network between the two"
 
 
 def _operations(facts: Facts) -> Iterator[Finding]:

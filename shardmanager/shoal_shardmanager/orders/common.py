@@ -91,7 +91,9 @@ def known_leader(facts: Facts, shard: int) -> Leading:
     leader = facts.view.leader(shard)
     if leader is None:
         raise Unsettled(
-            Why.REFUSED, f"shard {shard} has no leader now, which would have to take part: see `shoal shards {shard}`"
+            Why.REFUSED,
+            f"the managers hear no leader of shard {shard}, which would have to take part: `shoal doctor` says whom they "
+            "do not hear, and why",
         )
     return leader
 

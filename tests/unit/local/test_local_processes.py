@@ -13,6 +13,9 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from shoal.shardmap import ShardMap
+from shoal.survey import Examination, Problem, ProblemKind, Survey
+from shoal_server.local.cluster import LocalCluster, prepare_folder
 from shoal_server.local.layout import ClusterFolder, free_ports, port_in_use
 from shoal_server.local.processes import ProcessRecord, find_nodes, log_tail, start_node, stop_nodes
 
@@ -125,3 +128,19 @@ def test_a_port_that_somebody_listens_on_is_in_use():
 def test_an_address_of_another_machine_is_no_matter_of_use():
     with pytest.raises(OSError, match="Cannot assign"):
         port_in_use("192.0.2.1:7400")
+
+
+async def test_what_is_in_the_way_of_serving_is_said_in_words(tmp_path, monkeypatch):
+    ports = free_ports(1)
+    made = prepare_folder(tmp_path / "cluster", nodes=1, port=ports[0], managers=0)
+    cluster = LocalCluster(made, made.config_file)
+
+    async def examined() -> Examination:
+        survey = Survey(ShardMap(1, "c", (), (), ()), [])
+        problem = Problem(ProblemKind.SHARD_WITHOUT_LEADER, "shard 1 has no leader", shard=1)
+        lost = Problem(ProblemKind.NODE_UNREACHABLE, "another answers as node n9", "n9")
+        return Examination(survey, (problem, lost), {})
+
+    monkeypatch.setattr(cluster, "examine", examined)
+    assert await cluster.not_ready() == ["shard 1 has no leader"], "nodes that were not started are no matter of ours"
+    assert not await cluster.is_ready()

@@ -12,6 +12,7 @@ from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal.survey import NodeReport, Survey
+from shoal_shardmanager.controller import OTHER_CLUSTER, OTHER_IDENTITY
 from shoal_shardmanager.doctor import judge as judge_module
 from shoal_shardmanager.doctor.facts import (
     ClockReading,
@@ -202,6 +203,32 @@ def test_a_node_that_only_the_manager_does_not_hear_is_found():
     silent = replace(CONTROL, silent=(SilentNode("n2", "active", "no answer"),))
     assert only(facts(control=silent)).code == "node_not_trusted"
     assert "node_not_trusted" not in codes(without(facts(control=silent), "n2"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (OTHER_CLUSTER.format(node="n2", theirs="a", ours="b"), "start them with empty ones"),
+        (OTHER_IDENTITY.format(node="n2"), "the data folder it had"),
+        ("no answer", "try the network"),
+    ],
+)
+def test_the_remedy_is_that_of_the_reason_why_a_manager_does_not_take_a_node(reason: str, advice: str):
+    silent = replace(CONTROL, silent=(SilentNode("n2", "active", reason),))
+    assert advice in only(facts(control=silent)).advice
+
+
+def test_a_node_whose_place_another_has_taken_is_not_said_to_be_silent():
+    found = facts()
+    reports = [
+        NodeReport(report.node, None, "n2:1 is of another cluster", stranger=True) if report.node.id == "n2" else report
+        for report in found.survey.nodes
+    ]
+    survey = Survey(SHARD_MAP, reports)
+    finding = next(each for each in judge(replace(found, survey=survey)) if each.node == "n2")
+    assert (finding.code, "does not answer" in finding.what) == ("node_is_another", False)
+    assert "new-cluster-id" in finding.advice
+    assert not any("unreachable" in problem.message for problem in survey.problems({}))
 
 
 @pytest.mark.parametrize(
