@@ -31,18 +31,27 @@ class FrameTooLong(BadFrame):
     """The other side announced a frame beyond the limit: it is broken, hostile, or not a Shoal peer at all."""
 
 
+_SMALL_PIECE_BYTES = 2048
+
+
 class FrameReader:
     """Cuts a byte stream into frames. Holds at most one incomplete frame, of at most `max_bytes`.
 
-    The pieces of an incomplete frame are only joined once it is complete, so that a long one is copied once.
+    The pieces of an incomplete frame are only joined once it is complete, so that a long one is copied once; small ones are
+    joined before, since each by itself takes more than what is in it.
     """
 
-    __slots__ = ("_max_bytes", "_missing", "_pieces")
+    __slots__ = ("_limit", "_max_bytes", "_missing", "_pieces")
 
-    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES, first_max_bytes: int | None = None) -> None:
+        """
+        Args:
+            first_max_bytes: of the first frame, from somebody who is not known yet; None: it is like all others.
+        """
         self._pieces: list[bytes] = []
         self._missing = 0
         self._max_bytes = max_bytes
+        self._limit = max_bytes if first_max_bytes is None else min(max_bytes, first_max_bytes)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what arrived; return the bodies of the frames that it completes.
@@ -53,7 +62,10 @@ class FrameReader:
         """
         pieces = self._pieces
         if pieces:
-            pieces.append(data)
+            if len(data) < _SMALL_PIECE_BYTES and len(pieces[-1]) < _SMALL_PIECE_BYTES:
+                pieces[-1] += data
+            else:
+                pieces.append(data)
             self._missing -= len(data)
             if self._missing > 0:
                 return []
@@ -65,8 +77,8 @@ class FrameReader:
         missing = HEADER_BYTES
         while size - at >= HEADER_BYTES:
             length, checksum = _HEADER.unpack_from(data, at)
-            if length > self._max_bytes:
-                raise FrameTooLong(f"a frame of {length} bytes was announced; at most {self._max_bytes} are accepted")
+            if length > self._limit:
+                raise FrameTooLong(f"a frame of {length} bytes was announced; at most {self._limit} are accepted")
             end = at + HEADER_BYTES + length
             if end > size:
                 missing += length
@@ -75,6 +87,7 @@ class FrameReader:
             if crc32(body) != checksum:
                 raise FrameDamaged(f"a frame of {length} bytes arrived damaged: its checksum is another")
             bodies.append(body)
+            self._limit = self._max_bytes
             at = end
         if at < size:
             pieces.append(data[at:] if at else data)

@@ -59,6 +59,8 @@ lack one of these options have a time of their own."""
 
 GREETING_SECONDS = 5.0
 """A connection that has not said hello by then is closed: it holds a place that somebody else may need."""
+GREETING_BYTES = 64 * 1024
+"""Of the first frame: far more than a Hello has, and what anybody may make the node hold for those seconds."""
 
 
 _OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | RelocationStep
@@ -116,7 +118,7 @@ class Inbound(asyncio.Protocol):
         self._host = host
         self._traces = traces
         self._loop = loop
-        self._reader = FrameReader(host.max_frame_bytes)
+        self._reader = FrameReader(host.max_frame_bytes, GREETING_BYTES)
         self._transport: asyncio.Transport | None = None
         self._client: int | None = None
         self._peer = ""

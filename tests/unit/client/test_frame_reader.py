@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from itertools import pairwise
 from zlib import crc32
 
@@ -107,3 +108,26 @@ def test_frames_before_a_damaged_one_come_out_and_none_of_what_follows(bodies: l
 def test_a_damaged_frame_says_so() -> None:
     with pytest.raises(FrameDamaged, match="a frame of 3 bytes arrived damaged"):
         FrameReader().feed(framed(b"abc")[:-1] + b"d")
+
+
+def test_a_frame_that_comes_in_single_bytes_costs_little_more_than_its_bytes() -> None:
+    body = bytes(range(256)) * 400
+    frame = struct.pack(">II", len(body), crc32(body)) + body
+    reader = FrameReader()
+    for at in range(len(frame) - 1):
+        assert reader.feed(frame[at : at + 1]) == []
+    assert len(reader._pieces) < len(frame) // 1024
+    assert reader.feed(frame[-1:]) == [body]
+
+
+def test_only_the_first_frame_has_to_be_short() -> None:
+    def framed(size: int) -> bytes:
+        return struct.pack(">II", size, crc32(bytes(size))) + bytes(size)
+
+    reader = FrameReader(1000, first_max_bytes=10)
+    assert reader.feed(framed(10) + framed(1000) + framed(999)[:20]) == [bytes(10), bytes(1000)]
+    assert reader.feed(framed(999)[20:]) == [bytes(999)]
+    with pytest.raises(FrameTooLong, match="at most 1000"):
+        reader.feed(framed(1001))
+    with pytest.raises(FrameTooLong, match="at most 10 "):
+        FrameReader(1000, first_max_bytes=10).feed(framed(11))
