@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from shoal_chaos.nemeses.base import Nemesis, Together
+from shoal_chaos.nemeses.changed_rows import ChangedRow
 from shoal_chaos.nemeses.choosing import Who
 from shoal_chaos.nemeses.clocks import Drift, OneWallWrong, WallJump
 from shoal_chaos.nemeses.disks import (
@@ -327,6 +328,12 @@ MACHINES = (
         _each(lambda: DamagedWhileRunning(), seconds=(3.0, 5.0), rest_seconds=3.0),
         availability=MAJORITY_STAYS,
         needs_system_faults=True,
+    ),
+    Scenario(
+        "changed-row",
+        "A row that changes in one replica, with no damage to be seen, is found by comparing, and the replica is rebuilt.",
+        _each(ChangedRow, seconds=(1.0, 2.0), rest_seconds=2.0),
+        availability=MAJORITY_STAYS,
     ),
 )
 
