@@ -61,7 +61,6 @@ _INDEX_BIT = 1 << 31
 SHARD_MAP_ROW = b"m"
 DERIVED_MAP_ROW = b"d"
 EPOCH_ROW = b"e"
-MARK_ROW = b"s"
 PROMISED_ROW = b"t"
 _HARD_STATE = b"h"
 _LOG_START = b"l"

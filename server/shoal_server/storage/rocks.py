@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -49,8 +48,7 @@ from shoal_server.storage.engine import (
     StorageFull,
     View,
 )
-from shoal_server.storage.layout import MARK_ROW
-from shoal_server.storage.marks import MARK_SECONDS, SyncedMarks
+from shoal_server.storage.marks import MARKS_FILE, SyncedMarks
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
 
 LOG_BUFFER_BYTES = 16 * 1024 * 1024
@@ -61,7 +59,6 @@ INFO_LOG_BYTES = 4 * 1024 * 1024
 BLOOM_BITS = 10
 NO_SPACE = "no space left"
 DAMAGED = "Corruption"
-MARKS_FILE = "SYNCED"
 OF_REPLICAS = ("data", "log")
 """The families in which replicas may be damaged, and rebuilt."""
 COPY_BYTES = 4 * 1024 * 1024
@@ -254,6 +251,9 @@ class RocksEngine:
             columns = _columns(path, options, families)
             known = {column: families[name] for name, found in columns.items() for column in found}
             self._database = Rdict(str(path), options, column_families=known)
+            # Before anything is written: numbers are given on from where recovery has come to.
+            self._written = self._database.latest_sequence_number()
+            self._marks = self._open_marks(self._written)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
             self._columns: dict[str, str] = {}
@@ -261,31 +261,32 @@ class RocksEngine:
             self.log, self.data, self.meta = (
                 self._open_family(name, self._column_to_open(name, columns[name])) for name in ("log", "data", "meta")
             )
+        except StorageFailed:
+            raise
         except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
             if DAMAGED in str(error):
                 raise StorageDamaged(f"the database in {path} is damaged: {error}; {REPLACE_NODE}") from error
             raise StorageFailed(f"the database in {path} cannot be opened: {error}") from error
-        self._marks = self._open_marks()
         self._keep_what_was_recovered()
-        self._mark_due = 0.0
-        self._written_mark = self._marks.noted
 
-    def _open_marks(self) -> SyncedMarks:
-        """Check that everything is there that a sync had confirmed by the last mark."""
-        row = self.get(self.meta, MARK_ROW)
-        found = 0 if row is None else int.from_bytes(row, "big")
+    def _open_marks(self, found: int) -> SyncedMarks:
+        """Check that everything is there that a sync has ever confirmed.
+
+        Args:
+            found: the number of the last write that recovery has brought back.
+        """
         try:
             marks = SyncedMarks(self._path / MARKS_FILE)
         except OSError as error:
             raise self._failure("read the marks of", error) from error
         if found < marks.noted:
-            self._close_database()
+            self._database.close()
+            del self._database
             raise StorageDamaged(
-                f"the write-ahead log in {self._path} has lost what was confirmed to be on disk (its last mark is {found}, "
-                f"{marks.noted} was synced): the disk lies, or files were damaged or brought back from an old copy; "
+                f"the write-ahead log in {self._path} has lost what was confirmed to be on disk (it ends at {found}, and "
+                f"was synced up to {marks.noted}): the disk lies, or files were damaged or brought back from an old copy; "
                 f"{REPLACE_NODE}. Only where no other replica is left: remove {marks.path} to start with what is there"
             )
-        marks.noted = found
         return marks
 
     def _keep_what_was_recovered(self) -> None:
@@ -376,25 +377,15 @@ class RocksEngine:
         return cast(Batch, WriteBatch(raw_mode=True))
 
     def write(self, batch: Batch) -> None:
-        now = time.monotonic()
-        if now >= self._mark_due:
-            self._mark_due = now + MARK_SECONDS
-            self._write_marked(batch)
+        if batch.is_empty():
+            # It would be numbered as the last write is, which may be one that is not logged.
             return
-        self._write(batch)
-
-    def _write(self, batch: Batch) -> None:
         try:
             self._database.write(cast(WriteBatch, batch))
+            # Only now: a sync that runs in its thread meanwhile may have begun before this was there to be covered.
+            self._written = self._database.latest_sequence_number()
         except Exception as error:
             raise self._failure("write to", error) from error
-
-    def _write_marked(self, batch: Batch) -> None:
-        mark = self._written_mark + 1
-        batch.put(MARK_ROW, mark.to_bytes(8, "big"), self.meta)
-        self._write(batch)
-        # Only now: a sync that runs in its thread meanwhile may have begun before the mark was there to be covered.
-        self._written_mark = mark
 
     def write_unlogged(self, batch: Batch) -> None:
         try:
@@ -403,11 +394,11 @@ class RocksEngine:
             raise self._failure("write to", error) from error
 
     def sync(self) -> None:
-        mark = self._written_mark
+        written = self._written
         try:
             self._database.flush_wal(True)
-            if mark > self._marks.noted:
-                self._marks.note(mark)
+            if written > self._marks.noted:
+                self._marks.note(written)
         except Exception as error:
             raise self._failure("sync", error) from error
 
