@@ -237,6 +237,8 @@ class SimulatedNode:
         local_now = self.local_now()
         if local_now - self._looked_at_disk >= DISK_LOOK_INTERVAL:
             self._look_at_disk(node, local_now)
+        self.engine.damage.met.clear()
+        adopted = node.tally.snapshots_adopted
         turn = node.turn(local_now, self._wall_ms())
         if turn.to_peers:
             self._say(turn.to_peers, {})
@@ -249,6 +251,8 @@ class SimulatedNode:
         if end.flush is not None and end.flush > self._flushing:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
+        if self.engine.damage.met and node.tally.snapshots_adopted == adopted:
+            self._check_damage_was_heeded(node)
         while node.cut_off:
             self._cluster.break_link(node.cut_off.popitem()[0], self.name)
         self._cluster.invariants.check(self)
@@ -259,6 +263,12 @@ class SimulatedNode:
             cluster = self._cluster
             cluster.invariants.check_serving((name, other.serving()) for name, other in cluster.nodes.items())
         self._turn_by(max(self._clock.true_time(end.wake_at), now + 1))
+
+    def _check_damage_was_heeded(self, node: Node) -> None:
+        """Whoever has met damage in the turn that ends has failed, but for who has only asked whether a shard is here."""
+        questions = {make(shard) for shard in node.routes.shards for make in (applied_state_key, split_off_key)}
+        if self.engine.damage.met - questions and not any(each.failure for each in node.replicas.values()):
+            raise Violation(f"{self.name} has met damage, and none of its replicas has failed")
 
     def _sync(self, epoch: int) -> None:
         if self._syncing or self.node is None or self._wanted_sync <= self._synced:

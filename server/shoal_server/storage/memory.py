@@ -77,12 +77,16 @@ class Table:
 
 
 class _Damage:
-    """Rows that are on the disk and cannot be read, by family: simulated. What replaces or removes them mends that."""
+    """Rows that are on the disk and cannot be read, by family: simulated. What replaces or removes them mends that.
 
-    __slots__ = ("_keys",)
+    `met`: those that somebody has tried to read, until whoever looks at it clears it.
+    """
+
+    __slots__ = ("_keys", "met")
 
     def __init__(self, keys: dict[str, set[bytes]] | None = None) -> None:
         self._keys = keys or {}
+        self.met: set[bytes] = set()
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -110,6 +114,7 @@ class _Damage:
         if damaged:
             for key in keys:
                 if key in damaged:
+                    self.met.add(key)
                     raise Damaged(family, f"rows of the {family} family cannot be read: {key.hex()} is damaged")
 
     def checked(self, family: str, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
