@@ -402,7 +402,11 @@ class ChangeMembership(_Message, frozen=True, tag=20):
 
 
 class DropReplica(_Message, frozen=True, tag=21):
-    """Remove a replica that the node's shard map does not put there: answered by `Done` once its rows are gone."""
+    """Remove a replica that the node's shard map does not put there: answered by `Done` once its rows are gone.
+
+    Refused where the node votes in the group, as far as it knows, unless the map has no such shard any more, or is made
+    for a newer membership than the replica has heard of.
+    """
 
     request: RequestNumber
     shard: ShardId

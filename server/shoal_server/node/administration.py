@@ -40,7 +40,9 @@ from shoal_server.raft.membership import MembershipChange, MembershipRefused
 from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
+from shoal_server.storage.dropped_replicas import DroppedReplica, load_dropped, put_dropped
 from shoal_server.storage.folder import put_shard_map
+from shoal_server.storage.replica_failure import load_lost_to
 from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, is_stored, put_origin
 from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
 
@@ -180,8 +182,16 @@ class Administration:
         shard = routes.shards.get(shard_id)
         if shard is None:
             return f"shard {shard_id} is to be founded, and not in the shard map"
+        node = self._node
+        if node.lacks_replica(shard):
+            if shard_id in node.routes.shards or load_dropped(node.engine, shard_id) is not None:
+                return f"shard {shard_id} is there already: a replica of it that is new here cannot found it"
+            if shard.founders and node.identity.node not in shard.founders + shard.founding_followers:
+                return (
+                    f"shard {shard_id} was founded elsewhere: on {', '.join(shard.founders + shard.founding_followers)}"
+                )
         wanted = set(microshards_in(shard.founding_ranges or shard.ranges))
-        for known in self._node.routes.map.shards:
+        for known in node.routes.map.shards:
             if (
                 known.id != shard_id
                 and known.keyspace == shard.keyspace
@@ -204,8 +214,17 @@ class Administration:
         if replica.machine.microshards.split_offs:
             # Its log is all that could make the new one again, if a crash came before that is on disk.
             return f"what was split off shard {request.shard} is not on disk yet: ask again in a moment"
+        group = replica.group
+        if shard is not None and group.may_have_to_vote and shard.membership_version <= group.membership.version:
+            # It may only not have heard that it was removed: then the map's membership is a newer one.
+            return (
+                f"{node.identity.node} votes in shard {request.shard}, as far as it knows: remove it from the group "
+                f"first, and give it a shard map made for that, of a membership newer than {group.membership.version}"
+            )
+        acknowledged_to = max(group.log.last_index, load_lost_to(node.engine, request.shard))
         batch = node.engine.batch()
         drop_replica(batch, node.engine, replica.shard, replica.stored_state)
+        put_dropped(batch, node.engine, request.shard, DroppedReplica(group.term, group.vote, acknowledged_to))
         node.engine.write(batch)
         node.forget_replica(request.shard)
         return ""
@@ -281,6 +300,7 @@ class Administration:
             shard in node.routes.shards
             or shard in node.replicas
             or is_stored(node.engine, shard)
+            or load_dropped(node.engine, shard) is not None
             or any(
                 shard in replica.machine.state.children or replica.is_to_beget(shard)
                 for replica in node.replicas.values()

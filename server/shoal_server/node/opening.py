@@ -21,6 +21,7 @@ from shoal_server.raft.messages import HardState, Membership
 from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
+from shoal_server.storage.dropped_replicas import take_up_dropped
 from shoal_server.storage.engine import REPLACE_NODE, Damaged, Engine, StorageDamaged
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
@@ -29,6 +30,7 @@ from shoal_server.storage.layout import (
     encode_log_start,
     hard_state_key,
     is_split_off,
+    load_hard_state,
     log_start_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
@@ -84,6 +86,7 @@ class ReplicaOpener:
             StorageDamaged: the log lacks what was applied.
         """
         shard, node, engine = routes.shards[shard_id], self._node, self._engine
+        take_up_dropped(engine, shard_id)
         store = GroupLogStore(engine, shard_id)
         known = failure = load_failure(engine, shard_id)
         founded_ranges = (shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges
@@ -268,5 +271,6 @@ def _begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> 
         return
     batch = engine.batch()
     batch.put(log_start_key(shard), encode_log_start(LogStart(state.index, state.term)), engine.meta)
-    batch.put(hard_state_key(shard), encode_hard_state(HardState(state.term, "")), engine.meta)
+    if load_hard_state(engine, shard).term < state.term:
+        batch.put(hard_state_key(shard), encode_hard_state(HardState(state.term, "")), engine.meta)
     engine.write(batch)

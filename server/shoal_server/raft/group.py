@@ -181,7 +181,8 @@ class Group:
     ) -> None:
         """
         Args:
-            awaits_snapshot: the replica cannot begin with the log's first entries: it takes none before a snapshot.
+            awaits_snapshot: the replica cannot begin with the log's first entries: it takes none before a snapshot, and
+                neither votes nor campaigns.
             failed, lost_to: see `fail`.
             silent_until: the replica neither votes nor campaigns while its log knows no membership of this version:
                 the node may have had a replica before, and have forgotten what it promised then.
@@ -269,6 +270,11 @@ class Group:
         return membership.voters + membership.followers
 
     @property
+    def may_have_to_vote(self) -> bool:
+        """Whether a quorum may count on this node: it votes, or did before a change that may yet not be committed."""
+        return self._history.is_electable(self.node, self.log.commit_index)
+
+    @property
     def transferring(self) -> bool:
         """Whether leadership is on its way to another node, or has not arrived and is being taken back in a new term."""
         return self._renewing or (self._leader is not None and self._leader.transfer is not None)
@@ -301,7 +307,7 @@ class Group:
     @property
     def _is_silent(self) -> bool:
         """Whether this replica may have forgotten what a candidate's log must have, and so gives no vote."""
-        if self._lost_to and (self._awaits_snapshot or self.log.last_index < self._lost_to):
+        if self._awaits_snapshot or self.log.last_index < self._lost_to:
             return True
         return self._history.current.version < self._silent_until
 

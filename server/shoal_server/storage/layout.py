@@ -70,6 +70,7 @@ _ORIGIN = b"o"
 _FAILURE = b"f"
 _LOST = b"a"
 _STRAYS = b"u"
+_DROPPED = b"x"
 GENERATION_ROW = b"n"
 
 
@@ -274,6 +275,11 @@ def failure_key(group: int) -> bytes:
 def lost_key(group: int) -> bytes:
     """Return the key of up to where a replica may have acknowledged entries that it has lost."""
     return _GROUP_KEY.pack(_LOST, group)
+
+
+def dropped_key(group: int) -> bytes:
+    """Return the key of what is remembered of a replica that was dropped."""
+    return _GROUP_KEY.pack(_DROPPED, group)
 
 
 def log_start_key(group: int) -> bytes:

@@ -60,7 +60,12 @@ def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailur
     batch.put(failure_key(shard), _encoder.encode(failure), engine.meta)
     if failure.log_lost_to:
         lost_to = max(failure.log_lost_to, load_lost_to(engine, shard))
-        batch.put(lost_key(shard), lost_to.to_bytes(8, "big"), engine.meta)
+        put_lost_to(batch, engine, shard, lost_to)
+
+
+def put_lost_to(batch: Batch, engine: Engine, shard: int, lost_to: int) -> None:
+    """Store that entries up to `lost_to` may have been acknowledged and lost since."""
+    batch.put(lost_key(shard), lost_to.to_bytes(8, "big"), engine.meta)
 
 
 def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:

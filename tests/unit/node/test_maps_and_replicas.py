@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
-from shoal.protocol.messages import ChangeMembership, Done, DropReplica, Failure, InstallShardMap, OpenSession, Put
+from shoal.protocol.messages import (
+    Answer,
+    ChangeMembership,
+    Done,
+    DropReplica,
+    Failure,
+    Freshness,
+    InstallShardMap,
+    OpenSession,
+    Put,
+    Request,
+    Written,
+)
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.membership import ChangeKind
+from shoal_server.raft.messages import HardState
+from shoal_server.storage.dropped_replicas import DroppedReplica, put_dropped, take_up_dropped
 from shoal_server.storage.folder import load_shard_map
+from shoal_server.storage.layout import load_hard_state
+from shoal_server.storage.replica_failure import load_lost_to
 from shoal_server.storage.watched import WatchedEngine
 
 MS = 1_000_000
@@ -147,3 +165,143 @@ def test_a_replica_that_goes_and_comes_back_in_one_turn_begins_with_nothing(node
         assert isinstance(nodes.answer(request), Done)
     nodes.ask_and_wait(leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_FOLLOWER, victim))
     nodes.until(lambda: nodes.stored_keys(victim) == [b"k"])
+
+
+# -- replicas that go and come back
+
+VOTERS = ("n1", "n2", "n3")
+
+
+def order(nodes: Any, node: str, make: Callable[[int], Request]) -> Answer:
+    answer: Answer = nodes.ask_and_wait(node, make)
+    return answer
+
+
+def without(shard_map: ShardMap, node: str, version: int, membership_version: int) -> ShardMap:
+    """The map without a replica of its one shard on a node."""
+    shard = shard_map.shards[0]
+    voters = tuple(voter for voter in shard.voters if voter != node)
+    return replace(
+        shard_map, version=version, shards=(replace(shard, voters=voters, membership_version=membership_version),)
+    )
+
+
+def write_behind_the_back_of_one(nodes: Any) -> tuple[str, str, str]:
+    """Write what a leader and one other have; return them and the one that lacks it."""
+    nodes.answer(nodes.write(Put(b"a", b"1")))
+    nodes.pass_time(2000)
+    leader = nodes.leader
+    lacking, having = nodes.others
+    nodes.isolate(lacking)
+    assert isinstance(nodes.answer(nodes.write(Put(b"b", b"1"))), Written)
+    nodes.pass_time(100)
+    return leader, having, lacking
+
+
+def test_a_node_that_votes_in_a_group_does_not_drop_its_replica(nodes: Any) -> None:
+    _, having, _ = write_behind_the_back_of_one(nodes)
+    known = nodes.nodes[having].routes.map
+    assert isinstance(
+        order(nodes, having, lambda request: InstallShardMap(request, without(known, having, 2, 1))), Done
+    )
+    refusal = order(nodes, having, lambda request: DropReplica(request, 1))
+    assert isinstance(refusal, Failure)
+    assert "remove it from the group first" in refusal.message
+    assert 1 in nodes.nodes[having].replicas
+
+
+def test_a_node_that_missed_its_removal_drops_its_replica_by_a_map_of_the_newer_membership(nodes: Any) -> None:
+    leader, removed = nodes.leader, nodes.others[0]
+    nodes.pass_time(2000)
+    nodes.isolate(removed)
+    for kind in (ChangeKind.DEMOTE, ChangeKind.REMOVE):
+        change = order(nodes, leader, lambda request, kind=kind: ChangeMembership(request, 1, kind, removed))
+        assert isinstance(change, Done)
+        nodes.pass_time(200)
+    known = nodes.nodes[removed].routes.map
+    nodes.ask_and_wait(removed, lambda request: InstallShardMap(request, without(known, removed, 2, 3)))
+    assert isinstance(order(nodes, removed, lambda request: DropReplica(request, 1)), Done)
+    assert 1 not in nodes.nodes[removed].replicas
+
+
+@pytest.mark.parametrize("removed_by", ["no shard", "a newer membership"])
+def test_a_replica_that_comes_back_gives_no_vote_before_it_has_what_it_had_acknowledged(
+    nodes: Any, removed_by: str
+) -> None:
+    """Whatever a map says: its group still counts on it."""
+    leader, having, lacking = write_behind_the_back_of_one(nodes)
+    known = nodes.nodes[having].routes.map
+    gone = (
+        replace(known, version=2, keyspaces=(), shards=()) if removed_by == "no shard" else without(known, having, 2, 9)
+    )
+    before = nodes.replica(having).group
+    for make in (
+        lambda request: InstallShardMap(request, gone),
+        lambda request: DropReplica(request, 1),
+        lambda request: InstallShardMap(request, replace(known, version=3)),
+    ):
+        nodes.isolate(leader)
+        assert isinstance(order(nodes, having, make), Done)
+    group = nodes.replica(having).group
+    assert (group.term, group.vote) == (before.term, before.vote)
+    nodes.heal()
+    nodes.isolate(leader)
+    for node in (having, lacking):
+        nodes.nodes[node].peer_lost(leader)
+    nodes.pass_time(10_000)
+    assert not any(nodes.replica(node).group.is_leader for node in (having, lacking))
+    nodes.heal()
+    for node in (having, lacking):
+        nodes.nodes[node].peer_connected(leader)
+        nodes.nodes[leader].peer_connected(node)
+    nodes.until(lambda: nodes.replica(having).group.may_campaign, milliseconds=20_000)
+    leading = nodes.leader
+    read = nodes.answer(nodes.read(leading, b"b", freshness=Freshness()))
+    assert read.values == [b"1"]
+
+
+def test_what_a_replica_had_promised_is_known_however_often_it_is_dropped_and_whenever_the_node_starts() -> None:
+    engine = WatchedEngine()
+    batch = engine.batch()
+    put_dropped(batch, engine, 1, DroppedReplica(7, "n2", 20))
+    engine.write(batch)
+    take_up_dropped(engine, 1)
+    take_up_dropped(engine, 1)
+    assert load_hard_state(engine, 1) == HardState(7, "n2")
+    assert load_lost_to(engine, 1) == 20
+    batch = engine.batch()
+    put_dropped(batch, engine, 1, DroppedReplica(9, "", 3))
+    engine.write(batch)
+    take_up_dropped(engine, 1)
+    assert load_hard_state(engine, 1) == HardState(9, "")
+    assert load_lost_to(engine, 1) == 20, "what was lost before is as lost as it was"
+
+
+# -- shards that a map founds
+
+
+def test_a_map_founds_no_shard_that_is_there(make_nodes: Callable[..., Any]) -> None:
+    shards = (
+        Shard(1, 1, (MicroshardRange(0, 2),), ("n1", "n2")),
+        Shard(2, 1, (MicroshardRange(2, 4),), VOTERS),
+    )
+    nodes = make_nodes(shards=shards)
+    nodes.pass_time(3000)
+    known = nodes.nodes["n3"].routes.map
+    wrong = replace(known, version=2, shards=(replace(known.shards[0], voters=("n3",)), known.shards[1]))
+    refusal = order(nodes, "n3", lambda request: InstallShardMap(request, wrong, (1,)))
+    assert isinstance(refusal, Failure)
+    assert "is there already" in refusal.message
+    assert 1 not in nodes.nodes["n3"].replicas
+
+
+def test_a_map_founds_no_shard_that_the_node_has_dropped(nodes: Any) -> None:
+    node = nodes.others[0]
+    known = nodes.nodes[node].routes.map
+    for make in (
+        lambda request: InstallShardMap(request, replace(known, version=2, keyspaces=(), shards=())),
+        lambda request: DropReplica(request, 1),
+    ):
+        assert isinstance(order(nodes, node, make), Done)
+    again = replace(known, version=3)
+    assert isinstance(order(nodes, node, lambda request: InstallShardMap(request, again, (1,))), Failure)

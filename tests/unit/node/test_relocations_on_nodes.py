@@ -357,7 +357,11 @@ def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoSh
     node = next(name for name in NODES if name != two.leading(SOURCE))
     shard_map = two.nodes.nodes[node].routes.map
     without = tuple(
-        msgspec.structs.replace(shard, voters=tuple(voter for voter in shard.voters if voter != node))
+        msgspec.structs.replace(
+            shard,
+            voters=tuple(voter for voter in shard.voters if voter != node),
+            membership_version=shard.membership_version + 1,
+        )
         if shard.id == SOURCE
         else shard
         for shard in shard_map.shards

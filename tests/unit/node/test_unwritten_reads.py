@@ -75,8 +75,8 @@ def test_a_replica_opened_on_rows_that_the_same_turn_deletes_is_found(
     drops_wait_for_the_turns_batch(monkeypatch)
     victim, other = nodes.others
     [shard] = nodes.shard_map.shards
-    gone = replace(shard, voters=(nodes.leader, other), membership_version=1)
-    back = replace(gone, followers=(victim,), membership_version=2)
+    gone = replace(shard, voters=(nodes.leader, other), membership_version=2)
+    back = replace(gone, followers=(victim,), membership_version=3)
     without, again = (replace(nodes.shard_map, version=2 + n, shards=(each,)) for n, each in enumerate((gone, back)))
     nodes.ask_and_wait(victim, lambda request: InstallShardMap(request, without, []))
     nodes.ask(victim, lambda request: DropReplica(request, 1))

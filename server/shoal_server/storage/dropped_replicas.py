@@ -1,0 +1,64 @@
+"""What a node remembers of a replica that it has dropped: enough to break no promise, should one of its shard come back.
+
+A vote, and an acknowledged entry, bind the node, not the rows that it has deleted since. The memory of a shard is one small
+row; it is taken up by the next replica of the shard here, which then gives no vote before its log is as far again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from shoal.protocol.bounds import Count, LogIndex, Term, Word
+
+from shoal_server.raft.messages import HardState
+from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.layout import (
+    FORMAT,
+    check_format,
+    dropped_key,
+    encode_hard_state,
+    hard_state_key,
+    load_hard_state,
+)
+from shoal_server.storage.replica_failure import load_lost_to, put_lost_to
+
+
+class DroppedReplica(msgspec.Struct, frozen=True, array_like=True):
+    """Of a replica that was dropped: its term, its vote in it, and up to where it may have acknowledged entries."""
+
+    term: Term
+    vote: Word
+    acknowledged_to: LogIndex
+    format: Count = FORMAT
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(DroppedReplica)
+
+
+def put_dropped(batch: Batch, engine: Engine, shard: int, dropped: DroppedReplica) -> None:
+    """Remember a replica in the batch that drops it."""
+    batch.put(dropped_key(shard), _encoder.encode(dropped), engine.meta)
+
+
+def load_dropped(engine: Engine, shard: int) -> DroppedReplica | None:
+    """Return what is remembered of a replica that was dropped, if no other one of its shard has come since."""
+    row = engine.get(engine.meta, dropped_key(shard))
+    if row is None:
+        return None
+    dropped = _decoder.decode(row)
+    check_format(dropped.format, f"what is remembered of the replica of shard {shard} that was dropped")
+    return dropped
+
+
+def take_up_dropped(engine: Engine, shard: int) -> None:
+    """Bind the replica of a shard that is about to be opened by what one that was dropped had promised."""
+    dropped = load_dropped(engine, shard)
+    if dropped is None:
+        return
+    batch = engine.batch()
+    if load_hard_state(engine, shard).term <= dropped.term:
+        batch.put(hard_state_key(shard), encode_hard_state(HardState(dropped.term, dropped.vote)), engine.meta)
+    if dropped.acknowledged_to:
+        put_lost_to(batch, engine, shard, max(dropped.acknowledged_to, load_lost_to(engine, shard)))
+    batch.delete(dropped_key(shard), engine.meta)
+    engine.write(batch)
