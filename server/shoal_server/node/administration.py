@@ -256,7 +256,7 @@ class Administration:
         node = self._node
         status, child, parent = replica.group.status(), request.child, replica.shard
         membership = status.membership
-        problem = refuse_split(request, replica.keyspace)
+        problem = refuse_split(request, replica.keyspace, node.routes.map.version)
         if problem:
             pass
         elif self._knows_of(child.id):

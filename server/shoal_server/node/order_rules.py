@@ -10,10 +10,12 @@ from __future__ import annotations
 from shoal.protocol.bounds import MAX_VERSION
 from shoal.protocol.messages import SplitShard
 from shoal.protocol.relocation import (
+    AdoptMicroshards,
     ClearedRange,
     GiveMicroshards,
     MovedRow,
     RelocationStep,
+    SealMicroshards,
     StoreMoved,
     TakeMicroshards,
 )
@@ -23,6 +25,18 @@ from shoal_server.shard.moving import MAX_MOVED_ROWS
 from shoal_server.storage.layout import row_problem
 
 MAX_PORT = 65_535
+MAX_LEAP = 1 << 32
+"""By so much a version is above the one before it at the most. Managers give a map one more than the newest that a node
+reports, and a group its membership one more than the last: at a map a second, a node that was away has missed so many in a
+hundred years. What leaps to the top there is would leave no room for anything after it; so it takes 65,536 orders."""
+MAX_SEQ_LEAP = 1 << 49
+"""By so much the seqs of a shard that gives microshards are above those of the one that gets them: seqs count log entries,
+of which a shard has at most 2^48, on from those of shards that it had microshards from."""
+
+
+def refuse_leap(version: int, known: int, what: str) -> str:
+    """A version that only grows is near the one before it."""
+    return "" if version <= known + MAX_LEAP else f"{what} is {version}, and {known} so far: by a mistake, it seems"
 
 
 def refuse_ranges(ranges: Ranges, keyspace: Keyspace) -> str:
@@ -88,30 +102,56 @@ def _refuse_changes(new: ShardMap, old: ShardMap) -> str:
         if known is not None and (known.microshards, known.delimiter) != (keyspace.microshards, keyspace.delimiter):
             return f"microshards and delimiter of keyspace {known.name!r} are fixed: every key would be somewhere else"
     homes = {shard.id: shard.keyspace for shard in old.shards}
+    memberships = {shard.id: shard.membership_version for shard in old.shards}
+    problem = refuse_leap(new.version, old.version, "the shard map's version")
+    if problem:
+        return problem
     for shard in new.shards:
+        problem = refuse_leap(
+            shard.membership_version, memberships.get(shard.id, 0), f"the version of shard {shard.id}'s membership"
+        )
+        if problem:
+            return problem
         if homes.get(shard.id, shard.keyspace) != shard.keyspace:
             return f"shard {shard.id} is of keyspace {homes[shard.id]}, not of {shard.keyspace}"
     return ""
 
 
-def refuse_split(request: SplitShard, keyspace: Keyspace) -> str:
-    """A split names a new shard and some microshards; whether the parent has these is for its leader to see."""
+def refuse_split(request: SplitShard, keyspace: Keyspace, map_version: int) -> str:
+    """A split names a new shard and some microshards; whether the parent has these is for its leader to see.
+
+    `map_version` is that of the node's shard map.
+    """
     child = request.child
     if not 1 <= child.id != request.shard:
         return "a new shard has a number from 1, and another one than its parent's"
     if request.map_version >= MAX_VERSION:
         return f"versions of shard maps are less than {MAX_VERSION}"
+    problem = refuse_leap(request.map_version, map_version, "the shard map's version")
+    if problem:
+        return problem
     return refuse_ranges(child.ranges, keyspace)
 
 
-def refuse_step(request: RelocationStep, keyspace: Keyspace) -> str:
-    """A step of a relocation names two shards, microshards and rows that there can be."""
+def refuse_step(request: RelocationStep, keyspace: Keyspace, map_version: int, seq: int) -> str:
+    """A step of a relocation names two shards, microshards and rows that there can be.
+
+    Args:
+        map_version: that of the node's shard map.
+        seq: the position of the shard whose step it is.
+    """
+    if isinstance(request, SealMicroshards | AdoptMicroshards):
+        return refuse_leap(request.map_version, map_version, "the shard map's version")
     if isinstance(request, TakeMicroshards | GiveMicroshards):
         other = request.source if isinstance(request, TakeMicroshards) else request.target
         if not 1 <= other != request.shard:
             return f"microshards go from one shard to another, not from {request.shard} to {other}"
         return refuse_ranges(request.ranges, keyspace)
     if isinstance(request, StoreMoved):
+        if request.cursor.seq > seq + MAX_SEQ_LEAP:
+            return (
+                f"a page is of a shard at seq {request.cursor.seq}, and {seq} is reached here: by a mistake, it seems"
+            )
         return _refuse_page(request.cleared, request.rows, keyspace)
     return ""
 

@@ -79,7 +79,7 @@ class Relocations:
 
     def queue_step(self, client: int, request: RelocationStep, replica: Replica, outbox: Outbox) -> None:
         """Have the step become an entry of the shard's log; `replica` leads."""
-        problem = refuse_step(request, replica.keyspace)
+        problem = refuse_step(request, replica.keyspace, self._node.routes.map.version, replica.machine.state.seq)
         if problem:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
             return

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from shoal.protocol.bounds import MAX_MOVED_SEQ, MAX_VERSION
 from shoal.protocol.messages import (
     Answer,
     ChangeMembership,
@@ -19,10 +20,13 @@ from shoal.protocol.messages import (
     OpenSession,
     Put,
     Request,
+    SplitShard,
     Written,
 )
+from shoal.protocol.relocation import AdoptMicroshards, RelocationCursor, SealMicroshards, StoreMoved
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
+from shoal_server.node.order_rules import MAX_LEAP
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.membership import ChangeKind
 from shoal_server.raft.messages import HardState
@@ -305,3 +309,30 @@ def test_a_map_founds_no_shard_that_the_node_has_dropped(nodes: Any) -> None:
         assert isinstance(order(nodes, node, make), Done)
     again = replace(known, version=3)
     assert isinstance(order(nodes, node, lambda request: InstallShardMap(request, again, (1,))), Failure)
+
+
+def test_versions_leave_room_for_those_that_follow(nodes: Any) -> None:
+    """The highest there is would be the last: no map, no split and no relocation could follow it."""
+    leader = nodes.leader
+    known = nodes.nodes[leader].routes.map
+    [shard] = known.shards
+    child = Shard(9, 1, (MicroshardRange(1, 2),), VOTERS)
+    for make in (
+        lambda request: InstallShardMap(request, replace(known, version=MAX_VERSION)),
+        lambda request: InstallShardMap(request, replace(known, version=known.version + MAX_LEAP + 1)),
+        lambda request: InstallShardMap(
+            request, replace(known, version=2, shards=(replace(shard, membership_version=MAX_VERSION),))
+        ),
+        lambda request: SplitShard(request, 1, child, MAX_VERSION - 1),
+        lambda request: SealMicroshards(request, 1, 7, MAX_VERSION),
+        lambda request: AdoptMicroshards(request, 1, 7, MAX_VERSION),
+    ):
+        refusal = order(nodes, leader, make)
+        assert isinstance(refusal, Failure)
+        assert "by a mistake, it seems" in refusal.message
+    page = StoreMoved(0, 1, 7, 1, [], [], RelocationCursor(seq=MAX_MOVED_SEQ))
+    refusal = order(nodes, leader, lambda request: replace(page, request=request))
+    assert isinstance(refusal, Failure)
+    assert "by a mistake, it seems" in refusal.message
+    assert isinstance(order(nodes, leader, lambda request: InstallShardMap(request, replace(known, version=7))), Done)
+    assert isinstance(order(nodes, leader, lambda request: SplitShard(request, 1, child, 8)), Done)
