@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from statistics import median_low
 
 from shoal.protocol.messages import StatusReply
-from shoal.shardmap import Shard
+from shoal.shardmap import Shard, microshards_in
 from shoal.survey import Problem, ProblemKind
 
 from shoal_shardmanager.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
@@ -274,6 +274,53 @@ def _maps(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _microshards(facts: Facts) -> Iterator[Finding]:
+    """Shards that do not have what the newest map says, where nothing under way explains it, and whoever else has it."""
+    shards = facts.survey.shard_map.shards
+    known = {shard.id for shard in shards}
+    unknown = [
+        replica
+        for status in _statuses(facts)
+        for replica in status.replicas
+        if replica.shard not in known and replica.role == "leader"
+    ]
+    for shard in shards:
+        leader = facts.survey.leader(shard.id)
+        if leader is None or not leader.replica.ranges or leader.replica.outgoing or leader.replica.incoming:
+            continue
+        missing = set(microshards_in(shard.ranges)).difference(microshards_in(leader.replica.ranges))
+        if not missing:
+            continue
+        holders = [other.shard for other in unknown if not missing.isdisjoint(microshards_in(other.ranges))]
+        where = f"; shard {_some(holders)} has some of them, which the map does not name" if holders else ""
+        yield Finding(
+            Severity.CRITICAL,
+            "microshards_unserved",
+            f"the map gives shard {shard.id} {len(missing)} microshards (the first is {min(missing)}) that it does not have by "
+            f"its log: their keys can be neither read nor written{where}",
+            "if a split or a move is under way, it is over within seconds; else it was made without the shard manager, whose "
+            "map has replaced the nodes': their rows are kept, but no command gives them back yet, so leave the shards as they are",
+            shard=shard.id,
+        )
+
+
+def _stray_relocations(facts: Facts) -> Iterator[Finding]:
+    """Relocations that no operation of the managers drives."""
+    if not facts.control.asked or not facts.control.manager or facts.control.operations:
+        return
+    for shard in facts.survey.shard_map.shards:
+        leader = facts.survey.leader(shard.id)
+        if leader is not None and (leader.replica.outgoing or leader.replica.incoming):
+            yield Finding(
+                Severity.WARNING,
+                "relocation_without_operation",
+                f"shard {shard.id} takes part in a relocation that no operation of the shard manager is about: it can be "
+                f"neither split, merged nor moved from meanwhile",
+                "if an operation has just begun or ended, look again; else it was begun without the shard manager",
+                shard=shard.id,
+            )
+
+
 def _clocks_off(facts: Facts) -> Iterator[Finding]:
     """Clocks that their own nodes found wrong."""
     for status in _statuses(facts):
@@ -400,6 +447,8 @@ _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _control,
     _operations,
     _maps,
+    _microshards,
+    _stray_relocations,
     _versions,
     _clocks_off,
     _clocks,

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
+from shoal.protocol.relocation import RelocationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal.survey import NodeReport, Survey
 from shoal_shardmanager.controller import OTHER_CLUSTER, OTHER_IDENTITY
@@ -255,3 +256,32 @@ def test_findings_are_documented_by_their_codes():
 
 def test_findings_are_json():
     assert b'"severity":"info"' in msgspec.json.encode(only(facts(control=ControlPlane(asked=False))))
+
+
+def test_microshards_that_the_map_names_and_the_shard_lacks_are_found_and_who_has_them():
+    left, gone = (MicroshardRange(0, 3),), (MicroshardRange(3, 4),)
+    child = replica("leader", shard=9, ranges=gone)
+    said = only(facts(status("n1", replicas=(replica("leader", ranges=left), child))))
+    assert (said.code, said.severity, said.shard) == ("microshards_unserved", Severity.CRITICAL, 1)
+    assert "1 microshards (the first is 3)" in said.what
+    assert "shard 9 has some of them" in said.what
+
+
+def test_microshards_that_are_on_their_way_are_no_finding():
+    left = (MicroshardRange(0, 3),)
+    moving = RelocationStatus(7, 2, (MicroshardRange(3, 4),), sealed=True)
+    running = (RunningOperation(1, "move-microshards", "3", "seal", 1.0),)
+    under_way = msgspec.structs.replace(CONTROL, operations=running)
+    assert (
+        judge(facts(status("n1", replicas=(replica("leader", ranges=left, outgoing=moving),)), control=under_way)) == []
+    )
+
+
+def test_a_relocation_that_no_operation_drives_is_found():
+    stray = RelocationStatus(7, 2, (MicroshardRange(3, 4),))
+    assert (
+        only(facts(status("n1", replicas=(replica("leader", outgoing=stray),)))).code == "relocation_without_operation"
+    )
+    not_asked = msgspec.structs.replace(CONTROL, asked=False)
+    found = codes(facts(status("n1", replicas=(replica("leader", outgoing=stray),)), control=not_asked))
+    assert "relocation_without_operation" not in found
