@@ -299,7 +299,7 @@ def _microshards(facts: Facts) -> Iterator[Finding]:
             f"the map gives shard {shard.id} {len(missing)} microshards (the first is {min(missing)}) that it does not have by "
             f"its log: their keys can be neither read nor written{where}",
             "if a split or a move is under way, it is over within seconds; else it was made without the shard manager, whose "
-            "map has replaced the nodes': their rows are kept, but no command gives them back yet, so leave the shards as they are",
+            "map has replaced the nodes': rows are kept, but no command gives them back yet; leave the shards as they are",
             shard=shard.id,
         )
 
