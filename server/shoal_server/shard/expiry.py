@@ -120,7 +120,11 @@ class ExpiryIndex:
             if row is not None and row_expiry(row) == expiry:
                 overlay.rows[stored] = None
         if rows is self._looked:
-            self._raise_bound(rows)
+            if all(expiry <= now for _, expiry, _ in rows):
+                self._raise_bound(rows)
+            else:
+                # The clock was set back meanwhile: what was held back is still to be found.
+                self._looked = None
 
     def _raise_bound(self, removed: list[tuple[int, int, bytes]]) -> None:
         """What `due` found is removed: in each microshard, what was there besides expires no earlier than the last of it."""

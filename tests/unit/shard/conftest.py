@@ -116,11 +116,16 @@ class ReplicaOfAShard:
         assert outcome.verdict is Verdict.NEW
         return outcome.results
 
-    def purge(self, limit: int = 1000) -> int:
-        """Do as a leader does that finds rows due now; return how many index rows it removed."""
-        if self.machine.expiry.due_at > self.machine.now(self.now):
+    def purge(self, limit: int = 1000, *, ahead_ms: int = 0) -> int:
+        """Do as a leader does that finds rows due now; return how many index rows it wanted removed.
+
+        Args:
+            ahead_ms: by how much its time was ahead when it looked, of what the entry says.
+        """
+        looked_at = self.machine.now(self.now) + ahead_ms
+        if self.machine.expiry.due_at > looked_at:
             return 0
-        rows = self.machine.expiry.due(self.machine.now(self.now), limit)
+        rows = self.machine.expiry.due(looked_at, limit)
         if rows:
             commands = self.commands(PurgeCommand(rows))
             index = self.machine.state.index + 1

@@ -190,3 +190,15 @@ def test_an_atomic_that_was_taken_back_leaves_nothing_that_a_purge_does_not_remo
     replica.now += 1000
     replica.purge()
     assert (replica.scan(), replica.index_rows()) == ([(b"k", b"v"), (b"text", b"text")], 0)
+
+
+def test_what_a_purge_has_to_hold_back_since_the_time_went_back_is_found_again(replica: Any) -> None:
+    replica.write(Put(b"p/soon", b"v", 1000))
+    replica.write(Put(b"p/late", b"v", 2000))
+    replica.now += 500
+    assert replica.purge(ahead_ms=5000) == 2
+    assert replica.stored_keys() == [b"p/late", b"p/soon"], "neither has expired by the time that the entry says"
+    replica.now += 5000
+    assert replica.machine.expiry.due_at <= replica.now
+    assert replica.purge() == 2
+    assert (replica.stored_keys(), replica.index_rows()) == ([], 0)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import shoal_server
-from shoal_server.storage.engine import Damaged, Engine
+from shoal_server.storage import mending
+from shoal_server.storage.engine import Damaged, Engine, StorageFull
+from shoal_server.storage.mending import DamagedFamilies
 from shoal_server.storage.rocks import RocksEngine
 
 MIB = 1 << 20
@@ -132,3 +134,34 @@ def test_rocksdb_is_iterated_in_one_place_which_asks_for_the_status() -> None:
     assert source.count(".iter(") == source.count("iterator.status()") == 1
     unchecked = re.findall(r"_(?:families\[.+?\]|by_name\[.+?\]|database)\.(?:items|keys|values|entities)\(", source)
     assert unchecked == []
+
+
+@pytest.mark.parametrize("step", ["open", "fsync", "replace"])
+def test_a_marker_that_cannot_be_written_stays_as_it_was_and_the_next_start_goes_on(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the old column family has gone: all rows are in the new one."""
+    engine = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+    batch = engine.batch()
+    batch.put(b"k", b"v", engine.data)
+    engine.write(batch)
+    engine._damage.add([("data", "data")])
+    rewriting = engine.rewriting("data")
+    rewriting.copy(b"", b"\xff")
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *{"open": (Path, "open"), "fsync": (mending.os, "fsync"), "replace": (Path, "replace")}[step], full
+        )
+        with pytest.raises(StorageFull):
+            rewriting.finish()
+    assert DamagedFamilies(tmp_path).columns == {"data": "data"}
+    del rewriting
+    engine.close()
+    for _ in range(2):
+        again = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
+        assert (again.get(again.data, b"k"), again.damaged_families) == (b"v", ())
+        again.close()
