@@ -16,6 +16,8 @@ from shoal.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, P
 from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
 from shoal.shardmap import Routes
 
+LOOK_SECONDS = 0.5
+"""For so long at the most a call waits for whether the client's own cluster is back, where another one was found."""
 _NO_USE_TRYING = frozenset((ErrorCode.PROTOCOL_MISMATCH, ErrorCode.UNAUTHENTICATED, ErrorCode.PERMISSION_DENIED))
 
 
@@ -38,6 +40,8 @@ class Network(Generic[W]):
         self.seeds = seeds
         self.cluster = ""
         self.estranged = ""
+        self._verdict_is_new = False
+        self._asking_until: float | None = None
         self.connects: list[str] = []
         self.disconnects: list[Disconnect] = []
         self._backoff = backoff
@@ -120,6 +124,7 @@ class Network(Generic[W]):
             return None
         self.cluster = cluster
         self.estranged = ""
+        self._verdict_is_new, self._asking_until = False, None
         link.stranger = ""
         link.state = LinkState.UP
         link.node = welcome.node
@@ -172,15 +177,33 @@ class Network(Generic[W]):
             "made anew or restored from a copy, or its addresses were given away. Nothing was read or written there: make "
             "a new client to use it"
         )
+        self._verdict_is_new = self._asking_until is None or not self._is_connecting()
 
-    def look_for_own(self, now: float) -> float:
-        """Connect where it is due to see whether the client's own cluster is back; return when to look again."""
-        due = NEVER
-        for link in self._links.values():
-            self.connect_if_due(link, now)
-            if link.state is LinkState.DOWN:
-                due = min(due, link.retry_at)
-        return due
+    def _is_connecting(self) -> bool:
+        return any(link.state is LinkState.CONNECTING for link in self._links.values())
+
+    def look_for_own(self, now: float, *, anybody_waits: bool) -> float:
+        """See whether the client's own cluster is back, for calls that wait; return until when they are to wait for it.
+
+        An answer that is before `now` says that they have nothing to wait for: they came before the verdict, or it was
+        found again, or nobody is due to be asked.
+        """
+        if self._verdict_is_new:
+            self._verdict_is_new, self._asking_until = False, None
+            return -NEVER
+        if not anybody_waits:
+            return -NEVER
+        if self._asking_until is None:
+            asked = len(self.connects)
+            for link in self._links.values():
+                self.connect_if_due(link, now)
+            if len(self.connects) == asked:
+                return -NEVER
+            self._asking_until = now + LOOK_SECONDS
+        until = self._asking_until
+        if now >= until:
+            self._asking_until = None
+        return until
 
     def give_up(self, link: Link[W], reason: str) -> None:
         """Have the driver end a connection; `down` follows."""

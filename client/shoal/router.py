@@ -17,7 +17,8 @@ with the first result. That makes retries safe, and this is what a write is told
 | has had one that was lost, or its leader demoted | DeadlineExceeded, maybe done        | Closed, maybe    |
 
 Where another cluster answers at the addresses of the client's own, all calls end at once: with `OutcomeUnknown` where
-they may have been done in the client's own, else with `ProtocolMismatch`, surely not done.
+they may have been done in the client's own, else with `ProtocolMismatch`, surely not done. Calls that come later wait a
+moment for the answer of those who are due to be asked again, and then are told the same, or go on.
 A call in no batch yet whose shard is in trouble (nobody reached, or refusals) is told as in the second row.
 `session_expired` means that this attempt was not applied: the calls get a number in a new session, unless an earlier
 attempt may have been applied; then nobody can tell any more, and they end with `OutcomeUnknown`. So do calls whose
@@ -445,13 +446,15 @@ class Router(Generic[W]):
         return Turn(network.take_outgoing(), connects, disconnects, dispatch.next_check)
 
     def _disown(self, now: float) -> None:
-        """Another cluster is where this client's was: end all calls, and see with each whether it is back."""
+        """Another cluster is where this client's was: end all calls; those that came later once it is seen to be so still."""
         network = self.network
         lanes = [lane for lane in (*self._lanes.values(), *self._retired) if not lane.quiet]
+        until = network.look_for_own(now, anybody_waits=bool(lanes))
+        if now < until:
+            self._dispatch.next_check = min(self._dispatch.next_check, until)
+            return
         for lane in lanes:
             self._dispatch.disown(lane, network.estranged)
-        if lanes:
-            network.look_for_own(now)
 
     def _check(self, now: float) -> None:
         dispatch = self._dispatch
