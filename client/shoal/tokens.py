@@ -55,9 +55,11 @@ def decode(what: str, text: str, kind: type[S]) -> S:
     """Return the struct that `encode` made `text` from.
 
     Raises:
-        InvalidArgument: it was not made so, or by another version.
+        InvalidArgument: it is no string, was not made so, or by another version.
     """
-    if isinstance(text, str) and len(text) > _MAX_CHARACTERS:
+    if not isinstance(text, str):
+        raise InvalidArgument(f"a {what} is a string, not {type(text).__name__}")
+    if len(text) > _MAX_CHARACTERS:
         raise InvalidArgument(f"a {what} has at most {_MAX_CHARACTERS} characters, not {len(text)}: {text!r:.40}")
     try:
         raw = text.encode("ascii")

@@ -13,9 +13,9 @@ from shoal.cli import views
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import (
     DEFAULT_URL,
+    ClusterUrlOption,
     JsonOption,
     KeyArgument,
-    UrlOption,
     admin_options,
     argument_bytes,
     checked_duration,
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    url: UrlOption = DEFAULT_URL,
+    url: ClusterUrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
     wait: Annotated[
         str | None,
@@ -74,7 +74,7 @@ def status(
     _end(found, [problem.message for problem in view.problems])
 
 
-def nodes(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def nodes(url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """List the nodes.
 
     Exit code 5 if one cannot be reached, takes no writes or leads nothing.
@@ -106,7 +106,7 @@ def nodes(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
 
 def shards(
     shard: Annotated[int | None, typer.Argument(metavar="[ID]", help="Only this shard, with all its replicas.")] = None,
-    url: UrlOption = DEFAULT_URL,
+    url: ClusterUrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """List the shards, or show one of them.
@@ -169,7 +169,7 @@ def _print_shard(view: views.ShardView) -> None:
     )
 
 
-def keyspaces(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def keyspaces(url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """List the keyspaces and their settings."""
     listed = views.keyspace_views(_shard_map(admin_options(url)))
     if as_json:
@@ -193,7 +193,7 @@ def keyspaces(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None
         )
 
 
-def locate(key: KeyArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def locate(key: KeyArgument, url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Say where a key is, or would be."""
     options = admin_options(url)
     wanted = argument_bytes(key)
@@ -219,7 +219,7 @@ def locate(key: KeyArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption =
 def transfer_leader(
     shard: ShardArgument,
     node: Annotated[str, typer.Argument(metavar="NODE", help="The node that is to lead it.")],
-    url: UrlOption = DEFAULT_URL,
+    url: ClusterUrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Hand the leadership of a shard to another node.

@@ -17,7 +17,7 @@ import typer
 
 from shoal.admin import AdminConnection, NotLeader, WrongShard
 from shoal.cli.failures import CommandFailed
-from shoal.cli.options import DEFAULT_URL, UrlOption, admin_options
+from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, admin_options
 from shoal.cli.output import note
 from shoal.cli.progress import Progress
 from shoal.cli.rows import encode_file_row
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    url: UrlOption = DEFAULT_URL,
+    url: ClusterUrlOption = DEFAULT_URL,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file, which appears when it is complete.")
     ] = None,

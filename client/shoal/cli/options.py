@@ -155,6 +155,17 @@ def argument_bytes(argument: str) -> bytes:
     return os.fsencode(argument)
 
 
+ClusterUrlOption = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        envvar="SHOAL_URL",
+        callback=checked_url,
+        help="Where the cluster is: shoal://HOST:PORT[,HOST:PORT...]/KEYSPACE[?timeout=5s], or shoals:// for TLS",
+    ),
+]
+
+
 def admin_options(url: str) -> Options:
     """Return the settings of a URL for commands that speak to nodes directly."""
     options = parse_url(url)

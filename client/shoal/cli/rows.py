@@ -148,6 +148,8 @@ def read_csv(stream: BinaryIO) -> Iterator[Line]:
             yield BadLine(number, str(error))
             continue
         if cells is None:
+            if header is None:
+                yield BadLine(1, "there is no header that names the fields: the file is empty")
             break
         if not cells:
             continue

@@ -11,7 +11,7 @@ import typer
 
 from shoal.admin import AdminConnection
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.cli.options import DEFAULT_URL, JsonOption, UrlOption, admin_options
+from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, JsonOption, admin_options
 from shoal.cli.output import print_json, print_line, print_table
 from shoal.errors import InvalidArgument
 from shoal.options import Options
@@ -62,7 +62,7 @@ def skip_entry(
             "--although-applied", help="Go on although a replica has applied it: that one differs from then on."
         ),
     ] = False,
-    url: UrlOption = DEFAULT_URL,
+    url: ClusterUrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Have replicas go on behind an entry of their log that they cannot apply, as if it did nothing.
@@ -76,9 +76,7 @@ def skip_entry(
     rows = [[each.node, each.applied_index, each.state, each.term or "", each.checksum] for each in view.replicas]
     print_table(["node", "applied", "is", "term", "checksum"], rows)
     if plan:
-        print_line(
-            f"nothing was done; all stuck ones go on after: shoal skip-entry {shard} {index} --term T --checksum C"
-        )
+        print_line(_what_next(view))
 
 
 async def _skip(
@@ -96,13 +94,15 @@ async def _skip(
     if plan:
         return view
     if term is None or checksum is None or not re.fullmatch("[0-9a-fA-F]{8}", checksum):
-        raise InvalidArgument(
-            f"say which entry is meant, with --term and --checksum: `skip-entry {shard_id} {index} --plan`"
+        raise CommandFailed(
+            f"say which entry is meant, with --term and --checksum: `skip-entry {shard_id} {index} --plan`",
+            ExitCode.USAGE,
         )
     applied = [each.node for each in view.replicas if each.state == "applied"]
     if applied and not although:
         raise InvalidArgument(
-            f"{', '.join(applied)} can apply entry {index}, and has: bring the nodes that cannot to the same version; "
+            f"{', '.join(applied)} {'has' if len(applied) == 1 else 'have'} applied entry {index}: "
+            "bring the nodes that cannot to the same version; "
             "skipped there, their rows would differ (--although-applied)"
         )
     stuck = [each for each in view.replicas if each.state == "stuck"]
@@ -113,6 +113,24 @@ async def _skip(
             await connection.skip_entry(shard_id, index, term, int(checksum, 16))
         each.state = "skipped"
     return view
+
+
+def _what_next(view: SkipView) -> str:
+    """Return what a plan comes to, in words."""
+    stuck = {(each.term, each.checksum) for each in view.replicas if each.state == "stuck"}
+    if not stuck:
+        return f"nothing was done, and nothing is to be: no replica is stuck at entry {view.index}"
+    if any(each.state == "applied" for each in view.replicas):
+        return "nothing was done; some have applied it: bring the nodes that cannot to the same version"
+    if len(stuck) > 1:
+        return (
+            "nothing was done; the replicas are stuck at different entries of that index, which is a defect: report it"
+        )
+    [(term, checksum)] = stuck
+    return (
+        "nothing was done; all stuck ones go on after: "
+        f"shoal skip-entry {view.shard} {view.index} --term {term} --checksum {checksum}"
+    )
 
 
 def _view(node: str, replica: ReplicaStatus | None, index: int) -> ReplicaView:

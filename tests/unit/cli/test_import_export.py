@@ -111,6 +111,12 @@ def test_a_bad_line_stops_the_import_and_all_before_it_is_in(fake, shoal, tmp_pa
     assert fake.value(b"b") is None
 
 
+def test_an_empty_csv_file_lacks_its_header(fake, shoal, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("")
+    assert "no header" in shoal("import", str(file), code=1).stderr
+
+
 def test_bad_lines_can_be_skipped_and_are_told_of(fake, shoal, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(lines({"key": "a", "value": "1"}) + "nonsense\n" + lines({"key": "b", "value": "2"}))

@@ -88,6 +88,8 @@ async def test_a_session_and_its_token_are_of_the_cluster_that_they_were_begun_i
         await db.get("k")
         with pytest.raises(shoal.InvalidArgument, match=r"id first.*id second.*begin a new session"):
             db.session(token)
+        with pytest.raises(shoal.InvalidArgument, match="is a string, not bytes"):
+            db.session(token.encode())  # type: ignore[arg-type]
         late = shoal.AsyncClient(cluster.url()).session(token)
         with pytest.raises(shoal.InvalidArgument, match="begin a new session"):
             await late.get("k", consistency="eventual")
