@@ -19,6 +19,7 @@ from shoal_server.observe.tally import Tally, served_as
 from shoal_server.raft.group import Group
 from shoal_server.raft.ready import Ready
 from shoal_server.shard.machine import ShardStateMachine
+from shoal_server.shard.moving import can_be_read
 from shoal_server.storage.engine import Damaged
 
 
@@ -218,6 +219,15 @@ class ReplicaReads:
                 read.request,
                 ErrorCode.INVALID_ARGUMENT,
                 f"shard {machine.shard.id} has nothing to give away as relocation {read.relocation} at this point",
+            )
+            return
+        if not can_be_read(cursor, outgoing):
+            outbox.fail(
+                client,
+                read.request,
+                ErrorCode.INVALID_ARGUMENT,
+                f"shard {machine.shard.id} was told that shard {outgoing.target} has more of relocation "
+                f"{read.relocation} than that, and has forgotten it: if it has not, cancel the relocation",
             )
             return
         max_bytes = max(1, min(read.max_bytes, self._settings.limits.max_batch_bytes))

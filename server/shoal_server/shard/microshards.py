@@ -36,7 +36,7 @@ from shoal_server.shard.commands import (
     StoreMovedCommand,
     TakeCommand,
 )
-from shoal_server.shard.moving import journal_resumption
+from shoal_server.shard.moving import journal_place, journal_resumption
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state, placements_of
 from shoal_server.storage.engine import Engine
@@ -301,7 +301,7 @@ class Microshards:
         if known is not None and known.relocation == command.relocation:
             if (known.target, known.ranges) != (wanted.target, wanted.ranges):
                 return f"relocation {command.relocation} was begun with another shard or other microshards"
-            return self._trim_journal(command.confirmed, index, overlay)
+            return self._trim_journal(command.confirmed, index, known, overlay)
         if known is not None or state.incoming is not None:
             return f"{_busy(state)}: a shard is in one relocation at a time"
         microshards = set(microshards_in(wanted.ranges))
@@ -312,13 +312,19 @@ class Microshards:
         overlay.record()
         return ""
 
-    def _trim_journal(self, confirmed: RelocationCursor, index: int, overlay: Overlay) -> str:
-        """Forget what the target has; it never reads from an earlier cursor again, and stores no page read from one."""
+    def _trim_journal(self, confirmed: RelocationCursor, index: int, outgoing: Outgoing, overlay: Overlay) -> str:
+        """Forget what the target is said to have.
+
+        Where it has less, what it lacks can be read no more, and is not left out in silence: see `can_be_read`.
+        """
         if confirmed.mark > index:
             return f"nobody has read up to index {confirmed.mark}: this is {index}"
         if confirmed.scanned:
             prefix = journal_prefix(self._machine.shard.id, self._machine.state.generation)
             overlay.clear([(prefix, prefix + journal_resumption(confirmed))])
+            forgotten = max(journal_place(confirmed), outgoing.forgotten)
+            outgoing = msgspec.structs.replace(outgoing, forgotten=forgotten)
+            self._machine.state = msgspec.structs.replace(self._machine.state, outgoing=outgoing)
         return ""
 
     def _store(self, command: StoreMovedCommand, incoming: Incoming, overlay: Overlay) -> str:

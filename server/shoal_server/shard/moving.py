@@ -29,6 +29,17 @@ def journal_resumption(cursor: RelocationCursor) -> bytes:
     return cursor.after + b"\x00" if cursor.after else journal_start(cursor.mark)
 
 
+def journal_place(cursor: RelocationCursor) -> bytes:
+    """Return where in the journal all begins that is still to be read, or the last that is not."""
+    return cursor.after if cursor.scanned and cursor.after else journal_start(cursor.mark)
+
+
+def can_be_read(cursor: RelocationCursor, outgoing: Outgoing) -> bool:
+    """Say whether the journal still has all that is to be read of it from `cursor` on."""
+    # From before the beginning, all rows are read anew as they are now.
+    return cursor.mark < 0 or journal_place(cursor) >= outgoing.forgotten
+
+
 @dataclass(slots=True)
 class MovingPage:
     """What one `MovingRows` answers; see there."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from shoal.protocol.bounds import (
     Count,
+    CursorBytes,
     Generation,
     LogIndex,
     MicroshardEnd,
@@ -28,12 +29,18 @@ from shoal_server.storage.layout import FORMAT, applied_state_key, check_format
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
-    """A relocation that the shard is the source of. `sealed`: it has parted with the microshards, and keeps the rows."""
+    """A relocation that the shard is the source of.
+
+    Args:
+        sealed: it has parted with the microshards, and keeps the rows.
+        forgotten: up to where, behind its prefix, the journal is deleted: nothing can be read from before it any more.
+    """
 
     relocation: RelocationId
     target: ShardId
     ranges: Ranges
     sealed: bool = False
+    forgotten: CursorBytes = b""
 
 
 class Incoming(msgspec.Struct, frozen=True, array_like=True):

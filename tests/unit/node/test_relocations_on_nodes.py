@@ -350,6 +350,28 @@ def test_a_snapshot_in_the_middle_brings_along_all_that_the_relocation_is_at(mak
     assert [two.value(TARGET, MOVED + b"%d" % number) for number in range(10)] == expected
 
 
+def test_what_was_forgotten_too_early_is_not_left_out_in_silence(two: TwoShards) -> None:
+    """Whoever drives it says how far the target is; the source cannot know, but remembers what it was told."""
+    two.write(SOURCE, Put(MOVED, b"1"))
+    two.begin()
+    two.copy()
+    incoming = two.status(TARGET).incoming
+    assert incoming is not None
+    two.write(SOURCE, Put(MOVED, b"2"))
+    ahead = two.read_moving(incoming.cursor)
+    assert isinstance(ahead, MovingRows)
+    assert [row for _, _, row in ahead.rows] != []
+
+    def confirm(request: int) -> Request:
+        return GiveMicroshards(request, SOURCE, RELOCATION, TARGET, MOVING, ahead.cursor)
+
+    assert isinstance(two.ask(SOURCE, confirm), Done)
+    assert "has forgotten it" in refusal(two.read_moving(incoming.cursor)).message
+    assert isinstance(two.read_moving(ahead.cursor), MovingRows)
+    assert isinstance(two.cancel(SOURCE), Done)
+    assert two.value(SOURCE, MOVED) == b"2"
+
+
 def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoShards) -> None:
     two.write(SOURCE, Put(MOVED, b"1"))
     two.begin()

@@ -76,7 +76,7 @@ def test_the_state_of_relocations_is_pinned() -> None:
         compared_index=19,
         copied_index=20,
     )
-    outgoing = "94" + "07" + "08" + "91920002" + "c3"
+    outgoing = "95" + "07" + "08" + "91920002" + "c3" + "c400"
     incoming = "97" + "09" + "0a" + "91920002" + "0b" + "96" + "0cc3c401610dc390" + "0e" + "0f"
     rest = "91921003" + "9193000111" + "9112" + "1314" + "a0"
     assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + rest)
