@@ -177,6 +177,10 @@ class SnapshotTransfers:
                     problem = "the log of the receiver is damaged"
                 else:
                     problem = "" if needless else self._take(replica, sender, chunk, batch, now)
+                if not (problem or needless) and chunk.last and replica.machine.microshards.split_offs:
+                    # The entry that made it is all that could make it again, if a crash came before the flush.
+                    problem = f"what was split off shard {chunk.group} is not on disk yet"
+                    self._end_taking(chunk.group)
                 if needless:
                     self._end_taking(chunk.group)
                 elif chunk.last and not problem:

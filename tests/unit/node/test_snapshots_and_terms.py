@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal.protocol.messages import Put
+from shoal.keys import microshard_of
+from shoal.protocol.messages import Done, Put, SplitShard
+from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import Timing
@@ -14,6 +16,7 @@ from shoal_server.storage.layout import load_hard_state
 from shoal_server.storage.snapshot import SnapshotChunk
 
 SHARD = 1
+KEYS = [key for number in range(200) if microshard_of(key := b"key-%d" % number, b"/", 4) != 1]
 SUPPORT_MS = Timing().support_ns // 1_000_000
 
 
@@ -103,3 +106,29 @@ def test_a_replica_that_hears_of_a_term_by_a_snapshot_first_is_in_that_term_when
     assert node.tally.snapshots_adopted == 1
     assert (group.term, group.leader) == (term, new)
     assert load_hard_state(node.engine, SHARD).term == term
+
+
+def test_a_snapshot_waits_until_what_was_split_off_is_on_disk(short_logs: Any) -> None:
+    """It is stored at once, and the child's beginning is not: a crash between would leave the parent without that entry."""
+    nodes = short_logs
+    leader, (behind, _) = nodes.leader, nodes.others
+    nodes.pass_time(2000)
+    nodes.slow_flushes.add(behind)
+    child = Shard(9, 1, (MicroshardRange(1, 2),), (leader, *nodes.others))
+    assert isinstance(nodes.ask_and_wait(leader, lambda request: SplitShard(request, SHARD, child, 2)), Done)
+    replica = nodes.replica(behind)
+    nodes.until(lambda: bool(replica.machine.microshards.split_offs))
+    index = replica.machine.state.index
+    nodes.isolate(behind)
+    for number in range(30):
+        nodes.answer(nodes.write(Put(KEYS[number], b"x" * 50)))
+    nodes.until(lambda: nodes.replica(leader).group.log.first_index > index + 1)
+    nodes.heal()
+    nodes.nodes[leader].peer_connected(behind)
+    nodes.pass_time(1000)
+    assert replica.machine.microshards.split_offs
+    assert replica.machine.state.index < nodes.replica(leader).group.log.first_index - 1
+    nodes.slow_flushes.clear()
+    nodes.until(lambda: replica.machine.state.index == nodes.replica(leader).machine.state.index)
+    assert 9 in nodes.nodes[behind].replicas
+    assert replica.machine.state.copied_index > index
