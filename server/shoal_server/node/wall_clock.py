@@ -218,8 +218,11 @@ class WallClock:
             self._off_since = None
         if self._off_since is None:
             self.not_leading = ""
-        elif off > self._tolerance:
+        elif 2 * off > self._tolerance:
             way = "ahead of" if offset > 0 else "behind"
-            self.not_leading = f"its wall clock is {off / 1e9:.1f} s {way} {against}"
+            still = "" if off > self._tolerance else "still "
+            again = f"; it leads again once that is {self._tolerance / 2e9:g} s" if still else ""
+            self.not_leading = f"its wall clock is {still}{off / 1e9:.1f} s {way} {against}{again}"
         else:
-            self.not_leading = "its wall clock was wrong a moment ago"
+            left = max(0, OFF_LEAST_NS - (now - self._off_since)) / 1e9
+            self.not_leading = f"its wall clock was wrong a moment ago; it leads again in {left:.0f} s"

@@ -329,8 +329,9 @@ def _clocks_off(facts: Facts) -> Iterator[Finding]:
                 Severity.WARNING,
                 "clock_off",
                 f"node {status.node} leads nothing: {status.clock_problem}",
-                "have its machine keep time by NTP; the node leads again ten seconds after its clock is right. One that hears "
-                "no other node takes a clock that was set right only when it is started again",
+                "have its machine keep time by NTP; the node leads again once its clock is within half of "
+                "timing.clock_tolerance, ten seconds after it was found wrong at the earliest. One that hears no other node "
+                "takes a clock that was set right only when it is started again",
                 node=status.node,
             )
 

@@ -64,6 +64,26 @@ def test_a_clock_that_is_off_against_two_that_agree_does_not_count(off: int, fro
     assert (run.clock.not_leading, run.clock.offset_ms, run.error_ms) == ("", 0, 0)
 
 
+def test_a_clock_that_is_better_and_not_good_says_by_how_much_and_what_is_enough() -> None:
+    run = Run({"n2": 0, "n3": 0}, own=3000)
+    run.pass_time(3)
+    run.own = 700
+    run.pass_time(3 * OFF_LEAST_NS / SECOND)
+    assert "is still 0.7 s ahead of what the clocks of 3 nodes say" in run.clock.not_leading
+    assert "leads again once that is 0.5 s" in run.clock.not_leading
+    run.own = 0
+    run.pass_time(1)
+    assert run.clock.not_leading == ""
+
+
+def test_a_clock_that_was_set_right_says_when_it_leads_again() -> None:
+    run = Run({"n2": 0, "n3": 0}, own=3000)
+    run.pass_time(3)
+    run.own = 0
+    run.pass_time(3)
+    assert "it leads again in" in run.clock.not_leading
+
+
 def test_a_peers_wrong_clock_does_no_harm(  # it is one of three
 ) -> None:
     run = Run({"n2": YEAR, "n3": 0})
