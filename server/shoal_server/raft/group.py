@@ -72,7 +72,7 @@ from shoal_server.raft.messages import (
     sealed,
 )
 from shoal_server.raft.progress import ProgressState
-from shoal_server.raft.quorum import Election, election
+from shoal_server.raft.quorum import Election, election, quorum_size
 from shoal_server.raft.ready import (
     BadMessage,
     GroupStatus,
@@ -886,6 +886,14 @@ class Group:
                     f"{change.node!r} has the log up to {progress.match} of {log.commit_index}: let it catch up first"
                 )
         membership = changed(history.current, change)
+        if set(membership.voters) != set(history.current.voters):
+            alive = leader.supporters(membership.voters, now)
+            if len(alive) < quorum_size(len(membership.voters)):
+                down = ", ".join(sorted(set(membership.voters) - set(alive)))
+                raise MembershipRefused(
+                    f"of the voters that would be left ({', '.join(membership.voters)}) too few answer for anything to be "
+                    f"committed, this change with it: bring {down} back, or remove those that are gone for good first"
+                )
         index = self._append(leader, EntryKind.MEMBERSHIP, [encode_membership(membership)])
         history.append(log.entries(index, index + 1, 1))
         leader.set_membership(membership, now)

@@ -6,7 +6,7 @@ need not be a voter: one that was elected while its own demotion is not committe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from shoal_server.invariants import invariant
@@ -253,6 +253,10 @@ class Leader:
     def _is_bound(self, node: str) -> bool:
         """Whether it was under the promise whose end we know that `node` last showed to know us for its leader."""
         return self.progress[node].promise == self._liveness.promise_of(node)
+
+    def supporters(self, voters: Iterable[str], now: int) -> list[str]:
+        """Return those of `voters` that are known to live: they support this node, or are it."""
+        return [voter for voter in voters if self._liveness.supported_until(voter) > now]
 
     def supported_until(self) -> int:
         """Return until when a majority of voters supports this node, whatever they know of its leadership."""

@@ -336,3 +336,27 @@ def test_versions_leave_room_for_those_that_follow(nodes: Any) -> None:
     assert "by a mistake, it seems" in refusal.message
     assert isinstance(order(nodes, leader, lambda request: InstallShardMap(request, replace(known, version=7))), Done)
     assert isinstance(order(nodes, leader, lambda request: SplitShard(request, 1, child, 8)), Done)
+
+
+@pytest.mark.parametrize("kind", [ChangeKind.DEMOTE, ChangeKind.PROMOTE])
+def test_a_change_is_refused_after_which_too_few_voters_would_live_to_commit_it(nodes: Any, kind: ChangeKind) -> None:
+    leader, (live, dead) = nodes.leader, nodes.others
+
+    def change(kind: ChangeKind, name: str) -> Done | Failure:
+        answer = nodes.ask_and_wait(leader, lambda request: ChangeMembership(request, 1, kind, name))
+        assert isinstance(answer, Done | Failure)
+        nodes.pass_time(200)
+        return answer
+
+    if kind == ChangeKind.PROMOTE:
+        assert isinstance(change(ChangeKind.DEMOTE, live), Done)
+        assert isinstance(change(ChangeKind.DEMOTE, dead), Done)
+    nodes.isolate(dead)
+    nodes.pass_time(3000)
+    refused = change(kind, live if kind == ChangeKind.DEMOTE else dead)
+    assert isinstance(refused, Failure)
+    assert f"bring {dead} back" in refused.message
+    assert isinstance(nodes.answer(nodes.write(Put(b"a", b"1"))), Written)
+    if kind == ChangeKind.DEMOTE:
+        assert isinstance(change(ChangeKind.DEMOTE, dead), Done)
+        assert isinstance(nodes.answer(nodes.write(Put(b"b", b"1"))), Written)

@@ -358,6 +358,7 @@ def test_what_only_a_leader_can_do_is_refused_elsewhere() -> None:
 
 def test_one_change_of_membership_at_a_time_and_none_before_the_term_has_committed() -> None:
     harness = Harness()
+    harness.supported_by("n2", "n3", "n4")
     ready = harness.lead()
     add = MembershipChange(ChangeKind.ADD_FOLLOWER, "n4")
     with pytest.raises(MembershipRefused, match="own term"):
@@ -378,6 +379,7 @@ def test_one_change_of_membership_at_a_time_and_none_before_the_term_has_committ
 
 def test_a_follower_is_promoted_while_the_last_entries_are_on_their_way_to_it_and_not_before() -> None:
     harness = Harness(config=RaftConfig(promotable_lag_entries=3))
+    harness.supported_by("n2", "n3", "n4")
     harness.sync(harness.lead())
     harness.accept("n2")
     harness.group.propose_membership(MembershipChange(ChangeKind.ADD_FOLLOWER, "n4"), harness.now)
