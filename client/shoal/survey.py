@@ -168,7 +168,9 @@ class Survey:
             )
         elif report.status.not_leading:
             yield Problem(
-                ProblemKind.NODE_NOT_LEADING, f"node {node.id} leads nothing: {report.status.not_leading}", node=node.id
+                ProblemKind.NODE_NOT_LEADING,
+                f"node {node.id} is not to lead: {report.status.not_leading}",
+                node=node.id,
             )
 
     def _failure(self, shard: Shard, node: str) -> str:

@@ -53,6 +53,10 @@ class _Reading:
     at: int
 
 
+def _said_by(others: int) -> str:
+    return f"what the {'clock of 1 other node says' if others == 1 else f'clocks of {others} other nodes say'}"
+
+
 class WallClock:
     """What this node takes for the time.
 
@@ -162,7 +166,7 @@ class WallClock:
             self._known = True
             if confirmed:
                 self._confirmed_at = now
-            self._judge_own(own - reference, now, f"what the clocks of {count} nodes say")
+            self._judge_own(own - reference, now, _said_by(len(readings)))
             self._base = reference if self.not_leading else own
         elif self._known and self._base is not None:
             step = elapsed * SLEW_PERMILLE // 1000

@@ -325,10 +325,12 @@ def _clocks_off(facts: Facts) -> Iterator[Finding]:
     """Clocks that their own nodes found wrong."""
     for status in _statuses(facts):
         if status.clock_problem:
+            led = sum(replica.role == "leader" for replica in status.replicas)
+            leads = f"leads {led} shards, and only where nobody else can" if led else "leads nothing"
             yield Finding(
                 Severity.WARNING,
                 "clock_off",
-                f"node {status.node} leads nothing: {status.clock_problem}",
+                f"node {status.node} {leads}: {status.clock_problem}",
                 "have its machine keep time by NTP; the node leads again once its clock is within half of "
                 "timing.clock_tolerance, ten seconds after it was found wrong at the earliest. One that hears no other node "
                 "takes a clock that was set right only when it is started again",

@@ -182,11 +182,19 @@ def test_clocks_that_differ_for_certain_are_found(offset_ms: int, took_ms: int, 
 
 def test_a_clock_that_its_node_found_wrong_is_one_finding_whatever_we_see():
     clocks = (reading("n1", 0), reading("n2", 30_000), reading("n3", 0))
-    off = "its wall clock is 30.0 s ahead of what the clocks of 3 nodes say"
+    off = "its wall clock is 30.0 s ahead of what the clocks of 2 other nodes say"
     found = judge(replace(facts(status("n2", not_leading=off, clock_problem=off)), clocks=clocks))
     assert [(finding.code, finding.node) for finding in found] == [("clock_off", "n2")]
     slow_too = facts(status("n2", not_leading="the disk is slow", clock_problem=off))
     assert codes(slow_too) == ["node_not_leading", "clock_off"]
+
+
+def test_a_node_that_leads_since_nobody_else_can_is_not_said_to_lead_nothing():
+    leading = facts(status("n1", not_leading="off", clock_problem="off"))
+    finding = next(each for each in judge(leading) if each.code == "clock_off")
+    assert finding.what.startswith("node n1 leads 1 shards, and only where nobody else can")
+    assert "leads nothing" not in finding.what
+    assert not any("leads nothing" in problem.message for problem in leading.survey.problems({}))
 
 
 def test_a_node_that_does_not_say_the_time_is_no_finding():
