@@ -677,7 +677,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     clock_offset_ms: WallMs = 0
     clock_problem: Text = ""
     cluster_id: Word = ""
-    damaged_families: tuple[Name, ...] = ()
+    damaged_families: Names = ()
 
 
 class Done(_Message, frozen=True, tag=46):
