@@ -44,7 +44,12 @@ class OpenDatabase(Protocol):
     """Opens a database for an event loop, or raises a `ShoalError`."""
 
     def __call__(
-        self, loop: asyncio.AbstractEventLoop, folder: str, keyspace: str, microshards: int | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        folder: str,
+        keyspace: str,
+        microshards: int | None,
+        delimiter: bytes | None,
     ) -> Database: ...
 
 
@@ -70,7 +75,9 @@ class EmbeddedConnection:
         try:
             if self._database is None:
                 loop = asyncio.get_running_loop()
-                self._database = self._open(loop, options.folder, self._keyspace, options.microshards)
+                self._database = self._open(
+                    loop, options.folder, self._keyspace, options.microshards, options.delimiter
+                )
             welcome = self._database.attach(self._answered, self.end)
         except ShoalError as error:
             self._host.connection_down(self, str(error), None)

@@ -17,7 +17,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from shoal.embedded_url import EMBEDDED_ADDRESS, EMBEDDED_QUERY_NAMES, EMBEDDED_SCHEME, EmbeddedOptions, folder_of
+from shoal.embedded_url import (
+    EMBEDDED_ADDRESS,
+    EMBEDDED_QUERY_NAMES,
+    EMBEDDED_SCHEME,
+    EmbeddedOptions,
+    delimiter_of,
+    folder_of,
+)
 from shoal.errors import InvalidArgument
 from shoal.protocol.bounds import MAX_TTL_MS
 from shoal.results import Consistency
@@ -88,7 +95,8 @@ def parse_url(url: str) -> Options:
     if parts.scheme == EMBEDDED_SCHEME:
         settings = _settings(parts.query, _QUERY_NAMES + EMBEDDED_QUERY_NAMES)
         microshards = _count("microshards", settings["microshards"]) if "microshards" in settings else None
-        embedded = EmbeddedOptions(folder_of(parts, url), microshards)
+        delimiter = delimiter_of(settings["delimiter"]) if "delimiter" in settings else None
+        embedded = EmbeddedOptions(folder_of(parts, url), microshards, delimiter)
         seeds: tuple[str, ...] = (EMBEDDED_ADDRESS,)
         keyspace = settings.get("keyspace", "")
     else:

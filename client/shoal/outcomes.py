@@ -124,7 +124,7 @@ def closed(call: AnyCall[W], lane: Lane[W], *, maybe_applied: bool) -> ShoalErro
 
 ONE_SHARD_HERE = (
     "a cluster may have them in several shards, so an embedded or simulated database refuses them, too, though it has them "
-    "together"
+    "together (`embedded://?microshards=1` stands for a keyspace of one microshard, which is one shard anywhere)"
 )
 
 

@@ -61,20 +61,25 @@ _open_databases: set[EmbeddedDatabase] = set()
 
 
 def open_database(
-    loop: asyncio.AbstractEventLoop, folder: str, keyspace: str, microshards: int | None
+    loop: asyncio.AbstractEventLoop,
+    folder: str,
+    keyspace: str,
+    microshards: int | None,
+    delimiter: bytes | None = None,
 ) -> EmbeddedDatabase:
     """Open the database in `folder`, or make it; "" is one that keeps nothing. It belongs to `loop`, which it blocks so long.
 
     Args:
         keyspace: made where the database has none of that name.
         microshards: of a keyspace that is made; of one that is there, what it must have, or None for any.
+        delimiter: likewise; a keyspace that is made has "/" where none is named.
 
     Raises:
         Unavailable: the folder is in use, by the process that is named, or the disk failed.
         InvalidArgument: the folder is somebody else's, or the keyspace not as it is asked for.
     """
     if not folder:
-        return _start(loop, None, MemoryEngine(), keyspace, microshards)
+        return _start(loop, None, MemoryEngine(), keyspace, microshards, delimiter)
     try:
         held = open_data_folder(Path(folder), CLUSTER, NODE)
     except DataFolderInUse as error:
@@ -85,7 +90,7 @@ def open_database(
         engine = RocksEngine(held.database, block_cache_bytes=BLOCK_CACHE_BYTES, write_buffer_bytes=WRITE_BUFFER_BYTES)
         try:
             write_anew(engine, NODE)
-            return _start(loop, held, engine, keyspace, microshards)
+            return _start(loop, held, engine, keyspace, microshards, delimiter)
         except BaseException:
             engine.close()
             raise
@@ -98,10 +103,15 @@ def open_database(
 
 
 def _start(
-    loop: asyncio.AbstractEventLoop, folder: DataFolder | None, engine: Engine, keyspace: str, microshards: int | None
+    loop: asyncio.AbstractEventLoop,
+    folder: DataFolder | None,
+    engine: Engine,
+    keyspace: str,
+    microshards: int | None,
+    delimiter: bytes | None,
 ) -> EmbeddedDatabase:
     stored = load_shard_map(engine)
-    shard_map = with_keyspace(stored, keyspace, microshards)
+    shard_map = with_keyspace(stored, keyspace, microshards, delimiter)
     if not shard_map.cluster_id:
         shard_map = replace(shard_map, cluster_id=token_hex(CLUSTER_ID_BYTES))
     if shard_map is not stored:

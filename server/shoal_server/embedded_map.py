@@ -18,14 +18,17 @@ DELIMITER = b"/"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
-def with_keyspace(shard_map: ShardMap | None, name: str, microshards: int | None) -> ShardMap:
+def with_keyspace(
+    shard_map: ShardMap | None, name: str, microshards: int | None, delimiter: bytes | None = None
+) -> ShardMap:
     """Return `shard_map` itself where it has keyspace `name`, else one that has it; None stands for a new database.
 
     Args:
         microshards: of the keyspace; None leaves what is there as it is.
+        delimiter: likewise.
 
     Raises:
-        InvalidArgument: the keyspace cannot be made so, or is there with another number of microshards.
+        InvalidArgument: the keyspace cannot be made so, or is there with another number of microshards or delimiter.
     """
     if shard_map is None:
         shard_map = ShardMap(0, CLUSTER, (NodeAddress(NODE, EMBEDDED_ADDRESS),), (), ())
@@ -35,6 +38,11 @@ def with_keyspace(shard_map: ShardMap | None, name: str, microshards: int | None
             raise InvalidArgument(
                 f"keyspace {name!r} was made with {found.microshards} microshards, which cannot be changed to "
                 f"{microshards}: leave `microshards` out of the URL, or name another keyspace"
+            )
+        if delimiter not in (None, found.delimiter):
+            raise InvalidArgument(
+                f"keyspace {name!r} was made with the delimiter {found.delimiter!r}, which cannot be changed to "
+                f"{delimiter!r}: leave `delimiter` out of the URL, or name another keyspace"
             )
         return shard_map
     count = DEFAULT_MICROSHARDS if microshards is None else microshards
@@ -49,6 +57,6 @@ def with_keyspace(shard_map: ShardMap | None, name: str, microshards: int | None
     return replace(
         shard_map,
         version=shard_map.version + 1,
-        keyspaces=(*shard_map.keyspaces, Keyspace(number, name, count, DELIMITER)),
+        keyspaces=(*shard_map.keyspaces, Keyspace(number, name, count, DELIMITER if delimiter is None else delimiter)),
         shards=(*shard_map.shards, Shard(shard, number, (MicroshardRange(0, count),), (NODE,))),
     )

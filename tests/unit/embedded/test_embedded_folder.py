@@ -153,3 +153,20 @@ def test_a_child_forked_meanwhile_does_not_keep_the_folder(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'v'\n", "")
+
+
+def test_the_delimiter_is_that_of_the_url_and_stays(tmp_path: Path) -> None:
+    url = f"embedded://{tmp_path}/db"
+    with shoal.Client(f"{url}?delimiter=:") as db:
+        with db.transaction() as both:
+            both.put("user:1", "a")
+            both.put("user:2", "b")
+        with pytest.raises(shoal.CrossShard, match="microshards=1"), db.transaction() as apart:
+            apart.put("a/1", "a")
+            apart.put("a/2", "b")
+    with shoal.Client(url) as db:
+        assert db.get("user:2") == b"b"
+    with pytest.raises(shoal.InvalidArgument, match="delimiter"), shoal.Client(f"{url}?delimiter=/") as db:
+        db.get("user:1")
+    with pytest.raises(shoal.InvalidArgument, match="at most 16"):
+        shoal.Client(f"embedded://?delimiter={'x' * 17}")

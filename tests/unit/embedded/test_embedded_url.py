@@ -21,6 +21,8 @@ from shoal.options import parse_url
         ("embedded:///data/db", "default", EmbeddedOptions("/data/db")),
         ("embedded:///my%20data/%23%3F", "default", EmbeddedOptions("/my data/#?")),
         ("embedded:///d?keyspace=k&microshards=8", "k", EmbeddedOptions("/d", 8)),
+        ("embedded:///d?delimiter=:", "default", EmbeddedOptions("/d", None, b":")),
+        ("embedded:///d?delimiter=", "default", EmbeddedOptions("/d", None, b"")),
     ],
 )
 def test_a_url_means(url: str, keyspace: str, embedded: EmbeddedOptions) -> None:
