@@ -540,13 +540,18 @@ class Replica:
         return self._restored or self._unread or self.machine.state
 
     def restore(self, sender: str, header: SnapshotHeader, state: AppliedState, now: int) -> None:
-        """A snapshot of `sender` is adopted in the turn's batch: go on from it. `reload` follows once that is written."""
+        """A snapshot of `sender` is adopted in the turn's batch: go on from it. `reload` follows once that is written.
+
+        Raises:
+            BadMessage, Damaged: it cannot be; nothing was done.
+        """
+        keep_log = self.group.keeps_log(header.index, header.index_term)
+        self.group.restore(sender, header, state.membership, state.membership_index, now)
         self._restored = state
-        if self.group.keeps_log(header.index, header.index_term):
+        if keep_log:
             self.log_length.rebased(state.index)
         else:
             self.log_length.restored(state.index)
-        self.group.restore(sender, header, state.membership, state.membership_index, now)
 
     def reload(self) -> None:
         """Take up the rows of a snapshot that was just adopted and written."""

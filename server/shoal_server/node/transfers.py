@@ -22,6 +22,7 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.messages import SnapshotHeader
+from shoal_server.raft.ready import BadMessage
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
 
@@ -184,8 +185,9 @@ class SnapshotTransfers:
                 if needless:
                     self._end_taking(chunk.group)
                 elif chunk.last and not problem:
-                    self._adopt(replica, sender, chunk, batch, now)
-                    adopted.append(replica)
+                    problem = self._adopt(replica, sender, chunk, batch, now)
+                    if not problem:
+                        adopted.append(replica)
             ack = SnapshotAck(chunk.group, chunk.transfer, chunk.number, problem, needless)
             self._acks.append((sender, ack))
         self._drop_abandoned(batch)
@@ -222,14 +224,25 @@ class SnapshotTransfers:
         taking.deadline = now + self._settings.snapshot_timeout_ns
         return ""
 
-    def _adopt(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> None:
-        taking = self._taking.pop(chunk.group)
-        state = chunk.state(taking.stager.generation)
+    def _adopt(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
+        """Go on from a snapshot that is there as a whole; return "" or why that cannot be."""
+        stager = self._taking[chunk.group].stager
+        self._end_taking(chunk.group)
+        state, before = chunk.state(stager.generation), replica.stored_state
         keep_log = replica.group.keeps_log(chunk.header.index, chunk.header.index_term)
-        taking.stager.adopt(batch, replica.store, state, replica.stored_state, keep_log=keep_log)
-        replica.restore(sender, chunk.header, state, now)
+        try:
+            replica.restore(sender, chunk.header, state, now)
+        except Damaged as error:
+            self._damaged.append((replica, error))
+            return "the log of the receiver is damaged"
+        except BadMessage as error:
+            self._tally.messages_refused += 1
+            return str(error)
+        self._abandoned.remove(stager)
+        stager.adopt(batch, replica.store, state, before, keep_log=keep_log)
         self._tally.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
+        return ""
 
     def send(self, now: int, outbox: Outbox) -> list[tuple[Replica, Damaged]]:
         """Send acknowledgements and next chunks; return whose rows cannot be read, and why.

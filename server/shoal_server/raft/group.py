@@ -45,6 +45,7 @@ from shoal_server.raft.membership import (
     changed,
     encode_membership,
     is_membership,
+    is_whole,
 )
 from shoal_server.raft.messages import (
     MAX_TERM_STEP,
@@ -223,7 +224,7 @@ class Group:
         self._reads: list[tuple[int, int]] = []
         self._failed_reads: list[int] = []
         self._history = MembershipHistory(membership, membership_index)
-        self._take_memberships()
+        self._find_memberships(self._history, log.applied_index)
         start = max(now, liveness.vote_not_before) if self._restarted else now
         # Whoever should lead has a whole support time ahead of the next: nodes that start together seldom start at once.
         self._election_deadline = start + priority * timing.support_ns + random.randrange(timing.election_spread_ns)
@@ -243,13 +244,20 @@ class Group:
             SnapshotHeader: self._on_snapshot_header,
         }
 
-    def _take_memberships(self) -> None:
-        """Find the memberships in the log behind what is applied."""
+    def _find_memberships(self, history: MembershipHistory, behind: int) -> None:
+        """Add the memberships in the log behind an index to a history that ends there.
+
+        Raises:
+            BadMessage: they do not follow.
+        """
         log = self.log
-        index = log.applied_index + 1
+        index = behind + 1
         while index <= log.last_index:
             stored = log.entries(index, log.last_index + 1, self._config.max_append_bytes)
-            self._history.append(stored)
+            problem = history.problem(stored)
+            if problem:
+                raise BadMessage(f"shard {self.group}: {problem}")
+            history.append(stored)
             index = stored[-1].index + 1
 
     # -- what is so
@@ -385,6 +393,10 @@ class Group:
             )
         if type(message) is AppendEntries and message.entries:
             self._check_entries(message)
+        elif type(message) is SnapshotHeader and message.index_term > term:
+            raise BadMessage(
+                f"a snapshot of shard {self.group} is of term {message.index_term}, and its sender's is {term}"
+            )
         if term != self.term and not self._settle_term(sender, message, term, now):
             return
         self._handlers[type(message)](sender, message, now)
@@ -445,6 +457,10 @@ class Group:
                 return
             entries = entries[log.commit_index - previous :]
             previous = log.commit_index
+            if entries[0].term < log.term(previous):
+                raise BadMessage(
+                    f"entry {previous + 1} of shard {self.group} is of an older term than what is committed"
+                )
         elif not log.matches(previous, message.previous_term):
             self._reject(sender, previous)
             return
@@ -452,24 +468,30 @@ class Group:
         if entries:
             last = entries[-1].index
             if previous < log.last_index:
-                entries = self._without_known(entries)
+                entries = self._unknown(entries)
             if entries:
+                problem = self._history.problem(entries)
+                if problem:
+                    raise BadMessage(f"shard {self.group}: {problem}")
+                self._make_room(entries[0].index)
                 log.append(entries)
                 self._history.append(entries)
         self._commit_to(min(message.commit, last))
         self._accept(sender, last)
 
-    def _without_known(self, entries: list[Entry]) -> list[Entry]:
-        """Drop the entries that the log has; where one conflicts, cut the log off there."""
+    def _unknown(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries from the first one on that the log has not."""
         log = self.log
         for count, entry in enumerate(entries):
-            if entry.index > log.last_index:
-                return entries[count:]
-            if log.term(entry.index) != entry.term:
-                log.truncate_from(entry.index)
-                self._history.truncate_from(entry.index)
+            if entry.index > log.last_index or log.term(entry.index) != entry.term:
                 return entries[count:]
         return []
+
+    def _make_room(self, index: int) -> None:
+        """Cut off what the log has from `index` on: it conflicts with the leader's."""
+        if index <= self.log.last_index:
+            self.log.truncate_from(index)
+            self._history.truncate_from(index)
 
     def _accept(self, sender: str, last: int) -> None:
         """Owe the leader one acceptance a Ready, however many appends came."""
@@ -498,9 +520,13 @@ class Group:
 
     def _follow(self, sender: str, epoch: int, now: int) -> None:
         """Take `sender`, in that life of its process, for the leader of this term."""
-        invariant(self._leader is None, "there is one leader a term")
+        if self._leader is not None:
+            raise BadMessage(f"{sender} says that it leads shard {self.group} in term {self.term}, and this node does")
         if self.leader != sender or self.role is not Role.REPLICA:
-            invariant(self.leader in ("", sender), "a term's leader does not change")
+            if self.leader not in ("", sender):
+                raise BadMessage(
+                    f"{sender} says that it leads shard {self.group} in term {self.term}, and {self.leader} does"
+                )
             self._become(Role.REPLICA)
             self.leader = sender
         self._leader_epoch = epoch
@@ -527,13 +553,28 @@ class Group:
 
     def _on_accepted(self, sender: str, message: AppendAccepted, now: int) -> None:
         if self._leader is not None:
+            self._check_answer(message)
             self._leader.on_accepted(sender, message, now)
             self.active = True
 
     def _on_rejected(self, sender: str, message: AppendRejected, now: int) -> None:  # noqa: ARG002 - handlers are alike
         if self._leader is not None:
+            self._check_answer(message)
             self._leader.on_rejected(sender, message)
             self.active = True
+
+    def _check_answer(self, message: AppendAccepted | AppendRejected) -> None:
+        """Nobody has more of this term's log than its leader, or answers what has not left."""
+        last = self.log.last_index
+        if isinstance(message, AppendAccepted):
+            whole = max(message.match_index, message.commit) <= last
+        else:
+            conflict = message.conflict_index
+            whole = conflict == NEEDS_SNAPSHOT or conflict <= message.rejected_index <= last
+        if not whole or self.term > self._durable_term:
+            raise BadMessage(
+                f"{message} answers nothing that the leader of shard {self.group} has said: its log ends at {last}"
+            )
 
     def _on_probe_confirmed(self, sender: str, message: ReadProbeConfirmed, now: int) -> None:
         if self._leader is not None:
@@ -1079,17 +1120,22 @@ class Group:
         """A snapshot of `sender` was put in place: begin the log anew behind it.
 
         Its pieces' headers went through `step`, and nothing has come since that ended what they began: see `follows`.
+
+        Raises:
+            BadMessage: its membership makes no sense, by itself or before those in the log behind it; nothing was done.
+            Damaged: the log behind it cannot be read; nothing was done.
         """
         invariant(self.follows(sender, header.term), "a replica takes the snapshots of the leader that it follows")
-        invariant(header.index_term <= self.term, "a snapshot is of no later term than its sender's")
         log = self.log
+        if not is_whole(membership) or membership_index > header.index:
+            raise BadMessage(f"a snapshot of shard {self.group} has {membership}, as of entry {membership_index}")
+        history = MembershipHistory(membership, membership_index)
         if self.keeps_log(header.index, header.index_term):
+            self._find_memberships(history, header.index)
             log.rebase(header.index)
-            self._history.restart(membership, membership_index)
-            self._take_memberships()
         else:
             log.restart(header.index, header.index_term)
-            self._history.restart(membership, membership_index)
+        self._history = history
         self._awaits_snapshot = False
         self._failed = False
         self._feedings = 0

@@ -28,7 +28,7 @@ from shoal_server.raft.messages import (
 )
 from shoal_server.raft.progress import Progress, ProgressState
 from shoal_server.raft.quorum import reached_by_quorum
-from shoal_server.raft.ready import LostEntries, TooManyUncommitted
+from shoal_server.raft.ready import BadMessage, LostEntries, TooManyUncommitted
 
 
 @dataclass(slots=True)
@@ -189,7 +189,6 @@ class Leader:
         progress = self._answered_by(sender, message.promise)
         if progress is None:
             return
-        invariant(message.match_index <= self._log.last_index, "a replica cannot have more of our term than we do")
         progress.commit = max(progress.commit, message.commit)
         if progress.accepted(message.match_index, self._log.truncated_index, now):
             self.advance_commit()
@@ -284,7 +283,10 @@ class Leader:
                 self._send(voter, message)
 
     def on_probe_confirmed(self, sender: str, read_round: int) -> None:
-        invariant(read_round <= self._read_round, "only rounds that were begun are confirmed")
+        if read_round > self._read_round:
+            raise BadMessage(
+                f"{sender} confirms round {read_round} of reads of shard {self._group}, which was not begun"
+            )
         self._confirmed[sender] = max(self._confirmed.get(sender, 0), read_round)
 
     def _take_confirmed(self) -> list[tuple[int, int]]:

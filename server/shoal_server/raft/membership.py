@@ -106,6 +106,24 @@ class MembershipHistory:
             return True
         return self.current_index > commit_index and len(self._history) > 1 and node in self._history[-2][1].voters
 
+    def problem(self, entries: list[Entry]) -> str:
+        """Return why the memberships among entries do not follow those before them, or ""."""
+        before: Membership | None = None
+        for entry in entries:
+            if entry.kind != EntryKind.MEMBERSHIP:
+                continue
+            if before is None:
+                first = entries[0].index
+                known = [membership for index, membership in self._history if index < first]
+                if not known:
+                    return f"the membership of entry {entry.index} is older than what is applied"
+                before = known[-1]
+            membership = msgspec.msgpack.decode(entry.payload, type=Membership)
+            if membership.version != before.version + 1 or len(set(membership.voters) ^ set(before.voters)) > 1:
+                return f"the membership of entry {entry.index}, {membership}, is no single step from {before}"
+            before = membership
+        return ""
+
     def append(self, entries: list[Entry]) -> bool:
         """Take the memberships among appended entries; return whether there were any."""
         found = False
@@ -144,6 +162,11 @@ def is_membership(payload: bytes) -> bool:
         membership = msgspec.msgpack.decode(payload, type=Membership)
     except msgspec.MsgspecError:
         return False
+    return is_whole(membership)
+
+
+def is_whole(membership: Membership) -> bool:
+    """Say whether a membership has a voter, and nobody twice."""
     replicas = membership.voters + membership.followers
     return bool(membership.voters) and len(set(replicas)) == len(replicas)
 
