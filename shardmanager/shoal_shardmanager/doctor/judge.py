@@ -40,13 +40,20 @@ def _statuses(facts: Facts) -> Iterator[StatusReply]:
 def _shards_without_leader(facts: Facts) -> Iterator[Finding]:
     reachable = {status.node for status in _statuses(facts)}
     by_cause: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    failed: list[int] = []
     for shard in facts.survey.shard_map.shards:
         if facts.survey.leader(shard.id) is None:
             gone = sorted(node for node in shard.voters if node not in reachable)
+            if any((replica := facts.survey.replica(shard.id, node)) and replica.failure for node in shard.voters):
+                failed.append(shard.id)
+                continue
             majority_left = 2 * (len(shard.voters) - len(gone)) > len(shard.voters)
             by_cause[() if majority_left else tuple(gone)].append(shard.id)
-    for gone_nodes, shards in by_cause.items():
-        if gone_nodes:
+    causes = [*by_cause.items(), *([((), failed)] if failed else [])]
+    for gone_nodes, shards in causes:
+        if shards is failed:
+            advice = "replicas of theirs have failed, and those that are left do not elect: see what is said of each"
+        elif gone_nodes:
             advice = (
                 f"a majority of their voters is gone ({', '.join(gone_nodes)}): start one of these again on its data folder; "
                 "no other copy can take its place"

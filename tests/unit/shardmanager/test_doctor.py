@@ -120,6 +120,7 @@ def test_a_failed_replica_of_a_shard_that_nobody_leads_is_critical():
     found = {finding.code: finding for finding in judge(facts(status("n1", replicas=(failed,))))}
     assert found["replica_failed"].severity is Severity.CRITICAL
     assert "nothing to rebuild it from" in found["replica_failed"].advice
+    assert "elects within seconds" not in found["shard_without_leader"].advice
 
 
 def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
