@@ -48,7 +48,7 @@ from shoal.protocol.relocation import (
     TakeMicroshards,
 )
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal_server.node import administration, relocations
+from shoal_server.node import administration, order_rules, relocations
 from shoal_server.storage.layout import value_header
 
 NODES = ("n1", "n2", "n3")
@@ -290,11 +290,12 @@ def test_a_map_that_nobody_could_follow_is_refused(make_nodes: Any) -> None:
         ShardMap(2, "test", addresses, keyspaces, (shards[0], Shard(2, 1, (MicroshardRange(2, 4),), ("n1", "n1")))),
         ShardMap(2, "test", addresses, keyspaces, (shards[0], Shard(2, 1, (MicroshardRange(2, 4),), ()))),
         ShardMap(2, "test", addresses, keyspaces, (shards[0],)),
+        ShardMap(MAX_VERSION, "test", addresses, keyspaces, shards),
         ShardMap(2, "test", addresses, keyspaces, (shards[0], Shard(2, 9, (MicroshardRange(2, 4),), NODES))),
     ]
     for shard_map in wrong:
         refused = nodes.ask_and_wait(nodes.leader, lambda request, new=shard_map: InstallShardMap(request, new))
         assert isinstance(refused, Failure), shard_map
         assert "contradicts itself" in refused.message
-    right = ShardMap(MAX_VERSION, "test", addresses, keyspaces, shards)
+    right = ShardMap(known.version + order_rules.MAX_LEAP, "test", addresses, keyspaces, shards)
     assert not isinstance(nodes.ask_and_wait(nodes.leader, lambda request: InstallShardMap(request, right)), Failure)
