@@ -13,7 +13,7 @@ from random import Random
 from typing import ClassVar
 
 from shoal_server.node.replica import Replica
-from shoal_server.storage.applied_state import encode_applied_state
+from shoal_server.storage.applied_state import applied_state_row
 from shoal_server.storage.layout import applied_state_key, prefix_end, value_header
 
 from shoal_chaos.simulation.cluster import Cluster, SimulatedNode
@@ -157,7 +157,7 @@ def _lay_ballast(engine: SimulatedEngine, replica: Replica) -> None:
         state = replica.machine.state
         if not state.index:
             # Or it would begin anew, under another generation, when its node is started again.
-            table.put(applied_state_key(replica.shard.id), encode_applied_state(state))
+            table.put(applied_state_key(replica.shard.id), applied_state_row(state))
         for prefix in replica.machine.prefixes.values():
             for key, _ in table.scan(prefix + BALLAST, prefix_end(prefix + BALLAST)):
                 table.delete(key)

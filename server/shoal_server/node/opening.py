@@ -22,7 +22,7 @@ from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.dropped_replicas import take_up_dropped
-from shoal_server.storage.engine import REPLACE_NODE, Damaged, Engine, StorageDamaged
+from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
     LogStart,
@@ -31,10 +31,12 @@ from shoal_server.storage.layout import (
     hard_state_key,
     is_split_off,
     load_hard_state,
+    load_log_start,
     log_start_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import (
+    ANY_INDEX,
     FailureKind,
     ReplicaFailure,
     acknowledged_to,
@@ -83,7 +85,7 @@ class ReplicaOpener:
             now: nanoseconds of the node's own monotonic clock.
 
         Raises:
-            StorageDamaged: the log lacks what was applied.
+            Damaged: the node's own rows cannot be read.
         """
         shard, node, engine = routes.shards[shard_id], self._node, self._engine
         take_up_dropped(engine, shard_id)
@@ -91,8 +93,11 @@ class ReplicaOpener:
         known = failure = load_failure(engine, shard_id)
         founded_ranges = (shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges
         awaits_snapshot = rows_unknown = False
+        log_start = load_log_start(engine, shard_id)
         try:
-            state = load_applied_state(engine, shard_id)
+            state = load_applied_state(engine, shard_id, routes.keyspaces[shard.keyspace].microshards)
+            if log_start.index > (0 if state is None else state.index):
+                raise Damaged("data", f"what shard {shard_id} applied up to entry {log_start.index} is not stored")
         except Damaged as error:
             # Without the membership as of what was applied, the log cannot be followed either.
             failure = ReplicaFailure(FailureKind.DAMAGED, str(error), 0, log_lost_to=acknowledged_to(store))
@@ -140,9 +145,7 @@ class ReplicaOpener:
             except Damaged as error:
                 if error.family != "log":
                     raise
-                failure = ReplicaFailure(
-                    FailureKind.DAMAGED, str(error), state.index, log_lost_to=acknowledged_to(store)
-                )
+                failure = ReplicaFailure(FailureKind.DAMAGED, str(error), state.index, _log_lost_to(store, state))
         if failure is not None and failure.log_lost_to:
             # Of a log that is damaged nothing is believed: a snapshot begins it anew.
             group = self._open_group(
@@ -248,14 +251,11 @@ def _initial(shard: Shard, engine: Engine, ranges: tuple[MicroshardRange, ...]) 
 def _open_log(store: GroupLogStore, shard: int, start: LogStart, state: AppliedState) -> Log:
     """
     Raises:
-        Damaged: it cannot be read.
-        StorageDamaged: it lacks what was applied.
+        Damaged: it cannot be read, or lacks what was applied.
     """
     last_index = store.load_last_index()
     if last_index < state.index:
-        raise StorageDamaged(
-            f"the log of shard {shard} ends at entry {last_index}, and {state.index} was applied: {REPLACE_NODE}"
-        )
+        raise Damaged("log", f"the log of shard {shard} ends at entry {last_index}, and {state.index} was applied")
     return Log(
         store,
         truncated_index=start.index,
@@ -263,6 +263,12 @@ def _open_log(store: GroupLogStore, shard: int, start: LogStart, state: AppliedS
         last_index=last_index,
         applied_index=state.index,
     )
+
+
+def _log_lost_to(store: GroupLogStore, state: AppliedState) -> int:
+    """Return up to where a log that cannot be read may have been acknowledged: one without its end, nobody knows how far."""
+    last_index = acknowledged_to(store)
+    return last_index if last_index >= state.index else ANY_INDEX
 
 
 def _begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> None:

@@ -23,6 +23,7 @@ from shoal_server.node.settings import NodeSettings
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.messages import SnapshotHeader
 from shoal_server.raft.ready import BadMessage
+from shoal_server.storage.applied_state import state_problem
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
 
@@ -207,8 +208,10 @@ class SnapshotTransfers:
     def _take(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
         """Stage a chunk; return "" or why the transfer cannot go on."""
         if checksum(chunk) != chunk.checksum:
-            self._end_taking(chunk.group)
-            return f"chunk {chunk.number} is damaged"
+            return self._refuse(replica, sender, f"chunk {chunk.number} is damaged")
+        problem = state_problem(chunk.state(0), replica.keyspace.microshards)
+        if problem:
+            return self._refuse(replica, sender, f"no replica can be as chunk {chunk.number} has it: {problem}")
         taking = self._taking.get(chunk.group)
         if chunk.number == 0:
             self._end_taking(chunk.group)
@@ -218,11 +221,22 @@ class SnapshotTransfers:
             taking = self._taking[chunk.group] = _Taking(sender, chunk.transfer, stager, 0, 0)
         if taking is None or (taking.peer, taking.transfer, taking.expected) != (sender, chunk.transfer, chunk.number):
             return f"chunk {chunk.number} of transfer {chunk.transfer} was not expected"
-        taking.stager.stage(batch, chunk.rows)
+        problem = taking.stager.stage(batch, chunk.rows)
+        if not problem and not taking.stager.is_of(chunk.state(0)):
+            problem = "the last chunk is of other microshards than the first" if chunk.last else ""
+        if problem:
+            return self._refuse(replica, sender, f"chunk {chunk.number}: {problem}")
         self._tally.snapshot_bytes_taken += len(chunk.rows)
         taking.expected += 1
         taking.deadline = now + self._settings.snapshot_timeout_ns
         return ""
+
+    def _refuse(self, replica: Replica, sender: str, problem: str) -> str:
+        """End a transfer of which something is not as it must be; return that."""
+        self._end_taking(replica.shard.id)
+        self._tally.snapshots_refused += 1
+        log.error("snapshot_refused", shard=replica.shard.id, sender=sender, reason=problem)
+        return problem
 
     def _adopt(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
         """Go on from a snapshot that is there as a whole; return "" or why that cannot be."""

@@ -258,9 +258,12 @@ class NodeMetrics:
             "shoal_raft_sync_duration_seconds", "histogram", "Syncs of the log, none left out; up to 0.25 s late"
         )
         yield syncs.add_histogram(tally.syncs)
-        snapshots = Family("shoal_raft_snapshots", "counter", "Snapshots begun, sent, given up, and adopted here")
+        snapshots = Family(
+            "shoal_raft_snapshots", "counter", "Snapshots begun, sent, given up, adopted, and refused here"
+        )
         snapshots.add(tally.snapshots_started, event="begun").add(tally.snapshots_sent, event="sent")
-        yield snapshots.add(tally.snapshots_failed, event="given_up").add(tally.snapshots_adopted, event="adopted")
+        snapshots.add(tally.snapshots_failed, event="given_up").add(tally.snapshots_adopted, event="adopted")
+        yield snapshots.add(tally.snapshots_refused, event="refused")
         moved = Family("shoal_raft_snapshot_bytes", "counter", "Bytes of the rows of snapshots")
         yield moved.add(tally.snapshot_bytes_sent, direction="sent").add(tally.snapshot_bytes_taken, direction="taken")
         yield gauge("shoal_node_rows", "Rows as counted last, at a slow pace", sums.rows)

@@ -155,6 +155,7 @@ class Tally:
         "snapshot_bytes_taken",
         "snapshots_adopted",
         "snapshots_failed",
+        "snapshots_refused",
         "snapshots_sent",
         "snapshots_started",
         "syncs",
@@ -191,6 +192,7 @@ class Tally:
         self.snapshots_sent = 0
         self.snapshots_failed = 0
         self.snapshots_adopted = 0
+        self.snapshots_refused = 0
         self.snapshot_bytes_sent = 0
         self.snapshot_bytes_taken = 0
         self.compared_slices = 0

@@ -15,7 +15,7 @@ from shoal_server.storage.layout import (
     expiry_suffix,
     prefix_end,
     row_expiry,
-    split_expiry_suffix,
+    split_expiry_key,
 )
 
 NEVER = 1 << 63
@@ -59,7 +59,7 @@ class ExpiryIndex:
         if first is None:
             self._earliest.pop(microshard, None)
         else:
-            self._earliest[microshard] = split_expiry_suffix(first[0][len(prefix) :])[0]
+            self._earliest[microshard] = split_expiry_key(first[0])[0]
 
     def _bound(self) -> int:
         return min(self._earliest.values(), default=NEVER)
@@ -97,7 +97,7 @@ class ExpiryIndex:
             start, end = prefix + expiry_suffix(earliest), prefix + expiry_suffix(now + 1)
             before = len(found)
             for key, _ in self._engine.scan(self._engine.data, start, end):
-                found.append((microshard, *split_expiry_suffix(key[len(prefix) :])))
+                found.append((microshard, *split_expiry_key(key)))
                 if len(found) >= limit:
                     break
             if len(found) == before:

@@ -51,7 +51,7 @@ from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import SessionTable, Verdict
 from shoal_server.shard.traffic import Traffic
-from shoal_server.storage.applied_state import AppliedState, Outgoing, encode_applied_state
+from shoal_server.storage.applied_state import AppliedState, Outgoing, applied_state_row
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
     applied_state_key,
@@ -62,6 +62,7 @@ from shoal_server.storage.layout import (
     row_seq,
     row_value,
     split_rows,
+    whole_row,
 )
 from shoal_server.storage.session_rows import (
     encode_session,
@@ -286,7 +287,7 @@ class ShardStateMachine:
             membership_index=membership_index,
             clock_ms=clock,
         )
-        overlay.rows[applied_state_key(self.shard.id)] = encode_applied_state(self.state)
+        overlay.rows[applied_state_key(self.shard.id)] = applied_state_row(self.state)
         overlay.write_to(batch)
         return results
 
@@ -402,10 +403,8 @@ class ShardStateMachine:
         Expiries are as `split_rows` has them.
         """
         prefixes = self.prefixes
-        rows = self._engine.get_many(
-            self._engine.data, [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
-        )
-        return split_rows(rows, now)
+        stored = [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
+        return split_rows(stored, self._engine.get_many(self._engine.data, stored), now)
 
     def scan(
         self,
@@ -457,7 +456,7 @@ class ShardStateMachine:
         skip = len(prefix)
         scan = engine.scan_reverse if reverse else engine.scan
         for key, row in scan(engine.data, prefix + start, prefix + end if end else prefix_end(prefix)):
-            yield key[skip:], row
+            yield key[skip:], whole_row(key, row)
 
     def read_moving(self, cursor: RelocationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
         """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""
@@ -495,7 +494,7 @@ class ShardStateMachine:
             start = prefix + after + b"\x00" if after else prefix
             after = b""
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
-                yield current, key[len(prefix) :], row
+                yield current, key[len(prefix) :], whole_row(key, row)
 
 
 def _is_skipped(entry: Entry, skipped: Mapping[int, SkippedEntry]) -> bool:

@@ -38,7 +38,7 @@ from shoal_server.shard.commands import (
 )
 from shoal_server.shard.moving import journal_place, journal_resumption
 from shoal_server.shard.overlay import Overlay
-from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state, placements_of
+from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, applied_state_row, placements_of
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_suffix
@@ -207,7 +207,7 @@ class Microshards:
             self._clear_rows(child.ranges, overlay)
         else:
             self._beginnings.begin(child.id, machine.shard.id)
-            overlay.rows[applied_state_key(child.id)] = encode_applied_state(child_state)
+            overlay.rows[applied_state_key(child.id)] = applied_state_row(child_state)
             overlay.rows[split_off_key(child.id)] = encode_split_off(split_off)
             self.split_offs.append((at.index, split_off))
         self._part_with(child.ranges)

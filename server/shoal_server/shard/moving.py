@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
+from shoal.protocol.bounds import MAX_BOUND
 from shoal.protocol.relocation import ClearedRange, MovedRow, RelocationCursor
 
 from shoal_server.storage.applied_state import AppliedState, Outgoing
+from shoal_server.storage.decoding import damaged_row
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.journal import CLEARED, journal_prefix, journal_start, split_journal_suffix
-from shoal_server.storage.layout import data_prefix, prefix_end
+from shoal_server.storage.journal import CLEARED, journal_prefix, journal_start, split_journal_key
+from shoal_server.storage.layout import data_prefix, prefix_end, whole_row
 
 MAX_MOVED_ROWS = 8192
 """In one page: reading it, and storing it, must not hold up a node."""
@@ -100,7 +102,7 @@ class MovingReader:
             prefix = data_prefix(self._keyspace, microshard, generation)
             start = prefix + after[_MICROSHARD_BYTES:] + b"\x00" if after and microshard == first else prefix
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
-                yield microshard, key[len(prefix) :], row
+                yield microshard, key[len(prefix) :], whole_row(key, row)
 
     def _journal(self, cursor: RelocationCursor) -> MovingPage:
         engine, state = self._engine, self._state
@@ -113,13 +115,18 @@ class MovingReader:
         size = 0
         for row_key, end in engine.scan(engine.data, start, prefix_end(prefix)):
             suffix = row_key[len(prefix) :]
-            _, kind, microshard, key = split_journal_suffix(suffix)
+            _, kind, microshard, key = split_journal_key(row_key)
+            if microshard not in prefixes or len(end) > MAX_BOUND:
+                raise damaged_row("data", row_key, f"it is of microshard {microshard}, up to {len(end)} bytes")
             if kind == CLEARED:
                 page.cleared.append((microshard, key, end))
                 size += len(key) + len(end)
             elif (microshard, key) not in seen:
                 seen.add((microshard, key))
-                row = engine.get(engine.data, prefixes[microshard] + key)
+                stored = prefixes[microshard] + key
+                row = engine.get(engine.data, stored)
+                if row is not None:
+                    whole_row(stored, row)
                 page.rows.append((microshard, key, row))
                 size += len(key) + len(row or b"")
             if size >= self._max_bytes or len(page.rows) + len(page.cleared) >= MAX_MOVED_ROWS:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 
 from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.layout import whole_row
 
 _ABSENT = object()
 
@@ -105,7 +106,8 @@ class Overlay:
         """Read rows that are about to be asked for, all at once."""
         missing = [key for key in keys if key not in self.rows and key not in self._known]
         if missing:
-            self._known.update(zip(missing, self._engine.get_many(self._engine.data, missing), strict=True))
+            for key, row in zip(missing, self._engine.get_many(self._engine.data, missing), strict=True):
+                self._known[key] = None if row is None else whole_row(key, row)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the row under `key`, or None."""
@@ -115,14 +117,15 @@ class Overlay:
         if self._starts and self._is_cleared(key):
             return None
         if key not in self._known:
-            self._known[key] = self._engine.get(self._engine.data, key)
+            row = self._engine.get(self._engine.data, key)
+            self._known[key] = None if row is None else whole_row(key, row)
         return self._known[key]
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the rows of [start, end) in key order."""
         rows = self.rows
         changed = sorted((key, row) for key, row in rows.items() if start <= key < end)
-        kept = ((key, row) for key, row in self._stored(start, end) if key not in rows)
+        kept = ((key, whole_row(key, row)) for key, row in self._stored(start, end) if key not in rows)
         for key, row in merge(kept, changed, key=lambda item: item[0]):
             if row is not None:
                 yield key, row

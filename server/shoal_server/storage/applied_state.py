@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 import msgspec
 from shoal.protocol.bounds import (
+    MAX_MICROSHARDS,
     Count,
     CursorBytes,
     Generation,
@@ -21,11 +23,12 @@ from shoal.protocol.bounds import (
     Word,
 )
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor
-from shoal.shardmap import MicroshardRange, Ranges, microshards_in, ranges_of
+from shoal.shardmap import MicroshardRange, Ranges, is_well_formed, microshards_in, ranges_of
 
 from shoal_server.raft.messages import Membership
+from shoal_server.storage.decoding import RowDecoder, damaged_row
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.layout import FORMAT, applied_state_key, check_format
+from shoal_server.storage.layout import FORMAT, applied_state_key
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
@@ -147,18 +150,59 @@ def placements_of(generations: dict[int, int], usual: int) -> tuple[Placement, .
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AppliedState)
+_decoder = RowDecoder(AppliedState, "data", FORMAT)
+_CHECKSUM_BYTES = 4
 
 
 def encode_applied_state(state: AppliedState) -> bytes:
+    """Encode a state, as it is compared."""
     return _encoder.encode(state)
 
 
-def load_applied_state(engine: Engine, group: int) -> AppliedState | None:
-    """Return how far a replica is, or None where it has applied nothing yet."""
-    row = engine.get(engine.data, applied_state_key(group))
+def applied_state_row(state: AppliedState) -> bytes:
+    """Encode a state as it is stored: behind its CRC-32.
+
+    All else that a replica has is found by it: of one with another generation no row would be missed by anybody here.
+    """
+    encoded = _encoder.encode(state)
+    return crc32(encoded).to_bytes(_CHECKSUM_BYTES, "big") + encoded
+
+
+def state_problem(state: AppliedState, microshards: int | None = None) -> str:
+    """Return "", or why no replica can be in this state.
+
+    Args:
+        microshards: how many its keyspace has, where that is known.
+    """
+    most = MAX_MICROSHARDS if microshards is None else microshards
+    moving = [each.ranges for each in (state.outgoing, state.incoming) if each is not None]
+    if not all(is_well_formed(ranges, most) for ranges in (*((state.ranges,) if state.ranges else ()), *moving)):
+        return f"it is of microshards that are not some of {most}"
+    if not state.membership.voters:
+        return "nobody votes"
+    if max(state.membership_index, state.compared_index, state.copied_index) > state.index:
+        return f"at entry {state.index} it knows of later ones"
+    return ""
+
+
+def load_applied_state(engine: Engine, group: int, microshards: int | None = None) -> AppliedState | None:
+    """Return how far a replica is, or None where it has applied nothing yet.
+
+    Args:
+        microshards: how many its keyspace has, where that is known.
+
+    Raises:
+        Damaged: that cannot be read.
+    """
+    key = applied_state_key(group)
+    row = engine.get(engine.data, key)
     if row is None:
         return None
-    state = _decoder.decode(row)
-    check_format(state.format, f"the applied state of shard {group}")
+    encoded = row[_CHECKSUM_BYTES:]
+    if crc32(encoded).to_bytes(_CHECKSUM_BYTES, "big") != row[:_CHECKSUM_BYTES]:
+        raise damaged_row("data", key, "its checksum is another")
+    state = _decoder.decode(key, encoded)
+    problem = state_problem(state, microshards)
+    if problem:
+        raise damaged_row("data", key, problem)
     return state

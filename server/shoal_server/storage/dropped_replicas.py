@@ -10,10 +10,10 @@ import msgspec
 from shoal.protocol.bounds import Count, LogIndex, Term, Word
 
 from shoal_server.raft.messages import HardState
+from shoal_server.storage.decoding import RowDecoder
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
     FORMAT,
-    check_format,
     dropped_key,
     encode_hard_state,
     hard_state_key,
@@ -32,7 +32,7 @@ class DroppedReplica(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(DroppedReplica)
+_decoder = RowDecoder(DroppedReplica, "meta", FORMAT)
 
 
 def put_dropped(batch: Batch, engine: Engine, shard: int, dropped: DroppedReplica) -> None:
@@ -42,12 +42,9 @@ def put_dropped(batch: Batch, engine: Engine, shard: int, dropped: DroppedReplic
 
 def load_dropped(engine: Engine, shard: int) -> DroppedReplica | None:
     """Return what is remembered of a replica that was dropped, if no other one of its shard has come since."""
-    row = engine.get(engine.meta, dropped_key(shard))
-    if row is None:
-        return None
-    dropped = _decoder.decode(row)
-    check_format(dropped.format, f"what is remembered of the replica of shard {shard} that was dropped")
-    return dropped
+    key = dropped_key(shard)
+    row = engine.get(engine.meta, key)
+    return None if row is None else _decoder.decode(key, row)
 
 
 def take_up_dropped(engine: Engine, shard: int) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from struct import Struct as Layout
 
-from shoal_server.storage.layout import SYSTEM_KEYSPACE, expiry_prefix
+from shoal.protocol.bounds import MAX_BOUND, MAX_INDEX
+
+from shoal_server.storage.decoding import NotARow, decoded
+from shoal_server.storage.layout import DATA_PREFIX_BYTES, SYSTEM_KEYSPACE, expiry_prefix
 
 CLEARED = 0
 CHANGED = 1
@@ -34,6 +37,27 @@ def journal_start(index: int) -> bytes:
 
 
 def split_journal_suffix(suffix: bytes) -> tuple[int, int, int, bytes]:
-    """Take `journal_suffix` apart: index, kind, microshard, key."""
+    """Take `journal_suffix` apart: index, kind, microshard, key.
+
+    Raises:
+        NotARow: it is none.
+    """
+    if not _SUFFIX.size <= len(suffix) <= _SUFFIX.size + MAX_BOUND:
+        raise NotARow(f"a journal row's key has {len(suffix)} bytes behind its prefix")
     index, kind, microshard = _SUFFIX.unpack_from(suffix)
+    if kind not in (CLEARED, CHANGED) or index > MAX_INDEX:
+        raise NotARow(f"entry {index} has done what is of no kind that this Shoal knows, {kind}")
     return int(index), int(kind), int(microshard), suffix[_SUFFIX.size :]
+
+
+def split_journal_key(key: bytes) -> tuple[int, int, int, bytes]:
+    """Take the key of a stored row of a journal apart: index, kind, microshard, key.
+
+    Raises:
+        Damaged: it is none.
+    """
+    return decoded("data", key, b"", _split_journal_key)
+
+
+def _split_journal_key(key: bytes, _: bytes) -> tuple[int, int, int, bytes]:
+    return split_journal_suffix(key[DATA_PREFIX_BYTES:])

@@ -6,7 +6,7 @@ Families and their keys:
 - data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) [| expiry (8)] | value
   and, with the keyspace's highest bit set, the expiry index: ... | generation (4) | expiry (8) | user key -> nothing
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
-  0 (4) | group (4) | 0 (4) -> AppliedState
+  0 (4) | group (4) | 0 (4) -> CRC-32 of what follows (4) | AppliedState
   0 (4) | group (4) | 2^32 - 1 (4) -> SplitOff, of a replica that a split made
   0 (4) | group (4) | generation (4) | session (16) | slot (2) -> a deduplication session, see session_rows.py
   2^31 (4) | group (4) | generation (4) | index (8) | kind (1) | microshard (4) | user key -> the end of a range, or
@@ -27,6 +27,7 @@ from typing import TypeGuard
 
 import msgspec
 from shoal.protocol.bounds import (
+    MAX_KEY,
     MAX_SEQ,
     MAX_UNIX_MS,
     Count,
@@ -37,6 +38,7 @@ from shoal.protocol.bounds import (
 from shoal.shardmap import Shard
 
 from shoal_server.raft.messages import Entry, HardState, entry_checksum
+from shoal_server.storage.decoding import NotARow, RowDecoder, damaged_row, decoded
 from shoal_server.storage.engine import Damaged, DataFolderRefused, Engine
 
 FORMAT = 1
@@ -57,6 +59,10 @@ _PLAIN = FORMAT << 4
 _EXPIRES = 1
 _EXPIRING = _PLAIN | _EXPIRES
 _INDEX_BIT = 1 << 31
+_SEQ_TOO_HIGH = MAX_SEQ >> 56
+"""No seq but the very last has this first byte."""
+_EXPIRY_TOO_HIGH = MAX_UNIX_MS >> 48
+"""No expiry but the very last has this second byte; the first is 0."""
 
 SHARD_MAP_ROW = b"m"
 DERIVED_MAP_ROW = b"d"
@@ -132,23 +138,64 @@ def row_problem(row: bytes) -> str:
     return ""
 
 
+def whole_row(key: bytes, row: bytes) -> bytes:
+    """Return a user row as an engine has it under `key`.
+
+    Raises:
+        Damaged: it is none.
+    """
+    if len(row) >= VALUE_HEADER_BYTES and row[1] < _SEQ_TOO_HIGH:
+        kind = row[0]
+        if kind == _PLAIN:
+            return row
+        if kind == _EXPIRING and len(row) >= _EXPIRING_HEADER_BYTES and not row[9] and row[10] < _EXPIRY_TOO_HIGH:
+            return row
+    problem = row_problem(row)
+    if problem:
+        raise damaged_row("data", key, problem)
+    return row
+
+
 def is_visible(row: bytes | None, now: int) -> TypeGuard[bytes]:
     """Say whether a row is there and has not expired at `now` (Unix milliseconds)."""
     return row is not None and (row[0] == _PLAIN or row_expiry(row) > now)
 
 
-def split_rows(rows: list[bytes | None], now: int) -> tuple[list[bytes | None], list[int], list[int]]:
+def split_rows(
+    keys: list[bytes], rows: list[bytes | None], now: int
+) -> tuple[list[bytes | None], list[int], list[int]]:
     """Split stored rows into values (None: absent or expired at `now`), seqs (0: absent), and expiries.
 
     Expiries (Unix milliseconds, 0 for never) are beside the values, or an empty list where no row expires.
+
+    Args:
+        keys: what the rows are stored under.
+
+    Raises:
+        Damaged: one is no row as it would be stored.
     """
     start = VALUE_HEADER_BYTES
-    from_bytes = int.from_bytes
-    if all(row is None or row[0] == _PLAIN for row in rows):
-        values = [None if row is None else row[start:] for row in rows]
-        seqs = [0 if row is None else from_bytes(row[1:start], "big") for row in rows]
+    header_of = _VALUE_HEADER.unpack_from
+    values: list[bytes | None] = []
+    seqs: list[int] = []
+    for row in rows:
+        if row is None:
+            values.append(None)
+            seqs.append(0)
+            continue
+        if len(row) < start:
+            break
+        kind, seq = header_of(row)
+        if kind != _PLAIN or seq > MAX_SEQ:
+            break
+        values.append(row[start:])
+        seqs.append(seq)
+    else:
         return values, seqs, []
-    shown = [row if is_visible(row, now) else None for row in rows]
+    shown = [
+        row if row is not None and is_visible(whole_row(key, row), now) else None
+        for key, row in zip(keys, rows, strict=True)
+    ]
     return (
         [None if row is None else row_value(row) for row in shown],
         [0 if row is None else row_seq(row) for row in shown],
@@ -172,9 +219,30 @@ def expiry_suffix(expiry: int, key: bytes = b"") -> bytes:
 
 
 def split_expiry_suffix(suffix: bytes) -> tuple[int, bytes]:
-    """Take `expiry_suffix` apart."""
+    """Take `expiry_suffix` apart.
+
+    Raises:
+        NotARow: it is none.
+    """
+    if not _EXPIRY.size <= len(suffix) <= _EXPIRY.size + MAX_KEY:
+        raise NotARow(f"an index row's key has {len(suffix)} bytes behind its prefix")
     (expiry,) = _EXPIRY.unpack_from(suffix)
+    if not 0 < expiry <= MAX_UNIX_MS:
+        raise NotARow(f"it is to expire at {expiry}")
     return int(expiry), suffix[_EXPIRY.size :]
+
+
+def split_expiry_key(key: bytes) -> tuple[int, bytes]:
+    """Take a key of the expiry index apart: when (Unix milliseconds), and the user key.
+
+    Raises:
+        Damaged: it is none.
+    """
+    return decoded("data", key, b"", _split_expiry_key)
+
+
+def _split_expiry_key(key: bytes, _: bytes) -> tuple[int, bytes]:
+    return split_expiry_suffix(key[DATA_PREFIX_BYTES:])
 
 
 # -- log
@@ -195,7 +263,7 @@ def decode_entry(key: bytes, row: bytes) -> Entry:
     Raises:
         Damaged: the row is damaged or of a newer format.
     """
-    if len(row) < _LOG_HEADER.size or row[0] != FORMAT:
+    if len(row) < _LOG_HEADER.size or row[0] != FORMAT or len(key) != _LOG_KEY.size:
         raise Damaged("log", f"log row {key.hex()} is damaged or of a newer format: {row[: _LOG_HEADER.size].hex()}")
     _, term, kind, checksum = _LOG_HEADER.unpack_from(row)
     group, index = _LOG_KEY.unpack(key)
@@ -224,7 +292,7 @@ class LogStart(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_log_start_decoder = msgspec.msgpack.Decoder(LogStart)
+_log_start_decoder = RowDecoder(LogStart, "meta", FORMAT)
 _hard_state_decoder = msgspec.msgpack.Decoder(HardState)
 
 
@@ -251,8 +319,7 @@ def stored_groups(engine: Engine) -> set[int]:
     groups: set[int] = set()
     for kind in (_HARD_STATE, _ORIGIN):
         for key, _ in engine.scan(engine.meta, kind, prefix_end(kind)):
-            _, group = _GROUP_KEY.unpack(key)
-            groups.add(group)
+            groups.add(decoded("meta", key, b"", _group_of))
     return groups
 
 
@@ -264,7 +331,11 @@ def strays_key(shard: int) -> bytes:
 def marked_strays(engine: Engine) -> dict[int, int]:
     """Return the keyspaces, by shard, of all such marks."""
     rows = engine.scan(engine.meta, _STRAYS, prefix_end(_STRAYS))
-    return {_GROUP_KEY.unpack(key)[1]: int.from_bytes(row, "big") for key, row in rows}
+    return {decoded("meta", key, row, _group_of): int.from_bytes(row, "big") for key, row in rows}
+
+
+def _group_of(key: bytes, _: bytes) -> int:
+    return int(_GROUP_KEY.unpack(key)[1])
 
 
 def failure_key(group: int) -> bytes:
@@ -302,7 +373,7 @@ class SplitOff(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
 
 
-_split_off_decoder = msgspec.msgpack.Decoder(SplitOff)
+_split_off_decoder = RowDecoder(SplitOff, "data", FORMAT)
 
 
 def split_off_key(group: int) -> bytes:
@@ -323,29 +394,37 @@ def is_split_off(engine: Engine, group: int) -> bool:
 
 
 def load_split_off(engine: Engine, group: int) -> SplitOff | None:
-    """Return what a split was to make of this shard here, or None where none did."""
-    row = engine.get(engine.data, split_off_key(group))
+    """Return what a split was to make of this shard here, or None where none did.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    key = split_off_key(group)
+    row = engine.get(engine.data, key)
     if row is None:
         return None
-    split_off = _split_off_decoder.decode(row)
-    check_format(split_off.format, f"what was split off as shard {group}")
+    split_off = _split_off_decoder.decode(key, row)
+    if split_off.child.id != group:
+        raise damaged_row("data", key, f"it is of shard {split_off.child.id}")
     return split_off
 
 
 def load_log_start(engine: Engine, group: int) -> LogStart:
     """Return where a replica's log begins."""
-    row = engine.get(engine.meta, log_start_key(group))
-    if row is None:
-        return LogStart(0, 0)
-    start = _log_start_decoder.decode(row)
-    check_format(start.format, f"the log of shard {group}")
-    return start
+    key = log_start_key(group)
+    row = engine.get(engine.meta, key)
+    return LogStart(0, 0) if row is None else _log_start_decoder.decode(key, row)
 
 
 def load_hard_state(engine: Engine, group: int) -> HardState:
     """Return the newest term and the vote in it."""
-    row = engine.get(engine.meta, hard_state_key(group))
-    return HardState(0, "") if row is None else _hard_state_decoder.decode(row)
+    key = hard_state_key(group)
+    row = engine.get(engine.meta, key)
+    return HardState(0, "") if row is None else decoded("meta", key, row, _decode_hard_state)
+
+
+def _decode_hard_state(_: bytes, row: bytes) -> HardState:
+    return _hard_state_decoder.decode(row)
 
 
 def check_format(found: int, what: str) -> None:

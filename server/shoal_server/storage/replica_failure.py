@@ -10,8 +10,9 @@ from shoal.protocol.bounds import (
     Text,
 )
 
+from shoal_server.storage.decoding import RowDecoder
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.layout import FORMAT, check_format, failure_key, lost_key
+from shoal_server.storage.layout import FORMAT, failure_key, lost_key
 from shoal_server.storage.log_store import GroupLogStore
 
 
@@ -28,6 +29,7 @@ class FailureKind(Enum):
 
 STORED = frozenset({FailureKind.DAMAGED, FailureKind.DIVERGED})
 
+_INDEX_BYTES = 8
 ANY_INDEX = (1 << 63) - 1
 """In place of an index: nobody knows up to where."""
 
@@ -52,7 +54,7 @@ class ReplicaFailure(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(ReplicaFailure)
+_decoder = RowDecoder(ReplicaFailure, "meta", FORMAT)
 
 
 def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailure) -> None:
@@ -65,7 +67,7 @@ def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailur
 
 def put_lost_to(batch: Batch, engine: Engine, shard: int, lost_to: int) -> None:
     """Store that entries up to `lost_to` may have been acknowledged and lost since."""
-    batch.put(lost_key(shard), lost_to.to_bytes(8, "big"), engine.meta)
+    batch.put(lost_key(shard), lost_to.to_bytes(_INDEX_BYTES, "big"), engine.meta)
 
 
 def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
@@ -75,18 +77,19 @@ def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
 
 def load_failure(engine: Engine, shard: int) -> ReplicaFailure | None:
     """Return how the replica of `shard` has failed, or None."""
-    row = engine.get(engine.meta, failure_key(shard))
-    if row is None:
-        return None
-    failure = _decoder.decode(row)
-    check_format(failure.format, f"the failure of the replica of shard {shard}")
-    return failure
+    key = failure_key(shard)
+    row = engine.get(engine.meta, key)
+    return None if row is None else _decoder.decode(key, row)
 
 
 def load_lost_to(engine: Engine, shard: int) -> int:
     """Return up to where entries may have been acknowledged and lost since, 0 where none were."""
-    row = engine.get(engine.meta, lost_key(shard))
-    return 0 if row is None else int.from_bytes(row, "big")
+    key = lost_key(shard)
+    row = engine.get(engine.meta, key)
+    if row is None:
+        return 0
+    # What cannot be that far is farther than anything.
+    return min(int.from_bytes(row, "big"), ANY_INDEX) if len(row) == _INDEX_BYTES else ANY_INDEX
 
 
 def regained(engine: Engine, shard: int) -> None:

@@ -17,6 +17,7 @@ from shoal.protocol.bounds import (
 from shoal.shardmap import Shard
 
 from shoal_server.storage.applied_state import AppliedState
+from shoal_server.storage.decoding import RowDecoder
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
@@ -24,7 +25,6 @@ from shoal_server.storage.layout import (
     LAST_GENERATION,
     NO_GENERATION,
     applied_state_key,
-    check_format,
     data_prefix,
     expiry_prefix,
     failure_key,
@@ -63,7 +63,7 @@ FOUNDER = ReplicaOrigin(True, 0)
 """The origin of a replica without a row of its own: it was on the node's first shard map."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(ReplicaOrigin)
+_decoder = RowDecoder(ReplicaOrigin, "meta", FORMAT)
 
 
 def put_origin(batch: Batch, engine: Engine, shard: int, origin: ReplicaOrigin) -> None:
@@ -73,12 +73,9 @@ def put_origin(batch: Batch, engine: Engine, shard: int, origin: ReplicaOrigin) 
 
 def load_origin(engine: Engine, shard: int) -> ReplicaOrigin:
     """Return where a replica came from."""
-    row = engine.get(engine.meta, origin_key(shard))
-    if row is None:
-        return FOUNDER
-    origin = _decoder.decode(row)
-    check_format(origin.format, f"the origin of the replica of shard {shard}")
-    return origin
+    key = origin_key(shard)
+    row = engine.get(engine.meta, key)
+    return FOUNDER if row is None else _decoder.decode(key, row)
 
 
 def is_stored(engine: Engine, shard: int) -> bool:
@@ -133,7 +130,7 @@ class StagedRows(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
 
 
-_staged_decoder = msgspec.msgpack.Decoder(StagedRows)
+_staged_decoder = RowDecoder(StagedRows, "meta", FORMAT)
 
 
 def put_staged(batch: Batch, engine: Engine, shard: int, staged: StagedRows) -> None:
@@ -142,13 +139,14 @@ def put_staged(batch: Batch, engine: Engine, shard: int, staged: StagedRows) -> 
 
 
 def load_staged(engine: Engine, shard: int) -> StagedRows | None:
-    """Return what is being staged of a snapshot, or was when the process ended."""
-    row = engine.get(engine.meta, staging_key(shard))
-    if row is None:
-        return None
-    staged = _staged_decoder.decode(row)
-    check_format(staged.format, f"what is staged of a snapshot of shard {shard}")
-    return staged
+    """Return what is being staged of a snapshot, or was when the process ended.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    key = staging_key(shard)
+    row = engine.get(engine.meta, key)
+    return None if row is None else _staged_decoder.decode(key, row)
 
 
 def discard_staged(batch: Batch, engine: Engine, shard: int) -> None:

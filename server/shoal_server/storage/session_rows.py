@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from struct import Struct as Layout
 
 import msgspec
-from shoal.protocol.bounds import (
-    Token,
-)
-from shoal.protocol.messages import SESSION_ID_BYTES, SESSION_WINDOW
+from shoal.protocol.bounds import MAX_DIGEST, MAX_SEQ, Token
+from shoal.protocol.messages import SESSION_ID_BYTES, SESSION_WINDOW, OperationResult
 
-from shoal_server.storage.engine import Engine, StorageFailed
+from shoal_server.storage.decoding import NotARow, decoded
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import FORMAT, SYSTEM_KEYSPACE, prefix_end, sessions_prefix
 
 _KEY = Layout(f">III{SESSION_ID_BYTES}sH")
 _OPENING = Layout(">BBQ")
 _SLOT = Layout(">BBQQQ")
+_SUFFIX = Layout(f">{SESSION_ID_BYTES}sH")
+_results_decoder: msgspec.msgpack.Decoder[list[OperationResult]] = msgspec.msgpack.Decoder(list[OperationResult])
 
 
 class SessionOwner(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -77,25 +78,81 @@ def encode_session_slot(number: int, seq: int, used_at: int, results: bytes | No
     return _SLOT.pack(FORMAT, True, number, seq, used_at) + results
 
 
+class SessionRows:
+    """Takes the rows of a replica's sessions in the order of their keys, and says of each what it is.
+
+    What is checked besides each row: that a session's opening comes before its slots, and that no two were used at once.
+    """
+
+    __slots__ = ("_session", "_uses")
+
+    def __init__(self) -> None:
+        self._session = b""
+        self._uses: set[int] = set()
+
+    def take(self, suffix: bytes, row: bytes) -> StoredSession | StoredSlot:
+        """Return the opening, or the slot of the session opened last, that is stored under prefix + `suffix`.
+
+        Raises:
+            NotARow: it is neither.
+        """
+        if len(suffix) != _SUFFIX.size:
+            raise NotARow(f"a session row's key has {len(suffix)} bytes behind its prefix")
+        name, place = _SUFFIX.unpack(suffix)
+        if place > SESSION_WINDOW:
+            raise NotARow(f"a session has no slot {place}")
+        layout = _SLOT if place else _OPENING
+        if len(row) < layout.size or row[0] != FORMAT or row[1] > 1:
+            raise NotARow(f"it is of no format that this Shoal has: {row[: layout.size].hex()}")
+        if not place:
+            _, proven, opened_at = _OPENING.unpack_from(row)
+            token = row[_OPENING.size :]
+            if len(token) > MAX_DIGEST:
+                raise NotARow(f"its owner's token has {len(token)} bytes")
+            self._use(opened_at)
+            self._session = name
+            return StoredSession(name, SessionOwner(token, bool(proven)), opened_at, [])
+        if name != self._session:
+            raise NotARow("it is of a session whose opening is not stored")
+        _, kept, number, seq, used_at = _SLOT.unpack_from(row)
+        results = row[_SLOT.size :]
+        if not 0 < number <= MAX_SEQ or 1 + number % SESSION_WINDOW != place or seq > MAX_SEQ:
+            raise NotARow(f"in slot {place} is write {number}, at seq {seq}")
+        if results:
+            if not kept:
+                raise NotARow("results that were forgotten are there")
+            _results_decoder.decode(results)
+        self._use(used_at)
+        return StoredSlot(number, seq, used_at, results if kept else None)
+
+    def _use(self, used_at: int) -> None:
+        if not 0 < used_at <= MAX_SEQ or used_at in self._uses:
+            raise NotARow(f"it was used at {used_at}, as another one was or none can be")
+        self._uses.add(used_at)
+
+
 def stored_sessions(engine: Engine, group: int, generation: int) -> Iterator[StoredSession]:
     """Yield the stored sessions of a replica.
 
     Raises:
-        StorageFailed: rows are missing.
+        Damaged: rows are missing, or are none.
     """
     prefix = sessions_prefix(group, generation)
+    length = len(prefix)
+    rows = SessionRows()
     session: StoredSession | None = None
+
+    def take(key: bytes, row: bytes) -> StoredSession | StoredSlot:
+        return rows.take(key[length:], row)
+
     for key, row in engine.scan(engine.data, prefix, prefix_end(prefix)):
-        _, _, _, name, place = _KEY.unpack(key)
-        if place == 0:
+        found = decoded("data", key, row, take)
+        if isinstance(found, StoredSession):
             if session is not None:
                 yield session
-            _, proven, opened_at = _OPENING.unpack_from(row)
-            session = StoredSession(name, SessionOwner(row[_OPENING.size :], bool(proven)), opened_at, [])
-            continue
-        if session is None or session.session != name:
-            raise StorageFailed(f"row {key.hex()} is of a session whose opening is not stored: the table is damaged")
-        _, kept, number, seq, used_at = _SLOT.unpack_from(row)
-        session.slots.append(StoredSlot(number, seq, used_at, row[_SLOT.size :] if kept else None))
+            session = found
+        else:
+            assert session is not None, "a slot is taken behind an opening only"
+            session.slots.append(found)
     if session is not None:
         yield session

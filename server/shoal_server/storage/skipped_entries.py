@@ -7,8 +7,9 @@ from struct import Struct as Layout
 import msgspec
 from shoal.protocol.bounds import Checksum, Count, Term
 
+from shoal_server.storage.decoding import RowDecoder, decoded
 from shoal_server.storage.engine import Batch, Engine
-from shoal_server.storage.layout import FORMAT, check_format
+from shoal_server.storage.layout import FORMAT
 
 _KEY = Layout(">cIQ")
 _SKIPPED = b"k"
@@ -24,7 +25,7 @@ class SkippedEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(SkippedEntry)
+_decoder = RowDecoder(SkippedEntry, "meta", FORMAT)
 
 
 def put_skipped(batch: Batch, engine: Engine, shard: int, index: int, skipped: SkippedEntry) -> None:
@@ -37,11 +38,12 @@ def load_skipped(engine: Engine, shard: int) -> dict[int, SkippedEntry]:
     found: dict[int, SkippedEntry] = {}
     first, end = _KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX)
     for key, row in engine.scan(engine.meta, first, end):
-        _, _, index = _KEY.unpack(key)
-        skipped = _decoder.decode(row)
-        check_format(skipped.format, f"what is skipped of shard {shard}")
-        found[index] = skipped
+        found[decoded("meta", key, row, _index_of)] = _decoder.decode(key, row)
     return found
+
+
+def _index_of(key: bytes, _: bytes) -> int:
+    return int(_KEY.unpack(key)[2])
 
 
 def drop_skipped(batch: Batch, engine: Engine, shard: int) -> None:

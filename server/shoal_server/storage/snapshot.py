@@ -17,6 +17,8 @@ from zlib import crc32
 
 import msgspec
 from shoal.protocol.bounds import (
+    MAX_BOUND,
+    MAX_KEY,
     Checksum,
     Count,
     LogIndex,
@@ -29,24 +31,28 @@ from shoal.protocol.bounds import (
     Word,
 )
 from shoal.protocol.relocation import EndedRelocation
-from shoal.shardmap import Ranges, microshards_in
+from shoal.shardmap import Ranges, microshards_in, ranges_of
 
 from shoal_server.raft.messages import Membership, SnapshotHeader
-from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, encode_applied_state
+from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, applied_state_row
+from shoal_server.storage.decoding import SHOWN_KEY_BYTES, NotARow, damaged_row
 from shoal_server.storage.engine import Batch, Engine, Family, View
 from shoal_server.storage.generations import next_generation
-from shoal_server.storage.journal import journal_prefix
+from shoal_server.storage.journal import journal_prefix, split_journal_suffix
 from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
     expiry_prefix,
     prefix_end,
+    row_problem,
     sessions_prefix,
+    split_expiry_suffix,
     staging_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import drop_failure
 from shoal_server.storage.replica_rows import StagedRows, drop_own_rows, drop_rows, put_staged
+from shoal_server.storage.session_rows import SessionRows
 
 RowKind: TypeAlias = Literal["d", "x", "s", "j"]
 SnapshotRow: TypeAlias = tuple[RowKind, MicroshardNumber, bytes, bytes]
@@ -144,6 +150,38 @@ def checksum(chunk: SnapshotChunk) -> int:
     return crc32(_encoder.encode(msgspec.structs.replace(chunk, checksum=0)))
 
 
+class RowChecks:
+    """Looks at the rows of one snapshot, in their order: a copy has no row that could not be read."""
+
+    __slots__ = ("_sessions",)
+
+    def __init__(self) -> None:
+        self._sessions = SessionRows()
+
+    def check(self, kind: RowKind, suffix: bytes, row: bytes) -> None:
+        """
+        Raises:
+            NotARow: it is no row of this kind.
+        """
+        if kind == DATA:
+            problem = row_problem(row) or (f"its key has {len(suffix)} bytes" if len(suffix) > MAX_KEY else "")
+            if problem:
+                raise NotARow(problem)
+        elif kind == EXPIRY:
+            split_expiry_suffix(suffix)
+            if row:
+                raise NotARow(f"an index row has {len(row)} bytes")
+        elif kind == SESSION:
+            try:
+                self._sessions.take(suffix, row)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                raise NotARow(f"what it keeps are no results: {error}") from error
+        else:
+            split_journal_suffix(suffix)
+            if len(row) > MAX_BOUND:
+                raise NotARow(f"a range ends with {len(row)} bytes")
+
+
 class SnapshotReader:
     """Reads one shard out of a view, chunk by chunk. Close it: the view holds back compaction."""
 
@@ -155,6 +193,7 @@ class SnapshotReader:
         self.state = state
         self._view: View = engine.view()
         self._chunk_bytes = chunk_bytes
+        self._checks = RowChecks()
         self._rows = self._all_rows(engine, group, keyspace)
 
     def _all_rows(self, engine: Engine, group: int, keyspace: int) -> Iterator[SnapshotRow]:
@@ -168,7 +207,12 @@ class SnapshotReader:
     def _scan(self, family: Family, prefix: bytes, kind: RowKind, microshard: int) -> Iterator[SnapshotRow]:
         length = len(prefix)
         for key, row in self._view.scan(family, prefix, prefix_end(prefix)):
-            yield kind, microshard, key[length:], row
+            suffix = key[length:]
+            try:
+                self._checks.check(kind, suffix, row)
+            except NotARow as error:
+                raise damaged_row("data", key, error) from error
+            yield kind, microshard, suffix, row
 
     def next_rows(self) -> tuple[list[SnapshotRow], bool]:
         """Return the next chunk's rows, and whether they are the last."""
@@ -193,6 +237,9 @@ class SnapshotStager:
         self._group = group
         self._keyspace = keyspace
         self._microshards: list[int] = []
+        self._stored: frozenset[int] = frozenset()
+        self._given: frozenset[int] = frozenset()
+        self._checks = RowChecks()
         self.generation = next_generation(engine)
 
     def begin(self, batch: Batch, state: AppliedState) -> None:
@@ -204,6 +251,8 @@ class SnapshotStager:
             state: the snapshot's.
         """
         self._microshards = list(microshards_in(state.stored_ranges))
+        self._stored = frozenset(self._microshards)
+        self._given = frozenset(() if state.outgoing is None else microshards_in(state.outgoing.ranges))
         put_staged(batch, self._engine, self._group, StagedRows(self._keyspace, self._microshards, self.generation))
 
     def abandon(self, batch: Batch) -> None:
@@ -212,11 +261,31 @@ class SnapshotStager:
         drop_rows(batch, self._engine, self._keyspace, dict.fromkeys(self._microshards, self.generation))
         drop_own_rows(batch, self._engine, self._group, self.generation)
 
-    def stage(self, batch: Batch, rows: list[SnapshotRow]) -> None:
-        """Store rows of a chunk where nothing reads them yet."""
+    def is_of(self, state: AppliedState) -> bool:
+        """Say whether the microshards of `state` are those that rows are staged of."""
+        return state.stored_ranges == ranges_of(self._microshards)
+
+    def stage(self, batch: Batch, rows: list[SnapshotRow]) -> str:
+        """Store rows of a chunk where nothing reads them yet; return "" or why they are no rows of this shard.
+
+        What comes before a bad one may be in `batch` then: the transfer is to be abandoned.
+        """
         data = self._engine.data
         for kind, microshard, key, row in rows:
+            try:
+                self._check(kind, microshard, key, row)
+            except NotARow as error:
+                place = f"{kind} {microshard} {key[:SHOWN_KEY_BYTES].hex()}"
+                return f"row {place} is none of shard {self._group}: {error}"
             batch.put(self._prefix(kind, microshard) + key, row, data)
+        return ""
+
+    def _check(self, kind: RowKind, microshard: int, suffix: bytes, row: bytes) -> None:
+        if (microshard not in self._stored) if kind in (DATA, EXPIRY) else microshard:
+            raise NotARow(f"the snapshot is not of microshard {microshard}")
+        self._checks.check(kind, suffix, row)
+        if kind == JOURNAL and split_journal_suffix(suffix)[2] not in self._given:
+            raise NotARow("it is about a microshard that is not given away")
 
     def _prefix(self, kind: str, microshard: int) -> bytes:
         if kind == DATA:
@@ -236,7 +305,7 @@ class SnapshotStager:
             old: what the replica has applied so far, whose rows go.
             keep_log: the log has the snapshot's position, and stays as it is.
         """
-        batch.put(applied_state_key(self._group), encode_applied_state(state), self._engine.data)
+        batch.put(applied_state_key(self._group), applied_state_row(state), self._engine.data)
         batch.delete(staging_key(self._group), self._engine.meta)
         if not keep_log:
             store.restart(batch, state.index, state.term)

@@ -22,6 +22,7 @@ from shoal.shardmap import MicroshardRange
 from shoal_server.shard.commands import WriteCommand
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.engine import Engine
+from shoal_server.storage.layout import value_header
 from shoal_server.storage.watched import WatchedEngine
 
 EVERYWHERE = (MicroshardRange(0, 8),)
@@ -108,7 +109,7 @@ CHANGE = st.one_of(
 )
 
 
-@given(st.dictionaries(KEY, st.just(b"stored")), st.lists(CHANGE, max_size=30))
+@given(st.dictionaries(KEY, st.just(value_header(1) + b"stored")), st.lists(CHANGE, max_size=30))
 def test_an_overlay_reads_and_leaves_what_the_changes_one_by_one_would_have(
     stored: dict[bytes, bytes], changes: list[tuple[str, bytes, bytes]]
 ) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
 from shoal.shardmap import MicroshardRange
 from shoal_server.raft.messages import HardState, Membership, sealed
-from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, Placement, encode_applied_state
+from shoal_server.storage.applied_state import (
+    AppliedState,
+    Incoming,
+    Outgoing,
+    Placement,
+    applied_state_row,
+    encode_applied_state,
+)
 from shoal_server.storage.engine import Damaged, DataFolderRefused, StorageFailed
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_start, journal_suffix
 from shoal_server.storage.layout import (
@@ -80,6 +89,8 @@ def test_the_state_of_relocations_is_pinned() -> None:
     incoming = "97" + "09" + "0a" + "91920002" + "0b" + "96" + "0cc3c401610dc390" + "0e" + "0f"
     rest = "91921003" + "9193000111" + "9112" + "1314" + "a0"
     assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + rest)
+    row = applied_state_row(state)
+    assert row == crc32(encode_applied_state(state)).to_bytes(4, "big") + encode_applied_state(state)
 
 
 def test_the_journal_is_in_order_of_entries_and_each_of_them_clears_before_it_writes() -> None:
@@ -111,9 +122,9 @@ def test_a_row_is_visible_until_the_millisecond_of_its_expiry() -> None:
 
 def test_rows_are_split_into_values_seqs_and_expiries() -> None:
     plain, expiring = value_header(5) + b"v", value_header(6, 1000) + b"w"
-    assert split_rows([plain, None, value_header(7)], 0) == ([b"v", None, b""], [5, 0, 7], [])
-    assert split_rows([plain, None, expiring], 999) == ([b"v", None, b"w"], [5, 0, 6], [0, 0, 1000])
-    assert split_rows([plain, expiring], 1000) == ([b"v", None], [5, 0], [0, 0])
+    assert split_rows([b"k"] * 3, [plain, None, value_header(7)], 0) == ([b"v", None, b""], [5, 0, 7], [])
+    assert split_rows([b"k"] * 3, [plain, None, expiring], 999) == ([b"v", None, b"w"], [5, 0, 6], [0, 0, 1000])
+    assert split_rows([b"k"] * 2, [plain, expiring], 1000) == ([b"v", None], [5, 0], [0, 0])
 
 
 def test_the_expiry_index_is_in_the_order_of_expiries_and_comes_back_as_it_was() -> None:

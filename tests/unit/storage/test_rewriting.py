@@ -14,7 +14,7 @@ import pytest
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.raft.messages import Entry, HardState, Membership, entry_checksum
 from shoal_server.storage import rewriting
-from shoal_server.storage.applied_state import AppliedState, encode_applied_state, load_applied_state
+from shoal_server.storage.applied_state import AppliedState, applied_state_row, load_applied_state
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.folder import save_shard_map
 from shoal_server.storage.layout import (
@@ -70,7 +70,7 @@ def put_rows(engine: Engine, state: AppliedState, shard: int, rows: Callable[[],
             batch.put(key, value_header(1) + rows(), engine.data)
         batch.put(expiry_prefix(KEYSPACE, microshard, generation) + bytes(8), b"", engine.data)
     batch.put(sessions_prefix(shard, state.generation) + bytes(18), b"slot", engine.data)
-    batch.put(applied_state_key(shard), encode_applied_state(state), engine.data)
+    batch.put(applied_state_key(shard), applied_state_row(state), engine.data)
     engine.write(batch)
 
 
