@@ -223,7 +223,7 @@ class Administration:
             )
         acknowledged_to = max(group.log.last_index, load_lost_to(node.engine, request.shard))
         batch = node.engine.batch()
-        drop_replica(batch, node.engine, replica.shard, replica.stored_state)
+        drop_replica(batch, node.engine, replica.shard, replica.stored_state, replica.cleared_rows)
         put_dropped(batch, node.engine, request.shard, DroppedReplica(group.term, group.vote, acknowledged_to))
         node.engine.write(batch)
         node.forget_replica(request.shard)

@@ -450,6 +450,7 @@ class Node:
         for replica, index in (flushing or {}).items():
             replica.log_length.flushed(index)
             self._splits.flushed(replica, index)
+            replica.machine.microshards.flushed(index)
             self._dirty[replica.shard.id] = replica
 
     def set_disk(self, state: DiskState, now: int) -> None:

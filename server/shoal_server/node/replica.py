@@ -8,7 +8,7 @@ I/O of its own except reading the engine.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -539,6 +539,11 @@ class Replica:
         """The applied state that the rows on disk are of, with those that this turn's batch will have written."""
         return self._restored or self._unread or self.machine.state
 
+    @property
+    def cleared_rows(self) -> list[Mapping[int, int]]:
+        """The generations, by microshard, of rows that the replica has removed, which a crash may bring back."""
+        return [cleared.generations for cleared in self.machine.microshards.cleared]
+
     def restore(self, sender: str, header: SnapshotHeader, state: AppliedState, now: int) -> None:
         """A snapshot of `sender` is adopted in the turn's batch: go on from it. `reload` follows once that is written.
 
@@ -562,4 +567,6 @@ class Replica:
             self._restored = self._unread = None
             self.rows_unknown = False
             self.machine.adopt(restored)
+            # The batch that stored the snapshot has removed them for good.
+            self.machine.microshards.cleared.clear()
             self.reads.restored(restored.index)

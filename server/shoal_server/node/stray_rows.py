@@ -74,6 +74,10 @@ class StrayRows:
             own[shard].add(state.generation)
             for microshard, generation in state.generations(state.stored_ranges).items():
                 known[microshard].add(generation)
+            # After a crash it may remove them once more, and read them before.
+            for cleared in replica.cleared_rows:
+                for microshard, generation in cleared.items():
+                    known[microshard].add(generation)
             staged = load_staged(engine, shard)
             if staged is not None:
                 own[shard].add(staged.generation)

@@ -253,7 +253,7 @@ class SnapshotTransfers:
             self._tally.messages_refused += 1
             return str(error)
         self._abandoned.remove(stager)
-        stager.adopt(batch, replica.store, state, before, keep_log=keep_log)
+        stager.adopt(batch, replica.store, state, before, replica.cleared_rows, keep_log=keep_log)
         self._tally.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
         return ""

@@ -15,6 +15,7 @@ so that a step that is repeated is known, and a late one begins nothing anew.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,14 @@ class HandOver:
 
 
 @dataclass(slots=True, frozen=True)
+class ClearedRows:
+    """The entry at `index` removed the rows of microshards, each under its generation."""
+
+    index: int
+    generations: Mapping[int, int]
+
+
+@dataclass(slots=True, frozen=True)
 class EntryPosition:
     """Of the entry that is being applied: index, term, and time (Unix milliseconds)."""
 
@@ -85,9 +94,21 @@ class Microshards:
     """Applies splits and the steps of relocations to a shard's state machine.
 
     `split_offs` are the shards that splits have made, each beside the index of its entry; the node takes them out.
+    `cleared` are the rows whose removal was applied, and is not known to be on disk: a crash brings them back, and only the
+    entry that removed them would remove them again. Who stores at once that the replica is behind that entry, or is gone,
+    removes them in the same batch.
     """
 
-    __slots__ = ("_beginnings", "_engine", "_hand_overs", "_incoming_prefixes", "_machine", "_outgoing", "split_offs")
+    __slots__ = (
+        "_beginnings",
+        "_engine",
+        "_hand_overs",
+        "_incoming_prefixes",
+        "_machine",
+        "_outgoing",
+        "cleared",
+        "split_offs",
+    )
 
     def __init__(self, machine: ShardStateMachine, engine: Engine, beginnings: Beginnings) -> None:
         self._machine = machine
@@ -95,6 +116,7 @@ class Microshards:
         self._engine = engine
         self._hand_overs: list[HandOver] = []
         self.split_offs: list[tuple[int, SplitOff]] = []
+        self.cleared: list[ClearedRows] = []
         self._outgoing: dict[bytes, int] = {}
         self._incoming_prefixes: dict[int, bytes] = {}
 
@@ -137,6 +159,13 @@ class Microshards:
             self._beginnings.forget(split_off.child.id)
         del self.split_offs[split_offs:]
         self._hand_overs = []
+        index = self._machine.state.index
+        self.cleared = [each for each in self.cleared if each.index <= index]
+
+    def flushed(self, index: int) -> None:
+        """What was applied up to `index` is on disk, and with it that rows were removed."""
+        if self.cleared:
+            self.cleared = [each for each in self.cleared if each.index > index]
 
     # -- the journal
 
@@ -204,7 +233,7 @@ class Microshards:
             )
         if begun_by is not None:
             # It came here before its parent did, and is fed by its own leader.
-            self._clear_rows(child.ranges, overlay)
+            self._clear_rows(child.ranges, at.index, overlay)
         else:
             self._beginnings.begin(child.id, machine.shard.id)
             overlay.rows[applied_state_key(child.id)] = applied_state_row(child_state)
@@ -238,7 +267,7 @@ class Microshards:
         if isinstance(command, GiveCommand):
             return self._refuse_ended(end, RelocationEnd.FORGOTTEN) if end else self._give(command, index, overlay)
         if isinstance(command, CancelCommand):
-            return self._refuse_ended(end, RelocationEnd.CANCELLED) if end else self._cancel(command, overlay)
+            return self._refuse_ended(end, RelocationEnd.CANCELLED) if end else self._cancel(command, index, overlay)
         if isinstance(command, StoreMovedCommand | AdoptCommand):
             if end:
                 return self._refuse_ended(end, RelocationEnd.ADOPTED)
@@ -255,7 +284,7 @@ class Microshards:
             return self._unknown(command.relocation)
         if isinstance(command, SealCommand):
             return self._seal(command, outgoing, index, overlay)
-        return self._forget(command, outgoing, overlay)
+        return self._forget(command, outgoing, index, overlay)
 
     def _end_of(self, relocation: int) -> RelocationEnd | None:
         ended = self._machine.state.ended
@@ -397,14 +426,14 @@ class Microshards:
         self._hand_overs.append(HandOver(incoming.source, machine.shard.id, incoming.ranges, command.map_version))
         return ""
 
-    def _forget(self, command: ForgetCommand, outgoing: Outgoing, overlay: Overlay) -> str:
+    def _forget(self, command: ForgetCommand, outgoing: Outgoing, index: int, overlay: Overlay) -> str:
         if not outgoing.sealed:
             return f"shard {self._machine.shard.id} still has the microshards: seal it first"
-        self._clear_rows(outgoing.ranges, overlay)
+        self._clear_rows(outgoing.ranges, index, overlay)
         self._end_outgoing(command.relocation, RelocationEnd.FORGOTTEN, overlay)
         return ""
 
-    def _cancel(self, command: CancelCommand, overlay: Overlay) -> str:
+    def _cancel(self, command: CancelCommand, index: int, overlay: Overlay) -> str:
         state, relocation = self._machine.state, command.relocation
         outgoing, incoming = state.outgoing, state.incoming
         if outgoing is not None and outgoing.relocation == relocation:
@@ -414,7 +443,7 @@ class Microshards:
         elif incoming is not None and incoming.relocation == relocation:
             if incoming.cursor.complete:
                 return f"shard {incoming.source} has parted with the microshards: the relocation must go forward"
-            self._clear_rows(incoming.ranges, overlay)
+            self._clear_rows(incoming.ranges, index, overlay)
             self._machine.state = msgspec.structs.replace(state, incoming=None)
             self._place(state.generations(state.ranges))
             self._end(relocation, RelocationEnd.CANCELLED)
@@ -434,10 +463,11 @@ class Microshards:
         self._end(relocation, end)
         self.adopt()
 
-    def _clear_rows(self, ranges: tuple[MicroshardRange, ...], overlay: Overlay) -> None:
-        """Remove the rows of microshards, and what indexes their expiry."""
+    def _clear_rows(self, ranges: tuple[MicroshardRange, ...], index: int, overlay: Overlay) -> None:
+        """Remove the rows of microshards, and what indexes their expiry, by the entry at `index`."""
         keyspace = self._machine.keyspace.id
         generations = self._machine.state.generations(ranges)
+        self.cleared.append(ClearedRows(index, generations))
         for make in (data_prefix, expiry_prefix):
             prefixes = sorted(make(keyspace, microshard, generation) for microshard, generation in generations.items())
             overlay.clear([(prefix, prefix_end(prefix)) for prefix in prefixes])

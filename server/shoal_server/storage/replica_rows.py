@@ -103,18 +103,22 @@ def stored_parent(engine: Engine, shard: int) -> int | None:
     return 0 if is_stored(engine, shard) else None
 
 
-def drop_replica(batch: Batch, engine: Engine, shard: Shard, state: AppliedState) -> None:
+def drop_replica(
+    batch: Batch, engine: Engine, shard: Shard, state: AppliedState, cleared: Iterable[Mapping[int, int]]
+) -> None:
     """Remove everything that the replica of `shard` has stored, and nothing that another one here has.
 
     Args:
         state: as applied: it says which rows are the replica's.
+        cleared: the generations, by microshard, of rows that it has removed, which a crash may bring back.
     """
     batch.delete_range(log_key(shard.id, 0), log_key(shard.id, LAST_INDEX), engine.log)
     discard_staged(batch, engine, shard.id)
     drop_skipped(batch, engine, shard.id)
     for key_of in (hard_state_key, log_start_key, origin_key, failure_key, lost_key):
         batch.delete(key_of(shard.id), engine.meta)
-    drop_rows(batch, engine, shard.keyspace, state.generations(state.stored_ranges))
+    for generations in (state.generations(state.stored_ranges), *cleared):
+        drop_rows(batch, engine, shard.keyspace, generations)
     for make in (sessions_prefix, journal_prefix):
         # What lies by shard, not by microshard, is the replica's under whichever generation; its applied state, too.
         first, last = (make(shard.id, generation) for generation in (NO_GENERATION, LAST_GENERATION))

@@ -11,7 +11,7 @@ source, those it has taken so far, on the target. They are part of its snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 from zlib import crc32
 
@@ -297,12 +297,20 @@ class SnapshotStager:
         return sessions_prefix(self._group, self.generation)
 
     def adopt(
-        self, batch: Batch, store: GroupLogStore, state: AppliedState, old: AppliedState, *, keep_log: bool
+        self,
+        batch: Batch,
+        store: GroupLogStore,
+        state: AppliedState,
+        old: AppliedState,
+        cleared: Iterable[Mapping[int, int]],
+        *,
+        keep_log: bool,
     ) -> None:
         """Make the staged rows the current ones and begin the log anew behind them, all in `batch`.
 
         Args:
             old: what the replica has applied so far, whose rows go.
+            cleared: the generations, by microshard, of rows that it has removed, which a crash may bring back.
             keep_log: the log has the snapshot's position, and stays as it is.
         """
         batch.put(applied_state_key(self._group), applied_state_row(state), self._engine.data)
@@ -310,5 +318,6 @@ class SnapshotStager:
         if not keep_log:
             store.restart(batch, state.index, state.term)
         drop_failure(batch, self._engine, self._group)
-        drop_rows(batch, self._engine, self._keyspace, old.generations(old.stored_ranges))
+        for generations in (old.generations(old.stored_ranges), *cleared):
+            drop_rows(batch, self._engine, self._keyspace, generations)
         drop_own_rows(batch, self._engine, self._group, old.generation)

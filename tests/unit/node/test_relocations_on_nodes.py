@@ -50,6 +50,8 @@ from shoal.protocol.relocation import (
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.disk_health import DiskState
 from shoal_server.node.settings import NodeSettings
+from shoal_server.storage.layout import data_prefix, prefix_end
+from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
 SOURCE, TARGET = 1, 2
 NODES = ("n1", "n2", "n3")
@@ -372,11 +374,8 @@ def test_what_was_forgotten_too_early_is_not_left_out_in_silence(two: TwoShards)
     assert two.value(SOURCE, MOVED) == b"2"
 
 
-def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoShards) -> None:
-    two.write(SOURCE, Put(MOVED, b"1"))
-    two.begin()
-    two.hand_over()
-    node = next(name for name in NODES if name != two.leading(SOURCE))
+def drop_source(two: TwoShards, node: str) -> None:
+    """Have `node` drop its replica of the source, by a shard map that has none there."""
     shard_map = two.nodes.nodes[node].routes.map
     without = tuple(
         msgspec.structs.replace(
@@ -391,6 +390,14 @@ def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoSh
     later = msgspec.structs.replace(shard_map, version=VERSION + 1, shards=without)
     assert isinstance(two.nodes.ask_and_wait(node, lambda request: InstallShardMap(request, later)), Done)
     assert isinstance(two.nodes.ask_and_wait(node, lambda request: DropReplica(request, SOURCE)), Done)
+
+
+def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoShards) -> None:
+    two.write(SOURCE, Put(MOVED, b"1"))
+    two.begin()
+    two.hand_over()
+    node = next(name for name in NODES if name != two.leading(SOURCE))
+    drop_source(two, node)
     machine = two.replica(TARGET, node).machine
     two.nodes.until(lambda: 0 in machine.prefixes)
     assert machine.read([MOVED], [0], two.nodes.wall_ms)[0] == [b"1"]
@@ -491,3 +498,84 @@ def test_a_full_disk_takes_no_rows(two: TwoShards) -> None:
     refused = refusal(two.store(1, page, leader))
     assert refused.code == ErrorCode.UNAVAILABLE
     assert "the disk is full" in refused.message
+
+
+# -- rows whose removal a crash undoes
+
+
+def moved_rows(two: TwoShards, node: str) -> dict[bytes, bytes]:
+    """The rows of the microshard that moves which lie where the source has them on `node`."""
+    [generation] = two.replica(SOURCE, node).stored_state.generations(MOVING).values()
+    prefix = data_prefix(KEYSPACE.id, 0, generation)
+    return dict(two.nodes.engines[node].tables["data"].scan(prefix, prefix_end(prefix)))
+
+
+def forgotten(two: TwoShards) -> tuple[str, dict[bytes, bytes]]:
+    """Relocate, and return a follower of the source and the rows that it removed, which no flush has followed."""
+    assert isinstance(two.write(SOURCE, Put(MOVED, b"1"), Put(STAYS, b"2")), Written)
+    two.begin()
+    two.hand_over()
+    follower = next(name for name in NODES if name != two.leading(SOURCE))
+    two.nodes.pass_time(1000)
+    rows = moved_rows(two, follower)
+    assert rows
+    assert isinstance(two.forget(), Done)
+    two.nodes.until(lambda: not moved_rows(two, follower))
+    return follower, rows
+
+
+def undo(two: TwoShards, node: str, rows: dict[bytes, bytes]) -> None:
+    """Bring rows back, as a crash does when their removal has not come to the disk, and what is stored next has."""
+    for key, row in rows.items():
+        two.nodes.engines[node].tables["data"].put(key, row)
+
+
+def stored(two: TwoShards, node: str, rows: dict[bytes, bytes]) -> set[bytes]:
+    return rows.keys() & two.nodes.engines[node].tables["data"].rows.keys()
+
+
+def test_a_snapshot_removes_what_an_entry_removed_that_a_crash_would_not_bring_back(two: TwoShards) -> None:
+    follower, rows = forgotten(two)
+    undo(two, follower, rows)
+    replica = two.replica(SOURCE, follower)
+    failure = ReplicaFailure(FailureKind.DAMAGED, "a row cannot be read", replica.machine.state.index)
+    two.nodes.nodes[follower].fail_replica(replica, failure, two.nodes.now)
+    two.nodes.until(lambda: replica.failure is None)
+    assert not stored(two, follower, rows)
+    assert replica.machine.microshards.cleared == []
+
+
+def test_a_replica_that_is_dropped_leaves_nothing_that_an_entry_removed(two: TwoShards) -> None:
+    follower, rows = forgotten(two)
+    undo(two, follower, rows)
+    drop_source(two, follower)
+    assert not stored(two, follower, rows)
+
+
+def test_rows_of_nobody_are_not_those_whose_removal_may_be_applied_once_more(two: TwoShards) -> None:
+    follower, rows = forgotten(two)
+    undo(two, follower, rows)
+    node = two.nodes.nodes[follower]
+    node._stray_rows.added(TARGET, KEYSPACE.id)
+    node._stray_rows.tick(two.nodes.now)
+    assert stored(two, follower, rows) == rows.keys()
+
+
+def test_what_is_on_disk_is_removed_only_once(two: TwoShards) -> None:
+    follower, _ = forgotten(two)
+    node, microshards = two.nodes.nodes[follower], two.replica(SOURCE, follower).machine.microshards
+    [cleared] = microshards.cleared
+    microshards.flushed(cleared.index - 1)
+    assert microshards.cleared == [cleared]
+    node._flush_wanted = True
+    two.nodes.until(lambda: microshards.cleared == [])
+
+
+def test_a_copy_that_is_cancelled_is_removed_once_more_with_its_replica(two: TwoShards) -> None:
+    assert isinstance(two.write(SOURCE, Put(MOVED, b"1")), Written)
+    two.begin()
+    two.copy()
+    replica = two.replica(TARGET)
+    copied = replica.stored_state.generations(MOVING)
+    assert isinstance(two.cancel(TARGET), Done)
+    assert replica.cleared_rows == [copied]

@@ -523,7 +523,7 @@ def test_two_replicas_on_one_node_never_touch_each_others_rows(pair: Pair) -> No
     pair.begin()
     pair.copy()
     batch = pair.engine.batch()
-    drop_replica(batch, pair.engine, pair.target.shard, pair.target.machine.state)
+    drop_replica(batch, pair.engine, pair.target.shard, pair.target.machine.state, ())
     pair.engine.write(batch)
     assert pair.source.get(key) == b"1", "the target's copy went, the source's rows stayed"
 
@@ -537,7 +537,7 @@ def test_dropping_the_source_leaves_what_the_target_has(pair: Pair) -> None:
     pair.copy()
     pair.adopt()
     batch = pair.engine.batch()
-    drop_replica(batch, pair.engine, pair.source.shard, pair.source.machine.state)
+    drop_replica(batch, pair.engine, pair.source.shard, pair.source.machine.state, ())
     pair.engine.write(batch)
     assert pair.target.get(key) == b"1"
     prefixes = pair.target.machine.prefixes.values()
