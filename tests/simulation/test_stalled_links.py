@@ -80,9 +80,9 @@ def test_snapshots_stall_changes_lose_power_and_support_becomes_shorter(monkeypa
 
     adopt = SnapshotTransfers._adopt
 
-    def adopted(*arguments: Any) -> None:
+    def adopted(*arguments: Any) -> str:
         seen.add("snapshot")
-        adopt(*arguments)
+        return adopt(*arguments)
 
     def make_faults(cluster: Cluster, random: Random) -> StalledLinks:
         return Counted(cluster, random)
