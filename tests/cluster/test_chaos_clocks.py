@@ -21,7 +21,7 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.wall_clock import MILLISECOND, WallClock
 
 
-def judge(self, now, wall_ms, *, alone):
+def judge(self, now, wall_ms, *, nodes):
     self.settled = True
     self._base = wall_ms * MILLISECOND - now
 
