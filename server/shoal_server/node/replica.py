@@ -338,7 +338,7 @@ class Replica:
     def skip(self, index: int, skipped: SkippedEntry, now: int) -> None:
         """Go on behind the entry that the replica is stuck at: it is not to be applied."""
         self.skipped[index] = skipped
-        self.failure, self.refusals.failure, self.stuck_at = None, "", None
+        self._mended()
         self.group.mended(now)
 
     def answer_applied(self, outbox: Outbox) -> None:
@@ -478,17 +478,22 @@ class Replica:
 
     def fail(self, failure: ReplicaFailure, now: int, outbox: Outbox) -> None:
         """Serve nothing, apply nothing and lead nobody from here on; whoever waits is answered, to ask another replica."""
-        self.failure = failure
-        self.refusals.failure = str(failure)
+        self._failed(failure)
         self.group.fail(now, failure.log_lost_to)
         self._leadership_changed(outbox)
         self.reads.fail_all(outbox)
 
     def opened_failed(self, failure: ReplicaFailure, state: AppliedState) -> None:
         """The replica had failed when it was opened; `state` is what its rows on disk are of, and its machine is empty."""
+        self._failed(failure)
+        self._unread = state
+
+    def _failed(self, failure: ReplicaFailure) -> None:
         self.failure = failure
         self.refusals.failure = str(failure)
-        self._unread = state
+
+    def _mended(self) -> None:
+        self.failure, self.refusals.failure, self.stuck_at = None, "", None
 
     # -- leadership
 
@@ -562,7 +567,7 @@ class Replica:
         """Take up the rows of a snapshot that was just adopted and written."""
         restored = self._restored
         if restored is not None:
-            self.failure, self.refusals.failure, self.stuck_at = None, "", None
+            self._mended()
             self.newest_digest = None
             self._restored = self._unread = None
             self.rows_unknown = False
