@@ -20,6 +20,7 @@ import msgspec
 from shoal.shardmap import ShardMap
 
 from shoal_server.storage.engine import Batch, DataFolderInUse, DataFolderRefused, Engine, StorageFailed
+from shoal_server.storage.folder_sync import sync_folder
 from shoal_server.storage.layout import (
     DERIVED_MAP_ROW,
     EPOCH_ROW,
@@ -170,11 +171,7 @@ def _make(path: Path, cluster: str, node: str) -> FolderIdentity:
             os.fsync(file.fileno())
         new.replace(path / IDENTITY_FILE)
         (path / DATABASE_FOLDER).mkdir(exist_ok=True)
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path)
     except OSError as error:
         raise DataFolderRefused(f"data folder {path} cannot be written: {error}") from error
     return identity

@@ -21,6 +21,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import BinaryIO
 
+from shoal_server.storage.folder_sync import sync_folder
+
 MARKS_FILE = "SYNCED"
 
 NOTE_SECONDS = 1.0
@@ -75,11 +77,7 @@ class SyncedMarks:
         self._file.write(_line(mark).ljust(SECTOR, b"\0") * PLACES)
         os.fsync(self._file.fileno())
         new.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)
         self._mapped = mmap.mmap(self._file.fileno(), PLACES * SECTOR)
         self._thread = Thread(target=self._keep, args=(self._file.fileno(),), name="shoal-marks", daemon=True)
         self._thread.start()

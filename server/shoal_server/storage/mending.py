@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from shoal_server.storage.folder_sync import sync_folder
+
 MARKER = "DAMAGED"
 SECOND = "-2"
 
@@ -63,8 +65,4 @@ class DamagedFamilies:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
