@@ -10,7 +10,17 @@ from collections import deque
 from collections.abc import Sequence
 
 from shoal.errors import Internal, KeyspaceNotFound
-from shoal.shardmap import Keyspace, MicroshardRange, Ranges, Routes, ShardPart, all_of, count_in, one_microshard
+from shoal.shardmap import (
+    Keyspace,
+    MicroshardRange,
+    Ranges,
+    Routes,
+    ShardPart,
+    all_of,
+    count_in,
+    one_microshard,
+    without_ranges,
+)
 
 
 class KeyspaceCoverage:
@@ -71,7 +81,7 @@ class KeyspaceCoverage:
             # It is read to its end by itself: by the new map it need not be the first that its shard has.
             begun = self._parts[0].ranges[0].first
             parts += routes.parts(self.keyspace.id, one_microshard(begun))
-            left = _without(left, begun)
+            left = without_ranges(left, one_microshard(begun))
         self._parts = deque([*parts, *routes.parts(self.keyspace.id, left)])
 
 
@@ -82,9 +92,3 @@ def _within(microshards: Sequence[int], ranges: Ranges) -> bool:
 def _from(ranges: Ranges, first: int) -> Ranges:
     """Return what `ranges` has from the microshard `first` on."""
     return tuple(MicroshardRange(max(span.first, first), span.end) for span in ranges if span.end > first)
-
-
-def _without(ranges: Ranges, microshard: int) -> Ranges:
-    below = (MicroshardRange(span.first, min(span.end, microshard)) for span in ranges)
-    above = (MicroshardRange(max(span.first, microshard + 1), span.end) for span in ranges)
-    return tuple(span for pair in zip(below, above, strict=True) for span in pair if span.first < span.end)
