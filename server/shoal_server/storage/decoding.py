@@ -7,11 +7,11 @@ a row is wrong, and no other kind of exception comes out of what a disk, or some
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from shoal_server.storage.engine import Damaged, StorageFailed
+from shoal_server.storage.engine import Damaged, Engine, StorageFailed
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def decoded(family: str, key: bytes, row: bytes, decode: Callable[[bytes, bytes]
 class RowDecoder(Generic[T]):
     """Decodes the rows of one kind that are MessagePack and have a `format`."""
 
-    def __init__(self, kind: type[T], family: str, format_read: int) -> None:
+    def __init__(self, kind: type[T], family: Literal["data", "meta"], format_read: int) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
         self._family = family
         self._format = format_read
@@ -60,6 +60,15 @@ class RowDecoder(Generic[T]):
             Damaged: it is no such row, or of another format.
         """
         return decoded(self._family, key, row, self._decode)
+
+    def load(self, engine: Engine, key: bytes) -> T | None:
+        """Return the row under `key`, None where there is none.
+
+        Raises:
+            Damaged: it cannot be read, is no such row, or is of another format.
+        """
+        row = engine.get(engine.meta if self._family == "meta" else engine.data, key)
+        return None if row is None else self.decode(key, row)
 
     def _decode(self, _: bytes, row: bytes) -> T:
         found: Any = self._decoder.decode(row)

@@ -42,9 +42,7 @@ def put_dropped(batch: Batch, engine: Engine, shard: int, dropped: DroppedReplic
 
 def load_dropped(engine: Engine, shard: int) -> DroppedReplica | None:
     """Return what is remembered of a replica that was dropped, if no other one of its shard has come since."""
-    key = dropped_key(shard)
-    row = engine.get(engine.meta, key)
-    return None if row is None else _decoder.decode(key, row)
+    return _decoder.load(engine, dropped_key(shard))
 
 
 def take_up_dropped(engine: Engine, shard: int) -> None:

@@ -400,20 +400,15 @@ def load_split_off(engine: Engine, group: int) -> SplitOff | None:
         Damaged: it cannot be read.
     """
     key = split_off_key(group)
-    row = engine.get(engine.data, key)
-    if row is None:
-        return None
-    split_off = _split_off_decoder.decode(key, row)
-    if split_off.child.id != group:
+    split_off = _split_off_decoder.load(engine, key)
+    if split_off is not None and split_off.child.id != group:
         raise damaged_row("data", key, f"it is of shard {split_off.child.id}")
     return split_off
 
 
 def load_log_start(engine: Engine, group: int) -> LogStart:
     """Return where a replica's log begins."""
-    key = log_start_key(group)
-    row = engine.get(engine.meta, key)
-    return LogStart(0, 0) if row is None else _log_start_decoder.decode(key, row)
+    return _log_start_decoder.load(engine, log_start_key(group)) or LogStart(0, 0)
 
 
 def load_hard_state(engine: Engine, group: int) -> HardState:

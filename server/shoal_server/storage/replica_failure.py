@@ -77,9 +77,7 @@ def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
 
 def load_failure(engine: Engine, shard: int) -> ReplicaFailure | None:
     """Return how the replica of `shard` has failed, or None."""
-    key = failure_key(shard)
-    row = engine.get(engine.meta, key)
-    return None if row is None else _decoder.decode(key, row)
+    return _decoder.load(engine, failure_key(shard))
 
 
 def load_lost_to(engine: Engine, shard: int) -> int:

@@ -73,9 +73,7 @@ def put_origin(batch: Batch, engine: Engine, shard: int, origin: ReplicaOrigin) 
 
 def load_origin(engine: Engine, shard: int) -> ReplicaOrigin:
     """Return where a replica came from."""
-    key = origin_key(shard)
-    row = engine.get(engine.meta, key)
-    return FOUNDER if row is None else _decoder.decode(key, row)
+    return _decoder.load(engine, origin_key(shard)) or FOUNDER
 
 
 def is_stored(engine: Engine, shard: int) -> bool:
@@ -148,9 +146,7 @@ def load_staged(engine: Engine, shard: int) -> StagedRows | None:
     Raises:
         Damaged: it cannot be read.
     """
-    key = staging_key(shard)
-    row = engine.get(engine.meta, key)
-    return None if row is None else _staged_decoder.decode(key, row)
+    return _staged_decoder.load(engine, staging_key(shard))
 
 
 def discard_staged(batch: Batch, engine: Engine, shard: int) -> None:
