@@ -59,7 +59,7 @@ from shoal_server.node.callers import Callers
 from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
 from shoal_server.node.comparisons import Comparisons
-from shoal_server.node.damage import failure_of
+from shoal_server.node.damage import failure_of, say_failed
 from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.founding import Founding
@@ -361,14 +361,7 @@ class Node:
         before = replica.failure
         if before is not None and (before.kind in STORED or failure.kind not in STORED) and not failure.log_lost_to:
             return
-        log.error(
-            "replica_failed",
-            node=self.identity.node,
-            shard=replica.shard.id,
-            kind=failure.kind.value,
-            index=failure.at_index,
-            reason=failure.reason,
-        )
+        say_failed(self.identity.node, replica.shard.id, failure)
         self._count_failure(failure)
         replica.fail(failure, now, self._outbox)
         self._transfers.give_up(replica, f"the replica of {self.identity.node} has failed")

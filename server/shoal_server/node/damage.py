@@ -1,4 +1,4 @@
-"""What damage that was met while reading means to a replica.
+"""What damage that was met while reading means to a replica, and how its failing is said in the log of events.
 
 Damaged rows of the data family are of what the replica has applied: its log, term and vote are whole, so it goes on to vote
 and to take entries, and gets its rows anew from its leader. Damaged rows of its log may be entries that it has
@@ -8,9 +8,13 @@ without which no replica here can be relied on.
 
 from __future__ import annotations
 
+import structlog
+
 from shoal_server.node.replica import Replica
 from shoal_server.storage.engine import Damaged
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
+
+log = structlog.get_logger("shoal.node")
 
 _OF_REPLICAS = frozenset({"data", "log"})
 
@@ -25,3 +29,15 @@ def failure_of(damaged: Damaged, replica: Replica) -> ReplicaFailure:
         raise damaged
     lost_to = replica.group.log.last_index if damaged.family == "log" else 0
     return ReplicaFailure(FailureKind.DAMAGED, str(damaged), replica.machine.state.index, lost_to)
+
+
+def say_failed(node: str, shard: int, failure: ReplicaFailure) -> None:
+    """Log that the replica of `shard` on `node` has failed."""
+    log.error(
+        "replica_failed",
+        node=node,
+        shard=shard,
+        kind=failure.kind.value,
+        index=failure.at_index,
+        reason=failure.reason,
+    )

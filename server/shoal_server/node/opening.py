@@ -7,9 +7,9 @@ from random import Random
 from typing import TypedDict
 
 import msgspec
-import structlog
 from shoal.shardmap import Keyspace, MicroshardRange, Routes, Shard
 
+from shoal_server.node.damage import say_failed
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.observe.tally import Tally
@@ -47,8 +47,6 @@ from shoal_server.storage.replica_failure import (
 )
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, put_strays
 from shoal_server.storage.skipped_entries import load_skipped
-
-log = structlog.get_logger("shoal.node")
 
 
 class ReplicaOpener:
@@ -209,14 +207,7 @@ class ReplicaOpener:
         batch = self._engine.batch()
         put_failure(batch, self._engine, shard, failure)
         self._engine.write(batch)
-        log.error(
-            "replica_failed",
-            node=self._node,
-            shard=shard,
-            kind=failure.kind.value,
-            index=failure.at_index,
-            reason=failure.reason,
-        )
+        say_failed(self._node, shard, failure)
 
 
 class _GroupArguments(TypedDict):

@@ -39,6 +39,7 @@ from shoal_server.joining import ask_to_join
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
+from shoal_server.node.damage import say_failed
 from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.founding import FIRST_SHARD
 from shoal_server.node.health import HealthWatch
@@ -285,14 +286,7 @@ class NodeServer:
         for family in self._engine.rewritten:
             log.info("tables_rewritten", node=node, family=family)
         for shard, failure in written_anew.failed.items():
-            log.error(
-                "replica_failed",
-                node=node,
-                shard=shard,
-                kind=failure.kind.value,
-                index=failure.at_index,
-                reason=failure.reason,
-            )
+            say_failed(node, shard, failure)
         for family in self._engine.damaged_families:
             reason = f"it is not compacted: {written_anew.reason}"
             log.warning("tables_damaged", node=node, family=family, reason=reason)
