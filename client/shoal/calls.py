@@ -84,6 +84,11 @@ class WriteCall(Call[W], eq=False, gc=False):
         return not isinstance(self.operation, Put | Delete)
 
     @property
+    def changes(self) -> bool:
+        """Whether it may change anything: a transaction that wrote nothing only compares, and may be asked again."""
+        return not isinstance(self.operation, Atomic) or bool(self.operation.operations)
+
+    @property
     def what(self) -> str:
         """The call, as messages name it."""
         operation = self.operation
@@ -251,8 +256,13 @@ class WriteBatch(Exchange[W]):
         self.uncertain = False
 
     @property
-    def maybe_applied(self) -> bool:
+    def unsettled(self) -> bool:
+        """An attempt is unanswered, or was: nobody here knows what became of it."""
         return self.in_flight or self.uncertain
+
+    def may_have_applied(self, call: AnyCall[W]) -> bool:
+        """Whether something of `call`, one of this batch's, may have taken effect."""
+        return self.unsettled and isinstance(call, WriteCall) and call.changes
 
 
 class Query(Exchange[W]):
@@ -270,6 +280,10 @@ class Query(Exchange[W]):
         self.freshness = freshness
         self.declined: dict[str, str] = {}
         self.too_stale = False
+
+    def may_have_applied(self, call: AnyCall[W]) -> bool:
+        """Whether something of `call` may have taken effect: it changes nothing."""
+        return False
 
 
 class ReadBatch(Query[W]):

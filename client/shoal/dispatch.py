@@ -401,18 +401,15 @@ class Dispatcher(Generic[W]):
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def dissolve(self, batch: AnyBatch[W], reason: str) -> None:
-        """Put a batch's calls back into their queue; writes that may have been applied end with OutcomeUnknown."""
-        if not (isinstance(batch, WriteBatch) and batch.uncertain):
-            self._requeue(batch)
-            return
-        self._done(batch)
-        for call in batch.calls:
-            if call.waiter is not None:
-                self.fail(call, outcome_lost(call, batch.lane, batch.request, reason))
-        self.touch(batch.lane)
+        """Put a batch's calls back into their queue; those that may have been applied end with OutcomeUnknown."""
+        if isinstance(batch, WriteBatch) and batch.uncertain:
+            for call in batch.calls:
+                if call.waiter is not None and batch.may_have_applied(call):
+                    self.fail(call, outcome_lost(call, batch.lane, batch.request, reason))
+        self._requeue(batch)
 
     def _requeue(self, batch: AnyBatch[W]) -> None:
-        """Put the calls of a batch that was surely not applied back, to travel in another one; its number is void."""
+        """Put the calls of a batch back, to travel in another one: nothing of them was applied; its number is void."""
         self._done(batch)
         lane = batch.lane
         if isinstance(batch, WriteBatch):
@@ -427,9 +424,9 @@ class Dispatcher(Generic[W]):
         if isinstance(batch, WriteBatch) and failure.code in _FOR_A_PART and self._halve(batch):
             return
         self._done(batch)
-        maybe = isinstance(batch, WriteBatch) and batch.uncertain
         for call in batch.calls:
             if call.waiter is not None:
+                maybe = batch.may_have_applied(call)
                 self.fail(call, refused(call, batch.lane, batch.asked, failure, maybe_applied=maybe))
         self.touch(batch.lane)
 
@@ -476,10 +473,10 @@ class Dispatcher(Generic[W]):
         lane = batch.lane
         awaited = [call for call in batch.calls if call.waiter is not None]
         late = [call for call in awaited if call.deadline <= now]
-        maybe = False
+        unanswered = batch.in_flight
         if isinstance(batch, WriteBatch):
-            maybe = batch.maybe_applied
-            if late and not maybe:
+            unanswered = batch.unsettled
+            if late and not unanswered:
                 # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
                 lane.resend.remove(batch)
                 self._requeue(batch)
@@ -488,7 +485,7 @@ class Dispatcher(Generic[W]):
             if isinstance(batch, Query) and batch.too_stale and batch.calls[0].max_staleness_ms > 0:
                 self.fail(call, too_stale(call, batch))
             else:
-                unanswered = maybe or batch.in_flight
+                maybe = batch.may_have_applied(call)
                 self.fail(call, expired(call, lane, batch, unanswered=unanswered, maybe_applied=maybe))
         if len(late) < len(awaited):
             return min(call.deadline for call in awaited if call.deadline > now)
@@ -503,10 +500,9 @@ class Dispatcher(Generic[W]):
     def end(self, lane: Lane[W]) -> None:
         """End all calls of the lane: the client is being closed."""
         for batch in lane.open:
-            maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
             for call in batch.calls:
                 if call.waiter is not None:
-                    self.fail(call, closed(call, lane, maybe_applied=maybe))
+                    self.fail(call, closed(call, lane, maybe_applied=batch.may_have_applied(call)))
         for queue in lane.queues:
             for queued in queue.calls:
                 if queued.waiter is not None:
@@ -515,9 +511,9 @@ class Dispatcher(Generic[W]):
     def disown(self, lane: Lane[W], reason: str) -> None:
         """End all calls of the lane: another cluster has taken the place of the one that they were for."""
         for batch in lane.open:
-            maybe = isinstance(batch, WriteBatch) and batch.maybe_applied
             for call in batch.calls:
                 if call.waiter is not None:
+                    maybe = batch.may_have_applied(call)
                     self.fail(call, disowned(call, lane, batch.request, reason, maybe_applied=maybe))
             if not batch.in_flight:
                 lane.take_back(batch)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import shoal
 from shoal import transactions
+from shoal.errors import ErrorCode
 from shoal.protocol.frames import operations_decoder
-from shoal.protocol.messages import Atomic, RangeUnchanged, Read, Scan, SeqEquals, Write
+from shoal.protocol.messages import Atomic, Failure, RangeUnchanged, Read, Scan, SeqEquals, Write
 
 
 def commits(cluster: Any) -> list[Atomic]:
@@ -250,6 +251,45 @@ async def test_the_deadline_is_the_whole_transactions(cluster: Any) -> None:
                 async for _ in tx.scan("a/"):
                     pass
         assert not of_scan.value.maybe_applied
+
+
+async def test_what_was_only_read_never_counts_as_perhaps_done(cluster: Any) -> None:
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put("warm", "")
+
+        def mute(node: Any, request: Any) -> Any:
+            return None if isinstance(request, Write) else cluster.serve(node, request)
+
+        cluster.script = mute
+        with pytest.raises(shoal.DeadlineExceeded, match="try again") as caught:
+            async with db.transaction(timeout=0.1) as tx:
+                await tx.get("a/1")
+                await tx.get("a/2")
+    assert not caught.value.maybe_applied
+
+
+async def test_what_was_only_read_is_compared_again_where_the_first_answer_is_lost_for_good(cluster: Any) -> None:
+    compared = 0
+
+    def lose_then_forget(node: Any, request: Any) -> Any:
+        nonlocal compared
+        if not isinstance(request, Write):
+            return cluster.serve(node, request)
+        compared += 1
+        if compared == 1:
+            node.drop_connections()
+            return None
+        if compared == 2:
+            return Failure(request.request, ErrorCode.SESSION_EXPIRED.value, "forgotten")
+        return cluster.serve(node, request)
+
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put("warm", "")
+        cluster.script = lose_then_forget
+        async with db.transaction() as tx:
+            await tx.get("a/1")
+            await tx.get("a/2")
+    assert compared == 3
 
 
 async def test_a_transaction_of_a_session_is_seen_by_its_reads(cluster: Any) -> None:
