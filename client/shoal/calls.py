@@ -260,10 +260,6 @@ class WriteBatch(Exchange[W]):
         """An attempt is unanswered, or was: nobody here knows what became of it."""
         return self.in_flight or self.uncertain
 
-    def may_have_applied(self, call: AnyCall[W]) -> bool:
-        """Whether something of `call`, one of this batch's, may have taken effect."""
-        return self.unsettled and isinstance(call, WriteCall) and call.changes
-
 
 class Query(Exchange[W]):
     """A read, of the leader or, where `freshness` allows, of any replica.
@@ -280,10 +276,6 @@ class Query(Exchange[W]):
         self.freshness = freshness
         self.declined: dict[str, str] = {}
         self.too_stale = False
-
-    def may_have_applied(self, call: AnyCall[W]) -> bool:
-        """Whether something of `call` may have taken effect: it changes nothing."""
-        return False
 
 
 class ReadBatch(Query[W]):
@@ -326,3 +318,8 @@ class AttemptTracer(Protocol):
 
 AnyBatch: TypeAlias = WriteBatch[W] | ReadBatch[W] | ScanPageRead[W]
 AnyQuery: TypeAlias = ReadBatch[W] | ScanPageRead[W]
+
+
+def may_have_applied(batch: AnyBatch[W], call: AnyCall[W]) -> bool:
+    """Whether something of `call`, one of the batch's, may have taken effect."""
+    return isinstance(batch, WriteBatch) and batch.unsettled and isinstance(call, WriteCall) and call.changes

@@ -27,6 +27,7 @@ from shoal.calls import (
     W,
     WriteBatch,
     WriteCall,
+    may_have_applied,
 )
 from shoal.errors import ErrorCode, ShoalError
 from shoal.lanes import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, Lane, Trouble
@@ -404,7 +405,7 @@ class Dispatcher(Generic[W]):
         """Put a batch's calls back into their queue; those that may have been applied end with OutcomeUnknown."""
         if isinstance(batch, WriteBatch) and batch.uncertain:
             for call in batch.calls:
-                if call.waiter is not None and batch.may_have_applied(call):
+                if call.waiter is not None and may_have_applied(batch, call):
                     self.fail(call, outcome_lost(call, batch.lane, batch.request, reason))
         self._requeue(batch)
 
@@ -426,7 +427,7 @@ class Dispatcher(Generic[W]):
         self._done(batch)
         for call in batch.calls:
             if call.waiter is not None:
-                maybe = batch.may_have_applied(call)
+                maybe = may_have_applied(batch, call)
                 self.fail(call, refused(call, batch.lane, batch.asked, failure, maybe_applied=maybe))
         self.touch(batch.lane)
 
@@ -485,7 +486,7 @@ class Dispatcher(Generic[W]):
             if isinstance(batch, Query) and batch.too_stale and batch.calls[0].max_staleness_ms > 0:
                 self.fail(call, too_stale(call, batch))
             else:
-                maybe = batch.may_have_applied(call)
+                maybe = may_have_applied(batch, call)
                 self.fail(call, expired(call, lane, batch, unanswered=unanswered, maybe_applied=maybe))
         if len(late) < len(awaited):
             return min(call.deadline for call in awaited if call.deadline > now)
@@ -502,7 +503,7 @@ class Dispatcher(Generic[W]):
         for batch in lane.open:
             for call in batch.calls:
                 if call.waiter is not None:
-                    self.fail(call, closed(call, lane, maybe_applied=batch.may_have_applied(call)))
+                    self.fail(call, closed(call, lane, maybe_applied=may_have_applied(batch, call)))
         for queue in lane.queues:
             for queued in queue.calls:
                 if queued.waiter is not None:
@@ -513,7 +514,7 @@ class Dispatcher(Generic[W]):
         for batch in lane.open:
             for call in batch.calls:
                 if call.waiter is not None:
-                    maybe = batch.may_have_applied(call)
+                    maybe = may_have_applied(batch, call)
                     self.fail(call, disowned(call, lane, batch.request, reason, maybe_applied=maybe))
             if not batch.in_flight:
                 lane.take_back(batch)
