@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.cli.options import JsonOption, checked_duration
+from shoal.cli.options import JsonOption, checked_duration, checked_ttl, parse_ttl
 from shoal.cli.output import print_json, print_line
 from shoal.options import parse_duration
 from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_VERSION, MAX_VOTERS
@@ -256,7 +256,7 @@ StalenessOption = Annotated[
 ]
 TtlOption = Annotated[
     str | None,
-    typer.Option("--default-ttl", metavar="DURATION", callback=checked_duration, help="Of rows; 0: for ever."),
+    typer.Option("--default-ttl", metavar="DURATION", callback=checked_ttl, help="Of rows; 0: for ever."),
 ]
 RequireOption = Annotated[
     list[str] | None,
@@ -360,8 +360,8 @@ def _settings(
         settings.followers = followers
     if max_staleness is not None:
         settings.max_staleness_ms = int(parse_duration(max_staleness) * 1000)
-    if default_ttl is not None:
-        settings.default_ttl_ms = int(parse_duration(default_ttl) * 1000)
+    if (seconds := parse_ttl(default_ttl)) is not None:
+        settings.default_ttl_ms = int(seconds * 1000)
     for entry in require or ():
         region, _, count = entry.rpartition("=")
         if not region or _COUNT.fullmatch(count) is None:

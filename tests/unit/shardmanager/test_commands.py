@@ -189,6 +189,18 @@ def test_a_keyspace_is_altered_in_something(managers: Managers) -> None:
     assert not managers.started
 
 
+@pytest.mark.parametrize(("text", "milliseconds"), [("0", 0), ("30m", 1_800_000)])
+def test_rows_of_a_keyspace_get_a_time_to_live_and_with_zero_none(
+    managers: Managers, text: str, milliseconds: int
+) -> None:
+    for verb in ("create", "alter"):
+        assert run("keyspace", verb, "carts", "--default-ttl", text).exit_code == 0
+    created, altered = managers.started
+    for settings in (created.create_keyspace, altered.alter_keyspace):
+        assert settings.HasField("default_ttl_ms")
+        assert settings.default_ttl_ms == milliseconds
+
+
 def test_a_time_that_is_left_is_shown_as_a_time_and_no_reason_as_nothing(managers: Managers) -> None:
     managers.course = [
         pb.Operation(id=4, kind="merge", state="running", step="copy", left=-1),
