@@ -18,6 +18,7 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.log import Log
 from shoal_server.raft.messages import HardState, Membership
+from shoal_server.raft.ready import BadMessage
 from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
@@ -187,16 +188,24 @@ class ReplicaOpener:
     def _open_group(
         self, shard: int, arguments: _GroupArguments, log: Log, *, awaits_snapshot: bool, failed: bool, lost_to: int
     ) -> Group:
-        return Group(
-            shard,
-            self._node,
-            log=log,
-            random=Random(self._random.getrandbits(64)),
-            awaits_snapshot=awaits_snapshot,
-            failed=failed,
-            lost_to=lost_to,
-            **arguments,
-        )
+        """
+        Raises:
+            Damaged: the log cannot be read, or no group can have one that says this.
+        """
+        try:
+            return Group(
+                shard,
+                self._node,
+                log=log,
+                random=Random(self._random.getrandbits(64)),
+                awaits_snapshot=awaits_snapshot,
+                failed=failed,
+                lost_to=lost_to,
+                **arguments,
+            )
+        except BadMessage as error:
+            # What the group says of a peer's entries it says of the stored ones, too.
+            raise Damaged("log", str(error)) from error
 
     def _store_strays(self, shard: Shard) -> None:
         batch = self._engine.batch()

@@ -118,6 +118,8 @@ class MembershipHistory:
                 if not known:
                     return f"the membership of entry {entry.index} is older than what is applied"
                 before = known[-1]
+            if not is_membership(entry.payload):
+                return f"entry {entry.index} is to be a membership, and is none"
             membership = msgspec.msgpack.decode(entry.payload, type=Membership)
             if membership.version != before.version + 1 or len(set(membership.voters) ^ set(before.voters)) > 1:
                 return f"the membership of entry {entry.index}, {membership}, is no single step from {before}"

@@ -16,8 +16,17 @@ from shoal_server.node.damage import failure_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.stray_rows import StrayRows
 from shoal_server.raft.config import RaftConfig
+from shoal_server.raft.membership import encode_membership
+from shoal_server.raft.messages import Entry, EntryKind, Membership, entry_checksum
 from shoal_server.storage.engine import Damaged
-from shoal_server.storage.layout import DATA_PREFIX_BYTES, applied_state_key, data_prefix, hard_state_key
+from shoal_server.storage.layout import (
+    DATA_PREFIX_BYTES,
+    applied_state_key,
+    data_prefix,
+    encode_entry,
+    hard_state_key,
+    log_key,
+)
 from shoal_server.storage.replica_failure import ANY_INDEX, FailureKind, ReplicaFailure, load_failure
 from shoal_server.storage.replica_rows import load_strays
 
@@ -297,6 +306,27 @@ def test_a_replica_whose_log_is_damaged_while_it_runs_has_it_anew_and_votes_when
     nodes.until(lambda: failed.machine.state.index == nodes.replica(leader).machine.state.index > lost_to)
     nodes.isolate(leader)
     nodes.until(lambda: nodes.replica(other).group.is_leader or failed.group.is_leader)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"\xc1", encode_membership(Membership(7, ("n1",))), encode_membership(Membership(2, ()))],
+    ids=["undecodable", "no single step", "nobody votes"],
+)
+def test_a_log_with_a_membership_that_cannot_be_is_damaged(nodes: Any, payload: bytes) -> None:
+    fill(nodes)
+    victim = nodes.others[0]
+    engine, stored = nodes.engines[victim], nodes.replica(victim).group.log
+    index, kind = stored.last_index + 1, EntryKind.MEMBERSHIP
+    entry = Entry(stored.last_term, index, kind, payload, entry_checksum(1, stored.last_term, index, kind, payload))
+    engine.tables["log"].put(log_key(1, index), encode_entry(entry))
+    failed = restart(nodes, victim).replicas[1]
+    assert failed.failure is not None
+    assert failed.failure.kind is FailureKind.DAMAGED
+    assert failed.failure.log_lost_to == index
+    assert f"entry {index}" in failed.failure.reason
+    nodes.until(lambda: failed.failure is None)
+    assert isinstance(nodes.answer(nodes.write(Put(b"later", b"v"))), Written)
 
 
 def test_damage_in_the_rows_of_the_node_itself_ends_the_process(nodes: Any) -> None:
