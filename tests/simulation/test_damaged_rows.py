@@ -46,6 +46,38 @@ def test_nobody_is_elected_by_a_replica_that_has_lost_its_log(seed: int) -> None
     assert run(seed, LostLogs, seconds=30).lost >= 1
 
 
+class Watched(DamagedRows):
+    """Damaged rows, and whether the others were whole each time that something was damaged."""
+
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        super().__init__(cluster, random)
+        self.cluster = cluster
+
+    def _damage(self) -> None:
+        before = self.damaged
+        silent = {
+            name
+            for name, node in self.cluster.nodes.items()
+            if any(
+                replica.group.is_silent and name in replica.group.membership.voters
+                for replica in node.replicas.values()
+            )
+        }
+        super()._damage()
+        if self.damaged > before:
+            damaged = {name for name, node in self.cluster.nodes.items() if node.engine.damage}
+            assert len(damaged) == 1
+            assert silent <= damaged
+            [name] = damaged
+            ends = {key[:4]: key for key in self.cluster.nodes[name].engine.tables["log"].keys}
+            assert not set(ends.values()) & self.cluster.nodes[name].engine.damage.of("log")
+
+
+@pytest.mark.parametrize("seed", [1, 9115])
+def test_nothing_is_damaged_while_a_replica_elsewhere_is_silent(seed: int) -> None:
+    assert run(seed, Watched).damaged >= 2
+
+
 def take_damage_for_the_end(patch: pytest.MonkeyPatch) -> None:
     """Iterators end where they cannot read on, and nobody asks why."""
 
@@ -75,7 +107,7 @@ def forget_what_was_acknowledged(patch: pytest.MonkeyPatch) -> None:
 
 def vote_without_a_log(patch: pytest.MonkeyPatch) -> None:
     """A replica whose log is damaged votes as if it had lost nothing."""
-    patch.setattr(Group, "_is_silent", property(lambda self: self._history.current.version < self._silent_until))
+    patch.setattr(Group, "is_silent", property(lambda self: self._history.current.version < self._silent_until))
 
 
 def never_rebuild(patch: pytest.MonkeyPatch) -> None:

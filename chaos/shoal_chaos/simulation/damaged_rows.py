@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import ClassVar
 
@@ -47,14 +47,19 @@ class DamagedRows(Faults):
 
     def _damage(self) -> None:
         node = self._some_node()
-        if any(_is_damaged(other) for other in self._cluster.nodes.values() if other is not node):
+        nodes = self._cluster.nodes.values()
+        if any(_is_damaged(other, nodes) for other in nodes if other is not node):
             return
         family = self._random.choice(["data", "data", "log"])
         keys = node.engine.tables[family].keys
         if keys:
             first = self._random.randrange(len(keys))
-            node.engine.damage.add(family, keys[first : first + self._random.randint(1, ROWS_MOST)])
-            self.damaged += 1
+            chosen = set(keys[first : first + self._random.randint(1, ROWS_MOST)])
+            if family == "log":
+                chosen -= _ends_of_logs(keys)
+            if chosen:
+                node.engine.damage.add(family, chosen)
+                self.damaged += 1
 
     def stop(self) -> None:
         """What nobody has met yet is mended; what was met, the replicas have to see to."""
@@ -83,7 +88,7 @@ class LostLogs(Faults):
 
     def _lose_log(self) -> None:
         nodes, events = self._cluster.nodes, self._cluster.events
-        whole = all(node.node is not None and not _is_damaged(node) for node in nodes.values())
+        whole = not any(_is_damaged(node, nodes.values()) for node in nodes.values())
         leaders = [
             (name, replica.group.membership.voters)
             for name, node in nodes.items()
@@ -101,9 +106,7 @@ class LostLogs(Faults):
             if node.node is not None:
                 node.crash()
                 keys = node.engine.tables["log"].keys
-                # Where a log ends can be read. If it could not, its replica would be silent until it is replaced.
-                ends = {key[:GROUP_BYTES]: key for key in keys}
-                node.engine.damage.add("log", set(keys) - set(ends.values()))
+                node.engine.damage.add("log", set(keys) - _ends_of_logs(keys))
                 self.lost += 1
             self._apart(leader)
             events.after(self._random.randrange(SECOND // 2), lambda: self._restart(node))
@@ -122,9 +125,33 @@ class LostLogs(Faults):
         self._cluster.tell_of_links(self._random)
 
 
-def _is_damaged(node: SimulatedNode) -> bool:
+def _ends_of_logs(keys: Sequence[bytes]) -> set[bytes]:
+    """Return the last key of each log among the log family's `keys`, which are in order.
+
+    They stay readable: a replica that cannot tell where its log ended is silent until it is replaced, and nobody does that.
+    """
+    return set({key[:GROUP_BYTES]: key for key in keys}.values())
+
+
+def _is_damaged(node: SimulatedNode, nodes: Iterable[SimulatedNode]) -> bool:
+    """Say whether something of a node is not whole, or was not when it last ran, or a voter there gives no vote.
+
+    One that was rebuilt gives none for as long as its log is shorter than what it may have acknowledged: with another one
+    damaged there would be no majority left.
+    """
     # A node that does not run may have a failure stored: it counts until it has come back whole.
-    return bool(node.engine.damage) or node.node is None or any(each.failure for each in node.replicas.values())
+    if node.engine.damage or node.node is None:
+        return True
+    return any(
+        replica.failure is not None or (replica.group.is_silent and node.name in _voters(shard, nodes))
+        for shard, replica in node.replicas.items()
+    )
+
+
+def _voters(shard: int, nodes: Iterable[SimulatedNode]) -> set[str]:
+    """Return who votes in a shard, as far as any replica of it knows."""
+    replicas = [node.replicas[shard] for node in nodes if shard in node.replicas]
+    return {voter for replica in replicas for voter in replica.group.membership.voters}
 
 
 def simulate_damaged_rows(seed: int) -> Report:

@@ -304,7 +304,7 @@ class Group:
             and not self.out_of_terms
             and history.is_electable(self.node, log.commit_index)
             and self._liveness.may_campaign
-            and not self._is_silent
+            and not self.is_silent
         )
 
     @property
@@ -313,7 +313,7 @@ class Group:
         return self.term >= MAX_TERM
 
     @property
-    def _is_silent(self) -> bool:
+    def is_silent(self) -> bool:
         """Whether this replica may have forgotten what a candidate's log must have, and so gives no vote."""
         if self._awaits_snapshot or self.log.last_index < self._lost_to:
             return True
@@ -634,7 +634,7 @@ class Group:
             self._become(Role.REPLICA)
 
     def _on_vote_request(self, sender: str, message: VoteRequest, now: int) -> None:
-        if self._is_silent:
+        if self.is_silent:
             self._refuse_vote(sender, message)
             return
         if not message.transfer and self._is_bound(sender, now):

@@ -94,6 +94,10 @@ class _Damage:
     def add(self, family: str, keys: Iterable[bytes]) -> None:
         self._keys.setdefault(family, set()).update(keys)
 
+    def of(self, family: str) -> set[bytes]:
+        """Return the keys of a family that cannot be read."""
+        return set(self._keys.get(family, ()))
+
     def clear(self) -> None:
         self._keys = {}
 
