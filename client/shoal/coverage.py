@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shoal.errors import Internal, KeyspaceNotFound
 from shoal.shardmap import (
@@ -21,6 +22,15 @@ from shoal.shardmap import (
     one_microshard,
     without_ranges,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Microshards of a shard whose rows a reader goes without; of the first of them, the rows up to `after` were read."""
+
+    shard: int
+    ranges: Ranges
+    after: bytes
 
 
 class KeyspaceCoverage:
@@ -66,6 +76,13 @@ class KeyspaceCoverage:
         else:
             at, self.after = positions[-1]
             self._parts[0] = ShardPart(part.shard, _from(part.ranges, at))
+
+    def leave(self) -> Unread:
+        """Go on without what is left of `part`, and return what that is."""
+        part = self._parts.popleft()
+        unread = Unread(part.shard, part.ranges, self.after)
+        self.after = b""
+        return unread
 
     def follow(self, routes: Routes) -> None:
         """Go by a newer map from now on.

@@ -1,7 +1,8 @@
 """`shoal export`: every row of a keyspace as JSON Lines, page by page from the shards' leaders, in constant memory.
 
 Each page is read strongly. The export as a whole is not of one instant: what is written while it runs may or may not be
-in it. What is not written meanwhile is in it once, whatever becomes of the shards (see `shoal.coverage`).
+in it. What is not written meanwhile is in it once, whatever becomes of the shards (see `shoal.coverage`). What no leader
+gives ends it, or is left out where that was asked for, and then named on stderr to the microshard and key.
 """
 
 from __future__ import annotations
@@ -10,28 +11,32 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 
 from shoal.admin import AdminConnection, NotLeader, WrongShard
-from shoal.cli.failures import CommandFailed
+from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, admin_options
 from shoal.cli.output import note
 from shoal.cli.progress import Progress
-from shoal.cli.rows import encode_file_row
-from shoal.coverage import KeyspaceCoverage
+from shoal.cli.rows import encode_file_row, encode_key
+from shoal.cli.views import shown_ranges
+from shoal.coverage import KeyspaceCoverage, Unread
 from shoal.errors import DeadlineExceeded, KeyspaceNotFound, Overloaded, ShoalError, Unavailable
 from shoal.options import Options
 from shoal.protocol.messages import Page
-from shoal.shardmap import Routes
+from shoal.shardmap import Routes, count_in, one_microshard, without_ranges
 from shoal.survey import fetch_shard_map
 
 PAGE_ROWS = 2048
 RETRY_SECONDS = 0.1
 ATTEMPT_SECONDS = 2.0
 """How long one node may be silent before the next is asked."""
+_OF_NO_LEADER = (Unavailable, DeadlineExceeded, Overloaded)
+"""What is tried again until the timeout: nobody who has the next page gives it now."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +49,13 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file, which appears when it is complete.")
     ] = None,
+    skip_unavailable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unavailable",
+            help="Leave out what no leader gives within the timeout; stderr names it, and the exit code is 8.",
+        ),
+    ] = False,
 ) -> None:
     """Print all rows of the keyspace.
 
@@ -52,25 +64,64 @@ def export(
     """
     options = admin_options(url)
     with _destination(output) as stream:
-        rows = asyncio.run(_export(options, stream))
-    note(f"exported {rows} rows" + (f" to {output}" if output else ""))
+        exported = asyncio.run(_export(options, stream, skip_unavailable=skip_unavailable))
+    done = f"exported {exported.rows} rows" + (f" to {output}" if output else "")
+    if not exported.missing:
+        note(done)
+        return
+    for missing in exported.missing:
+        note(f"not exported: {missing.described}")
+    count = sum(count_in(missing.unread.ranges) for missing in exported.missing)
+    raise CommandFailed(
+        f"{done}; rows of {count} of {exported.microshards} microshards are missing", ExitCode.INCOMPLETE
+    )
 
 
-async def _export(options: Options, stream: BinaryIO) -> int:
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """What nobody gave, and why."""
+
+    unread: Unread
+    reason: str
+
+    @property
+    def described(self) -> str:
+        """The microshard of which some rows were exported, with the last key that was, and those of which none were."""
+        unread, ranges, parts = self.unread, self.unread.ranges, []
+        if unread.after:
+            begun = ranges[0].first
+            parts.append(f"microshard {begun} behind the key {encode_key(unread.after).decode().strip()}")
+            ranges = without_ranges(ranges, one_microshard(begun))
+        if ranges:
+            parts.append(f"microshards {shown_ranges(ranges)}")
+        return f"{' and '.join(parts)} (shard {unread.shard}): {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    """How an export ended."""
+
+    rows: int
+    microshards: int
+    missing: list[_Missing]
+
+
+async def _export(options: Options, stream: BinaryIO, *, skip_unavailable: bool) -> _Exported:
     routes = Routes(await fetch_shard_map(options.seeds, options.timeout, options.tls_context()))
     keyspace = routes.keyspaces_by_name.get(options.keyspace)
     if keyspace is None:
         known = ", ".join(sorted(routes.keyspaces_by_name))
         raise KeyspaceNotFound(f"no keyspace {options.keyspace!r} in cluster {routes.map.cluster!r}; it has {known}")
     coverage = KeyspaceCoverage(routes, keyspace)
+    pages = _Pages(options, routes, coverage, skip_unavailable=skip_unavailable)
     rows = 0
     with Progress(f"export {keyspace.name}", keyspace.microshards) as progress:
-        async for page in _Pages(options, routes, coverage).all():
+        async for page in pages.all():
             stream.writelines(_lines(page, may_say_never=keyspace.default_ttl_ms > 0))
             rows += len(page.keys)
             progress.update(keyspace.microshards - coverage.microshards_left, rows)
     stream.flush()
-    return rows
+    return _Exported(rows, keyspace.microshards, pages.missing)
 
 
 def _lines(page: Page, *, may_say_never: bool) -> Iterator[bytes]:
@@ -80,9 +131,14 @@ def _lines(page: Page, *, may_say_never: bool) -> Iterator[bytes]:
 
 
 class _Pages:
-    """Reads the pages of a keyspace, each from the leader of the shard that has what comes next, by the newest map."""
+    """Reads the pages of a keyspace, each from the leader of the shard that has what comes next, by the newest map.
 
-    def __init__(self, options: Options, routes: Routes, coverage: KeyspaceCoverage) -> None:
+    `missing`: what it has gone on without, where that was asked for.
+    """
+
+    def __init__(self, options: Options, routes: Routes, coverage: KeyspaceCoverage, *, skip_unavailable: bool) -> None:
+        self.missing: list[_Missing] = []
+        self._skip_unavailable = skip_unavailable
         self._routes = routes
         self._coverage = coverage
         self._seeds = options.seeds
@@ -97,12 +153,18 @@ class _Pages:
         """Yield the pages, each after the coverage has taken note of it.
 
         Raises:
-            ShoalError: nobody gave the next page within the timeout.
+            ShoalError: nobody gave the next page within the timeout, and it was not to be left out.
         """
         coverage = self._coverage
         try:
             while coverage.part is not None:
-                page = await self._next()
+                try:
+                    page = await self._next()
+                except _OF_NO_LEADER as error:
+                    if not self._skip_unavailable:
+                        raise
+                    self.missing.append(_Missing(coverage.leave(), str(error)))
+                    continue
                 coverage.take(page.microshards, page.keys, done=page.done)
                 yield page
         finally:
@@ -120,7 +182,7 @@ class _Pages:
                 return await connection.read_page(
                     part.shard, self._coverage.keyspace.id, part.ranges, self._coverage.after, max_rows=PAGE_ROWS
                 )
-            except (Unavailable, DeadlineExceeded, Overloaded) as error:
+            except _OF_NO_LEADER as error:
                 if loop.time() + RETRY_SECONDS >= deadline:
                     raise
                 if await self._learn(error):

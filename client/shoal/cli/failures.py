@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 5
     DEADLINE = 6
     OUTCOME_UNKNOWN = 7
+    INCOMPLETE = 8
 
 
 _BY_ERROR: dict[ErrorCode, ExitCode] = {

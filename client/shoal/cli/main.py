@@ -24,7 +24,8 @@ from shoal.errors import ShoalError
 
 EPILOG = (
     "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 not found, 4 condition or conflict, "
-    "5 unavailable or unhealthy, 6 deadline, 7 outcome unknown (a write that may have been done)."
+    "5 unavailable or unhealthy, 6 deadline, 7 outcome unknown (a write that may have been done), "
+    "8 incomplete (`export --skip-unavailable`: stderr says what is missing)."
 )
 
 

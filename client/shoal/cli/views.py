@@ -7,7 +7,7 @@ import base64
 import msgspec
 
 from shoal.cli.rows import EncodedRow, encoded_key
-from shoal.shardmap import Keyspace, Shard, ShardMap
+from shoal.shardmap import Keyspace, Ranges, Shard, ShardMap
 from shoal.survey import Examination, NodeReport, Problem, Survey
 
 STATE_GOOD = "ok"
@@ -183,7 +183,7 @@ def shard_view(found: Examination, shard: Shard) -> ShardView:
     return ShardView(
         id=shard.id,
         keyspace=keyspace.name,
-        microshards=_ranges(shard),
+        microshards=shown_ranges(shard.ranges),
         leader=None if leader is None else leader.node,
         voters=shard.voters,
         followers=shard.followers,
@@ -225,10 +225,9 @@ def _replica_view(survey: Survey, shard: Shard, node: str) -> ReplicaView:
     )
 
 
-def _ranges(shard: Shard) -> str:
-    return " ".join(
-        f"{span.first}-{span.end - 1}" if span.end - span.first > 1 else str(span.first) for span in shard.ranges
-    )
+def shown_ranges(ranges: Ranges) -> str:
+    """Return microshards for people: `0-15 32`."""
+    return " ".join(f"{span.first}-{span.end - 1}" if span.end - span.first > 1 else str(span.first) for span in ranges)
 
 
 def keyspace_views(shard_map: ShardMap) -> list[KeyspaceView]:

@@ -197,6 +197,52 @@ def test_export_to_a_file_that_fails_leaves_no_file(fake, shoal, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_that_skips_what_is_unavailable_has_the_rest_and_names_what_is_missing(fake, shoal, tmp_path):
+    keys = [f"k{number}" for number in range(80)]
+    for key in keys:
+        fake.put(key.encode(), b"v")
+    lost = fake.routes.shard_of(fake.keyspace, b"k0")
+    fake.script.leaders[lost] = None
+    url, output = fake.url.replace("2s", "300ms"), tmp_path / "rows.jsonl"
+    said = shoal("export", "--skip-unavailable", "--output", str(output), "--url", url, code=8).stderr.splitlines()
+    found = [json.loads(line)["key"] for line in output.read_text().splitlines()]
+    assert found
+    assert sorted(found) == sorted(key for key in keys if fake.routes.shard_of(fake.keyspace, key.encode()) != lost)
+    [span] = fake.shards[lost].ranges
+    assert said[0].startswith(f"not exported: microshards {span.first}-{span.end - 1} (shard {lost}): ")
+    assert said[1] == f"shoal: exported {len(found)} rows to {output}; rows of 4 of 16 microshards are missing"
+    assert len(said) == 2
+
+
+def test_an_export_that_loses_a_shard_half_way_names_the_last_key_that_it_has(fake, shoal):
+    lost = fake.routes.shard_of(fake.keyspace, b"k0")
+    for number in range(80):
+        fake.put(f"k{number}".encode(), b"v")
+
+    def lose(request: ReadPage) -> None:
+        if request.shard == lost:
+            fake.script.leaders[lost] = None
+
+    fake.script.on_page = lose
+    result = shoal("export", "--skip-unavailable", "--url", fake.url.replace("2s", "300ms"), code=8)
+    exported = [json.loads(line)["key"].encode() for line in result.stdout.splitlines()]
+    of_lost = [key for key in exported if fake.routes.shard_of(fake.keyspace, key) == lost]
+    last, end = of_lost[-1], fake.shards[lost].ranges[0].end
+    microshard = fake.keyspace.microshard_of(last)
+    assert len(of_lost) == fake.script.page_rows
+    begun = f'microshard {microshard} behind the key {{"key":"{last.decode()}"}}'
+    assert result.stderr.startswith(
+        f"not exported: {begun} and microshards {microshard + 1}-{end - 1} (shard {lost}): "
+    )
+    left = [key for position, key in fake.rows[lost] if (position, key) > (microshard, last)]
+    assert len(exported) + len(left) == 80
+
+
+def test_an_export_that_may_skip_and_need_not_ends_as_any_other(fake, shoal):
+    fake.put(b"k", b"v")
+    assert shoal("export", "--skip-unavailable").stderr == "exported 1 rows\n"
+
+
 def test_export_to_a_file_says_where(fake, shoal, tmp_path):
     fake.put(b"k", b"v")
     output = tmp_path / "rows.jsonl"

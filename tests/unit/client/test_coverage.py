@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from shoal.coverage import KeyspaceCoverage
+from shoal.coverage import KeyspaceCoverage, Unread
 from shoal.errors import Internal, KeyspaceNotFound
 from shoal.shardmap import (
     Keyspace,
@@ -104,3 +104,15 @@ def test_ranges_of_a_request_are_in_order_and_name_each_microshard_once(
     assert is_well_formed(ranges, MICROSHARDS) is well_formed
     if well_formed:
         assert count_in(ranges) == len(set(microshards_in(ranges)))
+
+
+def test_what_is_left_out_is_named_to_the_microshard_and_key_and_stays_out_by_newer_maps() -> None:
+    coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 4 + [3] * 4), KEYSPACE)
+    coverage.take([1, 2], [b"1-0", b"2-0"], done=False)
+    assert coverage.leave() == Unread(1, (MicroshardRange(2, 4),), b"2-0")
+    assert coverage.after == b""
+    assert coverage.microshards_left == 8
+    coverage.follow(routes([3] * MICROSHARDS, version=2))
+    unread = coverage.leave()
+    assert (unread.shard, ranges_of(microshards_in(unread.ranges)), unread.after) == (3, (MicroshardRange(4, 12),), b"")
+    assert coverage.part is None
