@@ -40,9 +40,9 @@ from shoal_server.raft.membership import MembershipChange, MembershipRefused
 from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
-from shoal_server.storage.dropped_replicas import DroppedReplica, load_dropped, put_dropped
+from shoal_server.storage.dropped_replicas import DroppedReplica, is_remembered, put_dropped
 from shoal_server.storage.folder import put_shard_map
-from shoal_server.storage.replica_failure import load_lost_to
+from shoal_server.storage.replica_failure import lost_to_at_worst
 from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, is_stored, put_origin
 from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
 
@@ -141,14 +141,14 @@ class Administration:
                 return problem
         batch = node.engine.batch()
         put_shard_map(batch, node.engine, new, derived=False)
-        origins: dict[int, ReplicaOrigin] = {}
+        new_here: list[int] = []
         for shard in new.shards:
             if node.lacks_replica(shard):
                 origin = ReplicaOrigin(shard.id in request.found, shard.membership_version, shard.parent)
                 put_origin(batch, node.engine, shard.id, origin)
-                origins[shard.id] = origin
+                new_here.append(shard.id)
         node.engine.write(batch)
-        node.adopt_map(routes, origins, now)
+        node.adopt_map(routes, new_here, now)
         return ""
 
     def _skip(self, request: SkipEntry, now: int) -> str:
@@ -184,7 +184,7 @@ class Administration:
             return f"shard {shard_id} is to be founded, and not in the shard map"
         node = self._node
         if node.lacks_replica(shard):
-            if shard_id in node.routes.shards or load_dropped(node.engine, shard_id) is not None:
+            if shard_id in node.routes.shards or is_remembered(node.engine, shard_id):
                 return f"shard {shard_id} is there already: a replica of it that is new here cannot found it"
             if shard.founders and node.identity.node not in shard.founders + shard.founding_followers:
                 return (
@@ -221,7 +221,7 @@ class Administration:
                 f"{node.identity.node} votes in shard {request.shard}, as far as it knows: remove it from the group "
                 f"first, and give it a shard map made for that, of a membership newer than {group.membership.version}"
             )
-        acknowledged_to = max(group.log.last_index, load_lost_to(node.engine, request.shard))
+        acknowledged_to = max(group.log.last_index, lost_to_at_worst(node.engine, request.shard))
         batch = node.engine.batch()
         drop_replica(batch, node.engine, replica.shard, replica.stored_state, replica.cleared_rows)
         put_dropped(batch, node.engine, request.shard, DroppedReplica(group.term, group.vote, acknowledged_to))
@@ -300,7 +300,7 @@ class Administration:
             shard in node.routes.shards
             or shard in node.replicas
             or is_stored(node.engine, shard)
-            or load_dropped(node.engine, shard) is not None
+            or is_remembered(node.engine, shard)
             or any(
                 shard in replica.machine.state.children or replica.is_to_beget(shard)
                 for replica in node.replicas.values()

@@ -25,7 +25,7 @@ The order that safety rests on, in one place:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -87,13 +87,14 @@ from shoal_server.shard.beginnings import Beginnings
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.folder import (
     begin_promising,
+    check_own_rows,
     forget_longer_promises,
     load_derived_version,
     put_shard_map,
 )
 from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
-from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, load_origin, put_origin
+from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 log = structlog.get_logger("shoal.node")
@@ -155,7 +156,11 @@ class Node:
         Args:
             random: what elections and sessions are drawn from: in production one that nobody can predict.
             now: nanoseconds of the node's own monotonic clock, as in every later call.
+
+        Raises:
+            Damaged: a row cannot be read that is the node's own.
         """
+        check_own_rows(engine, shard_map.nodes)
         self.identity = identity
         self.settings = settings
         self.routes = Routes(shard_map)
@@ -181,7 +186,7 @@ class Node:
             # Of what a split makes nothing is stored before this node has applied it. Any other replica that a later map
             # than the first one has brought here has its origin stored.
             if identity.node in shard.replicas and (is_stored(engine, shard.id) or not shard.parent):
-                opened = self._opener.open(self.routes, shard.id, load_origin(engine, shard.id), now)
+                opened = self._opener.open(self.routes, shard.id, now)
                 self.replicas[shard.id] = opened
                 self._count_opened(opened)
         for replica in self.replicas.values():
@@ -244,10 +249,10 @@ class Node:
                 origin = ReplicaOrigin(False, shard.membership_version, shard.parent)
                 put_origin(batch, self.engine, shard_id, origin)
                 self.engine.write(batch)
-            self._add_replica(shard_id, load_origin(self.engine, shard_id), now)
+            self._add_replica(shard_id, now)
 
-    def adopt_map(self, routes: Routes, origins: dict[int, ReplicaOrigin], now: int) -> None:
-        """Route by a newer shard map, and open the replicas of `origins`, which it puts here."""
+    def adopt_map(self, routes: Routes, shards: Iterable[int], now: int) -> None:
+        """Route by a newer shard map, and open the replicas of `shards`, which it puts here and whose origins are stored."""
         invariant(routes.map.version >= self.routes.map.version, "a map is never replaced by an older one")
         if routes is not self.routes:
             self._derived_version = 0
@@ -259,8 +264,8 @@ class Node:
             shard = routes.shards.get(shard_id)
             if shard is not None:
                 replica.adopt_shard(shard, routes.keyspaces[shard.keyspace])
-        for shard_id, origin in origins.items():
-            self._add_replica(shard_id, origin, now)
+        for shard_id in shards:
+            self._add_replica(shard_id, now)
         self._next_tick = now
 
     @property
@@ -292,7 +297,7 @@ class Node:
         batch = self.engine.batch()
         put_shard_map(batch, self.engine, derived, derived=True)
         self.engine.write(batch)
-        self.adopt_map(Routes(derived), {}, now)
+        self.adopt_map(Routes(derived), (), now)
         self._derived_version = derived.version
 
     def lacks_replica(self, shard: Shard) -> bool:
@@ -391,8 +396,8 @@ class Node:
         """A replica has other rows than most."""
         self.fail_replica(replica, ReplicaFailure(FailureKind.DIVERGED, reason, at_index), now)
 
-    def _add_replica(self, shard_id: int, origin: ReplicaOrigin, now: int) -> None:
-        replica = self._opener.open(self.routes, shard_id, origin, now)
+    def _add_replica(self, shard_id: int, now: int) -> None:
+        replica = self._opener.open(self.routes, shard_id, now)
         self.replicas[shard_id] = replica
         if replica.rows_unknown:
             self._stray_rows.added(shard_id, replica.keyspace.id)

@@ -2,8 +2,8 @@
 
 Damaged rows of the data family are of what the replica has applied: its log, term and vote are whole, so it goes on to vote
 and to take entries, and gets its rows anew from its leader. Damaged rows of its log may be entries that it has
-acknowledged: it may neither vote nor be counted before it has them again (`Group.fail`). Anything else is the node's own,
-without which no replica here can be relied on.
+acknowledged: it may neither vote nor be counted before it has them again (`Group.fail`). Rows of the meta family are looked
+at when a replica is opened (storage/damaged_meta.py); what is met of them later ends the process, which opens again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def failure_of(damaged: Damaged, replica: Replica) -> ReplicaFailure:
     """Return how `replica` has failed, for which something could not be read.
 
     Raises:
-        Damaged: the damage is not the replica's, but the node's.
+        Damaged: the damage is in no family in which a replica fails while it runs.
     """
     if damaged.family not in _OF_REPLICAS:
         raise damaged

@@ -22,6 +22,7 @@ from shoal_server.raft.ready import BadMessage
 from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
+from shoal_server.storage.damaged_meta import set_right
 from shoal_server.storage.dropped_replicas import take_up_dropped
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.generations import next_generation
@@ -46,7 +47,7 @@ from shoal_server.storage.replica_failure import (
     put_failure,
     regained,
 )
-from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, put_strays
+from shoal_server.storage.replica_rows import discard_staged, load_origin, put_strays
 from shoal_server.storage.skipped_entries import load_skipped
 
 
@@ -76,18 +77,21 @@ class ReplicaOpener:
         self._connected = connected
         self._beginnings = beginnings
 
-    def open(self, routes: Routes, shard_id: int, origin: ReplicaOrigin, now: int) -> Replica:
+    def open(self, routes: Routes, shard_id: int, now: int) -> Replica:
         """Open the replica of a shard that `routes` knows; one of which something cannot be read has failed.
 
         Args:
-            origin: how the replica came here.
             now: nanoseconds of the node's own monotonic clock.
 
         Raises:
             Damaged: the node's own rows cannot be read.
         """
         shard, node, engine = routes.shards[shard_id], self._node, self._engine
+        of_meta = set_right(engine, node, shard)
+        if of_meta is not None:
+            say_failed(node, shard_id, of_meta)
         take_up_dropped(engine, shard_id)
+        origin = load_origin(engine, shard_id)
         store = GroupLogStore(engine, shard_id)
         known = failure = load_failure(engine, shard_id)
         founded_ranges = (shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges

@@ -22,7 +22,6 @@ from shoal_server.storage.layout import (
     SplitOff,
     load_split_off,
 )
-from shoal_server.storage.replica_rows import FOUNDER
 
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
@@ -100,7 +99,7 @@ class Splits:
                 continue
             if child.id not in node.routes.shards:
                 self._derive_map(split_off, now)
-            node.adopt_map(node.routes, {child.id: FOUNDER}, now)
+            node.adopt_map(node.routes, (child.id,), now)
             self._answer_early(child.id, now)
             log.info("shard_split", node=node.identity.node, child=child.id, map_version=node.routes.map.version)
             if child.voters and child.voters[0] == node.identity.node:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from shoal_server.storage.engine import Damaged
 from shoal_server.storage.layout import is_split_off, stored_groups
 from shoal_server.storage.replica_rows import (
     drop_all_but,
@@ -36,7 +37,7 @@ class StrayRows:
 
     def __init__(self, node: Node, now: int) -> None:
         self._node = node
-        self._left = load_strays(node.engine)
+        self._left = load_strays(node.engine, [replica.shard for replica in node.replicas.values()])
         self._due = now
 
     def added(self, shard: int, keyspace: int) -> None:
@@ -55,7 +56,12 @@ class StrayRows:
     def _all_known(self, keyspace: int) -> bool:
         """Say whether it is known of every row of a keyspace that is somebody's."""
         node = self._node
-        if node.splits_waiting or stored_groups(node.engine) - node.replicas.keys():
+        try:
+            unopened = stored_groups(node.engine) - node.replicas.keys()
+        except Damaged:
+            # It is known when the rows of the node have been written anew, at its next start.
+            return False
+        if node.splits_waiting or unopened:
             return False
         replicas = [replica for replica in node.replicas.values() if replica.keyspace.id == keyspace]
         if any(replica.rows_unknown or replica.machine.microshards.split_offs for replica in replicas):

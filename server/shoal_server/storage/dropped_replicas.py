@@ -11,7 +11,7 @@ from shoal.protocol.bounds import Count, LogIndex, Term, Word
 
 from shoal_server.raft.messages import HardState
 from shoal_server.storage.decoding import RowDecoder
-from shoal_server.storage.engine import Batch, Engine
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.layout import (
     FORMAT,
     dropped_key,
@@ -19,7 +19,7 @@ from shoal_server.storage.layout import (
     hard_state_key,
     load_hard_state,
 )
-from shoal_server.storage.replica_failure import load_lost_to, put_lost_to
+from shoal_server.storage.replica_failure import lost_to_at_worst, put_lost_to
 
 
 class DroppedReplica(msgspec.Struct, frozen=True, array_like=True):
@@ -45,6 +45,15 @@ def load_dropped(engine: Engine, shard: int) -> DroppedReplica | None:
     return _decoder.load(engine, dropped_key(shard))
 
 
+def is_remembered(engine: Engine, shard: int) -> bool:
+    """Say whether there was a replica of a shard here, which was dropped."""
+    try:
+        return engine.get(engine.meta, dropped_key(shard)) is not None
+    except Damaged:
+        # Whoever asks would found a shard if there was none.
+        return True
+
+
 def take_up_dropped(engine: Engine, shard: int) -> None:
     """Bind the replica of a shard that is about to be opened by what one that was dropped had promised."""
     dropped = load_dropped(engine, shard)
@@ -54,6 +63,6 @@ def take_up_dropped(engine: Engine, shard: int) -> None:
     if load_hard_state(engine, shard).term <= dropped.term:
         batch.put(hard_state_key(shard), encode_hard_state(HardState(dropped.term, dropped.vote)), engine.meta)
     if dropped.acknowledged_to:
-        put_lost_to(batch, engine, shard, max(dropped.acknowledged_to, load_lost_to(engine, shard)))
+        put_lost_to(batch, engine, shard, max(dropped.acknowledged_to, lost_to_at_worst(engine, shard)))
     batch.delete(dropped_key(shard), engine.meta)
     engine.write(batch)

@@ -95,7 +95,7 @@ class Damaged(StorageFailed):
     """Rows cannot be read: what is on disk is not what was written there.
 
     Every read of an engine raises it rather than leave rows out. `family` names where: damage in "data" or "log" is that of
-    the replicas whose rows are there, and fails those (see node/damage.py); anywhere else it ends the process.
+    the replicas whose rows are there, and fails those (see node/damage.py); for that in "meta" see meta_rows.py.
     """
 
     def __init__(self, family: str, reason: str) -> None:

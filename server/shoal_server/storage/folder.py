@@ -13,21 +13,36 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
 import msgspec
-from shoal.shardmap import ShardMap
+from shoal.shardmap import NodeAddress, ShardMap
 
-from shoal_server.storage.engine import Batch, DataFolderInUse, DataFolderRefused, Engine, StorageFailed
+from shoal_server.invariants import invariant
+from shoal_server.storage.decoding import damaged_row, decoded
+from shoal_server.storage.engine import (
+    REPLACE_NODE,
+    Batch,
+    Damaged,
+    DataFolderInUse,
+    DataFolderRefused,
+    Engine,
+    StorageFailed,
+)
 from shoal_server.storage.folder_sync import sync_folder
+from shoal_server.storage.generations import load_generation
 from shoal_server.storage.layout import (
     DERIVED_MAP_ROW,
     EPOCH_ROW,
+    NUMBER_BYTES,
     PROMISED_ROW,
     SHARD_MAP_ROW,
+    load_number,
     peer_key,
 )
+from shoal_server.storage.meta_rows import DamageRule, MetaKind
 
 IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
@@ -189,14 +204,18 @@ def _check(path: Path, identity: FolderIdentity, cluster: str, node: str) -> Non
 
 
 def load_shard_map(engine: Engine) -> ShardMap | None:
-    """Return the stored shard map, or None in a new database."""
+    """Return the stored shard map, or None in a new database.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
     row = engine.get(engine.meta, SHARD_MAP_ROW)
     if row is None:
         return None
     try:
         return msgspec.msgpack.decode(row, type=ShardMap)
     except msgspec.MsgspecError as error:
-        raise StorageFailed(f"the stored shard map cannot be read: {error}") from error
+        raise damaged_row("meta", SHARD_MAP_ROW, f"it is no shard map: {error}") from error
 
 
 def put_shard_map(batch: Batch, engine: Engine, shard_map: ShardMap, *, derived: bool) -> None:
@@ -207,8 +226,7 @@ def put_shard_map(batch: Batch, engine: Engine, shard_map: ShardMap, *, derived:
 
 def load_derived_version(engine: Engine) -> int:
     """Return the version of the stored shard map if this node has made it, else 0."""
-    row = engine.get(engine.meta, DERIVED_MAP_ROW)
-    return 0 if row is None else int.from_bytes(row, "big")
+    return load_number(engine, DERIVED_MAP_ROW, NUMBER_BYTES) or 0
 
 
 def save_shard_map(engine: Engine, shard_map: ShardMap) -> None:
@@ -234,8 +252,7 @@ def begin_epoch(engine: Engine, unix_seconds: float) -> int:
     Peers tell lives apart by it. Where the disk loses the number, though it had confirmed it, the clock keeps the next one
     from being the same: the number is no less than the seconds since `FIRST_EPOCH_UNIX_SECONDS`.
     """
-    row = engine.get(engine.meta, EPOCH_ROW)
-    last = 0 if row is None else int.from_bytes(row, "big")
+    last = load_number(engine, EPOCH_ROW, NUMBER_BYTES) or 0
     # A clock that shows nonsense must not use up the numbers that fit into what is promised (raft/liveness.py).
     epoch = max(last + 1, min(int(unix_seconds) - FIRST_EPOCH_UNIX_SECONDS, EPOCH_BY_CLOCK_MAX))
     _save(engine, EPOCH_ROW, epoch.to_bytes(8, "big"))
@@ -248,8 +265,7 @@ def begin_promising(engine: Engine, support_ns: int) -> int:
     It is on disk before anything is promised. `timing.support` may be made shorter between two lives of the process; what
     the one before promised holds for as long as it said.
     """
-    row = engine.get(engine.meta, PROMISED_ROW)
-    longest = 0 if row is None else int.from_bytes(row, "big")
+    longest = load_number(engine, PROMISED_ROW, NUMBER_BYTES) or 0
     if longest < support_ns:
         _save(engine, PROMISED_ROW, support_ns.to_bytes(8, "big"))
     return max(longest, support_ns)
@@ -264,8 +280,39 @@ def forget_longer_promises(engine: Engine, support_ns: int) -> None:
 
 def load_peer_incarnation(engine: Engine, node: str) -> str | None:
     """Return the incarnation that a peer was first met with, or None."""
-    row = engine.get(engine.meta, peer_key(node))
-    return None if row is None else row.decode()
+    key = peer_key(node)
+    row = engine.get(engine.meta, key)
+    return None if row is None else decoded("meta", key, row, _decode_incarnation)
+
+
+def _decode_incarnation(_: bytes, row: bytes) -> str:
+    return row.decode()
+
+
+def check_own_rows(engine: Engine, nodes: Iterable[NodeAddress]) -> None:
+    """Read all rows that are the node's own, each of which a replica here may have to go by.
+
+    Args:
+        nodes: of the cluster. What peers there are, or were, cannot be told by rows that may be damaged.
+
+    Raises:
+        Damaged: one of them cannot be read, or is no such row. The node may not open.
+    """
+    checks: dict[MetaKind, Callable[[], object]] = {
+        MetaKind.SHARD_MAP: lambda: load_shard_map(engine),
+        MetaKind.DERIVED_MAP: lambda: load_derived_version(engine),
+        MetaKind.EPOCH: lambda: load_number(engine, EPOCH_ROW, NUMBER_BYTES),
+        MetaKind.PROMISED: lambda: load_number(engine, PROMISED_ROW, NUMBER_BYTES),
+        MetaKind.GENERATION: lambda: load_generation(engine),
+        MetaKind.PEER: lambda: [load_peer_incarnation(engine, node.id) for node in nodes],
+    }
+    own = {kind for kind in MetaKind if kind.rule is DamageRule.NODE_REFUSES}
+    invariant(checks.keys() == own, "every kind of row of the node itself is looked at")
+    for kind, check in checks.items():
+        try:
+            check()
+        except Damaged as error:
+            raise Damaged("meta", f"{kind.what} cannot be read: {error}; {REPLACE_NODE}") from error
 
 
 def save_peer_incarnation(engine: Engine, node: str, incarnation: str) -> None:

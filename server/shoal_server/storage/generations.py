@@ -11,15 +11,24 @@ That a number was given is in the write-ahead log before any row lies under it, 
 from __future__ import annotations
 
 from shoal_server.storage.engine import Engine
-from shoal_server.storage.layout import GENERATION_ROW, LAST_GENERATION, NO_GENERATION
+from shoal_server.storage.layout import GENERATION_ROW, LAST_GENERATION, NO_GENERATION, load_number
 
 _BYTES = 4
 
 
+def load_generation(engine: Engine) -> int | None:
+    """Return the generation that was returned last, None where none was.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    return load_number(engine, GENERATION_ROW, _BYTES)
+
+
 def next_generation(engine: Engine) -> int:
     """Return a generation that was never returned before on this node."""
-    row = engine.get(engine.meta, GENERATION_ROW)
-    generation = NO_GENERATION + 1 if row is None else int.from_bytes(row, "big") + 1
+    last = load_generation(engine)
+    generation = NO_GENERATION + 1 if last is None else last + 1
     if generation >= LAST_GENERATION:
         raise OverflowError(
             "the node has given all its generations: have its replicas moved, and begin with an empty folder"

@@ -11,7 +11,7 @@ Families and their keys:
   0 (4) | group (4) | generation (4) | session (16) | slot (2) -> a deduplication session, see session_rows.py
   2^31 (4) | group (4) | generation (4) | index (8) | kind (1) | microshard (4) | user key -> the end of a range, or
   nothing: the journal of a relocation's source, see journal.py
-- meta: one letter for the kind of row, then its key -> a MessagePack array or packed integers, with their format
+- meta: one letter for the kind of row (see meta_rows.py), then its key -> a MessagePack array, with its format, or a number
 
 An expiry is in milliseconds of Unix time. The index may name rows that are gone or have another expiry by now; a row that
 expires is always in it.
@@ -40,6 +40,7 @@ from shoal.shardmap import Shard
 from shoal_server.raft.messages import Entry, HardState, entry_checksum
 from shoal_server.storage.decoding import NotARow, RowDecoder, damaged_row, decoded
 from shoal_server.storage.engine import Damaged, DataFolderRefused, Engine
+from shoal_server.storage.meta_rows import MetaKind
 
 FORMAT = 1
 """Of the whole data folder; a newer one is refused when the folder is opened."""
@@ -64,21 +65,16 @@ _SEQ_TOO_HIGH = MAX_SEQ >> 56
 _EXPIRY_TOO_HIGH = MAX_UNIX_MS >> 48
 """No expiry but the very last has this second byte; the first is 0."""
 
-SHARD_MAP_ROW = b"m"
-DERIVED_MAP_ROW = b"d"
-EPOCH_ROW = b"e"
-PROMISED_ROW = b"t"
-_HARD_STATE = b"h"
-_LOG_START = b"l"
-_PEER = b"p"
-_STAGING = b"g"
-_ORIGIN = b"o"
-_FAILURE = b"f"
-_LOST = b"a"
-_STRAYS = b"u"
-_DROPPED = b"x"
-GENERATION_ROW = b"n"
+SHARD_MAP_ROW = MetaKind.SHARD_MAP.letter
+DERIVED_MAP_ROW = MetaKind.DERIVED_MAP.letter
+EPOCH_ROW = MetaKind.EPOCH.letter
+PROMISED_ROW = MetaKind.PROMISED.letter
+GENERATION_ROW = MetaKind.GENERATION.letter
 
+
+KEYSPACE_BYTES = 4
+NUMBER_BYTES = 8
+"""Of other numbers that are rows of their own."""
 
 SYSTEM_KEYSPACE = 0
 """No keyspace of users: what a replica applied besides their rows."""
@@ -297,64 +293,104 @@ _hard_state_decoder = msgspec.msgpack.Decoder(HardState)
 
 
 def peer_key(node: str) -> bytes:
-    return _PEER + node.encode()
+    return MetaKind.PEER.letter + node.encode()
+
+
+def group_key(kind: MetaKind, group: int) -> bytes:
+    """Return the key of the row that a group has of a kind."""
+    return _GROUP_KEY.pack(kind.letter, group)
 
 
 def hard_state_key(group: int) -> bytes:
-    return _GROUP_KEY.pack(_HARD_STATE, group)
+    return group_key(MetaKind.HARD_STATE, group)
 
 
 def staging_key(group: int) -> bytes:
     """Return the key of the mark that a snapshot is being staged."""
-    return _GROUP_KEY.pack(_STAGING, group)
+    return group_key(MetaKind.STAGING, group)
 
 
 def origin_key(group: int) -> bytes:
     """Return the key of how a replica came to this node."""
-    return _GROUP_KEY.pack(_ORIGIN, group)
+    return group_key(MetaKind.ORIGIN, group)
 
 
 def stored_groups(engine: Engine) -> set[int]:
     """Return the groups of which the node has a vote, or knows how their replica came to it."""
     groups: set[int] = set()
-    for kind in (_HARD_STATE, _ORIGIN):
-        for key, _ in engine.scan(engine.meta, kind, prefix_end(kind)):
-            groups.add(decoded("meta", key, b"", _group_of))
+    for kind in (MetaKind.HARD_STATE, MetaKind.ORIGIN):
+        for key, _ in engine.scan(engine.meta, kind.letter, prefix_end(kind.letter)):
+            groups.add(group_of(key))
     return groups
 
 
 def strays_key(shard: int) -> bytes:
     """Return the key of the mark that a replica of `shard` has left rows behind, nobody knows which."""
-    return _GROUP_KEY.pack(_STRAYS, shard)
+    return group_key(MetaKind.STRAYS, shard)
 
 
 def marked_strays(engine: Engine) -> dict[int, int]:
-    """Return the keyspaces, by shard, of all such marks."""
-    rows = engine.scan(engine.meta, _STRAYS, prefix_end(_STRAYS))
-    return {decoded("meta", key, row, _group_of): int.from_bytes(row, "big") for key, row in rows}
+    """Return the keyspaces, by shard, of all such marks.
+
+    Raises:
+        Damaged: one cannot be read.
+    """
+    letter = MetaKind.STRAYS.letter
+    rows = engine.scan(engine.meta, letter, prefix_end(letter))
+    return {group_of(key): decode_number(key, row, KEYSPACE_BYTES) for key, row in rows}
+
+
+def load_number(engine: Engine, key: bytes, size: int) -> int | None:
+    """Return the number that a row is, of `size` bytes; None: there is none.
+
+    Raises:
+        Damaged: it cannot be read, or is none.
+    """
+    row = engine.get(engine.meta, key)
+    return None if row is None else decode_number(key, row, size)
+
+
+def decode_number(key: bytes, row: bytes, size: int) -> int:
+    """Return the number that a row of the meta family is, of `size` bytes.
+
+    Raises:
+        Damaged: it is none.
+    """
+    if len(row) != size:
+        raise damaged_row("meta", key, f"it has {len(row)} bytes, and not {size}")
+    return int.from_bytes(row, "big")
+
+
+def group_of(key: bytes) -> int:
+    """Return whose row a key of the meta family is that begins with a group.
+
+    Raises:
+        Damaged: there is no group in it.
+    """
+    return decoded("meta", key, b"", _group_of)
 
 
 def _group_of(key: bytes, _: bytes) -> int:
-    return int(_GROUP_KEY.unpack(key)[1])
+    return int(_GROUP_KEY.unpack_from(key)[1])
 
 
 def failure_key(group: int) -> bytes:
     """Return the key of why a replica serves nothing."""
-    return _GROUP_KEY.pack(_FAILURE, group)
+    return group_key(MetaKind.FAILURE, group)
 
 
 def lost_key(group: int) -> bytes:
     """Return the key of up to where a replica may have acknowledged entries that it has lost."""
-    return _GROUP_KEY.pack(_LOST, group)
+    return group_key(MetaKind.LOST, group)
 
 
 def dropped_key(group: int) -> bytes:
     """Return the key of what is remembered of a replica that was dropped."""
-    return _GROUP_KEY.pack(_DROPPED, group)
+    return group_key(MetaKind.DROPPED, group)
 
 
 def log_start_key(group: int) -> bytes:
-    return _GROUP_KEY.pack(_LOG_START, group)
+    return group_key(MetaKind.LOG_START, group)
 
 
 def encode_log_start(start: LogStart) -> bytes:

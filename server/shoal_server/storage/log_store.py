@@ -30,6 +30,16 @@ class StoredLog:
     start: LogStart
 
 
+def last_stored_entry(engine: Engine, group: int) -> Entry | None:
+    """Return the last entry of a log, None where it has none. What is before its beginning is removed.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    last = next(engine.scan_reverse(engine.log, log_key(group, 0), log_key(group, LAST_INDEX)), None)
+    return None if last is None else decode_entry(*last)
+
+
 class GroupLogStore:
     """Implements `raft.log.LogReader`. A row that should be there and is not is an error, never an empty answer."""
 
@@ -53,8 +63,8 @@ class GroupLogStore:
         """
         engine, group = self._engine, self._group
         start = load_log_start(engine, group)
-        last = next(engine.scan_reverse(engine.log, log_key(group, start.index + 1), log_key(group, LAST_INDEX)), None)
-        self._stored_last = start.index if last is None else decode_entry(*last).index
+        last = last_stored_entry(engine, group)
+        self._stored_last = start.index if last is None else last.index
         return self._stored_last
 
     # -- LogReader

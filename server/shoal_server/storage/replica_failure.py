@@ -12,7 +12,7 @@ from shoal.protocol.bounds import (
 
 from shoal_server.storage.decoding import RowDecoder
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.layout import FORMAT, failure_key, lost_key
+from shoal_server.storage.layout import FORMAT, NUMBER_BYTES, failure_key, load_number, lost_key
 from shoal_server.storage.log_store import GroupLogStore
 
 
@@ -29,7 +29,6 @@ class FailureKind(Enum):
 
 STORED = frozenset({FailureKind.DAMAGED, FailureKind.DIVERGED})
 
-_INDEX_BYTES = 8
 ANY_INDEX = (1 << 63) - 1
 """In place of an index: nobody knows up to where."""
 
@@ -61,13 +60,13 @@ def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailur
     """Store that the replica of `shard` has failed, in place of what was stored before."""
     batch.put(failure_key(shard), _encoder.encode(failure), engine.meta)
     if failure.log_lost_to:
-        lost_to = max(failure.log_lost_to, load_lost_to(engine, shard))
+        lost_to = max(failure.log_lost_to, lost_to_at_worst(engine, shard))
         put_lost_to(batch, engine, shard, lost_to)
 
 
 def put_lost_to(batch: Batch, engine: Engine, shard: int, lost_to: int) -> None:
     """Store that entries up to `lost_to` may have been acknowledged and lost since."""
-    batch.put(lost_key(shard), lost_to.to_bytes(_INDEX_BYTES, "big"), engine.meta)
+    batch.put(lost_key(shard), lost_to.to_bytes(NUMBER_BYTES, "big"), engine.meta)
 
 
 def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
@@ -81,13 +80,20 @@ def load_failure(engine: Engine, shard: int) -> ReplicaFailure | None:
 
 
 def load_lost_to(engine: Engine, shard: int) -> int:
-    """Return up to where entries may have been acknowledged and lost since, 0 where none were."""
-    key = lost_key(shard)
-    row = engine.get(engine.meta, key)
-    if row is None:
-        return 0
-    # What cannot be that far is farther than anything.
-    return min(int.from_bytes(row, "big"), ANY_INDEX) if len(row) == _INDEX_BYTES else ANY_INDEX
+    """Return up to where entries may have been acknowledged and lost since, 0 where none were.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    return load_number(engine, lost_key(shard), NUMBER_BYTES) or 0
+
+
+def lost_to_at_worst(engine: Engine, shard: int) -> int:
+    """Return what `load_lost_to` does; `ANY_INDEX` where that cannot be read."""
+    try:
+        return load_lost_to(engine, shard)
+    except Damaged:
+        return ANY_INDEX
 
 
 def regained(engine: Engine, shard: int) -> None:

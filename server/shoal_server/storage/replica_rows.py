@@ -22,6 +22,7 @@ from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
     FORMAT,
+    KEYSPACE_BYTES,
     LAST_GENERATION,
     NO_GENERATION,
     applied_state_key,
@@ -78,9 +79,9 @@ def load_origin(engine: Engine, shard: int) -> ReplicaOrigin:
 
 def is_stored(engine: Engine, shard: int) -> bool:
     """Say whether the node has anything of a replica of this shard."""
-    if any(engine.get(engine.meta, key) is not None for key in (hard_state_key(shard), origin_key(shard))):
-        return True
     try:
+        if any(engine.get(engine.meta, key) is not None for key in (hard_state_key(shard), origin_key(shard))):
+            return True
         return engine.get(engine.data, applied_state_key(shard)) is not None
     except Damaged:
         # Of a replica that is not here there is no row to be damaged.
@@ -179,12 +180,16 @@ def drop_rows(batch: Batch, engine: Engine, keyspace: int, generations: Mapping[
 
 def put_strays(batch: Batch, engine: Engine, shard: int, keyspace: int) -> None:
     """Store that a replica of `shard`, of `keyspace`, has rows here and does not know which."""
-    batch.put(strays_key(shard), keyspace.to_bytes(4, "big"), engine.meta)
+    batch.put(strays_key(shard), keyspace.to_bytes(KEYSPACE_BYTES, "big"), engine.meta)
 
 
-def load_strays(engine: Engine) -> dict[int, int]:
-    """Return the keyspaces, by shard, of what has left rows behind."""
-    return marked_strays(engine)
+def load_strays(engine: Engine, shards: Iterable[Shard]) -> dict[int, int]:
+    """Return the keyspaces, by shard, of what has left rows behind; where that cannot be read, those of all `shards`."""
+    try:
+        return marked_strays(engine)
+    except Damaged:
+        # To look for rows of nobody where there are none does no harm.
+        return {shard.id: shard.keyspace for shard in shards}
 
 
 def forget_strays(batch: Batch, engine: Engine, shard: int) -> None:

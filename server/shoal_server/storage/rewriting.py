@@ -14,27 +14,32 @@ The failures are on disk before the old rows go. A crash before that leaves them
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shoal.shardmap import Shard, ShardMap
 
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
+from shoal_server.storage.damaged_meta import set_right
 from shoal_server.storage.engine import Damaged, Engine
-from shoal_server.storage.folder import load_shard_map
+from shoal_server.storage.folder import check_own_rows, load_shard_map
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
     expiry_prefix,
+    group_key,
     load_log_start,
     load_split_off,
     log_key,
+    peer_key,
     prefix_end,
     sessions_prefix,
     split_off_key,
     stored_groups,
 )
 from shoal_server.storage.log_store import LAST_INDEX, GroupLogStore
+from shoal_server.storage.meta_rows import DamageRule, MetaKind
 from shoal_server.storage.replica_failure import (
     FailureKind,
     ReplicaFailure,
@@ -43,9 +48,7 @@ from shoal_server.storage.replica_failure import (
     put_failure,
 )
 from shoal_server.storage.rocks import OF_REPLICAS, Rewriting, RocksEngine
-
-ALL_KEYS = (b"", b"\xff" * 32)
-"""Of the node's own rows, none of which has a longer key that begins so."""
+from shoal_server.storage.skipped_entries import skipped_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,12 @@ def write_anew(engine: RocksEngine, node: str) -> WrittenAnew:
         StorageFailed: the disk or the database fails.
     """
     report = WrittenAnew()
-    if "meta" in engine.damaged_families:
-        _write_own_rows_anew(engine)
     shard_map = load_shard_map(engine)
     if shard_map is None:
         report.reason = "there is no shard map that says whose its rows are"
         return report
+    if "meta" in engine.damaged_families:
+        report.failed.update(_write_meta_anew(engine, node, shard_map))
     # Damage of the log may be met with that of the data, when it is asked how far a log was.
     for family in OF_REPLICAS:
         if family in engine.damaged_families:
@@ -105,14 +108,54 @@ def write_anew(engine: RocksEngine, node: str) -> WrittenAnew:
     return report
 
 
-def _write_own_rows_anew(engine: RocksEngine) -> None:
+def _write_meta_anew(engine: RocksEngine, node: str, shard_map: ShardMap) -> dict[int, ReplicaFailure]:
+    """Write the meta family anew, row by row; return how replicas have failed of which rows could not be read.
+
+    What is not found any more in the new tables counts as never stored. So whatever cannot be read is set right first, in
+    the old ones: a row that was written since is found without reading what is damaged, unlike by an iterator.
+    """
+    check_own_rows(engine, shard_map.nodes)
+    failed = {
+        shard.id: failure for shard in shard_map.shards if (failure := set_right(engine, node, shard)) is not None
+    }
     rewriting = engine.rewriting("meta")
     try:
-        rewriting.copy(*ALL_KEYS)
+        for key in _meta_keys(engine, shard_map):
+            rewriting.copy_row(key)
     except Damaged:
         rewriting.abandon()
         raise
     rewriting.finish()
+    return failed
+
+
+def _meta_keys(engine: Engine, shard_map: ShardMap) -> Iterator[bytes]:
+    """Yield the keys of all rows that the meta family may have: those that can be found, and those that the map speaks of.
+
+    Of nodes and shards that are not on the map nothing has to stay: they do not come again. Of which entries are not to be
+    applied, what cannot be found has been forgotten with the replica's rows (see `set_right`).
+    """
+    for kind in MetaKind:
+        yield from _found(engine, kind)
+        if kind is MetaKind.PEER:
+            yield from (peer_key(node.id) for node in shard_map.nodes)
+        elif kind.rule is DamageRule.NODE_REFUSES:
+            yield kind.letter
+        elif kind is MetaKind.SKIPPED:
+            for shard in shard_map.shards:
+                with suppress(Damaged):
+                    yield from [key for key, _ in engine.scan(engine.meta, *skipped_keys(shard.id))]
+        else:
+            yield from (group_key(kind, shard.id) for shard in shard_map.shards)
+
+
+def _found(engine: Engine, kind: MetaKind) -> list[bytes]:
+    """Return the keys of a kind, as far as they can be read."""
+    found: list[bytes] = []
+    with suppress(Damaged):
+        for key, _ in engine.scan(engine.meta, kind.letter, prefix_end(kind.letter)):
+            found.append(key)
+    return found
 
 
 def _copy(

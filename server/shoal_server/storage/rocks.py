@@ -189,6 +189,17 @@ class Rewriting:
             if self._size >= COPY_BYTES:
                 self._write()
 
+    def copy_row(self, key: bytes) -> None:
+        """Copy the row of a key, if there is one: where it was written lately, whatever else is damaged near it.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        row = self._engine.get(self._source, key)
+        if row is not None:
+            self._batch.put(key, row, self._engine._database.get_column_family_handle(self._target))
+            self._size += len(key) + len(row)
+
     def _write(self) -> None:
         self._engine.write_unlogged(cast(Batch, self._batch))
         self._batch, self._size = WriteBatch(raw_mode=True), 0
@@ -493,7 +504,7 @@ class RocksEngine:
         if DAMAGED in str(error):
             # A compaction has met it: RocksDB takes no more writes until the database is opened again.
             with suppress(OSError):
-                self._damage.add((name, self._columns[name]) for name in OF_REPLICAS)
+                self._damage.add(self._columns.items())
             return StorageDamaged(
                 f"could not {verb} the database in {self._path}, one of whose tables is damaged: {error}; start the node "
                 "again: it compacts no more, finds which replicas are damaged, and rebuilds them"

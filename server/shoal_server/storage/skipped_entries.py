@@ -10,9 +10,10 @@ from shoal.protocol.bounds import Checksum, Count, Term
 from shoal_server.storage.decoding import RowDecoder, decoded
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import FORMAT
+from shoal_server.storage.meta_rows import MetaKind
 
 _KEY = Layout(">cIQ")
-_SKIPPED = b"k"
+_SKIPPED = MetaKind.SKIPPED.letter
 _LAST_INDEX = (1 << 64) - 1
 
 
@@ -28,6 +29,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = RowDecoder(SkippedEntry, "meta", FORMAT)
 
 
+def skipped_keys(shard: int) -> tuple[bytes, bytes]:
+    """Return between which keys all rows of a shard are: the first, and the one behind the last."""
+    return _KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX)
+
+
 def put_skipped(batch: Batch, engine: Engine, shard: int, index: int, skipped: SkippedEntry) -> None:
     """Store that the entry at `index` is not to be applied."""
     batch.put(_KEY.pack(_SKIPPED, shard, index), _encoder.encode(skipped), engine.meta)
@@ -36,8 +42,7 @@ def put_skipped(batch: Batch, engine: Engine, shard: int, index: int, skipped: S
 def load_skipped(engine: Engine, shard: int) -> dict[int, SkippedEntry]:
     """Return the entries of a shard's log that are not to be applied here, by index."""
     found: dict[int, SkippedEntry] = {}
-    first, end = _KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX)
-    for key, row in engine.scan(engine.meta, first, end):
+    for key, row in engine.scan(engine.meta, *skipped_keys(shard)):
         found[decoded("meta", key, row, _index_of)] = _decoder.decode(key, row)
     return found
 
@@ -48,4 +53,4 @@ def _index_of(key: bytes, _: bytes) -> int:
 
 def drop_skipped(batch: Batch, engine: Engine, shard: int) -> None:
     """Forget all of a shard's: its replica goes."""
-    batch.delete_range(_KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX), engine.meta)
+    batch.delete_range(*skipped_keys(shard), engine.meta)

@@ -2,7 +2,7 @@
 
 A batch that is being put together is not visible to readers. Whoever reads what it has changed sees what was, and goes by
 what will not be when it is written. The node is built so that this does not happen (see node/core.py); this engine finds
-where it does.
+where it does. It finds rows of the meta family, too, of a kind that meta_rows.py does not have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from weakref import WeakSet
 from shoal_server.invariants import invariant
 from shoal_server.storage.engine import Batch, Family, RowCount, View
 from shoal_server.storage.memory import Change, MemoryBatch, MemoryEngine
+from shoal_server.storage.meta_rows import KIND_OF
 
+RULED = "for damage in a row of the meta family there is a rule"
 UNWRITTEN = "nothing is read that a batch which is not written yet has changed"
 
 
@@ -30,6 +32,7 @@ class _WatchedBatch(MemoryBatch):
         self.ranges: list[tuple[str, bytes, bytes]] = []
 
     def put(self, key: bytes, value: bytes, family: Family) -> None:
+        invariant(cast(str, family) != "meta" or key[:1] in KIND_OF, RULED)
         super().put(key, value, family)
         self.keys.add((cast(str, family), key))
         self._open.add(self)

@@ -24,7 +24,6 @@ from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
     encode_entry,
-    hard_state_key,
     log_key,
 )
 from shoal_server.storage.replica_failure import ANY_INDEX, FailureKind, ReplicaFailure, load_failure
@@ -329,14 +328,6 @@ def test_a_log_with_a_membership_that_cannot_be_is_damaged(nodes: Any, payload: 
     assert isinstance(nodes.answer(nodes.write(Put(b"later", b"v"))), Written)
 
 
-def test_damage_in_the_rows_of_the_node_itself_ends_the_process(nodes: Any) -> None:
-    fill(nodes)
-    victim = nodes.others[0]
-    nodes.engines[victim].damage.add("meta", [hard_state_key(1)])
-    with pytest.raises(Damaged, match="meta family"):
-        restart(nodes, victim)
-
-
 def test_a_failure_leaves_a_count_when_it_has_healed(nodes: Any) -> None:
     fill(nodes)
     victim = nodes.others[0]
@@ -405,7 +396,7 @@ def test_rows_that_nobody_owns_go_in_the_next_life_where_the_process_ended_befor
     assert not nodes.replica(follower).rows_unknown
     nodes.until(lambda: not left & stored_prefixes(nodes, follower))
     nodes.pass_time(3000)
-    assert load_strays(nodes.engines[follower]) == {}
+    assert load_strays(nodes.engines[follower], ()) == {}
 
 
 def test_nothing_is_removed_before_it_is_known_whose_it_is(nodes: Any) -> None:

@@ -120,7 +120,7 @@ def test_damage_that_a_compaction_meets_ends_the_process_once_and_not_again_afte
     )
     assert "start the node again" in ended.stdout
     again = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=MIB)
-    assert again.damaged_families == ("data", "log"), "nobody knows which it was"
+    assert again.damaged_families == ("data", "log", "meta"), "nobody knows which it was"
     fill(again, 20_000, b"v")
     again.close()
 

@@ -1,0 +1,163 @@
+"""Damaged rows of the meta family that are of one replica: it fails, and the worst is stored that they may have said.
+
+What is stored in their place goes to disk together with the failure, so that whoever opens the replica, now or after a
+crash, finds rows that bind it at least as much as those did that are gone:
+
+- term and vote: a term that it cannot have voted in, in which it votes for itself. It cannot have come so far from the terms
+  that its log and its applied state know (`MAX_TERM_STEP`), and others believe in it, being half as far away.
+- where the log begins, how the replica has failed: of the log nothing is believed, up to its end.
+- how it came here: not with its shard, and it knows enough to vote once its log has the membership that is on the map.
+- what it has lost, what one that was dropped here had promised: that may be anything, so it gives no vote until it is replaced.
+- entries that are not to be applied: none. Its rows come with a snapshot of who has not applied them, either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from shoal.protocol.bounds import MAX_TERM
+from shoal.shardmap import Shard
+
+from shoal_server.invariants import invariant
+from shoal_server.raft.messages import MAX_TERM_STEP, HardState
+from shoal_server.storage.applied_state import AppliedState, load_applied_state
+from shoal_server.storage.dropped_replicas import load_dropped
+from shoal_server.storage.engine import Batch, Damaged, Engine
+from shoal_server.storage.layout import (
+    KEYSPACE_BYTES,
+    LogStart,
+    dropped_key,
+    encode_hard_state,
+    encode_log_start,
+    hard_state_key,
+    load_hard_state,
+    load_log_start,
+    load_number,
+    log_start_key,
+    staging_key,
+    strays_key,
+)
+from shoal_server.storage.log_store import last_stored_entry
+from shoal_server.storage.meta_rows import DamageRule, MetaKind
+from shoal_server.storage.replica_failure import (
+    ANY_INDEX,
+    FailureKind,
+    ReplicaFailure,
+    load_failure,
+    load_lost_to,
+    put_failure,
+    put_lost_to,
+)
+from shoal_server.storage.replica_rows import ReplicaOrigin, load_origin, load_staged, put_origin, put_strays
+from shoal_server.storage.skipped_entries import drop_skipped, load_skipped
+
+LOADERS: dict[MetaKind, Callable[[Engine, int], object]] = {
+    MetaKind.HARD_STATE: load_hard_state,
+    MetaKind.LOG_START: load_log_start,
+    MetaKind.ORIGIN: load_origin,
+    MetaKind.FAILURE: load_failure,
+    MetaKind.LOST: load_lost_to,
+    MetaKind.DROPPED: load_dropped,
+    MetaKind.SKIPPED: load_skipped,
+    MetaKind.STAGING: load_staged,
+    MetaKind.STRAYS: lambda engine, shard: load_number(engine, strays_key(shard), KEYSPACE_BYTES),
+}
+"""What reads the row that a shard has of a kind, and raises `Damaged` where it cannot."""
+_UNKNOWN_TERMS = MAX_TERM_STEP // 2
+"""So far a replica whose term is not known goes on from those that it knows of."""
+
+invariant(
+    LOADERS.keys() == {kind for kind in MetaKind if kind.rule is not DamageRule.NODE_REFUSES},
+    "every kind of row that is of one replica is looked at",
+)
+
+
+def set_right(engine: Engine, node: str, shard: Shard) -> ReplicaFailure | None:
+    """Look at all rows that `node` has of a replica in its meta family; return how it has failed by those, or None.
+
+    None of them is damaged afterwards. To be called before any of them is gone by.
+    """
+    damaged: dict[MetaKind, str] = {}
+    for kind, load in LOADERS.items():
+        try:
+            load(engine, shard.id)
+        except Damaged as error:
+            # Not the error itself, whose traceback would keep the engine open.
+            damaged[kind] = str(error)
+    if not damaged:
+        return None
+    state: AppliedState | None = None
+    with suppress(Damaged):
+        state = load_applied_state(engine, shard.id)
+    failure = _failure(engine, shard, damaged, state)
+    hard_state = HardState(0, "")
+    if MetaKind.HARD_STATE in damaged:
+        hard_state = HardState(min(_known_term(engine, shard.id, state) + _UNKNOWN_TERMS, MAX_TERM), node)
+    batch = engine.batch()
+    if failure is not None:
+        put_failure(batch, engine, shard.id, failure)
+    for kind in damaged:
+        _replace(batch, engine, shard, kind, hard_state)
+    engine.write(batch)
+    # Its term is named in what the replica says from now on.
+    engine.sync()
+    return failure
+
+
+def _failure(
+    engine: Engine, shard: Shard, damaged: dict[MetaKind, str], state: AppliedState | None
+) -> ReplicaFailure | None:
+    """Return how a replica has failed of which rows are `damaged`; None: nothing is lost by them."""
+    failing = {kind: problem for kind, problem in damaged.items() if kind.rule is DamageRule.REPLICA_FAILS}
+    if not failing:
+        return None
+    before = None if MetaKind.FAILURE in failing else load_failure(engine, shard.id)
+    lost_to = 0 if before is None else before.log_lost_to
+    if failing.keys() & {MetaKind.LOG_START, MetaKind.FAILURE}:
+        lost_to = max(lost_to, _end_of_log(engine, shard.id, state))
+    reason = "; ".join(f"{kind.what} cannot be read: {problem}" for kind, problem in failing.items())
+    return ReplicaFailure(FailureKind.DAMAGED, reason, 0 if state is None else state.index, lost_to)
+
+
+def _replace(batch: Batch, engine: Engine, shard: Shard, kind: MetaKind, hard_state: HardState) -> None:
+    """Store what is to be gone by in place of the damaged row of a kind; of a failure the caller has stored that."""
+    if kind is MetaKind.HARD_STATE:
+        batch.put(hard_state_key(shard.id), encode_hard_state(hard_state), engine.meta)
+    elif kind is MetaKind.LOG_START:
+        batch.put(log_start_key(shard.id), encode_log_start(LogStart(0, 0)), engine.meta)
+    elif kind is MetaKind.ORIGIN:
+        put_origin(batch, engine, shard.id, ReplicaOrigin(False, shard.membership_version, shard.parent))
+    elif kind is MetaKind.LOST or kind is MetaKind.DROPPED:
+        put_lost_to(batch, engine, shard.id, ANY_INDEX)
+        batch.delete(dropped_key(shard.id), engine.meta)
+    elif kind is MetaKind.SKIPPED:
+        drop_skipped(batch, engine, shard.id)
+    elif kind is MetaKind.STAGING or kind is MetaKind.STRAYS:
+        put_strays(batch, engine, shard.id, shard.keyspace)
+        batch.delete(staging_key(shard.id), engine.meta)
+    else:
+        invariant(kind is MetaKind.FAILURE, "every kind of row has something in its place")
+
+
+def _end_of_log(engine: Engine, shard: int, state: AppliedState | None) -> int:
+    """Return up to where a log may have been acknowledged of which it is not known where it begins."""
+    try:
+        last = last_stored_entry(engine, shard)
+    except Damaged:
+        return ANY_INDEX
+    if last is not None:
+        return max(1, last.index)
+    # Only what was applied is cut off.
+    return ANY_INDEX if state is None else max(1, state.index)
+
+
+def _known_term(engine: Engine, shard: int, state: AppliedState | None) -> int:
+    """Return the highest term that a replica is known to have been in, by what else can be read."""
+    terms = [0 if state is None else state.term]
+    with suppress(Damaged):
+        last = last_stored_entry(engine, shard)
+        terms.append(0 if last is None else last.term)
+    with suppress(Damaged):
+        terms.append(load_log_start(engine, shard).term)
+    return max(terms)
