@@ -10,13 +10,18 @@ from random import Random
 from typing import TypeVar
 
 import pytest
+from shoal.shardmap import Shard
 from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.damaged_rows import DamagedRows, LostLogs
+from shoal_chaos.simulation.damaged_rows import DamagedMeta, DamagedRows, LostLogs
 from shoal_chaos.simulation.faults import Faults
 from shoal_chaos.simulation.run import simulate
+from shoal_server.node import opening
 from shoal_server.node.core import Node
 from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.raft.group import Group
+from shoal_server.storage.damaged_meta import LOADERS
+from shoal_server.storage.engine import Damaged, Engine
+from shoal_server.storage.layout import group_key
 from shoal_server.storage.memory import _Damage
 
 SEEDS = 20
@@ -39,6 +44,11 @@ def run(seed: int, kind: type[T], seconds: int = 10) -> T:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_damaged_replicas_are_rebuilt_and_nothing_is_lost(seed: int) -> None:
     assert run(seed, DamagedRows).damaged >= 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_replicas_whose_own_rows_are_damaged_are_rebuilt_and_break_no_promise(seed: int) -> None:
+    assert run(seed, DamagedMeta).damaged >= 2
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -120,16 +130,35 @@ def serve_what_is_left(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Node, "fail_replica", lambda *_: None)
 
 
+def take_damaged_meta_rows_for_absent(patch: pytest.MonkeyPatch) -> None:
+    """What cannot be read of a replica's own rows counts as never stored."""
+
+    def forget(engine: Engine, _: str, shard: Shard) -> None:
+        for kind, load in LOADERS.items():
+            try:
+                load(engine, shard.id)
+            except Damaged:
+                batch = engine.batch()
+                batch.delete(group_key(kind, shard.id), engine.meta)
+                engine.write(batch)
+
+    patch.setattr(opening, "set_right", forget)
+
+
 BUGS = [
     take_damage_for_the_end,
     forget_what_was_acknowledged,
     vote_without_a_log,
     never_rebuild,
     serve_what_is_left,
+    take_damaged_meta_rows_for_absent,
 ]
 
-FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {vote_without_a_log: LostLogs}
-"""The faults that a bug needs, where damaged rows seldom bring it out."""
+FAULTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[type[Faults], int]] = {
+    vote_without_a_log: (LostLogs, 30),
+    take_damaged_meta_rows_for_absent: (DamagedMeta, 10),
+}
+"""The faults that a bug needs, and for how many seconds, where damaged rows seldom bring it out."""
 
 
 @pytest.mark.timeout(300)
@@ -140,5 +169,5 @@ def test_a_planted_bug_is_found(
     must_be_found: Callable[[Callable[[int], object], Sequence[int]], None],
 ) -> None:
     bug(monkeypatch)
-    faults, seconds = FAULTS.get(bug, DamagedRows), 30 if bug in FAULTS else 10
+    faults, seconds = FAULTS.get(bug, (DamagedRows, 10))
     must_be_found(lambda seed: run(seed, faults, seconds=seconds), range(SEEDS))

@@ -1,10 +1,12 @@
-"""Rows and log entries that cannot be read any more, on one node at a time, under all the other faults."""
+"""Rows and log entries that cannot be read any more, on one node at a time, under other faults."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import ClassVar
+
+from shoal_server.storage.meta_rows import KIND_OF, DamageRule, MetaKind
 
 from shoal_chaos.simulation.cluster import Cluster, SimulatedNode
 from shoal_chaos.simulation.events import SECOND
@@ -66,6 +68,32 @@ class DamagedRows(Faults):
         super().stop()
         for node in self._cluster.nodes.values():
             node.engine.damage.clear()
+
+
+class DamagedMeta(DamagedRows):
+    """Rows that a node has of its replicas are damaged while its process is away: votes, where logs begin, failures, ...
+
+    But for those in whose place the worst would be that a replica never votes again: nobody replaces it here.
+    """
+
+    intervals_ms: ClassVar[tuple[int, ...]] = (300, 1000)
+
+    def _damage(self) -> None:
+        node, nodes = self._some_node(), self._cluster.nodes.values()
+        if node.node is None or any(_is_damaged(other, nodes) for other in nodes):
+            return
+        self._crash_one(node)
+        kept = (MetaKind.LOST, MetaKind.DROPPED)
+        keys = [
+            key
+            for key in node.engine.tables["meta"].keys
+            if (kind := KIND_OF[key[:1]]) not in kept and kind.rule is not DamageRule.NODE_REFUSES
+        ]
+        if keys:
+            node.engine.damage.add(
+                "meta", self._random.sample(keys, min(len(keys), self._random.randint(1, ROWS_MOST)))
+            )
+            self.damaged += 1
 
 
 class LostLogs(Faults):
@@ -157,6 +185,11 @@ def _voters(shard: int, nodes: Iterable[SimulatedNode]) -> set[str]:
 def simulate_damaged_rows(seed: int) -> Report:
     """Run one seed under `DamagedRows` (see `run.simulate`)."""
     return simulate(seed, make_faults=DamagedRows)
+
+
+def simulate_damaged_meta(seed: int) -> Report:
+    """Run one seed under `DamagedMeta` (see `run.simulate`)."""
+    return simulate(seed, make_faults=DamagedMeta)
 
 
 def simulate_lost_logs(seed: int) -> Report:

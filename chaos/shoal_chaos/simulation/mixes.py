@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from shoal_chaos.simulation import stalled_links
 from shoal_chaos.simulation.crowds import simulate_crowds
-from shoal_chaos.simulation.damaged_rows import simulate_damaged_rows, simulate_lost_logs
+from shoal_chaos.simulation.damaged_rows import simulate_damaged_meta, simulate_damaged_rows, simulate_lost_logs
 from shoal_chaos.simulation.flipped_bits import simulate_flipped_bits
 from shoal_chaos.simulation.run import Report, simulate
 from shoal_chaos.simulation.silent_changes import simulate_silent_changes
@@ -20,6 +20,7 @@ MIXES: dict[str, Callable[[int], Report]] = {
     "crowds": simulate_crowds,
     "flipped-bits": simulate_flipped_bits,
     "damaged-rows": simulate_damaged_rows,
+    "damaged-meta": simulate_damaged_meta,
     "lost-logs": simulate_lost_logs,
 }
 """The first is what is run where none is named."""

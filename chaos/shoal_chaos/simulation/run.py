@@ -137,7 +137,8 @@ def _check_recovered(cluster: Cluster) -> None:
                 f"shard {shard.id} has {leader.machine.state.ranges} long after the last fault, by the map {shard.ranges}"
             )
         for name, replica in replicas.items():
-            if replica.failure is not None:
+            # One that is no member (yet, or any more) nobody rebuilds.
+            if replica.failure is not None and name in leader.group.members:
                 raise Violation(
                     f"the replica of shard {shard.id} on {name} has not been rebuilt long after the last fault: "
                     f"{replica.failure}"
@@ -151,7 +152,7 @@ def _check_recovered(cluster: Cluster) -> None:
                     f"last fault, its leader {leaders[0]} at {leader.machine.state.index}"
                 )
         for name, replica in replicas.items():
-            if replica.failure is not None:
+            if replica.failure is not None and name in leader.group.members:
                 raise Violation(f"the replica of shard {shard.id} on {name} is still {replica.failure}")
         if leader.comparison is not None and leader.comparison.divergence is not None:
             raise Violation(
