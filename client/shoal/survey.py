@@ -13,6 +13,7 @@ from ssl import SSLContext
 
 from shoal.admin import DEFAULT_TIMEOUT_SECONDS, AdminConnection
 from shoal.errors import ShoalError, Unavailable
+from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import NodeAddress, Shard, ShardMap
 
@@ -122,7 +123,9 @@ class Survey:
         if self.leader(shard.id) is None:
             return 0
         return sum(
-            1 for node in shard.replicas if self._behind(shard, node, marks) is None and not self._failure(shard, node)
+            1
+            for node in shard.replicas
+            if self._behind(shard, node, marks) is None and self._failure(shard, node) is None
         )
 
     def problems(self, marks: Mapping[int, int]) -> list[Problem]:
@@ -147,7 +150,7 @@ class Survey:
             for node in shard.replicas:
                 # An unreachable node is one problem, not one for each of its replicas; a failed replica is behind, too.
                 problem = self._behind(shard, node, marks) if node in reachable else None
-                if problem is not None and not self._failure(shard, node):
+                if problem is not None and self._failure(shard, node) is None:
                     found.append(problem)
         order = list(ProblemKind)
         return sorted(found, key=lambda problem: order.index(problem.kind))
@@ -173,15 +176,15 @@ class Survey:
                 node=node.id,
             )
 
-    def _failure(self, shard: Shard, node: str) -> str:
-        """Return "" or how the replica of `shard` on `node` has failed."""
+    def _failure(self, shard: Shard, node: str) -> ReplicaFailure | None:
+        """Return how the replica of `shard` on `node` has failed, if it has."""
         replica = self.replica(shard.id, node)
-        return "" if replica is None else replica.failure
+        return None if replica is None else replica.failure
 
     def _failures(self, shard: Shard) -> Iterator[Problem]:
         for node in shard.replicas:
             failure = self._failure(shard, node)
-            if failure:
+            if failure is not None:
                 message = f"shard {shard.id} on node {node}: the replica has failed ({failure})"
                 yield Problem(ProblemKind.REPLICA_FAILED, message, node, shard.id)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import shoal
+from shoal.protocol.failures import ReplicaFailure
 from shoal.shardmap import Routes
 from shoal.survey import fetch_shard_map, survey
 from shoal_chaos.checkers.divergence import find_violations
@@ -45,11 +46,11 @@ def end_of(folder: Path, shard: int) -> tuple[int, int]:
     return last, term
 
 
-async def failures(seeds: list[str], shard: int) -> list[str]:
+async def failures(seeds: list[str], shard: int) -> list[ReplicaFailure | None]:
     """Return what each of the three nodes says of its replica."""
     found = await survey(seeds)
     replicas = [found.replica(shard, node) for node in ("n1", "n2", "n3")]
-    return ["" if replica is None else replica.failure for replica in replicas]
+    return [None if replica is None else replica.failure for replica in replicas]
 
 
 async def command(cluster: Any, *arguments: str) -> tuple[int, str]:
@@ -90,7 +91,7 @@ async def test_the_runbook_leads_past_an_entry_that_no_replica_can_apply_and_not
         async with shoal.AsyncClient(cluster.url, timeout=20) as db:
             assert await db.get(others[0]) == before[others[0]]
             async with asyncio.timeout(60):
-                while not all(f"stuck: entry {poisoned} " in said for said in await failures(seeds, shard)):
+                while not all(each is not None and each.is_at(poisoned) for each in await failures(seeds, shard)):
                     await asyncio.sleep(0.2)
             await db.put(others[0], "still served")
             with pytest.raises(shoal.ShoalError):

@@ -20,8 +20,6 @@ from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Routes
 from shoal.survey import survey
 
-_STUCK = re.compile(r"stuck: entry (\d+) \(term (\d+), checksum ([0-9a-f]{8})")
-
 
 class ReplicaView(msgspec.Struct):
     """Where one replica is. `state`: "stuck", "skipped" by this command, "applied", "behind" or "unreachable"."""
@@ -136,7 +134,7 @@ def _what_next(view: SkipView) -> str:
 def _view(node: str, replica: ReplicaStatus | None, index: int) -> ReplicaView:
     if replica is None:
         return ReplicaView(node, 0, "unreachable", 0, "")
-    match = _STUCK.match(replica.failure)
-    if match is not None and int(match[1]) == index:
-        return ReplicaView(node, replica.applied_index, "stuck", int(match[2]), match[3])
+    failure = replica.failure
+    if failure is not None and failure.is_at(index):
+        return ReplicaView(node, replica.applied_index, "stuck", failure.term, f"{failure.checksum:08x}")
     return ReplicaView(node, replica.applied_index, "applied" if replica.applied_index >= index else "behind", 0, "")

@@ -203,8 +203,8 @@ def _replica_view(survey: Survey, shard: Shard, node: str) -> ReplicaView:
     if replica is None:
         role = "voter" if node in shard.voters else "follower"
         return ReplicaView(node, role, "unreachable", match_index=None if progress is None else progress.match_index)
-    if replica.failure:
-        state = f"failed ({replica.failure.partition(':')[0]})"
+    if replica.failure is not None:
+        state = f"failed ({replica.failure.kind})"
         match_index = None if progress is None else progress.match_index
     elif leader is not None and leader.node == node:
         state, match_index = "leads", replica.last_index

@@ -43,6 +43,7 @@ from shoal.protocol.bounds import (
 )
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.comparison import ComparisonStatus
+from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.relocation import EndedRelocation, MovingRows, ReadMoving, RelocationStatus, RelocationStep
 from shoal.shardmap import Ranges, Shard, ShardMap
 
@@ -429,7 +430,7 @@ class SkipEntry(_Message, frozen=True, tag=34):
     """Have the node's replica of a shard go on behind an entry that it is stuck at, as if that did nothing.
 
     Answered by `Done` once that is on disk. Refused unless the replica is stuck at this very entry: `ReplicaStatus.failure`
-    names it. What it was to change is lost there; so each replica of the shard is to skip it, or none.
+    has it. What it was to change is lost there; so each replica of the shard is to skip it, or none.
     """
 
     request: RequestNumber
@@ -600,9 +601,9 @@ class ReplicaStatus(_Message, frozen=True):
         ranges: the microshards that the replica has, by its log as applied here.
         outgoing, incoming: the relocation that the shard is the source, or the target, of.
         relocations_ended: the last of those that the shard is done with, the newest last.
-        failure: "" or how the replica has failed, the kind before a colon ("damaged", "diverged", "stuck"): it serves
-            nothing then.
+        failure_words: "" or how the replica has failed, for readers that do not know of `failure` yet.
         comparison: of leaders that compare their replicas in the background, how far that is.
+        failure: how the replica has failed, if it has: it serves nothing then.
     """
 
     shard: ShardId
@@ -632,8 +633,9 @@ class ReplicaStatus(_Message, frozen=True):
     outgoing: RelocationStatus | None = None
     incoming: RelocationStatus | None = None
     relocations_ended: tuple[EndedRelocation, ...] = ()
-    failure: Text = ""
+    failure_words: Text = ""
     comparison: ComparisonStatus | None = None
+    failure: ReplicaFailure | None = None
 
 
 MAX_HOT_MICROSHARDS = 8

@@ -107,6 +107,7 @@ class Replica:
         "skipped",
         "store",
         "stuck_at",
+        "stuck_entry",
         "transfer",
     )
 
@@ -132,6 +133,7 @@ class Replica:
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
         self.stuck_at: ReplicaFailure | None = None
+        self.stuck_entry: SkippedEntry | None = None
         self.rows_unknown = False
         self.skipped: dict[int, SkippedEntry] = {}
         self.transfer: WaitingTransfer | None = None
@@ -330,6 +332,7 @@ class Replica:
                 raise
             reason = f"{describe_entry(poisoned)} cannot be applied: {type(error).__name__}: {error}"
             self.stuck_at = ReplicaFailure(FailureKind.STUCK, reason[:MAX_REASON], poisoned.index)
+            self.stuck_entry = SkippedEntry(poisoned.term, poisoned.checksum)
         # The machine is halfway: what is stored is of the entry before these.
         machine.adopt(before)
         whole = [entry for entry in entries if entry.index < poisoned.index]
@@ -493,7 +496,7 @@ class Replica:
         self.refusals.failure = str(failure)
 
     def _mended(self) -> None:
-        self.failure, self.refusals.failure, self.stuck_at = None, "", None
+        self.failure, self.refusals.failure, self.stuck_at, self.stuck_entry = None, "", None, None
 
     # -- leadership
 

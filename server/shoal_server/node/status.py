@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from shoal.protocol.bounds import MAX_INDEX
+from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import RelocationStatus
 
@@ -51,6 +53,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
     status = replica.group.status()
     membership = status.membership
     traffic = replica.machine.traffic
+    failure = _failure(replica, now)
     replica.counts.follow(replica.machine.state.ranges, replica.machine.prefixes)
     return ReplicaStatus(
         shard=replica.shard.id,
@@ -79,10 +82,11 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         outgoing=_outgoing(replica.machine.state),
         incoming=_incoming(replica.machine.state),
         relocations_ended=replica.machine.state.ended,
-        failure=_failure(replica, now),
+        failure_words="" if failure is None else str(failure),
         comparison=replica.comparison.status(now)
         if replica.comparison is not None and replica.comparison.is_of(status.term, status.role == "leader")
         else None,
+        failure=failure,
         peers=tuple(
             PeerProgress(
                 node=peer.node,
@@ -96,11 +100,18 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
     )
 
 
-def _failure(replica: Replica, now: int) -> str:
-    """Return why the replica serves nothing, or ""."""
-    if replica.failure is not None:
-        return str(replica.failure)
-    return OUT_OF_TERMS if replica.group.out_of_terms and not replica.group.has_leader(now) else ""
+def _failure(replica: Replica, now: int) -> ReplicaFailure | None:
+    """Return why the replica serves nothing, if so."""
+    failure, entry = replica.failure, replica.stuck_entry
+    if failure is not None:
+        kind = FailureKind(failure.kind.value)
+        index = min(failure.at_index, MAX_INDEX)
+        if failure is replica.stuck_at and entry is not None:
+            return ReplicaFailure(kind, failure.reason, index, entry.term, entry.checksum)
+        return ReplicaFailure(kind, failure.reason, index)
+    if replica.group.out_of_terms and not replica.group.has_leader(now):
+        return ReplicaFailure(FailureKind.OUT_OF_TERMS, OUT_OF_TERMS, replica.machine.state.index)
+    return None
 
 
 def _outgoing(state: AppliedState) -> RelocationStatus | None:

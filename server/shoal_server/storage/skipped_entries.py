@@ -18,7 +18,7 @@ _LAST_INDEX = (1 << 64) - 1
 
 
 class SkippedEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Which entry is meant: where it stands, and that it is the very one."""
+    """Which of the entries that may stand at an index is meant."""
 
     term: Term
     checksum: Checksum

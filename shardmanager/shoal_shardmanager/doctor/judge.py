@@ -44,7 +44,10 @@ def _shards_without_leader(facts: Facts) -> Iterator[Finding]:
     for shard in facts.survey.shard_map.shards:
         if facts.survey.leader(shard.id) is None:
             gone = sorted(node for node in shard.voters if node not in reachable)
-            if any((replica := facts.survey.replica(shard.id, node)) and replica.failure for node in shard.voters):
+            if any(
+                (replica := facts.survey.replica(shard.id, node)) and replica.failure is not None
+                for node in shard.voters
+            ):
                 failed.append(shard.id)
                 continue
             majority_left = 2 * (len(shard.voters) - len(gone)) > len(shard.voters)
@@ -177,7 +180,7 @@ def _failures(facts: Facts) -> Iterator[Finding]:
         if problem.kind is not ProblemKind.REPLICA_FAILED or problem.node is None or problem.shard is None:
             continue
         replica = facts.survey.replica(problem.shard, problem.node)
-        kind = "" if replica is None else replica.failure.partition(":")[0]
+        kind = "" if replica is None or replica.failure is None else replica.failure.kind
         led = facts.survey.leader(problem.shard) is not None
         advice = _FAILURE_ADVICE.get(kind, _FAILURE_ADVICE["stuck"]) if led else _NO_COPY_ADVICE
         yield Finding(

@@ -13,6 +13,7 @@ import pytest
 import typer.testing
 from shoal.cli.main import app
 from shoal.errors import ErrorCode
+from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.frames import (
     FrameReader,
     encode_frame,
@@ -96,6 +97,7 @@ class Script:
     not_writable: dict[str, str] = field(default_factory=dict)
     not_leading: dict[str, str] = field(default_factory=dict)
     failures: dict[type, Failure] = field(default_factory=dict)
+    failed: dict[tuple[int, str], ReplicaFailure] = field(default_factory=dict)
     silent: set[type] = field(default_factory=set)
     old_maps: set[str] = field(default_factory=set)
     page_rows: int = 3
@@ -409,6 +411,7 @@ class FakeCluster:
             voters=NODES,
             followers=(),
             peers=peers if leader == node else (),
+            failure=self.script.failed.get((shard, node)),
         )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from shoal.cli.skipping import ReplicaView, SkipView, _what_next
+from shoal.protocol.failures import FailureKind, ReplicaFailure
 
 WELL = ReplicaView("n1", 9, "applied", 0, "")
 BEHIND = ReplicaView("n2", 5, "behind", 0, "")
@@ -21,6 +24,21 @@ STUCK = ReplicaView("n3", 6, "stuck", 3, "5f1d0c9a")
 )
 def test_a_plan_says_what_it_comes_to(replicas: list[ReplicaView], says: str):
     assert says in _what_next(SkipView(1, 7, replicas))
+
+
+def test_whose_replica_is_stuck_where_is_known_whatever_the_words_are(shoal, fake):
+    for node in ("n2", "n3"):
+        fake.script.failed[1, node] = ReplicaFailure(FailureKind.STUCK, "entry 8 (term 9", 7, 3, 0x5F1D0C9A)
+    fake.script.failed[1, "n1"] = ReplicaFailure(FailureKind.DAMAGED, "stuck: entry 7 (term 3, checksum 5f1d0c9a", 7)
+    plan = json.loads(shoal("skip-entry", "1", "7", "--plan", "--json").stdout)
+    assert [(each["state"], each["term"], each["checksum"]) for each in plan["replicas"]] == [
+        ("applied", 0, ""),
+        ("stuck", 3, "5f1d0c9a"),
+        ("stuck", 3, "5f1d0c9a"),
+    ]
+    shown = json.loads(shoal("shards", "1", "--json", code=5).stdout)
+    assert [each["state"] for each in shown["replicas"]] == ["failed (damaged)", "failed (stuck)", "failed (stuck)"]
+    assert "the replica has failed (stuck: entry 8" in shoal("status", code=5).stdout
 
 
 def test_an_entry_that_is_not_named_is_wrong_usage(shoal):

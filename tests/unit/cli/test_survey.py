@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from shoal.errors import Unavailable
 from shoal.protocol.comparison import ComparisonStatus, Divergence
+from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal.survey import NodeReport, ProblemKind, Survey
@@ -124,12 +125,12 @@ def test_a_replica_that_the_leader_does_not_count_is_a_problem():
 
 @pytest.mark.parametrize("failed", ["n1", "n3"])
 def test_a_replica_that_has_failed_is_one_problem_and_not_in_step(failed: str):
-    failure = "damaged: rows of the data family cannot be read"
+    failure = ReplicaFailure(FailureKind.DAMAGED, "rows of the data family cannot be read", 9)
     roles = {"n1": "voter", "n2": "leader", "n3": "voter"}
     replicas = {
         node: replace(
             replica(role, peers=(progress("n1", 3), progress("n3", 3)) if role == "leader" else ()),
-            failure=failure if node == failed else "",
+            failure=failure if node == failed else None,
         )
         for node, role in roles.items()
     }
@@ -137,7 +138,7 @@ def test_a_replica_that_has_failed_is_one_problem_and_not_in_step(failed: str):
     found = survey(*(report(node, each) for node, each in replicas.items()))
     [problem] = found.problems({})
     assert (problem.kind, problem.node, problem.shard) == (ProblemKind.REPLICA_FAILED, failed, 1)
-    assert failure in problem.message
+    assert "damaged: rows of the data family cannot be read" in problem.message
     assert found.in_step(SHARD, {}) == 2
 
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 from shoal.errors import ErrorCode
 from shoal.protocol.checksums import ChecksumCursor, ReadChecksum
+from shoal.protocol.failures import ReplicaFailure as ShownFailure
 from shoal.protocol.messages import Failure, Freshness, GetStatus, Put, ReplicaStatus, Rows, Scan, ScanPage, Written
 from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.node.core import Node
@@ -129,7 +130,7 @@ def test_a_failed_replica_is_said_to_be_so_and_serves_no_read_of_any_kind(nodes:
     nodes.ask_and_wait(
         follower, lambda request: ReadChecksum(request, 1, (MicroshardRange(0, 4),), ChecksumCursor(), 4096)
     )
-    assert status(nodes, follower).failure.startswith("damaged: rows of the data family cannot be read")
+    assert str(status(nodes, follower).failure).startswith("damaged: rows of the data family cannot be read")
     for request in (nodes.read(follower, b"k001", freshness=ANY), scan(nodes, follower, ANY)):
         answer = nodes.answer(request)
         assert answer.code == ErrorCode.TOO_STALE
@@ -171,7 +172,7 @@ def test_a_shard_goes_on_without_its_failed_leader_which_applies_nothing_and_doe
     nodes.isolate(nodes.leader)
     nodes.pass_time(10_000)
     assert not failed.group.is_leader
-    assert status(nodes, old).failure == f"{kind.value}: a test"
+    assert status(nodes, old).failure == ShownFailure(kind.value, "a test", applied)
 
 
 @pytest.mark.parametrize("kind", [FailureKind.DAMAGED, FailureKind.DIVERGED])

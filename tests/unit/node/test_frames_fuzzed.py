@@ -87,7 +87,7 @@ class Process:
             bodies = self._reader.feed(self.served.recv(65536))
         [answer] = answer_decoder.decode(bodies[0])
         assert isinstance(answer, StatusReply)
-        assert [(each.shard, each.role, each.failure) for each in answer.replicas] == [(1, "leader", "")]
+        assert [(each.shard, each.role, each.failure) for each in answer.replicas] == [(1, "leader", None)]
         assert self.process.poll() is None
 
     def say(self, *pieces: bytes) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from shoal.protocol.bounds import MAX_TERM
+from shoal.protocol.failures import FailureKind
 from shoal.protocol.frames import HEADER_BYTES, encode_frame
 from shoal.protocol.messages import GetStatus, Put, Written
 from shoal_server.node.peer_frames import peer_decoder
@@ -94,4 +95,5 @@ def test_a_group_without_terms_says_what_to_do(nodes: Any) -> None:
     assert "group_out_of_terms" in [line["event"] for line in logs]
     for name in NODES:
         [replica] = nodes.ask_and_wait(name, GetStatus).replicas
-        assert "last term" in replica.failure
+        assert replica.failure.kind == FailureKind.OUT_OF_TERMS
+        assert "last term" in replica.failure.reason

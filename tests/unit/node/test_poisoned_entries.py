@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from shoal.protocol.failures import FailureKind as ShownKind
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     STRONG,
@@ -111,7 +112,8 @@ def test_only_the_shard_of_an_entry_that_cannot_be_applied_stops(make_nodes: Any
         assert nodes.nodes[name].replicas[1].machine.state.index == index - 1
         shown = next(each.failure for each in status_of(nodes, name).replicas if each.shard == 1)
         [entry] = nodes.nodes[name].replicas[1].group.log.entries(index, index + 1, 1)
-        assert f"entry {index} (term {entry.term}, checksum {entry.checksum:08x}" in shown
+        assert (shown.kind, shown.index, shown.term, shown.checksum) == ("stuck", index, entry.term, entry.checksum)
+        assert f"entry {index} (term {entry.term}, checksum {entry.checksum:08x}" in shown.reason
     assert isinstance(second.put(b"served"), Written)
     nodes.pass_time(2000)
     refused = nodes.ask_and_wait("n1", lambda request: Read(request, 1, 1, 1000, [key_of(nodes, 1)], STRONG))
@@ -171,3 +173,7 @@ def test_what_stands_before_a_poisoned_entry_in_the_same_turn_is_applied(make_no
     key = key_of(nodes, 1)
     microshard = nodes.shard_map.keyspaces[0].microshard_of(key)
     assert machine.read([key], [microshard], 0)[0] == [b"4"]
+
+
+def test_every_kind_of_failure_has_a_name_on_the_wire() -> None:
+    assert {kind.value for kind in FailureKind} <= set(ShownKind)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from shoal.protocol.comparison import ComparisonStatus, Divergence
+from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import RelocationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
@@ -103,7 +104,7 @@ def test_replicas_that_differ_are_critical_and_the_advice_is_to_look_which_are_r
 
 @pytest.mark.parametrize("kind", ["damaged", "diverged", "stuck"])
 def test_a_failed_replica_is_named_with_its_node_and_shard_and_what_to_do(kind: str):
-    failed = replica("voter", failure=f"{kind}: at log index 9")
+    failed = replica("voter", failure=ReplicaFailure(kind, "at log index 9"))
     finding = only(facts(status("n2", replicas=(failed,))))
     assert (finding.severity, finding.code, finding.node, finding.shard) == (
         Severity.WARNING,
@@ -116,7 +117,7 @@ def test_a_failed_replica_is_named_with_its_node_and_shard_and_what_to_do(kind: 
 
 
 def test_a_failed_replica_of_a_shard_that_nobody_leads_is_critical():
-    failed = replica("voter", failure="damaged: rows cannot be read")
+    failed = replica("voter", failure=ReplicaFailure(FailureKind.DAMAGED, "rows cannot be read"))
     found = {finding.code: finding for finding in judge(facts(status("n1", replicas=(failed,))))}
     assert found["replica_failed"].severity is Severity.CRITICAL
     assert "nothing to rebuild it from" in found["replica_failed"].advice
