@@ -18,7 +18,7 @@ help:
 	@echo "make test    every check and every test"
 	@echo "make bench   Shoal beside etcd and Redis, a thousand idle groups, failovers, operations under load, what metrics and gRPC cost"
 	@echo "make chaos   every chaos scenario for CHAOS_DURATION (8s), ten minutes in all, and a page about them in chaos-runs/"
-	@echo "make soak    simulate new seeds for SEED_MINUTES (60), then workloads under faults for HISTORY_MINUTES (30)"
+	@echo "make soak    many fixed seeds, and how many find each planted bug; new seeds for SEED_MINUTES (60), then workloads under faults for HISTORY_MINUTES (30)"
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Shoal needs Python 3.11 or newer with venv and ensurepip (Debian: python3-venv)" >&2; exit 1; }
@@ -54,6 +54,7 @@ bench: $(READY)
 	$(BIN)/python bench/grpc_stream.py
 
 soak: $(READY)
+	$(BIN)/python -m pytest tests/simulation -m soak -rP --numprocesses 2
 	$(BIN)/python -m shoal_chaos.simulation --mix each --minutes $(SEED_MINUTES)
 	$(BIN)/python -m shoal_chaos.control_simulation --minutes $(SEED_MINUTES)
 	$(BIN)/python -m shoal_chaos.workloads --minutes $(HISTORY_MINUTES)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import pytest
 from shoal_chaos.simulation.logs import logging_from
+
+PLANTING_ERRORS = (TypeError, AttributeError, NameError)
+COUNTED_SEEDS = 12
+"""How many seeds `make soak` tries, to see how many of them find a bug."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -15,18 +20,55 @@ def quiet_nodes() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def must_be_found() -> Callable[[Callable[[int], object], Sequence[int]], None]:
-    """Run seeds until one fails, as a planted bug makes it; an error of the planting itself is none of the bug's."""
+class MustBeFound(Protocol):
+    """See the fixture `must_be_found`."""
 
-    def search(run: Callable[[int], object], seeds: Sequence[int]) -> None:
+    def __call__(
+        self,
+        run: Callable[[int], object],
+        seeds: Sequence[int],
+        *,
+        sign: type[Exception] = Exception,
+        planting: tuple[type[Exception], ...] = PLANTING_ERRORS,
+    ) -> None:
+        """
+        Args:
+            seeds: the first one is known to find it.
+            sign: what a run ends with that finds it.
+            planting: what shows that the bug is not planted any more.
+        """
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("once", marks=pytest.mark.timeout(300)),
+        pytest.param("counted", marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ]
+)
+def must_be_found(request: pytest.FixtureRequest) -> MustBeFound:
+    """Run seeds until one fails, as a planted bug makes it; in `make soak` some in any case, to count those that do."""
+    count: bool = request.param == "counted"
+
+    def search(
+        run: Callable[[int], object],
+        seeds: Sequence[int],
+        *,
+        sign: type[Exception] = Exception,
+        planting: tuple[type[Exception], ...] = PLANTING_ERRORS,
+    ) -> None:
+        found: list[int] = []
+        tried = 0
         for seed in seeds:
+            if found and (not count or tried >= COUNTED_SEEDS):
+                break
+            tried += 1
             try:
                 run(seed)
-            except (TypeError, AttributeError, NameError) as error:
+            except planting as error:
                 pytest.fail(f"the bug is not planted any more: {error!r}")
-            except Exception:
-                return
-        pytest.fail(f"{len(seeds)} seeds did not find it")
+            except sign:
+                found.append(seed)
+        print(f"found by {len(found)} of {tried} seeds: {found}")
+        assert found, f"{tried} seeds did not find it"
 
     return search

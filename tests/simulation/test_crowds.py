@@ -13,6 +13,8 @@ from shoal_server.node.waiting import QueuedCommand
 from shoal_server.shard.commands import OpenSessionCommand
 from shoal_server.shard.sessions import Judgement, SessionTable
 
+from .conftest import MustBeFound
+
 SEEDS = 30
 FAULT_SECONDS = 5
 
@@ -78,12 +80,11 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
 ]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
-    must_be_found: Callable[[Callable[[int], object], Sequence[int]], None],
+    must_be_found: MustBeFound,
 ) -> None:
     bug(monkeypatch)
     must_be_found(lambda seed: simulate_crowds(seed, fault_seconds=FAULT_SECONDS), range(SEEDS))

@@ -5,7 +5,7 @@ Each planted bug is what this is for; what is found of each is in docs/simulatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ from shoal_server.storage.damaged_meta import LOADERS
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import group_key
 from shoal_server.storage.memory import _Damage
+
+from .conftest import MustBeFound
 
 SEEDS = 20
 
@@ -161,12 +163,11 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[type[Faults], int]] = {
 """The faults that a bug needs, and for how many seconds, where damaged rows seldom bring it out."""
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
-    must_be_found: Callable[[Callable[[int], object], Sequence[int]], None],
+    must_be_found: MustBeFound,
 ) -> None:
     bug(monkeypatch)
     faults, seconds = FAULTS.get(bug, (DamagedRows, 10))

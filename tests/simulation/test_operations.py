@@ -25,6 +25,8 @@ from shoal_shardmanager.state import ClusterState, with_shards, without_replica
 from shoal_shardmanager.store import Store
 from shoal_shardmanager.view import Leading
 
+from .conftest import MustBeFound
+
 SEEDS = range(24)
 PLANTED_SEEDS = range(106, 136)
 
@@ -152,15 +154,9 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], Focus] = {
 """What is planted, and what the runs that are to find it are about."""
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_of_the_controller_is_found(
-    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
 ) -> None:
     bug(monkeypatch)
-    for seed in PLANTED_SEEDS:
-        try:
-            simulate(seed, settles=False, focus=BUGS[bug])
-        except Violation:
-            return
-    pytest.fail(f"{len(PLANTED_SEEDS)} seeds did not find it")
+    must_be_found(lambda seed: simulate(seed, settles=False, focus=BUGS[bug]), PLANTED_SEEDS, sign=Violation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
 import msgspec
@@ -33,6 +33,8 @@ from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.sessions import Judgement, Opened, SessionTable, Verdict
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
+
+from .conftest import MustBeFound
 
 SEEDS = 60
 
@@ -305,12 +307,11 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
 """The faults that a bug needs, where those of any run seldom bring it out."""
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
-    must_be_found: Callable[[Callable[[int], object], Sequence[int]], None],
+    must_be_found: MustBeFound,
 ) -> None:
     bug(monkeypatch)
     first = FIRST_SEED.get(bug, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 from shoal_chaos.simulation.run import simulate
@@ -11,6 +11,8 @@ from shoal_server.node import core
 from shoal_server.raft.group import Group
 from shoal_server.raft.membership import MembershipHistory
 from shoal_server.raft.messages import SnapshotHeader
+
+from .conftest import MustBeFound
 
 SEEDS = 60
 
@@ -89,12 +91,11 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[StalledLinks]] = {
 """The faults that a bug needs, where those of any run of the mix seldom bring it out."""
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
-    must_be_found: Callable[[Callable[[int], object], Sequence[int]], None],
+    must_be_found: MustBeFound,
 ) -> None:
     bug(monkeypatch)
     first = FIRST_SEED.get(bug, 0)

@@ -24,6 +24,8 @@ from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_suffix
 from shoal_server.storage.layout import DATA_PREFIX_BYTES, prefix_end
 
+from .conftest import PLANTING_ERRORS, MustBeFound
+
 SEEDS = 40
 RANGE_CLIENTS = 4
 
@@ -154,21 +156,14 @@ FIRST_SEED = {compare_ranges_in_what_is_left: 1}
 """Where the search begins for a bug that was found late the last time."""
 
 
-def finds(seed: int, make_faults: type[Faults] = Resharding) -> str:
-    """Return what a run finds, in words; "": nothing."""
-    try:
-        simulate(seed, fault_seconds=8, make_faults=make_faults, range_clients=RANGE_CLIENTS)
-    except (TypeError, AttributeError, NameError, KeyError) as error:
-        pytest.fail(f"the bug is not planted any more: {error!r}")
-    except Exception as error:
-        return str(error) or repr(error)
-    return ""
-
-
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_found(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
+) -> None:
     bug(monkeypatch)
-    first = FIRST_SEED.get(bug, 0)
-    if not any(finds(seed, FAULTS.get(bug, Resharding)) for seed in (*range(first, SEEDS), *range(first))):
-        pytest.fail(f"{SEEDS} seeds did not find it")
+    first, faults = FIRST_SEED.get(bug, 0), FAULTS.get(bug, Resharding)
+    must_be_found(
+        lambda seed: simulate(seed, fault_seconds=8, make_faults=faults, range_clients=RANGE_CLIENTS),
+        (*range(first, SEEDS), *range(first)),
+        planting=(*PLANTING_ERRORS, KeyError),
+    )

@@ -10,12 +10,18 @@ import pytest
 from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_chaos.simulation.run import simulate
 
-SEEDS = range(120)
+FEW, MANY = range(40), range(40, 160)
 
 
-@pytest.mark.timeout(800)
-def test_no_seed_breaks_an_invariant_or_fails_to_recover() -> None:
-    failures = [ended.failure for ended in run_seeds(simulate, SEEDS) if ended.failure]
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(FEW, marks=pytest.mark.timeout(600)),
+        pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_no_seed_breaks_an_invariant_or_fails_to_recover(seeds: range) -> None:
+    failures = [ended.failure for ended in run_seeds(simulate, seeds) if ended.failure]
     assert not failures, "\n".join(failures)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from shoal_chaos.simulation.cluster import Cluster
+from shoal_chaos.simulation.faults import Faults
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.run import simulate
 from shoal_chaos.simulation.silent_changes import SilentChanges
@@ -20,6 +21,8 @@ from shoal_server.shard.commands import DigestCursor
 from shoal_server.shard.machine import Outcome, ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Engine
+
+from .conftest import MustBeFound
 
 SEEDS = 40
 
@@ -118,22 +121,10 @@ FALSE_ALARMS = [apply_on_before_the_digest, compare_where_rows_lie]
 """Bugs by which replicas that are the same are found to differ: any faults bring them out."""
 
 
-def found_by(seed: int, bug: Callable[[pytest.MonkeyPatch], None]) -> bool:
-    """Say whether a seed finds a bug that is planted."""
-    try:
-        if bug in BUGS:
-            simulate(seed, make_faults=silent_changes([]))
-        else:
-            simulate(seed)
-    except Violation:
-        return True
-    except Exception as error:
-        pytest.fail(f"the bug is not planted any more: {error!r}")
-    return False
-
-
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS + FALSE_ALARMS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_found(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
+) -> None:
     bug(monkeypatch)
-    assert any(found_by(seed, bug) for seed in range(SEEDS)), f"{SEEDS} seeds did not find it"
+    make_faults = silent_changes([]) if bug in BUGS else Faults
+    must_be_found(lambda seed: simulate(seed, make_faults=make_faults), range(SEEDS), sign=Violation)

@@ -23,6 +23,8 @@ from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.wall_clock import MILLISECOND, WallClock
 
+from .conftest import MustBeFound
+
 SEEDS = 30
 
 
@@ -110,14 +112,12 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
 }
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_found(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_found(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
+) -> None:
     bug(monkeypatch)
-    for seed in range(SEEDS):
-        try:
-            seconds = COLD_START_SECONDS if BUGS[bug] is ColdStart else 12
-            simulate(seed, fault_seconds=seconds, make_faults=BUGS[bug])
-        except Violation:
-            return
-    pytest.fail(f"{SEEDS} seeds did not find it")
+    seconds = COLD_START_SECONDS if BUGS[bug] is ColdStart else 12
+    must_be_found(
+        lambda seed: simulate(seed, fault_seconds=seconds, make_faults=BUGS[bug]), range(SEEDS), sign=Violation
+    )
