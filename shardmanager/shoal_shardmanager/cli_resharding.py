@@ -1,4 +1,4 @@
-"""`shoal split`, `merge` and `move-microshards`."""
+"""`shoal split`, `merge`, `move-microshards` and `settle`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("split")(split)
     app.command("merge")(merge)
     app.command("move-microshards")(move_microshards)
+    app.command("settle")(settle)
 
 
 def split(
@@ -103,6 +104,25 @@ def move_microshards(
     """Move microshards from one shard to another, live, wherever the replicas of both are."""
     order = pb.MoveMicroshards(source=source, target=target, ranges=parse_microshards(microshards))
     request = pb.StartRequest(move_microshards=order)
+    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+
+
+def settle(
+    shard: ShardArgument,
+    managers: ManagersOption = None,
+    config: ConfigOption = None,
+    plan: PlanOption = False,
+    detach: DetachOption = False,
+    if_version: VersionOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle what was begun on a shard without the shard manager, as `shoal doctor` finds it.
+
+    A relocation is undone, or finished where its source has parted with the microshards already; a new shard that a split
+    has made comes into the map.
+    """
+    request = pb.StartRequest(settle=pb.Settle(shard=shard))
     run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 

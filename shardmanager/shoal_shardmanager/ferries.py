@@ -61,8 +61,14 @@ class Ferries:
         for operation in kept:
             task = self._tasks.get(operation)
             if task is None or task.done():
-                work = _relocation(self._term.state.operations[operation])
-                ferry = Ferry(operation, work, self, lambda: self._term.state.settings.relocation_bytes_per_second)
+                row = self._term.state.operations[operation]
+                ferry = Ferry(
+                    operation,
+                    _relocation(row),
+                    self,
+                    lambda: self._term.state.settings.relocation_bytes_per_second,
+                    row.relocation,
+                )
                 self._ferries[operation] = ferry
                 self._tasks[operation] = asyncio.create_task(self._run(operation, ferry), name=f"ferry {operation}")
 

@@ -112,10 +112,22 @@ class CannotSeal(Exception):
 class Ferry:
     """One relocation's rows, on their way. `carried` says how far it is."""
 
-    def __init__(self, operation: int, work: Relocation, harbour: Harbour, bytes_per_second: Callable[[], int]) -> None:
-        """`bytes_per_second` is asked before every page; 0: no limit."""
+    def __init__(
+        self,
+        operation: int,
+        work: Relocation,
+        harbour: Harbour,
+        bytes_per_second: Callable[[], int],
+        relocation: int = 0,
+    ) -> None:
+        """
+        Args:
+            bytes_per_second: is asked before every page; 0: no limit.
+            relocation: the number under which the shards know it; 0: the operation's.
+        """
         self.carried = Carried("begins")
         self._operation = operation
+        self._relocation = relocation or operation
         self._work = work
         self._harbour = harbour
         self._bytes_per_second = bytes_per_second
@@ -138,27 +150,27 @@ class Ferry:
             await self._harbour.rest(pause)
 
     async def _trip(self) -> None:
-        work, operation = self._work, self._operation
+        work, operation, relocation = self._work, self._operation, self._relocation
         async with (
             _closing(await self._harbour.connect(work.source)) as source,
             _closing(await self._harbour.connect(work.target)) as target,
         ):
             giving, taking = await source.status(), await target.status()
-            if _ended(taking, work.target, operation) is RelocationEnd.ADOPTED:
+            if _ended(taking, work.target, relocation) is RelocationEnd.ADOPTED:
                 await self._harbour.adopted(operation, max(giving.map_version, taking.map_version))
                 return
-            if _sealed(giving, work.source, operation) is None:
-                await target.take_microshards(work.target, operation, work.source, work.ranges)
-                await source.give_microshards(work.source, operation, work.target, work.ranges)
+            if _sealed(giving, work.source, relocation) is None:
+                await target.take_microshards(work.target, relocation, work.source, work.ranges)
+                await source.give_microshards(work.source, relocation, work.target, work.ranges)
                 taking = await target.status()
-            crossing = _Crossing(self, source, target, _incoming(taking, work.target, operation))
+            crossing = _Crossing(self, source, target, _incoming(taking, work.target, relocation))
             self._doing("copying", _bytes_in(giving, work))
             await crossing.copy()
             version = await self._harbour.sealing(operation)
             self._doing("handing over")
-            await source.seal_microshards(work.source, operation, version)
+            await source.seal_microshards(work.source, relocation, version)
             await crossing.finish()
-            await target.adopt_microshards(work.target, operation, version)
+            await target.adopt_microshards(work.target, relocation, version)
             await self._harbour.adopted(operation, version)
 
     # -- what a crossing tells of itself
@@ -181,7 +193,7 @@ class Ferry:
 
     @property
     def relocation(self) -> tuple[int, Relocation]:
-        return self._operation, self._work
+        return self._relocation, self._work
 
 
 class _Crossing:
@@ -215,8 +227,8 @@ class _Crossing:
 
     async def _confirm(self) -> None:
         """Let the source forget what its journal has of what is stored: changes may come for as long as this copies."""
-        operation, work = self._ferry.relocation
-        await self._source.give_microshards(work.source, operation, work.target, work.ranges, self._cursor)
+        relocation, work = self._ferry.relocation
+        await self._source.give_microshards(work.source, relocation, work.target, work.ranges, self._cursor)
 
     async def finish(self) -> None:
         """Copy what is left after the seal."""
@@ -224,13 +236,13 @@ class _Crossing:
             await self._store(await self._read(self._cursor))
 
     async def _read(self, cursor: RelocationCursor) -> MovingRows:
-        operation, work = self._ferry.relocation
-        return await self._source.read_moving(work.source, operation, cursor, max_bytes=PAGE_BYTES)
+        relocation, work = self._ferry.relocation
+        return await self._source.read_moving(work.source, relocation, cursor, max_bytes=PAGE_BYTES)
 
     async def _store(self, page: MovingRows) -> None:
-        operation, work = self._ferry.relocation
+        relocation, work = self._ferry.relocation
         await self._target.store_moved(
-            work.target, operation, self._number, page.cleared, page.rows, page.cursor, self._cursor
+            work.target, relocation, self._number, page.cleared, page.rows, page.cursor, self._cursor
         )
         self._number += 1
         self._cursor = page.cursor

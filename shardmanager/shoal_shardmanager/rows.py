@@ -273,11 +273,15 @@ class SplitShard(msgspec.Struct, frozen=True, tag="split"):
 
 
 class MoveMicroshards(msgspec.Struct, frozen=True, tag="move-microshards"):
-    """Give some of the microshards of shard `source` to shard `target`."""
+    """Give some of the microshards of shard `source` to shard `target`.
+
+    `relocation`: the number under which somebody else has begun it; 0: it is this operation's own.
+    """
 
     source: ShardId
     target: ShardId
     ranges: Ranges
+    relocation: Version = 0
 
 
 class MergeShards(msgspec.Struct, frozen=True, tag="merge"):
@@ -379,6 +383,12 @@ class OperationRow(msgspec.Struct, frozen=True):
     def relocates(self) -> bool:
         """Whether it moves microshards from one shard to another."""
         return isinstance(self.arguments, MoveMicroshards | MergeShards)
+
+    @property
+    def relocation(self) -> int:
+        """The number under which shards know what it moves between them."""
+        adopted = isinstance(self.arguments, MoveMicroshards) and self.arguments.relocation
+        return adopted or self.id
 
     @property
     def node(self) -> str:

@@ -8,11 +8,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import shoal
 from shoal.survey import survey
 from shoal_server.local.layout import free_ports, generated_config
+
+from .managed import ManagedCluster
 
 READY_SECONDS = 20.0
 
@@ -103,6 +106,27 @@ def real_cluster(tmp_path: Path) -> Callable[..., object]:
         try:
             await cluster.start_all()
             await cluster.ready()
+            yield cluster
+        finally:
+            await cluster.stop_all()
+
+    return run
+
+
+@pytest.fixture
+def managed_cluster(tmp_path: Path) -> Callable[..., Any]:
+    """Return a context manager that runs a cluster with managers."""
+
+    @asynccontextmanager
+    async def run(*, nodes: int, managers: int, first_nodes: int = 3) -> AsyncIterator[ManagedCluster]:
+        cluster = ManagedCluster(tmp_path, nodes=nodes, managers=managers, first_nodes=first_nodes)
+        try:
+            for number in range(1, first_nodes + 1):
+                await cluster.start(f"n{number}")
+            for number in range(1, managers + 1):
+                await cluster.start(f"m{number}")
+            async with shoal.AsyncClient(cluster.url, timeout=20.0) as db:
+                await db.put_many({f"key-{number}": f"value-{number}" for number in range(200)})
             yield cluster
         finally:
             await cluster.stop_all()

@@ -48,6 +48,7 @@ LAZY_PARTS = (
             "merge",
             "move",
             "move-microshards",
+            "settle",
             "rebalance",
             "drain",
             "undrain",

@@ -309,7 +309,7 @@ def _microshards(facts: Facts) -> Iterator[Finding]:
             f"the map gives shard {shard.id} {len(missing)} microshards (the first is {min(missing)}) that it does not have by "
             f"its log: their keys can be neither read nor written{where}",
             "if a split or a move is under way, it is over within seconds; else it was made without the shard manager, whose "
-            "map has replaced the nodes': rows are kept, but no command gives them back yet; leave the shards as they are",
+            f"map has replaced the nodes': `shoal settle {shard.id}` has the map follow the shards, which keep their rows",
             shard=shard.id,
         )
 
@@ -326,7 +326,8 @@ def _stray_relocations(facts: Facts) -> Iterator[Finding]:
                 "relocation_without_operation",
                 f"shard {shard.id} takes part in a relocation that no operation of the shard manager is about: it can be "
                 f"neither split, merged nor moved from meanwhile",
-                "if an operation has just begun or ended, look again; else it was begun without the shard manager",
+                "if an operation has just begun or ended, look again; else it was begun without the shard manager: "
+                f"`shoal settle {shard.id}` undoes it, or finishes it where the microshards have changed hands already",
                 shard=shard.id,
             )
 

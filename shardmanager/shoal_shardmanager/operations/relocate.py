@@ -93,18 +93,24 @@ def _undo(row: OperationRow, work: Relocation, view: View) -> Outcome:
         leader = view.leader(shard)
         if leader is None:
             return wait(f"shard {shard} reports no leader")
-        if leader.ended(row.id) is not RelocationEnd.CANCELLED:
-            request = CancelRelocation(leader.node, shard, row.id, row.id)
+        outgoing = leader.replica.outgoing
+        if outgoing is not None and outgoing.relocation == row.relocation and outgoing.sealed:
+            # Somebody else drives it, too: what an operation has begun itself is undone before anybody asks for the seal.
+            reason = f"shard {shard} has parted with the microshards meanwhile: `shoal settle {shard}` finishes it"
+            return end(row, State.FAILED, view.wall_ms, reason)
+        if leader.ended(row.relocation) is not RelocationEnd.CANCELLED:
+            request = CancelRelocation(leader.node, shard, row.relocation, row.id)
             return ask(request, waiting=f"shard {shard} gives the relocation up")
-    return end(row, State.CANCELLED, view.wall_ms, f"{row.undo}; all is as it was before")
+    state = State.CANCELLED if row.cancelled else State.DONE
+    return end(row, state, view.wall_ms, f"{row.undo}; all is as it was before")
 
 
 def _forget(row: OperationRow, work: Relocation, view: View) -> Outcome:
     leader = view.leader(work.source)
     if leader is None:
         return wait(f"shard {work.source} reports no leader")
-    if leader.ended(row.id) is not RelocationEnd.FORGOTTEN:
-        request = Forget(leader.node, work.source, row.id, row.id)
+    if leader.ended(row.relocation) is not RelocationEnd.FORGOTTEN:
+        request = Forget(leader.node, work.source, row.relocation, row.id)
         return ask(request, waiting=f"shard {work.source} deletes what it gave away")
     if isinstance(work, MergeShards):
         return go(row, Step.LINGER, view.wall_ms)

@@ -14,12 +14,14 @@ from shoal_shardmanager.orders.model import (
     Order,
     Refused,
     RestartOrder,
+    SettleOrder,
     SplitOrder,
     Why,
 )
 from shoal_shardmanager.orders.nodes import drain, failover, rebalance, remove_node, undrain
 from shoal_shardmanager.orders.relocations import merge, move_microshards
 from shoal_shardmanager.orders.restarts import rolling_restart
+from shoal_shardmanager.orders.settling import settle
 from shoal_shardmanager.orders.shards import move, transfer
 from shoal_shardmanager.orders.splits import split
 from shoal_shardmanager.rows import Drain, Failover, MoveLeader, MoveReplica, Rebalance, RemoveNode, Undrain
@@ -63,3 +65,5 @@ def check(order: Order, facts: Facts, if_version: int = 0) -> Accepted:
             return merge(order, facts)
         case RestartOrder():
             return rolling_restart(order, facts)
+        case SettleOrder():
+            return settle(order, facts)

@@ -113,6 +113,13 @@ class RestartOrder:
     nodes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SettleOrder:
+    """Undo, finish or take over what was begun on a shard, and no operation is about."""
+
+    shard: int
+
+
 Order = (
     MoveReplica
     | MoveLeader
@@ -128,6 +135,7 @@ Order = (
     | MoveMicroshardsOrder
     | MergeOrder
     | RestartOrder
+    | SettleOrder
 )
 
 

@@ -17,6 +17,7 @@ from shoal_shardmanager.orders import (
     Order,
     Refused,
     RestartOrder,
+    SettleOrder,
     SplitOrder,
     Why,
 )
@@ -78,6 +79,8 @@ def order_of(request: pb.StartRequest) -> Order:
             return MergeOrder(request.merge.target, request.merge.source)
         case "rolling_restart":
             return RestartOrder(tuple(request.rolling_restart.nodes))
+        case "settle":
+            return SettleOrder(request.settle.shard)
         case _:
             raise Refused(Why.WRONG, "the request holds no order that this version knows")
 

@@ -107,6 +107,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("MoveMicroshards", "ranges"): Many(MAX_MICROSHARDS),
     ("Merge", "target"): _SHARD,
     ("Merge", "source"): _SHARD,
+    ("Settle", "shard"): _SHARD,
     ("RollingRestart", "nodes"): Many(MAX_NODES, _NODE),
     ("KeyspaceSettings", "name"): Text(MAX_NAME),
     ("KeyspaceSettings", "microshards"): Number(1, MAX_MICROSHARDS),

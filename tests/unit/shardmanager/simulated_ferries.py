@@ -45,7 +45,7 @@ class SimulatedFerries:
                 self._cluster.memory.carried[operation] = Carried("copying", trouble="a leader is away", attempts=1)
 
     def _go_on(self, row: OperationRow, work: MoveMicroshards | MergeShards, source: Group, target: Group) -> None:
-        cluster, number = self._cluster, row.id
+        cluster, number = self._cluster, row.relocation
         if target.ended.get(number) is RelocationEnd.ADOPTED:
             self._write(row, relocate.adopted(row, work, cluster.state, cluster.view().newest_map(), cluster.now_ms))
             return
@@ -68,7 +68,7 @@ class SimulatedFerries:
             target.incoming, target.ranges = None, with_ranges(target.ranges, work.ranges)
             target.ended[number] = RelocationEnd.ADOPTED
             self._derive(target)
-        cluster.memory.carried[number] = Carried("copying")
+        cluster.memory.carried[row.id] = Carried("copying")
         cluster.event()
 
     def _derive(self, group: Group) -> None:

@@ -275,6 +275,7 @@ def test_microshards_that_the_map_names_and_the_shard_lacks_are_found_and_who_ha
     assert (said.code, said.severity, said.shard) == ("microshards_unserved", Severity.CRITICAL, 1)
     assert "1 microshards (the first is 3)" in said.what
     assert "shard 9 has some of them" in said.what
+    assert "`shoal settle 1`" in said.advice
 
 
 def test_microshards_that_are_on_their_way_are_no_finding():
@@ -289,9 +290,9 @@ def test_microshards_that_are_on_their_way_are_no_finding():
 
 def test_a_relocation_that_no_operation_drives_is_found():
     stray = RelocationStatus(7, 2, (MicroshardRange(3, 4),))
-    assert (
-        only(facts(status("n1", replicas=(replica("leader", outgoing=stray),)))).code == "relocation_without_operation"
-    )
+    said = only(facts(status("n1", replicas=(replica("leader", outgoing=stray),))))
+    assert said.code == "relocation_without_operation"
+    assert "`shoal settle 1`" in said.advice
     not_asked = msgspec.structs.replace(CONTROL, asked=False)
     found = codes(facts(status("n1", replicas=(replica("leader", outgoing=stray),)), control=not_asked))
     assert "relocation_without_operation" not in found

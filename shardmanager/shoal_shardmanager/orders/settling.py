@@ -1,0 +1,140 @@
+"""The order to settle what was begun on a shard without the managers: by hand, or under managers that were lost.
+
+The shards' logs decide what a shard has, so the map follows them. A relocation before the seal is undone, since nobody
+knows whether it was wanted; from the seal on it can only be finished. What both shards are done with, and what a split has
+made, is taken into the map. Nothing here says anything about a shard that an operation is on.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.shardmap import Ranges, Shard, microshards_in, ranges_of, without_ranges
+
+from shoal_shardmanager.orders.common import accept, check_idle, described_ranges, known_leader, known_shard
+from shoal_shardmanager.orders.model import Accepted, Facts, Refused, SettleOrder, Why
+from shoal_shardmanager.rows import MoveMicroshards, SplitShard, Step
+from shoal_shardmanager.state import with_relocated
+from shoal_shardmanager.view import Leading
+
+_UNDO = "it was begun without the shard manager"
+
+
+def settle(order: SettleOrder, facts: Facts) -> Accepted:
+    shard = known_shard(facts.state, order.shard)
+    check_idle(facts.state, shard.id)
+    replica = known_leader(facts, shard.id).replica
+    if replica.outgoing is not None:
+        return _relocation(shard.id, replica.outgoing.other, replica.outgoing, facts)
+    if replica.incoming is not None:
+        return _relocation(replica.incoming.other, shard.id, replica.incoming, facts)
+    missing = without_ranges(shard.ranges, replica.ranges)
+    if not missing:
+        raise Refused(
+            Why.NOT_FOUND,
+            f"there is nothing to settle: shard {shard.id} takes part in no relocation, and has by its log what the map "
+            "gives it",
+        )
+    return _taken_over(shard, missing, facts)
+
+
+# -- a relocation that one of its shards is in
+
+
+def _relocation(source_id: int, target_id: int, stray: RelocationStatus, facts: Facts) -> Accepted:
+    source, target = known_shard(facts.state, source_id), known_shard(facts.state, target_id)
+    for shard in (source, target):
+        check_idle(facts.state, shard.id)
+    giving, taking = known_leader(facts, source.id), known_leader(facts, target.id)
+    number = stray.relocation
+    work = MoveMicroshards(source.id, target.id, stray.ranges, number)
+    outgoing = giving.replica.outgoing
+    sealed = outgoing is not None and outgoing.relocation == number and outgoing.sealed
+    if not sealed and giving.ended(number) is not RelocationEnd.FORGOTTEN:
+        return _undoing(work, facts)
+    if not _can_be_finished(number, taking, sealed=sealed):
+        raise Refused(
+            Why.REFUSED,
+            f"shard {source.id} has parted with microshards {described_ranges(stray.ranges)}, and shard {target.id} can get "
+            "them no more: no step gives them back; keep both shards as they are, and report it",
+        )
+    steps = (
+        f"what shard {target.id} lacks of microshards {described_ranges(stray.ranges)} is copied from shard {source.id}, and "
+        f"shard {target.id} serves them",
+        "every node hears of it",
+        f"shard {source.id} deletes their rows",
+    )
+    return accept(facts, work, Step.SEAL, steps=steps)
+
+
+def _can_be_finished(number: int, taking: Leading, *, sealed: bool) -> bool:
+    """Say whether the target has the microshards, or can get what it lacks of them."""
+    incoming = taking.replica.incoming
+    begun = incoming is not None and incoming.relocation == number
+    return (begun and sealed) or taking.ended(number) is RelocationEnd.ADOPTED
+
+
+def _undoing(work: MoveMicroshards, facts: Facts) -> Accepted:
+    steps = (
+        f"shard {work.source} gives relocation {work.relocation} up: it still has microshards {described_ranges(work.ranges)}",
+        f"shard {work.target} gives it up, and deletes what was copied",
+    )
+    accepted = accept(facts, work, Step.UNDO, steps=steps)
+    row = replace(accepted.operation, undo=_UNDO)
+    changes = tuple(row if change is accepted.operation else change for change in accepted.changes)
+    return Accepted(row, changes, steps)
+
+
+# -- what a shard has given away, and the map does not know of
+
+
+def _taken_over(shard: Shard, missing: Ranges, facts: Facts) -> Accepted:
+    lacking = known_leader(facts, shard.id)
+    for other_id, holder in sorted(facts.view.leaders().items()):
+        held = set(microshards_in(holder.replica.ranges)) & set(microshards_in(missing))
+        if not held or other_id == shard.id:
+            continue
+        other = facts.state.shard(other_id)
+        if other is None:
+            return _new_shard(shard, other_id, held, holder, facts)
+        number = _done_between(lacking, holder)
+        if other.keyspace == shard.keyspace and number:
+            check_idle(facts.state, other_id)
+            return _moved(MoveMicroshards(shard.id, other_id, ranges_of(held), number), facts)
+    raise Refused(
+        Why.REFUSED,
+        f"shard {shard.id} lacks microshards {described_ranges(missing)} by its log, and no leader that the managers "
+        "hear of has them from it: `shoal doctor` says whom they do not hear",
+    )
+
+
+def _done_between(source: Leading, target: Leading) -> int:
+    """Return the last relocation from one shard to the other that both are done with; 0: there is none."""
+    adopted = [one.relocation for one in target.replica.relocations_ended if one.end == RelocationEnd.ADOPTED]
+    return next((number for number in reversed(adopted) if source.ended(number) is RelocationEnd.FORGOTTEN), 0)
+
+
+def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
+    shard_map = with_relocated(facts.state.map, work.source, work.target, work.ranges, facts.view.newest_map())
+    steps = (
+        f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
+    )
+    return accept(facts, work, Step.FORGET, shard_map, steps=steps, version=shard_map.version)
+
+
+def _new_shard(shard: Shard, child: int, held: set[int], holder: Leading, facts: Facts) -> Accepted:
+    ranges, counters = ranges_of(held), facts.state.counters
+    members = set(holder.members) == set(known_leader(facts, shard.id).members)
+    if child in counters.dropped or held != set(microshards_in(holder.replica.ranges)) or not members:
+        raise Refused(
+            Why.REFUSED,
+            f"shard {child}, which the map does not name, has microshards {described_ranges(ranges)} of shard {shard.id}, but "
+            "it is not the one that was split off: it has others as well, other replicas, or was dropped",
+        )
+    steps = (
+        f"shard {child}, with microshards {described_ranges(ranges)}, comes into the map as split off shard {shard.id}",
+        "every node hears of it",
+    )
+    work = SplitShard(shard.id, child, ranges)
+    grown = replace(counters, next_shard=max(counters.next_shard, child + 1))
+    return accept(facts, work, Step.SPLIT, steps=steps, counters=grown)

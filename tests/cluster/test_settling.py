@@ -1,0 +1,153 @@
+"""What was begun on shards without the shard manager is found by `shoal doctor`, and `shoal settle` undoes or finishes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import shoal
+from shoal.admin import AdminConnection
+from shoal.protocol.relocation import RelocationCursor
+from shoal.shardmap import MicroshardRange, Ranges, Routes, Shard
+
+from .managed import ManagedCluster
+
+ROWS = {f"key-{number}".encode(): f"value-{number}".encode() for number in range(200)}
+RELOCATION = 900
+
+
+class ByHand:
+    """What somebody sends to the shards' leaders, past the managers."""
+
+    def __init__(self, cluster: ManagedCluster) -> None:
+        self._cluster = cluster
+
+    async def leader(self, shard: int) -> AdminConnection:
+        for port in self._cluster.ports[: self._cluster.first_nodes]:
+            connection = await AdminConnection.open(f"127.0.0.1:{port}")
+            for replica in (await connection.status()).replicas:
+                if replica.shard == shard and replica.role == "leader":
+                    return connection
+            connection.close()
+        pytest.fail(f"nobody leads shard {shard}")
+
+    async def shard(self, shard: int) -> Shard:
+        async with await self.leader(shard) as connection:
+            return Routes(await connection.shard_map()).shards[shard]
+
+    async def begin(self, source: int, target: int, number: int, ranges: Ranges) -> None:
+        async with await self.leader(source) as giving, await self.leader(target) as taking:
+            await taking.take_microshards(target, number, source, ranges)
+            await giving.give_microshards(source, number, target, ranges)
+
+    async def copy_and_seal(self, source: int, target: int, number: int) -> int:
+        """Copy all rows, then seal; return the version that nodes were told."""
+        async with await self.leader(source) as giving, await self.leader(target) as taking:
+            page = await giving.read_moving(source, number, RelocationCursor(), max_bytes=1 << 20)
+            await taking.store_moved(target, number, 1, page.cleared, page.rows, page.cursor, RelocationCursor())
+            version = (await giving.shard_map()).version + 1
+            await giving.seal_microshards(source, number, version)
+            return version
+
+    async def finish(self, source: int, target: int, number: int, version: int) -> None:
+        async with await self.leader(source) as giving, await self.leader(target) as taking:
+            incoming = next(one.incoming for one in (await taking.status()).replicas if one.shard == target)
+            assert incoming is not None
+            cursor, page_number = incoming.cursor, incoming.number
+            while not cursor.complete:
+                page = await giving.read_moving(source, number, cursor, max_bytes=1 << 20)
+                await taking.store_moved(target, number, page_number, page.cleared, page.rows, page.cursor, cursor)
+                cursor, page_number = page.cursor, page_number + 1
+            await taking.adopt_microshards(target, number, version)
+            await giving.forget_moved(source, number)
+
+    async def split(self, shard: int, child: int) -> None:
+        async with await self.leader(shard) as leader:
+            known = Routes(await leader.shard_map())
+            parent = known.shards[shard]
+            taken = (MicroshardRange(parent.ranges[0].end - 1, parent.ranges[0].end),)
+            made = Shard(child, parent.keyspace, taken, parent.voters)
+            await leader.split_shard(shard, made, known.map.version + 1)
+
+
+async def until_found(cluster: ManagedCluster, code: str, shard: int) -> None:
+    """Wait until the doctor has this finding of the shard, whose advice names the command."""
+
+    async def found() -> bool:
+        _, text = await doctor(cluster)
+        findings = json.loads(text)["findings"]
+        return any(
+            (finding["code"], finding["shard"]) == (code, shard) and f"`shoal settle {shard}`" in finding["advice"]
+            for finding in findings
+        )
+
+    await cluster.wait_for(found)
+
+
+async def doctor(cluster: ManagedCluster) -> tuple[int, str]:
+    """Return the doctor's exit code and report."""
+    return await cluster.run_printing("doctor", "--json")
+
+
+async def until_well(cluster: ManagedCluster) -> None:
+    async def well() -> bool:
+        return (await doctor(cluster))[0] == 0
+
+    await cluster.wait_for(well)
+
+
+async def every_row_is_there(cluster: ManagedCluster) -> None:
+    async with shoal.AsyncClient(cluster.url, timeout=20.0) as db:
+        values = await db.get_many(list(ROWS))
+        assert dict(zip(ROWS, values, strict=True)) == ROWS
+        await db.put_many(ROWS)
+
+
+async def test_a_relocation_that_no_operation_drives_is_undone_or_finished(managed_cluster: Callable[..., Any]) -> None:
+    async with managed_cluster(nodes=3, managers=1) as cluster:
+        hand = ByHand(cluster)
+        span = (await hand.shard(1)).ranges[0]
+        first, second = MicroshardRange(span.first, span.first + 1), MicroshardRange(span.first + 1, span.first + 2)
+
+        await hand.begin(1, 2, RELOCATION, (first,))
+        await until_found(cluster, "relocation_without_operation", 1)
+        code, said = await cluster.run("settle", "1", "--plan")
+        assert (code, f"shard 1 gives relocation {RELOCATION} up" in said) == (0, True)
+        undone = await cluster.done("settle", "2")
+        assert "all is as it was before" in undone["reason"]
+        assert (await hand.shard(1)).ranges == (span,)
+        await until_well(cluster)
+        await every_row_is_there(cluster)
+
+        await hand.begin(1, 2, RELOCATION + 1, (first,))
+        await hand.copy_and_seal(1, 2, RELOCATION + 1)
+        await until_found(cluster, "relocation_without_operation", 2)
+        await cluster.done("settle", "1")
+        await until_well(cluster)
+        await every_row_is_there(cluster)
+
+        await hand.begin(1, 2, RELOCATION + 2, (second,))
+        version = await hand.copy_and_seal(1, 2, RELOCATION + 2)
+        await hand.finish(1, 2, RELOCATION + 2, version)
+        await until_found(cluster, "microshards_unserved", 1)
+        await cluster.done("settle", "1")
+        await until_well(cluster)
+        await every_row_is_there(cluster)
+        assert (await cluster.shards())[1]["microshards"] == f"{span.first + 2}-{span.end - 1}"
+        assert (await cluster.run("settle", "1"))[0] == 3, "there is nothing left to settle"
+
+
+async def test_a_shard_that_was_split_off_without_the_managers_comes_into_their_map(
+    managed_cluster: Callable[..., Any],
+) -> None:
+    async with managed_cluster(nodes=3, managers=1) as cluster:
+        await ByHand(cluster).split(3, 50)
+        await until_found(cluster, "microshards_unserved", 3)
+        await cluster.done("settle", "3")
+        assert sorted(await cluster.shards()) == [1, 2, 3, 4, 50]
+        await until_well(cluster)
+        await every_row_is_there(cluster)
+        await cluster.done("split", "3")
+        assert sorted(await cluster.shards()) == [1, 2, 3, 4, 50, 51], "no number is given twice"

@@ -1,0 +1,160 @@
+"""What was begun on a shard without the managers is undone, finished or taken into the map, as the shards' logs say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.shardmap import MicroshardRange, with_ranges, without_ranges
+from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SettleOrder, SplitOrder, Why
+from shoal_shardmanager.rows import State
+
+from .simulated import Group
+
+STRAY = 900
+MOVING = (MicroshardRange(0, 1),)
+
+
+def begin(cluster: Any, *, sealed: bool = False) -> None:
+    """Shard 1 gives microshards to shard 2 in a relocation that somebody has begun by hand."""
+    source, target = cluster.groups[1], cluster.groups[2]
+    source.outgoing = RelocationStatus(STRAY, 2, MOVING, sealed=sealed)
+    target.incoming = RelocationStatus(STRAY, 1, MOVING)
+    if sealed:
+        source.ranges = without_ranges(source.ranges, MOVING)
+        cluster.ferries._derive(source)
+
+
+def adopt(cluster: Any) -> None:
+    target = cluster.groups[2]
+    target.incoming, target.ranges = None, with_ranges(target.ranges, MOVING)
+    target.ended[STRAY] = RelocationEnd.ADOPTED
+    cluster.ferries._derive(target)
+
+
+@pytest.mark.parametrize("shard", [1, 2])
+def test_what_is_not_sealed_is_undone_from_either_side(simulated: Any, shard: int) -> None:
+    cluster = simulated()
+    begin(cluster)
+    cluster.run(5)
+    row = cluster.run_to_end(cluster.order(SettleOrder(shard)))
+    assert (row.state, row.reason) == (
+        State.DONE,
+        "it was begun without the shard manager; all is as it was before",
+    )
+    assert {group.ended[STRAY] for group in (cluster.groups[1], cluster.groups[2])} == {RelocationEnd.CANCELLED}
+    cluster.settled()
+
+
+@pytest.mark.parametrize("shard", [1, 2])
+def test_what_is_sealed_is_finished_and_the_map_follows(simulated: Any, shard: int) -> None:
+    cluster = simulated()
+    begin(cluster, sealed=True)
+    cluster.run(5)
+    assert cluster.run_to_end(cluster.order(SettleOrder(shard))).state is State.DONE
+    assert cluster.groups[2].ended[STRAY] is RelocationEnd.ADOPTED
+    assert cluster.groups[1].ended[STRAY] is RelocationEnd.FORGOTTEN
+    cluster.settled()
+
+
+def test_what_is_adopted_already_is_forgotten_and_the_map_follows(simulated: Any) -> None:
+    cluster = simulated()
+    begin(cluster, sealed=True)
+    adopt(cluster)
+    cluster.run(5)
+    assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
+    cluster.settled()
+
+
+def test_the_map_follows_what_both_shards_are_done_with(simulated: Any) -> None:
+    cluster = simulated()
+    begin(cluster, sealed=True)
+    adopt(cluster)
+    cluster.ferries.forget(cluster.groups[1], STRAY)
+    cluster.run(5)
+    assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
+    cluster.settled()
+
+
+@pytest.mark.parametrize("event", range(1, 12))
+def test_another_manager_takes_over_at_any_event(simulated: Any, event: int) -> None:
+    cluster = simulated()
+    begin(cluster, sealed=True)
+    cluster.run(5)
+    operation = cluster.order(SettleOrder(1))
+    cluster.crash_at = cluster.events + event
+    assert cluster.run_to_end(operation).state is State.DONE
+    cluster.settled()
+
+
+def test_what_the_target_has_given_up_after_the_seal_is_left_alone(simulated: Any) -> None:
+    cluster = simulated()
+    begin(cluster, sealed=True)
+    cluster.groups[2].incoming = None
+    cluster.groups[2].ended[STRAY] = RelocationEnd.CANCELLED
+    cluster.run(5)
+    with pytest.raises(Refused, match="keep both shards as they are"):
+        cluster.order(SettleOrder(1))
+
+
+def test_what_is_sealed_while_it_is_undone_fails_and_says_what_to_do(simulated: Any) -> None:
+    cluster = simulated()
+    begin(cluster)
+    cluster.run(5)
+    operation = cluster.order(SettleOrder(1))
+    begin(cluster, sealed=True)
+    row = cluster.run_to_end(operation)
+    assert (row.state, "`shoal settle 1` finishes it" in row.reason) == (State.FAILED, True)
+    assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
+    cluster.settled()
+
+
+def test_a_shard_that_somebody_has_split_off_comes_into_the_map(simulated: Any) -> None:
+    cluster = simulated()
+    parent = cluster.groups[1]
+    child = cluster.groups[50] = Group(list(parent.voters), list(parent.followers), parent.voters[0])
+    child.ranges, child.match, child.version = MOVING, dict(parent.match), parent.version
+    parent.ranges = without_ranges(parent.ranges, MOVING)
+    cluster.asked_voters[50] = cluster.asked_voters[1]
+    for member in child.members:
+        cluster.nodes[member].replicas.add(50)
+    cluster.run(5)
+    assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
+    cluster.settled()
+    assert cluster.run_to_end(cluster.order(SplitOrder(1))).state is State.DONE
+    assert 51 in cluster.groups, "the number is not given again"
+
+
+def test_a_shard_with_other_microshards_is_not_taken_for_one_that_was_split_off(simulated: Any) -> None:
+    cluster = simulated()
+    parent = cluster.groups[1]
+    other = cluster.groups[50] = Group(list(parent.voters), list(parent.followers), parent.voters[0])
+    other.ranges = with_ranges(MOVING, (MicroshardRange(6, 7),))
+    cluster.asked_voters[50] = cluster.asked_voters[1]
+    parent.ranges = without_ranges(parent.ranges, MOVING)
+    for member in other.members:
+        cluster.nodes[member].replicas.add(50)
+    cluster.run(5)
+    with pytest.raises(Refused, match="it is not the one that was split off"):
+        cluster.order(SettleOrder(1))
+
+
+def test_microshards_that_nobody_has_are_not_given_to_anybody(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.groups[1].ranges = without_ranges(cluster.groups[1].ranges, MOVING)
+    cluster.run(5)
+    with pytest.raises(Refused, match="shard 1 lacks microshards 0 by its log, and no leader"):
+        cluster.order(SettleOrder(1))
+
+
+def test_where_all_is_as_the_map_says_or_an_operation_is_at_work_nothing_is_settled(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.run(5)
+    with pytest.raises(Refused, match="there is nothing to settle") as refused:
+        cluster.order(SettleOrder(1))
+    assert refused.value.why is Why.NOT_FOUND
+    cluster.order(MoveMicroshardsOrder(1, 2, MOVING))
+    cluster.run(5)
+    with pytest.raises(Refused, match="is on shard 2: wait for it"):
+        cluster.order(SettleOrder(2))
