@@ -124,12 +124,20 @@ def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
 
 def _new_shard(shard: Shard, child: int, held: set[int], holder: Leading, facts: Facts) -> Accepted:
     ranges, counters = ranges_of(held), facts.state.counters
-    members = set(holder.members) == set(known_leader(facts, shard.id).members)
-    if child in counters.dropped or held != set(microshards_in(holder.replica.ranges)) or not members:
+    members = set(known_leader(facts, shard.id).members)
+    reported = [replica for node in facts.view.reports if (replica := facts.view.replica(node, child)) is not None]
+    # Two shards may have been split off under one number: every replica that has anything has to be the same one's.
+    alike = all(
+        (set(replica.voters + replica.followers), set(microshards_in(replica.ranges))) == (members, held)
+        for replica in (holder.replica, *reported)
+        if replica.ranges
+    )
+    if child in counters.dropped or not alike:
         raise Refused(
             Why.REFUSED,
             f"shard {child}, which the map does not name, has microshards {described_ranges(ranges)} of shard {shard.id}, but "
-            "it is not the one that was split off: it has others as well, other replicas, or was dropped",
+            "one of its replicas has others, or other members, or it was dropped: it is not, or not everywhere, what was "
+            "split off",
         )
     steps = (
         f"shard {child}, with microshards {described_ranges(ranges)}, comes into the map as split off shard {shard.id}",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from shoal.protocol.relocation import RelocationEnd, RelocationStatus
 from shoal.shardmap import MicroshardRange, with_ranges, without_ranges
-from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SettleOrder, SplitOrder, Why
+from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SettleOrder, SplitOrder, Why, check
 from shoal_shardmanager.rows import State
 
 from .simulated import Group
@@ -31,6 +33,18 @@ def adopt(cluster: Any) -> None:
     target.incoming, target.ranges = None, with_ranges(target.ranges, MOVING)
     target.ended[STRAY] = RelocationEnd.ADOPTED
     cluster.ferries._derive(target)
+
+
+def split_off(cluster: Any, ranges: tuple[MicroshardRange, ...]) -> None:
+    """Somebody has shard 50, with these microshards, split off shard 1 by hand."""
+    parent = cluster.groups[1]
+    child = cluster.groups[50] = Group(list(parent.voters), list(parent.followers), parent.voters[0])
+    child.ranges, child.match, child.version = ranges, dict(parent.match), parent.version
+    parent.ranges = without_ranges(parent.ranges, ranges)
+    cluster.asked_voters[50] = cluster.asked_voters[1]
+    for member in child.members:
+        cluster.nodes[member].replicas.add(50)
+    cluster.run(5)
 
 
 @pytest.mark.parametrize("shard", [1, 2])
@@ -112,14 +126,7 @@ def test_what_is_sealed_while_it_is_undone_fails_and_says_what_to_do(simulated: 
 
 def test_a_shard_that_somebody_has_split_off_comes_into_the_map(simulated: Any) -> None:
     cluster = simulated()
-    parent = cluster.groups[1]
-    child = cluster.groups[50] = Group(list(parent.voters), list(parent.followers), parent.voters[0])
-    child.ranges, child.match, child.version = MOVING, dict(parent.match), parent.version
-    parent.ranges = without_ranges(parent.ranges, MOVING)
-    cluster.asked_voters[50] = cluster.asked_voters[1]
-    for member in child.members:
-        cluster.nodes[member].replicas.add(50)
-    cluster.run(5)
+    split_off(cluster, MOVING)
     assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
     cluster.settled()
     assert cluster.run_to_end(cluster.order(SplitOrder(1))).state is State.DONE
@@ -128,16 +135,26 @@ def test_a_shard_that_somebody_has_split_off_comes_into_the_map(simulated: Any) 
 
 def test_a_shard_with_other_microshards_is_not_taken_for_one_that_was_split_off(simulated: Any) -> None:
     cluster = simulated()
-    parent = cluster.groups[1]
-    other = cluster.groups[50] = Group(list(parent.voters), list(parent.followers), parent.voters[0])
-    other.ranges = with_ranges(MOVING, (MicroshardRange(6, 7),))
-    cluster.asked_voters[50] = cluster.asked_voters[1]
-    parent.ranges = without_ranges(parent.ranges, MOVING)
-    for member in other.members:
-        cluster.nodes[member].replicas.add(50)
-    cluster.run(5)
-    with pytest.raises(Refused, match="it is not the one that was split off"):
+    split_off(cluster, with_ranges(MOVING, (MicroshardRange(6, 7),)))
+    with pytest.raises(Refused, match="it is not, or not everywhere, what was split off"):
         cluster.order(SettleOrder(1))
+
+
+def test_where_two_shards_were_split_off_under_one_number_neither_comes_into_the_map(simulated: Any) -> None:
+    cluster = simulated()
+    split_off(cluster, MOVING)
+    facts = cluster.facts()
+    name, report = next(
+        (node, report) for node, report in facts.view.reports.items() if node in cluster.groups[50].voters[1:]
+    )
+    replicas = tuple(
+        structs.replace(one, ranges=(MicroshardRange(4, 5),)) if one.shard == 50 else one
+        for one in report.status.replicas
+    )
+    status = structs.replace(report.status, replicas=replicas)
+    view = replace(facts.view, reports={**facts.view.reports, name: replace(report, status=status)}, _leaders={})
+    with pytest.raises(Refused, match="it is not, or not everywhere, what was"):
+        check(SettleOrder(1), replace(facts, view=view))
 
 
 def test_microshards_that_nobody_has_are_not_given_to_anybody(simulated: Any) -> None:
