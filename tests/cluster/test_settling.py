@@ -107,6 +107,7 @@ async def every_row_is_there(cluster: ManagedCluster) -> None:
 
 async def test_a_relocation_that_no_operation_drives_is_undone_or_finished(managed_cluster: Callable[..., Any]) -> None:
     async with managed_cluster(nodes=3, managers=1) as cluster:
+        await until_well(cluster)  # the managers have learned the cluster: what is done now is past them
         hand = ByHand(cluster)
         span = (await hand.shard(1)).ranges[0]
         first, second = MicroshardRange(span.first, span.first + 1), MicroshardRange(span.first + 1, span.first + 2)
@@ -143,6 +144,7 @@ async def test_a_shard_that_was_split_off_without_the_managers_comes_into_their_
     managed_cluster: Callable[..., Any],
 ) -> None:
     async with managed_cluster(nodes=3, managers=1) as cluster:
+        await until_well(cluster)  # the managers have learned the cluster: what is done now is past them
         await ByHand(cluster).split(3, 50)
         await until_found(cluster, "microshards_unserved", 3)
         await cluster.done("settle", "3")
