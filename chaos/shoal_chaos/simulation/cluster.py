@@ -156,6 +156,7 @@ class SimulatedNode:
         for client, certificate in cluster.identities.items():
             self.node.client_connected(client, certificate)
         self._open_others(shard_map)
+        cluster.invariants.check_began(self.name, self.node.groups.values())
         self._connect(self.node)
         self.turn_soon()
 
@@ -167,8 +168,14 @@ class SimulatedNode:
         """Open replicas that the map does not put here, which changes of membership have brought or may bring."""
         first = {shard.id for shard in self._cluster.shard_map.shards}
         for shard in shard_map.shards:
-            if shard.id in first or load_hard_state(self.engine, shard.id).term:
+            if shard.id in first or self._has_voted(shard.id):
                 self.make_room(shard.id)
+
+    def _has_voted(self, shard: int) -> bool:
+        try:
+            return load_hard_state(self.engine, shard).term > 0
+        except Damaged:
+            return True
 
     def _connect(self, node: Node) -> None:
         """Connect with the nodes that run."""

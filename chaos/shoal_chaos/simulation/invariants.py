@@ -82,6 +82,9 @@ class Invariants:
         self._leaders: dict[tuple[int, int], str] = {}
         self._committed: dict[int, dict[int, tuple[int, int]]] = {}
         self._checked: dict[tuple[str, int], int] = {}
+        self._said: dict[tuple[str, int], int] = {}
+        self.terms_may_fall = False
+        """Whether disks lose what they had confirmed, and with it the terms that replicas were in."""
         self._votes: dict[tuple[str, int, int], str] = {}
         self._terms: dict[tuple[str, int], int] = {}
         self._states: dict[tuple[int, int], int] = {}
@@ -104,6 +107,7 @@ class Invariants:
             marks.pop((name, group), None)
         for key in [key for key in self._votes if key[:2] == (name, group)]:
             del self._votes[key]
+        self._said.pop((name, group), None)
 
     def check(self, node: Observed) -> None:
         """Look at a node after its turn.
@@ -220,6 +224,15 @@ class Invariants:
             raise Violation(
                 f"{node.name} said {type(said).__name__} in term {said.term} of group {said.group}, which is not on its disk"
             )
+        key = (node.name, said.group)
+        self._said[key] = max(said.term, self._said.get(key, 0))
+
+    def check_began(self, name: str, groups: Iterable[Group]) -> None:
+        """A process begins: each replica is in the newest term that it has ever named, or in a later one."""
+        for group in groups:
+            said = self._said.get((name, group.group), 0)
+            if group.term < said and not self.terms_may_fall:
+                raise Violation(f"{name} begins in term {group.term} of group {group.group}, and was in {said} before")
 
     def check_cluster_id(self, name: str, cluster_id: str) -> None:
         """A cluster has one id, whoever founds it, and each node that knows it knows that one."""

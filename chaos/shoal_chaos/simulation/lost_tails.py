@@ -27,6 +27,7 @@ class LostTails(Faults):
         self.lost = 0
         self._losing = False
         super().__init__(cluster, random)
+        cluster.invariants.terms_may_fall = True
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._lose_tail]
