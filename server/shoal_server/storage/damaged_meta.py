@@ -3,8 +3,8 @@
 What is stored in their place goes to disk together with the failure, so that whoever opens the replica, now or after a
 crash, finds rows that bind it at least as much as those did that are gone:
 
-- term and vote: a term that it cannot have voted in, in which it votes for itself. It cannot have come so far from the terms
-  that its log and its applied state know (`MAX_TERM_STEP`), and others believe in it, being half as far away.
+- term and vote: a term that it cannot have voted in, in which it votes for itself: it cannot have come so far from the terms
+  that its log and its applied state know.
 - where the log begins, how the replica has failed: of the log nothing is believed, up to its end.
 - how it came here: not with its shard, and it knows enough to vote once its log has the membership that is on the map.
 - what it has lost, what one that was dropped here had promised: that may be anything, so it gives no vote until it is replaced.
@@ -64,8 +64,12 @@ LOADERS: dict[MetaKind, Callable[[Engine, int], object]] = {
     MetaKind.STRAYS: lambda engine, shard: load_number(engine, strays_key(shard), KEYSPACE_BYTES),
 }
 """What reads the row that a shard has of a kind, and raises `Damaged` where it cannot."""
-_UNKNOWN_TERMS = MAX_TERM_STEP // 2
-"""So far a replica whose term is not known goes on from those that it knows of."""
+_UNKNOWN_TERMS = 1 << 18
+"""So far a replica whose term is not known goes on from those that it knows of: an election every ten seconds for a month, in
+all of which it voted and none of which left an entry with it. A replica that is new begins in term 0, and believes no term
+above `MAX_TERM_STEP`: a group bears this as often as it fits into that."""
+
+invariant(_UNKNOWN_TERMS * 64 <= MAX_TERM_STEP, "a replica that is new believes in a term that has been raised often")
 
 invariant(
     LOADERS.keys() == {kind for kind in MetaKind if kind.rule is not DamageRule.NODE_REFUSES},

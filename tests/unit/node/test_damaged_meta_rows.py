@@ -179,7 +179,7 @@ def test_a_replica_whose_vote_cannot_be_read_votes_in_no_term_that_it_may_have_v
     before = filled.replica(leader).group.term
     damage(filled, victim, MetaKind.HARD_STATE, False)
     group = restart(filled, victim).replicas[1].group
-    assert group.term > before + 1_000_000
+    assert group.term > before + 100_000
     assert group.vote == victim
     assert load_hard_state(filled.engines[victim], 1) == HardState(group.term, victim)
     filled.until(lambda: filled.replica(victim).failure is None, 20_000)

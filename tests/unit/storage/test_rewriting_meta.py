@@ -92,7 +92,7 @@ def check_whole(engine: RocksEngine, failed: set[int]) -> None:
             assert failure is not None
             assert failure.kind is FailureKind.DAMAGED
             assert "replica's term and vote cannot be read" in failure.reason
-            assert load_hard_state(engine, shard).term > 1 << 20
+            assert load_hard_state(engine, shard).term > 1 << 17
         else:
             assert failure is None
             assert load_hard_state(engine, shard) == HardState(3, vote(shard))
