@@ -3,7 +3,7 @@
 The shard map says where replicas are to be; who takes part in a group is decided by the group's own log. So a map only
 makes room: a replica that it newly puts on this node opens empty, and neither votes nor campaigns until its log has
 come to the membership that the map was made for. Whatever the node promised when it had a replica of the shard before,
-and has forgotten with it, is thereby not broken.
+and has forgotten with it, is thereby not broken. (One of a split that it voted in never had one: `opening.origin_of_empty`.)
 
 Each request that changes what is stored writes a batch of its own, whole, before anything in memory follows it and before
 the next request is looked at: one that drops a replica and one that brings it back may arrive in the same turn, and what
@@ -31,6 +31,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.relocation import ReadMoving, RelocationStep
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
+from shoal_server.node.opening import origin_of_empty
 from shoal_server.node.order_rules import refuse_map, refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.relocations import Relocations
@@ -144,7 +145,10 @@ class Administration:
         new_here: list[int] = []
         for shard in new.shards:
             if node.lacks_replica(shard):
-                origin = ReplicaOrigin(shard.id in request.found, shard.membership_version, shard.parent)
+                if shard.id in request.found:
+                    origin = ReplicaOrigin(True, shard.membership_version, shard.parent)
+                else:
+                    origin = origin_of_empty(node.engine, node.identity.node, shard)
                 put_origin(batch, node.engine, shard.id, origin)
                 new_here.append(shard.id)
         node.engine.write(batch)

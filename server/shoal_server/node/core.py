@@ -66,7 +66,7 @@ from shoal_server.node.founding import Founding
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
-from shoal_server.node.opening import ReplicaOpener
+from shoal_server.node.opening import ReplicaOpener, origin_of_empty
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.node.relocations import Relocations
@@ -94,7 +94,7 @@ from shoal_server.storage.folder import (
 )
 from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
-from shoal_server.storage.replica_rows import ReplicaOrigin, is_stored, put_origin
+from shoal_server.storage.replica_rows import is_stored, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 log = structlog.get_logger("shoal.node")
@@ -246,7 +246,7 @@ class Node:
             if not is_stored(self.engine, shard_id):
                 batch = self.engine.batch()
                 shard = self.routes.shards[shard_id]
-                origin = ReplicaOrigin(False, shard.membership_version, shard.parent)
+                origin = origin_of_empty(self.engine, self.identity.node, shard)
                 put_origin(batch, self.engine, shard_id, origin)
                 self.engine.write(batch)
             self._add_replica(shard_id, now)

@@ -23,7 +23,7 @@ from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.damaged_meta import set_right
-from shoal_server.storage.dropped_replicas import take_up_dropped
+from shoal_server.storage.dropped_replicas import has_never_had, take_up_dropped
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
@@ -47,8 +47,23 @@ from shoal_server.storage.replica_failure import (
     put_failure,
     regained,
 )
-from shoal_server.storage.replica_rows import discard_staged, load_origin, put_strays
+from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, load_origin, origin_of_newcomer, put_strays
 from shoal_server.storage.skipped_entries import load_skipped
+
+
+def origin_of_empty(engine: Engine, node: str, shard: Shard) -> ReplicaOrigin:
+    """Return where a replica comes from that is about to be opened empty, where no stored one is open.
+
+    A split's voters begin with the rows, each from its own replica of the parent. One whose replica of the parent was taken
+    past the split by a snapshot has none, and waits for one of the child's. Were it silent until then, and most of the others
+    with it, the one that has the rows would never be elected, and could send it nothing. So it votes, if it is sure to have
+    promised nothing in the child: the node has never had one, and is known by one folder for as long as its name is.
+    Any other replica that begins empty was added to its shard by a leader, which needs no vote of it before it is level.
+    """
+    missed_the_split = shard.parent and node in shard.founders and node in shard.voters
+    if missed_the_split and has_never_had(engine, shard.id):
+        return ReplicaOrigin(False, 0, shard.parent)
+    return origin_of_newcomer(shard)
 
 
 class ReplicaOpener:
@@ -134,6 +149,8 @@ class ReplicaOpener:
         if failure is None or not failure.log_lost_to:
             try:
                 opened = _open_log(store, shard_id, ends.start, state)
+                if awaits_snapshot and opened.last_index:
+                    raise Damaged("log", f"shard {shard_id} has a log here, and nothing of what that begins with")
                 if lost_to and failure is None and opened.last_index >= lost_to:
                     regained(engine, shard_id)
                     lost_to = 0

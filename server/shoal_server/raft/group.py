@@ -183,13 +183,17 @@ class Group:
         """
         Args:
             awaits_snapshot: the replica cannot begin with the log's first entries: it takes none before a snapshot, and
-                neither votes nor campaigns.
+                does not campaign. It votes only if it cannot have forgotten anything: see `silent_until` and `fail`.
             failed, lost_to: see `fail`.
             silent_until: the replica neither votes nor campaigns while its log knows no membership of this version:
-                the node may have had a replica before, and have forgotten what it promised then.
+                the node may have had a replica before, and have forgotten what it promised then. 0: it has not.
             membership: as of the log's applied position; later ones are found in the log.
             priority: the node's place among those who should lead, 0 for the first: it campaigns first at a start.
         """
+        invariant(
+            not awaits_snapshot or bool(silent_until or lost_to) or log.last_index == 0,
+            "who votes while it awaits a snapshot has never had a log",
+        )
         self.group = group
         self.node = node
         self.log = log
@@ -304,7 +308,7 @@ class Group:
             and not self.out_of_terms
             and history.is_electable(self.node, log.commit_index)
             and self._liveness.may_campaign
-            and not self.is_silent
+            and not (self._awaits_snapshot or self.is_silent)
         )
 
     @property
@@ -313,11 +317,20 @@ class Group:
         return self.term >= MAX_TERM
 
     @property
+    def awaits_snapshot(self) -> bool:
+        """Whether this replica has nothing yet, or nothing that counts, and begins with its leader's next snapshot."""
+        return self._awaits_snapshot
+
+    @property
     def is_silent(self) -> bool:
-        """Whether this replica may have forgotten what a candidate's log must have, and so gives no vote."""
-        if self._awaits_snapshot or self.log.last_index < self._lost_to:
+        """Whether this replica may have forgotten what a candidate's log must have, and so gives no vote.
+
+        One that awaits a snapshot and has had nothing to forget is a server with an empty log, as Raft knows it: its vote
+        is as good as any, and where most voters are like that nobody could be elected without it.
+        """
+        if self._lost_to and (self._awaits_snapshot or self.log.last_index < self._lost_to):
             return True
-        return self._history.current.version < self._silent_until
+        return self._silent_until > 0 and (self._awaits_snapshot or self._history.current.version < self._silent_until)
 
     def status(self) -> GroupStatus:
         log, leader = self.log, self._leader
@@ -495,6 +508,9 @@ class Group:
 
     def _accept(self, sender: str, last: int) -> None:
         """Owe the leader one acceptance a Ready, however many appends came."""
+        invariant(
+            not self._awaits_snapshot, "who awaits a snapshot has acknowledged nothing, and may have voted for anybody"
+        )
         self._owes_acceptance = sender
         self._accepted_up_to = max(self._accepted_up_to, last)
 

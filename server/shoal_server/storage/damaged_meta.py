@@ -49,7 +49,7 @@ from shoal_server.storage.replica_failure import (
     put_failure,
     put_lost_to,
 )
-from shoal_server.storage.replica_rows import ReplicaOrigin, load_origin, load_staged, put_origin, put_strays
+from shoal_server.storage.replica_rows import load_origin, load_staged, origin_of_newcomer, put_origin, put_strays
 from shoal_server.storage.skipped_entries import drop_skipped, load_skipped
 
 LOADERS: dict[MetaKind, Callable[[Engine, int], object]] = {
@@ -131,7 +131,7 @@ def _replace(batch: Batch, engine: Engine, shard: Shard, kind: MetaKind, hard_st
     elif kind is MetaKind.LOG_START:
         batch.put(log_start_key(shard.id), encode_log_start(LogStart(0, 0)), engine.meta)
     elif kind is MetaKind.ORIGIN:
-        put_origin(batch, engine, shard.id, ReplicaOrigin(False, shard.membership_version, shard.parent))
+        put_origin(batch, engine, shard.id, origin_of_newcomer(shard))
     elif kind is MetaKind.LOST or kind is MetaKind.DROPPED:
         put_lost_to(batch, engine, shard.id, ANY_INDEX)
         batch.delete(dropped_key(shard.id), engine.meta)

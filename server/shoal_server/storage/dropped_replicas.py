@@ -16,10 +16,13 @@ from shoal_server.storage.layout import (
     FORMAT,
     dropped_key,
     encode_hard_state,
+    group_key,
     hard_state_key,
     load_hard_state,
 )
+from shoal_server.storage.meta_rows import DamageRule, MetaKind
 from shoal_server.storage.replica_failure import lost_to_at_worst, put_lost_to
+from shoal_server.storage.replica_rows import is_stored
 
 
 class DroppedReplica(msgspec.Struct, frozen=True, array_like=True):
@@ -52,6 +55,19 @@ def is_remembered(engine: Engine, shard: int) -> bool:
     except Damaged:
         # Whoever asks would found a shard if there was none.
         return True
+
+
+def has_never_had(engine: Engine, shard: int) -> bool:
+    """Say whether the node has promised nothing in a shard: nothing says that it has a replica of it, or had one.
+
+    What its folder knows is all: a folder in another's place is not let in under the node's id, and no id is used twice.
+    """
+    of_replicas = [kind for kind in MetaKind if kind.rule is DamageRule.REPLICA_FAILS]
+    try:
+        said = any(engine.get(engine.meta, group_key(kind, shard)) is not None for kind in of_replicas)
+    except Damaged:
+        return False
+    return not said and not is_stored(engine, shard)
 
 
 def take_up_dropped(engine: Engine, shard: int) -> None:

@@ -50,7 +50,8 @@ class ReplicaOrigin(msgspec.Struct, frozen=True, array_like=True):
 
     Args:
         founded: it is one of the first replicas of its shard, and knew its membership from the shard map.
-        membership_version: otherwise, the one from which on it knows enough to vote.
+        membership_version: otherwise, the one from which on it knows enough to vote. 0: it does from the beginning, since
+            the node has never had another replica of the shard, and so has promised nothing (see `opening.origin_of_empty`).
         parent: the shard that its own was split off, 0: none.
     """
 
@@ -62,6 +63,12 @@ class ReplicaOrigin(msgspec.Struct, frozen=True, array_like=True):
 
 FOUNDER = ReplicaOrigin(True, 0)
 """The origin of a replica without a row of its own: it was on the node's first shard map."""
+
+
+def origin_of_newcomer(shard: Shard) -> ReplicaOrigin:
+    """Return the origin of a replica that is not its shard's first on this node, as far as anybody can know."""
+    return ReplicaOrigin(False, max(1, shard.membership_version), shard.parent)
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = RowDecoder(ReplicaOrigin, "meta", FORMAT)
