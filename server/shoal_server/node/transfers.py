@@ -274,14 +274,20 @@ class SnapshotTransfers:
                     self._send_chunk(sending, outbox)
                 except Damaged as error:
                     damaged.append((sending.replica, error))
+        held: list[tuple[Replica, str]] = []
         while self._wanted and len(self._sending) < self._settings.snapshots_at_once:
             replica, peer = self._wanted.popleft()
+            if replica.machine.microshards.split_offs:
+                # Whom a snapshot takes past a split does not make the child. So whoever sends it has that on disk.
+                held.append((replica, peer))
+                continue
             wanted = replica.group.is_leader and replica.failure is None
             if wanted and (replica.shard.id, peer) not in self._sending:
                 try:
                     self._begin(replica, peer, now, outbox)
                 except Damaged as error:
                     damaged.append((replica, error))
+        self._wanted.extendleft(reversed(held))
         return damaged
 
     def _begin(self, replica: Replica, peer: str, now: int, outbox: Outbox) -> None:

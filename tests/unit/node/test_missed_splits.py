@@ -141,6 +141,24 @@ def test_where_most_voters_missed_the_split_the_one_that_made_the_child_is_elect
         assert missed.child(name).machine.read([CHILD_KEYS[0]], [microshard], 0)[0][0] == b"v"
 
 
+def test_nobody_is_taken_past_a_split_by_who_may_yet_forget_the_child(make_nodes: Callable[..., Any]) -> None:
+    """Its log may be lost, too, and then nobody would have the child's rows."""
+
+    def make_slow(settings: NodeSettings) -> Any:
+        nodes = make_nodes(settings)
+        nodes.slow_flushes.add(nodes.leader)
+        return nodes
+
+    missed = Missed(make_slow)
+    nodes, parent = missed.nodes, missed.nodes.replica(missed.failed)
+    nodes.pass_time(3000)
+    assert parent.failure is not None
+    assert CHILD not in nodes.nodes[missed.leader].replicas
+    nodes.slow_flushes.clear()
+    nodes.until(lambda: parent.failure is None)
+    assert CHILD in nodes.nodes[missed.leader].replicas
+
+
 @pytest.mark.parametrize("how", ["its log is damaged", "it is dropped"])
 def test_one_that_had_the_child_and_lost_it_gives_no_vote(missed: Missed, how: str) -> None:
     nodes = missed.nodes
