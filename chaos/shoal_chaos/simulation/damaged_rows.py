@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import ClassVar
 
+from shoal_server.node.core import Node
 from shoal_server.storage.meta_rows import KIND_OF, DamageRule, MetaKind
 
 from shoal_chaos.simulation.cluster import Cluster, SimulatedNode
@@ -50,7 +51,7 @@ class DamagedRows(Faults):
     def _damage(self) -> None:
         node = self._some_node()
         nodes = self._cluster.nodes.values()
-        if any(_is_damaged(other, nodes) for other in nodes if other is not node):
+        if any(is_damaged(other, nodes) for other in nodes if other is not node):
             return
         family = self._random.choice(["data", "data", "log"])
         keys = node.engine.tables[family].keys
@@ -80,7 +81,7 @@ class DamagedMeta(DamagedRows):
 
     def _damage(self) -> None:
         node, nodes = self._some_node(), self._cluster.nodes.values()
-        if node.node is None or any(_is_damaged(other, nodes) for other in nodes):
+        if node.node is None or any(is_damaged(other, nodes) for other in nodes):
             return
         self._crash_one(node)
         kept = (MetaKind.LOST, MetaKind.DROPPED)
@@ -116,36 +117,44 @@ class LostLogs(Faults):
 
     def _lose_log(self) -> None:
         nodes, events = self._cluster.nodes, self._cluster.events
-        whole = not any(_is_damaged(node, nodes.values()) for node in nodes.values())
-        leaders = [
-            (name, replica.group.membership.voters)
-            for name, node in nodes.items()
-            for replica in node.replicas.values()
-            if replica.group.is_leader and len(replica.group.membership.voters) == 3
-        ]
-        if self._busy or not whole or not leaders:
+        whole = not any(is_damaged(node, nodes.values()) for node in nodes.values())
+        led = self._led_by_three()
+        if self._busy or not whole or not led:
             return
         self._busy = True
-        leader, voters = self._random.choice(leaders)
-        victim, ignorant = self._random.sample([name for name in voters if name != leader], 2)
+        shard, leader, others = self._random.choice(led)
+        victim, ignorant = self._random.sample(others, 2)
 
         def lose() -> None:
             node = nodes[victim]
             if node.node is not None:
-                node.crash()
-                keys = node.engine.tables["log"].keys
-                node.engine.damage.add("log", set(keys) - _ends_of_logs(keys))
+                self._lose(node, node.node, shard)
                 self.lost += 1
             self._apart(leader)
-            events.after(self._random.randrange(SECOND // 2), lambda: self._restart(node))
             events.after(4 * SECOND, self._heal)
-            events.after(8 * SECOND, rest)
-
-        def rest() -> None:
-            self._busy = False
+            events.after(8 * SECOND, self._rest)
 
         self._apart(ignorant)
         events.after(self._random.randrange(SECOND // 2, SECOND), lose)
+
+    def _lose(self, node: SimulatedNode, core: Node, shard: int) -> None:  # noqa: ARG002 - others lose one shard's alone
+        """Have a node's logs be damaged, and its process start again."""
+        node.crash()
+        keys = node.engine.tables["log"].keys
+        node.engine.damage.add("log", set(keys) - _ends_of_logs(keys))
+        self._cluster.events.after(self._random.randrange(SECOND // 2), lambda: self._restart(node))
+
+    def _led_by_three(self) -> list[tuple[int, str, list[str]]]:
+        """Return which shards have a leader and two voters beside it, and who these are."""
+        return [
+            (shard, name, [voter for voter in replica.group.membership.voters if voter != name])
+            for name, node in self._cluster.nodes.items()
+            for shard, replica in node.replicas.items()
+            if replica.group.is_leader and len(replica.group.membership.voters) == 3
+        ]
+
+    def _rest(self) -> None:
+        self._busy = False
 
     def _apart(self, name: str) -> None:
         others = [other for other in self._cluster.nodes if other != name]
@@ -161,19 +170,25 @@ def _ends_of_logs(keys: Sequence[bytes]) -> set[bytes]:
     return set({key[:GROUP_BYTES]: key for key in keys}.values())
 
 
-def _is_damaged(node: SimulatedNode, nodes: Iterable[SimulatedNode]) -> bool:
-    """Say whether something of a node is not whole, or was not when it last ran, or a voter there gives no vote.
+def is_damaged(node: SimulatedNode, nodes: Iterable[SimulatedNode]) -> bool:
+    """Say whether something of a node is not whole, or was not when it last ran, or a voter there has no vote or no rows.
 
     One that was rebuilt gives none for as long as its log is shorter than what it may have acknowledged: with another one
-    damaged there would be no majority left.
+    damaged there would be no majority left. One that has missed a split has no rows: another one's may be the only copy.
     """
     # A node that does not run may have a failure stored: it counts until it has come back whole.
     if node.engine.damage or node.node is None:
         return True
-    return any(
-        replica.failure is not None or (replica.group.is_silent and node.name in _voters(shard, nodes))
-        for shard, replica in node.replicas.items()
-    )
+    if any(replica.failure is not None for replica in node.replicas.values()):
+        return True
+    shards = {shard for each in nodes for shard in each.replicas}
+    return any(_is_wanting(node, shard) for shard in shards if node.name in _voters(shard, nodes))
+
+
+def _is_wanting(node: SimulatedNode, shard: int) -> bool:
+    """Say whether a voter's replica is not there yet, has no rows yet, or gives no vote."""
+    replica = node.replicas.get(shard)
+    return replica is None or replica.group.awaits_snapshot or replica.group.is_silent
 
 
 def _voters(shard: int, nodes: Iterable[SimulatedNode]) -> set[str]:

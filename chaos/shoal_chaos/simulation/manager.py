@@ -164,12 +164,12 @@ class SimulatedManager:
 
     # -- splits
 
-    def split(self) -> None:
-        """Ask the leader of some shard to split it, at microshards chosen at random."""
+    def split(self, shard_id: int = 0) -> None:
+        """Ask the leader of a shard, 0: of some one, to split it, at microshards chosen at random."""
         random = self._random
         if len(self.map.shards) + len(self._splits) >= MAX_SHARDS or self._splits:
             return
-        shard = random.choice(self.map.shards)
+        shard = random.choice([each for each in self.map.shards if shard_id in (0, each.id)])
         microshards = list(microshards_in(shard.ranges))
         if len(microshards) < 2 or self.relocating:
             return

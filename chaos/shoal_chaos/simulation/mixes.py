@@ -8,6 +8,7 @@ from shoal_chaos.simulation import stalled_links
 from shoal_chaos.simulation.crowds import simulate_crowds
 from shoal_chaos.simulation.damaged_rows import simulate_damaged_meta, simulate_damaged_rows, simulate_lost_logs
 from shoal_chaos.simulation.flipped_bits import simulate_flipped_bits
+from shoal_chaos.simulation.missed_splits import simulate_missed_splits
 from shoal_chaos.simulation.run import Report, simulate
 from shoal_chaos.simulation.silent_changes import simulate_silent_changes
 from shoal_chaos.simulation.wrong_clocks import simulate_wrong_clocks
@@ -22,5 +23,6 @@ MIXES: dict[str, Callable[[int], Report]] = {
     "damaged-rows": simulate_damaged_rows,
     "damaged-meta": simulate_damaged_meta,
     "lost-logs": simulate_lost_logs,
+    "missed-splits": simulate_missed_splits,
 }
 """The first is what is run where none is named."""
