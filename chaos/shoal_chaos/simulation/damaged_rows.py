@@ -77,11 +77,9 @@ class DamagedMeta(DamagedRows):
     But for those in whose place the worst would be that a replica never votes again: nobody replaces it here.
     """
 
-    intervals_ms: ClassVar[tuple[int, ...]] = (300, 1000)
-
     def _damage(self) -> None:
         node, nodes = self._some_node(), self._cluster.nodes.values()
-        if node.node is None or any(is_damaged(other, nodes) for other in nodes):
+        if node.node is None or any(is_damaged(other, nodes) for other in nodes if other is not node):
             return
         self._crash_one(node)
         kept = (MetaKind.LOST, MetaKind.DROPPED)
@@ -179,7 +177,11 @@ def is_damaged(node: SimulatedNode, nodes: Iterable[SimulatedNode]) -> bool:
     # A node that does not run may have a failure stored: it counts until it has come back whole.
     if node.engine.damage or node.node is None:
         return True
-    if any(replica.failure is not None for replica in node.replicas.values()):
+    if any(
+        # One that is no member nobody rebuilds, and nobody needs.
+        replica.failure is not None and node.name in _members(shard, nodes)
+        for shard, replica in node.replicas.items()
+    ):
         return True
     shards = {shard for each in nodes for shard in each.replicas}
     return any(_is_wanting(node, shard) for shard in shards if node.name in _voters(shard, nodes))
@@ -195,6 +197,12 @@ def _voters(shard: int, nodes: Iterable[SimulatedNode]) -> set[str]:
     """Return who votes in a shard, as far as any replica of it knows."""
     replicas = [node.replicas[shard] for node in nodes if shard in node.replicas]
     return {voter for replica in replicas for voter in replica.group.membership.voters}
+
+
+def _members(shard: int, nodes: Iterable[SimulatedNode]) -> set[str]:
+    """Return who has a replica of a shard, as far as any of them knows."""
+    replicas = [node.replicas[shard] for node in nodes if shard in node.replicas]
+    return {member for replica in replicas for member in replica.group.members}
 
 
 def simulate_damaged_rows(seed: int) -> Report:
