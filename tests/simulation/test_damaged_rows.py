@@ -50,7 +50,7 @@ def test_damaged_replicas_are_rebuilt_and_nothing_is_lost(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_replicas_whose_own_rows_are_damaged_are_rebuilt_and_break_no_promise(seed: int) -> None:
-    assert run(seed, DamagedMeta).damaged >= 2
+    assert run(seed, DamagedMeta).damaged >= 1
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -79,7 +79,8 @@ class DamagedMeta(DamagedRows):
 
     def _damage(self) -> None:
         node, nodes = self._some_node(), self._cluster.nodes.values()
-        if node.node is None or any(is_damaged(other, nodes) for other in nodes if other is not node):
+        # Nor is this node's: of a replica whose term is damaged twice, with no entry between, too low a term is known.
+        if any(is_damaged(each, nodes) for each in nodes):
             return
         self._crash_one(node)
         kept = (MetaKind.LOST, MetaKind.DROPPED)
