@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import cast
 
 import pytest
 from shoal_chaos.simulation.cluster import Cluster
@@ -62,14 +63,24 @@ def believe_ones_own_clock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WallClock, "judge", judge)
 
 
+class _OneTime:
+    """A clock that shows one time."""
+
+    def __init__(self, time_ms: int) -> None:
+        self._time_ms = time_ms
+
+    def now_ms(self, now: int) -> int:
+        return self._time_ms
+
+
 def look_by_ones_own_clock(patch: pytest.MonkeyPatch) -> None:
     """Stamps are right, and replicas hide rows by their own wall clocks."""
     original = Node._apply
 
     def apply(self: Node, now: int, outbox: Outbox) -> None:
-        time_ms, self._time_ms = self._time_ms, self._wall_ms
+        clock, self.clock = self.clock, cast(WallClock, _OneTime(self._wall_ms))
         original(self, now, outbox)
-        self._time_ms = time_ms
+        self.clock = clock
 
     patch.setattr(Node, "_apply", apply)
 

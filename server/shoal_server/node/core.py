@@ -25,7 +25,7 @@ The order that safety rests on, in one place:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -231,7 +231,6 @@ class Node:
         self._ticket = 0
         self._synced = 0
         self._wall_ms = 0
-        self._time_ms = 0
         self._flush_ticket = 0
         self._flushing: dict[Replica, int] | None = None
         self._flush_wanted = False
@@ -450,6 +449,8 @@ class Node:
             self._splits.flushed(replica, index)
             replica.machine.microshards.flushed(index)
             self._dirty[replica.shard.id] = replica
+        # What was split off since the flush began waits for the next one.
+        self._flush_wanted |= self._splits.want_flush(self.replicas.values())
 
     def set_disk(self, state: DiskState, now: int) -> None:
         """Say how the disk is. A node that may not lead any more hands its leaderships over from the next turn on."""
@@ -486,7 +487,7 @@ class Node:
         """
         outbox = self._outbox
         # What is off by a hundred thousand years would be refused by everybody else.
-        self._wall_ms = min(max(wall_ms, 0), MAX_UNIX_MS)
+        self._wall_ms = wall_ms if 0 <= wall_ms <= MAX_UNIX_MS else min(max(wall_ms, 0), MAX_UNIX_MS)
         self.tally.begin_turn(self.arrived or now, now)
         self.arrived = 0
         if self._unsynced:
@@ -495,7 +496,8 @@ class Node:
             self._take_peer_events(now)
         if self._from_peers:
             self._take_peer_messages(now, outbox)
-        self._look_at_clock(now, wall_ms)
+        if now >= self.clock.due_at:
+            self._judge_clock(now, wall_ms)
         if self._from_clients:
             self._take_client_requests(now, outbox)
         if now >= self._next_tick:
@@ -504,15 +506,11 @@ class Node:
         to_peers, outbox.to_peers = outbox.to_peers, {}
         return Turn(to_peers, sync)
 
-    def _look_at_clock(self, now: int, wall_ms: int) -> None:
-        """Learn what time it is, by which rows expire."""
+    def _judge_clock(self, now: int, wall_ms: int) -> None:
+        """Compare the wall clock with the peers'."""
         clock = self.clock
-        if now < clock.due_at:
-            self._time_ms = clock.now_ms(now)
-            return
         before = bool(clock.not_leading)
         clock.judge(now, wall_ms, nodes=1 + len(self.peers))
-        self._time_ms = clock.now_ms(now)
         if bool(clock.not_leading) != before:
             self._tell_whether_to_lead(now)
 
@@ -521,13 +519,14 @@ class Node:
         outbox = self._outbox
         if self._dirty or self._again or self._behind:
             self._apply(now, outbox)
-        for replica, damaged in self._transfers.send(now, outbox):
-            self._damaged(replica, damaged, now)
+        if self._transfers.has_to_send:
+            for replica, damaged in self._transfers.send(now, outbox):
+                self._damaged(replica, damaged, now)
         if now >= self._comparisons.due_at:
             for replica in self._comparisons.step(now, outbox):
                 self._dirty[replica.shard.id] = replica
                 self._next_tick = now
-        if not self.cluster_id:
+        if not self.routes.map.cluster_id:
             self._founding.step(now)
         self._outbox = Outbox(self.routes.map.version)
         if outbox.failed:
@@ -561,7 +560,7 @@ class Node:
 
     def _flush(self) -> int | None:
         """Return the ticket of a flush, where one is due for the sake of a log's length."""
-        if (self._flush_wanted or self._splits.want_flush()) and self._flushing is None:
+        if self._flush_wanted and self._flushing is None:
             self._flush_wanted = False
             self._flushing = {replica: replica.machine.state.index for replica in self.replicas.values()}
             self._flush_ticket += 1
@@ -774,7 +773,7 @@ class Node:
         for peer in liveness.unsupported_by(now):
             self._wake_groups_with(peer, now)
         any_active = False
-        time_ms, settled, beyond_ms = self._time_ms, self.clock.settled, self.clock.beyond_ms
+        time_ms, settled, beyond_ms = self.clock.now_ms(now), self.clock.settled, self.clock.beyond_ms
         for shard, replica in self.replicas.items():
             if replica.transfer is not None:
                 any_active = True
@@ -821,14 +820,15 @@ class Node:
         for client, request in admin_requests:
             self._administration.take(client, request, now, outbox)
         answers = self._administration.take_answers()
-        self._splits.open_children(now)
+        if self._splits.waiting:
+            self._splits.open_children(now)
         engine = self.engine
         batch = engine.batch()
         held = _Unsynced(self._ticket + 1, [], [], [], answers)
         must_sync, self._failure_stored = self._failure_stored, False
         for replica in dirty.values():
             must_sync |= self._collect(replica, batch, held, now, outbox)
-        adopted = self._transfers.store(batch, now)
+        adopted = self._transfers.store(batch, now) if self._transfers.has_to_store else []
         if not batch.is_empty():
             engine.write(batch)
         for replica in adopted:
@@ -863,10 +863,7 @@ class Node:
         must_sync = False
         taken: list[Ready] = []
         try:
-            replica.propose_queued(now, self._time_ms, outbox)
-            replica.reads.begin(now, outbox)
-            replica.reads.ask_freshness(now, outbox)
-            replica.collect(batch, now, outbox, taken)
+            replica.collect(batch, now, self.clock, outbox, taken)
             if replica.log_length.shorten(batch):
                 self._flush_wanted = True
         except Damaged as error:
@@ -919,40 +916,47 @@ class Node:
             behind = {shard: replica for shard, replica in applied.items() if replica.may_apply}
             self._behind = behind
         for shard, replica in dirty.items():
-            if shard in applied or replica.failure is not None:
+            if shard in applied or not replica.may_apply:
                 # What it applies next must see what it has just applied, which is not written yet.
                 continue
             if replica.group.is_leader or replica.reads.awaits_applying:
                 applied[shard] = replica
                 self._apply_to(batch, replica, now)
-            elif replica.group.has_committed and shard not in behind:
+            elif shard not in behind:
                 if not behind:
                     self._behind_due = now + self.settings.follower_apply_ns
                 behind[shard] = replica
         if not batch.is_empty():
             engine.write_unlogged(batch)
-        for replica in applied.values():
+        if applied:
+            self._follow_up(applied.values(), now, outbox)
+        soon = now + self.settings.tick_interval_ns
+        for replica in dirty.values():
+            group, reads = replica.group, replica.reads
+            try:
+                reads.serve(now, self.clock, outbox)
+            except Damaged as error:
+                self._damaged(replica, error, now)
+            if group.is_leader and group.has_committed:
+                # A turn applies so much and no more, or heartbeats would wait for it.
+                self._dirty[replica.shard.id] = replica
+                self._next_tick = now
+            elif soon < self._next_tick and (group.active or reads.awaits_applying):
+                self._next_tick = soon
+
+    def _follow_up(self, replicas: Collection[Replica], now: int, outbox: Outbox) -> None:
+        """Do what is due when these replicas have applied something, and it is written."""
+        for replica in replicas:
             if replica.machine.digest_due is not None and replica.failure is None:
                 try:
                     self._comparisons.make(replica, now, outbox)
                 except Damaged as error:
                     self._damaged(replica, error, now)
+        if self._flushing is None and self._splits.want_flush(replicas):
+            self._flush_wanted = True
         # Before anybody is answered: a refusal is to carry the version of a map that says where to go.
-        self._relocations.take_hand_overs(applied.values(), now)
-        for replica in applied.values():
+        self._relocations.take_hand_overs(replicas, now)
+        for replica in replicas:
             replica.answer_applied(outbox)
             if replica.stuck_at is not None and replica.failure is None:
                 self.fail_replica(replica, replica.stuck_at, now)
-        for replica in dirty.values():
-            try:
-                replica.reads.serve(now, self._time_ms, outbox)
-            except Damaged as error:
-                self._damaged(replica, error, now)
-            if replica.reads.awaits_applying:
-                self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)
-            if replica.group.is_leader and replica.group.has_committed:
-                # A turn applies so much and no more, or heartbeats would wait for it.
-                self._dirty[replica.shard.id] = replica
-                self._next_tick = now
-            elif replica.group.active:
-                self._next_tick = min(self._next_tick, now + self.settings.tick_interval_ns)

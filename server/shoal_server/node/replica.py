@@ -1,9 +1,9 @@
 """One shard's copy on this node: its Raft group, its log store, its state machine, and the requests waiting for them.
 
-A turn of the node calls, in this order: `propose_queued` (this turn's writes become log entries), `reads.begin`,
-`collect` (what the group wants stored and sent goes into the turn's batch and outbox); and when that is written and on
-its way, `apply` (what is committed takes effect in a second batch), `answer_applied` and `reads.serve`. Nothing here does
-I/O of its own except reading the engine.
+A turn of the node calls, in this order: `collect` (this turn's writes become log entries, its reads begin, and what the
+group wants stored and sent goes into the turn's batch and outbox); and when that is written and on its way, `apply` (what
+is committed takes effect in a second batch), `answer_applied` and `reads.serve`. Nothing here does I/O of its own except
+reading the engine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from shoal_server.node.replica_reads import ReplicaReads
 from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
+from shoal_server.node.wall_clock import WallClock
 from shoal_server.observe.tally import Backlog, Served, Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry, SnapshotHeader
@@ -202,13 +203,13 @@ class Replica:
 
     # -- the turn
 
-    def propose_queued(self, now: int, time_ms: int, outbox: Outbox) -> None:
+    def _propose_queued(self, now: int, clock: WallClock, outbox: Outbox) -> None:
         """Turn the commands queued since the last turn into log entries, as few as the size bound allows.
 
         While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
 
         Args:
-            time_ms: what they are stamped with (Unix ms).
+            clock: what they are stamped by.
         """
         if self.group.transferring:
             self.refusals.hold_back(now)
@@ -234,7 +235,7 @@ class Replica:
             entries[-1].append(item)
             size += item.size
         for items in entries:
-            self._propose(items, arrived, now, time_ms, outbox)
+            self._propose(items, arrived, now, clock.now_ms(now), outbox)
 
     def _propose(self, items: list[QueuedCommand], arrived: int, now: int, time_ms: int, outbox: Outbox) -> None:
         commands = Commands(COMMANDS_VERSION, time_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
@@ -271,8 +272,10 @@ class Replica:
                         if self._tally.watched:
                             self._note_watched(index, self._proposals[index], [(item.client, item.request)], fast=True)
 
-    def collect(self, batch: Batch, now: int, outbox: Outbox, taken: list[Ready]) -> None:
-        """Take out what the group has ready: store it into `batch`, put what may leave now into `outbox`.
+    def collect(self, batch: Batch, now: int, clock: WallClock, outbox: Outbox, taken: list[Ready]) -> None:
+        """Propose what is queued, begin reads, and take out what the group has ready.
+
+        That is stored into `batch`, and what may leave now goes into `outbox`.
 
         Args:
             taken: gets the Readies whose durable messages must wait until `batch` is on disk.
@@ -280,7 +283,12 @@ class Replica:
         Raises:
             Damaged: the log could not be read on; what was taken out until then is stored and said all the same.
         """
-        group = self.group
+        group, reads = self.group, self.reads
+        if self._queue or group.transferring:
+            self._propose_queued(now, clock, outbox)
+        reads.begin(now, outbox)
+        if not group.is_leader:
+            reads.ask_freshness(now, outbox)
         while group.has_ready:
             ready = group.ready(now)
             if ready.hard_state is not None:
@@ -291,7 +299,7 @@ class Replica:
             for peer, message in ready.messages:
                 outbox.send(peer, message)
             if ready.reads or ready.failed_reads:
-                self.reads.confirmed(ready, outbox)
+                reads.confirmed(ready, outbox)
             taken.append(ready)
         if group.is_leader != self._was_leader or group.leader != self.refusals.route.leader:
             self._leadership_changed(outbox)

@@ -15,6 +15,7 @@ from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
+from shoal_server.node.wall_clock import WallClock
 from shoal_server.observe.tally import Tally, served_as
 from shoal_server.raft.group import Group
 from shoal_server.raft.ready import Ready
@@ -136,16 +137,17 @@ class ReplicaReads:
 
     # -- serving
 
-    def serve(self, now: int, time_ms: int, outbox: Outbox) -> None:
+    def serve(self, now: int, clock: WallClock, outbox: Outbox) -> None:
         """Answer the reads whose position is applied and written to the engine.
 
         Raises:
             Damaged: the rows of one cannot be read; that one and the others still wait.
         """
         if self._weak:
-            self._serve_weak(now, time_ms, outbox)
+            self._serve_weak(now, clock.now_ms(now), outbox)
         if not self._waiting:
             return
+        time_ms = clock.now_ms(now)
         applied = self._machine.state.index
         done = [token for token, (index, _, _) in self._waiting.items() if index is not None and index <= applied]
         for token in done:

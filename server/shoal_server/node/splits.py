@@ -8,6 +8,7 @@ derived from the split, until the manager's of the same version comes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,9 +80,9 @@ class Splits:
             if request is not None:
                 group.step(voter, request, now)
 
-    def want_flush(self) -> bool:
-        """Say whether a flush is what a new replica waits for."""
-        return any(replica.machine.microshards.split_offs for replica in self._node.replicas.values())
+    def want_flush(self, replicas: Iterable[Replica]) -> bool:
+        """Say whether a flush is what a new replica waits for that one of these has split off."""
+        return any(replica.machine.microshards.split_offs for replica in replicas)
 
     def flushed(self, replica: Replica, index: int) -> None:
         """What `replica` had applied up to `index` is on disk."""

@@ -159,6 +159,11 @@ class SnapshotTransfers:
                 sending.deadline = now + self._settings.snapshot_timeout_ns
                 self._acknowledged.append(sending)
 
+    @property
+    def has_to_store(self) -> bool:
+        """Whether `store` has anything to do."""
+        return bool(self._arrived or self._abandoned)
+
     def store(self, batch: Batch, now: int) -> list[Replica]:
         """Put what arrived into the turn's batch; return the replicas that adopt a snapshot in it, which must be synced."""
         arrived, self._arrived = self._arrived, []
@@ -257,6 +262,11 @@ class SnapshotTransfers:
         self._tally.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
         return ""
+
+    @property
+    def has_to_send(self) -> bool:
+        """Whether `send` has anything to do."""
+        return bool(self._acks or self._acknowledged or self._wanted or self._damaged)
 
     def send(self, now: int, outbox: Outbox) -> list[tuple[Replica, Damaged]]:
         """Send acknowledgements and next chunks; return whose rows cannot be read, and why.

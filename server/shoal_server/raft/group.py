@@ -119,6 +119,10 @@ class Group:
 
     Invariants: the term never falls; there is one vote a term; the commit position never falls; a leader never drops an
     entry of its own log.
+
+    Attributes:
+        is_leader: whether this replica leads and may be asked for something: one that has failed only feeds the others
+            (see `fail`).
     """
 
     __slots__ = (
@@ -152,6 +156,7 @@ class Group:
         "_timing",
         "active",
         "group",
+        "is_leader",
         "leader",
         "log",
         "node",
@@ -216,6 +221,7 @@ class Group:
         self._hard_state_changed = False
         self._durable_term = hard_state.term
         self._leader: Leader | None = None
+        self.is_leader = False
         self._leader_epoch = 0
         self._granted: set[str] = set()
         self._refused: set[str] = set()
@@ -266,10 +272,11 @@ class Group:
 
     # -- what is so
 
-    @property
-    def is_leader(self) -> bool:
-        """Whether this replica leads and may be asked for something: one that has failed only feeds the others (see `fail`)."""
-        return self._leader is not None and not self._failed
+    def _lead_or_not(self, leader: Leader | None, *, failed: bool) -> None:
+        """Lead by `leader`, or not at all, as one that has failed, or not: all there is to `is_leader`."""
+        self._leader = leader
+        self._failed = failed
+        self.is_leader = leader is not None and not failed
 
     @property
     def membership(self) -> Membership:
@@ -404,7 +411,7 @@ class Group:
                 f"{type(message).__name__} of shard {self.group} is of term {term}; the replica knows {self.term}, "
                 f"and takes no term that is more than {MAX_TERM_STEP} ahead"
             )
-        if type(message) is AppendEntries and message.entries:
+        if type(message) is AppendEntries:
             self._check_entries(message)
         elif type(message) is SnapshotHeader and message.index_term > term:
             raise BadMessage(
@@ -416,11 +423,11 @@ class Group:
 
     def _check_entries(self, message: AppendEntries) -> None:
         """Only whole entries, each where it belongs, get into the log."""
-        damaged = first_damaged(self.group, message.entries)
+        entries, index, term = message.entries, message.previous_index, message.previous_term
+        damaged = first_damaged(self.group, entries)
         if damaged is not None:
             raise BadMessage(f"entry {damaged.index} of shard {self.group} arrived damaged: its checksum is another")
-        index, term = message.previous_index, message.previous_term
-        for entry in message.entries:
+        for entry in entries:
             index += 1
             if entry.index != index or not term <= entry.term <= message.term:
                 raise BadMessage(
@@ -583,7 +590,7 @@ class Group:
         """Nobody has more of this term's log than its leader, or answers what has not left."""
         last = self.log.last_index
         if isinstance(message, AppendAccepted):
-            whole = max(message.match_index, message.commit) <= last
+            whole = message.match_index <= last and message.commit <= last
         else:
             conflict = message.conflict_index
             whole = conflict == NEEDS_SNAPSHOT or conflict <= message.rejected_index <= last
@@ -780,7 +787,7 @@ class Group:
         behind a snapshot, and neither votes nor campaigns before its log is that far again, so that no leader is elected
         who lacks what was committed with its help.
         """
-        self._failed = True
+        self._lead_or_not(self._leader, failed=True)
         if lost_to:
             self._lost_to = max(self._lost_to, lost_to)
             self._awaits_snapshot = True
@@ -791,7 +798,7 @@ class Group:
 
     def mended(self, now: int) -> None:
         """Lead and campaign as before `fail`: what had failed is whole again, and the log was all the time."""
-        self._failed = False
+        self._lead_or_not(self._leader, failed=False)
         self._feedings = 0
         if self._leader is not None:
             self.leader = self.node
@@ -811,7 +818,7 @@ class Group:
         self._failed_reads.extend(leader.abandon_reads())
         for node in leader.others:
             self._say(node, Resigned(self.group, self.term))
-        self._leader = None
+        self._lead_or_not(None, failed=self._failed)
 
     def _become_leader(self, now: int) -> None:
         self._become(Role.LEADER)
@@ -822,7 +829,7 @@ class Group:
         else:
             self.leader = self.node
         self._leader_epoch = self._liveness.epoch
-        self._leader = leader = Leader(
+        leader = Leader(
             self.group,
             self.node,
             self.term,
@@ -833,15 +840,13 @@ class Group:
             send=self._say,
             now=now,
         )
+        self._lead_or_not(leader, failed=self._failed)
         self._append(leader, EntryKind.EMPTY, [b""])
         self.active = True
 
     def _say(self, peer: str, message: RaftMessage) -> None:
         """Send once what the message waits for is on disk. (Who is elected by others' votes has a term that is.)"""
-        if type(message) in WAIT_FOR_THEIR_TERM:
-            at_once = message.term <= self._durable_term
-        else:
-            at_once = binds_nobody(message)
+        at_once = message.term <= self._durable_term if type(message) in WAIT_FOR_THEIR_TERM else binds_nobody(message)
         (self._messages if at_once else self._durable).append((peer, message))
 
     def _settle_down(self, now: int) -> None:
@@ -1031,10 +1036,10 @@ class Group:
             self._rejections = []
         if self._owes_acceptance:
             peer = self._owes_acceptance
-            accepted = AppendAccepted(
-                self.group, self.term, self._accepted_up_to, log.commit_index, self._promise_to(peer)
-            )
-            self._say(peer, accepted)
+            promise = self._promise_to(peer)
+            accepted = AppendAccepted(self.group, self.term, self._accepted_up_to, log.commit_index, promise)
+            # It waits for all that is handed out with it.
+            self._durable.append((peer, accepted))
             self._owes_acceptance = ""
             self._accepted_up_to = 0
         ready.messages, self._messages = self._messages, []
@@ -1049,12 +1054,13 @@ class Group:
 
     def _check_leaving(self, ready: Ready) -> None:
         """Check what holds of whatever leaves; see the module's first lines."""
+        durable_term = self._durable_term
         for _, message in ready.messages:
-            if message.term > self._durable_term:
+            if message.term > durable_term:
                 invariant(binds_nobody(message), "what speaks of a term leaves when that term is on disk")
         for peer, message in ready.durable_messages:
             if isinstance(message, _NAMING_PROMISES) and not (
-                self.role is Role.REPLICA and self.leader == peer and message.term == self.term
+                self.leader == peer and self.role is Role.REPLICA and message.term == self.term
             ):
                 promise = message.promise
                 invariant(promise == self._liveness.no_promise, "who names a promise is a replica that it binds")
@@ -1153,7 +1159,7 @@ class Group:
             log.restart(header.index, header.index_term)
         self._history = history
         self._awaits_snapshot = False
-        self._failed = False
+        self._lead_or_not(self._leader, failed=False)
         self._feedings = 0
         self._accept(sender, header.index)
         self._settle_down(now)
