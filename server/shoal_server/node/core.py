@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from random import Random
 
 import msgspec
@@ -73,16 +72,17 @@ from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.splits import Splits
-from shoal_server.node.status import OUT_OF_TERMS, describe
+from shoal_server.node.status import describe
 from shoal_server.node.stray_rows import StrayRows
 from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.node.unsynced import Unsynced
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.membership import MembershipChange
-from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage, VoteRequest
-from shoal_server.raft.ready import BadMessage, ImplausibleTerm, Ready
+from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, VoteRequest
+from shoal_server.raft.ready import BadMessage, ImplausibleTerm
 from shoal_server.shard.beginnings import Beginnings
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.folder import (
@@ -103,16 +103,14 @@ SAY_AGAIN_NS = 60_000_000_000
 """What a peer repeats without end is logged this seldom."""
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(msgspec.Struct):
     """What others wait for: frames to peers, and the ticket to sync up to, or None."""
 
     to_peers: dict[str, list[PeerMessage]]
     sync: int | None
 
 
-@dataclass(slots=True)
-class TurnEnd:
+class TurnEnd(msgspec.Struct):
     """What came of the rest: more for peers, answers to clients, the ticket to flush up to, or None.
 
     `wake_at`: take the next turn by then (ns).
@@ -122,17 +120,6 @@ class TurnEnd:
     to_clients: dict[int, list[Answer]]
     flush: int | None
     wake_at: int
-
-
-@dataclass(slots=True)
-class _Unsynced:
-    """What a batch that is not yet on disk holds back: terms and log positions to report, messages and answers to release."""
-
-    ticket: int
-    terms: list[tuple[Group, int]]
-    persisted: list[tuple[Group, int, int]]
-    messages: list[tuple[str, RaftMessage]]
-    answers: list[tuple[int, Answer]]
 
 
 def _no_log_level(level: str) -> str:
@@ -225,7 +212,8 @@ class Node:
         self._from_peers: list[tuple[str, list[PeerMessage]]] = []
         self._from_clients: list[tuple[int, list[Request]]] = []
         self._peer_events: list[tuple[str, bool]] = []
-        self._unsynced: deque[_Unsynced] = deque()
+        self._unsynced: deque[Unsynced] = deque()
+        self._held = Unsynced()
         self._in_flight: dict[int, int] = {}
         self._disk_latency_us: dict[str, int] = {}
         self._ticket = 0
@@ -824,10 +812,15 @@ class Node:
             self._splits.open_children(now)
         engine = self.engine
         batch = engine.batch()
-        held = _Unsynced(self._ticket + 1, [], [], [], answers)
-        must_sync, self._failure_stored = self._failure_stored, False
+        held = self._held
         for replica in dirty.values():
-            must_sync |= self._collect(replica, batch, held, now, outbox)
+            try:
+                if replica.collect(batch, held, now, self.clock, outbox):
+                    self._flush_wanted = True
+            except Damaged as error:
+                self._damaged(replica, error, now)
+            if replica.snapshots_wanted:
+                self._transfers.want(replica)
         adopted = self._transfers.store(batch, now) if self._transfers.has_to_store else []
         if not batch.is_empty():
             engine.write(batch)
@@ -843,55 +836,20 @@ class Node:
         if adopted or self._may_lack_replicas:
             self._may_lack_replicas = False
             self._splits.open_missing(now)
-        if must_sync or adopted or answers:
+        if held.must_sync or adopted or answers or self._failure_stored:
+            self._failure_stored = False
             self._ticket += 1
+            held.ticket, held.answers = self._ticket, answers
             self._unsynced.append(held)
+            self._held = Unsynced()
         elif held.messages:
+            messages, held.messages = held.messages, []
             if self._unsynced:
-                self._unsynced[-1].messages.extend(held.messages)
+                self._unsynced[-1].messages.extend(messages)
             else:
-                for peer, message in held.messages:
+                for peer, message in messages:
                     outbox.send(peer, message)
         return self._ticket if self._unsynced else None
-
-    def _collect(self, replica: Replica, batch: Batch, held: _Unsynced, now: int, outbox: Outbox) -> bool:
-        """Take out what one replica wants stored and said; return whether it must be synced.
-
-        Args:
-            held: gets what is to be reported, and said, when that is so.
-        """
-        must_sync = False
-        taken: list[Ready] = []
-        try:
-            replica.collect(batch, now, self.clock, outbox, taken)
-            if replica.log_length.shorten(batch):
-                self._flush_wanted = True
-        except Damaged as error:
-            self._damaged(replica, error, now)
-        for ready in taken:
-            if ready.hard_state is not None:
-                if replica.group.out_of_terms:
-                    log.error("group_out_of_terms", shard=replica.shard.id, reason=OUT_OF_TERMS)
-                held.terms.append((replica.group, ready.hard_state.term))
-                must_sync = True
-            if ready.entries:
-                last = ready.entries[-1]
-                held.persisted.append((replica.group, last.index, last.term))
-                must_sync = True
-            held.messages.extend(ready.durable_messages)
-            for peer in ready.snapshots_wanted:
-                self._transfers.want(replica, peer)
-            for lost in ready.lost_entries:
-                log.error(
-                    "replica_lost_entries",
-                    node=lost.node,
-                    shard=replica.shard.id,
-                    acknowledged=lost.acknowledged,
-                    missing=lost.missing,
-                    reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
-                    f"sent again, but the node cannot be relied on: replace it",
-                )
-        return must_sync
 
     def _apply_to(self, batch: Batch, replica: Replica, now: int) -> None:
         """Apply what `replica` has committed into `batch`, or have it fail."""

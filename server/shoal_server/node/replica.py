@@ -26,12 +26,13 @@ from shoal_server.node.replica_load import ReplicaLoad
 from shoal_server.node.replica_reads import ReplicaReads
 from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
+from shoal_server.node.unsynced import Unsynced
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.observe.tally import Backlog, Served, Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry, SnapshotHeader
-from shoal_server.raft.ready import NotLeader, Ready, TooManyUncommitted
+from shoal_server.raft.ready import LostEntries, NotLeader, TooManyUncommitted
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
     Command,
@@ -62,6 +63,9 @@ _UPKEEP = (PurgeCommand, SetClockCommand)
 log = structlog.get_logger("shoal.node")
 
 
+OUT_OF_TERMS = (
+    "its group has come to the last term there is and elects no leader any more: restore the shard from a backup"
+)
 MAX_REASON = 2000
 """Characters of why an entry cannot be applied: what was wrong in it may be long."""
 
@@ -106,6 +110,7 @@ class Replica:
         "rows_unknown",
         "shard",
         "skipped",
+        "snapshots_wanted",
         "store",
         "stuck_at",
         "stuck_entry",
@@ -138,6 +143,7 @@ class Replica:
         self.rows_unknown = False
         self.skipped: dict[int, SkippedEntry] = {}
         self.transfer: WaitingTransfer | None = None
+        self.snapshots_wanted: list[str] = []
         self.counts = RowCounts()
         self.load = ReplicaLoad()
         self.comparison: Comparison | None = None
@@ -272,13 +278,11 @@ class Replica:
                         if self._tally.watched:
                             self._note_watched(index, self._proposals[index], [(item.client, item.request)], fast=True)
 
-    def collect(self, batch: Batch, now: int, clock: WallClock, outbox: Outbox, taken: list[Ready]) -> None:
+    def collect(self, batch: Batch, held: Unsynced, now: int, clock: WallClock, outbox: Outbox) -> bool:
         """Propose what is queued, begin reads, and take out what the group has ready.
 
-        That is stored into `batch`, and what may leave now goes into `outbox`.
-
-        Args:
-            taken: gets the Readies whose durable messages must wait until `batch` is on disk.
+        That is stored into `batch`; what may leave now goes into `outbox`, and what must wait until the batch is on disk into
+        `held`. Who needs a snapshot goes into `snapshots_wanted`. Returns whether the log is long for want of a flush.
 
         Raises:
             Damaged: the log could not be read on; what was taken out until then is stored and said all the same.
@@ -293,17 +297,36 @@ class Replica:
             ready = group.ready(now)
             if ready.hard_state is not None:
                 self.store.save_hard_state(batch, ready.hard_state)
+                if group.out_of_terms:
+                    log.error("group_out_of_terms", shard=self.shard.id, reason=OUT_OF_TERMS)
             if ready.entries:
                 self.store.append(batch, ready.entries)
                 self.log_length.appended(ready.entries)
             for peer, message in ready.messages:
                 outbox.send(peer, message)
+            held.hold(group, ready)
             if ready.reads or ready.failed_reads:
                 reads.confirmed(ready, outbox)
-            taken.append(ready)
+            if ready.snapshots_wanted:
+                self.snapshots_wanted += ready.snapshots_wanted
+            if ready.lost_entries:
+                self._report(ready.lost_entries)
         if group.is_leader != self._was_leader or group.leader != self.refusals.route.leader:
             self._leadership_changed(outbox)
         self.refusals.settle(now, outbox)
+        return self.log_length.shorten(batch)
+
+    def _report(self, lost_entries: list[LostEntries]) -> None:
+        for lost in lost_entries:
+            log.error(
+                "replica_lost_entries",
+                node=lost.node,
+                shard=self.shard.id,
+                acknowledged=lost.acknowledged,
+                missing=lost.missing,
+                reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
+                f"sent again, but the node cannot be relied on: replace it",
+            )
 
     @property
     def may_apply(self) -> bool:

@@ -10,16 +10,13 @@ from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import RelocationStatus
 
-from shoal_server.node.replica import Replica
+from shoal_server.node.replica import OUT_OF_TERMS, Replica
 from shoal_server.storage.applied_state import AppliedState
 
 if TYPE_CHECKING:
     from shoal_server.node.core import Node
 
 SOFTWARE = version("shoal")
-OUT_OF_TERMS = (
-    "its group has come to the last term there is and elects no leader any more: restore the shard from a backup"
-)
 
 
 def describe(node: Node, request: int, now: int) -> StatusReply:

@@ -104,9 +104,10 @@ class SnapshotTransfers:
         if (replica.shard.id, peer) not in self._sending and (replica, peer) not in self._wanted:
             self._wanted.append((replica, peer))
 
-    def want(self, replica: Replica, peer: str) -> None:
-        """Queue a snapshot for `peer`, whose entries are no longer in the log."""
-        self._wanted.append((replica, peer))
+    def want(self, replica: Replica) -> None:
+        """Queue snapshots for those whose entries are no longer in the replica's log."""
+        self._wanted.extend((replica, peer) for peer in replica.snapshots_wanted)
+        replica.snapshots_wanted = []
 
     def peer_lost(self, peer: str) -> None:
         """End what was under way to and from `peer`."""

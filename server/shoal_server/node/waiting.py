@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 from shoal.protocol.messages import Operation, Read, ReadPage, Scan
 from shoal.protocol.relocation import ReadMoving
 
@@ -12,8 +13,7 @@ from shoal_server.shard.commands import Command, WriteCommand
 from shoal_server.shard.sessions import session_name
 
 
-@dataclass(slots=True)
-class QueuedCommand:
+class QueuedCommand(msgspec.Struct):
     """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
 
     `fast`: it is answered as soon as it is in the log.
@@ -27,8 +27,7 @@ class QueuedCommand:
     fast: bool = False
 
 
-@dataclass(slots=True)
-class QueuedRead:
+class QueuedRead(msgspec.Struct):
     """A client's read that waits for a lease or a ReadIndex round, or for the replica to be fresh enough.
 
     `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns).
@@ -41,8 +40,7 @@ class QueuedRead:
     deadline: int = 0
 
 
-@dataclass(slots=True)
-class Proposal:
+class Proposal(msgspec.Struct):
     """Who waits for the commands of a log entry that this node proposed, in their order.
 
     `arrived`, `proposed`, `synced`: when the first of them came in, was proposed, and was on this node's own disk (ns).

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from shoal_server.raft.messages import Entry, HardState, Membership, RaftMessage
 
@@ -21,8 +23,7 @@ class LostEntries:
     missing: int
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(msgspec.Struct):
     """Everything a group has to have done since the last one. The order that safety rests on:
 
     - `hard_state` and `entries` go to the engine in order of the Readies; the first entry's index implies that stored
@@ -38,13 +39,13 @@ class Ready:
     """
 
     hard_state: HardState | None = None
-    entries: list[Entry] = field(default_factory=list)
-    messages: list[tuple[str, RaftMessage]] = field(default_factory=list)
-    durable_messages: list[tuple[str, RaftMessage]] = field(default_factory=list)
-    reads: list[tuple[int, int]] = field(default_factory=list)
-    failed_reads: list[int] = field(default_factory=list)
-    snapshots_wanted: list[str] = field(default_factory=list)
-    lost_entries: list[LostEntries] = field(default_factory=list)
+    entries: list[Entry] = []
+    messages: list[tuple[str, RaftMessage]] = []
+    durable_messages: list[tuple[str, RaftMessage]] = []
+    reads: list[tuple[int, int]] = []
+    failed_reads: list[int] = []
+    snapshots_wanted: list[str] = []
+    lost_entries: list[LostEntries] = []
 
 
 @dataclass(slots=True)

@@ -86,8 +86,7 @@ _results_encoder = msgspec.msgpack.Encoder()
 _results_decoder: msgspec.msgpack.Decoder[list[OperationResult]] = msgspec.msgpack.Decoder(list[OperationResult])
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """What applying one command came to.
 
     `seq` is the write's, where it is NEW, a DUPLICATE or FORGOTTEN; `results` are those of the operations that have one.
@@ -96,12 +95,11 @@ class Outcome:
 
     verdict: Verdict
     seq: int
-    results: list[OperationResult] = field(default_factory=list)
+    results: list[OperationResult] = []
     reason: str = ""
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(msgspec.Struct):
     """What the proposer of an entry already decoded, so that it need not be decoded again when applied.
 
     `operations` are those of each command, None where it is no write.
