@@ -19,9 +19,9 @@ from shoal.errors import BY_CODE, DeadlineExceeded, ErrorCode, Internal, Protoco
 from shoal.options import split_address
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.protocol.frames import (
+    BadLength,
     FrameDamaged,
     FrameReader,
-    FrameTooLong,
     answer_decoder,
     encode_frame,
     greeting_decoder,
@@ -382,7 +382,7 @@ class AdminConnection:
                 self._bodies.extend(self._frames.feed(data))
             except FrameDamaged as error:
                 raise ConnectionResetError(str(error)) from error
-            except FrameTooLong as error:
+            except BadLength as error:
                 raise ProtocolMismatch(f"{self.address} does not speak Shoal's protocol: {error}") from error
         return self._bodies.pop(0)
 

@@ -15,9 +15,9 @@ from shoal.errors import ErrorCode
 from shoal.options import split_address
 from shoal.protocol.frames import (
     HEADER_BYTES,
+    BadLength,
     FrameDamaged,
     FrameReader,
-    FrameTooLong,
     answer_decoder,
     encode_frame,
     greeting_decoder,
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         half = len(requests) // 2
         if len(frame) <= SOFT_FRAME_BYTES or not half:
             if len(frame) - HEADER_BYTES > max_frame_bytes:
-                raise FrameTooLong(f"a request of {len(frame)} bytes; a frame holds at most {max_frame_bytes}")
+                raise BadLength(f"a request of {len(frame)} bytes; a frame holds at most {max_frame_bytes}")
             self._handed_over += len(frame)
             transport.write(frame)
         else:
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
                     self._greeted(body)
         except FrameDamaged as error:
             self.end(str(error))
-        except FrameTooLong as error:
+        except BadLength as error:
             self.end(f"{error}: is this a Shoal node?", ErrorCode.PROTOCOL_MISMATCH)
         except msgspec.MsgspecError as error:
             self.end(f"it sent what cannot be decoded ({error}): is this a Shoal node?", ErrorCode.PROTOCOL_MISMATCH)

@@ -39,7 +39,7 @@ def test_bits_are_flipped() -> None:
 
 
 def no_checksums_of_frames(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(frames, "crc32", lambda _body: 0)
+    patch.setattr(frames, "checksum", lambda _body: 0)
 
 
 def no_checksums_of_entries(patch: pytest.MonkeyPatch) -> None:

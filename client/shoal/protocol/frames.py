@@ -1,7 +1,7 @@
 """Bytes to messages and back, without a socket: length-prefixed frames, each one list of messages.
 
-A frame is a 4-byte big-endian length, the CRC-32 of its body in as many, and that many bytes of MessagePack. `FrameReader`
-cuts frames out of whatever pieces the transport delivers; `FrameTooLong` is raised on the length alone, before any of the
+A frame is a 4-byte big-endian length, the checksum of its body in as many, and that many bytes of MessagePack. `FrameReader`
+cuts frames out of whatever pieces the transport delivers; `BadLength` is raised on the length alone, before any of the
 frame is buffered, and `FrameDamaged` before anything of the frame is decoded.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from struct import Struct as _Layout
 from typing import Any, Generic, TypeVar
-from zlib import crc32
 
 import msgspec
 
+from shoal.protocol.checksum import checksum
 from shoal.protocol.messages import MAX_FRAME_BYTES, Answer, Greeting, Operation, Request, TracedRequest
 
 _HEADER = _Layout(">II")
@@ -27,8 +27,8 @@ class FrameDamaged(BadFrame):
     """A frame is not what its sender sent: TCP's own checksum lets one flip in some thousands through."""
 
 
-class FrameTooLong(BadFrame):
-    """The other side announced a frame beyond the limit: it is broken, hostile, or not a Shoal peer at all."""
+class BadLength(BadFrame):
+    """The other side announced an empty frame, or one beyond the limit: it is broken, hostile, or not a Shoal peer at all."""
 
 
 _SMALL_PIECE_BYTES = 2048
@@ -57,7 +57,7 @@ class FrameReader:
         """Take what arrived; return the bodies of the frames that it completes.
 
         Raises:
-            FrameTooLong: a length beyond the limit was announced.
+            BadLength: a length that no frame has, or beyond the limit, was announced.
             FrameDamaged: a frame has not the checksum that it came with.
         """
         pieces = self._pieces
@@ -76,15 +76,15 @@ class FrameReader:
         size = len(data)
         missing = HEADER_BYTES
         while size - at >= HEADER_BYTES:
-            length, checksum = _HEADER.unpack_from(data, at)
-            if length > self._limit:
-                raise FrameTooLong(f"a frame of {length} bytes was announced; at most {self._limit} are accepted")
+            length, expected = _HEADER.unpack_from(data, at)
+            if not 0 < length <= self._limit:
+                raise BadLength(f"a frame of {length} bytes was announced; from 1 to {self._limit} are accepted")
             end = at + HEADER_BYTES + length
             if end > size:
                 missing += length
                 break
             body = data[at + HEADER_BYTES : end]
-            if crc32(body) != checksum:
+            if checksum(body) != expected:
                 raise FrameDamaged(f"a frame of {length} bytes arrived damaged: its checksum is another")
             bodies.append(body)
             self._limit = self._max_bytes
@@ -101,20 +101,20 @@ _encoder = msgspec.msgpack.Encoder()
 def encode_frame(messages: list[Any]) -> bytes:
     """Encode one frame: header and body, ready for the socket."""
     body = _encoder.encode(messages)
-    return _HEADER.pack(len(body), crc32(body)) + body
+    return _HEADER.pack(len(body), checksum(body)) + body
 
 
 def encode_frames(messages: list[Any], max_bytes: int = MAX_FRAME_BYTES) -> list[bytes]:
     """Encode messages as one frame, or as several where they would not fit into `max_bytes`.
 
     Raises:
-        FrameTooLong: one message alone does not fit.
+        BadLength: one message alone does not fit.
     """
     frame = encode_frame(messages)
     if len(frame) - HEADER_BYTES <= max_bytes:
         return [frame]
     if len(messages) == 1:
-        raise FrameTooLong(f"a message of {len(frame) - HEADER_BYTES} bytes; a frame holds at most {max_bytes}")
+        raise BadLength(f"a message of {len(frame) - HEADER_BYTES} bytes; a frame holds at most {max_bytes}")
     half = len(messages) // 2
     return encode_frames(messages[:half], max_bytes) + encode_frames(messages[half:], max_bytes)
 

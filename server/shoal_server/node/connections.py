@@ -16,9 +16,9 @@ import msgspec
 import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import (
+    BadLength,
     FrameDamaged,
     FrameReader,
-    FrameTooLong,
     encode_frame,
     encode_frames,
     greeting_decoder,
@@ -181,7 +181,7 @@ class Inbound(asyncio.Protocol):
         except FrameDamaged as error:
             self._host.frame_damaged()
             self.refuse(ErrorCode.UNAVAILABLE, str(error))
-        except FrameTooLong as error:
+        except BadLength as error:
             tls = data.startswith(CLIENT_HELLO) and not self._host.secure
             words = "it speaks TLS, which is not switched on here" if tls else f"{error}: is this a Shoal client?"
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, words)

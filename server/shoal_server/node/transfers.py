@@ -25,7 +25,7 @@ from shoal_server.raft.messages import SnapshotHeader
 from shoal_server.raft.ready import BadMessage
 from shoal_server.storage.applied_state import state_problem
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, checksum
+from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, chunk_checksum
 
 log = structlog.get_logger("shoal.node")
 
@@ -213,7 +213,7 @@ class SnapshotTransfers:
 
     def _take(self, replica: Replica, sender: str, chunk: SnapshotChunk, batch: Batch, now: int) -> str:
         """Stage a chunk; return "" or why the transfer cannot go on."""
-        if checksum(chunk) != chunk.checksum:
+        if chunk_checksum(chunk) != chunk.checksum:
             return self._refuse(replica, sender, f"chunk {chunk.number} is damaged")
         problem = state_problem(chunk.state(0), replica.keyspace.microshards)
         if problem:
@@ -356,7 +356,7 @@ class SnapshotTransfers:
             cluster_id=state.cluster_id,
         )
         self._tally.snapshot_bytes_sent += len(rows)
-        outbox.send(sending.peer, msgspec.structs.replace(chunk, checksum=checksum(chunk)))
+        outbox.send(sending.peer, msgspec.structs.replace(chunk, checksum=chunk_checksum(chunk)))
 
     def _end_sending(self, sending: _Sending, index: int, problem: str) -> None:
         """End a transfer: at `index` where it succeeded, 0 where it did not."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import IntEnum
 from struct import Struct as Layout
 from typing import Annotated, TypeAlias
-from zlib import crc32
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +28,7 @@ from shoal.protocol.bounds import (
     Version,
     WallMs,
 )
+from shoal.protocol.checksum import checksum
 
 _PLACE = Layout(">IQQB")
 MAX_TERM_STEP = 1 << 24
@@ -64,21 +64,19 @@ class Entry(_Message, frozen=True):
 
 
 def entry_checksum(group: int, term: int, index: int, kind: int, payload: bytes) -> int:
-    """Return the CRC-32 of an entry of a group's log: of all that it says, and of where it stands."""
-    return crc32(payload, crc32(_PLACE.pack(group, term, index, kind)))
+    """Return the checksum of an entry of a group's log: of all that it says, and of where it stands."""
+    return checksum(payload, checksum(_PLACE.pack(group, term, index, kind)))
 
 
 def sealed(group: int, term: int, index: int, kind: int, payload: bytes) -> Entry:
     """Return a new entry, with its checksum."""
-    return Entry(term, index, kind, payload, crc32(payload, crc32(_PLACE.pack(group, term, index, kind))))
+    return Entry(term, index, kind, payload, entry_checksum(group, term, index, kind, payload))
 
 
 def first_damaged(group: int, entries: list[Entry]) -> Entry | None:
     """Return the first of the entries that is not what was proposed; None: all are."""
-    pack = _PLACE.pack
     for entry in entries:
-        place = pack(group, entry.term, entry.index, entry.kind)
-        if crc32(entry.payload, crc32(place)) != entry.checksum:
+        if entry_checksum(group, entry.term, entry.index, entry.kind, entry.payload) != entry.checksum:
             return entry
     return None
 

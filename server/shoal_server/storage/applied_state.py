@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from zlib import crc32
 
 import msgspec
 from shoal.protocol.bounds import (
@@ -22,6 +21,7 @@ from shoal.protocol.bounds import (
     UnixMs,
     Word,
 )
+from shoal.protocol.checksum import checksum
 from shoal.protocol.relocation import EndedRelocation, RelocationCursor
 from shoal.shardmap import MicroshardRange, Ranges, is_well_formed, microshards_in, ranges_of
 
@@ -160,12 +160,12 @@ def encode_applied_state(state: AppliedState) -> bytes:
 
 
 def applied_state_row(state: AppliedState) -> bytes:
-    """Encode a state as it is stored: behind its CRC-32.
+    """Encode a state as it is stored: behind its checksum.
 
     All else that a replica has is found by it: of one with another generation no row would be missed by anybody here.
     """
     encoded = _encoder.encode(state)
-    return crc32(encoded).to_bytes(_CHECKSUM_BYTES, "big") + encoded
+    return checksum(encoded).to_bytes(_CHECKSUM_BYTES, "big") + encoded
 
 
 def state_problem(state: AppliedState, microshards: int | None = None) -> str:
@@ -199,7 +199,7 @@ def load_applied_state(engine: Engine, group: int, microshards: int | None = Non
     if row is None:
         return None
     encoded = row[_CHECKSUM_BYTES:]
-    if crc32(encoded).to_bytes(_CHECKSUM_BYTES, "big") != row[:_CHECKSUM_BYTES]:
+    if checksum(encoded).to_bytes(_CHECKSUM_BYTES, "big") != row[:_CHECKSUM_BYTES]:
         raise damaged_row("data", key, "its checksum is another")
     state = _decoder.decode(key, encoded)
     problem = state_problem(state, microshards)

@@ -48,7 +48,7 @@ IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
 DATABASE_FOLDER = "database"
 OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
-FOLDER_FORMAT = 2
+FOLDER_FORMAT = 3
 """Of the folder as a whole: raised where what is in it cannot be read as before. 2: entries have
 checksums, clusters have ids."""
 CLUSTER_ID_BYTES = 16

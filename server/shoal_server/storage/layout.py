@@ -6,7 +6,7 @@ Families and their keys:
 - data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) [| expiry (8)] | value
   and, with the keyspace's highest bit set, the expiry index: ... | generation (4) | expiry (8) | user key -> nothing
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
-  0 (4) | group (4) | 0 (4) -> CRC-32 of what follows (4) | AppliedState
+  0 (4) | group (4) | 0 (4) -> checksum of what follows (4) | AppliedState
   0 (4) | group (4) | 2^32 - 1 (4) -> SplitOff, of a replica that a split made
   0 (4) | group (4) | generation (4) | session (16) | slot (2) -> a deduplication session, see session_rows.py
   2^31 (4) | group (4) | generation (4) | index (8) | kind (1) | microshard (4) | user key -> the end of a range, or

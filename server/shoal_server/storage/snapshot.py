@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
-from zlib import crc32
 
 import msgspec
 from shoal.protocol.bounds import (
@@ -30,6 +29,7 @@ from shoal.protocol.bounds import (
     UnixMs,
     Word,
 )
+from shoal.protocol.checksum import checksum
 from shoal.protocol.relocation import EndedRelocation
 from shoal.shardmap import Ranges, microshards_in, ranges_of
 
@@ -145,9 +145,9 @@ JOURNAL: Final = "j"
 _encoder = msgspec.msgpack.Encoder()
 
 
-def checksum(chunk: SnapshotChunk) -> int:
-    """Return the CRC-32 of all that a chunk says, but for its checksum."""
-    return crc32(_encoder.encode(msgspec.structs.replace(chunk, checksum=0)))
+def chunk_checksum(chunk: SnapshotChunk) -> int:
+    """Return the checksum of all that a chunk says, but for its checksum."""
+    return checksum(_encoder.encode(msgspec.structs.replace(chunk, checksum=0)))
 
 
 class RowChecks:

@@ -42,7 +42,7 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import LAST_INDEX
 from shoal_server.storage.session_rows import encode_session_slot
-from shoal_server.storage.snapshot import SnapshotChunk, SnapshotRow, checksum
+from shoal_server.storage.snapshot import SnapshotChunk, SnapshotRow, chunk_checksum
 
 NODES = ("n1", "n2", "n3")
 KEYSPACE = Keyspace(1, "default", 4, b"/")
@@ -292,7 +292,7 @@ def take(nodes: Any, leader: str, victim: str, **changes: Any) -> None:
         ranges=state.ranges,
     )
     chunk = replace(chunk, **changes)
-    chunk = replace(chunk, checksum=checksum(chunk))
+    chunk = replace(chunk, checksum=chunk_checksum(chunk))
     nodes.nodes[victim].receive_peer(leader, peer_decoder.decode(nodes.encoded([chunk])))
     nodes.frames.clear()
     nodes.step()

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import HEADER_BYTES, FrameReader, answer_decoder, encode_frame, encode_operations
 from shoal.protocol.messages import GetStatus, Hello, OpenSession, Put, Read, Scan, StatusReply, Write
 from shoal.shardmap import MicroshardRange
@@ -142,7 +142,7 @@ PEERS = [
 
 
 def framed(body: bytes) -> bytes:
-    return struct.pack(">II", len(body), crc32(body)) + body
+    return struct.pack(">II", len(body), checksum(body)) + body
 
 
 @st.composite
@@ -190,7 +190,7 @@ def test_greetings_that_are_nearly_right(node: Process, body: bytes) -> None:
 @quickly
 @given(some=st.lists(bodies(CLIENTS), min_size=1, max_size=4), whole=st.booleans(), rest=st.binary(max_size=40))
 def test_requests_that_are_nearly_right(node: Process, some: list[bytes], whole: bool, rest: bytes) -> None:
-    sent = [framed(body) if whole else struct.pack(">II", len(body), crc32(body) ^ 1) + body for body in some]
+    sent = [framed(body) if whole else struct.pack(">II", len(body), checksum(body) ^ 1) + body for body in some]
     node.say(encode_frame([HELLO]), *sent, rest)
     node.still_serves()
 
@@ -198,7 +198,7 @@ def test_requests_that_are_nearly_right(node: Process, some: list[bytes], whole:
 @quickly
 @given(some=st.lists(bodies(PEERS), min_size=1, max_size=4), whole=st.booleans(), rest=st.binary(max_size=40))
 def test_messages_of_a_peer_that_are_nearly_right(node: Process, some: list[bytes], whole: bool, rest: bytes) -> None:
-    sent = [framed(body) if whole else struct.pack(">II", len(body), crc32(body) ^ 1) + body for body in some]
+    sent = [framed(body) if whole else struct.pack(">II", len(body), checksum(body) ^ 1) + body for body in some]
     node.say(encode_frame([PEER]), *sent, rest)
     node.still_serves()
 

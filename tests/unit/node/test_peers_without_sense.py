@@ -23,14 +23,14 @@ from shoal_server.raft.messages import (
     SnapshotHeader,
     sealed,
 )
-from shoal_server.storage.snapshot import SnapshotChunk, checksum
+from shoal_server.storage.snapshot import SnapshotChunk, chunk_checksum
 
 from .conftest import NODES, SHARD
 
 
 def chunk(header: SnapshotHeader, membership: Membership = Membership(1, NODES)) -> SnapshotChunk:  # noqa: B008
     made = SnapshotChunk(header, 1, 0, 0, [], True, 0, membership, 1, 0, (MicroshardRange(0, 4),))
-    return replace(made, checksum=checksum(made))
+    return replace(made, checksum=chunk_checksum(made))
 
 
 def entries_of_an_old_term(group: Group) -> list[Entry]:
