@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from msgspec import structs
-from shoal.shardmap import MicroshardRange, Routes, Shard, ShardMap, with_ranges, without_ranges
+from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.invariants import invariant
 
 from shoal_shardmanager.rows import (
@@ -128,41 +128,6 @@ def with_shards(shard_map: ShardMap, edited: Iterable[Shard]) -> ShardMap:
     by_id = {shard.id: shard for shard in edited}
     shards = tuple(by_id.get(shard.id, shard) for shard in shard_map.shards)
     return structs.replace(shard_map, version=shard_map.version + 1, shards=shards)
-
-
-def with_split(shard_map: ShardMap, parent: int, child: Shard, newer_than: int) -> ShardMap:
-    """Return the map in which `child` has been split off `parent`, newer than `newer_than`."""
-    edited = tuple(
-        _with_ranges(shard, without_ranges(shard.ranges, child.ranges)) if shard.id == parent else shard
-        for shard in shard_map.shards
-    )
-    version = max(shard_map.version, newer_than) + 1
-    return structs.replace(shard_map, version=version, shards=(*edited, child))
-
-
-def with_relocated(
-    shard_map: ShardMap, source: int, target: int, ranges: tuple[MicroshardRange, ...], newer_than: int
-) -> ShardMap:
-    """Return the map in which `target` has the microshards of `ranges`, newer than `newer_than`."""
-    shards: list[Shard] = []
-    for shard in shard_map.shards:
-        if shard.id == source:
-            shards.append(_with_ranges(shard, without_ranges(shard.ranges, ranges)))
-        elif shard.id == target:
-            shards.append(_with_ranges(shard, with_ranges(shard.ranges, ranges)))
-        else:
-            shards.append(shard)
-    return structs.replace(shard_map, version=max(shard_map.version, newer_than) + 1, shards=tuple(shards))
-
-
-def without_shard(shard_map: ShardMap, shard: int) -> ShardMap:
-    """Return the next map, without a shard that has no microshards."""
-    left = tuple(known for known in shard_map.shards if known.id != shard)
-    return structs.replace(shard_map, version=shard_map.version + 1, shards=left)
-
-
-def _with_ranges(shard: Shard, ranges: tuple[MicroshardRange, ...]) -> Shard:
-    return structs.replace(shard, ranges=ranges, founding_ranges=shard.founding_ranges or shard.ranges)
 
 
 def with_follower(shard: Shard, node: str) -> Shard:

@@ -11,9 +11,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
+from shoal.map_changes import with_relocated, with_split
 from shoal.protocol.messages import InstallShardMap, SplitShard
 from shoal.protocol.relocation import RelocationEnd
-from shoal.shardmap import MicroshardRange, Shard, ShardMap, microshards_in, ranges_of, with_ranges, without_ranges
+from shoal.shardmap import MicroshardRange, Shard, ShardMap, microshards_in, ranges_of, without_ranges
 from shoal_server.node.core import Node
 from shoal_server.node.replica import Replica
 
@@ -70,15 +71,7 @@ class SimulatedManager:
         self._cluster.events.after(PUSH_INTERVAL, self._push)
 
     def _adopt(self, child: Shard) -> None:
-        shards = tuple(
-            msgspec.structs.replace(
-                shard,
-                ranges=without_ranges(shard.ranges, child.ranges),
-                founding_ranges=shard.founding_ranges or shard.ranges,
-            )
-            for shard in self.map.shards
-        )
-        self.map = msgspec.structs.replace(self.map, version=self.map.version + 1, shards=(*shards, child))
+        self.map = with_split(self.map, child, self.map.version + 1)
 
     # -- relocations
 
@@ -145,22 +138,7 @@ class SimulatedManager:
         if order is None or order.mapped or not any(_has_handed_over(replica, order) for replica in replicas):
             return
         order.mapped = True
-        ranges = {
-            order.source: without_ranges(self._ranges(order.source), order.ranges),
-            order.target: with_ranges(self._ranges(order.target), order.ranges),
-        }
-        shards = tuple(
-            msgspec.structs.replace(
-                shard, ranges=ranges[shard.id], founding_ranges=shard.founding_ranges or shard.ranges
-            )
-            if shard.id in ranges
-            else shard
-            for shard in self.map.shards
-        )
-        self.map = msgspec.structs.replace(self.map, version=self._next_version(), shards=shards)
-
-    def _ranges(self, shard_id: int) -> tuple[MicroshardRange, ...]:
-        return next(shard.ranges for shard in self.map.shards if shard.id == shard_id)
+        self.map = with_relocated(self.map, order.source, order.target, order.ranges, self._next_version())
 
     # -- splits
 

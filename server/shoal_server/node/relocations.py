@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 from shoal.errors import ErrorCode
+from shoal.map_changes import with_relocated
 from shoal.protocol.relocation import (
     AdoptMicroshards,
     CancelRelocation,
@@ -23,7 +23,7 @@ from shoal.protocol.relocation import (
     StoreMoved,
     TakeMicroshards,
 )
-from shoal.shardmap import MicroshardRange, Shard, with_ranges, without_ranges
+from shoal.shardmap import without_ranges
 
 from shoal_server.node.order_rules import refuse_step
 from shoal_server.node.outbox import Outbox
@@ -114,12 +114,7 @@ class Relocations:
         if without_ranges(hand_over.ranges, source.ranges):
             # They have moved on since: this replica has come to an old entry of its log.
             return
-        moved = {
-            source.id: _with(source, without_ranges(source.ranges, hand_over.ranges)),
-            target.id: _with(target, with_ranges(target.ranges, hand_over.ranges)),
-        }
-        shards = tuple(moved.get(shard.id, shard) for shard in known.shards)
-        derived = msgspec.structs.replace(known, version=hand_over.map_version, shards=shards)
+        derived = with_relocated(known, source.id, target.id, hand_over.ranges, hand_over.map_version)
         node.adopt_derived_map(derived, now)
         log.info(
             "microshards_moved",
@@ -133,7 +128,3 @@ class Relocations:
 def _fills_disk(request: RelocationStep) -> bool:
     trims = isinstance(request, GiveMicroshards) and request.confirmed.scanned
     return isinstance(request, TakeMicroshards | GiveMicroshards | StoreMoved) and not trims
-
-
-def _with(shard: Shard, ranges: tuple[MicroshardRange, ...]) -> Shard:
-    return msgspec.structs.replace(shard, ranges=ranges, founding_ranges=shard.founding_ranges or shard.ranges)

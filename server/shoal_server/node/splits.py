@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
+from shoal.map_changes import with_split
 from shoal.protocol.bounds import MAX_VERSION
-from shoal.shardmap import without_ranges
 
 from shoal_server.node.replica import Replica
 from shoal_server.raft.messages import VoteRequest
@@ -110,18 +109,8 @@ class Splits:
         """Route by the map that the split makes of the present one."""
         node = self._node
         known, child = node.routes.map, split_off.child
-        shards = tuple(
-            msgspec.structs.replace(
-                shard,
-                ranges=without_ranges(shard.ranges, child.ranges),
-                founding_ranges=shard.founding_ranges or shard.ranges,
-            )
-            if shard.keyspace == child.keyspace
-            else shard
-            for shard in known.shards
-        )
         version = min(max(split_off.map_version, known.version + 1), MAX_VERSION)
-        node.adopt_derived_map(msgspec.structs.replace(known, version=version, shards=(*shards, child)), now)
+        node.adopt_derived_map(with_split(known, child, version), now)
 
     def open_missing(self, now: int) -> None:
         """Open what the map puts here, as far as no split may yet make it."""

@@ -16,13 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from msgspec.structs import replace
+from shoal.map_changes import with_relocated, without_shard
 from shoal.protocol.relocation import RelocationEnd
 from shoal_server.invariants import invariant
 
 from shoal_shardmanager.operations.outcome import Note, Outcome, ask, end, go, wait
 from shoal_shardmanager.requests import CancelRelocation, Forget
 from shoal_shardmanager.rows import MergeShards, OperationRow, Relocation, State, Step
-from shoal_shardmanager.state import Change, ClusterState, with_relocated, without_shard
+from shoal_shardmanager.state import Change, ClusterState
 from shoal_shardmanager.view import View, elapsed_ms
 
 FERRIED = frozenset({Step.COPY, Step.SEAL})
@@ -77,7 +78,8 @@ def adopted(
     row: OperationRow, work: Relocation, state: ClusterState, newer_than: int, now_ms: int
 ) -> tuple[Change, ...]:
     """Return what is written once the target has the microshards; nodes may have maps up to `newer_than` already."""
-    shard_map = with_relocated(state.map, work.source, work.target, work.ranges, newer_than)
+    version = max(state.map.version, newer_than) + 1
+    shard_map = with_relocated(state.map, work.source, work.target, work.ranges, version)
     return go(row, Step.FORGET, now_ms, shard_map, map_version=shard_map.version).changes
 
 
@@ -126,7 +128,7 @@ def _linger(row: OperationRow, work: Relocation, state: ClusterState, view: View
     other = next((other for other in state.running() if other.id != row.id and work.source in other.shards), None)
     if other is not None:
         return wait(f"operation {other.id} ({other.kind}) is on shard {work.source}")
-    shard_map = without_shard(state.map, work.source)
+    shard_map = without_shard(state.map, work.source, state.map.version + 1)
     counters = replace(state.counters, dropped=(*state.counters.dropped, work.source))
     return go(row, Step.SPREAD, view.wall_ms, shard_map, counters, map_version=shard_map.version)
 

@@ -9,6 +9,7 @@ the new shard; asked again, a leader refuses what it has done.
 
 from __future__ import annotations
 
+from shoal.map_changes import with_split
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Shard, without_ranges
 
@@ -16,7 +17,7 @@ from shoal_shardmanager.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.operations.replica import avoided
 from shoal_shardmanager.requests import Split
 from shoal_shardmanager.rows import OperationRow, SplitShard, State, Step
-from shoal_shardmanager.state import ClusterState, with_split
+from shoal_shardmanager.state import ClusterState
 from shoal_shardmanager.view import Leading, View
 
 
@@ -29,7 +30,8 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
     born = _born(work.child, view)
     if born is not None:
         child = _founded(work, parent, born)
-        shard_map = with_split(state.map, work.shard, child, view.newest_map())
+        version = max(state.map.version, view.newest_map()) + 1
+        shard_map = with_split(state.map, child, version)
         return go(row, Step.SPREAD, now, shard_map, map_version=shard_map.version)
     leader = view.leader(work.shard)
     if leader is None:

@@ -8,13 +8,13 @@ made, is taken into the map. Nothing here says anything about a shard that an op
 from __future__ import annotations
 
 from msgspec.structs import replace
+from shoal.map_changes import with_relocated
 from shoal.protocol.relocation import RelocationEnd, RelocationStatus
 from shoal.shardmap import Ranges, Shard, microshards_in, ranges_of, without_ranges
 
 from shoal_shardmanager.orders.common import accept, check_idle, described_ranges, known_leader, known_shard
 from shoal_shardmanager.orders.model import Accepted, Facts, Refused, SettleOrder, Why
 from shoal_shardmanager.rows import MoveMicroshards, SplitShard, Step
-from shoal_shardmanager.state import with_relocated
 from shoal_shardmanager.view import Leading
 
 _UNDO = "it was begun without the shard manager"
@@ -115,7 +115,8 @@ def _done_between(source: Leading, target: Leading) -> int:
 
 
 def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
-    shard_map = with_relocated(facts.state.map, work.source, work.target, work.ranges, facts.view.newest_map())
+    version = max(facts.state.map.version, facts.view.newest_map()) + 1
+    shard_map = with_relocated(facts.state.map, work.source, work.target, work.ranges, version)
     steps = (
         f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
     )
