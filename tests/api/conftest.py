@@ -42,7 +42,7 @@ class Database:
 
 
 def _cluster_helpers() -> ModuleType:
-    path = Path(__file__).parents[1] / "cluster" / "conftest.py"
+    path = Path(__file__).parents[1] / "cluster" / "real.py"
     spec = importlib.util.spec_from_file_location("shoal_tests_real_cluster", path)
     assert spec is not None
     assert spec.loader is not None
