@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from shoal.admin import AdminConnection, NotLeader
 from shoal.errors import DeadlineExceeded, InvalidArgument, ProtocolMismatch, Unavailable
+from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import Failure, GetStatus, Refused, TransferLeader
 
@@ -77,7 +79,7 @@ async def test_a_refusal_is_raised_in_the_nodes_words():
 
 
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\1\x3e\x61\x1d\xab\xc1", encode_frame([])]
+    "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", struct.pack(">II", 1, checksum(b"\xc1")) + b"\xc1", encode_frame([])]
 )
 async def test_what_is_no_shoal_node_is_told_apart(said):
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
