@@ -124,7 +124,7 @@ def vote_without_a_log(patch: pytest.MonkeyPatch) -> None:
 
 def never_rebuild(patch: pytest.MonkeyPatch) -> None:
     """A failed replica waits for somebody to come."""
-    patch.setattr(Rebuilding, "begin", lambda *_: None)
+    patch.setattr(Rebuilding, "tick", lambda *_: None)
 
 
 def serve_what_is_left(patch: pytest.MonkeyPatch) -> None:

@@ -173,9 +173,7 @@ class Node:
             # Of what a split makes nothing is stored before this node has applied it. Any other replica that a later map
             # than the first one has brought here has its origin stored.
             if identity.node in shard.replicas and (is_stored(engine, shard.id) or not shard.parent):
-                opened = self._opener.open(self.routes, shard.id, now)
-                self.replicas[shard.id] = opened
-                self._count_opened(opened)
+                self._open(shard.id, now)
         for replica in self.replicas.values():
             self.clock.stored(replica.machine.state.clock_ms, now)
         self.peers: list[str] = [node.id for node in shard_map.nodes if node.id != identity.node]
@@ -190,7 +188,7 @@ class Node:
         self._callers = Callers(random)
         self._founding = Founding(self, random)
         self._admission = Admission(self.replicas, self.routes, settings, self._callers)
-        self._rebuilding = Rebuilding(self.replicas, self._transfers, now)
+        self._rebuilding = Rebuilding(self.replicas, self._transfers)
         self._stray_rows = StrayRows(self, now)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
@@ -362,14 +360,9 @@ class Node:
             put_failure(batch, self.engine, replica.shard.id, failure)
             self.engine.write(batch)
             self._failure_stored = True
-            self._rebuilding.begin(replica, now)
         # What it has to say leaves with the next turn, whichever part of this one has come to its end.
         self._dirty[replica.shard.id] = self._again[replica.shard.id] = replica
         self._next_tick = now
-
-    def _count_opened(self, replica: Replica) -> None:
-        if replica.failure is not None:
-            self._count_failure(replica.failure)
 
     def _count_failure(self, failure: ReplicaFailure) -> None:
         kind = failure.kind.value
@@ -383,13 +376,18 @@ class Node:
         """A replica has other rows than most."""
         self.fail_replica(replica, ReplicaFailure(FailureKind.DIVERGED, reason, at_index), now)
 
+    def _open(self, shard_id: int, now: int) -> Replica:
+        """Have the replica of a shard that is open nowhere yet; it may have failed before it was."""
+        replica = self.replicas[shard_id] = self._opener.open(self.routes, shard_id, now)
+        if replica.failure is not None:
+            self._count_failure(replica.failure)
+        return replica
+
     def _add_replica(self, shard_id: int, now: int) -> None:
-        replica = self._opener.open(self.routes, shard_id, now)
-        self.replicas[shard_id] = replica
+        replica = self._open(shard_id, now)
         if replica.rows_unknown:
             self._stray_rows.added(shard_id, replica.keyspace.id)
         self._dirty[shard_id] = replica
-        self._count_opened(replica)
 
     # -- what arrives
 

@@ -20,30 +20,32 @@ ASK_AGAIN_NS = 1_000_000_000
 
 
 class Rebuilding:
-    """The failed replicas of a node, of which those rebuild themselves whose failure does not go by itself."""
+    """The failed replicas of a node, of which those rebuild themselves whose failure does not go by itself.
+
+    Nobody says which those are: each look finds them, however and whenever they came to be failed.
+    """
 
     __slots__ = ("_due", "_replicas", "_transfers")
 
-    def __init__(self, replicas: Mapping[int, Replica], transfers: SnapshotTransfers, now: int) -> None:
+    def __init__(self, replicas: Mapping[int, Replica], transfers: SnapshotTransfers) -> None:
         """`replicas` are, at every moment, those of the node, by shard."""
         self._replicas = replicas
         self._transfers = transfers
-        self._due: dict[int, int] = {shard: now for shard, replica in replicas.items() if replica.failure is not None}
-
-    def begin(self, replica: Replica, now: int) -> None:
-        """`replica` has failed."""
-        self._due[replica.shard.id] = now
+        self._due: dict[int, int] = {}
 
     def tick(self, now: int, outbox: Outbox) -> int | None:
         """Ask for the snapshots that are due; return when to look again, None where no replica waits for one."""
-        for shard, due in list(self._due.items()):
-            replica = self._replicas.get(shard)
-            if replica is None or replica.failure is None or replica.failure.kind not in STORED:
-                del self._due[shard]
-            elif due <= now:
+        known = self._due
+        self._due = {
+            shard: known.get(shard, now)
+            for shard, replica in self._replicas.items()
+            if replica.failure is not None and replica.failure.kind in STORED
+        }
+        for shard, due in self._due.items():
+            if due <= now:
                 self._due[shard] = now + ASK_AGAIN_NS
                 if not self._transfers.takes(shard):
-                    self._ask(replica, outbox)
+                    self._ask(self._replicas[shard], outbox)
         return min(self._due.values(), default=None)
 
     def _ask(self, replica: Replica, outbox: Outbox) -> None:

@@ -10,7 +10,7 @@ from shoal.keys import microshard_of
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import Done, Failure, OpenSession, Put, SessionOpened, SplitShard, Write, Written
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_server.storage.layout import data_prefix
+from shoal_server.storage.layout import data_prefix, expiry_prefix
 from shoal_server.storage.replica_failure import FailureKind
 
 PARENT, CHILD = 1, 2
@@ -47,6 +47,22 @@ def test_a_node_that_opens_its_replica_late_votes_as_soon_as_it_has(nodes: Any) 
     assert not any(CHILD in nodes.nodes[node].replicas for node in late)
     nodes.slow_flushes.clear()
     nodes.until(lambda: leads(nodes, leader), milliseconds=50)
+
+
+def test_a_replica_that_has_failed_when_it_is_opened_is_rebuilt_without_a_restart(nodes: Any) -> None:
+    nodes.answer(nodes.write(*(Put(key, b"v", 3_600_000) for key in KEYS)))
+    late = nodes.others[0]
+    nodes.slow_flushes.add(late)
+    split(nodes)
+    parent, engine = nodes.replica(late).machine, nodes.engines[late]
+    nodes.until(lambda: CHILD in parent.state.children)
+    index = expiry_prefix(1, 2, parent.state.generation)
+    engine.damage.add("data", [next(key for key in engine.tables["data"].keys if key.startswith(index))])
+    nodes.slow_flushes.clear()
+    nodes.until(lambda: CHILD in nodes.nodes[late].replicas)
+    assert nodes.nodes[late].replicas[CHILD].failure.kind is FailureKind.DAMAGED
+    engine.damage.clear()
+    nodes.until(lambda: nodes.nodes[late].replicas[CHILD].failure is None)
 
 
 # -- one number for two new shards
