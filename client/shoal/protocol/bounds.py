@@ -95,7 +95,7 @@ Version: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 Epoch: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
 Promise: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 WriteNumber: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
-RelocationId: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
+RelocationId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 PageNumber: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_INDEX)]
 Checksum: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_CHECKSUM)]
 

@@ -83,6 +83,12 @@ class Relocations:
         if problem:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
             return
+        other = _other_shard(request)
+        if other is not None and other not in self._node.routes.shards:
+            # By a newer map there may be one: then this one comes soon, and whoever drives it asks again.
+            where = f"there is no shard {other} in the shard map of this node: give microshards to one that is there"
+            outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)
+            return
         not_writable = self._node.disk.state.not_writable
         if not_writable and _fills_disk(request):
             reason = f"this node takes no writes now: {not_writable}"
@@ -123,6 +129,13 @@ class Relocations:
             target=target.id,
             map_version=hand_over.map_version,
         )
+
+
+def _other_shard(request: RelocationStep) -> int | None:
+    """Return the shard at the other end of a relocation that the request begins; None: it begins none."""
+    if isinstance(request, TakeMicroshards):
+        return request.source
+    return request.target if isinstance(request, GiveMicroshards) else None
 
 
 def _fills_disk(request: RelocationStep) -> bool:

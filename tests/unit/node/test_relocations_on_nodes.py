@@ -469,6 +469,24 @@ def test_what_cannot_be_done_is_refused_with_the_reason(two: TwoShards) -> None:
     assert "has ended on shard 2: cancelled" in reason(two.take())
 
 
+def test_nothing_begins_with_a_shard_that_is_not_there_or_under_no_number(two: TwoShards) -> None:
+    """Nobody could end it: there is no other side to ask, and no number that an order could name."""
+    give, take = (
+        GiveMicroshards(0, SOURCE, RELOCATION, 999, MOVING),
+        TakeMicroshards(0, TARGET, RELOCATION, 998, MOVING),
+    )
+    for shard, step, other in ((SOURCE, give, 999), (TARGET, take, 998)):
+        refused = refusal(two.ask(shard, lambda request, step=step: msgspec.structs.replace(step, request=request)))
+        # It may be new, and the map with it on its way here: whoever drives the relocation asks again.
+        assert refused.code == ErrorCode.UNAVAILABLE
+        assert f"no shard {other}" in refused.message
+    unnumbered = GiveMicroshards(0, SOURCE, 0, TARGET, MOVING)
+    refused = refusal(two.ask(SOURCE, lambda request: msgspec.structs.replace(unnumbered, request=request)))
+    assert refused.code == ErrorCode.INVALID_ARGUMENT
+    assert "relocation" in refused.message
+    assert two.nodes.nodes[two.leading(SOURCE)].replicas[SOURCE].machine.state.outgoing is None
+
+
 def test_rows_that_move_count_where_they_are_and_only_there(two: TwoShards) -> None:
     two.write(SOURCE, Put(MOVED, b"1"), Put(STAYS, b"2"))
     two.nodes.pass_time(6000)
