@@ -107,7 +107,7 @@ _MAY_FOLLOW: dict[Role, frozenset[Role]] = {
 MOST_FEEDINGS = 6
 """How often the wait of a failed replica is doubled before it leads again: to about a minute."""
 FEEDING_SUPPORTS = 5
-"""For how many support times a failed replica that could hand over goes on to feed those that are not level yet."""
+"""For how many support times a failed replica leads on for those that are not level yet, while another is; or for nobody."""
 
 _ANSWERS = frozenset({AppendAccepted, AppendRejected, VoteResponse, ReadProbeConfirmed, TermPassed})
 _NAMING_PROMISES = (AppendAccepted, AppendRejected)
@@ -780,8 +780,8 @@ class Group:
         It goes on to vote and to take entries: its log is whole. That may be the newest one there is left, and then nobody
         else can win; so, where nobody leads for some time longer than others would wait, it campaigns. What it wins it uses
         to feed the others its log, and nothing else (`is_leader` is False): it takes no proposals, confirms no reads, sends
-        no snapshot, and resigns when another voter could lead. Each time it waits twice as long as before, since others
-        that have failed, too, would do no better.
+        no snapshot, and resigns when another voter could lead, or when none has taken any of it for some time. Each time
+        it waits twice as long as before, since others that have failed, too, would do no better.
 
         Where the log is not whole, entries up to `lost_to` may have been acknowledged and be gone: it then takes none but
         behind a snapshot, and neither votes nor campaigns before its log is that far again, so that no leader is elected
@@ -877,7 +877,8 @@ class Group:
                 self._become_replica(self.term, now)
                 return
             self._reads.extend(leader.probe_reads(now))
-            self.active = leader.tick(now) or supported <= now or leader.lease_forfeited
+            # One that has failed does not lead for ever, whether or not anybody takes anything of it.
+            self.active = leader.tick(now) or supported <= now or leader.lease_forfeited or self._failed
             if leader.lease_forfeited and leader.transfer is None and supported > now and self.may_campaign:
                 # The target of a transfer has not taken over, and may still do so at any time. Only a newer term ends
                 # that; without one there would never be a lease again.

@@ -311,15 +311,24 @@ class Leader:
     # -- handing over
 
     def has_fed(self, now: int, patience_ns: int) -> bool:
-        """Say whether another voter has the whole log, and all whom entries help, unless they take longer than patience."""
+        """Say whether there is nobody left to feed, for a leader that does nothing else.
+
+        Another voter has the whole log, and so have all whom entries help, unless they take longer than patience. Or no
+        voter has taken any for as long as that: it cannot be reached, or a snapshot would have to come first. To lead on
+        would help nobody, and keep those from leading who could.
+        """
         level = lagging = False
+        taken_at = self.since
         for voter in self.membership.voters:
             if voter != self._node:
                 progress = self.progress[voter]
+                taken_at = max(taken_at, progress.heard_at)
                 if progress.match >= self._log.last_index:
                     level = True
                 elif progress.reachable and progress.state is not ProgressState.SNAPSHOT:
                     lagging |= self._liveness.supported_until(voter) > now
+        if now - taken_at >= patience_ns:
+            return True
         return level and (not lagging or now - self.since >= patience_ns)
 
     def begin_transfer(self, target: str, now: int) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from shoal.protocol.messages import Failure, Freshness, GetStatus, Put, Rows, Written
+from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.group import Role
 from shoal_server.raft.ready import NotLeader
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
-from .conftest import NODES
+from .conftest import NODES, Nodes
 
 STRONG = Freshness()
 
@@ -82,6 +83,37 @@ def test_it_leaves_leading_to_a_whole_replica_that_can_win(nodes: Any) -> None:
     while not nodes.replica(other).group.is_leader:
         nodes.step()
         assert not feeds(nodes, failed)
+
+
+def connect_only(nodes: Any, *pairs: tuple[str, str]) -> None:
+    """Leave these ways between nodes, in both directions; all are told."""
+    ways = {*pairs, *((second, first) for first, second in pairs)}
+    nodes.cut = {(one, other) for one in NODES for other in NODES if one != other} - ways
+    for one in NODES:
+        for other in NODES:
+            if one != other:
+                nodes.nodes[one].peer_lost(other)
+                if (one, other) in ways:
+                    nodes.nodes[one].peer_connected(other)
+
+
+def test_one_that_can_help_nobody_leaves_leading_to_a_whole_one_out_of_its_reach() -> None:
+    nodes = Nodes(NodeSettings(log_retain_bytes=1, log_checkpoint_bytes=1))
+    whole = nodes.leader
+    failed, behind = nodes.others
+    nodes.answer(nodes.write(Put(b"a", b"1")))
+    nodes.pass_time(500)
+    connect_only(nodes, (whole, failed))
+    for number in range(6):
+        nodes.answer(nodes.write(Put(b"k%d" % number, b"v")))
+        nodes.pass_time(100)
+    lacks = nodes.replica(behind).group.log.last_index + 1
+    nodes.until(lambda: nodes.replica(failed).group.log.first_index > lacks)
+    connect_only(nodes, (behind, failed))
+    fail(nodes, failed, FailureKind.DIVERGED)
+    nodes.until(lambda: feeds(nodes, failed), 8000)
+    connect_only(nodes, (behind, failed), (behind, whole))
+    nodes.until(lambda: nodes.replica(whole).group.read_index(nodes.now) is not None, 30_000)
 
 
 def test_one_that_has_lost_its_log_never_leads(nodes: Any) -> None:
