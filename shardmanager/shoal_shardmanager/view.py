@@ -109,6 +109,16 @@ class View:
             return None
         return next((replica for replica in status.replicas if replica.shard == shard), None)
 
+    def parents(self, child: int) -> set[int]:
+        """Return the shards that `child` was split off, as their replicas say: of two splits under one number there are two."""
+        return {
+            replica.shard
+            for node in self.reports
+            if (status := self.fresh(node)) is not None
+            for replica in status.replicas
+            if child in replica.children
+        }
+
     def leader(self, shard: int) -> Leading | None:
         """Return who leads a shard, by the newest term that is reported."""
         return self.leaders().get(shard)

@@ -56,6 +56,8 @@ MAX_FOLLOWERS = 16
 """Of a shard, as a keyspace may ask for them."""
 MAX_REPLICAS = 64
 """Of one shard: more than a keyspace can ask for, with those that are on their way."""
+MAX_CHILDREN = 64
+"""Shards that one says to have split off: the last ones. The map has the others long since."""
 MAX_KEY = 64 * 1024
 """Bytes of the longest key that a node can be told to accept."""
 MAX_BOUND = MAX_KEY + 1
@@ -123,6 +125,7 @@ CursorBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_CURSOR)]
 Digest: TypeAlias = Annotated[bytes, Meta(max_length=MAX_DIGEST)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=MAX_REPLICAS)]
 """The nodes that have a replica of one shard."""
+Children: TypeAlias = Annotated[tuple[ShardId, ...], Meta(max_length=MAX_CHILDREN)]
 Delimiter: TypeAlias = Annotated[bytes, Meta(max_length=MAX_DELIMITER)]
 Features: TypeAlias = Annotated[tuple[Word, ...], Meta(max_length=MAX_FEATURES)]
 Generation: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_CHECKSUM)]

@@ -13,6 +13,7 @@ import msgspec
 from shoal.protocol.bounds import (
     Bytes,
     Checksum,
+    Children,
     Count,
     Digest,
     DurationMs,
@@ -604,6 +605,7 @@ class ReplicaStatus(_Message, frozen=True):
         failure_words: "" or how the replica has failed, for readers that do not know of `failure` yet.
         comparison: of leaders that compare their replicas in the background, how far that is.
         failure: how the replica has failed, if it has: it serves nothing then.
+        children: the last shards that were split off this one, by the replica's log as applied here, the newest last.
     """
 
     shard: ShardId
@@ -636,6 +638,7 @@ class ReplicaStatus(_Message, frozen=True):
     failure_words: Text = ""
     comparison: ComparisonStatus | None = None
     failure: ReplicaFailure | None = None
+    children: Children = ()
 
 
 MAX_HOT_MICROSHARDS = 8

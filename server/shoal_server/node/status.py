@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from shoal.protocol.bounds import MAX_INDEX
+from shoal.protocol.bounds import MAX_CHILDREN, MAX_INDEX
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import RelocationStatus
@@ -84,6 +84,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         if replica.comparison is not None and replica.comparison.is_of(status.term, status.role == "leader")
         else None,
         failure=failure,
+        children=replica.machine.state.children[-MAX_CHILDREN:],
         peers=tuple(
             PeerProgress(
                 node=peer.node,

@@ -12,7 +12,14 @@ from shoal.map_changes import with_relocated
 from shoal.protocol.relocation import RelocationEnd, RelocationStatus
 from shoal.shardmap import Ranges, Shard, microshards_in, ranges_of, without_ranges
 
-from shoal_shardmanager.orders.common import accept, check_idle, described_ranges, known_leader, known_shard
+from shoal_shardmanager.orders.common import (
+    accept,
+    check_idle,
+    described_ranges,
+    known_leader,
+    known_shard,
+    listed,
+)
 from shoal_shardmanager.orders.model import Accepted, Facts, Refused, SettleOrder, Why
 from shoal_shardmanager.rows import MoveMicroshards, SplitShard, Step
 from shoal_shardmanager.view import Leading
@@ -90,22 +97,27 @@ def _undoing(work: MoveMicroshards, facts: Facts) -> Accepted:
 
 def _taken_over(shard: Shard, missing: Ranges, facts: Facts) -> Accepted:
     lacking = known_leader(facts, shard.id)
+    problem = (
+        f"shard {shard.id} lacks microshards {described_ranges(missing)} by its log, and no leader that the managers "
+        "hear of has them from it: `shoal doctor` says whom they do not hear"
+    )
     for other_id, holder in sorted(facts.view.leaders().items()):
         held = set(microshards_in(holder.replica.ranges)) & set(microshards_in(missing))
         if not held or other_id == shard.id:
             continue
         other = facts.state.shard(other_id)
         if other is None:
-            return _new_shard(shard, other_id, held, holder, facts)
+            parent, unknown = _parent_of(other_id, held, facts)
+            if parent is not None and parent.keyspace == shard.keyspace:
+                check_idle(facts.state, parent.id)
+                return _new_shard(parent, other_id, held, holder, facts)
+            problem = unknown or problem
+            continue
         number = _done_between(lacking, holder)
         if other.keyspace == shard.keyspace and number:
             check_idle(facts.state, other_id)
             return _moved(MoveMicroshards(shard.id, other_id, ranges_of(held), number), facts)
-    raise Refused(
-        Why.REFUSED,
-        f"shard {shard.id} lacks microshards {described_ranges(missing)} by its log, and no leader that the managers "
-        "hear of has them from it: `shoal doctor` says whom they do not hear",
-    )
+    raise Refused(Why.REFUSED, problem)
 
 
 def _done_between(source: Leading, target: Leading) -> int:
@@ -123,9 +135,33 @@ def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
     return accept(facts, work, Step.FORGET, shard_map, steps=steps, version=shard_map.version)
 
 
-def _new_shard(shard: Shard, child: int, held: set[int], holder: Leading, facts: Facts) -> Accepted:
+def _parent_of(child: int, held: set[int], facts: Facts) -> tuple[Shard | None, str]:
+    """Return the shard that `child` was split off, or None and why the map cannot name it.
+
+    That need not be the shard which lacks the microshards: they may have been given on before. And a voter that missed the
+    split opens no replica of the child for as long as its replica of the parent on the map seems yet to make it.
+    """
+    child_has = f"shard {child}, which the map does not name, has microshards {described_ranges(ranges_of(held))}"
+    parents = sorted(facts.view.parents(child))
+    if not parents:
+        return None, f"{child_has}, and no shard that the managers hear of says to have split it off: keep it as it is"
+    if len(parents) > 1:
+        return (
+            None,
+            f"{child_has}, and shards {listed(parents)} each have split one of that number off: keep all as they are",
+        )
+    parent = facts.state.shard(parents[0])
+    if parent is None:
+        return None, (
+            f"{child_has}, and was split off shard {parents[0]}, which the map does not name either: settle the shard first "
+            "that the map gives the microshards of that one"
+        )
+    return parent, ""
+
+
+def _new_shard(parent: Shard, child: int, held: set[int], holder: Leading, facts: Facts) -> Accepted:
     ranges, counters = ranges_of(held), facts.state.counters
-    members = set(known_leader(facts, shard.id).members)
+    members = set(known_leader(facts, parent.id).members)
     reported = [replica for node in facts.view.reports if (replica := facts.view.replica(node, child)) is not None]
     # Two shards may have been split off under one number: every replica that has anything has to be the same one's.
     alike = all(
@@ -136,14 +172,14 @@ def _new_shard(shard: Shard, child: int, held: set[int], holder: Leading, facts:
     if child in counters.dropped or not alike:
         raise Refused(
             Why.REFUSED,
-            f"shard {child}, which the map does not name, has microshards {described_ranges(ranges)} of shard {shard.id}, but "
+            f"shard {child}, which the map does not name, has microshards {described_ranges(ranges)} of shard {parent.id}, but "
             "one of its replicas has others, or other members, or it was dropped: it is not, or not everywhere, what was "
             "split off",
         )
     steps = (
-        f"shard {child}, with microshards {described_ranges(ranges)}, comes into the map as split off shard {shard.id}",
+        f"shard {child}, with microshards {described_ranges(ranges)}, comes into the map as split off shard {parent.id}",
         "every node hears of it",
     )
-    work = SplitShard(shard.id, child, ranges)
+    work = SplitShard(parent.id, child, ranges)
     grown = replace(counters, next_shard=max(counters.next_shard, child + 1))
     return accept(facts, work, Step.SPLIT, steps=steps, counters=grown)

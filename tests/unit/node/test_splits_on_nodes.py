@@ -6,9 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from shoal.keys import microshard_of
+from shoal.protocol.bounds import MAX_CHILDREN
 from shoal.protocol.frames import encode_operations
-from shoal.protocol.messages import Done, Failure, OpenSession, Put, SessionOpened, SplitShard, Write, Written
+from shoal.protocol.messages import (
+    Done,
+    Failure,
+    GetStatus,
+    OpenSession,
+    Put,
+    SessionOpened,
+    SplitShard,
+    Write,
+    Written,
+)
 from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.storage.layout import data_prefix, expiry_prefix
 from shoal_server.storage.replica_failure import FailureKind
@@ -63,6 +75,18 @@ def test_a_replica_that_has_failed_when_it_is_opened_is_rebuilt_without_a_restar
     assert nodes.nodes[late].replicas[CHILD].failure.kind is FailureKind.DAMAGED
     engine.damage.clear()
     nodes.until(lambda: nodes.nodes[late].replicas[CHILD].failure is None)
+
+
+def test_a_replica_says_which_shards_were_split_off_it_and_of_very_many_the_last(nodes: Any) -> None:
+    leader = split(nodes)
+    nodes.until(lambda: leads(nodes, leader))
+    for name in NODES:
+        parent, child = nodes.ask_and_wait(name, GetStatus).replicas
+        assert (parent.children, child.children) == ((CHILD,), ())
+    machine = nodes.replica(leader).machine
+    machine.state = replace(machine.state, children=tuple(range(1000)))
+    parent, _ = nodes.ask_and_wait(leader, GetStatus).replicas
+    assert parent.children == tuple(range(1000))[-MAX_CHILDREN:]
 
 
 # -- one number for two new shards

@@ -34,6 +34,7 @@ class Group:
     ended: dict[int, RelocationEnd] = field(default_factory=dict)
     hot: tuple[MicroshardLoad, ...] = ()
     bytes: int = 0
+    children: tuple[int, ...] = ()
     before: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
     @property

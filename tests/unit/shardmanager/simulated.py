@@ -268,6 +268,7 @@ class SimulatedCluster:
             relocations_ended=tuple(EndedRelocation(number, end) for number, end in group.ended.items()),
             hot=group.hot,
             bytes=group.bytes,
+            children=group.children,
             counted=True,
         )
 
@@ -364,6 +365,7 @@ class SimulatedCluster:
         assert group.ranges, "something stays"
         made = self.groups[child.id] = Group(list(child.voters), list(child.followers), child.voters[0])
         made.ranges, made.match, made.version = child.ranges, dict(group.match), group.version
+        group.children = (*group.children, child.id)
         self.asked_voters[child.id] = self.asked_voters[request.shard]
         for member in made.members:
             self.nodes[member].replicas.add(child.id)

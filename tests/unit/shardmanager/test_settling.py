@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 from shoal.protocol.relocation import RelocationEnd, RelocationStatus
-from shoal.shardmap import MicroshardRange, with_ranges, without_ranges
+from shoal.shardmap import Keyspace, MicroshardRange, with_ranges, without_ranges
 from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SettleOrder, SplitOrder, Why, check
 from shoal_shardmanager.rows import State
 
@@ -35,16 +35,23 @@ def adopt(cluster: Any) -> None:
     cluster.ferries._derive(target)
 
 
-def split_off(cluster: Any, ranges: tuple[MicroshardRange, ...]) -> None:
+def split_off(cluster: Any, ranges: tuple[MicroshardRange, ...], parent: int = 1, child: int = 50) -> None:
     """Somebody has shard 50, with these microshards, split off shard 1 by hand."""
-    parent = cluster.groups[1]
-    child = cluster.groups[50] = Group(list(parent.voters), list(parent.followers), parent.voters[0])
-    child.ranges, child.match, child.version = ranges, dict(parent.match), parent.version
-    parent.ranges = without_ranges(parent.ranges, ranges)
-    cluster.asked_voters[50] = cluster.asked_voters[1]
-    for member in child.members:
-        cluster.nodes[member].replicas.add(50)
+    group = cluster.groups[parent]
+    made = cluster.groups[child] = Group(list(group.voters), list(group.followers), group.voters[0])
+    made.ranges, made.match, made.version = ranges, dict(group.match), group.version
+    group.ranges = without_ranges(group.ranges, ranges)
+    group.children = (*group.children, child)
+    cluster.asked_voters[child] = cluster.asked_voters[parent]
+    for member in made.members:
+        cluster.nodes[member].replicas.add(child)
     cluster.run(5)
+
+
+def parent_on_map(cluster: Any, child: int) -> int:
+    [shard] = [shard for shard in cluster.state.map.shards if shard.id == child]
+    parent: int = shard.parent
+    return parent
 
 
 @pytest.mark.parametrize("shard", [1, 2])
@@ -133,6 +140,56 @@ def test_a_shard_that_somebody_has_split_off_comes_into_the_map(simulated: Any) 
     assert 51 in cluster.groups, "the number is not given again"
 
 
+def test_its_parent_on_the_map_is_who_split_it_off_and_not_who_had_its_microshards_before(simulated: Any) -> None:
+    cluster = simulated()
+    begin(cluster, sealed=True)
+    adopt(cluster)
+    cluster.ferries.forget(cluster.groups[1], STRAY)
+    split_off(cluster, MOVING, parent=2)
+    assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
+    assert parent_on_map(cluster, 50) == 2
+    cluster.settled()
+
+
+def test_of_a_shard_and_one_split_off_it_the_parent_comes_into_the_map_first(simulated: Any) -> None:
+    cluster = simulated()
+    split_off(cluster, (MicroshardRange(0, 2),), child=51)
+    split_off(cluster, MOVING, parent=51, child=50)
+    for child, parent in ((51, 1), (50, 51)):
+        assert cluster.run_to_end(cluster.order(SettleOrder(1))).state is State.DONE
+        assert parent_on_map(cluster, child) == parent
+    cluster.settled()
+
+
+@pytest.mark.parametrize(
+    ("parents", "words"),
+    [
+        ((), "no shard that the managers hear of says to have split it off"),
+        ((1, 2), "shards 1, 2 each have split one of that number off"),
+    ],
+)
+def test_a_shard_that_nobody_or_more_than_one_has_split_off_stays_out_of_the_map(
+    simulated: Any, parents: tuple[int, ...], words: str
+) -> None:
+    cluster = simulated()
+    split_off(cluster, MOVING)
+    for number in (1, 2):
+        cluster.groups[number].children = (50,) if number in parents else ()
+    with pytest.raises(Refused, match=words):
+        cluster.order(SettleOrder(1))
+
+
+def test_a_shard_whose_parent_the_map_does_not_name_has_to_wait_for_that_one(simulated: Any) -> None:
+    cluster = simulated()
+    split_off(cluster, MOVING)
+    cluster.groups[1].children, cluster.groups[2].children = (), (51,)
+    cluster.groups[51] = replace(cluster.groups[2], ranges=(), children=(50,))
+    for member in cluster.groups[51].members:
+        cluster.nodes[member].replicas.add(51)
+    with pytest.raises(Refused, match="was split off shard 51, which the map does not name either"):
+        cluster.order(SettleOrder(1))
+
+
 def test_a_shard_with_other_microshards_is_not_taken_for_one_that_was_split_off(simulated: Any) -> None:
     cluster = simulated()
     split_off(cluster, with_ranges(MOVING, (MicroshardRange(6, 7),)))
@@ -155,6 +212,18 @@ def test_where_two_shards_were_split_off_under_one_number_neither_comes_into_the
     view = replace(facts.view, reports={**facts.view.reports, name: replace(report, status=status)}, _leaders={})
     with pytest.raises(Refused, match="it is not, or not everywhere, what was"):
         check(SettleOrder(1), replace(facts, view=view))
+
+
+def test_a_shard_split_off_in_another_keyspace_has_other_microshards_of_the_same_numbers(simulated: Any) -> None:
+    cluster = simulated()
+    shards = tuple(structs.replace(shard, keyspace=shard.id) for shard in cluster.state.map.shards)
+    keyspaces = tuple(Keyspace(number, f"k{number}", 8, b"/") for number in (1, 2))
+    cluster.state = replace(cluster.state, map=structs.replace(cluster.state.map, shards=shards, keyspaces=keyspaces))
+    cluster.groups[1].ranges = without_ranges(cluster.groups[1].ranges, MOVING)
+    cluster.groups[2].ranges = with_ranges(cluster.groups[2].ranges, MOVING)
+    split_off(cluster, MOVING, parent=2)
+    with pytest.raises(Refused, match="shard 1 lacks microshards 0 by its log, and no leader"):
+        check(SettleOrder(1), cluster.facts())
 
 
 def test_microshards_that_nobody_has_are_not_given_to_anybody(simulated: Any) -> None:
