@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 from shoal.protocol.bounds import MAX_NODES
-from shoal.shardmap import NodeAddress, Shard, ShardMap
+from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import units
 
+from shoal_shardmanager import memberships
 from shoal_shardmanager.operations import automatic, campaign, leaders, relocate, replica, restart, split, spread
 from shoal_shardmanager.operations.campaign import Planned
 from shoal_shardmanager.operations.outcome import Note, Outcome, end, wait
@@ -53,9 +54,8 @@ from shoal_shardmanager.state import (
     ClusterState,
     ForgetOperation,
     changed,
+    map_problem,
     with_counters,
-    with_membership,
-    with_shards,
 )
 from shoal_shardmanager.view import View, elapsed_ms
 
@@ -120,13 +120,13 @@ def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
     # What follows is decided on the state with the changes so far, so that two operations never take the same number.
     after = _write(state, decision, _liveness(state, view, memory))
     after = _write(after, decision, _heals(after, view.wall_ms))
-    after = _write(after, decision, _followed(after, view))
+    after = _write(after, decision, memberships.followed(after, view))
     after = _write(after, decision, _outrun(after, view))
     for row in state.running():
         if row.id in view.waiting:
             decision.notes[row.id] = Note("a request to a node is under way")
             continue
-        outcome = _advance(after.operations[row.id], after, view, memory, decision)
+        outcome = _admitted(_advance(after.operations[row.id], after, view, memory, decision), after)
         decision.notes[row.id] = _with_trouble(outcome.note, view, row.id)
         decision.requests.extend(outcome.requests)
         after = _write(after, decision, outcome.changes)
@@ -137,6 +137,7 @@ def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
     _write(after, decision, _forgotten(after))
     decision.requests.extend(_pushes(state, view))
     decision.requests.extend(_remainders(state, view))
+    decision.requests.extend(memberships.repairs(state, view))
     return decision
 
 
@@ -146,6 +147,12 @@ def _write(state: ClusterState, decision: Decision, changes: Iterable[Change]) -
         return state
     decision.changes.extend(listed)
     return changed(state, listed)
+
+
+def _admitted(outcome: Outcome, state: ClusterState) -> Outcome:
+    """Have an operation wait that would make a map that nodes refuse: what they reported, and it is made of, is wrong."""
+    problem = map_problem(outcome.changes, state.map)
+    return wait(problem) if problem else outcome
 
 
 def _advance(row: OperationRow, state: ClusterState, view: View, memory: Memory, decision: Decision) -> Outcome:
@@ -254,28 +261,6 @@ def _heals(state: ClusterState, now_ms: int) -> Iterable[Change]:
 
 
 # -- the map
-
-
-def _followed(state: ClusterState, view: View) -> Iterable[Change]:
-    """Have the map follow the membership that the shards' logs hold; a target that is not yet in one stays routed."""
-    targets = {
-        row.arguments.shard: row.arguments.target
-        for row in state.running()
-        if isinstance(row.arguments, MoveReplica) and row.step in (Step.ROUTE, Step.ADD, Step.CATCH_UP)
-    }
-    edited: list[Shard] = []
-    for shard in state.map.shards:
-        leading = view.leaders().get(shard.id)
-        if leading is None or not leading.replica.membership_committed:
-            continue
-        status = leading.replica
-        if status.membership_version <= shard.membership_version:
-            continue
-        target = targets.get(shard.id, "")
-        extra = (target,) if target and target in shard.replicas and target not in leading.members else ()
-        edited.append(with_membership(shard, status.voters, (*status.followers, *extra), status.membership_version))
-    if edited:
-        yield with_shards(state.map, edited)
 
 
 def _held(state: ClusterState, view: View) -> bool:

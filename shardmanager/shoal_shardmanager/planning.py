@@ -16,6 +16,7 @@ FADE_SECONDS = 3.0
 """The time constant of the running means, however often a node reports."""
 
 SILENT = "it does not answer"
+UNKNOWN = "the managers know no such node"
 
 _STATES = {
     NodeState.ACTIVE: placement.NodeState.ACTIVE,
@@ -114,7 +115,7 @@ def placement_state(state: ClusterState, view: View, loads: Loads, *, healing: b
 
 
 def _nodes(state: ClusterState, view: View) -> tuple[placement.Node, ...]:
-    used = {node for shard in state.map.shards for node in shard.replicas}
+    used = dict.fromkeys(node for shard in state.map.shards for node in shard.replicas)
     found: list[placement.Node] = []
     for _, node in sorted(state.nodes.items()):
         if node.state is NodeState.REMOVED and node.id not in used:
@@ -130,6 +131,12 @@ def _nodes(state: ClusterState, view: View) -> tuple[placement.Node, ...]:
                 not_leading="" if status is None else status.not_leading,
             )
         )
+    # A map that an earlier version wrote may name others; what is there is to be seen, and left.
+    found += [
+        placement.Node(node, "", "", placement.NodeState.GONE, closed=UNKNOWN)
+        for node in used
+        if node not in state.nodes
+    ]
     return tuple(found)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from msgspec import structs
+from shoal.map_rules import refuse_map
 from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.invariants import invariant
 
@@ -118,6 +119,15 @@ def changed(state: ClusterState, changes: Iterable[Change]) -> ClusterState:
     invariant(counters.next_operation > max(operations, default=0), "operation numbers are never given twice")
     invariant(counters.next_shard > max((shard.id for shard in shard_map.shards), default=0), "nor those of shards")
     return after
+
+
+def map_problem(changes: Iterable[Change], before: ShardMap) -> str:
+    """Return "", or why nodes would refuse a map among the changes; one that they refuse already is not made worse."""
+    for change in changes:
+        problem = refuse_map(change, before) if isinstance(change, ShardMap) else ""
+        if problem and not refuse_map(before, before):
+            return f"nodes would refuse the shard map that follows: {problem}"
+    return ""
 
 
 # -- edits of the map

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 from shoal.errors import ErrorCode
+from shoal.map_rules import refuse_map
 from shoal.protocol.messages import (
     Answer,
     ChangeMembership,
@@ -32,12 +33,12 @@ from shoal.protocol.relocation import ReadMoving, RelocationStep
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.opening import origin_of_empty
-from shoal_server.node.order_rules import refuse_map, refuse_split
+from shoal_server.node.order_rules import refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import Replica, describe_entry
 from shoal_server.node.waiting import QueuedCommand
-from shoal_server.raft.membership import MembershipChange, MembershipRefused
+from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
@@ -271,6 +272,8 @@ class Administration:
             problem = f"the shard map has version {node.routes.map.version} already: a split needs a newer one"
         elif replica.machine.state.outgoing is not None or replica.machine.state.incoming is not None:
             problem = f"shard {parent.id} is in a relocation: try again when that is over"
+        elif unknown := sorted(set(membership.voters + membership.followers) - self._node.routes.nodes.keys()):
+            problem = f"it has replicas on {', '.join(unknown)}, which the shard map has not: remove these from the group first"
         elif not status.membership_committed:
             problem = "a change of its membership is under way: try again in a moment"
         elif (set(child.voters), set(child.followers)) != (set(membership.voters), set(membership.followers)):
@@ -316,6 +319,17 @@ class Administration:
         if request.if_version not in (0, membership.version):
             problem = f"the membership of shard {request.shard} is of version {membership.version} by now"
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, f"{problem}, not {request.if_version}")
+            return
+        if (
+            request.kind in (ChangeKind.ADD_FOLLOWER, ChangeKind.PROMOTE)
+            and request.node not in self._node.routes.nodes
+        ):
+            # A node that joins is in the managers' map before it is given replicas: then this one's is an older one.
+            problem = (
+                f"the shard map of {self._node.identity.node}, of version {self._node.routes.map.version}, has no node "
+                f"{request.node!r}: install one that has it first, and ask again"
+            )
+            outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
             return
         try:
             self._node.propose_membership(request.shard, MembershipChange(request.kind, request.node), now)

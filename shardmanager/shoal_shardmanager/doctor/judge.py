@@ -12,6 +12,7 @@ from shoal.survey import Problem, ProblemKind
 
 from shoal_shardmanager.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
 from shoal_shardmanager.doctor.facts import Facts, Finding, Severity
+from shoal_shardmanager.memberships import is_news, refused, reported, unknown_members
 
 CLOCK_SKEW_MS_MAX = 500
 """Nodes that keep time differ by far less; by twice this they lead nothing."""
@@ -314,6 +315,34 @@ def _microshards(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _memberships(facts: Facts) -> Iterator[Finding]:
+    """Memberships that the map cannot follow: no node would take it."""
+    shard_map = facts.survey.shard_map
+    for shard in shard_map.shards:
+        leader = facts.survey.leader(shard.id)
+        if leader is None or not is_news(shard, leader.replica):
+            continue
+        problem = refused(reported(shard, leader.replica), shard_map)
+        if not problem:
+            continue
+        unknown = unknown_members(leader.replica, shard_map)
+        if unknown:
+            advice = (
+                "the shard manager takes such a member out of the group within seconds, unless it answers: then start that "
+                "node again with --join, or end it. With no manager, start one; `shoal settle` and moves do not help"
+            )
+        else:
+            advice = "the map keeps the membership before it; change that of the group again, and report it"
+        yield Finding(
+            Severity.WARNING,
+            "membership_not_in_map",
+            f"the map cannot follow shard {shard.id}'s membership of version {leader.replica.membership_version}: {problem}",
+            advice,
+            node=unknown[0] if unknown else "",
+            shard=shard.id,
+        )
+
+
 def _stray_relocations(facts: Facts) -> Iterator[Finding]:
     """Relocations that no operation of the managers drives."""
     if not facts.control.asked or not facts.control.manager or facts.control.operations:
@@ -462,6 +491,7 @@ _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _operations,
     _maps,
     _microshards,
+    _memberships,
     _stray_relocations,
     _versions,
     _clocks_off,

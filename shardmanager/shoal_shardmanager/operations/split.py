@@ -13,6 +13,7 @@ from shoal.map_changes import with_split
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Shard, without_ranges
 
+from shoal_shardmanager.memberships import unknown_members
 from shoal_shardmanager.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.operations.replica import avoided
 from shoal_shardmanager.requests import Split
@@ -41,6 +42,9 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
     if without_ranges(work.ranges, leader.replica.ranges):
         # Nobody else takes microshards from a shard while this is on it.
         return wait(f"shard {work.shard} has parted with them; {leader.node} opens shard {work.child}")
+    unknown = unknown_members(leader.replica, state.map)
+    if unknown:
+        return wait(f"shard {work.shard} has replicas on {', '.join(unknown)}, which are no nodes of the map")
     version = max(state.map.version, view.newest_map()) + 1
     first = _first_leader(leader, state, view)
     voters = (first, *(voter for voter in leader.voters if voter != first))

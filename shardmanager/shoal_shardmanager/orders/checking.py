@@ -25,6 +25,7 @@ from shoal_shardmanager.orders.settling import settle
 from shoal_shardmanager.orders.shards import move, transfer
 from shoal_shardmanager.orders.splits import split
 from shoal_shardmanager.rows import Drain, Failover, MoveLeader, MoveReplica, Rebalance, RemoveNode, Undrain
+from shoal_shardmanager.state import map_problem
 
 
 def check(order: Order, facts: Facts, if_version: int = 0) -> Accepted:
@@ -36,6 +37,14 @@ def check(order: Order, facts: Facts, if_version: int = 0) -> Accepted:
     version = facts.state.map.version
     if if_version and if_version != version:
         raise Refused(Why.CONFLICT, f"the map is of version {version} by now, not {if_version}: look again, and repeat")
+    accepted = _accepted(order, facts)
+    problem = map_problem(accepted.changes, facts.state.map)
+    if problem:
+        raise Refused(Why.REFUSED, problem)
+    return accepted
+
+
+def _accepted(order: Order, facts: Facts) -> Accepted:
     match order:
         case MoveReplica():
             return move(order, facts)

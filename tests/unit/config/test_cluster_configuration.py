@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
+from shoal.map_rules import refuse_map
 from shoal.protocol.bounds import MAX_MS, MAX_TTL_MS
 from shoal.shardmap import ShardMap
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
@@ -26,7 +27,6 @@ from shoal_server.config.schema import (
     StorageConfig,
     TimingConfig,
 )
-from shoal_server.node.order_rules import refuse_map
 from shoal_server.node.settings import settings_from_config
 
 GOOD = """\

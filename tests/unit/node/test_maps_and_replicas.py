@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from shoal.map_rules import MAX_LEAP
 from shoal.protocol.bounds import MAX_MOVED_SEQ, MAX_VERSION
 from shoal.protocol.messages import (
     Answer,
@@ -26,9 +27,8 @@ from shoal.protocol.messages import (
 from shoal.protocol.relocation import AdoptMicroshards, RelocationCursor, SealMicroshards, StoreMoved
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.order_rules import MAX_LEAP
 from shoal_server.node.settings import NodeIdentity, NodeSettings
-from shoal_server.raft.membership import ChangeKind
+from shoal_server.raft.membership import ChangeKind, MembershipChange
 from shoal_server.raft.messages import HardState
 from shoal_server.storage.dropped_replicas import DroppedReplica, put_dropped, take_up_dropped
 from shoal_server.storage.folder import load_shard_map
@@ -143,6 +143,36 @@ def test_a_change_of_membership_that_comes_twice_changes_nothing(nodes: Any) -> 
     assert isinstance(late, Failure)
     assert "is of version 2 by now" in late.message
     assert len(nodes.replica(leader).group.membership.voters) == 2
+
+
+def test_a_node_that_the_map_lacks_is_not_added_before_the_map_has_it(nodes: Any) -> None:
+    leader = nodes.leader
+
+    def add() -> Answer:
+        return order(nodes, leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_FOLLOWER, "n9"))
+
+    last = nodes.replica(leader).group.log.last_index
+    refusal = add()
+    assert isinstance(refusal, Failure)
+    assert "has no node 'n9': install one that has it first, and ask again" in refusal.message
+    assert nodes.replica(leader).group.log.last_index == last
+    known = nodes.shard_map
+    grown = replace(known, version=known.version + 1, nodes=(*known.nodes, NodeAddress("n9", "n9:1")))
+    assert isinstance(order(nodes, leader, lambda request: InstallShardMap(request, grown)), Done)
+    nodes.cut.update((name, "n9") for name in nodes.nodes)
+    assert isinstance(add(), Done)
+
+
+def test_a_shard_with_a_member_that_the_map_lacks_is_not_split(nodes: Any) -> None:
+    """An earlier version may have let one in: the map that the split makes would be one that no node takes."""
+    leader = nodes.leader
+    nodes.cut.update((name, "n9") for name in nodes.nodes)
+    nodes.nodes[leader].propose_membership(1, MembershipChange(ChangeKind.ADD_FOLLOWER, "n9"), nodes.now)
+    nodes.pass_time(200)
+    child = Shard(2, 1, (MicroshardRange(2, 4),), VOTERS, ("n9",))
+    refusal = order(nodes, leader, lambda request: SplitShard(request, 1, child, 9))
+    assert isinstance(refusal, Failure)
+    assert "replicas on n9, which the shard map has not" in refusal.message
 
 
 def test_a_replica_that_goes_and_comes_back_in_one_turn_begins_with_nothing(nodes: Any) -> None:

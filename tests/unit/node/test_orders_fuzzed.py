@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from shoal.map_rules import MAX_LEAP
 from shoal.protocol.bounds import (
     MAX_INDEX,
     MAX_KEYSPACE,
@@ -48,7 +49,7 @@ from shoal.protocol.relocation import (
     TakeMicroshards,
 )
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal_server.node import administration, order_rules, relocations
+from shoal_server.node import administration, relocations
 from shoal_server.storage.layout import value_header
 
 NODES = ("n1", "n2", "n3")
@@ -297,5 +298,5 @@ def test_a_map_that_nobody_could_follow_is_refused(make_nodes: Any) -> None:
         refused = nodes.ask_and_wait(nodes.leader, lambda request, new=shard_map: InstallShardMap(request, new))
         assert isinstance(refused, Failure), shard_map
         assert "contradicts itself" in refused.message
-    right = ShardMap(known.version + order_rules.MAX_LEAP, "test", addresses, keyspaces, shards)
+    right = ShardMap(known.version + MAX_LEAP, "test", addresses, keyspaces, shards)
     assert not isinstance(nodes.ask_and_wait(nodes.leader, lambda request: InstallShardMap(request, right)), Failure)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from msgspec.structs import replace
+from shoal.map_rules import refuse_map
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import EndedRelocation
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap, without_ranges
@@ -52,7 +53,7 @@ class SimulatedCluster:
     def __init__(self, *, nodes: int = 5, shards: int = 2, voters: int = 3, random: Random | None = None) -> None:
         self.random = random or Random(1)
         names = [f"n{number}" for number in range(1, nodes + 1)]
-        addresses = tuple(NodeAddress(name, f"h:{index}", "eu", f"z{index}") for index, name in enumerate(names))
+        addresses = tuple(NodeAddress(name, f"h:{index + 1}", "eu", f"z{index}") for index, name in enumerate(names))
         members = [[names[(shard + place) % 3] for place in range(voters)] for shard in range(shards)]
         first = ShardMap(
             1,
@@ -199,6 +200,10 @@ class SimulatedCluster:
 
     # -- nodes
 
+    def _runs(self, node: str) -> bool:
+        """Say whether a member of a group runs: anybody may have put in one that there is not."""
+        return node in self.nodes and self.nodes[node].runs
+
     def stop(self, node: str) -> None:
         self.nodes[node].runs = False
 
@@ -246,7 +251,7 @@ class SimulatedCluster:
                 "voter" if member in group.voters else "follower",
                 group.match.get(member, 0),
                 "replicate",
-                self.nodes[member].runs,
+                self._runs(member),
             )
             for member in group.members
             if member != name
@@ -305,6 +310,9 @@ class SimulatedCluster:
         known = self.state.map.version - node.map.version
         if known < 0 or (known == 0 and not node.map_derived):
             raise RequestRefused("the map is older")
+        problem = refuse_map(self.state.map, node.map)
+        if problem:
+            raise RequestRefused(problem)
         node.map_derived = False
         before = {shard.id for shard in node.map.shards if node.address.id in shard.replicas}
         node.map = self.state.map
@@ -399,15 +407,15 @@ class SimulatedCluster:
     def _groups_go_on(self) -> None:
         for group in self.groups.values():
             for member in group.members:
-                if self.nodes[member].runs and group.match.get(member, 0) < ENTRIES:
+                if self._runs(member) and group.match.get(member, 0) < ENTRIES:
                     group.match[member] = min(ENTRIES, group.match.get(member, 0) + CATCH_UP_PER_TICK)
-            up = [voter for voter in group.voters if self.nodes[voter].runs]
+            up = [voter for voter in group.voters if self._runs(voter)]
             if group.leader not in up and 2 * len(up) > len(group.voters):
                 if self.tick <= group.changed_at + COMMIT_TICKS:
                     # Nobody else had its entry: the new leader's log is without it.
                     group.voters, group.followers = group.before
                     group.version, group.changed_at = group.version - 1, -10
-                    up = [voter for voter in group.voters if self.nodes[voter].runs]
+                    up = [voter for voter in group.voters if self._runs(voter)]
                 full = [voter for voter in up if group.match.get(voter, 0) >= ENTRIES] or up
                 group.leader, group.term = full[0], group.term + 1
 
@@ -416,7 +424,7 @@ class SimulatedCluster:
             if shard in self.state.counters.dropped:
                 continue
             assert len(group.voters) >= self.asked_voters[shard]
-            holders = [member for member in group.members if shard in self.nodes[member].replicas]
+            holders = [one for one in group.members if one in self.nodes and shard in self.nodes[one].replicas]
             assert len(holders) * 2 > len(group.voters), f"shard {shard} has lost its copies: {group}"
 
     def settled(self) -> None:

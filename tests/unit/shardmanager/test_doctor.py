@@ -278,6 +278,19 @@ def test_microshards_that_the_map_names_and_the_shard_lacks_are_found_and_who_ha
     assert "`shoal settle 1`" in said.advice
 
 
+def test_a_membership_with_a_node_that_there_is_not_is_found():
+    leader = replica("leader", followers=("n9",), membership_version=2, membership_committed=True)
+    said = only(facts(status("n1", replicas=(leader,))))
+    assert (said.code, said.severity, said.shard, said.node) == ("membership_not_in_map", Severity.WARNING, 1, "n9")
+    assert "replicas on nodes that are not there: n9" in said.what
+    assert "takes such a member out" in said.advice
+
+
+def test_a_membership_that_the_map_is_about_to_follow_is_no_finding():
+    leader = replica("leader", voters=NODES[:2], membership_version=2, membership_committed=True)
+    assert judge(facts(status("n1", replicas=(leader,)))) == []
+
+
 def test_microshards_that_are_on_their_way_are_no_finding():
     left = (MicroshardRange(0, 3),)
     moving = RelocationStatus(7, 2, (MicroshardRange(3, 4),), sealed=True)

@@ -45,7 +45,7 @@ def test_the_right_folder_brings_the_node_back(simulated: Any) -> None:
 def test_a_join_under_a_known_id_with_another_folder_is_refused(simulated: Any) -> None:
     cluster = simulated()
     cluster.run(2)
-    address = NodeAddress("n1", "h:0", "eu", "z0")
+    address = NodeAddress("n1", "h:1", "eu", "z0")
     assert joined(cluster.state, address, "i", 5) == ([], "")
     changes, refusal = joined(cluster.state, address, "another", 5)
     assert not changes
