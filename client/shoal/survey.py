@@ -19,6 +19,8 @@ from shoal.shardmap import NodeAddress, Shard, ShardMap
 
 LAG_PATIENCE_SECONDS = 1.0
 SURVEY_INTERVAL_SECONDS = 0.1
+APPLY_LAG_ENTRIES = 1_000
+"""A replica that has more than this still to apply is not in step: it answers nothing until it has."""
 
 
 class ProblemKind(StrEnum):
@@ -119,7 +121,7 @@ class Survey:
         return {shard: leader.replica.last_index for shard, leader in self._leaders.items()}
 
     def in_step(self, shard: Shard, marks: Mapping[int, int]) -> int:
-        """Return how many replicas of `shard` are connected and hold its log up to `marks`."""
+        """Return how many replicas of `shard` are connected, hold its log up to `marks`, and have about applied it."""
         if self.leader(shard.id) is None:
             return 0
         return sum(
@@ -199,11 +201,19 @@ class Survey:
     def _behind(self, shard: Shard, node: str, marks: Mapping[int, int]) -> Problem | None:
         """Return what keeps the replica of `shard` on `node` from being in step with the leader, which must exist."""
         leader = self._leaders[shard.id]
-        if node == leader.node:
-            return None
         where = f"shard {shard.id} on node {node}"
-        if self.replica(shard.id, node) is None:
+        # A mark may name entries that the leader of then never committed and that of now does not have.
+        mark = min(marks.get(shard.id, leader.replica.last_index), leader.replica.last_index)
+        replica = self.replica(shard.id, node)
+        if replica is None:
             return Problem(ProblemKind.REPLICA_MISSING, f"{where}: no such replica there", node, shard.id)
+        lag = mark - replica.applied_index
+        to_apply = None
+        if lag > APPLY_LAG_ENTRIES:
+            message = f"{where}: {lag} log entries to apply before it answers"
+            to_apply = Problem(ProblemKind.REPLICA_BEHIND, message, node, shard.id)
+        if node == leader.node:
+            return to_apply
         progress = self.progress(shard.id, node)
         if progress is None:
             return Problem(
@@ -216,8 +226,6 @@ class Survey:
                 node,
                 shard.id,
             )
-        # A mark may name entries that the leader of then never committed and that of now does not have.
-        mark = min(marks.get(shard.id, leader.replica.last_index), leader.replica.last_index)
         if progress.match_index < mark:
             return Problem(
                 ProblemKind.REPLICA_BEHIND,
@@ -225,7 +233,7 @@ class Survey:
                 node,
                 shard.id,
             )
-        return None
+        return to_apply
 
 
 async def examine(

@@ -220,6 +220,7 @@ class Node:
         self._flush_ticket = 0
         self._flushing: dict[Replica, int] | None = None
         self._flush_wanted = False
+        self._entries_unflushed = 0
         self._failure_stored = False
         self._next_tick = now
         self._implausible_due: dict[tuple[str, int], int] = {}
@@ -545,9 +546,10 @@ class Node:
         }
 
     def _flush(self) -> int | None:
-        """Return the ticket of a flush, where one is due for the sake of a log's length."""
+        """Return the ticket of a flush, where one is due for the sake of a log's length, or of a replay's."""
         if self._flush_wanted and self._flushing is None:
             self._flush_wanted = False
+            self._entries_unflushed = 0
             self._flushing = {replica: replica.machine.state.index for replica in self.replicas.values()}
             self._flush_ticket += 1
         return self._flush_ticket if self._flushing is not None else None
@@ -851,10 +853,14 @@ class Node:
 
     def _apply_to(self, batch: Batch, replica: Replica, now: int) -> None:
         """Apply what `replica` has committed into `batch`, or have it fail."""
+        before = replica.machine.state.index
         try:
             replica.apply(batch)
         except Damaged as error:
             self._damaged(replica, error, now)
+        self._entries_unflushed += max(0, replica.machine.state.index - before)
+        if self._entries_unflushed >= self.settings.flush_entries:
+            self._flush_wanted = True
 
     def _apply(self, now: int, outbox: Outbox) -> None:
         """Write a second batch with the effects of what is committed, and answer writes and reads."""

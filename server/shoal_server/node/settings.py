@@ -70,6 +70,8 @@ class NodeSettings(msgspec.Struct, frozen=True):
     Args:
         entry_bytes: a turn's writes of a shard become one log entry up to this size, then another.
         log_retain_bytes: applied entries kept per shard for replicas that lag; past it they get a snapshot.
+        flush_entries: so many entries applied to all replicas together are flushed to disk at the latest: as many are applied
+            again after a crash, at a thousand or two a second, and small ones make no bytes that would have them flushed.
         log_checkpoint_bytes: the log is cut off in steps of about this.
         sync_stall_ns: a disk sync that takes longer costs the node its leaderships; sync_slow_ns: syncs that do so in the
             mean, where those of other nodes do not.
@@ -85,6 +87,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     entry_bytes: int = 1024 * 1024
     log_retain_bytes: int = 16 * 1024 * 1024
+    flush_entries: int = 10_000
     log_checkpoint_bytes: int = 256 * 1024
     sessions_per_shard: int = 4096
     sync_stall_ns: int = 2_000_000_000

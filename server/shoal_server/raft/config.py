@@ -47,6 +47,8 @@ class RaftConfig(msgspec.Struct, frozen=True):
         commit_notice_delay_ns: a commit position that no append carries goes alone after this long.
         probe_retry_ns: what was sent to a peer and not answered is sent again after this long.
         promotable_lag_entries: a follower that lacks more of what is committed is not made a voter.
+        replay_lag_entries: a replica that has more than this still to apply leaves it to others to campaign first: it would
+            serve nothing until it has.
         stall_ns: a peer that accepts nothing of what was sent for this long is probed anew.
     """
 
@@ -59,6 +61,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
     cache_bytes: int = 1024 * 1024
     unapplied_bytes: int = 16 * 1024 * 1024
     promotable_lag_entries: int = 1_000
+    replay_lag_entries: int = 1_000
     commit_notice_delay_ns: int = 5_000_000
     probe_retry_ns: int = 100_000_000
     stall_ns: int = 500_000_000

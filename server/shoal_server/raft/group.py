@@ -695,8 +695,15 @@ class Group:
 
     @property
     def _campaign_due(self) -> int:
-        """When to campaign, if there is no leader then: one that has failed leaves it to the others first."""
-        return self._election_deadline + (self._timing.support_ns << self._feedings if self._failed else 0)
+        """When to campaign, if there is no leader then: one that has failed leaves it to the others first.
+
+        So does one that has much to apply yet, once and no longer: where all have, one of them has to lead.
+        """
+        support = self._timing.support_ns
+        if self._failed:
+            return self._election_deadline + (support << self._feedings)
+        lag = self.log.last_index - self.log.applied_index
+        return self._election_deadline + (support if lag > self._config.replay_lag_entries else 0)
 
     def _put_off_campaign(self, now: int) -> None:
         retry = self._timing.election_retry_ns

@@ -153,3 +153,19 @@ def test_the_worst_comes_first():
     )
     assert kinds(found, {}) == [ProblemKind.SHARD_WITHOUT_LEADER, ProblemKind.NODE_UNREACHABLE]
     assert found.in_step(SHARD, {}) == 0
+
+
+@pytest.mark.parametrize("slow", ["n1", "n2"])
+def test_a_replica_that_has_much_of_its_log_to_apply_is_not_in_step_though_it_leads(slow: str):
+    """A node that was killed serves nothing of a shard until it has applied again what had not been flushed."""
+
+    def told(node: str, role: str, peers: tuple[PeerProgress, ...] = ()) -> NodeReport:
+        known = replica(role, last_index=5_000, peers=peers)
+        return report(node, replace(known, applied_index=3_999 if node == slow else 4_000))
+
+    peers = (progress("n2", 5_000), progress("n3", 5_000))
+    found = survey(told("n1", "leader", peers), told("n2", "voter"), told("n3", "voter"))
+    (problem,) = found.problems(found.marks())
+    assert (problem.kind, problem.node) == (ProblemKind.REPLICA_BEHIND, slow)
+    assert "1001 log entries to apply before it answers" in problem.message
+    assert found.in_step(SHARD, found.marks()) == 2
