@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import shoal
+from msgspec.structs import replace
 from shoal.admin import AdminConnection
+from shoal.errors import InvalidArgument
 from shoal.protocol.relocation import RelocationCursor
-from shoal.shardmap import MicroshardRange, Ranges, Routes, Shard
+from shoal.shardmap import MicroshardRange, NodeAddress, Ranges, Routes, Shard
+from shoal_server.raft.membership import ChangeKind
 
 from .managed import ManagedCluster
 
@@ -153,3 +156,31 @@ async def test_a_shard_that_was_split_off_without_the_managers_comes_into_their_
         await every_row_is_there(cluster)
         await cluster.done("split", "3")
         assert sorted(await cluster.shards()) == [1, 2, 3, 4, 50, 51], "no number is given twice"
+
+
+async def test_a_member_that_is_no_node_stays_out_of_the_map_and_is_taken_out_of_its_group(
+    managed_cluster: Callable[..., Any],
+) -> None:
+    async with managed_cluster(nodes=3, managers=1) as cluster:
+        await until_well(cluster)
+        hand = ByHand(cluster)
+        before = (await hand.shard(1)).membership_version
+
+        async with await hand.leader(1) as leader:
+            with pytest.raises(InvalidArgument, match="has no node 'n9'"):
+                await leader.change_membership(1, ChangeKind.ADD_FOLLOWER, "n9")
+            known = await leader.shard_map()
+            nodes = (*known.nodes, NodeAddress("n9", "127.0.0.1:1"))
+            await leader.install_shard_map(replace(known, version=known.version + 1, nodes=nodes))
+            await leader.change_membership(1, ChangeKind.ADD_FOLLOWER, "n9")
+
+        async def undone() -> bool:
+            """Added and removed again: the map follows only what any node takes."""
+            return (await hand.shard(1)).membership_version >= before + 2
+
+        await cluster.wait_for(undone)
+        assert "n9" not in (await hand.shard(1)).replicas
+        await until_well(cluster)
+        for command in (("why", "1"), ("rebalance", "--plan"), ("drain", "n3", "--plan")):
+            assert "unknown node" not in (await cluster.run(*command))[1], command
+        await cluster.done("split", "1")
