@@ -23,6 +23,7 @@ from shoal_server.storage.damaged_meta import LOADERS
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import group_key
 from shoal_server.storage.memory import _Damage
+from shoal_server.storage.twice import COPIES
 
 from .conftest import MustBeFound
 
@@ -133,15 +134,20 @@ def serve_what_is_left(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_damaged_meta_rows_for_absent(patch: pytest.MonkeyPatch) -> None:
-    """What cannot be read of a replica's own rows counts as never stored."""
+    """What cannot be read of a replica's own rows counts as never stored, be it that another copy can be."""
 
-    def forget(engine: Engine, _: str, shard: Shard) -> None:
+    def forget(engine: Engine, shard: Shard) -> None:
         for kind, load in LOADERS.items():
+            key = group_key(kind, shard.id)
             try:
                 load(engine, shard.id)
+                if kind.stored_twice:
+                    engine.get(engine.meta, key)
+                    engine.get(engine.log, COPIES + key)
             except Damaged:
                 batch = engine.batch()
-                batch.delete(group_key(kind, shard.id), engine.meta)
+                batch.delete(key, engine.meta)
+                batch.delete(COPIES + key, engine.log)
                 engine.write(batch)
 
     patch.setattr(opening, "set_right", forget)

@@ -26,11 +26,11 @@ from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
     expiry_prefix,
-    load_hard_state,
     prefix_end,
     sessions_prefix,
     split_off_key,
 )
+from shoal_server.storage.promises import load_hard_state
 
 from shoal_chaos.simulation.client import SimulatedClient
 from shoal_chaos.simulation.disk import SimulatedEngine

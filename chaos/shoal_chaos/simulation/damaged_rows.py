@@ -7,7 +7,8 @@ from random import Random
 from typing import ClassVar
 
 from shoal_server.node.core import Node
-from shoal_server.storage.meta_rows import KIND_OF, DamageRule, MetaKind
+from shoal_server.storage.meta_rows import KIND_OF, DamageRule
+from shoal_server.storage.twice import COPIES
 
 from shoal_chaos.simulation.cluster import Cluster, SimulatedNode
 from shoal_chaos.simulation.events import SECOND
@@ -55,6 +56,9 @@ class DamagedRows(Faults):
             return
         family = self._random.choice(["data", "data", "log"])
         keys = node.engine.tables[family].keys
+        if family == "log":
+            # What is stored twice is another mix's.
+            keys = [key for key in keys if not key.startswith(COPIES)]
         if keys:
             first = self._random.randrange(len(keys))
             chosen = set(keys[first : first + self._random.randint(1, ROWS_MOST)])
@@ -74,25 +78,22 @@ class DamagedRows(Faults):
 class DamagedMeta(DamagedRows):
     """Rows that a node has of its replicas are damaged while its process is away: votes, where logs begin, failures, ...
 
-    But for those in whose place the worst would be that a replica never votes again: nobody replaces it here.
+    Of what is stored twice it is one copy: where both are gone a replica never votes again, and nobody replaces it here.
     """
 
     def _damage(self) -> None:
         node, nodes = self._some_node(), self._cluster.nodes.values()
-        # Nor is this node's: of a replica whose term is damaged twice, with no entry between, too low a term is known.
+        # Nor is this node's: the other copy might be.
         if any(is_damaged(each, nodes) for each in nodes):
             return
         self._crash_one(node)
-        kept = (MetaKind.LOST, MetaKind.DROPPED)
-        keys = [
-            key
-            for key in node.engine.tables["meta"].keys
-            if (kind := KIND_OF[key[:1]]) not in kept and kind.rule is not DamageRule.NODE_REFUSES
-        ]
+        keys = [key for key in node.engine.tables["meta"].keys if KIND_OF[key[:1]].rule is not DamageRule.NODE_REFUSES]
         if keys:
-            node.engine.damage.add(
-                "meta", self._random.sample(keys, min(len(keys), self._random.randint(1, ROWS_MOST)))
-            )
+            for key in self._random.sample(keys, min(len(keys), self._random.randint(1, ROWS_MOST))):
+                if KIND_OF[key[:1]].stored_twice and self._random.random() < 0.5:
+                    node.engine.damage.add("log", [COPIES + key])
+                else:
+                    node.engine.damage.add("meta", [key])
             self.damaged += 1
 
 
@@ -140,7 +141,8 @@ class LostLogs(Faults):
         """Have a node's logs be damaged, and its process start again."""
         node.crash()
         keys = node.engine.tables["log"].keys
-        node.engine.damage.add("log", set(keys) - _ends_of_logs(keys))
+        entries = {key for key in keys if not key.startswith(COPIES)}
+        node.engine.damage.add("log", entries - _ends_of_logs(keys))
         self._cluster.events.after(self._random.randrange(SECOND // 2), lambda: self._restart(node))
 
     def _led_by_three(self) -> list[tuple[int, str, list[str]]]:

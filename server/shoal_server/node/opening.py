@@ -28,15 +28,13 @@ from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
     LogStart,
-    encode_hard_state,
     encode_log_start,
-    hard_state_key,
     is_split_off,
-    load_hard_state,
     load_log_start,
     log_start_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.promises import has_forgotten, load_hard_state, put_hard_state
 from shoal_server.storage.replica_failure import (
     ANY_INDEX,
     FailureKind,
@@ -49,6 +47,11 @@ from shoal_server.storage.replica_failure import (
 )
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, load_origin, origin_of_newcomer, put_strays
 from shoal_server.storage.skipped_entries import load_skipped
+
+FORGOTTEN_PROMISES = (
+    "what replicas of this shard had promised here cannot be read any more: this one neither votes nor takes entries; "
+    "put one on another node in its place"
+)
 
 
 def origin_of_empty(engine: Engine, node: str, shard: Shard) -> ReplicaOrigin:
@@ -102,7 +105,7 @@ class ReplicaOpener:
             Damaged: the node's own rows cannot be read.
         """
         shard, node, engine = routes.shards[shard_id], self._node, self._engine
-        of_meta = set_right(engine, node, shard)
+        of_meta = set_right(engine, shard)
         if of_meta is not None:
             say_failed(node, shard_id, of_meta)
         take_up_dropped(engine, shard_id)
@@ -128,6 +131,9 @@ class ReplicaOpener:
                 _begin_log_of_split_off(engine, shard_id, state)
             else:
                 state = _initial(shard, engine, founded_ranges)
+        forgotten = has_forgotten(engine, shard_id)
+        if forgotten and failure is None:
+            failure = ReplicaFailure(FailureKind.DAMAGED, FORGOTTEN_PROMISES, state.index)
         machine, failure = self._open_machine(shard, routes.keyspaces[shard.keyspace], state, failure)
         leftovers = engine.batch()
         discard_staged(leftovers, engine, shard_id)
@@ -145,6 +151,7 @@ class ReplicaOpener:
             now=now,
             priority=shard.voters.index(node) if node in shard.voters else len(shard.voters),
             silent_until=0 if origin.founded else origin.membership_version,
+            has_forgotten=forgotten,
         )
         if failure is None or not failure.log_lost_to:
             try:
@@ -252,6 +259,7 @@ class _GroupArguments(TypedDict):
     now: int
     priority: int
     silent_until: int
+    has_forgotten: bool
 
 
 def _initial(shard: Shard, engine: Engine, ranges: tuple[MicroshardRange, ...]) -> AppliedState:
@@ -299,5 +307,5 @@ def _begin_log_of_split_off(engine: Engine, shard: int, state: AppliedState) -> 
     batch = engine.batch()
     batch.put(log_start_key(shard), encode_log_start(LogStart(state.index, state.term)), engine.meta)
     if load_hard_state(engine, shard).term < state.term:
-        batch.put(hard_state_key(shard), encode_hard_state(HardState(state.term, "")), engine.meta)
+        put_hard_state(batch, engine, shard, HardState(state.term, ""))
     engine.write(batch)

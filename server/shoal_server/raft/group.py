@@ -139,6 +139,7 @@ class Group:
         "_granted",
         "_handlers",
         "_hard_state_changed",
+        "_has_forgotten",
         "_history",
         "_leader",
         "_leader_epoch",
@@ -184,12 +185,14 @@ class Group:
         awaits_snapshot: bool = False,
         failed: bool = False,
         lost_to: int = 0,
+        has_forgotten: bool = False,
     ) -> None:
         """
         Args:
             awaits_snapshot: the replica cannot begin with the log's first entries: it takes none before a snapshot, and
                 does not campaign. It votes only if it cannot have forgotten anything: see `silent_until` and `fail`.
             failed, lost_to: see `fail`.
+            has_forgotten: the node may have promised anything in this group, and nobody knows what: the replica hears nobody.
             silent_until: the replica neither votes nor campaigns while its log knows no membership of this version:
                 the node may have had a replica before, and have forgotten what it promised then. 0: it has not.
             membership: as of the log's applied position; later ones are found in the log.
@@ -218,6 +221,7 @@ class Group:
         self._failed = failed
         self._feedings = 0
         self._lost_to = lost_to
+        self._has_forgotten = has_forgotten
         self._hard_state_changed = False
         self._durable_term = hard_state.term
         self._leader: Leader | None = None
@@ -335,6 +339,8 @@ class Group:
         One that awaits a snapshot and has had nothing to forget is a server with an empty log, as Raft knows it: its vote
         is as good as any, and where most voters are like that nobody could be elected without it.
         """
+        if self._has_forgotten:
+            return True
         if self._lost_to and (self._awaits_snapshot or self.log.last_index < self._lost_to):
             return True
         return self._silent_until > 0 and (self._awaits_snapshot or self._history.current.version < self._silent_until)
@@ -405,6 +411,9 @@ class Group:
             BadMessage: it cannot be what a peer sent; nothing was done.
             ImplausibleTerm: neither, but it is only this message that makes no sense.
         """
+        if self._has_forgotten:
+            # Whom it follows it may have voted out: what it acknowledged, that one would take for committed.
+            return
         term = message.term
         if term - self.term > MAX_TERM_STEP:
             raise ImplausibleTerm(

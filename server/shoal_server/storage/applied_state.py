@@ -26,7 +26,7 @@ from shoal.protocol.relocation import EndedRelocation, RelocationCursor
 from shoal.shardmap import MicroshardRange, Ranges, is_well_formed, microshards_in, ranges_of
 
 from shoal_server.raft.messages import Membership
-from shoal_server.storage.decoding import RowDecoder, damaged_row
+from shoal_server.storage.decoding import RowCodec, damaged_row
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import FORMAT, applied_state_key
 
@@ -149,14 +149,13 @@ def placements_of(generations: dict[int, int], usual: int) -> tuple[Placement, .
     return tuple(placements)
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = RowDecoder(AppliedState, "data", FORMAT)
+_codec = RowCodec(AppliedState, "data", FORMAT)
 _CHECKSUM_BYTES = 4
 
 
 def encode_applied_state(state: AppliedState) -> bytes:
     """Encode a state, as it is compared."""
-    return _encoder.encode(state)
+    return _codec.encode(state)
 
 
 def applied_state_row(state: AppliedState) -> bytes:
@@ -164,7 +163,7 @@ def applied_state_row(state: AppliedState) -> bytes:
 
     All else that a replica has is found by it: of one with another generation no row would be missed by anybody here.
     """
-    encoded = _encoder.encode(state)
+    encoded = _codec.encode(state)
     return checksum(encoded).to_bytes(_CHECKSUM_BYTES, "big") + encoded
 
 
@@ -201,7 +200,7 @@ def load_applied_state(engine: Engine, group: int, microshards: int | None = Non
     encoded = row[_CHECKSUM_BYTES:]
     if checksum(encoded).to_bytes(_CHECKSUM_BYTES, "big") != row[:_CHECKSUM_BYTES]:
         raise damaged_row("data", key, "its checksum is another")
-    state = _decoder.decode(key, encoded)
+    state = _codec.decode(key, encoded)
     problem = state_problem(state, microshards)
     if problem:
         raise damaged_row("data", key, problem)

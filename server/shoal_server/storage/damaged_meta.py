@@ -1,13 +1,15 @@
 """Damaged rows of the meta family that are of one replica: it fails, and the worst is stored that they may have said.
 
-What is stored in their place goes to disk together with the failure, so that whoever opens the replica, now or after a
+Of a row that is stored twice one copy is as good as two: the other is written anew from it, and nothing has failed.
+
+What is stored in place of others goes to disk together with the failure, so that whoever opens the replica, now or after a
 crash, finds rows that bind it at least as much as those did that are gone:
 
-- term and vote: a term that it cannot have voted in, in which it votes for itself: it cannot have come so far from the terms
-  that its log and its applied state know.
+- term and vote, what one that was dropped here had promised: that nobody knows what it has promised. It gives no vote and
+  takes no entries, now or later: see `put_forgotten`.
 - where the log begins, how the replica has failed: of the log nothing is believed, up to its end.
 - how it came here: not with its shard, and it knows enough to vote once its log has the membership that is on the map.
-- what it has lost, what one that was dropped here had promised: that may be anything, so it gives no vote until it is replaced.
+- what it has lost: that may be anything, so it gives no vote until it is replaced.
 - entries that are not to be applied: none. Its rows come with a snapshot of who has not applied them, either.
 """
 
@@ -16,22 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from shoal.protocol.bounds import MAX_TERM
 from shoal.shardmap import Shard
 
 from shoal_server.invariants import invariant
-from shoal_server.raft.messages import MAX_TERM_STEP, HardState
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
-from shoal_server.storage.dropped_replicas import load_dropped
+from shoal_server.storage.dropped_replicas import STORED_TWICE
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.layout import (
     KEYSPACE_BYTES,
     LogStart,
-    dropped_key,
-    encode_hard_state,
     encode_log_start,
-    hard_state_key,
-    load_hard_state,
     load_log_start,
     load_number,
     log_start_key,
@@ -40,12 +36,12 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import last_stored_entry
 from shoal_server.storage.meta_rows import DamageRule, MetaKind
+from shoal_server.storage.promises import put_forgotten
 from shoal_server.storage.replica_failure import (
     ANY_INDEX,
     FailureKind,
     ReplicaFailure,
     load_failure,
-    load_lost_to,
     put_failure,
     put_lost_to,
 )
@@ -53,36 +49,30 @@ from shoal_server.storage.replica_rows import load_origin, load_staged, origin_o
 from shoal_server.storage.skipped_entries import drop_skipped, load_skipped
 
 LOADERS: dict[MetaKind, Callable[[Engine, int], object]] = {
-    MetaKind.HARD_STATE: load_hard_state,
+    **{rows.kind: rows.load for rows in STORED_TWICE},
     MetaKind.LOG_START: load_log_start,
     MetaKind.ORIGIN: load_origin,
     MetaKind.FAILURE: load_failure,
-    MetaKind.LOST: load_lost_to,
-    MetaKind.DROPPED: load_dropped,
     MetaKind.SKIPPED: load_skipped,
     MetaKind.STAGING: load_staged,
     MetaKind.STRAYS: lambda engine, shard: load_number(engine, strays_key(shard), KEYSPACE_BYTES),
 }
 """What reads the row that a shard has of a kind, and raises `Damaged` where it cannot."""
-_UNKNOWN_TERMS = 1 << 18
-"""So far a replica whose term is not known goes on from those that it knows of: an election every ten seconds for a month, in
-all of which it voted and none of which left an entry with it. A replica that is new begins in term 0, and believes no term
-above `MAX_TERM_STEP`: a group bears this as often as it fits into that."""
-
-invariant(_UNKNOWN_TERMS * 64 <= MAX_TERM_STEP, "a replica that is new believes in a term that has been raised often")
-
 invariant(
     LOADERS.keys() == {kind for kind in MetaKind if kind.rule is not DamageRule.NODE_REFUSES},
     "every kind of row that is of one replica is looked at",
 )
 
 
-def set_right(engine: Engine, node: str, shard: Shard) -> ReplicaFailure | None:
-    """Look at all rows that `node` has of a replica in its meta family; return how it has failed by those, or None.
+def set_right(engine: Engine, shard: Shard) -> ReplicaFailure | None:
+    """Look at all rows that the node has of a replica in its meta family; return how it has failed by those, or None.
 
     None of them is damaged afterwards. To be called before any of them is gone by.
     """
     damaged: dict[MetaKind, str] = {}
+    for rows in STORED_TWICE:
+        with suppress(Damaged):
+            rows.mend(engine, shard.id)
     for kind, load in LOADERS.items():
         try:
             load(engine, shard.id)
@@ -95,17 +85,12 @@ def set_right(engine: Engine, node: str, shard: Shard) -> ReplicaFailure | None:
     with suppress(Damaged):
         state = load_applied_state(engine, shard.id)
     failure = _failure(engine, shard, damaged, state)
-    hard_state = HardState(0, "")
-    if MetaKind.HARD_STATE in damaged:
-        hard_state = HardState(min(_known_term(engine, shard.id, state) + _UNKNOWN_TERMS, MAX_TERM), node)
     batch = engine.batch()
     if failure is not None:
         put_failure(batch, engine, shard.id, failure)
     for kind in damaged:
-        _replace(batch, engine, shard, kind, hard_state)
+        _replace(batch, engine, shard, kind)
     engine.write(batch)
-    # Its term is named in what the replica says from now on.
-    engine.sync()
     return failure
 
 
@@ -124,17 +109,19 @@ def _failure(
     return ReplicaFailure(FailureKind.DAMAGED, reason, 0 if state is None else state.index, lost_to)
 
 
-def _replace(batch: Batch, engine: Engine, shard: Shard, kind: MetaKind, hard_state: HardState) -> None:
+def _replace(batch: Batch, engine: Engine, shard: Shard, kind: MetaKind) -> None:
     """Store what is to be gone by in place of the damaged row of a kind; of a failure the caller has stored that."""
-    if kind is MetaKind.HARD_STATE:
-        batch.put(hard_state_key(shard.id), encode_hard_state(hard_state), engine.meta)
+    for rows in STORED_TWICE:
+        if rows.kind is kind:
+            rows.delete(batch, engine, shard.id)
+    if kind in (MetaKind.HARD_STATE, MetaKind.DROPPED, MetaKind.FORGOTTEN):
+        put_forgotten(batch, engine, shard.id)
     elif kind is MetaKind.LOG_START:
         batch.put(log_start_key(shard.id), encode_log_start(LogStart(0, 0)), engine.meta)
     elif kind is MetaKind.ORIGIN:
         put_origin(batch, engine, shard.id, origin_of_newcomer(shard))
-    elif kind is MetaKind.LOST or kind is MetaKind.DROPPED:
+    elif kind is MetaKind.LOST:
         put_lost_to(batch, engine, shard.id, ANY_INDEX)
-        batch.delete(dropped_key(shard.id), engine.meta)
     elif kind is MetaKind.SKIPPED:
         drop_skipped(batch, engine, shard.id)
     elif kind is MetaKind.STAGING or kind is MetaKind.STRAYS:
@@ -154,14 +141,3 @@ def _end_of_log(engine: Engine, shard: int, state: AppliedState | None) -> int:
         return max(1, last.index)
     # Only what was applied is cut off.
     return ANY_INDEX if state is None else max(1, state.index)
-
-
-def _known_term(engine: Engine, shard: int, state: AppliedState | None) -> int:
-    """Return the highest term that a replica is known to have been in, by what else can be read."""
-    terms = [0 if state is None else state.term]
-    with suppress(Damaged):
-        last = last_stored_entry(engine, shard)
-        terms.append(0 if last is None else last.term)
-    with suppress(Damaged):
-        terms.append(load_log_start(engine, shard).term)
-    return max(terms)

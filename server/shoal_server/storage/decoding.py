@@ -1,7 +1,8 @@
-"""The one way in which stored rows of replicas are decoded: what is no row as it would be stored is damage of its family.
+"""The one way in which stored rows of replicas are encoded and decoded: what is no row as it would be stored is damage.
 
 Whoever decodes a row of a replica does it here, or with a function that raises `Damaged` itself. So a replica fails of which
-a row is wrong, and no other kind of exception comes out of what a disk, or somebody, has made of a row.
+a row is wrong, and no other kind of exception comes out of what a disk, or somebody, has made of a row. And what is stored
+can be read again: whoever encodes a row that could not be is stopped before it is written.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from shoal_server.invariants import invariant
 from shoal_server.storage.engine import Damaged, Engine, StorageFailed
 
 T = TypeVar("T")
 
+_encoder = msgspec.msgpack.Encoder()
 SHOWN_KEY_BYTES = 64
 """So much of a key is shown: what it is of, and where."""
 
@@ -46,13 +49,25 @@ def decoded(family: str, key: bytes, row: bytes, decode: Callable[[bytes, bytes]
         raise damaged_row(family, key, f"{type(error).__name__}: {error}") from error
 
 
-class RowDecoder(Generic[T]):
-    """Decodes the rows of one kind that are MessagePack and have a `format`."""
+class RowCodec(Generic[T]):
+    """Encodes and decodes the rows of one kind that are MessagePack and have a `format`."""
 
     def __init__(self, kind: type[T], family: Literal["data", "meta"], format_read: int) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
         self._family = family
         self._format = format_read
+
+    def encode(self, row: T) -> bytes:
+        """Return what to store.
+
+        A struct can be made with values that its fields' bounds forbid, and encoded: it would be lost when it is stored.
+        """
+        encoded = _encoder.encode(row)
+        try:
+            self._decode(b"", encoded)
+        except (NotARow, msgspec.MsgspecError) as error:
+            invariant(False, f"what is stored can be read again: {row}: {error}")
+        return encoded
 
     def decode(self, key: bytes, row: bytes) -> T:
         """

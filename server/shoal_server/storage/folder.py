@@ -48,9 +48,9 @@ IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
 DATABASE_FOLDER = "database"
 OWN_ENTRIES = {IDENTITY_FILE, IDENTITY_FILE + ".new", LOCK_FILE, DATABASE_FOLDER}
-FOLDER_FORMAT = 3
+FOLDER_FORMAT = 4
 """Of the folder as a whole: raised where what is in it cannot be read as before. 2: entries have
-checksums, clusters have ids."""
+checksums, clusters have ids. 4: what a replica's promises rest on is stored twice."""
 CLUSTER_ID_BYTES = 16
 """Of a cluster's id, which is written in hexadecimal digits."""
 FIRST_EPOCH_UNIX_SECONDS = 1_735_689_600

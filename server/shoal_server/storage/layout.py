@@ -3,6 +3,8 @@
 Families and their keys:
 
 - log: group (4 bytes) | index (8) -> format (1) | term (8) | kind (1) | checksum (4) | payload
+  and, in place of a group, 0: the other copy of a row of the meta family whose kind is stored twice, see twice.py:
+  0 (4) | letter (1) | group (4) -> as there
 - data: keyspace (4) | microshard (4) | generation (4) | user key -> flags (1) | seq (8) [| expiry (8)] | value
   and, with the keyspace's highest bit set, the expiry index: ... | generation (4) | expiry (8) | user key -> nothing
   and, in place of a keyspace, 0: the rest of a replica's applied state, which must be durable together with its rows:
@@ -38,7 +40,7 @@ from shoal.protocol.bounds import (
 from shoal.shardmap import Shard
 
 from shoal_server.raft.messages import Entry, HardState, entry_checksum
-from shoal_server.storage.decoding import NotARow, RowDecoder, damaged_row, decoded
+from shoal_server.storage.decoding import NotARow, RowCodec, damaged_row, decoded
 from shoal_server.storage.engine import Damaged, DataFolderRefused, Engine
 from shoal_server.storage.meta_rows import MetaKind
 
@@ -287,8 +289,8 @@ class LogStart(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
 
 
-_encoder = msgspec.msgpack.Encoder()
-_log_start_decoder = RowDecoder(LogStart, "meta", FORMAT)
+_log_start_codec = RowCodec(LogStart, "meta", FORMAT)
+_hard_state_encoder = msgspec.msgpack.Encoder()
 _hard_state_decoder = msgspec.msgpack.Decoder(HardState)
 
 
@@ -394,11 +396,15 @@ def log_start_key(group: int) -> bytes:
 
 
 def encode_log_start(start: LogStart) -> bytes:
-    return _encoder.encode(start)
+    return _log_start_codec.encode(start)
 
 
 def encode_hard_state(state: HardState) -> bytes:
-    return _encoder.encode(state)
+    return _hard_state_encoder.encode(state)
+
+
+def decode_hard_state(_: bytes, row: bytes) -> HardState:
+    return _hard_state_decoder.decode(row)
 
 
 class SplitOff(msgspec.Struct, frozen=True, array_like=True):
@@ -409,7 +415,7 @@ class SplitOff(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
 
 
-_split_off_decoder = RowDecoder(SplitOff, "data", FORMAT)
+_split_off_codec = RowCodec(SplitOff, "data", FORMAT)
 
 
 def split_off_key(group: int) -> bytes:
@@ -417,7 +423,7 @@ def split_off_key(group: int) -> bytes:
 
 
 def encode_split_off(split_off: SplitOff) -> bytes:
-    return _encoder.encode(split_off)
+    return _split_off_codec.encode(split_off)
 
 
 def is_split_off(engine: Engine, group: int) -> bool:
@@ -436,7 +442,7 @@ def load_split_off(engine: Engine, group: int) -> SplitOff | None:
         Damaged: it cannot be read.
     """
     key = split_off_key(group)
-    split_off = _split_off_decoder.load(engine, key)
+    split_off = _split_off_codec.load(engine, key)
     if split_off is not None and split_off.child.id != group:
         raise damaged_row("data", key, f"it is of shard {split_off.child.id}")
     return split_off
@@ -444,18 +450,7 @@ def load_split_off(engine: Engine, group: int) -> SplitOff | None:
 
 def load_log_start(engine: Engine, group: int) -> LogStart:
     """Return where a replica's log begins."""
-    return _log_start_decoder.load(engine, log_start_key(group)) or LogStart(0, 0)
-
-
-def load_hard_state(engine: Engine, group: int) -> HardState:
-    """Return the newest term and the vote in it."""
-    key = hard_state_key(group)
-    row = engine.get(engine.meta, key)
-    return HardState(0, "") if row is None else decoded("meta", key, row, _decode_hard_state)
-
-
-def _decode_hard_state(_: bytes, row: bytes) -> HardState:
-    return _hard_state_decoder.decode(row)
+    return _log_start_codec.load(engine, log_start_key(group)) or LogStart(0, 0)
 
 
 def check_format(found: int, what: str) -> None:

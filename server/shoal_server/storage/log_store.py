@@ -10,14 +10,12 @@ from shoal_server.storage.layout import (
     LogStart,
     decode_entry,
     encode_entry,
-    encode_hard_state,
     encode_log_start,
-    hard_state_key,
-    load_hard_state,
     load_log_start,
     log_key,
     log_start_key,
 )
+from shoal_server.storage.promises import load_hard_state, put_hard_state
 
 LAST_INDEX = (1 << 64) - 1
 
@@ -116,7 +114,7 @@ class GroupLogStore:
         self._stored_last = last
 
     def save_hard_state(self, batch: Batch, state: HardState) -> None:
-        batch.put(hard_state_key(self._group), encode_hard_state(state), self._engine.meta)
+        put_hard_state(batch, self._engine, self._group, state)
 
     def truncate(self, batch: Batch, index: int, term: int) -> None:
         """Forget the entries up to and with (index, term)."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 from enum import Enum
 
 import msgspec
-from shoal.protocol.bounds import (
-    Count,
-    Text,
-)
+from shoal.protocol.bounds import MAX_INDEX, MAX_TEXT, Count, LogIndex, Text
 
-from shoal_server.storage.decoding import RowDecoder
+from shoal_server.storage.decoding import NotARow, RowCodec
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.layout import FORMAT, NUMBER_BYTES, failure_key, load_number, lost_key
+from shoal_server.storage.layout import FORMAT, NUMBER_BYTES, failure_key
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.meta_rows import MetaKind
+from shoal_server.storage.twice import TwiceStored
 
 
 class FailureKind(Enum):
@@ -29,8 +28,8 @@ class FailureKind(Enum):
 
 STORED = frozenset({FailureKind.DAMAGED, FailureKind.DIVERGED})
 
-ANY_INDEX = (1 << 63) - 1
-"""In place of an index: nobody knows up to where."""
+ANY_INDEX = MAX_INDEX
+"""In place of an index: nobody knows up to where. No log comes so far, and it can be stored as any other index."""
 
 
 class ReplicaFailure(msgspec.Struct, frozen=True, array_like=True):
@@ -45,20 +44,33 @@ class ReplicaFailure(msgspec.Struct, frozen=True, array_like=True):
     kind: FailureKind
     reason: Text
     at_index: Count
-    log_lost_to: Count = 0
+    log_lost_to: LogIndex = 0
     format: Count = FORMAT
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.reason}"
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = RowDecoder(ReplicaFailure, "meta", FORMAT)
+_codec = RowCodec(ReplicaFailure, "meta", FORMAT)
+
+
+def _encode_lost_to(lost_to: int) -> bytes:
+    return lost_to.to_bytes(NUMBER_BYTES, "big")
+
+
+def _decode_lost_to(_: bytes, row: bytes) -> int:
+    if len(row) != NUMBER_BYTES or not 0 < (lost_to := int.from_bytes(row, "big")) <= MAX_INDEX:
+        raise NotARow(f"{row.hex()} is no index that a log comes to")
+    return lost_to
+
+
+LOST = TwiceStored(MetaKind.LOST, _encode_lost_to, _decode_lost_to)
 
 
 def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailure) -> None:
     """Store that the replica of `shard` has failed, in place of what was stored before."""
-    batch.put(failure_key(shard), _encoder.encode(failure), engine.meta)
+    stored = msgspec.structs.replace(failure, reason=failure.reason[:MAX_TEXT])
+    batch.put(failure_key(shard), _codec.encode(stored), engine.meta)
     if failure.log_lost_to:
         lost_to = max(failure.log_lost_to, lost_to_at_worst(engine, shard))
         put_lost_to(batch, engine, shard, lost_to)
@@ -66,7 +78,7 @@ def put_failure(batch: Batch, engine: Engine, shard: int, failure: ReplicaFailur
 
 def put_lost_to(batch: Batch, engine: Engine, shard: int, lost_to: int) -> None:
     """Store that entries up to `lost_to` may have been acknowledged and lost since."""
-    batch.put(lost_key(shard), lost_to.to_bytes(NUMBER_BYTES, "big"), engine.meta)
+    LOST.put(batch, engine, shard, lost_to)
 
 
 def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
@@ -76,7 +88,7 @@ def drop_failure(batch: Batch, engine: Engine, shard: int) -> None:
 
 def load_failure(engine: Engine, shard: int) -> ReplicaFailure | None:
     """Return how the replica of `shard` has failed, or None."""
-    return _decoder.load(engine, failure_key(shard))
+    return _codec.load(engine, failure_key(shard))
 
 
 def load_lost_to(engine: Engine, shard: int) -> int:
@@ -85,7 +97,7 @@ def load_lost_to(engine: Engine, shard: int) -> int:
     Raises:
         Damaged: it cannot be read.
     """
-    return load_number(engine, lost_key(shard), NUMBER_BYTES) or 0
+    return LOST.load(engine, shard) or 0
 
 
 def lost_to_at_worst(engine: Engine, shard: int) -> int:
@@ -99,7 +111,7 @@ def lost_to_at_worst(engine: Engine, shard: int) -> int:
 def regained(engine: Engine, shard: int) -> None:
     """Forget that entries were lost: the log is that far again."""
     batch = engine.batch()
-    batch.delete(lost_key(shard), engine.meta)
+    LOST.delete(batch, engine, shard)
     engine.write(batch)
 
 

@@ -17,7 +17,7 @@ from shoal.protocol.bounds import (
 from shoal.shardmap import Shard
 
 from shoal_server.storage.applied_state import AppliedState
-from shoal_server.storage.decoding import RowDecoder
+from shoal_server.storage.decoding import RowCodec
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
@@ -29,11 +29,9 @@ from shoal_server.storage.layout import (
     data_prefix,
     expiry_prefix,
     failure_key,
-    hard_state_key,
     load_split_off,
     log_key,
     log_start_key,
-    lost_key,
     marked_strays,
     origin_key,
     prefix_end,
@@ -42,6 +40,8 @@ from shoal_server.storage.layout import (
     strays_key,
 )
 from shoal_server.storage.log_store import LAST_INDEX
+from shoal_server.storage.promises import HARD_STATES
+from shoal_server.storage.replica_failure import LOST
 from shoal_server.storage.skipped_entries import drop_skipped
 
 
@@ -70,24 +70,23 @@ def origin_of_newcomer(shard: Shard) -> ReplicaOrigin:
     return ReplicaOrigin(False, max(1, shard.membership_version), shard.parent)
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = RowDecoder(ReplicaOrigin, "meta", FORMAT)
+_codec = RowCodec(ReplicaOrigin, "meta", FORMAT)
 
 
 def put_origin(batch: Batch, engine: Engine, shard: int, origin: ReplicaOrigin) -> None:
     """Store where a replica comes from."""
-    batch.put(origin_key(shard), _encoder.encode(origin), engine.meta)
+    batch.put(origin_key(shard), _codec.encode(origin), engine.meta)
 
 
 def load_origin(engine: Engine, shard: int) -> ReplicaOrigin:
     """Return where a replica came from."""
-    return _decoder.load(engine, origin_key(shard)) or FOUNDER
+    return _codec.load(engine, origin_key(shard)) or FOUNDER
 
 
 def is_stored(engine: Engine, shard: int) -> bool:
     """Say whether the node has anything of a replica of this shard."""
     try:
-        if any(engine.get(engine.meta, key) is not None for key in (hard_state_key(shard), origin_key(shard))):
+        if HARD_STATES.is_there(engine, shard) or engine.get(engine.meta, origin_key(shard)) is not None:
             return True
         return engine.get(engine.data, applied_state_key(shard)) is not None
     except Damaged:
@@ -121,8 +120,10 @@ def drop_replica(
     batch.delete_range(log_key(shard.id, 0), log_key(shard.id, LAST_INDEX), engine.log)
     discard_staged(batch, engine, shard.id)
     drop_skipped(batch, engine, shard.id)
-    for key_of in (hard_state_key, log_start_key, origin_key, failure_key, lost_key):
+    for key_of in (log_start_key, origin_key, failure_key):
         batch.delete(key_of(shard.id), engine.meta)
+    for rows in (HARD_STATES, LOST):
+        rows.delete(batch, engine, shard.id)
     for generations in (state.generations(state.stored_ranges), *cleared):
         drop_rows(batch, engine, shard.keyspace, generations)
     for make in (sessions_prefix, journal_prefix):
@@ -140,12 +141,12 @@ class StagedRows(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
 
 
-_staged_decoder = RowDecoder(StagedRows, "meta", FORMAT)
+_staged_codec = RowCodec(StagedRows, "meta", FORMAT)
 
 
 def put_staged(batch: Batch, engine: Engine, shard: int, staged: StagedRows) -> None:
     """Note that rows are being staged, so that they can be found and removed whatever happens."""
-    batch.put(staging_key(shard), _encoder.encode(staged), engine.meta)
+    batch.put(staging_key(shard), _staged_codec.encode(staged), engine.meta)
 
 
 def load_staged(engine: Engine, shard: int) -> StagedRows | None:
@@ -154,7 +155,7 @@ def load_staged(engine: Engine, shard: int) -> StagedRows | None:
     Raises:
         Damaged: it cannot be read.
     """
-    return _staged_decoder.load(engine, staging_key(shard))
+    return _staged_codec.load(engine, staging_key(shard))
 
 
 def discard_staged(batch: Batch, engine: Engine, shard: int) -> None:

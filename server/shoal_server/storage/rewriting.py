@@ -21,6 +21,7 @@ from shoal.shardmap import Shard, ShardMap
 
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.damaged_meta import set_right
+from shoal_server.storage.dropped_replicas import STORED_TWICE
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.folder import check_own_rows, load_shard_map
 from shoal_server.storage.journal import journal_prefix
@@ -40,6 +41,7 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import LAST_INDEX, GroupLogStore
 from shoal_server.storage.meta_rows import DamageRule, MetaKind
+from shoal_server.storage.promises import EVERY_SHARD, has_forgotten, put_forgotten
 from shoal_server.storage.replica_failure import (
     FailureKind,
     ReplicaFailure,
@@ -86,8 +88,10 @@ def write_anew(engine: RocksEngine, node: str) -> WrittenAnew:
     if shard_map is None:
         report.reason = "there is no shard map that says whose its rows are"
         return report
+    if engine.damaged_families:
+        _mend_copies(engine, shard_map)
     if "meta" in engine.damaged_families:
-        report.failed.update(_write_meta_anew(engine, node, shard_map))
+        report.failed.update(_write_meta_anew(engine, shard_map))
     # Damage of the log may be met with that of the data, when it is asked how far a log was.
     for family in OF_REPLICAS:
         if family in engine.damaged_families:
@@ -103,21 +107,50 @@ def write_anew(engine: RocksEngine, node: str) -> WrittenAnew:
                 put_failure(batch, engine, shard, failure)
             engine.write(batch)
             engine.sync()
+            if family == "log":
+                # Last: what has been lost is among them. And damage may only now have been met there.
+                _mend_copies(engine, shard_map)
+                for rows in STORED_TWICE:
+                    for key in rows.copied_keys(engine, family):
+                        rewriting.copy_row(key)
             rewriting.finish()
             report.failed.update(failed)
     return report
 
 
-def _write_meta_anew(engine: RocksEngine, node: str, shard_map: ShardMap) -> dict[int, ReplicaFailure]:
+def _mend_copies(engine: RocksEngine, shard_map: ShardMap) -> None:
+    """Write all copies anew, in the old tables, that cannot be read, of rows that are stored twice.
+
+    What there may have been of shards that are not on the map, and can be found nowhere, is forgotten, which is stored: a row
+    in a damaged block of the one family, and in one of the other.
+    """
+    on_map = {shard.id for shard in shard_map.shards}
+    forgotten: set[int] = set()
+    for rows in STORED_TWICE:
+        groups, complete = rows.stored_groups(engine)
+        if not complete:
+            forgotten.add(EVERY_SHARD)
+        for group in groups | on_map:
+            try:
+                rows.mend(engine, group)
+            except Damaged:
+                # What is on the map is looked at when it is opened: see `set_right`.
+                forgotten.update({group} - on_map)
+    batch = engine.batch()
+    for group in sorted(forgotten):
+        if not has_forgotten(engine, group):
+            put_forgotten(batch, engine, group)
+    engine.write(batch)
+
+
+def _write_meta_anew(engine: RocksEngine, shard_map: ShardMap) -> dict[int, ReplicaFailure]:
     """Write the meta family anew, row by row; return how replicas have failed of which rows could not be read.
 
     What is not found any more in the new tables counts as never stored. So whatever cannot be read is set right first, in
     the old ones: a row that was written since is found without reading what is damaged, unlike by an iterator.
     """
     check_own_rows(engine, shard_map.nodes)
-    failed = {
-        shard.id: failure for shard in shard_map.shards if (failure := set_right(engine, node, shard)) is not None
-    }
+    failed = {shard.id: failure for shard in shard_map.shards if (failure := set_right(engine, shard)) is not None}
     rewriting = engine.rewriting("meta")
     try:
         for key in _meta_keys(engine, shard_map):
@@ -132,10 +165,15 @@ def _write_meta_anew(engine: RocksEngine, node: str, shard_map: ShardMap) -> dic
 def _meta_keys(engine: Engine, shard_map: ShardMap) -> Iterator[bytes]:
     """Yield the keys of all rows that the meta family may have: those that can be found, and those that the map speaks of.
 
-    Of nodes and shards that are not on the map nothing has to stay: they do not come again. Of which entries are not to be
+    Of nodes and shards that are not on the map nothing has to stay but what was promised: they do not come again, or are new
+    then. Of which entries are not to be
     applied, what cannot be found has been forgotten with the replica's rows (see `set_right`).
     """
+    for rows in STORED_TWICE:
+        yield from rows.copied_keys(engine, "meta")
     for kind in MetaKind:
+        if kind.stored_twice:
+            continue
         yield from _found(engine, kind)
         if kind is MetaKind.PEER:
             yield from (peer_key(node.id) for node in shard_map.nodes)

@@ -7,7 +7,7 @@ from struct import Struct as Layout
 import msgspec
 from shoal.protocol.bounds import Checksum, Count, Term
 
-from shoal_server.storage.decoding import RowDecoder, decoded
+from shoal_server.storage.decoding import RowCodec, decoded
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import FORMAT
 from shoal_server.storage.meta_rows import MetaKind
@@ -25,8 +25,7 @@ class SkippedEntry(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = RowDecoder(SkippedEntry, "meta", FORMAT)
+_codec = RowCodec(SkippedEntry, "meta", FORMAT)
 
 
 def skipped_keys(shard: int) -> tuple[bytes, bytes]:
@@ -36,14 +35,14 @@ def skipped_keys(shard: int) -> tuple[bytes, bytes]:
 
 def put_skipped(batch: Batch, engine: Engine, shard: int, index: int, skipped: SkippedEntry) -> None:
     """Store that the entry at `index` is not to be applied."""
-    batch.put(_KEY.pack(_SKIPPED, shard, index), _encoder.encode(skipped), engine.meta)
+    batch.put(_KEY.pack(_SKIPPED, shard, index), _codec.encode(skipped), engine.meta)
 
 
 def load_skipped(engine: Engine, shard: int) -> dict[int, SkippedEntry]:
     """Return the entries of a shard's log that are not to be applied here, by index."""
     found: dict[int, SkippedEntry] = {}
     for key, row in engine.scan(engine.meta, *skipped_keys(shard)):
-        found[decoded("meta", key, row, _index_of)] = _decoder.decode(key, row)
+        found[decoded("meta", key, row, _index_of)] = _codec.decode(key, row)
     return found
 
 

@@ -6,17 +6,26 @@ from random import Random
 from typing import Any
 
 import pytest
-from shoal.protocol.messages import Put, Written
+from msgspec.structs import replace
+from shoal.protocol.messages import Done, DropReplica, InstallShardMap, Put, Written
 from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.invariants import InvariantViolated
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity
-from shoal_server.raft.messages import HardState
+from shoal_server.raft.messages import AppendAccepted, HardState, VoteRequest, VoteResponse
 from shoal_server.storage.damaged_meta import LOADERS
-from shoal_server.storage.dropped_replicas import DroppedReplica, is_remembered, put_dropped
+from shoal_server.storage.dropped_replicas import (
+    STORED_TWICE,
+    DroppedReplica,
+    has_never_had,
+    is_remembered,
+    load_dropped,
+    put_dropped,
+)
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.layout import encode_hard_state, group_key, hard_state_key, load_hard_state, peer_key
+from shoal_server.storage.layout import group_key, peer_key
 from shoal_server.storage.meta_rows import KIND_OF, DamageRule, MetaKind
+from shoal_server.storage.promises import put_forgotten, put_hard_state
 from shoal_server.storage.replica_failure import (
     ANY_INDEX,
     FailureKind,
@@ -35,6 +44,7 @@ from shoal_server.storage.replica_rows import (
     put_strays,
 )
 from shoal_server.storage.skipped_entries import SkippedEntry, load_skipped, put_skipped
+from shoal_server.storage.twice import COPIES, TwiceStored
 from shoal_server.storage.watched import WatchedEngine
 
 SHARDS = (
@@ -43,6 +53,8 @@ SHARDS = (
 )
 SKIPPED_INDEX = 10_000
 OF_REPLICAS = [kind for kind in MetaKind if kind.rule is DamageRule.REPLICA_FAILS]
+FORGETTING = [MetaKind.HARD_STATE, MetaKind.DROPPED, MetaKind.FORGOTTEN]
+"""Whose rows may have said anything of votes."""
 OF_NODES = [kind for kind in MetaKind if kind.rule is DamageRule.NODE_REFUSES]
 SET_RIGHT = [kind for kind in MetaKind if kind.rule is DamageRule.SET_RIGHT]
 
@@ -85,12 +97,20 @@ def damage(nodes: Any, name: str, kind: MetaKind, garbage: bool) -> None:
     put_all(batch, engine)
     if kind is MetaKind.FAILURE:
         put_failure(batch, engine, 1, ReplicaFailure(FailureKind.DIVERGED, "a test", 1))
+    if kind is MetaKind.FORGOTTEN:
+        put_forgotten(batch, engine, 1)
     engine.write(batch)
     key = key_of(kind)
-    if garbage or key not in engine.tables["meta"].rows:
-        engine.tables["meta"].put(key, b"\xc1")
+    damage_row(engine, "meta", key, garbage)
+    if kind.stored_twice:
+        damage_row(engine, "log", COPIES + key, garbage)
+
+
+def damage_row(engine: WatchedEngine, family: str, key: bytes, garbage: bool) -> None:
+    if garbage or key not in engine.tables[family].rows:
+        engine.tables[family].put(key, b"\xc1")
     if not garbage:
-        engine.damage.add("meta", [key])
+        engine.damage.add(family, [key])
 
 
 def restart(nodes: Any, name: str) -> Node:
@@ -113,7 +133,7 @@ def read_all(nodes: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("garbage", [False, True], ids=["unreadable", "garbage"])
-@pytest.mark.parametrize("kind", OF_REPLICAS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [kind for kind in OF_REPLICAS if kind not in FORGETTING], ids=lambda kind: kind.name)
 def test_a_replica_fails_and_is_rebuilt_whose_row_is_damaged_and_the_others_go_on(
     filled: Any, kind: MetaKind, garbage: bool
 ) -> None:
@@ -173,30 +193,117 @@ def test_every_row_is_of_a_kind_that_has_a_rule(filled: Any) -> None:
         engine.batch().put(b"z", b"", engine.meta)
 
 
-def test_a_replica_whose_vote_cannot_be_read_votes_in_no_term_that_it_may_have_voted_in(filled: Any) -> None:
-    leader = filled.leader
-    victim, _ = filled.others
-    before = filled.replica(leader).group.term
+@pytest.mark.parametrize("garbage", [False, True], ids=["unreadable", "garbage"])
+@pytest.mark.parametrize("family", ["meta", "log"])
+@pytest.mark.parametrize("rows", STORED_TWICE, ids=lambda rows: rows.kind.name)
+def test_of_a_row_that_is_stored_twice_either_copy_is_enough_and_the_other_is_written_anew(
+    filled: Any, rows: TwiceStored[Any], family: str, garbage: bool
+) -> None:
+    victim = filled.others[0]
+    engine: WatchedEngine = filled.engines[victim]
+    batch = engine.batch()
+    put_all(batch, engine)
+    put_forgotten(batch, engine, 7)
+    put_dropped(batch, engine, 7, DroppedReplica(9, "n3", 4))
+    put_lost_to(batch, engine, 7, 4)
+    put_hard_state(batch, engine, 7, HardState(9, "n3"))
+    engine.write(batch)
+    before = rows.load(engine, 7)
+    assert before is not None
+    key = group_key(rows.kind, 7)
+    place = COPIES + key if family == "log" else key
+    damage_row(engine, family, place, garbage)
+    assert rows.load(engine, 7) == before
+    rows.mend(engine, 7)
+    assert engine.get(engine.meta, key) == engine.get(engine.log, COPIES + key)
+    assert rows.load(engine, 7) == before
+
+
+@pytest.mark.parametrize("family", ["meta", "log"])
+@pytest.mark.parametrize("kind", [kind for kind in MetaKind if kind.stored_twice], ids=lambda kind: kind.name)
+def test_a_replica_does_not_fail_for_one_copy_of_a_row(filled: Any, kind: MetaKind, family: str) -> None:
+    victim = filled.others[0]
+    group = filled.replica(victim).group
+    engine: WatchedEngine = filled.engines[victim]
+    batch = engine.batch()
+    put_all(batch, engine)
+    engine.write(batch)
+    damage_row(engine, family, (COPIES if family == "log" else b"") + key_of(kind), False)
+    again = restart(filled, victim).replicas[1]
+    assert again.failure is None
+    assert (again.group.term, again.group.vote) == (group.term, group.vote)
+    assert not engine.damage, "it is written anew"
+
+
+@pytest.mark.parametrize("garbage", [False, True], ids=["unreadable", "garbage"])
+@pytest.mark.parametrize("kind", FORGETTING, ids=lambda kind: kind.name)
+def test_a_replica_of_which_nobody_knows_what_it_has_promised_promises_nothing_any_more(
+    filled: Any, kind: MetaKind, garbage: bool
+) -> None:
+    victim, other = filled.others
+    damage(filled, victim, kind, garbage)
+    for _ in range(2):
+        replica = restart(filled, victim).replicas[1]
+        group = replica.group
+        assert replica.failure is not None
+        read_all(filled, victim)
+        last = group.log.last_index
+        assert isinstance(filled.answer(filled.write(Put(b"k000", b"later"))), Written)
+        group.step(other, VoteRequest(1, 1000, 1000, 999, False, False), filled.now)
+        filled.pass_time(3000)
+        assert group.log.last_index == last, "it takes no entries"
+        assert group.is_silent
+        assert group.term < 1000
+        assert not group.may_campaign
+        said = [message for _, message in (*group._messages, *group._durable)]
+        assert not any(isinstance(message, AppendAccepted | VoteResponse) for message in said)
+    assert filled.nodes[victim].replicas[2].failure is None
+
+
+def test_what_is_forgotten_is_not_remembered_by_dropping_the_replica(filled: Any) -> None:
+    victim = filled.others[0]
+    engine = filled.engines[victim]
     damage(filled, victim, MetaKind.HARD_STATE, False)
-    group = restart(filled, victim).replicas[1].group
-    assert group.term > before + 100_000
-    assert group.vote == victim
-    assert load_hard_state(filled.engines[victim], 1) == HardState(group.term, victim)
-    filled.until(lambda: filled.replica(victim).failure is None, 20_000)
-    assert filled.replica(filled.leader).group.term >= group.term, "the others have followed"
-    filled.isolate(filled.leader)
-    filled.until(lambda: any(filled.replica(name).group.is_leader for name in filled.others))
+    restart(filled, victim)
+    known = filled.nodes[victim].routes.map
+    without = replace(known, version=known.version + 1, shards=(), keyspaces=())
+    filled.ask_and_wait(victim, lambda request: InstallShardMap(request, without))
+    assert isinstance(filled.ask_and_wait(victim, lambda request: DropReplica(request, 1)), Done)
+    assert is_remembered(engine, 1)
+    assert not has_never_had(engine, 1)
+    again = replace(known, version=known.version + 2)
+    filled.ask_and_wait(victim, lambda request: InstallShardMap(request, again))
+    replica = filled.nodes[victim].replicas[1]
+    assert replica.failure is not None
+    assert "neither votes nor takes entries" in replica.failure.reason
+    assert replica.group.is_silent
 
 
-@pytest.mark.parametrize("kind", [MetaKind.LOST, MetaKind.DROPPED], ids=lambda kind: kind.name)
-def test_a_replica_of_which_nobody_knows_what_it_has_lost_gives_no_vote(filled: Any, kind: MetaKind) -> None:
+def test_a_replica_of_which_nobody_knows_what_it_has_lost_gives_no_vote(filled: Any) -> None:
     victim, _ = filled.others
-    damage(filled, victim, kind, False)
+    damage(filled, victim, MetaKind.LOST, False)
     group = restart(filled, victim).replicas[1].group
     assert load_lost_to(filled.engines[victim], 1) == ANY_INDEX
-    assert not is_remembered(filled.engines[victim], 1)
     filled.until(lambda: filled.replica(victim).failure is None, 20_000)
     assert group.is_silent
+
+
+@pytest.mark.parametrize("lost_to", [0, 3, ANY_INDEX])
+def test_what_a_replica_in_any_state_had_promised_can_be_read_when_it_is_dropped(filled: Any, lost_to: int) -> None:
+    victim = filled.others[0]
+    engine = filled.engines[victim]
+    if lost_to:
+        batch = engine.batch()
+        put_lost_to(batch, engine, 1, lost_to)
+        engine.write(batch)
+        restart(filled, victim)
+    group = filled.nodes[victim].replicas[1].group
+    term, vote, last = group.term, group.vote, group.log.last_index
+    known = filled.nodes[victim].routes.map
+    without = replace(known, version=known.version + 1, shards=(), keyspaces=())
+    filled.ask_and_wait(victim, lambda request: InstallShardMap(request, without))
+    assert isinstance(filled.ask_and_wait(victim, lambda request: DropReplica(request, 1)), Done)
+    assert load_dropped(engine, 1) == DroppedReplica(term, vote, max(last, lost_to))
 
 
 def test_of_a_log_whose_beginning_or_state_nobody_knows_nothing_is_believed(filled: Any) -> None:
@@ -234,12 +341,12 @@ def test_several_damaged_rows_of_a_replica_are_one_failure(filled: Any) -> None:
     engine.write(batch)
     batch = engine.batch()
     put_failure(batch, engine, 1, ReplicaFailure(FailureKind.DAMAGED, "a test", 1, 5))
-    batch.put(hard_state_key(1), encode_hard_state(HardState(3, "n1")), engine.meta)
     engine.write(batch)
-    engine.damage.add("meta", [key_of(MetaKind.HARD_STATE), key_of(MetaKind.LOST), key_of(MetaKind.SKIPPED)])
+    engine.damage.add("meta", [key_of(MetaKind.ORIGIN), key_of(MetaKind.LOST), key_of(MetaKind.SKIPPED)])
+    engine.damage.add("log", [COPIES + key_of(MetaKind.LOST)])
     failure = restart(filled, victim).replicas[1].failure
     assert failure is not None
-    assert all(kind.what in failure.reason for kind in (MetaKind.HARD_STATE, MetaKind.LOST, MetaKind.SKIPPED))
+    assert all(kind.what in failure.reason for kind in (MetaKind.ORIGIN, MetaKind.LOST, MetaKind.SKIPPED))
     assert failure.log_lost_to == 5, "what it had lost before it has lost still"
     assert load_lost_to(engine, 1) == ANY_INDEX
     filled.until(lambda: filled.replica(victim).failure is None, 20_000)

@@ -28,6 +28,7 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.storage.layout import group_key, log_key
 from shoal_server.storage.meta_rows import DamageRule, MetaKind
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
+from shoal_server.storage.twice import COPIES
 from shoal_server.storage.watched import WatchedEngine
 
 PARENT, CHILD = 1, 2
@@ -233,7 +234,9 @@ def test_nor_does_one_on_a_node_that_has_anything_of_another_one(key: bytes, rea
     engine = WatchedEngine()
     batch = engine.batch()
     batch.put(key, b"a row", engine.meta)
+    batch.put(COPIES + key, b"a row", engine.log)
     engine.write(batch)
     if not readable:
         engine.damage.add("meta", [key])
+        engine.damage.add("log", [COPIES + key])
     assert origin_of_empty(engine, "n1", FOUNDED).membership_version == 1

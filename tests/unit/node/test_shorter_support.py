@@ -10,7 +10,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.config import Timing
 from shoal_server.raft.messages import HardState, VoteRequest, VoteResponse
-from shoal_server.storage.layout import encode_hard_state, hard_state_key
+from shoal_server.storage.promises import put_hard_state
 from shoal_server.storage.watched import WatchedEngine
 
 MS = 1_000_000
@@ -46,7 +46,7 @@ def vote(node: Node, now: int) -> bool:
 def engine_of_a_voter() -> WatchedEngine:
     engine = WatchedEngine()
     batch = engine.batch()
-    batch.put(hard_state_key(SHARD), encode_hard_state(HardState(4, "n3")), engine.meta)
+    put_hard_state(batch, engine, SHARD, HardState(4, "n3"))
     engine.write(batch)
     return engine
 

@@ -12,7 +12,7 @@ from shoal_server.node.peer_frames import peer_decoder
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import Timing
 from shoal_server.raft.messages import Heartbeat, VoteRequest, VoteResponse
-from shoal_server.storage.layout import load_hard_state
+from shoal_server.storage.promises import load_hard_state
 from shoal_server.storage.snapshot import SnapshotChunk
 
 SHARD = 1

@@ -55,7 +55,7 @@ def test_an_older_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "shoal.json"
     older = json.dumps({**json.loads(file.read_text()), "format": 1})
     file.write_text(older)
-    assert "written by an older Shoal (format 1); this one reads format 3: export the rows" in refusal(tmp_path)
+    assert "written by an older Shoal (format 1); this one reads format 4: export the rows" in refusal(tmp_path)
     assert file.read_text() == older
 
 
