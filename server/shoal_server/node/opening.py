@@ -34,7 +34,7 @@ from shoal_server.storage.layout import (
     log_start_key,
 )
 from shoal_server.storage.log_store import GroupLogStore
-from shoal_server.storage.promises import has_forgotten, load_hard_state, put_hard_state
+from shoal_server.storage.promises import FORGOTTEN_PROMISES, has_forgotten, load_hard_state, put_hard_state
 from shoal_server.storage.replica_failure import (
     ANY_INDEX,
     FailureKind,
@@ -47,11 +47,6 @@ from shoal_server.storage.replica_failure import (
 )
 from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, load_origin, origin_of_newcomer, put_strays
 from shoal_server.storage.skipped_entries import load_skipped
-
-FORGOTTEN_PROMISES = (
-    "what replicas of this shard had promised here cannot be read any more: this one neither votes nor takes entries; "
-    "put one on another node in its place"
-)
 
 
 def origin_of_empty(engine: Engine, node: str, shard: Shard) -> ReplicaOrigin:

@@ -36,7 +36,7 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import last_stored_entry
 from shoal_server.storage.meta_rows import DamageRule, MetaKind
-from shoal_server.storage.promises import put_forgotten
+from shoal_server.storage.promises import FORGOTTEN_PROMISES, put_forgotten
 from shoal_server.storage.replica_failure import (
     ANY_INDEX,
     FailureKind,
@@ -58,6 +58,9 @@ LOADERS: dict[MetaKind, Callable[[Engine, int], object]] = {
     MetaKind.STRAYS: lambda engine, shard: load_number(engine, strays_key(shard), KEYSPACE_BYTES),
 }
 """What reads the row that a shard has of a kind, and raises `Damaged` where it cannot."""
+_FORGETTING = frozenset({MetaKind.HARD_STATE, MetaKind.DROPPED, MetaKind.FORGOTTEN})
+"""Whose rows may have said anything of votes."""
+
 invariant(
     LOADERS.keys() == {kind for kind in MetaKind if kind.rule is not DamageRule.NODE_REFUSES},
     "every kind of row that is of one replica is looked at",
@@ -106,6 +109,8 @@ def _failure(
     if failing.keys() & {MetaKind.LOG_START, MetaKind.FAILURE}:
         lost_to = max(lost_to, _end_of_log(engine, shard.id, state))
     reason = "; ".join(f"{kind.what} cannot be read: {problem}" for kind, problem in failing.items())
+    if _FORGETTING & failing.keys():
+        reason = f"{FORGOTTEN_PROMISES}; {reason}"
     return ReplicaFailure(FailureKind.DAMAGED, reason, 0 if state is None else state.index, lost_to)
 
 
@@ -114,7 +119,7 @@ def _replace(batch: Batch, engine: Engine, shard: Shard, kind: MetaKind) -> None
     for rows in STORED_TWICE:
         if rows.kind is kind:
             rows.delete(batch, engine, shard.id)
-    if kind in (MetaKind.HARD_STATE, MetaKind.DROPPED, MetaKind.FORGOTTEN):
+    if kind in _FORGETTING:
         put_forgotten(batch, engine, shard.id)
     elif kind is MetaKind.LOG_START:
         batch.put(log_start_key(shard.id), encode_log_start(LogStart(0, 0)), engine.meta)

@@ -12,6 +12,11 @@ from shoal_server.storage.twice import TwiceStored
 EVERY_SHARD = 0
 """In place of a shard (see `put_forgotten`): nobody knows which ones."""
 _FORGOTTEN = b"\x01"
+FORGOTTEN_PROMISES = (
+    "what replicas of this shard had promised here cannot be read any more: this one neither votes nor takes entries; "
+    "put one on another node in its place"
+)
+"""Why a replica has failed that has forgotten, and what to do about it."""
 
 
 def _decode_forgotten(_: bytes, row: bytes) -> bool:

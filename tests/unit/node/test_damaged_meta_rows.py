@@ -246,6 +246,7 @@ def test_a_replica_of_which_nobody_knows_what_it_has_promised_promises_nothing_a
         replica = restart(filled, victim).replicas[1]
         group = replica.group
         assert replica.failure is not None
+        assert "neither votes nor takes entries" in replica.failure.reason
         read_all(filled, victim)
         last = group.log.last_index
         assert isinstance(filled.answer(filled.write(Put(b"k000", b"later"))), Written)
