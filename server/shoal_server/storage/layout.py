@@ -381,16 +381,6 @@ def failure_key(group: int) -> bytes:
     return group_key(MetaKind.FAILURE, group)
 
 
-def lost_key(group: int) -> bytes:
-    """Return the key of up to where a replica may have acknowledged entries that it has lost."""
-    return group_key(MetaKind.LOST, group)
-
-
-def dropped_key(group: int) -> bytes:
-    """Return the key of what is remembered of a replica that was dropped."""
-    return group_key(MetaKind.DROPPED, group)
-
-
 def log_start_key(group: int) -> bytes:
     return group_key(MetaKind.LOG_START, group)
 

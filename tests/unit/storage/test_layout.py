@@ -27,6 +27,7 @@ from shoal_server.storage.layout import (
     encode_log_start,
     expiry_prefix,
     expiry_suffix,
+    hard_state_key,
     is_visible,
     log_key,
     prefix_end,
@@ -44,6 +45,7 @@ from shoal_server.storage.session_rows import (
     session_key,
     session_slot_key,
 )
+from shoal_server.storage.twice import COPIES
 
 
 def test_keys_are_pinned() -> None:
@@ -65,6 +67,7 @@ def test_values_are_pinned() -> None:
     assert encode_session_slot(1, 2, 3, None).hex() == "01" + "00" + "000000000000000100000000000000020000000000000003"
     assert encode_entry(sealed(7, 3, 9, 1, b"p")).hex() == "010000000000000003018664540e70"
     assert encode_hard_state(HardState(4, "n1")).hex() == "9204a26e31"
+    assert (COPIES + hard_state_key(258)).hex() == "000000006800000102", "where its other copy is"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
     state = AppliedState(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
     known = "dc0011010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
