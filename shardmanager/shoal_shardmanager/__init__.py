@@ -1,7 +1,9 @@
-"""The control plane of Shoal: replicated cluster state, placement, durable operations, and the RPC to ask for them.
+"""The control plane of Shoal, in three wings: what is decided, the process that does it, and what operators see of it.
 
-Reading order: rows.py and state.py (what is remembered), view.py (what nodes report), operations/ (what is done, step by
-step), orders/ (what may be asked), queueing.py (when it begins), controller.py (all decisions of one moment); then the
-shells: store.py, nodes.py, courier.py, ferry.py and ferries.py (rows on their way between shards), driver.py, rpc/,
-process.py, cli.py.
+- Pure core: `control/` (what is remembered, what is observed, what follows from both) and `placement/` (where replicas belong).
+  No clock, socket, thread or disk: time and what nodes report come in, rows to write and requests to send come out.
+- Process: `process/`, which gathers reports, writes the rows, sends the requests and carries rows from shard to shard.
+- Face: `rpc/` (the protocol), `cli/` (the commands), `doctor/` (what is wrong, and what to do).
+
+Read first: `control/rows.py`, `control/controller.py`, `process/driver.py`.
 """

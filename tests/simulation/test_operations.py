@@ -13,17 +13,18 @@ from shoal.shardmap import Shard
 from shoal_chaos.control_simulation.run import Focus, simulate
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.many_seeds import run_seeds
-from shoal_shardmanager import queueing, store
-from shoal_shardmanager.driver import Term
-from shoal_shardmanager.operations import replica
-from shoal_shardmanager.operations.outcome import Outcome, ask, go
-from shoal_shardmanager.orders import shards as shard_orders
-from shoal_shardmanager.requests import DEMOTE, Change
-from shoal_shardmanager.rows import MoveReplica, OperationRow, Step
-from shoal_shardmanager.state import Change as StateChange
-from shoal_shardmanager.state import ClusterState, with_shards, without_replica
-from shoal_shardmanager.store import Store
-from shoal_shardmanager.view import Leading
+from shoal_shardmanager.control import operation_queue
+from shoal_shardmanager.control.observed import Leading
+from shoal_shardmanager.control.operations import replica
+from shoal_shardmanager.control.operations.outcome import Outcome, ask, go
+from shoal_shardmanager.control.orders import shards as shard_orders
+from shoal_shardmanager.control.requests import DEMOTE, Change
+from shoal_shardmanager.control.rows import MoveReplica, OperationRow, Step
+from shoal_shardmanager.control.state import Change as StateChange
+from shoal_shardmanager.control.state import ClusterState, with_shards, without_replica
+from shoal_shardmanager.process import store
+from shoal_shardmanager.process.driver import Term
+from shoal_shardmanager.process.store import Store
 
 from .conftest import MustBeFound
 
@@ -134,12 +135,12 @@ def go_on_after_a_write_of_unknown_outcome(patch: pytest.MonkeyPatch) -> None:
 
 def begin_more_than_the_caps_allow(patch: pytest.MonkeyPatch) -> None:
     """Whatever waits in the queue begins."""
-    patch.setattr(queueing._Moving, "admits", lambda *_: True)
+    patch.setattr(operation_queue._Moving, "admits", lambda *_: True)
 
 
 def place_on_nodes_that_are_being_emptied(patch: pytest.MonkeyPatch) -> None:
     """A move that was queued begins, whatever has become of its target."""
-    patch.setattr(queueing, "_pointless", lambda *_: "")
+    patch.setattr(operation_queue, "_pointless", lambda *_: "")
 
 
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], Focus] = {

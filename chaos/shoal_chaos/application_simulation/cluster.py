@@ -10,7 +10,7 @@ import msgspec
 from shoal.protocol.messages import ONE_PARTITION_FEATURE
 from shoal.shardmap import Keyspace, MicroshardRange, Shard, ShardMap
 from shoal_server.node.settings import NodeSettings
-from shoal_shardmanager.rows import SettingsRow
+from shoal_shardmanager.control.rows import SettingsRow
 
 from shoal_chaos.application_simulation.processes import Process
 from shoal_chaos.application_simulation.rest import Rest

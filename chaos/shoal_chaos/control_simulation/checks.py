@@ -13,7 +13,7 @@ import msgspec
 from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.raft.messages import Membership
 from shoal_server.storage.layout import hard_state_key
-from shoal_shardmanager.rows import (
+from shoal_shardmanager.control.rows import (
     COUNTERS_KEY,
     FORMAT,
     MAP_KEY,

@@ -11,8 +11,8 @@ import msgspec
 from shoal.shardmap import ShardMap
 from shoal_server.joining import JOINS, JoinRequest
 from shoal_server.node.settings import NodeSettings
-from shoal_shardmanager.controller import adopted
-from shoal_shardmanager.rows import (
+from shoal_shardmanager.control.controller import adopted
+from shoal_shardmanager.control.rows import (
     COUNTERS_KEY,
     MAP_KEY,
     SETTINGS_KEY,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from shoal_shardmanager.rows import NodeState
+from shoal_shardmanager.control.rows import NodeState
 
 from shoal_chaos.control_simulation.rows import ROWS
 from shoal_chaos.simulation.events import SECOND

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 import shoal
 from shoal.errors import ShoalError
 from shoal_server.config import ClusterConfig
-from shoal_shardmanager.clock import Clock as ManagerClock
-from shoal_shardmanager.driver import Term, begin_term
-from shoal_shardmanager.store import Deposed, Store
+from shoal_shardmanager.process.clock import Clock as ManagerClock
+from shoal_shardmanager.process.driver import Term, begin_term
+from shoal_shardmanager.process.store import Deposed, Store
 
 from shoal_chaos.control_simulation.loop import SimulatedLoop
 from shoal_chaos.control_simulation.rows import RowsClient

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 from shoal.errors import ShoalError
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_shardmanager.driver import Term
-from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused
-from shoal_shardmanager.orders.model import MergeOrder, MoveMicroshardsOrder, RestartOrder, SplitOrder
-from shoal_shardmanager.rows import (
+from shoal_shardmanager.control.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused
+from shoal_shardmanager.control.orders.model import MergeOrder, MoveMicroshardsOrder, RestartOrder, SplitOrder
+from shoal_shardmanager.control.rows import (
     Drain,
     Failover,
     MoveLeader,
@@ -25,8 +24,9 @@ from shoal_shardmanager.rows import (
     Step,
     Undrain,
 )
-from shoal_shardmanager.state import ClusterState
-from shoal_shardmanager.store import Deposed
+from shoal_shardmanager.control.state import ClusterState
+from shoal_shardmanager.process.driver import Term
+from shoal_shardmanager.process.store import Deposed
 
 from shoal_chaos.simulation.events import MILLISECOND, SECOND
 from shoal_chaos.simulation.invariants import Violation

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from shoal_shardmanager.rows import Drain, Heal, NodeState, OperationRow, RollingRestart, SettingsRow
+from shoal_shardmanager.control.rows import Drain, Heal, NodeState, OperationRow, RollingRestart, SettingsRow
 
 from shoal_chaos.control_simulation.cluster import ControlledCluster
 from shoal_chaos.control_simulation.faults import ControlFaults

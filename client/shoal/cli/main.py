@@ -60,10 +60,10 @@ LAZY_PARTS = (
             "why",
             "settings",
         ),
-        "shoal_shardmanager.cli",
+        "shoal_shardmanager.cli.commands",
         "server",
     ),
-    LazyPart(("doctor",), "shoal_shardmanager.cli_doctor", "server"),
+    LazyPart(("doctor",), "shoal_shardmanager.cli.doctor", "server"),
     LazyPart(("bench",), "shoal_chaos.bench.cli", "chaos"),
     LazyPart(("chaos",), "shoal_chaos.cli", "chaos"),
 )

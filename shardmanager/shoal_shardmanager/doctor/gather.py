@@ -13,6 +13,7 @@ from shoal.errors import ShoalError
 from shoal.shardmap import NodeAddress
 from shoal.survey import examine
 
+from shoal_shardmanager.control.rows import NodeState
 from shoal_shardmanager.doctor.facts import (
     ClockReading,
     ControlPlane,
@@ -21,7 +22,6 @@ from shoal_shardmanager.doctor.facts import (
     RunningOperation,
     SilentNode,
 )
-from shoal_shardmanager.rows import NodeState
 from shoal_shardmanager.rpc.client import ManagersClient
 
 

@@ -10,9 +10,9 @@ from shoal.protocol.messages import StatusReply
 from shoal.shardmap import Shard, microshards_in
 from shoal.survey import Problem, ProblemKind
 
-from shoal_shardmanager.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
+from shoal_shardmanager.control.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
+from shoal_shardmanager.control.memberships import is_news, refused, reported, unknown_members
 from shoal_shardmanager.doctor.facts import Facts, Finding, Severity
-from shoal_shardmanager.memberships import is_news, refused, reported, unknown_members
 
 CLOCK_SKEW_MS_MAX = 500
 """Nodes that keep time differ by far less; by twice this they lead nothing."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from shoal.shardmap import MicroshardRange
 
-from shoal_shardmanager.operations.outcome import Note
-from shoal_shardmanager.operations.restart import current_node
-from shoal_shardmanager.orders import (
+from shoal_shardmanager.control.operations.outcome import Note
+from shoal_shardmanager.control.operations.restart import current_node
+from shoal_shardmanager.control.orders import (
     SETTINGS,
     Alter,
     Create,
@@ -21,7 +21,7 @@ from shoal_shardmanager.orders import (
     SplitOrder,
     Why,
 )
-from shoal_shardmanager.rows import (
+from shoal_shardmanager.control.rows import (
     AlterKeyspace,
     CreateKeyspace,
     Drain,
@@ -39,8 +39,8 @@ from shoal_shardmanager.rows import (
     SplitShard,
     Undrain,
 )
+from shoal_shardmanager.control.state import ClusterState
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
-from shoal_shardmanager.state import ClusterState
 
 
 def order_of(request: pb.StartRequest) -> Order:

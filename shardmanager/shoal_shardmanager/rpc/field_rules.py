@@ -25,9 +25,9 @@ from shoal.protocol.bounds import (
     MAX_WORD,
 )
 
-from shoal_shardmanager.orders import Refused, Why
-from shoal_shardmanager.orders.keyspaces import DELIMITER_BYTES_MAX
-from shoal_shardmanager.orders.repeating import ID_CHARACTERS_MAX
+from shoal_shardmanager.control.orders import Refused, Why
+from shoal_shardmanager.control.orders.keyspaces import DELIMITER_BYTES_MAX
+from shoal_shardmanager.control.orders.repeating import ID_CHARACTERS_MAX
 
 
 @dataclass(frozen=True, slots=True)

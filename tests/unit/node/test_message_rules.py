@@ -25,7 +25,7 @@ from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.layout import LogStart, SplitOff
 from shoal_server.storage.replica_failure import ReplicaFailure
 from shoal_server.storage.replica_rows import ReplicaOrigin, StagedRows
-from shoal_shardmanager.rows import CountersRow, LeaderRow, NodeRow, OperationRow, PolicyRow, SettingsRow
+from shoal_shardmanager.control.rows import CountersRow, LeaderRow, NodeRow, OperationRow, PolicyRow, SettingsRow
 
 ROOTS: dict[str, Any] = {
     "greetings": Greeting,

@@ -16,11 +16,12 @@ from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import EndedRelocation
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap, without_ranges
 from shoal_shardmanager import placement
-from shoal_shardmanager.controller import Decision, Memory, adopted, decide
-from shoal_shardmanager.operations.campaign import mode_of, planned_from
-from shoal_shardmanager.orders import Accepted, Facts, Order, cancel, check
-from shoal_shardmanager.planning import Loads, placement_settings, placement_state
-from shoal_shardmanager.requests import (
+from shoal_shardmanager.control.controller import Decision, Memory, adopted, decide
+from shoal_shardmanager.control.observed import FRESH_MS, Report, View, trusted
+from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
+from shoal_shardmanager.control.orders import Accepted, Facts, Order, cancel, check
+from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
+from shoal_shardmanager.control.requests import (
     ADD_FOLLOWER,
     DEMOTE,
     PROMOTE,
@@ -33,9 +34,8 @@ from shoal_shardmanager.requests import (
     Split,
     Transfer,
 )
-from shoal_shardmanager.rows import Heal, NodeState, OperationRow
-from shoal_shardmanager.state import ClusterState, changed
-from shoal_shardmanager.view import FRESH_MS, Report, View, trusted
+from shoal_shardmanager.control.rows import Heal, NodeState, OperationRow
+from shoal_shardmanager.control.state import ClusterState, changed
 
 from .model import Crashed, Group, RequestRefused, SimulatedNode
 from .simulated_ferries import SimulatedFerries

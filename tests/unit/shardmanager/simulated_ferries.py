@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 from shoal.protocol.relocation import RelocationEnd, RelocationStatus
 from shoal.shardmap import with_ranges, without_ranges
-from shoal_shardmanager.operations import relocate
-from shoal_shardmanager.operations.relocate import Carried
-from shoal_shardmanager.rows import MergeShards, MoveMicroshards, OperationRow, Step
-from shoal_shardmanager.state import Change, changed
+from shoal_shardmanager.control.operations import relocate
+from shoal_shardmanager.control.operations.relocate import Carried
+from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, OperationRow, Step
+from shoal_shardmanager.control.state import Change, changed
 
 from .model import Group
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Refused
-from shoal_shardmanager.rows import Drain, Failover, NodeState, Rebalance, RemoveNode, State, Undrain
-from shoal_shardmanager.view import LONG_AGO_MS, elapsed_ms
+from shoal_shardmanager.control.observed import LONG_AGO_MS, elapsed_ms
+from shoal_shardmanager.control.orders import Alter, Create, DropOrder, KeyspaceOrder, Refused
+from shoal_shardmanager.control.rows import Drain, Failover, NodeState, Rebalance, RemoveNode, State, Undrain
 
 
 def test_a_drained_node_is_empty_and_can_be_removed(simulated: Any) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from shoal.cli.main import app
-from shoal_shardmanager import cli, cli_options, cli_resharding, cli_restart, cli_settings
-from shoal_shardmanager.orders import SETTINGS, with_settings
-from shoal_shardmanager.rows import SettingsRow
+from shoal_shardmanager.cli import commands, options, resharding, restart, settings
+from shoal_shardmanager.control.orders import SETTINGS, with_settings
+from shoal_shardmanager.control.rows import SettingsRow
 from shoal_shardmanager.rpc.convert import settings_message
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from typer.testing import CliRunner, Result
@@ -56,7 +56,7 @@ class Managers:
 def managers(monkeypatch: pytest.MonkeyPatch) -> Managers:
     # All that have it must be loaded by now: one that is loaded later would keep what stands in for it.
     found = Managers()
-    for module in (cli, cli_options, cli_resharding, cli_restart, cli_settings):
+    for module in (commands, options, resharding, restart, settings):
         monkeypatch.setattr(module, "client_of", lambda *_: found)
     return found
 
@@ -196,9 +196,9 @@ def test_rows_of_a_keyspace_get_a_time_to_live_and_with_zero_none(
     for verb in ("create", "alter"):
         assert run("keyspace", verb, "carts", "--default-ttl", text).exit_code == 0
     created, altered = managers.started
-    for settings in (created.create_keyspace, altered.alter_keyspace):
-        assert settings.HasField("default_ttl_ms")
-        assert settings.default_ttl_ms == milliseconds
+    for asked in (created.create_keyspace, altered.alter_keyspace):
+        assert asked.HasField("default_ttl_ms")
+        assert asked.default_ttl_ms == milliseconds
 
 
 def test_a_time_that_is_left_is_shown_as_a_time_and_no_reason_as_nothing(managers: Managers) -> None:

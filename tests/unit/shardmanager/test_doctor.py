@@ -14,7 +14,7 @@ from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import RelocationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal.survey import NodeReport, Survey
-from shoal_shardmanager.controller import OTHER_CLUSTER, OTHER_IDENTITY
+from shoal_shardmanager.control.controller import OTHER_CLUSTER, OTHER_IDENTITY
 from shoal_shardmanager.doctor import judge as judge_module
 from shoal_shardmanager.doctor.facts import (
     ClockReading,

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from shoal.errors import Unavailable
 from shoal.shardmap import MicroshardRange
-from shoal_shardmanager.ferries import Ferries
-from shoal_shardmanager.ferry import CannotSeal
-from shoal_shardmanager.operations.relocate import undone
-from shoal_shardmanager.orders import MoveMicroshardsOrder
-from shoal_shardmanager.rows import Step
-from shoal_shardmanager.state import Change, ClusterState, changed
-from shoal_shardmanager.view import View
+from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.operations.relocate import undone
+from shoal_shardmanager.control.orders import MoveMicroshardsOrder
+from shoal_shardmanager.control.rows import Step
+from shoal_shardmanager.control.state import Change, ClusterState, changed
+from shoal_shardmanager.process.migration import CannotSeal
+from shoal_shardmanager.process.migrations import Ferries
 
 MOVE = MoveMicroshardsOrder(1, 2, (MicroshardRange(0, 1),))
 

@@ -21,9 +21,9 @@ from shoal.protocol.relocation import (
     RelocationStatus,
 )
 from shoal.shardmap import MicroshardRange
-from shoal_shardmanager import ferry as ferry_module
-from shoal_shardmanager.ferry import CannotSeal, Ferry
-from shoal_shardmanager.rows import MoveMicroshards
+from shoal_shardmanager.control.rows import MoveMicroshards
+from shoal_shardmanager.process import migration as ferry_module
+from shoal_shardmanager.process.migration import CannotSeal, Ferry
 
 SOURCE, TARGET, OPERATION = 1, 2, 7
 RANGES = (MicroshardRange(0, 4),)

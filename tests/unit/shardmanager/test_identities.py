@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec.structs import replace
 from shoal.shardmap import NodeAddress
-from shoal_shardmanager.controller import joined
-from shoal_shardmanager.rows import NodeState, RemoveNode, State
-from shoal_shardmanager.state import changed
-from shoal_shardmanager.view import Report, trusted
+from shoal_shardmanager.control.controller import joined
+from shoal_shardmanager.control.observed import Report, trusted
+from shoal_shardmanager.control.rows import NodeState, RemoveNode, State
+from shoal_shardmanager.control.state import changed
 
 
 def test_nodes_are_remembered_by_the_data_folder_that_they_were_met_with(simulated: Any) -> None:

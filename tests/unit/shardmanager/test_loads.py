@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 from shoal.protocol.messages import ReplicaStatus, StatusReply
-from shoal_shardmanager.planning import Loads
-from shoal_shardmanager.view import Report
+from shoal_shardmanager.control.observed import Report
+from shoal_shardmanager.control.placement_input import Loads
 
 SHARD = 7
 REPLICA = ReplicaStatus(SHARD, "leader", "n1", 1, 1, 1, 1, 1, 1, 1, ("n1", "n2"), (), counted=True)

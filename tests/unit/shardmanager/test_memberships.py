@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from shoal.map_rules import refuse_map
-from shoal_shardmanager.orders import Create, KeyspaceOrder, SplitOrder
-from shoal_shardmanager.requests import Change, Split
-from shoal_shardmanager.rows import Drain, MoveReplica, Rebalance, State
-from shoal_shardmanager.state import changed
+from shoal_shardmanager.control.orders import Create, KeyspaceOrder, SplitOrder
+from shoal_shardmanager.control.requests import Change, Split
+from shoal_shardmanager.control.rows import Drain, MoveReplica, Rebalance, State
+from shoal_shardmanager.control.state import changed
 
 STRANGER = "n9"
 

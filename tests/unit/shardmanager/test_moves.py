@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from shoal_shardmanager.orders import Refused
-from shoal_shardmanager.rows import Drain, MoveLeader, MoveReplica, State, Step
-from shoal_shardmanager.state import changed
+from shoal_shardmanager.control.orders import Refused
+from shoal_shardmanager.control.rows import Drain, MoveLeader, MoveReplica, State, Step
+from shoal_shardmanager.control.state import changed
 
 MOVE = MoveReplica(1, "n1", "n4")
 EVENTS_MAX = 60

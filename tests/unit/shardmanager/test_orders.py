@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal_shardmanager.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused, Why
-from shoal_shardmanager.rows import Drain, MoveLeader, MoveReplica, RemoveNode, Undrain
+from shoal_shardmanager.control.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused, Why
+from shoal_shardmanager.control.rows import Drain, MoveLeader, MoveReplica, RemoveNode, Undrain
 
 REFUSALS: list[tuple[Order, Why, str]] = [
     (MoveReplica(9, "n1", "n4"), Why.NOT_FOUND, "no shard 9; the shards are 1, 2; `shoal shards` shows them"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from shoal.protocol.relocation import RelocationEnd
 from shoal.shardmap import MicroshardRange
-from shoal_shardmanager.orders import (
+from shoal_shardmanager.control.orders import (
     Create,
     DropOrder,
     KeyspaceOrder,
@@ -18,7 +18,7 @@ from shoal_shardmanager.orders import (
     SplitOrder,
     Why,
 )
-from shoal_shardmanager.rows import Drain, MoveReplica, NodeState, State, Step
+from shoal_shardmanager.control.rows import Drain, MoveReplica, NodeState, State, Step
 
 MOVE = MoveMicroshardsOrder(1, 2, (MicroshardRange(0, 1), MicroshardRange(2, 3)))
 MERGE = MergeOrder(1, 2)

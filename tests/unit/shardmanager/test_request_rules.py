@@ -18,8 +18,8 @@ from shoal.cli.main import app
 from shoal.protocol.bounds import MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_TTL_MS, MAX_VERSION
 from shoal.shardmap import MicroshardRange, NodeAddress, ShardMap
 from shoal_server.local.layout import free_ports
-from shoal_shardmanager.controller import joined
-from shoal_shardmanager.orders import (
+from shoal_shardmanager.control.controller import joined
+from shoal_shardmanager.control.orders import (
     Accepted,
     Alter,
     Create,
@@ -30,14 +30,14 @@ from shoal_shardmanager.orders import (
     Why,
     with_settings,
 )
-from shoal_shardmanager.orders.repeating import begun_by
-from shoal_shardmanager.pace import Paces
-from shoal_shardmanager.rows import SettingsRow, decode_row, encode_row
+from shoal_shardmanager.control.orders.repeating import begun_by
+from shoal_shardmanager.control.progress_rate import Paces
+from shoal_shardmanager.control.rows import SettingsRow, decode_row, encode_row
+from shoal_shardmanager.control.state import changed
+from shoal_shardmanager.process.service import serve
 from shoal_shardmanager.rpc.field_rules import RULES, Many, Number, Text, check_fields
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
-from shoal_shardmanager.rpc.service import serve
-from shoal_shardmanager.state import changed
 from typer.testing import CliRunner
 
 from .simulated import SimulatedCluster

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from shoal_shardmanager.operations.restart import current_node
-from shoal_shardmanager.orders import Refused, RestartOrder, Why
-from shoal_shardmanager.rows import Drain, OperationRow, Rebalance, RemoveNode, State, Step
+from shoal_shardmanager.control.operations.restart import current_node
+from shoal_shardmanager.control.orders import Refused, RestartOrder, Why
+from shoal_shardmanager.control.rows import Drain, OperationRow, Rebalance, RemoveNode, State, Step
 
 
 def operator(cluster: Any, operation: int, ticks: int = 2_000, *, all_others_run: bool = True) -> list[str]:

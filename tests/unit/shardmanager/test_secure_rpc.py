@@ -10,7 +10,7 @@ from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.options import parse_url
 from shoal.tls import TlsFiles
 from shoal_server.config import parse_config
-from shoal_shardmanager.cli_options import process_files
+from shoal_shardmanager.cli.options import process_files
 from shoal_shardmanager.rpc.secure import credentials, explained
 
 CLUSTER = """

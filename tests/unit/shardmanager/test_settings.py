@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from shoal_shardmanager.orders import SETTINGS, Refused, Why, with_settings
-from shoal_shardmanager.rows import SettingsRow
+from shoal_shardmanager.control.orders import SETTINGS, Refused, Why, with_settings
+from shoal_shardmanager.control.rows import SettingsRow
 
 USUAL = SettingsRow()
 

@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 from shoal.protocol.relocation import RelocationEnd, RelocationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, with_ranges, without_ranges
-from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SettleOrder, SplitOrder, Why, check
-from shoal_shardmanager.rows import State
+from shoal_shardmanager.control.orders import MoveMicroshardsOrder, Refused, SettleOrder, SplitOrder, Why, check
+from shoal_shardmanager.control.rows import State
 
 from .simulated import Group
 

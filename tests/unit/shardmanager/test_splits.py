@@ -8,14 +8,14 @@ import pytest
 from msgspec.structs import replace
 from shoal.protocol.messages import MicroshardLoad
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_shardmanager.operations.automatic import MEASURED_MS, SUSTAINED_MS
-from shoal_shardmanager.orders import MoveMicroshardsOrder, Refused, SplitOrder, Why, with_settings
+from shoal_shardmanager.control.operations.automatic import MEASURED_MS, SUSTAINED_MS
+from shoal_shardmanager.control.orders import MoveMicroshardsOrder, Refused, SplitOrder, Why, with_settings
+from shoal_shardmanager.control.placement_input import Loads
+from shoal_shardmanager.control.requests import Split
+from shoal_shardmanager.control.rows import MoveReplica, NodeState, OperationRow, Rebalance, SplitShard, State, Step
+from shoal_shardmanager.control.split_points import best_point, point_at
+from shoal_shardmanager.control.state import changed
 from shoal_shardmanager.placement import Load
-from shoal_shardmanager.planning import Loads
-from shoal_shardmanager.points import best_point, point_at
-from shoal_shardmanager.requests import Split
-from shoal_shardmanager.rows import MoveReplica, NodeState, OperationRow, Rebalance, SplitShard, State, Step
-from shoal_shardmanager.state import changed
 
 EVENTS_MAX = 14
 

@@ -9,8 +9,8 @@ import pytest
 import shoal
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.joining import JOINS, JoinRequest
-from shoal_shardmanager.controller import adopted
-from shoal_shardmanager.rows import (
+from shoal_shardmanager.control.controller import adopted
+from shoal_shardmanager.control.rows import (
     CountersRow,
     Drain,
     NodeRow,
@@ -22,8 +22,8 @@ from shoal_shardmanager.rows import (
     decode_row,
     encode_row,
 )
-from shoal_shardmanager.state import ClusterState, ForgetOperation, changed
-from shoal_shardmanager.store import Deposed, Store
+from shoal_shardmanager.control.state import ClusterState, ForgetOperation, changed
+from shoal_shardmanager.process.store import Deposed, Store
 
 MAP = ShardMap(
     3,

@@ -12,14 +12,14 @@ import shoal
 from shoal.protocol.messages import AtomicOperation, Condition, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.config import ClusterConfig
-from shoal_shardmanager import driver
-from shoal_shardmanager.controller import adopted
-from shoal_shardmanager.driver import Term, begin_term
-from shoal_shardmanager.nodes import NodeWatcher
-from shoal_shardmanager.orders import Create, KeyspaceOrder, Refused, begun_by
-from shoal_shardmanager.rows import MoveLeader
-from shoal_shardmanager.store import Store
-from shoal_shardmanager.view import Report, View
+from shoal_shardmanager.control.controller import adopted
+from shoal_shardmanager.control.observed import Report, View
+from shoal_shardmanager.control.orders import Create, KeyspaceOrder, Refused, begun_by
+from shoal_shardmanager.control.rows import MoveLeader
+from shoal_shardmanager.process import driver
+from shoal_shardmanager.process.driver import Term, begin_term
+from shoal_shardmanager.process.node_watcher import NodeWatcher
+from shoal_shardmanager.process.store import Store
 
 NOBODY = "127.0.0.1:1"
 MAP = ShardMap(

@@ -1,0 +1,139 @@
+"""Move microshards from one shard to another; a merge moves all of them, and drops the shard that is left empty.
+
+    queued -> copy   -> seal       -> forget        -> linger       -> spread    -> drop
+              a ferry   the last      the source       merges only:    nobody       its replicas
+              copies    rows, then    deletes its      repeated        routes to    are gone
+              rows      the target    rows             writes are      it
+                        has them                       still answered
+
+The state of a relocation is in both shards' logs (docs/decisions/0011): the ferry, a task of the manager that runs the
+controller, keeps none, and may be begun again at any time. Until `seal` everything can be undone, from then on it goes
+forward: `sealing` is written before the source is asked to seal, `adopted` after the target has the microshards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+from shoal.map_changes import with_relocated, without_shard
+from shoal.protocol.relocation import RelocationEnd
+from shoal_server.invariants import invariant
+
+from shoal_shardmanager.control.observed import View, elapsed_ms
+from shoal_shardmanager.control.operations.outcome import Note, Outcome, ask, end, go, wait
+from shoal_shardmanager.control.requests import CancelRelocation, Forget
+from shoal_shardmanager.control.rows import MergeShards, OperationRow, Relocation, State, Step
+from shoal_shardmanager.control.state import Change, ClusterState
+
+FERRIED = frozenset({Step.COPY, Step.SEAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """How far a ferry is. `trouble`: why it does not go on, tried `attempts` times in a row.
+
+    Args:
+        rows, bytes: copied so far, by this ferry.
+        bytes_total: that the source had when it began, as far as known; 0: not known.
+    """
+
+    doing: str
+    rows: int = 0
+    bytes: int = 0
+    bytes_total: int = 0
+    trouble: str = ""
+    attempts: int = 0
+
+    @property
+    def note(self) -> Note:
+        waiting = f"{self.doing}; {self.rows} rows copied"
+        if self.trouble:
+            waiting += f"; tried {self.attempts} times, the last time: {self.trouble}"
+        if not self.bytes_total:
+            return Note(waiting)
+        return Note(waiting, max(0, self.bytes_total - self.bytes), self.bytes_total, "bytes")
+
+
+def advance(row: OperationRow, work: Relocation, state: ClusterState, view: View, carried: Carried | None) -> Outcome:
+    """Return what comes next, once it has left the queue. Not for the steps that `spread` does."""
+    match row.step:
+        case Step.COPY | Step.SEAL:
+            note = carried.note if carried is not None else Note("the copying begins")
+            return Outcome(note=note, ferry=True)
+        case Step.UNDO:
+            return _undo(row, work, view)
+        case Step.FORGET:
+            return _forget(row, work, view)
+        case _:
+            return _linger(row, work, state, view)
+
+
+def sealing(row: OperationRow, now_ms: int) -> tuple[Change, ...]:
+    """Return what is written before the source is asked to seal: from here on it only goes forward."""
+    return go(row, Step.SEAL, now_ms).changes
+
+
+def adopted(
+    row: OperationRow, work: Relocation, state: ClusterState, newer_than: int, now_ms: int
+) -> tuple[Change, ...]:
+    """Return what is written once the target has the microshards; nodes may have maps up to `newer_than` already."""
+    version = max(state.map.version, newer_than) + 1
+    shard_map = with_relocated(state.map, work.source, work.target, work.ranges, version)
+    return go(row, Step.FORGET, now_ms, shard_map, map_version=shard_map.version).changes
+
+
+def undone(row: OperationRow, reason: str, now_ms: int) -> OperationRow:
+    """Return the row of a relocation that is undone from now on; its step must be `copy`."""
+    invariant(row.step is Step.COPY, "a relocation is undone before the seal, or not at all")
+    return replace(row, step=Step.UNDO, step_ms=now_ms, undo=reason, cancelled=True)
+
+
+def _undo(row: OperationRow, work: Relocation, view: View) -> Outcome:
+    # The source first: once it has ended the relocation it never seals, and nothing is missed.
+    for shard in (work.source, work.target):
+        leader = view.leader(shard)
+        if leader is None:
+            return wait(f"shard {shard} reports no leader")
+        outgoing = leader.replica.outgoing
+        if outgoing is not None and outgoing.relocation == row.relocation and outgoing.sealed:
+            # Somebody else drives it, too: what an operation has begun itself is undone before anybody asks for the seal.
+            reason = f"shard {shard} has parted with the microshards meanwhile: `shoal settle {shard}` finishes it"
+            return end(row, State.FAILED, view.wall_ms, reason)
+        if leader.ended(row.relocation) is not RelocationEnd.CANCELLED:
+            request = CancelRelocation(leader.node, shard, row.relocation, row.id)
+            return ask(request, waiting=f"shard {shard} gives the relocation up")
+    state = State.CANCELLED if row.cancelled else State.DONE
+    return end(row, state, view.wall_ms, f"{row.undo}; all is as it was before")
+
+
+def _forget(row: OperationRow, work: Relocation, view: View) -> Outcome:
+    leader = view.leader(work.source)
+    if leader is None:
+        return wait(f"shard {work.source} reports no leader")
+    if leader.ended(row.relocation) is not RelocationEnd.FORGOTTEN:
+        request = Forget(leader.node, work.source, row.relocation, row.id)
+        return ask(request, waiting=f"shard {work.source} deletes what it gave away")
+    if isinstance(work, MergeShards):
+        return go(row, Step.LINGER, view.wall_ms)
+    return end(row, State.DONE, view.wall_ms, described(work))
+
+
+def _linger(row: OperationRow, work: Relocation, state: ClusterState, view: View) -> Outcome:
+    left_ms = state.settings.merge_linger_ms - elapsed_ms(row.step_ms, view.wall_ms)
+    if left_ms > 0:
+        return wait(
+            f"shard {work.source} is empty, and still answers writes that are repeated", left=left_ms, unit="ms"
+        )
+    other = next((other for other in state.running() if other.id != row.id and work.source in other.shards), None)
+    if other is not None:
+        return wait(f"operation {other.id} ({other.kind}) is on shard {work.source}")
+    shard_map = without_shard(state.map, work.source, state.map.version + 1)
+    counters = replace(state.counters, dropped=(*state.counters.dropped, work.source))
+    return go(row, Step.SPREAD, view.wall_ms, shard_map, counters, map_version=shard_map.version)
+
+
+def described(work: Relocation) -> str:
+    """Say what was done."""
+    count = sum(span.end - span.first for span in work.ranges)
+    return f"{count} microshards of shard {work.source} are shard {work.target}'s now"

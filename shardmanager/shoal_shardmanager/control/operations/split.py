@@ -1,0 +1,88 @@
+"""Split a shard: its leader logs it, every replica does it in place, and then the map follows.
+
+    split -> spread
+    asked    every node has the map with both, and the new shard has a leader
+
+Nodes route by a map that they derive themselves until the managers' comes. Whether it has happened is seen by replicas of
+the new shard; asked again, a leader refuses what it has done.
+"""
+
+from __future__ import annotations
+
+from shoal.map_changes import with_split
+from shoal.protocol.messages import ReplicaStatus
+from shoal.shardmap import Shard, without_ranges
+
+from shoal_shardmanager.control.memberships import unknown_members
+from shoal_shardmanager.control.observed import Leading, View
+from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
+from shoal_shardmanager.control.operations.replica import avoided
+from shoal_shardmanager.control.requests import Split
+from shoal_shardmanager.control.rows import OperationRow, SplitShard, State, Step
+from shoal_shardmanager.control.state import ClusterState
+
+
+def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View) -> Outcome:
+    """Return what comes next at step `split`."""
+    now = view.wall_ms
+    parent = state.shard(work.shard)
+    if parent is None:
+        return end(row, State.FAILED, now, f"shard {work.shard} is no more")
+    born = _born(work.child, view)
+    if born is not None:
+        child = _founded(work, parent, born)
+        version = max(state.map.version, view.newest_map()) + 1
+        shard_map = with_split(state.map, child, version)
+        return go(row, Step.SPREAD, now, shard_map, map_version=shard_map.version)
+    leader = view.leader(work.shard)
+    if leader is None:
+        return wait(f"shard {work.shard} reports no leader")
+    if not leader.replica.membership_committed:
+        return wait(f"the last change of membership of shard {work.shard} is not committed yet")
+    if without_ranges(work.ranges, leader.replica.ranges):
+        # Nobody else takes microshards from a shard while this is on it.
+        return wait(f"shard {work.shard} has parted with them; {leader.node} opens shard {work.child}")
+    unknown = unknown_members(leader.replica, state.map)
+    if unknown:
+        return wait(f"shard {work.shard} has replicas on {', '.join(unknown)}, which are no nodes of the map")
+    version = max(state.map.version, view.newest_map()) + 1
+    first = _first_leader(leader, state, view)
+    voters = (first, *(voter for voter in leader.voters if voter != first))
+    child = Shard(work.child, parent.keyspace, work.ranges, voters, leader.replica.followers)
+    return ask(
+        Split(leader.node, work.shard, child, version, row.id),
+        waiting=f"{leader.node} splits shard {work.child} off shard {work.shard}",
+    )
+
+
+def _born(child: int, view: View) -> ReplicaStatus | None:
+    """Return the replica of the new shard that knows its membership best; None: there is none yet."""
+    found = [replica for node in view.reports if (replica := view.replica(node, child)) and replica.voters]
+    return max(found, key=lambda replica: replica.membership_version, default=None)
+
+
+def _founded(work: SplitShard, parent: Shard, born: ReplicaStatus) -> Shard:
+    """Return the new shard as its replicas made it: nobody has changed its membership yet, since nobody knew it."""
+    return Shard(
+        work.child,
+        parent.keyspace,
+        work.ranges,
+        born.voters,
+        born.followers,
+        founders=born.voters,
+        founding_followers=born.followers,
+        membership_version=born.membership_version,
+        founding_ranges=work.ranges,
+        parent=work.shard,
+    )
+
+
+def _first_leader(leader: Leading, state: ClusterState, view: View) -> str:
+    """Return who is to lead the new shard: of the voters that are in step the one that leads least."""
+    avoid = avoided(state, view)
+    led: dict[str, int] = {}
+    for leading in view.leaders().values():
+        led[leading.node] = led.get(leading.node, 0) + 1
+    behind = set(leader.behind(state.settings.catch_up_entries))
+    fit = [node for node in leader.voters if node not in avoid and node not in behind]
+    return min(fit or [leader.node], key=lambda node: (led.get(node, 0), node != leader.node, node))

@@ -1,0 +1,235 @@
+"""Orders about keyspaces: create, alter, drop."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec.structs import replace
+from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_SHARDS, MAX_TTL_MS, MAX_VOTERS
+from shoal.shardmap import Keyspace, MicroshardRange, Shard
+
+from shoal_shardmanager import placement
+from shoal_shardmanager.control.orders.common import accept, known_keyspace, listed
+from shoal_shardmanager.control.orders.model import Accepted, Facts, KeyspaceOrder, Refused, Why
+from shoal_shardmanager.control.placement_input import SILENT, placement_keyspace, placement_settings, placement_state
+from shoal_shardmanager.control.rows import AlterKeyspace, CreateKeyspace, DropKeyspace, NodeState, PolicyRow, Step
+from shoal_shardmanager.control.state import ClusterState, ForgetPolicy
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+DELIMITER_BYTES_MAX = 16
+
+
+def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
+    state = facts.state
+    if NAME.fullmatch(order.name) is None:
+        raise Refused(
+            Why.WRONG,
+            f"{order.name!r} cannot be a keyspace's name: 1 to 63 letters, digits and '_.-', the first no sign",
+        )
+    if any(keyspace.name == order.name for keyspace in state.map.keyspaces):
+        raise Refused(Why.CONFLICT, f"there is a keyspace {order.name!r} already; `shoal keyspace alter` changes it")
+    microshards = 1024 if order.microshards is None else order.microshards
+    shards = min(8, microshards) if order.shards is None else order.shards
+    delimiter = b"/" if order.delimiter is None else order.delimiter
+    _bounded("microshards", microshards, 1, MAX_MICROSHARDS)
+    _bounded("shards", shards, 1, microshards)
+    if len(delimiter) > DELIMITER_BYTES_MAX:
+        raise Refused(Why.WRONG, f"a delimiter has at most {DELIMITER_BYTES_MAX} bytes")
+    first = state.counters.next_shard
+    if len(state.map.shards) + shards > MAX_SHARDS or first + shards - 1 > MAX_SHARD:
+        raise Refused(
+            Why.REFUSED,
+            f"a cluster has at most {MAX_SHARDS} shards, with numbers up to {MAX_SHARD}: there are "
+            f"{len(state.map.shards)}, and the next number is {first}",
+        )
+    number = state.counters.next_keyspace
+    policy = _policy(PolicyRow(number, 3), order, state)
+    keyspace = Keyspace(
+        number,
+        order.name,
+        microshards,
+        delimiter,
+        _staleness(order.max_staleness_ms, 5_000),
+        _ttl(order.default_ttl_ms, 0),
+    )
+    ids = tuple(range(first, first + shards))
+    _check_nodes_to_found_on(policy, facts)
+    placed = _placed(keyspace, policy, ids, facts)
+    shard_map = state.map
+    after = replace(
+        shard_map,
+        version=shard_map.version + 1,
+        keyspaces=(*shard_map.keyspaces, keyspace),
+        shards=(*shard_map.shards, *placed),
+    )
+    counters = replace(state.counters, next_keyspace=number + 1, next_shard=first + shards)
+    work = CreateKeyspace(number, order.name, ids)
+    steps = tuple(
+        f"shard {shard.id}: microshards {shard.ranges[0].first} to {shard.ranges[0].end - 1} on "
+        f"{' '.join((*shard.voters, *(f'({node})' for node in shard.followers)))}"
+        for shard in placed
+    )
+    return accept(facts, work, Step.FOUND, after, policy, steps=steps, version=after.version, counters=counters)
+
+
+def _check_nodes_to_found_on(policy: PolicyRow, facts: Facts) -> None:
+    """Refuse to found shards on nodes that could not open them: those are silent, or take no writes."""
+    active = [row.id for _, row in sorted(facts.state.nodes.items()) if row.state is NodeState.ACTIVE]
+    unfit = {
+        node: SILENT if status is None else status.not_writable
+        for node in active
+        if (status := facts.view.fresh(node)) is None or status.not_writable
+    }
+    needed, able = policy.voters + policy.followers, len(active) - len(unfit)
+    if able < needed:
+        reasons = listed([f"{node}: {reason}" for node, reason in unfit.items()])
+        raise Refused(
+            Why.REFUSED,
+            f"its replicas need {needed} nodes that answer and take writes, and {able} do ({reasons}): mend these, add "
+            "nodes, or ask for fewer replicas",
+        )
+
+
+def _placed(keyspace: Keyspace, policy: PolicyRow, ids: tuple[int, ...], facts: Facts) -> list[Shard]:
+    known = placement_state(facts.state, facts.view, facts.loads)
+    wanted = [placement.NewShard(shard, keyspace.id) for shard in ids]
+    with_new = placement.State(known.nodes, (*known.keyspaces, placement_keyspace(policy, keyspace.name)), known.shards)
+    first = placement.initial(with_new, placement_settings(facts.state.settings), wanted)
+    if first.refusals:
+        refusal = first.refusals[0]
+        raise Refused(Why.REFUSED, f"{refusal.subject}: {refusal.reason}: {refusal.remedy}, or ask for fewer replicas")
+    count = len(ids)
+    return [
+        Shard(
+            shard.id,
+            keyspace.id,
+            (MicroshardRange(keyspace.microshards * part // count, keyspace.microshards * (part + 1) // count),),
+            shard.voters,
+            shard.followers,
+            founders=shard.voters,
+            founding_followers=shard.followers,
+        )
+        for part, shard in enumerate(first.shards)
+    ]
+
+
+def alter_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
+    state = facts.state
+    keyspace = known_keyspace(state, order.name)
+    if order.microshards is not None or order.delimiter is not None:
+        raise Refused(
+            Why.WRONG,
+            "microshards and delimiter say where each key is, and are fixed: create another keyspace, and copy",
+        )
+    if order.shards is not None:
+        raise Refused(Why.WRONG, "the number of shards of a keyspace cannot be set once it is there")
+    policy = _policy(state.policies[keyspace.id], order, state)
+    settings = replace(
+        keyspace,
+        max_staleness_ms=_staleness(order.max_staleness_ms, keyspace.max_staleness_ms),
+        default_ttl_ms=_ttl(order.default_ttl_ms, keyspace.default_ttl_ms),
+    )
+    if policy == state.policies[keyspace.id] and settings == keyspace:
+        raise Refused(Why.CONFLICT, f"keyspace {order.name!r} is so already")
+    shard_map = state.map
+    after = replace(
+        shard_map,
+        version=shard_map.version + 1,
+        keyspaces=tuple(settings if known.id == keyspace.id else known for known in shard_map.keyspaces),
+    )
+    steps = [f"every node hears of the settings of {order.name!r}"]
+    before = state.policies[keyspace.id]
+    if (policy.voters, policy.followers) != (before.voters, before.followers):
+        steps.append(f"then `shoal rebalance` gives each shard {policy.voters} voters and {policy.followers} followers")
+    work = AlterKeyspace(keyspace.id, order.name)
+    return accept(facts, work, Step.SPREAD, after, policy, steps=tuple(steps), version=after.version)
+
+
+def drop_keyspace(name: str, facts: Facts) -> Accepted:
+    state = facts.state
+    keyspace = known_keyspace(state, name)
+    ids = tuple(shard.id for shard in state.map.shards if shard.keyspace == keyspace.id)
+    busy = [row.id for row in state.running() if not set(row.shards).isdisjoint(ids)]
+    if busy:
+        raise Refused(
+            Why.REFUSED, f"operation {busy[0]} works on shards of {name!r}: wait for it, or `shoal cancel {busy[0]}`"
+        )
+    shard_map = state.map
+    after = replace(
+        shard_map,
+        version=shard_map.version + 1,
+        keyspaces=tuple(known for known in shard_map.keyspaces if known.id != keyspace.id),
+        shards=tuple(shard for shard in shard_map.shards if shard.keyspace != keyspace.id),
+    )
+    counters = replace(state.counters, dropped=state.counters.dropped + ids)
+    steps = (f"every node forgets keyspace {name!r}", f"the replicas of its {len(ids)} shards are deleted for ever")
+    return accept(
+        facts,
+        DropKeyspace(keyspace.id, name, ids),
+        Step.SPREAD,
+        after,
+        ForgetPolicy(keyspace.id),
+        steps=steps,
+        version=after.version,
+        counters=counters,
+    )
+
+
+def _policy(base: PolicyRow, order: KeyspaceOrder, state: ClusterState) -> PolicyRow:
+    policy = PolicyRow(
+        base.keyspace,
+        base.voters if order.voters is None else order.voters,
+        base.followers if order.followers is None else order.followers,
+        base.required if order.required is None else order.required,
+        base.leader_regions if order.leader_regions is None else order.leader_regions,
+        base.follower_regions if order.follower_regions is None else order.follower_regions,
+    )
+    _bounded("voters", policy.voters, 1, MAX_VOTERS)
+    _bounded("followers", policy.followers, 0, MAX_FOLLOWERS)
+    if policy.voters % 2 == 0:
+        raise Refused(
+            Why.WRONG, f"{policy.voters} voters bear no more failures than {policy.voters - 1}: ask for an odd number"
+        )
+    replicas = policy.voters + policy.followers
+    nodes = [row for row in state.nodes.values() if row.state is NodeState.ACTIVE]
+    if replicas > len(nodes):
+        raise Refused(
+            Why.REFUSED,
+            f"{policy.voters} voters and {policy.followers} followers need {replicas} nodes, and {len(nodes)} are "
+            "active: add nodes, or ask for fewer replicas",
+        )
+    regions = {row.region for row in nodes}
+    for region in (*policy.required, *policy.leader_regions, *policy.follower_regions):
+        if region not in regions:
+            raise Refused(
+                Why.NOT_FOUND, f"no active node is in region {region!r}; regions are {listed(sorted(regions))}"
+            )
+    for region, count in policy.required.items():
+        _bounded(f"replicas required in region {region!r}", count, 0, replicas)
+    if sum(policy.required.values()) > replicas:
+        raise Refused(Why.WRONG, f"the regions require {sum(policy.required.values())} replicas, of {replicas} in all")
+    return policy
+
+
+def _staleness(asked: int | None, known: int) -> int:
+    if asked is not None and asked <= 0:
+        raise Refused(Why.WRONG, "the staleness bound must be more than 0")
+    return known if asked is None else _at_most("max_staleness_ms", asked, MAX_MS)
+
+
+def _ttl(asked: int | None, known: int) -> int:
+    if asked is not None and asked < 0:
+        raise Refused(Why.WRONG, "a default TTL is 0 (rows never expire) or more")
+    return known if asked is None else _at_most("default_ttl_ms", asked, MAX_TTL_MS)
+
+
+def _at_most(name: str, value: int, most: int) -> int:
+    """More than it goes into no map that nodes could read."""
+    if value > most:
+        raise Refused(Why.WRONG, f"{name}: at most {most}, a hundred years, not {value}")
+    return value
+
+
+def _bounded(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise Refused(Why.WRONG, f"{name}: from {low} to {high}, not {value}")

@@ -1,0 +1,185 @@
+"""The order to settle what was begun on a shard without the managers: by hand, or under managers that were lost.
+
+The shards' logs decide what a shard has, so the map follows them. A relocation before the seal is undone, since nobody
+knows whether it was wanted; from the seal on it can only be finished. What both shards are done with, and what a split has
+made, is taken into the map. Nothing here says anything about a shard that an operation is on.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from shoal.map_changes import with_relocated
+from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.shardmap import Ranges, Shard, microshards_in, ranges_of, without_ranges
+
+from shoal_shardmanager.control.observed import Leading
+from shoal_shardmanager.control.orders.common import (
+    accept,
+    check_idle,
+    described_ranges,
+    known_leader,
+    known_shard,
+    listed,
+)
+from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, SettleOrder, Why
+from shoal_shardmanager.control.rows import MoveMicroshards, SplitShard, Step
+
+_UNDO = "it was begun without the shard manager"
+
+
+def settle(order: SettleOrder, facts: Facts) -> Accepted:
+    shard = known_shard(facts.state, order.shard)
+    check_idle(facts.state, shard.id)
+    replica = known_leader(facts, shard.id).replica
+    if replica.outgoing is not None:
+        return _relocation(shard.id, replica.outgoing.other, replica.outgoing, facts)
+    if replica.incoming is not None:
+        return _relocation(replica.incoming.other, shard.id, replica.incoming, facts)
+    missing = without_ranges(shard.ranges, replica.ranges)
+    if not missing:
+        raise Refused(
+            Why.NOT_FOUND,
+            f"there is nothing to settle: shard {shard.id} takes part in no relocation, and has by its log what the map "
+            "gives it",
+        )
+    return _taken_over(shard, missing, facts)
+
+
+# -- a relocation that one of its shards is in
+
+
+def _relocation(source_id: int, target_id: int, stray: RelocationStatus, facts: Facts) -> Accepted:
+    source, target = known_shard(facts.state, source_id), known_shard(facts.state, target_id)
+    for shard in (source, target):
+        check_idle(facts.state, shard.id)
+    giving, taking = known_leader(facts, source.id), known_leader(facts, target.id)
+    number = stray.relocation
+    work = MoveMicroshards(source.id, target.id, stray.ranges, number)
+    outgoing = giving.replica.outgoing
+    sealed = outgoing is not None and outgoing.relocation == number and outgoing.sealed
+    if not sealed and giving.ended(number) is not RelocationEnd.FORGOTTEN:
+        return _undoing(work, facts)
+    if not _can_be_finished(number, taking, sealed=sealed):
+        raise Refused(
+            Why.REFUSED,
+            f"shard {source.id} has parted with microshards {described_ranges(stray.ranges)}, and shard {target.id} can get "
+            "them no more: no step gives them back; keep both shards as they are, and report it",
+        )
+    steps = (
+        f"what shard {target.id} lacks of microshards {described_ranges(stray.ranges)} is copied from shard {source.id}, and "
+        f"shard {target.id} serves them",
+        "every node hears of it",
+        f"shard {source.id} deletes their rows",
+    )
+    return accept(facts, work, Step.SEAL, steps=steps)
+
+
+def _can_be_finished(number: int, taking: Leading, *, sealed: bool) -> bool:
+    """Say whether the target has the microshards, or can get what it lacks of them."""
+    incoming = taking.replica.incoming
+    begun = incoming is not None and incoming.relocation == number
+    return (begun and sealed) or taking.ended(number) is RelocationEnd.ADOPTED
+
+
+def _undoing(work: MoveMicroshards, facts: Facts) -> Accepted:
+    steps = (
+        f"shard {work.source} gives relocation {work.relocation} up: it still has microshards {described_ranges(work.ranges)}",
+        f"shard {work.target} gives it up, and deletes what was copied",
+    )
+    accepted = accept(facts, work, Step.UNDO, steps=steps)
+    row = replace(accepted.operation, undo=_UNDO)
+    changes = tuple(row if change is accepted.operation else change for change in accepted.changes)
+    return Accepted(row, changes, steps)
+
+
+# -- what a shard has given away, and the map does not know of
+
+
+def _taken_over(shard: Shard, missing: Ranges, facts: Facts) -> Accepted:
+    lacking = known_leader(facts, shard.id)
+    problem = (
+        f"shard {shard.id} lacks microshards {described_ranges(missing)} by its log, and no leader that the managers "
+        "hear of has them from it: `shoal doctor` says whom they do not hear"
+    )
+    for other_id, holder in sorted(facts.view.leaders().items()):
+        held = set(microshards_in(holder.replica.ranges)) & set(microshards_in(missing))
+        if not held or other_id == shard.id:
+            continue
+        other = facts.state.shard(other_id)
+        if other is None:
+            parent, unknown = _parent_of(other_id, held, facts)
+            if parent is not None and parent.keyspace == shard.keyspace:
+                check_idle(facts.state, parent.id)
+                return _new_shard(parent, other_id, held, holder, facts)
+            problem = unknown or problem
+            continue
+        number = _done_between(lacking, holder)
+        if other.keyspace == shard.keyspace and number:
+            check_idle(facts.state, other_id)
+            return _moved(MoveMicroshards(shard.id, other_id, ranges_of(held), number), facts)
+    raise Refused(Why.REFUSED, problem)
+
+
+def _done_between(source: Leading, target: Leading) -> int:
+    """Return the last relocation from one shard to the other that both are done with; 0: there is none."""
+    adopted = [one.relocation for one in target.replica.relocations_ended if one.end == RelocationEnd.ADOPTED]
+    return next((number for number in reversed(adopted) if source.ended(number) is RelocationEnd.FORGOTTEN), 0)
+
+
+def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
+    version = max(facts.state.map.version, facts.view.newest_map()) + 1
+    shard_map = with_relocated(facts.state.map, work.source, work.target, work.ranges, version)
+    steps = (
+        f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
+    )
+    return accept(facts, work, Step.FORGET, shard_map, steps=steps, version=shard_map.version)
+
+
+def _parent_of(child: int, held: set[int], facts: Facts) -> tuple[Shard | None, str]:
+    """Return the shard that `child` was split off, or None and why the map cannot name it.
+
+    That need not be the shard which lacks the microshards: they may have been given on before. And a voter that missed the
+    split opens no replica of the child for as long as its replica of the parent on the map seems yet to make it.
+    """
+    child_has = f"shard {child}, which the map does not name, has microshards {described_ranges(ranges_of(held))}"
+    parents = sorted(facts.view.parents(child))
+    if not parents:
+        return None, f"{child_has}, and no shard that the managers hear of says to have split it off: keep it as it is"
+    if len(parents) > 1:
+        return (
+            None,
+            f"{child_has}, and shards {listed(parents)} each have split one of that number off: keep all as they are",
+        )
+    parent = facts.state.shard(parents[0])
+    if parent is None:
+        return None, (
+            f"{child_has}, and was split off shard {parents[0]}, which the map does not name either: settle the shard first "
+            "that the map gives the microshards of that one"
+        )
+    return parent, ""
+
+
+def _new_shard(parent: Shard, child: int, held: set[int], holder: Leading, facts: Facts) -> Accepted:
+    ranges, counters = ranges_of(held), facts.state.counters
+    members = set(known_leader(facts, parent.id).members)
+    reported = [replica for node in facts.view.reports if (replica := facts.view.replica(node, child)) is not None]
+    # Two shards may have been split off under one number: every replica that has anything has to be the same one's.
+    alike = all(
+        (set(replica.voters + replica.followers), set(microshards_in(replica.ranges))) == (members, held)
+        for replica in (holder.replica, *reported)
+        if replica.ranges
+    )
+    if child in counters.dropped or not alike:
+        raise Refused(
+            Why.REFUSED,
+            f"shard {child}, which the map does not name, has microshards {described_ranges(ranges)} of shard {parent.id}, but "
+            "one of its replicas has others, or other members, or it was dropped: it is not, or not everywhere, what was "
+            "split off",
+        )
+    steps = (
+        f"shard {child}, with microshards {described_ranges(ranges)}, comes into the map as split off shard {parent.id}",
+        "every node hears of it",
+    )
+    work = SplitShard(parent.id, child, ranges)
+    grown = replace(counters, next_shard=max(counters.next_shard, child + 1))
+    return accept(facts, work, Step.SPLIT, steps=steps, counters=grown)

@@ -1,0 +1,72 @@
+"""A manager's state as families of samples: what it controls, how the nodes are, and how operations go on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, get_args
+
+from shoal.metrics import Family, gauge, labelled
+
+from shoal_shardmanager.control.rows import Arguments, NodeState, State
+
+if TYPE_CHECKING:
+    from shoal_shardmanager.process.driver import Term
+
+NODES_MAX = 256
+KINDS = tuple(str(each.__struct_config__.tag) for each in get_args(Arguments))
+"""Of operations."""
+
+
+def manager_families(manager: str, term: Callable[[], Term | None], now_ms: Callable[[], int]) -> Iterator[Family]:
+    """Yield the families of a manager.
+
+    Args:
+        term: says what this manager controls; None: it stands by, and says no more than that.
+        now_ms: Unix time.
+    """
+    controlled = term()
+    controls = Family("shoal_manager_controls", "gauge", "1 where this manager runs the controller; others stand by")
+    yield controls.add(controlled is not None, manager=manager)
+    if controlled is not None:
+        yield from _of_term(controlled, now_ms())
+
+
+def _of_term(term: Term, now_ms: int) -> Iterator[Family]:
+    state = term.state
+    yield gauge("shoal_manager_epoch", "How often a controller has begun", term.epoch)
+    yield gauge("shoal_manager_map_version", "Of the newest shard map", state.map.version)
+    yield gauge("shoal_manager_shards", "Shards in the map", len(state.map.shards))
+    nodes = [row for row in state.nodes.values() if row.state is not NodeState.REMOVED]
+    states = Counter(str(row.state) for row in nodes)
+    known = [str(each) for each in NodeState if each is not NodeState.REMOVED]
+    yield labelled("gauge", "shoal_manager_nodes", "Nodes by state", "state", [(each, states[each]) for each in known])
+    silent = Family(
+        "shoal_manager_node_silent", "gauge", "1 for a node that does not answer, or is not taken for itself"
+    )
+    for row in sorted(nodes, key=lambda row: row.id)[:NODES_MAX]:
+        silent.add(bool(term.silent_because(row.id)), node=row.id)
+    yield silent
+    running = [row for row in state.operations.values() if row.running]
+    kinds = Counter(row.kind for row in running)
+    yield labelled(
+        "gauge",
+        "shoal_manager_operations_running",
+        "Operations under way",
+        "kind",
+        [(each, kinds[each]) for each in KINDS],
+    )
+    kept = Counter(str(row.state) for row in state.operations.values())
+    yield labelled(
+        "gauge",
+        "shoal_manager_operations_kept",
+        "Operations in the history",
+        "state",
+        [(str(each), kept[str(each)]) for each in State],
+    )
+    oldest = min((row.step_ms for row in running), default=now_ms)
+    yield gauge(
+        "shoal_manager_operation_step_age_seconds",
+        "For how long the operation has been in its step that has been so longest",
+        max(0, now_ms - oldest) / 1000,
+    )

@@ -1,0 +1,135 @@
+"""The ferries of one term: begun where the controller wants one, ended where it does not any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from ssl import SSLContext
+from typing import Protocol
+
+import structlog
+from shoal.admin import AdminConnection
+from shoal.errors import Unavailable
+
+from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.operations import relocate
+from shoal_shardmanager.control.operations.relocate import Carried
+from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, OperationRow, Relocation, Step
+from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.process.migration import CannotSeal, Ferry, Leader
+from shoal_shardmanager.process.store import Deposed
+
+log = structlog.get_logger("shoal.manager")
+
+CONNECTION_TIMEOUT_SECONDS = 10.0
+
+
+class Controlled(Protocol):
+    """What ferries need of the term that they belong to."""
+
+    @property
+    def state(self) -> ClusterState: ...
+
+    def view(self) -> View: ...
+
+    def address_of(self, node: str) -> str: ...
+
+    async def change(self, made: Callable[[ClusterState, View], tuple[Change, ...]]) -> None:
+        """Write rows that are made from the state as it is when nobody else writes."""
+        ...
+
+
+class Ferries:
+    """The tasks, by operation. Implements `ferry.Harbour`."""
+
+    def __init__(self, term: Controlled, open_connection: Callable[[str], Awaitable[Leader]]) -> None:
+        self._term = term
+        self._open = open_connection
+        self._ferries: dict[int, Ferry] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def carried(self) -> dict[int, Carried]:
+        """Return how far each of them is."""
+        return {operation: ferry.carried for operation, ferry in self._ferries.items()}
+
+    def follow(self, wanted: Iterable[int]) -> None:
+        """Begin those that are wanted and not at work; end the others."""
+        kept = set(wanted)
+        for operation in set(self._tasks) - kept:
+            self._tasks.pop(operation).cancel()
+            del self._ferries[operation]
+        for operation in kept:
+            task = self._tasks.get(operation)
+            if task is None or task.done():
+                row = self._term.state.operations[operation]
+                ferry = Ferry(
+                    operation,
+                    _relocation(row),
+                    self,
+                    lambda: self._term.state.settings.relocation_bytes_per_second,
+                    row.relocation,
+                )
+                self._ferries[operation] = ferry
+                self._tasks[operation] = asyncio.create_task(self._run(operation, ferry), name=f"ferry {operation}")
+
+    async def stop(self) -> None:
+        """End all."""
+        tasks = list(self._tasks.values())
+        self.follow(())
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, operation: int, ferry: Ferry) -> None:
+        try:
+            await ferry.run()
+        except Deposed as error:
+            log.info("ferry_ended", operation=operation, reason=str(error))
+        except Exception as error:  # the root of the ferry's work: the next look at the operation begins another
+            log.critical("ferry_failed", operation=operation, exc_info=error)
+
+    # -- the harbour
+
+    async def connect(self, shard: int) -> Leader:
+        """Connect to the shard's leader, as the nodes report it."""
+        leader = self._term.view().leader(shard)
+        if leader is None:
+            raise Unavailable(f"shard {shard} reports no leader", shard=shard)
+        return await self._open(self._term.address_of(leader.node))
+
+    async def sealing(self, operation: int) -> int:
+        """Write the step `seal`, unless it is written."""
+
+        def made(state: ClusterState, view: View) -> tuple[Change, ...]:
+            row = state.operations.get(operation)
+            if row is None or row.step not in relocate.FERRIED:
+                raise CannotSeal(f"operation {operation} is not being copied any more")
+            return relocate.sealing(row, view.wall_ms) if row.step is Step.COPY else ()
+
+        await self._term.change(made)
+        return max(self._term.state.map.version, self._term.view().newest_map()) + 1
+
+    async def adopted(self, operation: int, newer_than: int) -> None:
+        """Write the map in which the microshards are the target's."""
+
+        def made(state: ClusterState, view: View) -> tuple[Change, ...]:
+            row = state.operations.get(operation)
+            if row is None or row.step is not Step.SEAL:
+                raise CannotSeal(f"operation {operation} has gone on already")
+            newest = max(newer_than, view.newest_map())
+            return relocate.adopted(row, _relocation(row), state, newest, view.wall_ms)
+
+        await self._term.change(made)
+
+    async def rest(self, seconds: float) -> None:
+        """Let time go by."""
+        await asyncio.sleep(seconds)
+
+
+async def open_leader(address: str, tls: SSLContext | None) -> Leader:
+    """Connect to a node, as ferries do."""
+    return await AdminConnection.open(address, CONNECTION_TIMEOUT_SECONDS, tls)
+
+
+def _relocation(row: OperationRow) -> Relocation:
+    if not isinstance(row.arguments, MoveMicroshards | MergeShards):
+        raise TypeError(f"a {row.kind} moves no microshards")
+    return row.arguments
