@@ -23,9 +23,9 @@ from records import Record, machine, quantile
 from rich.console import Console
 from rich.table import Table
 from shoal import AsyncClient
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
+from shoal.admin.survey import Survey
 from shoal.shardmap import Routes
-from shoal.survey import Survey
 from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
 
 SHARDS = 8

@@ -29,8 +29,6 @@ from shoal.arguments import (
     to_ttl_ms,
     to_write,
 )
-from shoal.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
-from shoal.core import Call, Core, Keyspace, Waiter
 from shoal.errors import InvalidArgument, ShoalError, TransactionConflict
 from shoal.footprint import microshards_of, prefix_end
 from shoal.marks import Marks
@@ -44,10 +42,12 @@ from shoal.pipelines import AsyncPipeline
 from shoal.protocol.messages import DEFAULT_TTL, Atomic, AtomicOperation, Condition, DeleteRange, Put
 from shoal.ranges import check_prefix, delete_range
 from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.scanning import MergedRows, check_page_rows, plan, resumed
 from shoal.scans import AsyncScan
 from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
 from shoal.transactions import AsyncTransaction, Attempts
+from shoal.transport.driver import Call, Core, Keyspace, Waiter
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

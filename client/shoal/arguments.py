@@ -8,13 +8,13 @@ from typing import Protocol, TypeAlias, TypeGuard
 
 import msgspec
 
-from shoal.calls import STRONG_READ, shown
 from shoal.errors import InvalidArgument, TooLarge
 from shoal.footprint import RANGE_BYTES, keys_of, size_of
-from shoal.lanes import BATCH_BYTES
 from shoal.options import check_consistency
 from shoal.protocol.messages import DEFAULT_TTL, NO_TTL, Atomic, Delete, DeleteRange, Increment, Operation, Put, Touch
 from shoal.results import Consistency
+from shoal.routing.calls import STRONG_READ, shown
+from shoal.routing.shard_queue import BATCH_BYTES
 
 OPERATION_BYTES = 16
 """At most what an operation takes in a batch besides its key and value."""

@@ -12,11 +12,11 @@ from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
 from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
-from shoal.portal import Portal
 from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.scans import Scan
 from shoal.transactions import AsyncTransaction
+from shoal.transport.portal import Portal
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from msgspec import structs
 
 from shoal import tokens
-from shoal.calls import ScanCall
-from shoal.core import Keyspace
 from shoal.errors import InvalidArgument
 from shoal.footprint import RANGE_BYTES, microshards_of_range, prefix_end
-from shoal.outcomes import ShardChanged
 from shoal.protocol.bounds import MAX_ROWS
 from shoal.protocol.messages import ScanPage
+from shoal.routing.call_errors import ShardChanged
+from shoal.routing.calls import ScanCall
 from shoal.shardmap import Ranges
 from shoal.tokens import Cursor
+from shoal.transport.driver import Keyspace
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient

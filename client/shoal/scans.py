@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Generic, Protocol, TypeVar
 
-from shoal.portal import Portal
+from shoal.transport.portal import Portal
 
 R = TypeVar("R")
 

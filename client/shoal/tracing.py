@@ -28,12 +28,12 @@ from opentelemetry.trace import (
 )
 
 from shoal.arguments import Fetch, Step
-from shoal.calls import Exchange, ReadBatch, ScanPageRead, WriteBatch
 from shoal.embedded_url import EMBEDDED_ADDRESS
 from shoal.errors import ShoalError
 from shoal.options import split_address
 from shoal.protocol.messages import MAX_TRACE_CONTEXTS, MAX_TRACE_STATE, TraceContext
 from shoal.results import WriteResult
+from shoal.routing.calls import Exchange, ReadBatch, ScanPageRead, WriteBatch
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient

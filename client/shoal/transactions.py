@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, cast
 from msgspec import structs
 
 from shoal.arguments import Fetch, check_key, to_bound, to_bytes
-from shoal.backoff import Backoff
-from shoal.calls import STRONG_READ, shown
-from shoal.core import Keyspace
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
 from shoal.footprint import microshards_of_range, partition_of_range
 from shoal.keys import partition_of
 from shoal.operations import delete as delete_of
 from shoal.operations import put as put_of
-from shoal.outcomes import ONE_SHARD_HERE, same_text
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
     Atomic,
@@ -31,10 +27,14 @@ from shoal.protocol.messages import (
     SeqEquals,
 )
 from shoal.results import Entry, WriteResult
+from shoal.routing.backoff import Backoff
+from shoal.routing.call_errors import ONE_SHARD_HERE, same_text
+from shoal.routing.calls import STRONG_READ, shown
 from shoal.scanning import ALL_ROWS, check_page_rows, plan, read_page
 from shoal.scans import AsyncScan
 from shoal.shardmap import Ranges, count_in
 from shoal.tokens import Cursor
+from shoal.transport.driver import Keyspace
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import shoal
-from shoal.survey import survey
+from shoal.admin.survey import survey
 from shoal_server.local.layout import free_ports, generated_config
 
 READY_SECONDS = 20.0

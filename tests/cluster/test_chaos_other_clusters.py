@@ -9,7 +9,7 @@ from random import Random
 
 import msgspec
 import pytest
-from shoal.network import Network
+from shoal.routing.network import Network
 from shoal_chaos.nemeses.other_clusters import ComesBack, OtherCluster
 from shoal_chaos.report.records import Outcome, RunRecord
 from shoal_chaos.scenarios.library import BY_NAME

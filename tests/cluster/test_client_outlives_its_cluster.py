@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import shoal
-from shoal.survey import survey
+from shoal.admin.survey import survey
 from shoal_server.storage.copies import rename_stored_cluster
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 import shoal
 from prometheus_client.parser import text_string_to_metric_families
-from shoal.survey import survey
+from shoal.admin.survey import survey
 from shoal_chaos.checkers.divergence import find_violations
 from shoal_server.local.layout import free_ports, generated_config
 from shoal_server.storage.folder import DATABASE_FOLDER

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import shoal
+from shoal.admin.survey import fetch_shard_map
 from shoal.shardmap import Routes
-from shoal.survey import fetch_shard_map
 from shoal_server.local.layout import generated_config
 
 KEYS = 3000

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import shoal
+from shoal.admin.survey import fetch_shard_map
 from shoal.shardmap import Routes
-from shoal.survey import fetch_shard_map
 from shoal_chaos.checkers.staleness import AcknowledgedWrite, BoundedRead, find_violations
 from shoal_chaos.workloads.faults import inflict, schedule
 from shoal_chaos.workloads.layout import regional_config, regions_of

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 import shoal
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
+from shoal.admin.survey import survey
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal.survey import survey
 from shoal_server.local.layout import generated_config
 
 SHARDS = 100

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import shoal
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.keys import microshard_of
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import MicroshardRange, Shard, ShardMap

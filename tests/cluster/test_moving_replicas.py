@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import shoal
-from shoal.admin import AdminConnection, NotLeader
+from shoal.admin.connection import AdminConnection, NotLeader
 from shoal.errors import InvalidArgument
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import MicroshardRange, NodeAddress, Shard, ShardMap

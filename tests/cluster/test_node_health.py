@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import shoal
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.protocol.messages import StatusReply
 
 SHARDS = 8

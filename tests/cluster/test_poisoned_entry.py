@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import shoal
+from shoal.admin.survey import fetch_shard_map, survey
 from shoal.protocol.failures import ReplicaFailure
 from shoal.shardmap import Routes
-from shoal.survey import fetch_shard_map, survey
 from shoal_chaos.checkers.divergence import find_violations
 from shoal_server.raft.messages import EntryKind, sealed
 from shoal_server.shard.commands import COMMANDS_VERSION, Commands, encode_commands

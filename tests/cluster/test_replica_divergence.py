@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import shoal
+from shoal.admin.survey import fetch_shard_map
 from shoal.shardmap import Routes
-from shoal.survey import fetch_shard_map
 from shoal_chaos.checkers.divergence import NotQuiet, find_violations
 from shoal_chaos.scenarios.replicas import are_equal
 from shoal_server.storage.applied_state import load_applied_state

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import shoal
 from msgspec.structs import replace
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.errors import InvalidArgument
 from shoal.protocol.relocation import RelocationCursor
 from shoal.shardmap import MicroshardRange, NodeAddress, Ranges, Routes, Shard

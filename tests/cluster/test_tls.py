@@ -18,7 +18,7 @@ import pytest
 import shoal
 import trustme
 import typer.testing
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.cli.main import app
 from shoal.protocol.frames import FrameReader, encode_frame, greeting_decoder
 from shoal.protocol.messages import Hello, Refused

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from shoal_chaos.application_simulation.errors import NotSimulated
 from shoal_chaos.application_simulation.process_loop import ProcessLoop
 
-CALL = "shoal.portal.Portal.call"
+CALL = "shoal.transport.portal.Portal.call"
 """Whatever a blocking client does passes through here, `close` alone does not."""
 
 

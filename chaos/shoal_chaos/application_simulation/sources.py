@@ -9,7 +9,7 @@ from random import Random
 from unittest.mock import patch
 
 TAKEN_OVER = {
-    "shoal.core.Random": "random",
+    "shoal.transport.driver.Random": "random",
     "shoal.transactions.Random": "random",
     "shoal.transactions.monotonic": "monotonic",
     "shoal.aio.time": "unix",

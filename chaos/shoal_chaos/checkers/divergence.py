@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ssl import SSLContext
 
-from shoal.admin import AdminConnection, WrongShard
+from shoal.admin.connection import AdminConnection, WrongShard
+from shoal.admin.survey import fetch_shard_map
 from shoal.errors import Unavailable
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice
 from shoal.shardmap import Shard
-from shoal.survey import fetch_shard_map
 
 SLICE_ROWS = 1024
 NARROWER = 8

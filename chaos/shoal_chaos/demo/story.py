@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal import AsyncClient
+from shoal.admin.survey import Survey
 from shoal.cli.output import print_line, print_table
 from shoal.shardmap import Routes
-from shoal.survey import Survey
 from shoal_server.local.cluster import LocalCluster, prepare_folder
 
 from shoal_chaos.demo.load import Rows, count_wrong, write_all

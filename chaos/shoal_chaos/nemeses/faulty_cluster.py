@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from shoal import AsyncClient, ShoalError
-from shoal.survey import Survey, survey
+from shoal.admin.survey import Survey, survey
 
 from shoal_chaos.nemeses.links import Links, NoSuchRule
 from shoal_chaos.nemeses.networks import Medium, ProxyNetwork, network

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from shoal.admin.survey import ProblemKind, Survey, examine, survey
 from shoal.options import parse_url
-from shoal.survey import ProblemKind, Survey, examine, survey
 
 from shoal_chaos.workloads.commands import command_output
 

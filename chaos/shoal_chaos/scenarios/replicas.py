@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from ssl import SSLContext
 
 from shoal import ShoalError
-from shoal.survey import Examination, ProblemKind, examine
+from shoal.admin.survey import Examination, ProblemKind, examine
 
 from shoal_chaos.checkers import divergence
 from shoal_chaos.report.records import Verdict

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 from shoal import ShoalError
+from shoal.admin.survey import fetch_shard_map
 from shoal.options import parse_url
-from shoal.survey import fetch_shard_map
 
 from shoal_chaos.nemeses.base import Disturbance
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import psutil
 from shoal import AsyncClient, ShoalError
+from shoal.admin.survey import Survey, survey
 from shoal.cli.failures import ExitCode
 from shoal.options import parse_url
 from shoal.shardmap import ShardMap
-from shoal.survey import Survey, survey
 
 from shoal_chaos.checkers.exports import find_violations, rows_of
 from shoal_chaos.workloads.base import Step, Workload

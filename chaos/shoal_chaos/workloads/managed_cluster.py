@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 from shoal import AsyncClient
+from shoal.admin.survey import Survey, examine, survey
 from shoal.cli.failures import ExitCode
-from shoal.survey import Survey, examine, survey
 from shoal_server.local.cluster import NODE_COMMAND, LocalCluster, NodeExit
 from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports
 from shoal_server.local.processes import ChildNode

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from shoal.admin.survey import Survey
 from shoal.shardmap import Shard
-from shoal.survey import Survey
 
 from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
 

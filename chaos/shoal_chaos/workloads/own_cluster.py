@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 from shoal import AsyncClient
-from shoal.survey import survey
+from shoal.admin.survey import survey
 from shoal_server.local.cluster import LocalCluster
 
 READY_SECONDS = 30.0

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.admin import AdminConnection, NotLeader
+from shoal.admin.connection import AdminConnection, NotLeader
+from shoal.admin.survey import Examination, Survey, examine, fetch_shard_map, survey
 from shoal.cli import views
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import (
@@ -26,7 +27,6 @@ from shoal.keys import partition_of
 from shoal.options import Options, parse_duration
 from shoal.protocol.bounds import MAX_SHARD
 from shoal.shardmap import Keyspace, Routes, Shard, ShardMap
-from shoal.survey import Examination, Survey, examine, fetch_shard_map, survey
 
 ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", min=0, max=MAX_SHARD, help="The shard's number.")]
 

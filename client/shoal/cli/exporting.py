@@ -17,7 +17,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from shoal.admin import AdminConnection, NotLeader, WrongShard
+from shoal.admin.connection import AdminConnection, NotLeader, WrongShard
+from shoal.admin.survey import fetch_shard_map
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, admin_options
 from shoal.cli.output import note
@@ -29,7 +30,6 @@ from shoal.errors import DeadlineExceeded, KeyspaceNotFound, Overloaded, ShoalEr
 from shoal.options import Options
 from shoal.protocol.messages import Page
 from shoal.shardmap import Routes, count_in, one_microshard, without_ranges
-from shoal.survey import fetch_shard_map
 
 PAGE_ROWS = 2048
 RETRY_SECONDS = 0.1

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
+from shoal.admin.survey import fetch_shard_map
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, UrlOption, admin_options
 from shoal.cli.output import print_line
 from shoal.options import Options
-from shoal.survey import fetch_shard_map
 
 
 class LogLevel(StrEnum):

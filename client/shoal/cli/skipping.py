@@ -9,7 +9,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
+from shoal.admin.survey import survey
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, JsonOption, admin_options
 from shoal.cli.output import print_json, print_line, print_table
@@ -18,7 +19,6 @@ from shoal.options import Options
 from shoal.protocol.bounds import MAX_INDEX, MAX_SHARD, MAX_TERM
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Routes
-from shoal.survey import survey
 
 
 class ReplicaView(msgspec.Struct):

@@ -6,9 +6,9 @@ import base64
 
 import msgspec
 
+from shoal.admin.survey import Examination, NodeReport, Problem, Survey
 from shoal.cli.rows import EncodedRow, encoded_key
 from shoal.shardmap import Keyspace, Ranges, Shard, ShardMap
-from shoal.survey import Examination, NodeReport, Problem, Survey
 
 STATE_GOOD = "ok"
 

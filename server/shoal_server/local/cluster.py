@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 from ssl import SSLContext
 
+from shoal.admin.survey import Examination, ProblemKind, examine
 from shoal.errors import Unavailable
-from shoal.survey import Examination, ProblemKind, examine
 from shoal.tls import TlsFiles, client_context
 
 from shoal_server.config import load_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 import msgspec
-from shoal.survey import Survey
+from shoal.admin.survey import Survey
 
 
 class Severity(StrEnum):

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from ssl import SSLContext
 
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
+from shoal.admin.survey import examine
 from shoal.cli.failures import CommandFailed
 from shoal.errors import ShoalError
 from shoal.shardmap import NodeAddress
-from shoal.survey import examine
 
 from shoal_shardmanager.control.rows import NodeState
 from shoal_shardmanager.doctor.facts import (

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from statistics import median_low
 
+from shoal.admin.survey import Problem, ProblemKind
 from shoal.protocol.messages import StatusReply
 from shoal.shardmap import Shard, microshards_in
-from shoal.survey import Problem, ProblemKind
 
 from shoal_shardmanager.control.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
 from shoal_shardmanager.control.memberships import is_news, refused, reported, unknown_members

@@ -13,7 +13,7 @@ from ssl import SSLContext
 
 import structlog
 from msgspec.structs import replace
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.errors import ShoalError, Unavailable
 from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import ClusterConfig

@@ -11,7 +11,7 @@ import sys
 import shoal
 import structlog
 import uvloop
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.errors import ShoalError
 from shoal_server.certificates import Certificates, CertificatesRefused, open_certificates
 from shoal_server.config import ClusterConfig

@@ -8,7 +8,7 @@ from ssl import SSLContext
 from typing import Protocol
 
 import structlog
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.errors import Unavailable
 
 from shoal_shardmanager.control.observed import View

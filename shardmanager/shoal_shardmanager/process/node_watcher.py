@@ -8,7 +8,7 @@ from ssl import SSLContext
 from typing import NoReturn
 
 import structlog
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.errors import ShoalError
 from shoal.shardmap import ShardMap
 

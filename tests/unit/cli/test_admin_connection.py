@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from shoal.admin import AdminConnection, NotLeader
+from shoal.admin.connection import AdminConnection, NotLeader
 from shoal.errors import DeadlineExceeded, InvalidArgument, ProtocolMismatch, Unavailable
 from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import encode_frame

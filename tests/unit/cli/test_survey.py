@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
+from shoal.admin.survey import NodeReport, ProblemKind, Survey
+from shoal.admin.survey import survey as ask
 from shoal.errors import Unavailable
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal.survey import NodeReport, ProblemKind, Survey
-from shoal.survey import survey as ask
 
 NODES = ("n1", "n2", "n3")
 SHARD = Shard(1, 1, (MicroshardRange(0, 4),), NODES)

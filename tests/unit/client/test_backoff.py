@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from shoal.backoff import Backoff, RetryBudget
+from shoal.routing.backoff import Backoff, RetryBudget
 
 
 def test_waits_are_drawn_from_zero_to_a_bound_that_doubles_up_to_the_cap() -> None:

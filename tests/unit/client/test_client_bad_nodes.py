@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import shoal
 from shoal.errors import ErrorCode
-from shoal.links import Link
 from shoal.protocol.frames import HEADER_BYTES, encode_frame, operations_decoder
 from shoal.protocol.messages import (
     Refused,
@@ -18,6 +17,7 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
+from shoal.routing.links import Link
 
 
 async def until(condition: Callable[[], object]) -> None:

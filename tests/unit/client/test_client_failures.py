@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import shoal
 from shoal.errors import ErrorCode
-from shoal.links import Link, LinkState
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
     Failure,
@@ -19,6 +18,7 @@ from shoal.protocol.messages import (
     Read,
     Write,
 )
+from shoal.routing.links import Link, LinkState
 
 
 async def until(condition: Callable[[], object]) -> None:

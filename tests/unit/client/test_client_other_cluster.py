@@ -9,7 +9,7 @@ import pytest
 import shoal
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Failure, Write
-from shoal.router import BACKOFF_CAP_SECONDS
+from shoal.routing.router import BACKOFF_CAP_SECONDS
 
 
 async def make_anew(cluster: Any, cluster_id: str = "second") -> None:

@@ -10,8 +10,6 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shoal import lanes
-from shoal.calls import ReadCall, WriteCall
 from shoal.errors import DeadlineExceeded, ErrorCode, OutcomeUnknown, Overloaded, TooStale, Unavailable
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
@@ -32,7 +30,9 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
-from shoal.router import Router
+from shoal.routing import shard_queue as lanes
+from shoal.routing.calls import ReadCall, WriteCall
+from shoal.routing.router import Router
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 
 NODES = ("n1", "n2", "n3")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import shoal
 from shoal.errors import ErrorCode
-from shoal.links import LinkState
 from shoal.marks import Marks
 from shoal.protocol.messages import Failure, Freshness, Read, Scan
+from shoal.routing.links import LinkState
 from shoal.sessions import to_token
 from shoal.shardmap import MicroshardRange
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from shoal.admin.survey import Examination, Problem, ProblemKind, Survey
 from shoal.shardmap import ShardMap
-from shoal.survey import Examination, Problem, ProblemKind, Survey
 from shoal_server.local.cluster import LocalCluster, prepare_folder
 from shoal_server.local.layout import ClusterFolder, free_ports, port_in_use
 from shoal_server.local.processes import ProcessRecord, find_nodes, log_tail, start_node, stop_nodes

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import shoal
 import trustme
-from shoal.admin import AdminConnection
+from shoal.admin.connection import AdminConnection
 from shoal.protocol.frames import FrameReader, encode_frame, greeting_decoder
 from shoal.protocol.messages import GetStatus, Hello, InstallShardMap, Refused, Request, Welcome
 from shoal.protocol.version import NEWEST, OLDEST

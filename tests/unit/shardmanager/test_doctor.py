@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec.structs import replace
+from shoal.admin.survey import NodeReport, Survey
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.relocation import RelocationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal.survey import NodeReport, Survey
 from shoal_shardmanager.control.controller import OTHER_CLUSTER, OTHER_IDENTITY
 from shoal_shardmanager.doctor import judge as judge_module
 from shoal_shardmanager.doctor.facts import (

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple
 
-from shoal.backoff import Backoff
-from shoal.calls import NEVER, Exchange, W
 from shoal.errors import BY_CODE, ErrorCode, ShoalError, Unavailable
-from shoal.lanes import Lane
-from shoal.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
 from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
+from shoal.routing.backoff import Backoff
+from shoal.routing.calls import NEVER, Exchange, W
+from shoal.routing.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
+from shoal.routing.shard_queue import Lane
 from shoal.shardmap import Routes
 
 LOOK_SECONDS = 0.5

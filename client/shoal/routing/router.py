@@ -40,31 +40,10 @@ from __future__ import annotations
 from random import Random
 from typing import Generic, NamedTuple
 
-from shoal.backoff import Backoff, RetryBudget
-from shoal.calls import (
-    STRONG_READ,
-    AnyBatch,
-    AnyCall,
-    AttemptTracer,
-    Exchange,
-    Opening,
-    ReadBatch,
-    ReadCall,
-    ScanCall,
-    ScanPageRead,
-    W,
-    WriteBatch,
-    WriteCall,
-)
-from shoal.dispatch import Dispatcher, Outcomes
 from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.footprint import share_a_partition
 from shoal.keys import microshard_of
-from shoal.lanes import Lane, Trouble
-from shoal.links import Link, MapFetch, Probe
 from shoal.marks import ASK_LEADER
-from shoal.network import Disconnect, Network
-from shoal.outcomes import misplaced, scattered
 from shoal.protocol.messages import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
@@ -83,7 +62,28 @@ from shoal.protocol.messages import (
     Welcome,
     Written,
 )
-from shoal.replicas import Replicas
+from shoal.routing.backoff import Backoff, RetryBudget
+from shoal.routing.call_errors import misplaced, scattered
+from shoal.routing.calls import (
+    STRONG_READ,
+    AnyBatch,
+    AnyCall,
+    AttemptTracer,
+    Exchange,
+    Opening,
+    ReadBatch,
+    ReadCall,
+    ScanCall,
+    ScanPageRead,
+    W,
+    WriteBatch,
+    WriteCall,
+)
+from shoal.routing.dispatch import Dispatcher, Outcomes
+from shoal.routing.links import Link, MapFetch, Probe
+from shoal.routing.network import Disconnect, Network
+from shoal.routing.replica_selector import Replicas
+from shoal.routing.shard_queue import Lane, Trouble
 from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 
 FIRST_BACKOFF_SECONDS = 0.010

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Generic
 
-from shoal.calls import Exchange, W
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
+from shoal.routing.calls import Exchange, W
 
 if TYPE_CHECKING:
-    from shoal.lanes import Lane
+    from shoal.routing.shard_queue import Lane
 
 PING_SECONDS = 0.5
 """A node that owes answers and has been silent for so long is asked whether it is there."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ssl import SSLContext
 
-from shoal.admin import DEFAULT_TIMEOUT_SECONDS, AdminConnection
+from shoal.admin.connection import DEFAULT_TIMEOUT_SECONDS, AdminConnection
 from shoal.errors import ShoalError, Unavailable
 from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply

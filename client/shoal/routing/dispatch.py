@@ -9,8 +9,33 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Generic
 
-from shoal.backoff import Backoff, RetryBudget
-from shoal.calls import (
+from shoal.errors import ErrorCode, ShoalError
+from shoal.protocol.frames import encode_operations
+from shoal.protocol.messages import (
+    MAX_BATCH_BYTES,
+    STRONG,
+    Applied,
+    ConditionNotMet,
+    Failure,
+    Rows,
+    ScanPage,
+    SessionOpened,
+    Traces,
+    Written,
+)
+from shoal.results import WriteResult
+from shoal.routing.backoff import Backoff, RetryBudget
+from shoal.routing.call_errors import (
+    closed,
+    condition_failed,
+    disowned,
+    expired,
+    impossible,
+    outcome_lost,
+    refused,
+    too_stale,
+)
+from shoal.routing.calls import (
     NEVER,
     STRONG_READ,
     AnyBatch,
@@ -29,29 +54,13 @@ from shoal.calls import (
     WriteCall,
     may_have_applied,
 )
-from shoal.errors import ErrorCode, ShoalError
-from shoal.lanes import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, Lane, Trouble
-from shoal.links import Link
-from shoal.network import Network
-from shoal.outcomes import closed, condition_failed, disowned, expired, impossible, outcome_lost, refused, too_stale
-from shoal.protocol.frames import encode_operations
-from shoal.protocol.messages import (
-    MAX_BATCH_BYTES,
-    STRONG,
-    Applied,
-    ConditionNotMet,
-    Failure,
-    Rows,
-    ScanPage,
-    SessionOpened,
-    Traces,
-    Written,
-)
-from shoal.replicas import Replicas
-from shoal.requests import freshness_of, to_request
-from shoal.results import WriteResult
+from shoal.routing.counters import ClientTally
+from shoal.routing.links import Link
+from shoal.routing.network import Network
+from shoal.routing.replica_selector import Replicas
+from shoal.routing.requests import freshness_of, to_request
+from shoal.routing.shard_queue import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, Lane, Trouble
 from shoal.shardmap import Ranges, Routes
-from shoal.tally import ClientTally
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
 _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))

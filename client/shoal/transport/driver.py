@@ -13,16 +13,16 @@ from random import Random
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shoal.calls import NEVER, AnyCall, ReadCall, WriteCall
-from shoal.connection import Connection
-from shoal.embedded import EmbeddedConnection
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
 from shoal.marks import Marks
 from shoal.metrics import Family, gauge
 from shoal.options import Options
 from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
-from shoal.router import Router, Space
+from shoal.routing.calls import NEVER, AnyCall, ReadCall, WriteCall
+from shoal.routing.router import Router, Space
+from shoal.transport.connection import Connection
+from shoal.transport.embedded import EmbeddedConnection
 
 if TYPE_CHECKING:
     from shoal.tracing import Tracing

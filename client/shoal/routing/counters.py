@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from shoal.calls import Exchange, Opening, Query, ReadBatch, WriteBatch
 from shoal.errors import ErrorCode
 from shoal.metrics import Family, Histogram, counter, labelled
+from shoal.routing.calls import Exchange, Opening, Query, ReadBatch, WriteBatch
 
 _LABELS = {
     "opening": ("open_session", "quorum"),

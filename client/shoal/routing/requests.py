@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.calls import Exchange, ReadBatch, ReadCall, ScanCall, ScanPageRead, W, WriteBatch
-from shoal.lanes import Lane
 from shoal.protocol.messages import Freshness, OpenSession, Read, Request, Scan, Write
+from shoal.routing.calls import Exchange, ReadBatch, ReadCall, ScanCall, ScanPageRead, W, WriteBatch
+from shoal.routing.shard_queue import Lane
 
 
 def to_request(exchange: Exchange[W], request: int, now: float) -> Request:

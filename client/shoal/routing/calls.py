@@ -27,7 +27,7 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Ranges, count_in
 
 if TYPE_CHECKING:
-    from shoal.lanes import Lane
+    from shoal.routing.shard_queue import Lane
 
 W = TypeVar("W")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
-from shoal.calls import STRONG_READ, AnyBatch, AnyQuery, CallQueue, ReadCall, ScanCall, W, WriteBatch, WriteCall
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import SESSION_WINDOW
+from shoal.routing.calls import STRONG_READ, AnyBatch, AnyQuery, CallQueue, ReadCall, ScanCall, W, WriteBatch, WriteCall
 from shoal.shardmap import Shard
 
 WRITES_IN_FLIGHT = 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from msgspec.structs import astuple
 
-from shoal.calls import AnyBatch, AnyCall, AnyQuery, W, WriteBatch, WriteCall, shown
 from shoal.errors import (
     BY_CODE,
     Closed,
@@ -24,8 +23,9 @@ from shoal.errors import (
     TooStale,
     Unavailable,
 )
-from shoal.lanes import Lane
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
+from shoal.routing.calls import AnyBatch, AnyCall, AnyQuery, W, WriteBatch, WriteCall, shown
+from shoal.routing.shard_queue import Lane
 
 
 class ShardChanged(Unavailable):

@@ -6,10 +6,10 @@ from collections.abc import Container
 from random import Random
 from typing import Generic
 
-from shoal.calls import NEVER, W
-from shoal.lanes import Lane
-from shoal.links import Link, LinkState
-from shoal.network import Network
+from shoal.routing.calls import NEVER, W
+from shoal.routing.links import Link, LinkState
+from shoal.routing.network import Network
+from shoal.routing.shard_queue import Lane
 from shoal.shardmap import Routes
 
 
