@@ -25,7 +25,7 @@ from urllib.request import urlopen
 import psutil
 import shoal
 from shoal_server.local.cluster import LocalCluster, prepare_folder
-from shoal_server.observe.tally import Served, Tally
+from shoal_server.node.counters import Served, Tally
 
 READY_SECONDS = 60.0
 KEYS = 20_000

@@ -279,7 +279,7 @@ def node(
     except ConfigError as error:
         raise _refused(error) from error
     _check_id(cluster, node_id, config)
-    from shoal_server.node.server import run  # loads the storage engine, which the other commands do without
+    from shoal_server.process.server import run  # loads the storage engine, which the other commands do without
 
     raise typer.Exit(run(cluster, node_id, join=join))
 

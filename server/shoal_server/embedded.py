@@ -26,8 +26,8 @@ from shoal.shardmap import ShardMap
 from shoal_server.embedded_map import CLUSTER, NODE, with_keyspace
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState
-from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.raft.config import Timing
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, Engine, StorageFailed
 from shoal_server.storage.folder import (

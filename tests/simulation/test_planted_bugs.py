@@ -16,7 +16,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.log_length import LogLength
-from shoal_server.node.replica_reads import ReplicaReads
+from shoal_server.node.reads import ReplicaReads
 from shoal_server.node.splits import Splits
 from shoal_server.node.waiting import QueuedRead
 from shoal_server.raft.group import Group

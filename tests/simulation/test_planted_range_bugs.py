@@ -15,7 +15,7 @@ from shoal_chaos.simulation.faults import Faults
 from shoal_chaos.simulation.network import Conditions
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node.admission import Admission
-from shoal_server.node.replica_reads import ReplicaReads
+from shoal_server.node.reads import ReplicaReads
 from shoal_server.shard import machine
 from shoal_server.shard.machine import ScannedPage, ShardStateMachine
 from shoal_server.shard.microshards import Microshards

@@ -12,7 +12,7 @@ from shoal_chaos.simulation.events import MILLISECOND, SECOND, Events
 from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_chaos.simulation.network import Network
 from shoal_chaos.simulation.stalled_links import StalledLinks
-from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.node.snapshot_transfers import SnapshotTransfers
 
 FEW, MANY = range(6), range(6, 30)
 

@@ -9,8 +9,8 @@ from typing import ClassVar, cast
 
 import msgspec
 from shoal.shardmap import ShardMap
-from shoal_server.joining import JOINS, JoinRequest
 from shoal_server.node.settings import NodeSettings
+from shoal_server.process.joining import JOINS, JoinRequest
 from shoal_shardmanager.control.controller import adopted
 from shoal_shardmanager.control.rows import (
     COUNTERS_KEY,

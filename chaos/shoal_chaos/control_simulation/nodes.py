@@ -21,10 +21,10 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.certificates import Certificate
-from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
-from shoal_server.node.driver import welcome_of
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.process.connections import Inbound
+from shoal_server.process.driver import welcome_of
 from shoal_server.storage.replica_rows import is_stored
 
 from shoal_chaos.simulation.cluster import SimulatedNode

@@ -1,1 +1,1 @@
-"""The node: all its replicas in one turn, and the process around them."""
+"""The node: all its replicas in one turn. Pure: time, chance, the disk and what others say come in, what to send comes out."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import structlog
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 
+from shoal_server.node.counters import Tally
 from shoal_server.node.digests import (
     START,
     DigestReport,
@@ -34,7 +35,6 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.settings import ComparisonSettings
 from shoal_server.node.verdicts import Copy, Verdict, judge
 from shoal_server.node.waiting import QueuedCommand
-from shoal_server.observe.tally import Tally
 from shoal_server.raft.messages import Membership
 from shoal_server.shard.commands import DigestCommand, DigestCursor
 from shoal_server.storage.engine import Engine

@@ -58,6 +58,7 @@ from shoal_server.node.callers import Callers
 from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
 from shoal_server.node.comparisons import Comparisons
+from shoal_server.node.counters import Tally
 from shoal_server.node.damage import failure_of, say_failed
 from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.disk_health import DiskHealth, DiskState
@@ -71,13 +72,12 @@ from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.node.splits import Splits
 from shoal_server.node.status import describe
 from shoal_server.node.stray_rows import StrayRows
-from shoal_server.node.transfers import SnapshotTransfers
 from shoal_server.node.unsynced import Unsynced
 from shoal_server.node.wall_clock import WallClock
-from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.membership import MembershipChange

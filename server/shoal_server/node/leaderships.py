@@ -10,7 +10,7 @@ from shoal.protocol.messages import Done, TransferLeader
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.rebuilding import ASK_AGAIN_NS
 from shoal_server.node.replica import Replica
-from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.node.waiting import WaitingTransfer
 from shoal_server.raft.ready import TransferRefused
 

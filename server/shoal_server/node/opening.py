@@ -9,10 +9,10 @@ from typing import TypedDict
 import msgspec
 from shoal.shardmap import Keyspace, MicroshardRange, Routes, Shard
 
+from shoal_server.node.counters import Tally
 from shoal_server.node.damage import say_failed
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
-from shoal_server.observe.tally import Tally
 from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
-from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.storage.replica_failure import STORED
 from shoal_server.storage.snapshot import SnapshotWanted
 

@@ -14,8 +14,8 @@ import msgspec
 from shoal.errors import ErrorCode
 from shoal.shardmap import Shard
 
+from shoal_server.node.counters import Tally
 from shoal_server.node.outbox import Outbox
-from shoal_server.observe.tally import Tally
 from shoal_server.raft.group import Group
 
 PATIENCE_NS = 250_000_000

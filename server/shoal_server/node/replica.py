@@ -17,19 +17,19 @@ from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
 from shoal_server.invariants import invariant
+from shoal_server.node.counters import Backlog, Served, Tally
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
+from shoal_server.node.reads import ReplicaReads
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.replica_load import ReplicaLoad
-from shoal_server.node.replica_reads import ReplicaReads
 from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.unsynced import Unsynced
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.node.wall_clock import WallClock
-from shoal_server.observe.tally import Backlog, Served, Tally
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry, SnapshotHeader
 from shoal_server.raft.ready import LostEntries, NotLeader, TooManyUncommitted

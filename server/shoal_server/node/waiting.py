@@ -8,7 +8,7 @@ import msgspec
 from shoal.protocol.messages import Operation, Read, ReadPage, Scan
 from shoal.protocol.relocation import ReadMoving
 
-from shoal_server.observe.tally import Served, TimedRequest
+from shoal_server.node.counters import Served, TimedRequest
 from shoal_server.shard.commands import Command, WriteCommand
 from shoal_server.shard.sessions import session_name
 

@@ -15,13 +15,13 @@ from shoal.errors import ErrorCode
 from shoal.metrics import Family, counter, gauge, labelled
 
 from shoal_server.node.core import Node
-from shoal_server.node.peers import OUTPUT_BYTES
+from shoal_server.node.counters import LABELS, Backlog
 from shoal_server.node.replica import Replica
 from shoal_server.node.status import SOFTWARE
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
-from shoal_server.observe.tally import LABELS, Backlog
+from shoal_server.process.peers import OUTPUT_BYTES
 from shoal_server.storage.replica_failure import FailureKind
 from shoal_server.storage.rocks import RocksEngine
 

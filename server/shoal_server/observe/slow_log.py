@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shoal_server.observe.tally import LABELS, NS_PER_MS, TimedRequest, parts_of
+from shoal_server.node.counters import LABELS, NS_PER_MS, TimedRequest, parts_of
 
 log = structlog.get_logger("shoal.node")
 

@@ -39,7 +39,7 @@ from shoal.protocol.messages import (
     Written,
 )
 
-from shoal_server.observe.tally import LABELS, NS_PER_MS, TimedRequest, parts_of
+from shoal_server.node.counters import LABELS, NS_PER_MS, TimedRequest, parts_of
 from shoal_server.shard.sessions import session_name
 
 INSTRUMENTATION = "shoal.node"

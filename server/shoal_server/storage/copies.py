@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from shoal_server.joining import MANAGERS_KEYSPACE, managers_cluster
+from shoal_server.process.joining import MANAGERS_KEYSPACE, managers_cluster
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import DataFolder, load_shard_map, open_present_folder, rename_cluster
 from shoal_server.storage.rocks import RocksEngine

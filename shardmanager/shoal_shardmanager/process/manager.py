@@ -16,10 +16,10 @@ from shoal.errors import ShoalError
 from shoal_server.certificates import Certificates, CertificatesRefused, open_certificates
 from shoal_server.config import ClusterConfig
 from shoal_server.config.schema import ManagerConfig
-from shoal_server.joining import managers_url
 from shoal_server.logs import LEVELS, configure_logging
-from shoal_server.node.server import EXIT_REFUSED, NodeServer
 from shoal_server.observe.pages import Pages, serving
+from shoal_server.process.joining import managers_url
+from shoal_server.process.server import EXIT_REFUSED, NodeServer
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 
 from shoal_shardmanager.control.rows import UnreadableRow

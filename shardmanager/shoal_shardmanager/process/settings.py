@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal_server.config import ClusterConfig, KeyspaceConfig, NodeConfig
 from shoal_server.config.schema import MIB, LimitsConfig
-from shoal_server.joining import MANAGERS_KEYSPACE, managers_cluster
+from shoal_server.process.joining import MANAGERS_KEYSPACE, managers_cluster
 
 MAP_BYTES_MAX = 8 * MIB
 """The most that one row may have; the largest row is the map, of about 60 bytes a shard."""

@@ -9,7 +9,7 @@ import shoal
 from shoal.protocol.frames import Decoder
 from shoal.protocol.messages import AtomicOperation
 from shoal.shardmap import ShardMap
-from shoal_server.joining import JoinRequest
+from shoal_server.process.joining import JoinRequest
 
 from shoal_shardmanager.control.rows import (
     COUNTERS_KEY,

@@ -22,8 +22,8 @@ from shoal_server.api.calls import seconds_left
 from shoal_server.api.server import ApiServer
 from shoal_server.config import NodeConfig
 from shoal_server.local.layout import free_ports, generated_config
-from shoal_server.node.server import EXIT_REFUSED
 from shoal_server.node.settings import Limits
+from shoal_server.process.server import EXIT_REFUSED
 
 PATIENCE_SECONDS = 10.0
 

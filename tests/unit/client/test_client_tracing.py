@@ -382,7 +382,7 @@ async def test_without_tracing_a_node_that_traces_gets_the_same_bytes_as_ever(cl
 
 def test_without_tracing_opentelemetry_is_not_loaded():
     script = (
-        "import sys, shoal, shoal_server.node.server, shoal_server.api.server\n"
+        "import sys, shoal, shoal_server.process.server, shoal_server.api.server\n"
         "shoal.Client('shoal://127.0.0.1:1/default').close()\n"
         "loaded = [name for name in sys.modules if name.startswith('opentelemetry')]\n"
         "assert not loaded, loaded\n"

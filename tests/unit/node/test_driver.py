@@ -10,8 +10,8 @@ import pytest
 from shoal.protocol.messages import Answer, Done, Ping
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.storage.engine import StorageFailed
 from shoal_server.storage.watched import WatchedEngine
 

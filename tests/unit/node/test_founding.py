@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from shoal.protocol.messages import Done, Failure, GetStatus, InstallShardMap, Put
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.core import Node
-from shoal_server.node.driver import welcome_of
 from shoal_server.node.settings import NodeIdentity
+from shoal_server.process.driver import welcome_of
 from shoal_server.storage.folder import load_shard_map, rename_cluster
 
 SHARD = 1

@@ -15,9 +15,9 @@ from msgspec import inspect
 from shoal.protocol.messages import Answer, Greeting, Operation, Request, TracedRequest
 from shoal.shardmap import ShardMap
 from shoal.tokens import Cursor, SessionToken
-from shoal_server.joining import JoinRequest
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.request_frames import decode_requests, frame_in_words
+from shoal_server.process.joining import JoinRequest
 from shoal_server.raft.membership import MembershipChange
 from shoal_server.raft.messages import HardState, Membership
 from shoal_server.shard.commands import Commands

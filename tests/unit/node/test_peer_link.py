@@ -12,8 +12,8 @@ import uvloop
 from shoal.protocol.frames import FrameReader, encode_frame
 from shoal.protocol.messages import Hello, Welcome
 from shoal.shardmap import ShardMap
-from shoal_server.node import peers as peers_module
-from shoal_server.node.peers import PeerLink
+from shoal_server.process import peers as peers_module
+from shoal_server.process.peers import PeerLink
 from shoal_server.raft.messages import Heartbeat
 
 WELCOME = Welcome(1, "c", "n2", "i", 1 << 20, 4096, 1 << 20, 1 << 20, ShardMap(1, "c", (), (), ()))

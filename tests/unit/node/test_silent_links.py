@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal_server.node.silence import LOOK_NS, PATIENCE_MOST, SECOND, SilenceWatch
+from shoal_server.process.silence import LOOK_NS, PATIENCE_MOST, SECOND, SilenceWatch
 
 SUPPORT = SECOND
 

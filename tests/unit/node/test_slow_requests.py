@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import structlog
 from shoal.protocol.messages import Failure, Freshness, Put, Rows, Written
+from shoal_server.node.counters import Served, TimedRequest
 from shoal_server.observe.slow_log import EVENTS_PER_WINDOW, SlowLog
-from shoal_server.observe.tally import Served, TimedRequest
 
 MS = 1_000_000
 SLOW_MS = 50

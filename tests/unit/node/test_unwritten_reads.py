@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from shoal.protocol.messages import DropReplica, InstallShardMap, Put
 from shoal_server.invariants import InvariantViolated
 from shoal_server.node.administration import Administration
-from shoal_server.node.transfers import SnapshotTransfers
+from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.watched import UNWRITTEN, WatchedEngine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.protocol.messages import Failure, Freshness, Put, Rows, Written
-from shoal_server.observe.tally import Served, TimedRequest
+from shoal_server.node.counters import Served, TimedRequest
 
 CLIENT = 1
 """The number that the test's client has at every node."""

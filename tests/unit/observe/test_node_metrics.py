@@ -10,11 +10,11 @@ import pytest
 from shoal.metrics import Family
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.peers import OUTPUT_BYTES
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
+from shoal_server.process.peers import OUTPUT_BYTES
 from shoal_server.storage.rocks import RocksEngine
 from shoal_server.storage.watched import WatchedEngine
 

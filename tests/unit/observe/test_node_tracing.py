@@ -26,7 +26,7 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
-from shoal_server.observe.tally import Served, TimedRequest
+from shoal_server.node.counters import Served, TimedRequest
 from shoal_server.observe.tracing import WATCHED_MAX, NodeTracing
 
 MS = 1_000_000

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from shoal.metrics import LATENCY_BOUNDS, Family, Histogram
 from shoal.protocol.messages import Freshness
-from shoal_server.observe.tally import LABELS, Served, Tally, served_as
+from shoal_server.node.counters import LABELS, Served, Tally, served_as
 from shoal_server.shard.traffic import Traffic
 
 MS = 1_000_000

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import shoal
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal_server.joining import JOINS, JoinRequest
+from shoal_server.process.joining import JOINS, JoinRequest
 from shoal_shardmanager.control.controller import adopted
 from shoal_shardmanager.control.rows import (
     CountersRow,

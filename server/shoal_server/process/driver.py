@@ -14,8 +14,8 @@ from contextlib import suppress
 from shoal.protocol.messages import Answer, Welcome
 
 from shoal_server.node.core import Node
+from shoal_server.node.counters import TimedRequest
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.observe.tally import TimedRequest
 from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import Engine
 

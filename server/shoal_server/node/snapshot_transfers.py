@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from shoal_server.node.counters import Tally
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
-from shoal_server.observe.tally import Tally
 from shoal_server.raft.messages import SnapshotHeader
 from shoal_server.raft.ready import BadMessage
 from shoal_server.storage.applied_state import state_problem

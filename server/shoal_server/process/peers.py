@@ -21,7 +21,7 @@ from shoal.protocol.messages import Hello, Refused, Welcome
 from shoal.tls import explain
 
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.node.silence import LOOK_NS, SECOND, SilenceWatch
+from shoal_server.process.silence import LOOK_NS, SECOND, SilenceWatch
 
 log = structlog.get_logger("shoal.node")
 

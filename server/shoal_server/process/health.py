@@ -15,7 +15,7 @@ import structlog
 
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState, SyncLatency
-from shoal_server.node.driver import NodeDriver, monotonic_ns
+from shoal_server.process.driver import NodeDriver, monotonic_ns
 from shoal_server.storage.rocks import RocksEngine
 
 log = structlog.get_logger("shoal.node")

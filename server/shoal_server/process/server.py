@@ -35,17 +35,11 @@ from shoal_server.certificates import (
     open_certificates,
 )
 from shoal_server.config import ClusterConfig
-from shoal_server.joining import ask_to_join
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
-from shoal_server.node.connections import Inbound
 from shoal_server.node.core import Node
 from shoal_server.node.damage import say_failed
-from shoal_server.node.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.node.founding import FIRST_SHARD
-from shoal_server.node.health import HealthWatch
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.node.peer_links import PeerLinks
-from shoal_server.node.secure_listener import SecureListener
 from shoal_server.node.settings import NodeIdentity, settings_from_config
 from shoal_server.observe import readiness
 from shoal_server.observe.node_metrics import NodeMetrics
@@ -53,6 +47,12 @@ from shoal_server.observe.pages import Pages, serving
 from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.span_export import TracingRefused, exporting
+from shoal_server.process.connections import Inbound
+from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
+from shoal_server.process.health import HealthWatch
+from shoal_server.process.joining import ask_to_join
+from shoal_server.process.peer_links import PeerLinks
+from shoal_server.process.secure_listener import SecureListener
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import (
     DataFolder,

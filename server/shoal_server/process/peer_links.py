@@ -9,7 +9,7 @@ from ssl import SSLContext
 from shoal.protocol.messages import Hello, Welcome
 
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.node.peers import PeerLink
+from shoal_server.process.peers import PeerLink
 
 
 class PeerLinks:

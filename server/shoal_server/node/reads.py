@@ -10,13 +10,13 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.relocation import MovingRows, ReadMoving
 
+from shoal_server.node.counters import Tally, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
 from shoal_server.node.wall_clock import WallClock
-from shoal_server.observe.tally import Tally, served_as
 from shoal_server.raft.group import Group
 from shoal_server.raft.ready import Ready
 from shoal_server.shard.machine import ShardStateMachine
