@@ -34,8 +34,9 @@ def largest_of_data(database: Path) -> Path:
     engine = RocksEngine(database, block_cache_bytes=MIB, write_buffer_bytes=MIB)
     files = engine._database.live_files()
     engine.close()
-    # What a flush writes of the data begins with what replicas have applied, in place of a keyspace 0: no shard is called so.
-    data = [file for file in files if file["start_key"].startswith(bytes(4))]
+    # What a flush writes of the data begins with what replicas have applied, in place of a keyspace 0, and their shards'
+    # numbers are small; in the log's tables, what stands in place of a group 0 goes on with a letter.
+    data = [file for file in files if file["start_key"].startswith(bytes(5))]
     return database / max((file["size"], file["name"].lstrip("/")) for file in data)[1]
 
 
