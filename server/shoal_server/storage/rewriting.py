@@ -166,8 +166,8 @@ def _meta_keys(engine: Engine, shard_map: ShardMap) -> Iterator[bytes]:
     """Yield the keys of all rows that the meta family may have: those that can be found, and those that the map speaks of.
 
     Of nodes and shards that are not on the map nothing has to stay but what was promised: they do not come again, or are new
-    then. Of which entries are not to be
-    applied, what cannot be found has been forgotten with the replica's rows (see `set_right`).
+    then. Of which entries are not to be applied, what cannot be found has been forgotten with the replica's rows (see
+    `set_right`).
     """
     for rows in STORED_TWICE:
         yield from rows.copied_keys(engine, "meta")

@@ -60,6 +60,10 @@ class ClusterState:
         """Return a shard of the map, or None."""
         return next((known for known in self.map.shards if known.id == shard), None)
 
+    def next_map_version(self, newer_than: int) -> int:
+        """Return the version of the next map where nodes may have maps up to `newer_than`, which they derived, already."""
+        return max(self.map.version, newer_than) + 1
+
     def running(self) -> list[OperationRow]:
         """Return the operations that have not ended, the oldest first."""
         return [row for _, row in sorted(self.operations.items()) if row.running]

@@ -105,7 +105,7 @@ class Ferries:
             return relocate.sealing(row, view.wall_ms) if row.step is Step.COPY else ()
 
         await self._term.change(made)
-        return max(self._term.state.map.version, self._term.view().newest_map()) + 1
+        return self._term.state.next_map_version(self._term.view().newest_map())
 
     async def adopted(self, operation: int, newer_than: int) -> None:
         """Write the map in which the microshards are the target's."""

@@ -78,7 +78,7 @@ def adopted(
     row: OperationRow, work: Relocation, state: ClusterState, newer_than: int, now_ms: int
 ) -> tuple[Change, ...]:
     """Return what is written once the target has the microshards; nodes may have maps up to `newer_than` already."""
-    version = max(state.map.version, newer_than) + 1
+    version = state.next_map_version(newer_than)
     shard_map = with_relocated(state.map, work.source, work.target, work.ranges, version)
     return go(row, Step.FORGET, now_ms, shard_map, map_version=shard_map.version).changes
 

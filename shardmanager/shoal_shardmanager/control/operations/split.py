@@ -31,7 +31,7 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
     born = _born(work.child, view)
     if born is not None:
         child = _founded(work, parent, born)
-        version = max(state.map.version, view.newest_map()) + 1
+        version = state.next_map_version(view.newest_map())
         shard_map = with_split(state.map, child, version)
         return go(row, Step.SPREAD, now, shard_map, map_version=shard_map.version)
     leader = view.leader(work.shard)
@@ -45,7 +45,7 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
     unknown = unknown_members(leader.replica, state.map)
     if unknown:
         return wait(f"shard {work.shard} has replicas on {', '.join(unknown)}, which are no nodes of the map")
-    version = max(state.map.version, view.newest_map()) + 1
+    version = state.next_map_version(view.newest_map())
     first = _first_leader(leader, state, view)
     voters = (first, *(voter for voter in leader.voters if voter != first))
     child = Shard(work.child, parent.keyspace, work.ranges, voters, leader.replica.followers)

@@ -127,7 +127,7 @@ def _done_between(source: Leading, target: Leading) -> int:
 
 
 def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
-    version = max(facts.state.map.version, facts.view.newest_map()) + 1
+    version = facts.state.next_map_version(facts.view.newest_map())
     shard_map = with_relocated(facts.state.map, work.source, work.target, work.ranges, version)
     steps = (
         f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
