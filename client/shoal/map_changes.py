@@ -1,4 +1,4 @@
-"""What a split, a relocation and a removal make of a shard map: the same for whoever derives it, manager or node.
+"""What a split, a migration and a removal make of a shard map: the same for whoever derives it, manager or node.
 
 Pure: maps in, maps out. A node that has applied a split knows of it before any manager does, and routes by the map that it
 derives from its own; the manager's map of the same change has to be the same one.
@@ -24,7 +24,7 @@ def with_split(shard_map: ShardMap, child: Shard, version: int) -> ShardMap:
     return structs.replace(shard_map, version=version, shards=(*shards, child))
 
 
-def with_relocated(shard_map: ShardMap, source: int, target: int, ranges: Ranges, version: int) -> ShardMap:
+def with_migrated(shard_map: ShardMap, source: int, target: int, ranges: Ranges, version: int) -> ShardMap:
     """Return the map, of `version`, in which the microshards of `ranges` are `target`'s and no longer `source`'s."""
     moved = {source: without_ranges, target: with_ranges}
     shards = tuple(

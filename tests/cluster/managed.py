@@ -1,4 +1,4 @@
-"""Real clusters with shard managers, whose orders are given by the command line."""
+"""Real clusters with shard managers, whose requests are given by the command line."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class ManagedCluster:
         return process.returncode or 0, out.decode(), error.decode()
 
     async def done(self, *arguments: str) -> dict[str, Any]:
-        """Run an order to its end; return the operation."""
+        """Run a request to its end; return the operation."""
         code, text = await self.run(*arguments, "--json")
         assert code == 0, text
         operation: dict[str, Any] = json.loads(text)

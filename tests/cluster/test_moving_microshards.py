@@ -21,11 +21,11 @@ FIRST_PAGES = 3
 
 
 class Driver:
-    """Drives one relocation by what the two shards say, and nothing else; on connections of its own."""
+    """Drives one migration by what the two shards say, and nothing else; on connections of its own."""
 
-    def __init__(self, addresses: dict[str, str], relocation: int, source: Shard, target: Shard) -> None:
+    def __init__(self, addresses: dict[str, str], migration: int, source: Shard, target: Shard) -> None:
         self._addresses = addresses
-        self._relocation = relocation
+        self._migration = migration
         self._source = source
         self._target = target
         self._ranges = (MicroshardRange(source.ranges[0].first, source.ranges[0].first + 16),)
@@ -39,14 +39,14 @@ class Driver:
         pytest.fail(f"nobody leads shard {shard}")
 
     async def run(self, pages: int | None = None) -> None:
-        """Go on with the relocation to its end, or for so many pages."""
-        source, target, number = self._source.id, self._target.id, self._relocation
+        """Go on with the migration to its end, or for so many pages."""
+        source, target, number = self._source.id, self._target.id, self._migration
         at_source, giving = await self.leader(source)
         at_target, taking = await self.leader(target)
         async with await AdminConnection.open(at_source) as give, await AdminConnection.open(at_target) as take:
             if taking.incoming is None:
-                await take.take_microshards(target, number, source, self._ranges)
-            await give.give_microshards(source, number, target, self._ranges)
+                await take.begin_incoming(target, number, source, self._ranges)
+            await give.begin_outgoing(source, number, target, self._ranges)
             _, taking = await self.leader(target)
             assert taking.incoming is not None
             cursor, page_number = taking.incoming.cursor, taking.incoming.number
@@ -108,11 +108,11 @@ async def test_no_call_fails_and_nothing_is_lost_while_microshards_move(real_clu
         await db.put_many(dict.fromkeys(keys[1:], b"0"))
         load = [asyncio.create_task(task) for task in (put(keys[1:11]), put(keys[11:21]), scan())]
         counting = asyncio.create_task(count())
-        for relocation, (giver, taker) in enumerate(((source, target), (target, source)), 1):
+        for migration, (giver, taker) in enumerate(((source, target), (target, source)), 1):
             # The second time they go back; the shard that they leave then has them behind its own.
             here = msgspec.structs.replace(giver, ranges=source.ranges)
-            await Driver(addresses, relocation, here, taker).run(pages=FIRST_PAGES)
-            await Driver(addresses, relocation, here, taker).run()
+            await Driver(addresses, migration, here, taker).run(pages=FIRST_PAGES)
+            await Driver(addresses, migration, here, taker).run()
         stop.set()
         await asyncio.gather(*load)
         counted = await counting

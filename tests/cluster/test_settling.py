@@ -11,14 +11,14 @@ import shoal
 from msgspec.structs import replace
 from shoal.admin.connection import AdminConnection
 from shoal.errors import InvalidArgument
-from shoal.protocol.relocation import RelocationCursor
+from shoal.protocol.migration import MigrationCursor
 from shoal.shardmap import MicroshardRange, NodeAddress, Ranges, Routes, Shard
 from shoal_server.raft.membership import ChangeKind
 
 from .managed import ManagedCluster
 
 ROWS = {f"key-{number}".encode(): f"value-{number}".encode() for number in range(200)}
-RELOCATION = 900
+MIGRATION = 900
 
 
 class ByHand:
@@ -42,14 +42,14 @@ class ByHand:
 
     async def begin(self, source: int, target: int, number: int, ranges: Ranges) -> None:
         async with await self.leader(source) as giving, await self.leader(target) as taking:
-            await taking.take_microshards(target, number, source, ranges)
-            await giving.give_microshards(source, number, target, ranges)
+            await taking.begin_incoming(target, number, source, ranges)
+            await giving.begin_outgoing(source, number, target, ranges)
 
     async def copy_and_seal(self, source: int, target: int, number: int) -> int:
         """Copy all rows, then seal; return the version that nodes were told."""
         async with await self.leader(source) as giving, await self.leader(target) as taking:
-            page = await giving.read_moving(source, number, RelocationCursor(), max_bytes=1 << 20)
-            await taking.store_moved(target, number, 1, page.cleared, page.rows, page.cursor, RelocationCursor())
+            page = await giving.read_moving(source, number, MigrationCursor(), max_bytes=1 << 20)
+            await taking.store_moved(target, number, 1, page.cleared, page.rows, page.cursor, MigrationCursor())
             version = (await giving.shard_map()).version + 1
             await giving.seal_microshards(source, number, version)
             return version
@@ -108,33 +108,33 @@ async def every_row_is_there(cluster: ManagedCluster) -> None:
         await db.put_many(ROWS)
 
 
-async def test_a_relocation_that_no_operation_drives_is_undone_or_finished(managed_cluster: Callable[..., Any]) -> None:
+async def test_a_migration_that_no_operation_drives_is_undone_or_finished(managed_cluster: Callable[..., Any]) -> None:
     async with managed_cluster(nodes=3, managers=1) as cluster:
         await until_well(cluster)  # the managers have learned the cluster: what is done now is past them
         hand = ByHand(cluster)
         span = (await hand.shard(1)).ranges[0]
         first, second = MicroshardRange(span.first, span.first + 1), MicroshardRange(span.first + 1, span.first + 2)
 
-        await hand.begin(1, 2, RELOCATION, (first,))
-        await until_found(cluster, "relocation_without_operation", 1)
+        await hand.begin(1, 2, MIGRATION, (first,))
+        await until_found(cluster, "migration_without_operation", 1)
         code, said = await cluster.run("settle", "1", "--plan")
-        assert (code, f"shard 1 gives relocation {RELOCATION} up" in said) == (0, True)
+        assert (code, f"shard 1 gives migration {MIGRATION} up" in said) == (0, True)
         undone = await cluster.done("settle", "2")
         assert "all is as it was before" in undone["reason"]
         assert (await hand.shard(1)).ranges == (span,)
         await until_well(cluster)
         await every_row_is_there(cluster)
 
-        await hand.begin(1, 2, RELOCATION + 1, (first,))
-        await hand.copy_and_seal(1, 2, RELOCATION + 1)
-        await until_found(cluster, "relocation_without_operation", 2)
+        await hand.begin(1, 2, MIGRATION + 1, (first,))
+        await hand.copy_and_seal(1, 2, MIGRATION + 1)
+        await until_found(cluster, "migration_without_operation", 2)
         await cluster.done("settle", "1")
         await until_well(cluster)
         await every_row_is_there(cluster)
 
-        await hand.begin(1, 2, RELOCATION + 2, (second,))
-        version = await hand.copy_and_seal(1, 2, RELOCATION + 2)
-        await hand.finish(1, 2, RELOCATION + 2, version)
+        await hand.begin(1, 2, MIGRATION + 2, (second,))
+        version = await hand.copy_and_seal(1, 2, MIGRATION + 2)
+        await hand.finish(1, 2, MIGRATION + 2, version)
         await until_found(cluster, "microshards_unserved", 1)
         await cluster.done("settle", "1")
         await until_well(cluster)

@@ -87,11 +87,11 @@ async def test_operations_outlive_the_managers_that_run_them(managed_cluster: Ca
         stop = asyncio.Event()
         load = asyncio.create_task(write_until(cluster.url, stop))
         for node in ("n1", "n2"):
-            ordered = asyncio.create_task(cluster.done("drain", node))
+            requested = asyncio.create_task(cluster.done("drain", node))
             await asyncio.sleep(1.0)
             leader = await cluster.controller()
             await cluster.kill(leader)
-            await ordered
+            await requested
             assert all(node not in shard["voters"] for shard in (await cluster.shards()).values())
             await cluster.start(leader)
             await cluster.done("undrain", node)

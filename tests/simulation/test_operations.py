@@ -14,11 +14,11 @@ from shoal_chaos.control_simulation.run import Focus, simulate
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_shardmanager.control import operation_queue
+from shoal_shardmanager.control.node_requests import DEMOTE, Change
 from shoal_shardmanager.control.observed import Leading
 from shoal_shardmanager.control.operations import replica
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, go
-from shoal_shardmanager.control.orders import shards as shard_orders
-from shoal_shardmanager.control.requests import DEMOTE, Change
+from shoal_shardmanager.control.requests import shards as shard_orders
 from shoal_shardmanager.control.rows import MoveReplica, OperationRow, Step
 from shoal_shardmanager.control.state import Change as StateChange
 from shoal_shardmanager.control.state import ClusterState, with_shards, without_replica

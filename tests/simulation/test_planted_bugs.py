@@ -26,7 +26,7 @@ from shoal_server.raft.membership import ChangeKind, MembershipChange, Membershi
 from shoal_server.raft.messages import AppendAccepted, VoteResponse
 from shoal_server.raft.ready import NotLeader, Ready
 from shoal_server.shard import microshards
-from shoal_server.shard.commands import RelocationCommand
+from shoal_server.shard.commands import MigrationCommand
 from shoal_server.shard.microshards import Microshards
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
@@ -245,16 +245,16 @@ def keep_no_journal(patch: pytest.MonkeyPatch) -> None:
 
 
 def continue_with_lower_seqs(patch: pytest.MonkeyPatch) -> None:
-    """The target of a relocation numbers its writes as if nothing had come."""
-    original = Microshards.relocate
+    """The target of a migration numbers its writes as if nothing had come."""
+    original = Microshards.migrate
 
-    def relocate(self: Microshards, command: RelocationCommand, index: int, overlay: Overlay) -> str:
+    def migrate(self: Microshards, command: MigrationCommand, index: int, overlay: Overlay) -> str:
         base = self._machine.state.seq_base
         problem = original(self, command, index, overlay)
         self._machine.state = msgspec.structs.replace(self._machine.state, seq_base=base)
         return problem
 
-    patch.setattr(Microshards, "relocate", relocate)
+    patch.setattr(Microshards, "migrate", migrate)
 
 
 def serve_what_is_sealed(patch: pytest.MonkeyPatch) -> None:

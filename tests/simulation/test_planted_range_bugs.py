@@ -37,22 +37,22 @@ class Resharding(Faults):
 
     def __init__(self, cluster: Cluster, random: Random) -> None:
         super().__init__(cluster, random)
-        self.kinds = [self._split, self._relocate_in_peace, self._relocate_in_peace, self._relocate_in_peace]
+        self.kinds = [self._split, self._migrate_in_peace, self._migrate_in_peace, self._migrate_in_peace]
         cluster.network.conditions = Conditions(delay_max=5 * MILLISECOND)
 
-    def _relocate_in_peace(self) -> None:
-        """One relocation after another, each to its end."""
-        if not self._cluster.manager.relocating:
-            self._relocate()
+    def _migrate_in_peace(self) -> None:
+        """One migration after another, each to its end."""
+        if not self._cluster.manager.migrating:
+            self._migrate()
 
 
 class HastyResharding(Resharding):
-    """The same, without waiting for one another: relocations are given up as often as not, so that there are more."""
+    """The same, without waiting for one another: migrations are given up as often as not, so that there are more."""
 
     intervals_ms = (50,)
 
-    def _relocate_in_peace(self) -> None:
-        self._relocate()
+    def _migrate_in_peace(self) -> None:
+        self._migrate()
 
 
 def know_ranges_of_the_journal_by_their_start(patch: pytest.MonkeyPatch) -> None:

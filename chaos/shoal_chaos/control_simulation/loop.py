@@ -26,7 +26,7 @@ class Dialer(Protocol):
 
 
 class SimulatedFuture(asyncio.Future[Any]):
-    """A future that goes by its number where others go by their address: sets of them are walked through in an equal order
+    """A future that goes by its number where others go by their address: sets of them are walked through in an equal request
     in equal runs."""
 
     def __init__(self, number: int, loop: SimulatedLoop) -> None:

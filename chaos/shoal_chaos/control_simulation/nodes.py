@@ -148,7 +148,7 @@ class ControlledNode(SimulatedNode):
                 go_on()
 
         def go_on() -> None:
-            """Do what waits, in its order, as far as the process runs."""
+            """Do what waits, in its request, as far as the process runs."""
             while waiting and self.node is not None and self.epoch == epoch:
                 if events.now < self.paused_until:
                     events.at(self.paused_until, go_on)

@@ -1,4 +1,4 @@
-"""One run from a seed: orders under faults, then rest, then the verdict."""
+"""One run from a seed: requests under faults, then rest, then the verdict."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shoal_shardmanager.control.rows import Drain, Heal, NodeState, OperationRow
 
 from shoal_chaos.control_simulation.cluster import ControlledCluster
 from shoal_chaos.control_simulation.faults import ControlFaults
-from shoal_chaos.control_simulation.orders import Operators
+from shoal_chaos.control_simulation.operators import Operators
 from shoal_chaos.simulation.events import MILLISECOND, SECOND, derived_random
 from shoal_chaos.simulation.garbage import collecting_when_told
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.run import random_settings
 
 STATE_CHECK_INTERVAL = 500 * MILLISECOND
-ORDER_SECONDS = 15
+REQUEST_SECONDS = 15
 CLIENT_SECONDS = 5
 """So long clients go on after the last fault."""
 REST_SECONDS = 90
@@ -42,19 +42,19 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """What a run is to be about: kinds of orders and of faults, by their names in `Operators` and `ControlFaults`."""
+    """What a run is to be about: kinds of requests and of faults, by their names in `Operators` and `ControlFaults`."""
 
-    orders: tuple[str, ...]
+    requests: tuple[str, ...]
     faults: tuple[str, ...] = ()
 
 
 def simulate(
-    seed: int, *, order_seconds: int = ORDER_SECONDS, settles: bool = True, focus: Focus | None = None
+    seed: int, *, request_seconds: int = REQUEST_SECONDS, settles: bool = True, focus: Focus | None = None
 ) -> Report:
     """Run one seed.
 
     Args:
-        order_seconds: for how long there are orders and faults.
+        request_seconds: for how long there are requests and faults.
         settles: go on after that until all is well, and look at what clients saw.
         focus: what else the seed would choose by chance.
 
@@ -64,7 +64,7 @@ def simulate(
     with collecting_when_told():
         cluster = _cluster(seed)
         try:
-            return _simulate(cluster, order_seconds, settles=settles, focus=focus)
+            return _simulate(cluster, request_seconds, settles=settles, focus=focus)
         finally:
             cluster.finish()
 
@@ -87,20 +87,20 @@ def _cluster(seed: int) -> ControlledCluster:
             history=random.choice([20, 200]),
             split_writes_per_second=random.choice([0, 0, 20]),
             split_pause_ms=random.choice([1000, 10_000]),
-            relocation_bytes_per_second=random.choice([0, 0, 1000]),
+            migration_bytes_per_second=random.choice([0, 0, 1000]),
             merge_linger_ms=random.choice([200, 3000]),
         ),
     )
 
 
-def _simulate(cluster: ControlledCluster, order_seconds: int, *, settles: bool, focus: Focus | None) -> Report:
+def _simulate(cluster: ControlledCluster, request_seconds: int, *, settles: bool, focus: Focus | None) -> Report:
     seed = cluster.seed
     faults = ControlFaults(cluster, derived_random(seed, "faults"))
-    operators = Operators(cluster, derived_random(seed, "orders"), unreplicated=not faults.loses_nodes)
+    operators = Operators(cluster, derived_random(seed, "requests"), unreplicated=not faults.loses_nodes)
     if focus is not None:
         faults.only(focus.faults)
-        operators.only(focus.orders)
-    _run(cluster, order_seconds * SECOND)
+        operators.only(focus.requests)
+    _run(cluster, request_seconds * SECOND)
     faults.stop()
     operators.stop()
     unfinished: list[str] = []

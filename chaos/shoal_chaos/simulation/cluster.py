@@ -45,7 +45,7 @@ C = TypeVar("C", bound=SimulatedClient)
 
 MICROSHARDS = 12
 FIRST_RANGE_CLIENT = 500
-"""The number, as a client, of the first client of ranges; drivers of relocations have higher ones."""
+"""The number, as a client, of the first client of ranges; drivers of migrations have higher ones."""
 WALL_START_MS = 1_700_000_000_000
 MAX_SKEW_MS = 450
 """No two of them differ by more than is tolerated: clocks that are wrong are a fault (wrong_clocks.py)."""

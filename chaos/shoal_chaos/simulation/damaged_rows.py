@@ -46,7 +46,7 @@ class DamagedRows(Faults):
             self._slow_disk,
             self._transfer,
             self._split,
-            self._relocate,
+            self._migrate,
         ]
 
     def _damage(self) -> None:

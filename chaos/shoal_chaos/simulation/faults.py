@@ -47,7 +47,7 @@ class Faults:
             self._transfer,
             self._change_membership,
             self._split,
-            self._relocate,
+            self._migrate,
         ]
 
     def _next(self) -> None:
@@ -148,8 +148,8 @@ class Faults:
     def _split(self) -> None:
         self._cluster.manager.split()
 
-    def _relocate(self) -> None:
-        self._cluster.manager.relocate()
+    def _migrate(self) -> None:
+        self._cluster.manager.migrate()
 
     def _change_membership(self) -> None:
         cluster, random = self._cluster, self._random

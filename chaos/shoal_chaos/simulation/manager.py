@@ -2,7 +2,7 @@
 and pushes the map that comes of it.
 
 It looks at nodes directly, where a real one asks them; its pushes arrive at once, but only at nodes that run. What drives
-a relocation is a client like others, and may die.
+a migration is a client like others, and may die.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
-from shoal.map_changes import with_relocated, with_split
+from shoal.map_changes import with_migrated, with_split
 from shoal.protocol.messages import InstallShardMap, SplitShard
-from shoal.protocol.relocation import RelocationEnd
+from shoal.protocol.migration import MigrationEnd
 from shoal.shardmap import MicroshardRange, Shard, ShardMap, microshards_in, ranges_of, without_ranges
 from shoal_server.node.core import Node
 from shoal_server.node.replica import Replica
 
 from shoal_chaos.simulation.events import MILLISECOND
-from shoal_chaos.simulation.relocating import RelocationOrder, SimulatedDriver
+from shoal_chaos.simulation.migrating import MigrationOrder, SimulatedDriver
 
 if TYPE_CHECKING:
     from shoal_chaos.simulation.cluster import Cluster
 
 CLIENT = 0
 FIRST_DRIVER = 1000
-"""The number, as a client, of the first driver of a relocation."""
+"""The number, as a client, of the first driver of a migration."""
 REQUEST = 1 << 41
 MAX_SHARDS = 6
 PUSH_INTERVAL = 150 * MILLISECOND
@@ -41,8 +41,8 @@ class SimulatedManager:
     def __init__(self, cluster: Cluster, shard_map: ShardMap, random: Random) -> None:
         self.map = shard_map
         self.drivers: list[SimulatedDriver] = []
-        self.relocations = 0
-        self._order: RelocationOrder | None = None
+        self.migrations = 0
+        self._order: MigrationOrder | None = None
         self._version = shard_map.version
         self._cluster = cluster
         self._random = random
@@ -60,7 +60,7 @@ class SimulatedManager:
             if any(child.id in node.replicas for node in nodes):
                 del self._splits[child.id]
                 self._adopt(child)
-        self._follow_relocation()
+        self._follow_migration()
         newest = max((node.routes.map.version for node in nodes), default=0)
         if newest > self.map.version or any(node.map_is_derived for node in nodes):
             self.map = msgspec.structs.replace(self.map, version=max(newest, self.map.version) + 1)
@@ -73,19 +73,19 @@ class SimulatedManager:
     def _adopt(self, child: Shard) -> None:
         self.map = with_split(self.map, child, self.map.version + 1)
 
-    # -- relocations
+    # -- migrations
 
     @property
-    def relocating(self) -> bool:
-        """Whether a relocation is under way, or the map does not know of its end yet."""
+    def migrating(self) -> bool:
+        """Whether a migration is under way, or the map does not know of its end yet."""
         order = self._order
         return order is not None and not (order.over and (order.mapped or not order.moved))
 
-    def relocate(self) -> None:
-        """Have some of a shard's microshards moved to another, or give up the relocation under way, or drive it anew."""
+    def migrate(self) -> None:
+        """Have some of a shard's microshards moved to another, or give up the migration under way, or drive it anew."""
         random = self._random
         order = self._order
-        if self.relocating:
+        if self.migrating:
             assert order is not None, "one is under way"
             if random.random() < 0.2:
                 order.cancelled = True
@@ -98,8 +98,8 @@ class SimulatedManager:
         target = random.choice([shard for shard in self.map.shards if shard is not source])
         microshards = list(microshards_in(source.ranges))
         moving = random.sample(microshards, random.choice([1, len(microshards), random.randint(1, len(microshards))]))
-        self.relocations += 1
-        self._order = RelocationOrder(self.relocations, source.id, target.id, ranges_of(moving))
+        self.migrations += 1
+        self._order = MigrationOrder(self.migrations, source.id, target.id, ranges_of(moving))
         self._drive(self._order, alone=True)
 
     def resume(self) -> None:
@@ -107,7 +107,7 @@ class SimulatedManager:
         if self._order is not None and not self._order.over:
             self._drive(self._order, alone=True, in_haste=True)
 
-    def _drive(self, order: RelocationOrder, *, alone: bool, in_haste: bool = False) -> None:
+    def _drive(self, order: MigrationOrder, *, alone: bool, in_haste: bool = False) -> None:
         """Put a driver to work; those before it have died, if it is `alone`."""
         if alone:
             for driver in self.drivers:
@@ -131,14 +131,14 @@ class SimulatedManager:
         self._version = max([self.map.version, self._version, *versions]) + 1
         return self._version
 
-    def _follow_relocation(self) -> None:
+    def _follow_migration(self) -> None:
         """Take into the map what the shards have agreed on."""
         order = self._order
         replicas = [replica for node in self._running() for replica in node.replicas.values()]
         if order is None or order.mapped or not any(_has_handed_over(replica, order) for replica in replicas):
             return
         order.mapped = True
-        self.map = with_relocated(self.map, order.source, order.target, order.ranges, self._next_version())
+        self.map = with_migrated(self.map, order.source, order.target, order.ranges, self._next_version())
 
     # -- splits
 
@@ -149,7 +149,7 @@ class SimulatedManager:
             return
         shard = random.choice([each for each in self.map.shards if shard_id in (0, each.id)])
         microshards = list(microshards_in(shard.ranges))
-        if len(microshards) < 2 or self.relocating:
+        if len(microshards) < 2 or self.migrating:
             return
         staying = random.sample(microshards, random.randint(1, len(microshards) - 1))
         ranges = without_ranges(shard.ranges, tuple(MicroshardRange(one, one + 1) for one in staying))
@@ -178,11 +178,11 @@ class SimulatedManager:
             node.turn_soon()
 
 
-def _has_handed_over(replica: Replica, order: RelocationOrder) -> bool:
+def _has_handed_over(replica: Replica, order: MigrationOrder) -> bool:
     """Say whether a replica knows for sure that the microshards are the target's."""
     state = replica.machine.state
     if replica.shard.id == order.source:
         outgoing = state.outgoing
-        return outgoing is not None and outgoing.relocation == order.relocation and outgoing.sealed
-    ends = {each.relocation: each.end for each in state.ended}
-    return replica.shard.id == order.target and ends.get(order.relocation) is RelocationEnd.ADOPTED
+        return outgoing is not None and outgoing.migration == order.migration and outgoing.sealed
+    ends = {each.migration: each.end for each in state.ended}
+    return replica.shard.id == order.target and ends.get(order.migration) is MigrationEnd.ADOPTED

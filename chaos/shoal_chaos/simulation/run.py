@@ -163,8 +163,8 @@ def _check_recovered(cluster: Cluster) -> None:
         )
         if left.keys:
             raise Violation(f"{left.keys} of shard {shard.id} expired long ago and are still there")
-    if cluster.manager.relocating:
-        raise Violation("a relocation is not over long after the last fault")
+    if cluster.manager.migrating:
+        raise Violation("a migration is not over long after the last fault")
     for node in cluster.nodes.values():
         stray = node.stray_rows()
         if stray:

@@ -55,11 +55,11 @@ class SilentChanges(Faults):
         cluster.events.after(LOOK_INTERVAL, self._look)
 
     def _all_kinds(self) -> list[Callable[[], None]]:
-        return [self._transfer, self._change_membership, self._split, self._relocate_if_right, self._crash]
+        return [self._transfer, self._change_membership, self._split, self._migrate_if_right, self._crash]
 
-    def _relocate_if_right(self) -> None:
+    def _migrate_if_right(self) -> None:
         if not self._wrong_since:
-            self._relocate()
+            self._migrate()
 
     # -- changing
 

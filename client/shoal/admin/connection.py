@@ -48,20 +48,20 @@ from shoal.protocol.messages import (
     TransferLeader,
     Welcome,
 )
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     UNREAD,
     AdoptMicroshards,
-    CancelRelocation,
+    BeginIncoming,
+    BeginOutgoing,
+    CancelMigration,
     ClearedRange,
     ForgetMoved,
-    GiveMicroshards,
+    MigrationCursor,
     MovedRow,
     MovingRows,
     ReadMoving,
-    RelocationCursor,
     SealMicroshards,
     StoreMoved,
-    TakeMicroshards,
 )
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
@@ -262,60 +262,60 @@ class AdminConnection:
         """
         return await self._ask(ReadChecksum(self._number(), shard, ranges, cursor, max_rows), ChecksumSlice, shard)
 
-    # -- moving microshards: what each step is for, and in which order, is in `shoal.protocol.relocation`
+    # -- moving microshards: what each step is for, and in which order, is in `shoal.protocol.migration`
     #
     # All of these raise NotLeader where the node does not lead the shard, and InvalidArgument where the step is refused.
 
-    async def take_microshards(
-        self, shard: int, relocation: int, source: int, ranges: tuple[MicroshardRange, ...]
+    async def begin_incoming(
+        self, shard: int, migration: int, source: int, ranges: tuple[MicroshardRange, ...]
     ) -> None:
         """Have the target shard expect microshards of shard `source`."""
-        await self._ask(TakeMicroshards(self._number(), shard, relocation, source, ranges), Done, shard)
+        await self._ask(BeginIncoming(self._number(), shard, migration, source, ranges), Done, shard)
 
-    async def give_microshards(
+    async def begin_outgoing(
         self,
         shard: int,
-        relocation: int,
+        migration: int,
         target: int,
         ranges: tuple[MicroshardRange, ...],
-        confirmed: RelocationCursor = UNREAD,
+        confirmed: MigrationCursor = UNREAD,
     ) -> None:
         """Have the source shard keep a journal of microshards that shard `target` is to get, from `confirmed` on."""
-        await self._ask(GiveMicroshards(self._number(), shard, relocation, target, ranges, confirmed), Done, shard)
+        await self._ask(BeginOutgoing(self._number(), shard, migration, target, ranges, confirmed), Done, shard)
 
-    async def read_moving(self, shard: int, relocation: int, cursor: RelocationCursor, *, max_bytes: int) -> MovingRows:
+    async def read_moving(self, shard: int, migration: int, cursor: MigrationCursor, *, max_bytes: int) -> MovingRows:
         """Read from the source shard what follows the target's cursor."""
-        return await self._ask(ReadMoving(self._number(), shard, relocation, cursor, max_bytes), MovingRows, shard)
+        return await self._ask(ReadMoving(self._number(), shard, migration, cursor, max_bytes), MovingRows, shard)
 
     async def store_moved(
         self,
         shard: int,
-        relocation: int,
+        migration: int,
         number: int,
         cleared: list[ClearedRange],
         rows: list[MovedRow],
-        cursor: RelocationCursor,
-        behind: RelocationCursor,
+        cursor: MigrationCursor,
+        behind: MigrationCursor,
     ) -> None:
         """Have the target shard store what `read_moving` returned for the cursor `behind`, as number `number`."""
-        request = StoreMoved(self._number(), shard, relocation, number, cleared, rows, cursor, behind)
+        request = StoreMoved(self._number(), shard, migration, number, cleared, rows, cursor, behind)
         await self._ask(request, Done, shard)
 
-    async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+    async def seal_microshards(self, shard: int, migration: int, map_version: int) -> None:
         """Have the source shard part with the microshards."""
-        await self._ask(SealMicroshards(self._number(), shard, relocation, map_version), Done, shard)
+        await self._ask(SealMicroshards(self._number(), shard, migration, map_version), Done, shard)
 
-    async def adopt_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+    async def adopt_microshards(self, shard: int, migration: int, map_version: int) -> None:
         """Have the target shard serve the microshards, all of which it has stored."""
-        await self._ask(AdoptMicroshards(self._number(), shard, relocation, map_version), Done, shard)
+        await self._ask(AdoptMicroshards(self._number(), shard, migration, map_version), Done, shard)
 
-    async def forget_moved(self, shard: int, relocation: int) -> None:
+    async def forget_moved(self, shard: int, migration: int) -> None:
         """Have the source shard remove the rows that the target has adopted."""
-        await self._ask(ForgetMoved(self._number(), shard, relocation), Done, shard)
+        await self._ask(ForgetMoved(self._number(), shard, migration), Done, shard)
 
-    async def cancel_relocation(self, shard: int, relocation: int) -> None:
-        """Have a shard give a relocation up; ask the source first."""
-        await self._ask(CancelRelocation(self._number(), shard, relocation), Done, shard)
+    async def cancel_migration(self, shard: int, migration: int) -> None:
+        """Have a shard give a migration up; ask the source first."""
+        await self._ask(CancelMigration(self._number(), shard, migration), Done, shard)
 
     # -- frames
 

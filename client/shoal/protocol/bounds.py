@@ -68,7 +68,7 @@ MAX_DELIMITER = 64
 MAX_DIGEST = 64
 MAX_FEATURES = 64
 MAX_MOVED = 65_536
-"""Rows, or ranges, of one page of a relocation: whatever the nodes of another version put into one."""
+"""Rows, or ranges, of one page of a migration: whatever the nodes of another version put into one."""
 MAX_ROWS = 1 << 20
 """Of one page, whoever asks; nodes have lower limits of their own."""
 
@@ -97,7 +97,7 @@ Version: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_VERSION)]
 Epoch: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
 Promise: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 WriteNumber: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
-RelocationId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
+MigrationId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 PageNumber: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_INDEX)]
 Checksum: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_CHECKSUM)]
 

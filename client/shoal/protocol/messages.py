@@ -45,7 +45,7 @@ from shoal.protocol.bounds import (
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.failures import ReplicaFailure
-from shoal.protocol.relocation import EndedRelocation, MovingRows, ReadMoving, RelocationStatus, RelocationStep
+from shoal.protocol.migration import EndedMigration, MigrationStatus, MigrationStep, MovingRows, ReadMoving
 from shoal.shardmap import Ranges, Shard, ShardMap
 
 
@@ -462,7 +462,7 @@ Request: TypeAlias = (
     | ChangeMembership
     | DropReplica
     | SplitShard
-    | RelocationStep
+    | MigrationStep
     | ReadMoving
     | ReadChecksum
     | SetLogLevel
@@ -600,8 +600,8 @@ class ReplicaStatus(_Message, frozen=True):
         cpu: the share of one core that the shard took on this node lately: the process's, divided among its replicas by
             reads and writes, which is an estimate.
         ranges: the microshards that the replica has, by its log as applied here.
-        outgoing, incoming: the relocation that the shard is the source, or the target, of.
-        relocations_ended: the last of those that the shard is done with, the newest last.
+        outgoing, incoming: the migration that the shard is the source, or the target, of.
+        migrations_ended: the last of those that the shard is done with, the newest last.
         failure_words: "" or how the replica has failed, for readers that do not know of `failure` yet.
         comparison: of leaders that compare their replicas in the background, how far that is.
         failure: how the replica has failed, if it has: it serves nothing then.
@@ -632,9 +632,9 @@ class ReplicaStatus(_Message, frozen=True):
     hot: tuple[MicroshardLoad, ...] = ()
     cpu: Share = 0.0
     ranges: Ranges = ()
-    outgoing: RelocationStatus | None = None
-    incoming: RelocationStatus | None = None
-    relocations_ended: tuple[EndedRelocation, ...] = ()
+    outgoing: MigrationStatus | None = None
+    incoming: MigrationStatus | None = None
+    migrations_ended: tuple[EndedMigration, ...] = ()
     failure_words: Text = ""
     comparison: ComparisonStatus | None = None
     failure: ReplicaFailure | None = None

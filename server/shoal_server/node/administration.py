@@ -29,13 +29,13 @@ from shoal.protocol.messages import (
     SkipEntry,
     SplitShard,
 )
-from shoal.protocol.relocation import ReadMoving, RelocationStep
+from shoal.protocol.migration import MigrationStep, ReadMoving
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
+from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import origin_of_empty
 from shoal_server.node.order_rules import refuse_split
 from shoal_server.node.outbox import Outbox
-from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import Replica, describe_entry
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
@@ -54,14 +54,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("shoal.node")
 
 AdminRequest: TypeAlias = (
-    InstallShardMap
-    | ChangeMembership
-    | DropReplica
-    | SplitShard
-    | RelocationStep
-    | ReadMoving
-    | SetLogLevel
-    | SkipEntry
+    InstallShardMap | ChangeMembership | DropReplica | SplitShard | MigrationStep | ReadMoving | SetLogLevel | SkipEntry
 )
 
 SPLIT_BYTES = 1024
@@ -71,11 +64,11 @@ SPLIT_BYTES = 1024
 class Administration:
     """Does what the shard manager asks."""
 
-    __slots__ = ("_answers", "_node", "_relocations")
+    __slots__ = ("_answers", "_migrations", "_node")
 
-    def __init__(self, node: Node, relocations: Relocations) -> None:
+    def __init__(self, node: Node, migrations: Migrations) -> None:
         self._node = node
-        self._relocations = relocations
+        self._migrations = migrations
         self._answers: list[tuple[int, Answer]] = []
 
     def take(
@@ -237,7 +230,7 @@ class Administration:
     def _ask_leader(
         self,
         client: int,
-        request: ChangeMembership | SplitShard | RelocationStep | ReadMoving,
+        request: ChangeMembership | SplitShard | MigrationStep | ReadMoving,
         now: int,
         outbox: Outbox,
     ) -> None:
@@ -253,9 +246,9 @@ class Administration:
         elif isinstance(request, ChangeMembership):
             self._change(client, request, now, outbox)
         elif isinstance(request, ReadMoving):
-            self._relocations.queue_read(client, request, replica)
+            self._migrations.queue_read(client, request, replica)
         else:
-            self._relocations.queue_step(client, request, replica, outbox)
+            self._migrations.queue_step(client, request, replica, outbox)
 
     def _split(self, client: int, request: SplitShard, replica: Replica, outbox: Outbox) -> None:
         node = self._node
@@ -271,7 +264,7 @@ class Administration:
         elif request.map_version <= node.routes.map.version:
             problem = f"the shard map has version {node.routes.map.version} already: a split needs a newer one"
         elif replica.machine.state.outgoing is not None or replica.machine.state.incoming is not None:
-            problem = f"shard {parent.id} is in a relocation: try again when that is over"
+            problem = f"shard {parent.id} is in a migration: try again when that is over"
         elif unknown := sorted(set(membership.voters + membership.followers) - self._node.routes.nodes.keys()):
             problem = f"it has replicas on {', '.join(unknown)}, which the shard map has not: remove these from the group first"
         elif not status.membership_committed:

@@ -66,10 +66,10 @@ from shoal_server.node.founding import Founding
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
+from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import ReplicaOpener, origin_of_empty
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.rebuilding import Rebuilding
-from shoal_server.node.relocations import Relocations
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.snapshot_transfers import SnapshotTransfers
@@ -181,8 +181,8 @@ class Node:
         self._derived_version = load_derived_version(engine)
         self._may_lack_replicas = False
         self._splits = Splits(self)
-        self._relocations = Relocations(self)
-        self._administration = Administration(self, self._relocations)
+        self._migrations = Migrations(self)
+        self._administration = Administration(self, self._migrations)
         self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
         self._leaderships = Leaderships(identity.node, self.replicas, self._transfers)
         self._callers = Callers(random)
@@ -917,7 +917,7 @@ class Node:
         if self._flushing is None and self._splits.want_flush(replicas):
             self._flush_wanted = True
         # Before anybody is answered: a refusal is to carry the version of a map that says where to go.
-        self._relocations.take_hand_overs(replicas, now)
+        self._migrations.take_hand_overs(replicas, now)
         for replica in replicas:
             replica.answer_applied(outbox)
             if replica.stuck_at is not None and replica.failure is None:

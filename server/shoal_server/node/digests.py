@@ -3,7 +3,7 @@
 A log entry names where the slice begins (`DigestCommand`); that entry is the last that a replica applies before it makes
 the digest of what is then written. So replicas without a fault come to the same digest however far apart they are in time.
 A slice is bounded by rows, by bytes and by the microshards that it looks into. It takes in all that applying the log has
-stored, of whichever kind: rows, the index of their expiry, sessions, a relocation's journal, microshards on their way,
+stored, of whichever kind: rows, the index of their expiry, sessions, a migration's journal, microshards on their way,
 and with the first slice what of the applied state is not rows. Not in it: where on a node the rows lie (generations,
 placements), which is the node's own affair; the log, whose entries have checksums of their own; term, vote and whatever
 else is the node's.

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.shard.commands import (
+    BeginIncomingCommand,
+    BeginOutgoingCommand,
     CancelCommand,
     DigestCommand,
     ForgetCommand,
     FoundCommand,
-    GiveCommand,
     PurgeCommand,
     SetClockCommand,
     StoreMovedCommand,
-    TakeCommand,
     WriteCommand,
 )
 from shoal_server.shard.machine import ShardStateMachine
@@ -33,8 +33,8 @@ _NO_DOUBT_BEHIND = frozenset(
         SetClockCommand,
         DigestCommand,
         FoundCommand,
-        TakeCommand,
-        GiveCommand,
+        BeginIncomingCommand,
+        BeginOutgoingCommand,
         StoreMovedCommand,
         ForgetCommand,
         CancelCommand,

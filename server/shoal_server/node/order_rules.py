@@ -11,15 +11,15 @@ from __future__ import annotations
 from shoal.map_rules import refuse_leap, refuse_ranges
 from shoal.protocol.bounds import MAX_VERSION
 from shoal.protocol.messages import SplitShard
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     AdoptMicroshards,
+    BeginIncoming,
+    BeginOutgoing,
     ClearedRange,
-    GiveMicroshards,
+    MigrationStep,
     MovedRow,
-    RelocationStep,
     SealMicroshards,
     StoreMoved,
-    TakeMicroshards,
 )
 from shoal.shardmap import Keyspace
 
@@ -47,8 +47,8 @@ def refuse_split(request: SplitShard, keyspace: Keyspace, map_version: int) -> s
     return refuse_ranges(child.ranges, keyspace)
 
 
-def refuse_step(request: RelocationStep, keyspace: Keyspace, map_version: int, seq: int) -> str:
-    """A step of a relocation names two shards, microshards and rows that there can be.
+def refuse_step(request: MigrationStep, keyspace: Keyspace, map_version: int, seq: int) -> str:
+    """A step of a migration names two shards, microshards and rows that there can be.
 
     Args:
         map_version: that of the node's shard map.
@@ -56,8 +56,8 @@ def refuse_step(request: RelocationStep, keyspace: Keyspace, map_version: int, s
     """
     if isinstance(request, SealMicroshards | AdoptMicroshards):
         return refuse_leap(request.map_version, map_version, "the shard map's version")
-    if isinstance(request, TakeMicroshards | GiveMicroshards):
-        other = request.source if isinstance(request, TakeMicroshards) else request.target
+    if isinstance(request, BeginIncoming | BeginOutgoing):
+        other = request.source if isinstance(request, BeginIncoming) else request.target
         if not 1 <= other != request.shard:
             return f"microshards go from one shard to another, not from {request.shard} to {other}"
         return refuse_ranges(request.ranges, keyspace)

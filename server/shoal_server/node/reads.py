@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
-from shoal.protocol.relocation import MovingRows, ReadMoving
+from shoal.protocol.migration import MovingRows, ReadMoving
 
 from shoal_server.node.counters import Tally, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
@@ -212,7 +212,7 @@ class ReplicaReads:
         outgoing, cursor = machine.state.outgoing, read.cursor
         if (
             outgoing is None
-            or outgoing.relocation != read.relocation
+            or outgoing.migration != read.migration
             or cursor.mark > machine.state.index
             or (cursor.ranges and cursor.ranges != outgoing.ranges)
         ):
@@ -220,7 +220,7 @@ class ReplicaReads:
                 client,
                 read.request,
                 ErrorCode.INVALID_ARGUMENT,
-                f"shard {machine.shard.id} has nothing to give away as relocation {read.relocation} at this point",
+                f"shard {machine.shard.id} has nothing to give away as migration {read.migration} at this point",
             )
             return
         if not can_be_read(cursor, outgoing):
@@ -228,8 +228,8 @@ class ReplicaReads:
                 client,
                 read.request,
                 ErrorCode.INVALID_ARGUMENT,
-                f"shard {machine.shard.id} was told that shard {outgoing.target} has more of relocation "
-                f"{read.relocation} than that, and has forgotten it: if it has not, cancel the relocation",
+                f"shard {machine.shard.id} was told that shard {outgoing.target} has more of migration "
+                f"{read.migration} than that, and has forgotten it: if it has not, cancel the migration",
             )
             return
         max_bytes = max(1, min(read.max_bytes, self._settings.limits.max_batch_bytes))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shoal.protocol.bounds import MAX_CHILDREN, MAX_INDEX
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
-from shoal.protocol.relocation import RelocationStatus
+from shoal.protocol.migration import MigrationStatus
 
 from shoal_server.node.replica import OUT_OF_TERMS, Replica
 from shoal_server.storage.applied_state import AppliedState
@@ -78,7 +78,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         ranges=replica.machine.state.ranges,
         outgoing=_outgoing(replica.machine.state),
         incoming=_incoming(replica.machine.state),
-        relocations_ended=replica.machine.state.ended,
+        migrations_ended=replica.machine.state.ended,
         failure_words="" if failure is None else str(failure),
         comparison=replica.comparison.status(now)
         if replica.comparison is not None and replica.comparison.is_of(status.term, status.role == "leader")
@@ -112,19 +112,19 @@ def _failure(replica: Replica, now: int) -> ReplicaFailure | None:
     return None
 
 
-def _outgoing(state: AppliedState) -> RelocationStatus | None:
+def _outgoing(state: AppliedState) -> MigrationStatus | None:
     outgoing = state.outgoing
     if outgoing is None:
         return None
-    return RelocationStatus(outgoing.relocation, outgoing.target, outgoing.ranges, outgoing.sealed)
+    return MigrationStatus(outgoing.migration, outgoing.target, outgoing.ranges, outgoing.sealed)
 
 
-def _incoming(state: AppliedState) -> RelocationStatus | None:
+def _incoming(state: AppliedState) -> MigrationStatus | None:
     incoming = state.incoming
     if incoming is None:
         return None
-    return RelocationStatus(
-        incoming.relocation,
+    return MigrationStatus(
+        incoming.migration,
         incoming.source,
         incoming.ranges,
         number=incoming.number,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 from shoal.protocol.messages import Operation, Read, ReadPage, Scan
-from shoal.protocol.relocation import ReadMoving
+from shoal.protocol.migration import ReadMoving
 
 from shoal_server.node.counters import Served, TimedRequest
 from shoal_server.shard.commands import Command, WriteCommand

@@ -38,7 +38,7 @@ from shoal.protocol.messages import (
     TracedRequest,
     Welcome,
 )
-from shoal.protocol.relocation import RelocationStep
+from shoal.protocol.migration import MigrationStep
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import CLIENT_HELLO
 
@@ -63,7 +63,7 @@ GREETING_BYTES = 64 * 1024
 """Of the first frame: far more than a Hello has, and what anybody may make the node hold for those seconds."""
 
 
-_OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | RelocationStep
+_OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | MigrationStep
 """Requests that no client but a manager has."""
 
 

@@ -17,8 +17,8 @@ from shoal.protocol.bounds import (
     DurationMs,
     LogIndex,
     MicroshardNumber,
+    MigrationId,
     PageNumber,
-    RelocationId,
     ShardId,
     Token,
     UnixMs,
@@ -28,7 +28,7 @@ from shoal.protocol.bounds import (
 )
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged, SessionId
-from shoal.protocol.relocation import UNREAD, ClearedRange, MovedRow, RelocationCursor
+from shoal.protocol.migration import UNREAD, ClearedRange, MigrationCursor, MovedRow
 from shoal.shardmap import Ranges, Shard
 
 from shoal_server.storage.session_rows import SessionOwner
@@ -81,58 +81,58 @@ class SplitCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4
     map_version: Version
 
 
-class TakeCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
-    """Expect microshards of shard `source`: see `shoal.protocol.relocation`, as with the other steps of a relocation."""
+class BeginIncomingCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Expect microshards of shard `source`: see `shoal.protocol.migration`, as with the other steps of a migration."""
 
-    relocation: RelocationId
+    migration: MigrationId
     source: ShardId
     ranges: Ranges
 
 
-class GiveCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+class BeginOutgoingCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """Keep a journal of what changes in microshards that shard `target` is to get; it has it up to `confirmed`."""
 
-    relocation: RelocationId
+    migration: MigrationId
     target: ShardId
     ranges: Ranges
-    confirmed: RelocationCursor = UNREAD
+    confirmed: MigrationCursor = UNREAD
 
 
 class StoreMovedCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """Clear ranges and store rows of microshards that the shard is to get."""
 
-    relocation: RelocationId
+    migration: MigrationId
     number: PageNumber
     cleared: list[ClearedRange]
     rows: list[MovedRow]
-    cursor: RelocationCursor
-    behind: RelocationCursor | None = None
+    cursor: MigrationCursor
+    behind: MigrationCursor | None = None
 
 
 class SealCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     """Part with the microshards; route by a map of at least `map_version` from then on."""
 
-    relocation: RelocationId
+    migration: MigrationId
     map_version: Version
 
 
 class AdoptCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     """Serve the microshards; route by a map of at least `map_version` from then on."""
 
-    relocation: RelocationId
+    migration: MigrationId
     map_version: Version
 
 
 class ForgetCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """Remove what is left of the microshards that the shard has parted with."""
 
-    relocation: RelocationId
+    migration: MigrationId
 
 
 class CancelCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
-    """Give a relocation up."""
+    """Give a migration up."""
 
-    relocation: RelocationId
+    migration: MigrationId
 
 
 class SetClockCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
@@ -172,8 +172,14 @@ class FoundCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1
     cluster_id: Word
 
 
-RelocationCommand: TypeAlias = (
-    TakeCommand | GiveCommand | StoreMovedCommand | SealCommand | AdoptCommand | ForgetCommand | CancelCommand
+MigrationCommand: TypeAlias = (
+    BeginIncomingCommand
+    | BeginOutgoingCommand
+    | StoreMovedCommand
+    | SealCommand
+    | AdoptCommand
+    | ForgetCommand
+    | CancelCommand
 )
 Command: TypeAlias = (
     OpenSessionCommand
@@ -183,7 +189,7 @@ Command: TypeAlias = (
     | SetClockCommand
     | DigestCommand
     | FoundCommand
-    | RelocationCommand
+    | MigrationCommand
 )
 
 

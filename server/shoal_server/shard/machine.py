@@ -21,7 +21,7 @@ from shoal.protocol.messages import (
     Operation,
     OperationResult,
 )
-from shoal.protocol.relocation import RelocationCursor
+from shoal.protocol.migration import MigrationCursor
 from shoal.shardmap import Keyspace, Ranges, Shard, count_in, is_well_formed, microshards_in
 
 from shoal_server.invariants import invariant
@@ -265,7 +265,7 @@ class ShardStateMachine:
                         self.state = msgspec.structs.replace(self.state, compared_index=compared)
                         outcomes.append(Outcome(Verdict.NEW, seq))
                     else:
-                        problem = self.microshards.relocate(command, index, overlay)
+                        problem = self.microshards.migrate(command, index, overlay)
                         outcomes.append(Outcome(Verdict.REFUSED if problem else Verdict.NEW, seq, reason=problem))
                 results.append((entry, outcomes))
                 if self.microshards.journals:
@@ -456,7 +456,7 @@ class ShardStateMachine:
         for key, row in scan(engine.data, prefix + start, prefix + end if end else prefix_end(prefix)):
             yield key[skip:], whole_row(key, row)
 
-    def read_moving(self, cursor: RelocationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
+    def read_moving(self, cursor: MigrationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
         """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""
         invariant(cursor.mark <= self.state.index, "a source is read from no earlier point than it was before")
         reader = MovingReader(self._engine, self.shard.id, self.keyspace.id, self.state, outgoing, max_bytes)

@@ -1,15 +1,15 @@
-"""Microshards that leave a shard or come to it: splits and relocations, as applied.
+"""Microshards that leave a shard or come to it: splits and migrations, as applied.
 
 A split gives microshards to a new shard whose replicas are where this one's are: the rows stay where they lie
-(docs/decisions/0010-splits-in-place.md). A relocation gives them to another shard, wherever that is; its steps are in
-`shoal.protocol.relocation`, the reasons in docs/decisions/0011-moving-microshards.md.
+(docs/decisions/0010-splits-in-place.md). A migration gives them to another shard, wherever that is; its steps are in
+`shoal.protocol.migration`, the reasons in docs/decisions/0011-moving-microshards.md.
 
-| a shard in no relocation | by Give: it is *giving* | by Take: it is *taking* |
+| a shard in no migration | by Give: it is *giving* | by Take: it is *taking* |
 | giving: it serves the microshards, and journals what changes | by Seal: it is *sealed* | by Cancel: in none |
 | sealed: it keeps the rows, and serves them no more | by Forget: in none | |
 | taking: it stores pages of rows, in their order | by Adopt, if it has all: in none, and serves them | by Cancel: in none |
 
-A shard is in one relocation at a time, and is not split meanwhile. Which ones it is done with it remembers for a while,
+A shard is in one migration at a time, and is not split meanwhile. Which ones it is done with it remembers for a while,
 so that a step that is repeated is known, and a late one begins nothing anew.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
-from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
+from shoal.protocol.migration import EndedMigration, MigrationCursor, MigrationEnd
 from shoal.shardmap import MicroshardRange, microshards_in, ranges_of, with_ranges, without_ranges
 
 from shoal_server.invariants import invariant
@@ -28,14 +28,14 @@ from shoal_server.raft.messages import Membership
 from shoal_server.shard.beginnings import Beginnings, ShardBegunTwice
 from shoal_server.shard.commands import (
     AdoptCommand,
+    BeginIncomingCommand,
+    BeginOutgoingCommand,
     CancelCommand,
     ForgetCommand,
-    GiveCommand,
-    RelocationCommand,
+    MigrationCommand,
     SealCommand,
     SplitCommand,
     StoreMovedCommand,
-    TakeCommand,
 )
 from shoal_server.shard.moving import journal_place, journal_resumption
 from shoal_server.shard.overlay import Overlay
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from shoal_server.shard.machine import ShardStateMachine
 
 ENDED_KEPT = 32
-"""How many relocations that are over a shard remembers."""
+"""How many migrations that are over a shard remembers."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,7 +91,7 @@ class EntryPosition:
 
 
 class Microshards:
-    """Applies splits and the steps of relocations to a shard's state machine.
+    """Applies splits and the steps of migrations to a shard's state machine.
 
     `split_offs` are the shards that splits have made, each beside the index of its entry; the node takes them out.
     `cleared` are the rows whose removal was applied, and is not known to be on disk: a crash brings them back, and only the
@@ -257,61 +257,61 @@ class Microshards:
         state = self._machine.state
         self._machine.state = msgspec.structs.replace(state, placements=placements_of(generations, state.generation))
 
-    # -- relocations
+    # -- migrations
 
-    def relocate(self, command: RelocationCommand, index: int, overlay: Overlay) -> str:
-        """Take a step of a relocation, unless it was taken before; return "" or why it is refused."""
-        end = self._end_of(command.relocation)
-        if isinstance(command, TakeCommand):
-            return self._refuse_ended(end, RelocationEnd.ADOPTED) if end else self._take(command)
-        if isinstance(command, GiveCommand):
-            return self._refuse_ended(end, RelocationEnd.FORGOTTEN) if end else self._give(command, index, overlay)
+    def migrate(self, command: MigrationCommand, index: int, overlay: Overlay) -> str:
+        """Take a step of a migration, unless it was taken before; return "" or why it is refused."""
+        end = self._end_of(command.migration)
+        if isinstance(command, BeginIncomingCommand):
+            return self._refuse_ended(end, MigrationEnd.ADOPTED) if end else self._take(command)
+        if isinstance(command, BeginOutgoingCommand):
+            return self._refuse_ended(end, MigrationEnd.FORGOTTEN) if end else self._give(command, index, overlay)
         if isinstance(command, CancelCommand):
-            return self._refuse_ended(end, RelocationEnd.CANCELLED) if end else self._cancel(command, index, overlay)
+            return self._refuse_ended(end, MigrationEnd.CANCELLED) if end else self._cancel(command, index, overlay)
         if isinstance(command, StoreMovedCommand | AdoptCommand):
             if end:
-                return self._refuse_ended(end, RelocationEnd.ADOPTED)
+                return self._refuse_ended(end, MigrationEnd.ADOPTED)
             incoming = self._machine.state.incoming
-            if incoming is None or incoming.relocation != command.relocation:
-                return self._unknown(command.relocation)
+            if incoming is None or incoming.migration != command.migration:
+                return self._unknown(command.migration)
             if isinstance(command, AdoptCommand):
                 return self._adopt(command, incoming, index)
             return self._store(command, incoming, overlay)
         if end:
-            return self._refuse_ended(end, RelocationEnd.FORGOTTEN)
+            return self._refuse_ended(end, MigrationEnd.FORGOTTEN)
         outgoing = self._machine.state.outgoing
-        if outgoing is None or outgoing.relocation != command.relocation:
-            return self._unknown(command.relocation)
+        if outgoing is None or outgoing.migration != command.migration:
+            return self._unknown(command.migration)
         if isinstance(command, SealCommand):
             return self._seal(command, outgoing, index, overlay)
         return self._forget(command, outgoing, index, overlay)
 
-    def _end_of(self, relocation: int) -> RelocationEnd | None:
+    def _end_of(self, migration: int) -> MigrationEnd | None:
         ended = self._machine.state.ended
-        return next((each.end for each in ended if each.relocation == relocation), None)
+        return next((each.end for each in ended if each.migration == migration), None)
 
-    def _refuse_ended(self, end: RelocationEnd, wanted: RelocationEnd) -> str:
+    def _refuse_ended(self, end: MigrationEnd, wanted: MigrationEnd) -> str:
         return (
-            "" if end is wanted else f"this relocation has ended on shard {self._machine.shard.id}: {end.name.lower()}"
+            "" if end is wanted else f"this migration has ended on shard {self._machine.shard.id}: {end.name.lower()}"
         )
 
-    def _unknown(self, relocation: int) -> str:
-        return f"relocation {relocation} was never begun on shard {self._machine.shard.id}, or long ago"
+    def _unknown(self, migration: int) -> str:
+        return f"migration {migration} was never begun on shard {self._machine.shard.id}, or long ago"
 
-    def _end(self, relocation: int, end: RelocationEnd) -> None:
+    def _end(self, migration: int, end: MigrationEnd) -> None:
         state = self._machine.state
-        ended = (*state.ended, EndedRelocation(relocation, end))[-ENDED_KEPT:]
+        ended = (*state.ended, EndedMigration(migration, end))[-ENDED_KEPT:]
         self._machine.state = msgspec.structs.replace(state, ended=ended)
 
-    def _take(self, command: TakeCommand) -> str:
+    def _take(self, command: BeginIncomingCommand) -> str:
         machine, state = self._machine, self._machine.state
-        wanted = Incoming(command.relocation, command.source, ranges_of(microshards_in(command.ranges)))
+        wanted = Incoming(command.migration, command.source, ranges_of(microshards_in(command.ranges)))
         known = state.incoming
-        if known is not None and known.relocation == command.relocation:
+        if known is not None and known.migration == command.migration:
             same = (known.source, known.ranges) == (wanted.source, wanted.ranges)
-            return "" if same else f"relocation {command.relocation} was begun with another shard or other microshards"
+            return "" if same else f"migration {command.migration} was begun with another shard or other microshards"
         if known is not None or state.outgoing is not None:
-            return f"{_busy(state)}: a shard is in one relocation at a time"
+            return f"{_busy(state)}: a shard is in one migration at a time"
         microshards = set(microshards_in(wanted.ranges))
         if not microshards or not microshards <= set(range(machine.keyspace.microshards)):
             return f"the microshards must be some of the keyspace's {machine.keyspace.microshards}"
@@ -323,16 +323,16 @@ class Microshards:
         self.adopt()
         return ""
 
-    def _give(self, command: GiveCommand, index: int, overlay: Overlay) -> str:
+    def _give(self, command: BeginOutgoingCommand, index: int, overlay: Overlay) -> str:
         machine, state = self._machine, self._machine.state
-        wanted = Outgoing(command.relocation, command.target, ranges_of(microshards_in(command.ranges)))
+        wanted = Outgoing(command.migration, command.target, ranges_of(microshards_in(command.ranges)))
         known = state.outgoing
-        if known is not None and known.relocation == command.relocation:
+        if known is not None and known.migration == command.migration:
             if (known.target, known.ranges) != (wanted.target, wanted.ranges):
-                return f"relocation {command.relocation} was begun with another shard or other microshards"
+                return f"migration {command.migration} was begun with another shard or other microshards"
             return self._trim_journal(command.confirmed, index, known, overlay)
         if known is not None or state.incoming is not None:
-            return f"{_busy(state)}: a shard is in one relocation at a time"
+            return f"{_busy(state)}: a shard is in one migration at a time"
         microshards = set(microshards_in(wanted.ranges))
         if not microshards or not microshards <= machine.prefixes.keys():
             return f"shard {machine.shard.id} has not all of the microshards"
@@ -341,7 +341,7 @@ class Microshards:
         overlay.record()
         return ""
 
-    def _trim_journal(self, confirmed: RelocationCursor, index: int, outgoing: Outgoing, overlay: Overlay) -> str:
+    def _trim_journal(self, confirmed: MigrationCursor, index: int, outgoing: Outgoing, overlay: Overlay) -> str:
         """Forget what the target is said to have.
 
         Where it has less, what it lacks can be read no more, and is not left out in silence: see `can_be_read`.
@@ -369,7 +369,7 @@ class Microshards:
             return f"page {command.number} is of other microshards than shard {self._machine.shard.id} is to get"
         prefixes = self._incoming_prefixes
         if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
-            return f"some of the rows are of microshards that relocation {command.relocation} is not about"
+            return f"some of the rows are of microshards that migration {command.migration} is not about"
         overlay.clear(
             joined_spans([_span(prefixes[microshard], start, end) for microshard, start, end in command.cleared])
         )
@@ -421,7 +421,7 @@ class Microshards:
             ranges=with_ranges(state.ranges, incoming.ranges),
             incoming=None,
         )
-        self._end(command.relocation, RelocationEnd.ADOPTED)
+        self._end(command.migration, MigrationEnd.ADOPTED)
         self.adopt()
         self._hand_overs.append(HandOver(incoming.source, machine.shard.id, incoming.ranges, command.map_version))
         return ""
@@ -430,29 +430,29 @@ class Microshards:
         if not outgoing.sealed:
             return f"shard {self._machine.shard.id} still has the microshards: seal it first"
         self._clear_rows(outgoing.ranges, index, overlay)
-        self._end_outgoing(command.relocation, RelocationEnd.FORGOTTEN, overlay)
+        self._end_outgoing(command.migration, MigrationEnd.FORGOTTEN, overlay)
         return ""
 
     def _cancel(self, command: CancelCommand, index: int, overlay: Overlay) -> str:
-        state, relocation = self._machine.state, command.relocation
+        state, migration = self._machine.state, command.migration
         outgoing, incoming = state.outgoing, state.incoming
-        if outgoing is not None and outgoing.relocation == relocation:
+        if outgoing is not None and outgoing.migration == migration:
             if outgoing.sealed:
-                return f"shard {self._machine.shard.id} has parted with the microshards: the relocation must go forward"
-            self._end_outgoing(relocation, RelocationEnd.CANCELLED, overlay)
-        elif incoming is not None and incoming.relocation == relocation:
+                return f"shard {self._machine.shard.id} has parted with the microshards: the migration must go forward"
+            self._end_outgoing(migration, MigrationEnd.CANCELLED, overlay)
+        elif incoming is not None and incoming.migration == migration:
             if incoming.cursor.complete:
-                return f"shard {incoming.source} has parted with the microshards: the relocation must go forward"
+                return f"shard {incoming.source} has parted with the microshards: the migration must go forward"
             self._clear_rows(incoming.ranges, index, overlay)
             self._machine.state = msgspec.structs.replace(state, incoming=None)
             self._place(state.generations(state.ranges))
-            self._end(relocation, RelocationEnd.CANCELLED)
+            self._end(migration, MigrationEnd.CANCELLED)
             self.adopt()
         else:
-            self._end(relocation, RelocationEnd.CANCELLED)
+            self._end(migration, MigrationEnd.CANCELLED)
         return ""
 
-    def _end_outgoing(self, relocation: int, end: RelocationEnd, overlay: Overlay) -> None:
+    def _end_outgoing(self, migration: int, end: MigrationEnd, overlay: Overlay) -> None:
         machine = self._machine
         state = machine.state
         overlay.take_changes()
@@ -460,7 +460,7 @@ class Microshards:
         overlay.clear([(prefix, prefix_end(prefix))])
         machine.state = msgspec.structs.replace(state, outgoing=None)
         self._place(state.generations(state.ranges))
-        self._end(relocation, end)
+        self._end(migration, end)
         self.adopt()
 
     def _clear_rows(self, ranges: tuple[MicroshardRange, ...], index: int, overlay: Overlay) -> None:
@@ -491,6 +491,6 @@ def joined_spans(spans: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 
 def _busy(state: AppliedState) -> str:
     if state.outgoing is not None:
-        return f"relocation {state.outgoing.relocation}, which takes microshards away, is under way"
-    assert state.incoming is not None, "asked only of a shard that is in a relocation"
-    return f"relocation {state.incoming.relocation}, which brings microshards, is under way"
+        return f"migration {state.outgoing.migration}, which takes microshards away, is under way"
+    assert state.incoming is not None, "asked only of a shard that is in a migration"
+    return f"migration {state.incoming.migration}, which brings microshards, is under way"

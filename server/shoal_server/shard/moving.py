@@ -1,4 +1,4 @@
-"""What the target of a relocation lacks, read at its source: the scan of all rows first, then the journal of changes.
+"""What the target of a migration lacks, read at its source: the scan of all rows first, then the journal of changes.
 
 The scan may take long, and sees the rows of one key early and of another late. That is mended by what follows it: every
 key that was changed behind the first page of the scan is in the journal, and is read again. Rows are read as they are
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from shoal.protocol.bounds import MAX_BOUND
-from shoal.protocol.relocation import ClearedRange, MovedRow, RelocationCursor
+from shoal.protocol.migration import ClearedRange, MigrationCursor, MovedRow
 
 from shoal_server.storage.applied_state import AppliedState, Outgoing
 from shoal_server.storage.decoding import damaged_row
@@ -26,17 +26,17 @@ MAX_MOVED_ROWS = 8192
 _MICROSHARD_BYTES = 4
 
 
-def journal_resumption(cursor: RelocationCursor) -> bytes:
+def journal_resumption(cursor: MigrationCursor) -> bytes:
     """Return what comes, behind the journal's prefix, before all that is still to be read; the scan must be over."""
     return cursor.after + b"\x00" if cursor.after else journal_start(cursor.mark)
 
 
-def journal_place(cursor: RelocationCursor) -> bytes:
+def journal_place(cursor: MigrationCursor) -> bytes:
     """Return where in the journal all begins that is still to be read, or the last that is not."""
     return cursor.after if cursor.scanned and cursor.after else journal_start(cursor.mark)
 
 
-def can_be_read(cursor: RelocationCursor, outgoing: Outgoing) -> bool:
+def can_be_read(cursor: MigrationCursor, outgoing: Outgoing) -> bool:
     """Say whether the journal still has all that is to be read of it from `cursor` on."""
     # From before the beginning, all rows are read anew as they are now.
     return cursor.mark < 0 or journal_place(cursor) >= outgoing.forgotten
@@ -46,7 +46,7 @@ def can_be_read(cursor: RelocationCursor, outgoing: Outgoing) -> bool:
 class MovingPage:
     """What one `MovingRows` answers; see there."""
 
-    cursor: RelocationCursor
+    cursor: MigrationCursor
     cleared: list[ClearedRange] = field(default_factory=list)
     rows: list[MovedRow] = field(default_factory=list)
     done: bool = False
@@ -71,11 +71,11 @@ class MovingReader:
         self._outgoing = outgoing
         self._max_bytes = max_bytes
 
-    def read(self, cursor: RelocationCursor) -> MovingPage:
+    def read(self, cursor: MigrationCursor) -> MovingPage:
         """Return what follows `cursor`, which is not beyond what is applied here."""
         return self._journal(cursor) if cursor.scanned else self._scan(cursor)
 
-    def _scan(self, cursor: RelocationCursor) -> MovingPage:
+    def _scan(self, cursor: MigrationCursor) -> MovingPage:
         # What was changed behind the first page is read again after the scan.
         mark = self._state.index if cursor.mark < 0 else cursor.mark
         page = MovingPage(self._from(cursor, mark=mark))
@@ -90,7 +90,7 @@ class MovingReader:
         page.cursor = msgspec.structs.replace(page.cursor, scanned=True, after=b"")
         return page
 
-    def _from(self, cursor: RelocationCursor, *, mark: int) -> RelocationCursor:
+    def _from(self, cursor: MigrationCursor, *, mark: int) -> MigrationCursor:
         return msgspec.structs.replace(cursor, mark=mark, seq=self._state.seq, ranges=self._outgoing.ranges)
 
     def _rows_behind(self, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
@@ -104,7 +104,7 @@ class MovingReader:
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
                 yield microshard, key[len(prefix) :], whole_row(key, row)
 
-    def _journal(self, cursor: RelocationCursor) -> MovingPage:
+    def _journal(self, cursor: MigrationCursor) -> MovingPage:
         engine, state = self._engine, self._state
         prefix = journal_prefix(self._group, state.generation)
         start = prefix + journal_resumption(cursor)

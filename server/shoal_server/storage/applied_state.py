@@ -13,8 +13,8 @@ from shoal.protocol.bounds import (
     LogIndex,
     MicroshardEnd,
     MicroshardNumber,
+    MigrationId,
     PageNumber,
-    RelocationId,
     Seq,
     ShardId,
     Term,
@@ -22,7 +22,7 @@ from shoal.protocol.bounds import (
     Word,
 )
 from shoal.protocol.checksum import checksum
-from shoal.protocol.relocation import EndedRelocation, RelocationCursor
+from shoal.protocol.migration import EndedMigration, MigrationCursor
 from shoal.shardmap import MicroshardRange, Ranges, is_well_formed, microshards_in, ranges_of
 
 from shoal_server.raft.messages import Membership
@@ -32,14 +32,14 @@ from shoal_server.storage.layout import FORMAT, applied_state_key
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
-    """A relocation that the shard is the source of.
+    """A migration that the shard is the source of.
 
     Args:
         sealed: it has parted with the microshards, and keeps the rows.
         forgotten: up to where, behind its prefix, the journal is deleted: nothing can be read from before it any more.
     """
 
-    relocation: RelocationId
+    migration: MigrationId
     target: ShardId
     ranges: Ranges
     sealed: bool = False
@@ -47,7 +47,7 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Incoming(msgspec.Struct, frozen=True, array_like=True):
-    """A relocation that the shard is the target of.
+    """A migration that the shard is the target of.
 
     Args:
         number: of the next page that it takes.
@@ -55,11 +55,11 @@ class Incoming(msgspec.Struct, frozen=True, array_like=True):
         rows, bytes: taken so far.
     """
 
-    relocation: RelocationId
+    migration: MigrationId
     source: ShardId
     ranges: Ranges
     number: PageNumber = 1
-    cursor: RelocationCursor = RelocationCursor()
+    cursor: MigrationCursor = MigrationCursor()
     rows: Count = 0
     bytes: Count = 0
 
@@ -84,7 +84,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         membership: the group's as of `index`.
         clock_ms: the newest time (Unix milliseconds) that an applied entry was stamped with, since one set it back.
         ranges: the microshards, as of `index`.
-        ended: relocations that the shard is done with, the newest last.
+        ended: migrations that the shard is done with, the newest last.
         children: the shards that were split off.
         compared_index: all rows of all replicas were found the same by a comparison that began at this entry; 0: never yet.
         copied_index: the rows on this node came by a snapshot of this entry; 0: they were all made here.
@@ -102,7 +102,7 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     format: Count = FORMAT
     outgoing: Outgoing | None = None
     incoming: Incoming | None = None
-    ended: tuple[EndedRelocation, ...] = ()
+    ended: tuple[EndedMigration, ...] = ()
     placements: tuple[Placement, ...] = ()
     children: tuple[ShardId, ...] = ()
     compared_index: LogIndex = 0

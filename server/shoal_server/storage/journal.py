@@ -1,4 +1,4 @@
-"""Keys of the journal that the source of a relocation keeps of what changes in the microshards it is to part with.
+"""Keys of the journal that the source of a migration keeps of what changes in the microshards it is to part with.
 
 A row names what an entry of the log has changed: a key, or a range that it cleared. Both have the index of that entry, so
 that the journal is the same on every replica. Ranges come before the keys of the same entry: an entry may clear a range

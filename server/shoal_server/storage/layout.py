@@ -12,7 +12,7 @@ Families and their keys:
   0 (4) | group (4) | 2^32 - 1 (4) -> SplitOff, of a replica that a split made
   0 (4) | group (4) | generation (4) | session (16) | slot (2) -> a deduplication session, see session_rows.py
   2^31 (4) | group (4) | generation (4) | index (8) | kind (1) | microshard (4) | user key -> the end of a range, or
-  nothing: the journal of a relocation's source, see journal.py
+  nothing: the journal of a migration's source, see journal.py
 - meta: one letter for the kind of row (see meta_rows.py), then its key -> a MessagePack array, with its format, or a number
 
 An expiry is in milliseconds of Unix time. The index may name rows that are gone or have another expiry by now; a row that

@@ -5,7 +5,7 @@ under a generation that nothing reads yet; one batch then makes it the current o
 drops the rows there were. A crash before that batch leaves the old state, and rows that `discard_staged` removes.
 All of that is logged, unlike what applying writes: the log it replaces could not bring it back.
 
-A shard in a relocation has more rows than those of its microshards: its journal and those it has parted with, on the
+A shard in a migration has more rows than those of its microshards: its journal and those it has parted with, on the
 source, those it has taken so far, on the target. They are part of its snapshot.
 """
 
@@ -30,7 +30,7 @@ from shoal.protocol.bounds import (
     Word,
 )
 from shoal.protocol.checksum import checksum
-from shoal.protocol.relocation import EndedRelocation
+from shoal.protocol.migration import EndedMigration
 from shoal.shardmap import Ranges, microshards_in, ranges_of
 
 from shoal_server.raft.messages import Membership, SnapshotHeader
@@ -83,7 +83,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     ranges: Ranges
     outgoing: Outgoing | None = None
     incoming: Incoming | None = None
-    ended: tuple[EndedRelocation, ...] = ()
+    ended: tuple[EndedMigration, ...] = ()
     children: tuple[ShardId, ...] = ()
     compared_index: LogIndex = 0
     cluster_id: Word = ""

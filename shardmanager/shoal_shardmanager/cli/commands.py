@@ -28,7 +28,7 @@ from shoal_shardmanager.cli.options import (
     VersionOption,
     client_of,
     environment,
-    run_order,
+    run_request,
 )
 from shoal_shardmanager.cli.output import follow, print_operation, print_operations
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
@@ -101,7 +101,7 @@ def move(
     The new replica votes before the old one loses its vote, so that there are never fewer voters than asked for.
     """
     request = pb.StartRequest(move=pb.Move(shard=shard, source=source, target=target))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def drain(
@@ -119,7 +119,7 @@ def drain(
     Refused if the node cannot be emptied. Done once the node itself says that it holds nothing.
     """
     request = pb.StartRequest(drain=pb.Drain(node=node))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def undrain(
@@ -134,7 +134,7 @@ def undrain(
 ) -> None:
     """Let a drained or draining node hold replicas again."""
     request = pb.StartRequest(undrain=pb.Undrain(node=node))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def remove_node(
@@ -149,7 +149,7 @@ def remove_node(
 ) -> None:
     """Have the cluster forget a node that is empty: drained, or gone and replaced. Its id is never used again."""
     request = pb.StartRequest(remove_node=pb.RemoveNode(node=node))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def failover(
@@ -164,7 +164,7 @@ def failover(
 ) -> None:
     """Take all leaderships from a node at once; its replicas stay."""
     request = pb.StartRequest(failover=pb.Failover(node=node))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def rebalance(
@@ -178,7 +178,7 @@ def rebalance(
 ) -> None:
     """Even out replicas, leaders and load over the nodes, a few moves at a time, until nothing is gained any more."""
     request = pb.StartRequest(rebalance=pb.Rebalance())
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def operations(
@@ -297,7 +297,7 @@ def create_keyspace(
     if delimiter is not None:
         settings.delimiter = delimiter.encode()
     request = pb.StartRequest(create_keyspace=settings)
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 @keyspace_app.command("alter")
@@ -322,7 +322,7 @@ def alter_keyspace(
     if settings == pb.KeyspaceSettings(name=name):
         raise CommandFailed(f"say what is to change of keyspace {name}, such as --voters 5", ExitCode.USAGE)
     request = pb.StartRequest(alter_keyspace=settings)
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 @keyspace_app.command("drop")
@@ -341,7 +341,7 @@ def drop_keyspace(
     if not plan and not yes:
         typer.confirm(f"Delete keyspace {name} and all its data?", abort=True, err=True)
     request = pb.StartRequest(drop_keyspace=pb.DropKeyspace(name=name))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def _settings(

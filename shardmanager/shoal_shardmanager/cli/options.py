@@ -1,4 +1,4 @@
-"""What the control plane's commands share: options, the managers that they name, an order and what is shown of it."""
+"""What the control plane's commands share: options, the managers that they name, a request and what is shown of it."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def process_files(cluster: ClusterConfig, *, certificate: bool) -> TlsFiles | No
     return TlsFiles(str(tls.authorities), str(tls.certificate), str(tls.key))
 
 
-def run_order(
+def run_request(
     request: pb.StartRequest, client: ManagersClient, plan: bool, detach: bool, if_version: int, as_json: bool
 ) -> None:
-    """Give an order, and show it to its end, its plan alone, or how it began."""
+    """Give a request, and show it to its end, its plan alone, or how it began."""
     request.plan_only, request.if_version = plan, if_version
     reply = client.start(request)
     if plan:

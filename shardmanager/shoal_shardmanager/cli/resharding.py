@@ -20,7 +20,7 @@ from shoal_shardmanager.cli.options import (
     TimeoutOption,
     VersionOption,
     client_of,
-    run_order,
+    run_request,
 )
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
@@ -60,7 +60,7 @@ def split(
     Without --at the point is where it parts reads and writes best, else bytes, else microshards.
     """
     request = pb.StartRequest(split=pb.Split(shard=shard, at=at))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def merge(
@@ -82,7 +82,7 @@ def merge(
     The other one stays for a while, empty, to answer writes that are repeated (`shoal settings`: merge_linger).
     """
     request = pb.StartRequest(merge=pb.Merge(target=shard, source=other))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def move_microshards(
@@ -102,9 +102,9 @@ def move_microshards(
     as_json: JsonOption = False,
 ) -> None:
     """Move microshards from one shard to another, live, wherever the replicas of both are."""
-    order = pb.MoveMicroshards(source=source, target=target, ranges=parse_microshards(microshards))
-    request = pb.StartRequest(move_microshards=order)
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    move = pb.MoveMicroshards(source=source, target=target, ranges=parse_microshards(microshards))
+    request = pb.StartRequest(move_microshards=move)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def settle(
@@ -119,11 +119,11 @@ def settle(
 ) -> None:
     """Settle what was begun on a shard without the shard manager, as `shoal doctor` finds it.
 
-    A relocation is undone, or finished where its source has parted with the microshards already; a new shard that a split
+    A migration is undone, or finished where its source has parted with the microshards already; a new shard that a split
     has made comes into the map.
     """
     request = pb.StartRequest(settle=pb.Settle(shard=shard))
-    run_order(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
 
 
 def parse_microshards(text: str) -> list[pb.MicroshardRange]:

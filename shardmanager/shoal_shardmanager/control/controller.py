@@ -15,24 +15,24 @@ from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import units
 
 from shoal_shardmanager.control import memberships
+from shoal_shardmanager.control.node_requests import Drop, Install, NodeRequest
 from shoal_shardmanager.control.observed import View, elapsed_ms
 from shoal_shardmanager.control.operation_queue import begun
 from shoal_shardmanager.control.operations import (
     automatic,
     leaders,
+    migrate,
     planned_moves,
-    relocate,
     replica,
     restart,
     split,
     spread,
 )
+from shoal_shardmanager.control.operations.migrate import MigrationProgress
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, end, wait
 from shoal_shardmanager.control.operations.planned_moves import Planned
-from shoal_shardmanager.control.operations.relocate import Carried
-from shoal_shardmanager.control.orders.keyspaces import NAME
 from shoal_shardmanager.control.placement_input import Loads
-from shoal_shardmanager.control.requests import Drop, Install, NodeRequest
+from shoal_shardmanager.control.requests.keyspaces import NAME
 from shoal_shardmanager.control.rows import (
     AlterKeyspace,
     CountersRow,
@@ -42,6 +42,7 @@ from shoal_shardmanager.control.rows import (
     Failover,
     Heal,
     MergeShards,
+    Migration,
     MoveLeader,
     MoveMicroshards,
     MoveReplica,
@@ -50,7 +51,6 @@ from shoal_shardmanager.control.rows import (
     OperationRow,
     PolicyRow,
     Rebalance,
-    Relocation,
     RemoveNode,
     RollingRestart,
     SettingsRow,
@@ -72,7 +72,7 @@ PLAN_MS = 5_000
 """A plan that is older was made for other nodes and loads."""
 
 HOLD_MS = 2_000
-"""For so long at the most no map is sent while nodes may have one that they have derived from a split or a relocation, and
+"""For so long at the most no map is sent while nodes may have one that they have derived from a split or a migration, and
 that the managers' does not show yet: there is nothing wrong with an older one, but clients would look for keys in vain."""
 
 HAS_ANOTHER_FOLDER = "has another data folder than"
@@ -98,20 +98,20 @@ class Memory:
         since_ms: when it began: before, it cannot know who was silent (monotonic).
         plans: placement's newest answers, by operation.
         loads: what shards have to do.
-        carried: how far the ferries are, by operation.
+        progress: how far the migrators are, by operation.
         overloaded: since when shards have been beyond what asks for a split (monotonic).
     """
 
     since_ms: int
     plans: dict[int, Planned] = field(default_factory=dict)
     loads: Loads = field(default_factory=Loads)
-    carried: dict[int, Carried] = field(default_factory=dict)
+    progress: dict[int, MigrationProgress] = field(default_factory=dict)
     overloaded: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Decision:
-    """What to do now: write `changes` in one write, then send `requests`, and have the ferries at work that are wanted.
+    """What to do now: write `changes` in one write, then send `requests`, and have the migrators at work that are wanted.
 
     `notes` say how running operations stand.
     """
@@ -120,7 +120,7 @@ class Decision:
     requests: list[NodeRequest] = field(default_factory=list)
     notes: dict[int, Note] = field(default_factory=dict)
     plans_wanted: list[int] = field(default_factory=list)
-    ferries_wanted: list[int] = field(default_factory=list)
+    migrators_wanted: list[int] = field(default_factory=list)
 
 
 def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
@@ -139,7 +139,7 @@ def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
         decision.notes[row.id] = _with_trouble(outcome.note, view, row.id)
         decision.requests.extend(outcome.requests)
         after = _write(after, decision, outcome.changes)
-    stuck = frozenset(number for number, carried in memory.carried.items() if carried.trouble)
+    stuck = frozenset(number for number, progress in memory.progress.items() if progress.trouble)
     after = _write(after, decision, begun(after, stuck, view.wall_ms))
     after = _write(after, decision, automatic.splits(after, view, memory.loads, memory.overloaded))
     after = _write(after, decision, automatic.rebalancing(after, view))
@@ -194,21 +194,21 @@ def _advance(row: OperationRow, state: ClusterState, view: View, memory: Memory,
         case SplitShard() if row.step is Step.SPLIT:
             return split.advance(row, work, state, view)
         case MoveMicroshards():
-            return _relocate(row, work, state, view, memory, decision)
+            return _migrate(row, work, state, view, memory, decision)
         case MergeShards() if row.step not in (Step.SPREAD, Step.DROP):
-            return _relocate(row, work, state, view, memory, decision)
+            return _migrate(row, work, state, view, memory, decision)
         case DropKeyspace() | MergeShards() if row.step is Step.DROP:
             return spread.delete(row, work, state, view)
         case AlterKeyspace() | RemoveNode() | Undrain() | DropKeyspace() | SplitShard() | MergeShards():
             return spread.spread(row, work, state, view)
 
 
-def _relocate(
-    row: OperationRow, work: Relocation, state: ClusterState, view: View, memory: Memory, decision: Decision
+def _migrate(
+    row: OperationRow, work: Migration, state: ClusterState, view: View, memory: Memory, decision: Decision
 ) -> Outcome:
-    outcome = relocate.advance(row, work, state, view, memory.carried.get(row.id))
-    if outcome.ferry:
-        decision.ferries_wanted.append(row.id)
+    outcome = migrate.advance(row, work, state, view, memory.progress.get(row.id))
+    if outcome.migrator:
+        decision.migrators_wanted.append(row.id)
     return outcome
 
 

@@ -12,8 +12,8 @@ from shoal.map_rules import refuse_shard, refuse_successor
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Shard, ShardMap
 
+from shoal_shardmanager.control.node_requests import DEMOTE, REMOVE, Change
 from shoal_shardmanager.control.observed import View
-from shoal_shardmanager.control.requests import DEMOTE, REMOVE, Change
 from shoal_shardmanager.control.rows import MoveReplica, Step
 from shoal_shardmanager.control.state import ClusterState, with_membership, with_shards
 

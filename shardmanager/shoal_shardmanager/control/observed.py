@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
-from shoal.protocol.relocation import RelocationEnd
+from shoal.protocol.migration import MigrationEnd
 
 FRESH_MS = 5_000
 """A report older than this says nothing about now."""
@@ -181,10 +181,10 @@ class Leading:
         """Return what the leader knows of a replica."""
         return next((peer for peer in self.replica.peers if peer.node == node), None)
 
-    def ended(self, relocation: int) -> RelocationEnd | None:
-        """Return how a relocation ended for the shard; None: it has not, or is long ago."""
+    def ended(self, migration: int) -> MigrationEnd | None:
+        """Return how a migration ended for the shard; None: it has not, or is long ago."""
         return next(
-            (RelocationEnd(one.end) for one in self.replica.relocations_ended if one.relocation == relocation), None
+            (MigrationEnd(one.end) for one in self.replica.migrations_ended if one.migration == migration), None
         )
 
     def supported_voters(self, without: str) -> int:

@@ -30,7 +30,7 @@ def begun(state: ClusterState, stuck: frozenset[int], now_ms: int) -> Iterable[C
     """Let queued operations begin, the oldest first, as far as the caps allow.
 
     Args:
-        stuck: relocations that do not go on: they copy nothing.
+        stuck: migrations that do not go on: they copy nothing.
     """
     moving = _Moving(0, {})
     for row in state.running():
@@ -73,7 +73,7 @@ def _pointless(work: MoveReplica, state: ClusterState) -> str:
 def _counts(row: OperationRow, stuck: frozenset[int], now_ms: int) -> bool:
     if isinstance(row.arguments, MoveReplica):
         return row.step is not Step.QUEUED and elapsed_ms(row.step_ms, now_ms) < STUCK_MS
-    return row.relocates and row.step in (Step.COPY, Step.SEAL) and row.id not in stuck
+    return row.migrates and row.step in (Step.COPY, Step.SEAL) and row.id not in stuck
 
 
 def _filled(row: OperationRow, state: ClusterState) -> tuple[str, ...]:

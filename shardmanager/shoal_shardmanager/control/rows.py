@@ -125,7 +125,7 @@ class SettingsRow(msgspec.Struct, frozen=True):
             none is.
         split_pause_ms: how long a shard is left alone after a split before it may be split by itself again; twice as long
             after each further one.
-        relocation_bytes_per_second: how fast microshards are copied to another shard; 0: as fast as it goes.
+        migration_bytes_per_second: how fast microshards are copied to another shard; 0: as fast as it goes.
         merge_linger_ms: how long an emptied shard stays, to answer writes that are repeated.
     """
 
@@ -139,7 +139,7 @@ class SettingsRow(msgspec.Struct, frozen=True):
     split_reads_per_second: Count = 200_000
     split_writes_per_second: Count = 50_000
     split_pause_ms: DurationMs = 300_000
-    relocation_bytes_per_second: Bytes = 0
+    migration_bytes_per_second: Bytes = 0
     merge_linger_ms: DurationMs = 30_000
 
 
@@ -275,13 +275,13 @@ class SplitShard(msgspec.Struct, frozen=True, tag="split"):
 class MoveMicroshards(msgspec.Struct, frozen=True, tag="move-microshards"):
     """Give some of the microshards of shard `source` to shard `target`.
 
-    `relocation`: the number under which somebody else has begun it; 0: it is this operation's own.
+    `migration`: the number under which somebody else has begun it; 0: it is this operation's own.
     """
 
     source: ShardId
     target: ShardId
     ranges: Ranges
-    relocation: Version = 0
+    migration: Version = 0
 
 
 class MergeShards(msgspec.Struct, frozen=True, tag="merge"):
@@ -307,7 +307,7 @@ class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
     skipped: Nodes = ()
 
 
-Relocation: TypeAlias = MoveMicroshards | MergeShards
+Migration: TypeAlias = MoveMicroshards | MergeShards
 
 Arguments: TypeAlias = (
     MoveReplica
@@ -338,7 +338,7 @@ class OperationRow(msgspec.Struct, frozen=True):
         undo: why it goes back to where things were; "": it does not.
         cancelled: the reason is that somebody cancelled it.
         reason: why it was begun, or, at the end, how it ended.
-        order_id: what whoever ordered it has called the order; "": nothing.
+        request_id: what whoever requested it has called the request; "": nothing.
     """
 
     id: Version
@@ -353,7 +353,7 @@ class OperationRow(msgspec.Struct, frozen=True):
     undo: str = ""
     cancelled: bool = False
     reason: str = ""
-    order_id: Word = ""
+    request_id: Word = ""
 
     @property
     def kind(self) -> str:
@@ -380,14 +380,14 @@ class OperationRow(msgspec.Struct, frozen=True):
                 return ()
 
     @property
-    def relocates(self) -> bool:
+    def migrates(self) -> bool:
         """Whether it moves microshards from one shard to another."""
         return isinstance(self.arguments, MoveMicroshards | MergeShards)
 
     @property
-    def relocation(self) -> int:
+    def migration(self) -> int:
         """The number under which shards know what it moves between them."""
-        adopted = isinstance(self.arguments, MoveMicroshards) and self.arguments.relocation
+        adopted = isinstance(self.arguments, MoveMicroshards) and self.arguments.migration
         return adopted or self.id
 
     @property

@@ -89,7 +89,7 @@ class ClusterState:
 
 
 def _bears_healing(row: OperationRow) -> bool:
-    return row.relocates and row.step in (Step.QUEUED, Step.COPY)
+    return row.migrates and row.step in (Step.QUEUED, Step.COPY)
 
 
 def changed(state: ClusterState, changes: Iterable[Change]) -> ClusterState:

@@ -343,8 +343,8 @@ def _memberships(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _stray_relocations(facts: Facts) -> Iterator[Finding]:
-    """Relocations that no operation of the managers drives."""
+def _stray_migrations(facts: Facts) -> Iterator[Finding]:
+    """Migrations that no operation of the managers drives."""
     if not facts.control.asked or not facts.control.manager or facts.control.operations:
         return
     for shard in facts.survey.shard_map.shards:
@@ -352,8 +352,8 @@ def _stray_relocations(facts: Facts) -> Iterator[Finding]:
         if leader is not None and (leader.replica.outgoing or leader.replica.incoming):
             yield Finding(
                 Severity.WARNING,
-                "relocation_without_operation",
-                f"shard {shard.id} takes part in a relocation that no operation of the shard manager is about: it can be "
+                "migration_without_operation",
+                f"shard {shard.id} takes part in a migration that no operation of the shard manager is about: it can be "
                 f"neither split, merged nor moved from meanwhile",
                 "if an operation has just begun or ended, look again; else it was begun without the shard manager: "
                 f"`shoal settle {shard.id}` undoes it, or finishes it where the microshards have changed hands already",
@@ -492,7 +492,7 @@ _RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _maps,
     _microshards,
     _memberships,
-    _stray_relocations,
+    _stray_migrations,
     _versions,
     _clocks_off,
     _clocks,

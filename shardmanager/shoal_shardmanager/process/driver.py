@@ -1,4 +1,4 @@
-"""The controller as a task: gathers reports, lets `decide` decide, writes its rows, sends its requests, takes orders.
+"""The controller as a task: gathers reports, lets `decide` decide, writes its rows, sends its requests, takes requests.
 
 One manager at a time runs it: the one whose replica leads the managers' own shard. A term begins with taking over the
 `leader` row and loading all others, and ends when either is lost; nothing in memory outlives it.
@@ -31,10 +31,12 @@ from shoal_shardmanager.control.controller import (
 from shoal_shardmanager.control.observed import View, is_strange, trusted
 from shoal_shardmanager.control.operations.outcome import Note
 from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
-from shoal_shardmanager.control.orders import (
+from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
+from shoal_shardmanager.control.progress_rate import Paces
+from shoal_shardmanager.control.requests import (
     Accepted,
     Facts,
-    Order,
+    OperatorRequest,
     Unsettled,
     begun_by,
     cancel,
@@ -42,8 +44,6 @@ from shoal_shardmanager.control.orders import (
     named,
     with_settings,
 )
-from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
-from shoal_shardmanager.control.progress_rate import Paces
 from shoal_shardmanager.control.rows import (
     Drain,
     Heal,
@@ -56,9 +56,9 @@ from shoal_shardmanager.control.rows import (
 )
 from shoal_shardmanager.control.state import Change, ClusterState, changed
 from shoal_shardmanager.process.clock import SYSTEM, Clock
-from shoal_shardmanager.process.migrations import Ferries, open_leader
+from shoal_shardmanager.process.migrators import Migrators, open_leader
 from shoal_shardmanager.process.node_watcher import NodeWatcher
-from shoal_shardmanager.process.request_sender import Courier
+from shoal_shardmanager.process.request_sender import RequestSender
 from shoal_shardmanager.process.store import Deposed, Store
 
 log = structlog.get_logger("shoal.manager")
@@ -68,9 +68,9 @@ REST_SECONDS = 0.02
 """The least time between two decisions: reports that arrive together are decided on together."""
 HOUSEKEEPING_SECONDS = 1.0
 BOOTSTRAP_TIMEOUT_SECONDS = 2.0
-ORDER_TRIES = 3
+REQUEST_TRIES = 3
 SETTLE_SECONDS = 5.0
-"""An order that is refused for what passes by itself, such as an election, is held for so long before it is refused."""
+"""A request that is refused for what passes by itself, such as an election, is held for so long before it is refused."""
 
 
 class Term:
@@ -97,10 +97,10 @@ class Term:
         self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads)
         self._watchers: dict[str, NodeWatcher] = {}
         self._wake = asyncio.Event()
-        self._courier = Courier(self._watchers, self._wake.set, clock)
+        self._request_sender = RequestSender(self._watchers, self._wake.set, clock)
         self._writing = asyncio.Lock()
         self._planning: dict[int, asyncio.Task[None]] = {}
-        self._ferries = Ferries(self, partial(open_leader, tls=tls))
+        self._migrators = Migrators(self, partial(open_leader, tls=tls))
         self._progress = asyncio.Condition()
         self._ended: Deposed | ShoalError | None = None
 
@@ -132,8 +132,8 @@ class Term:
         finally:
             for task in self._planning.values():
                 task.cancel()
-            await self._courier.stop()
-            await self._ferries.stop()
+            await self._request_sender.stop()
+            await self._migrators.stop()
             await asyncio.gather(*(watcher.stop() for watcher in self._watchers.values()))
 
     async def _rest(self) -> None:
@@ -146,14 +146,14 @@ class Term:
         self._wake.clear()
 
     async def _decide(self) -> None:
-        self._memory.carried = self._ferries.carried()
+        self._memory.progress = self._migrators.progress()
         decision = decide(self.state, self.view(), self._memory)
         await self._write(decision.changes)
         self.notes = decision.notes
         self.paces.take(decision.notes, self._clock.now_ms())
         self._plan(decision)
-        self._ferries.follow(decision.ferries_wanted)
-        self._courier.send(decision.requests, self.state.map)
+        self._migrators.follow(decision.migrators_wanted)
+        self._request_sender.send(decision.requests, self.state.map)
         self._hurry()
         if decision.changes:
             self._wake.set()
@@ -203,12 +203,12 @@ class Term:
             self._clock.now_ms(),
             self._clock.wall_ms(),
             trusted(reports, incarnations, self.state.map.cluster_id),
-            self._courier.waiting(),
-            self._courier.troubles(),
+            self._request_sender.waiting(),
+            self._request_sender.troubles(),
         )
 
     def facts(self) -> Facts:
-        """Return what orders are checked against."""
+        """Return what requests are checked against."""
         return Facts(self.state, self.view(), self.loads)
 
     def silent_because(self, node: str) -> str:
@@ -307,12 +307,14 @@ class Term:
             del self._planning[operation]
             self._wake.set()
 
-    # -- orders
+    # -- requests
 
-    async def order(self, order: Order, *, plan_only: bool, if_version: int, order_id: str = "") -> Accepted:
-        """Check an order and begin it, unless only its plan is wanted.
+    async def request(
+        self, request: OperatorRequest, *, plan_only: bool, if_version: int, request_id: str = ""
+    ) -> Accepted:
+        """Check a request and begin it, unless only its plan is wanted.
 
-        One that a shard has no leader for at this moment is held until it has one, for a while. One whose `order_id` is that
+        One that a shard has no leader for at this moment is held until it has one, for a while. One whose `request_id` is that
         of an operation was sent again by somebody who got no answer: it begins nothing, and has that operation.
 
         Raises:
@@ -323,7 +325,7 @@ class Term:
             await self.next_progress(until - self._clock.monotonic())
         while True:
             try:
-                return await self._order(order, plan_only, if_version, order_id)
+                return await self._request(request, plan_only, if_version, request_id)
             except Unsettled:
                 if self._clock.monotonic() >= until:
                     raise
@@ -335,23 +337,23 @@ class Term:
             watcher.report is not None or watcher.silent_because for watcher in self._watchers.values()
         )
 
-    async def _order(self, order: Order, plan_only: bool, if_version: int, order_id: str) -> Accepted:
-        for _ in range(ORDER_TRIES):
+    async def _request(self, request: OperatorRequest, plan_only: bool, if_version: int, request_id: str) -> Accepted:
+        for _ in range(REQUEST_TRIES):
             facts = self.facts()
-            begun = begun_by(order_id, facts.state)
+            begun = begun_by(request_id, facts.state)
             if begun is not None:
                 return begun
-            # Some orders ask placement, which may take long: not on the loop, and with the rows free to change.
-            accepted = await asyncio.to_thread(check, order, facts, if_version)
+            # Some requests ask placement, which may take long: not on the loop, and with the rows free to change.
+            accepted = await asyncio.to_thread(check, request, facts, if_version)
             if plan_only:
                 return accepted
             async with self._writing:
                 if self.state is facts.state:
-                    return await self._begin(named(accepted, order_id))
+                    return await self._begin(named(accepted, request_id))
         async with self._writing:
             facts = self.facts()
-            return begun_by(order_id, facts.state) or await self._begin(
-                named(check(order, facts, if_version), order_id)
+            return begun_by(request_id, facts.state) or await self._begin(
+                named(check(request, facts, if_version), request_id)
             )
 
     async def _begin(self, accepted: Accepted) -> Accepted:

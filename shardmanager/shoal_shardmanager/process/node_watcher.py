@@ -12,9 +12,8 @@ from shoal.admin.connection import AdminConnection
 from shoal.errors import ShoalError
 from shoal.shardmap import ShardMap
 
-from shoal_shardmanager.control.observed import Report
-from shoal_shardmanager.control.requests import (
-    CancelRelocation,
+from shoal_shardmanager.control.node_requests import (
+    CancelMigration,
     Change,
     Drop,
     Forget,
@@ -23,6 +22,7 @@ from shoal_shardmanager.control.requests import (
     Split,
     Transfer,
 )
+from shoal_shardmanager.control.observed import Report
 from shoal_shardmanager.process.clock import SYSTEM, Clock
 
 log = structlog.get_logger("shoal.manager")
@@ -145,6 +145,6 @@ class NodeWatcher:
                 case Split():
                     await connection.split_shard(request.shard, request.child, request.map_version)
                 case Forget():
-                    await connection.forget_moved(request.shard, request.relocation)
-                case CancelRelocation():
-                    await connection.cancel_relocation(request.shard, request.relocation)
+                    await connection.forget_moved(request.shard, request.migration)
+                case CancelMigration():
+                    await connection.cancel_migration(request.shard, request.migration)

@@ -10,8 +10,8 @@ import structlog
 from shoal.errors import ShoalError
 from shoal.shardmap import ShardMap
 
+from shoal_shardmanager.control.node_requests import Install, NodeRequest, Transfer
 from shoal_shardmanager.control.observed import Trouble
-from shoal_shardmanager.control.requests import Install, NodeRequest, Transfer
 from shoal_shardmanager.process.clock import SYSTEM, Clock
 from shoal_shardmanager.process.node_watcher import NodeWatcher
 
@@ -30,7 +30,7 @@ class _Failed:
     reason: str
 
 
-class Courier:
+class RequestSender:
     """Requests under way, and those that failed last."""
 
     def __init__(self, watchers: Mapping[str, NodeWatcher], changed: Callable[[], None], clock: Clock = SYSTEM) -> None:

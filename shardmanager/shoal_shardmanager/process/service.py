@@ -17,13 +17,13 @@ from shoal_server.certificates import Certificates
 from shoal_server.secure_grpc import open_port
 
 from shoal_shardmanager import placement
-from shoal_shardmanager.control.orders import Refused, Why
-from shoal_shardmanager.control.orders.common import known_shard
 from shoal_shardmanager.control.placement_input import placement_settings, placement_state
+from shoal_shardmanager.control.requests import Refused, Why
+from shoal_shardmanager.control.requests.common import known_shard
 from shoal_shardmanager.control.rows import NodeState
 from shoal_shardmanager.process.driver import Term
 from shoal_shardmanager.process.store import Deposed
-from shoal_shardmanager.rpc.convert import operation_message, order_of, settings_message
+from shoal_shardmanager.rpc.convert import operation_message, operator_request_of, settings_message
 from shoal_shardmanager.rpc.field_rules import check_fields
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 from shoal_shardmanager.rpc.generated import admin_pb2_grpc as pb_grpc
@@ -78,14 +78,14 @@ class AdminService(pb_grpc.AdminServicer):
         self._host = host
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:  # noqa: N802
-        """Check an order, and begin it."""
+        """Check a request, and begin it."""
         term = await self._term(context, request)
         try:
-            accepted = await term.order(
-                order_of(request),
+            accepted = await term.request(
+                operator_request_of(request),
                 plan_only=request.plan_only,
                 if_version=request.if_version,
-                order_id=request.order_id,
+                request_id=request.request_id,
             )
         except (Refused, Deposed, ShoalError) as error:
             await _abort(context, error)

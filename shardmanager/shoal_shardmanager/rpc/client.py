@@ -33,7 +33,7 @@ _EXITS = {
 
 
 _NOT_ANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
-"""After these, an order may have been begun or not; sent again with its id, it is begun once."""
+"""After these, a request may have been begun or not; sent again with its id, it is begun once."""
 
 
 class ManagersClient:
@@ -61,9 +61,9 @@ class ManagersClient:
             channel.close()
 
     def start(self, request: pb.StartRequest) -> pb.StartReply:
-        """Begin an order, or ask for its plan; sent again where no answer comes, it is begun once."""
-        if not request.order_id:
-            request.order_id = uuid4().hex
+        """Begin a request, or ask for its plan; sent again where no answer comes, it is begun once."""
+        if not request.request_id:
+            request.request_id = uuid4().hex
         reply: pb.StartReply = self._call(lambda stub, seconds: stub.Start(request, timeout=seconds), _NOT_ANSWERED)
         return reply
 
@@ -178,7 +178,7 @@ class ManagersClient:
             details = f"no manager answers; `--managers` or {MANAGERS_VARIABLE} says where they are: {why}"
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             details = (
-                f"no answer from {', '.join(self._addresses)} within {self._timeout_seconds:g} s; where an order was given, "
+                f"no answer from {', '.join(self._addresses)} within {self._timeout_seconds:g} s; where a request was given, "
                 "`shoal operations` says whether it has begun"
             )
         elif code is grpc.StatusCode.UNIMPLEMENTED:  # a node's gRPC port, most likely

@@ -6,19 +6,19 @@ from shoal.shardmap import MicroshardRange
 
 from shoal_shardmanager.control.operations.outcome import Note
 from shoal_shardmanager.control.operations.restart import current_node
-from shoal_shardmanager.control.orders import (
+from shoal_shardmanager.control.requests import (
     SETTINGS,
     Alter,
     Create,
-    DropOrder,
-    KeyspaceOrder,
-    MergeOrder,
-    MoveMicroshardsOrder,
-    Order,
+    DropRequest,
+    KeyspaceRequest,
+    MergeRequest,
+    MoveMicroshardsRequest,
+    OperatorRequest,
     Refused,
-    RestartOrder,
-    SettleOrder,
-    SplitOrder,
+    RestartRequest,
+    SettleRequest,
+    SplitRequest,
     Why,
 )
 from shoal_shardmanager.control.rows import (
@@ -43,13 +43,13 @@ from shoal_shardmanager.control.state import ClusterState
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
 
-def order_of(request: pb.StartRequest) -> Order:
+def operator_request_of(request: pb.StartRequest) -> OperatorRequest:
     """Return what is asked for.
 
     Raises:
         Refused: nothing is.
     """
-    match request.WhichOneof("order"):
+    match request.WhichOneof("request"):
         case "move":
             return MoveReplica(request.move.shard, request.move.source, request.move.target)
         case "transfer_leader":
@@ -69,24 +69,24 @@ def order_of(request: pb.StartRequest) -> Order:
         case "alter_keyspace":
             return Alter(_keyspace(request.alter_keyspace))
         case "drop_keyspace":
-            return DropOrder(request.drop_keyspace.name)
+            return DropRequest(request.drop_keyspace.name)
         case "split":
-            return SplitOrder(request.split.shard, request.split.at if request.split.HasField("at") else None)
+            return SplitRequest(request.split.shard, request.split.at if request.split.HasField("at") else None)
         case "move_microshards":
             ranges = tuple(MicroshardRange(span.first, span.end) for span in request.move_microshards.ranges)
-            return MoveMicroshardsOrder(request.move_microshards.source, request.move_microshards.target, ranges)
+            return MoveMicroshardsRequest(request.move_microshards.source, request.move_microshards.target, ranges)
         case "merge":
-            return MergeOrder(request.merge.target, request.merge.source)
+            return MergeRequest(request.merge.target, request.merge.source)
         case "rolling_restart":
-            return RestartOrder(tuple(request.rolling_restart.nodes))
+            return RestartRequest(tuple(request.rolling_restart.nodes))
         case "settle":
-            return SettleOrder(request.settle.shard)
+            return SettleRequest(request.settle.shard)
         case _:
-            raise Refused(Why.WRONG, "the request holds no order that this version knows")
+            raise Refused(Why.WRONG, "the request holds no request that this version knows")
 
 
-def _keyspace(settings: pb.KeyspaceSettings) -> KeyspaceOrder:
-    return KeyspaceOrder(
+def _keyspace(settings: pb.KeyspaceSettings) -> KeyspaceRequest:
+    return KeyspaceRequest(
         name=settings.name,
         microshards=settings.microshards if settings.HasField("microshards") else None,
         shards=settings.shards if settings.HasField("shards") else None,

@@ -1,7 +1,7 @@
 """What the fields of the control RPC's requests may be: each has a rule, checked before anything else is done with it.
 
 What makes sense only as things are (that there is such a shard, that a keyspace's settings agree with each other) is for
-`orders` to see. Decision 21 has the reasons.
+`requests` to see. Decision 21 has the reasons.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from shoal.protocol.bounds import (
     MAX_WORD,
 )
 
-from shoal_shardmanager.control.orders import Refused, Why
-from shoal_shardmanager.control.orders.keyspaces import DELIMITER_BYTES_MAX
-from shoal_shardmanager.control.orders.repeating import ID_CHARACTERS_MAX
+from shoal_shardmanager.control.requests import Refused, Why
+from shoal_shardmanager.control.requests.keyspaces import DELIMITER_BYTES_MAX
+from shoal_shardmanager.control.requests.repeating import ID_CHARACTERS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ _PLACES = Many(MAX_REPLICAS, Text(MAX_PLACE))
 
 RULES: dict[tuple[str, str], Rule] = {
     ("StartRequest", "if_version"): _VERSION,
-    ("StartRequest", "order_id"): Text(ID_CHARACTERS_MAX),
+    ("StartRequest", "request_id"): Text(ID_CHARACTERS_MAX),
     ("Move", "shard"): _SHARD,
     ("Move", "source"): _NODE,
     ("Move", "target"): _NODE,

@@ -1,8 +1,8 @@
-"""What splits, relocations and removals make of a shard map, for managers and nodes alike."""
+"""What splits, migrations and removals make of a shard map, for managers and nodes alike."""
 
 from __future__ import annotations
 
-from shoal.map_changes import with_relocated, with_split, without_shard
+from shoal.map_changes import with_migrated, with_split, without_shard
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
 
 FIRST, SECOND, CHILD, OTHER = 1, 2, 3, 9
@@ -42,14 +42,14 @@ def test_a_split_takes_its_microshards_from_the_parent_and_keeps_what_that_began
 
 
 def test_a_split_that_is_newer_than_the_map_takes_its_microshards_from_whoever_has_them_there() -> None:
-    """The parent had some from a relocation that this map does not know of."""
+    """The parent had some from a migration that this map does not know of."""
     found = shards(with_split(shard_map(), Shard(CHILD, 1, span(5, 7), VOTERS, parent=FIRST), 7))
     assert (found[FIRST].ranges, found[SECOND].ranges, found[CHILD].ranges) == (span(0, 5), span(7, 8), span(5, 7))
 
 
-def test_a_relocation_moves_microshards_and_what_both_began_with_stays_after_the_next_one_too() -> None:
-    once = with_relocated(shard_map(), FIRST, SECOND, span(4, 6), 6)
-    twice = with_relocated(once, SECOND, FIRST, span(4, 8), 9)
+def test_a_migration_moves_microshards_and_what_both_began_with_stays_after_the_next_one_too() -> None:
+    once = with_migrated(shard_map(), FIRST, SECOND, span(4, 6), 6)
+    twice = with_migrated(once, SECOND, FIRST, span(4, 8), 9)
     found = shards(twice)
     assert (twice.version, found[FIRST].ranges, found[SECOND].ranges) == (9, span(0, 8), ())
     assert (found[FIRST].founding_ranges, found[SECOND].founding_ranges) == (span(0, 6), span(6, 8))
@@ -57,6 +57,6 @@ def test_a_relocation_moves_microshards_and_what_both_began_with_stays_after_the
 
 
 def test_an_empty_shard_is_removed() -> None:
-    emptied = with_relocated(shard_map(), SECOND, FIRST, span(6, 8), 6)
+    emptied = with_migrated(shard_map(), SECOND, FIRST, span(6, 8), 6)
     after = without_shard(emptied, SECOND, 7)
     assert (after.version, shards(after).keys()) == (7, {FIRST, OTHER})

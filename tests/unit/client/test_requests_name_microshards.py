@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from shoal.protocol import messages
 from shoal.protocol.checksums import ReadChecksum
-from shoal.protocol.relocation import ReadMoving, RelocationStep
+from shoal.protocol.migration import MigrationStep, ReadMoving
 from shoal.shardmap import Ranges
 
 NAMES_KEYS = {"key", "keys", "operations"}
@@ -27,8 +27,8 @@ ABOUT_NO_ROWS = {
     messages.SplitShard,
 }
 """`SplitShard` moves no row, and says in the child which microshards go."""
-STEPS = set(get_args(RelocationStep)) | {ReadMoving}
-"""Of a relocation, which has one set of microshards from its first step on."""
+STEPS = set(get_args(MigrationStep)) | {ReadMoving}
+"""Of a migration, which has one set of microshards from its first step on."""
 
 
 def members(union: object) -> set[type]:

@@ -23,7 +23,7 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
-from shoal.protocol.relocation import GiveMicroshards, ReadMoving, RelocationCursor
+from shoal.protocol.migration import BeginOutgoing, MigrationCursor, ReadMoving
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.core import Node
 from shoal_server.node.peer_frames import peer_decoder
@@ -51,7 +51,7 @@ SHARDS = (Shard(1, 1, (FIRST,), NODES), Shard(2, 1, (SECOND,), NODES))
 KEYS = [key for number in range(40) if KEYSPACE.microshard_of(key := b"k%03d" % number) < FIRST.end]
 OTHER = next(key for number in range(40) if KEYSPACE.microshard_of(key := b"k%03d" % number) >= FIRST.end)
 MOVING = (MicroshardRange(0, 1),)
-RELOCATION = 7
+MIGRATION = 7
 ANY = Freshness(strong=False)
 TTL_MS = 60_000
 
@@ -62,7 +62,7 @@ def filled(make_nodes: Any) -> Any:
     nodes = make_nodes(NodeSettings(snapshot_chunk_bytes=300), SHARDS)
     for shard in SHARDS:
         nodes.until(lambda shard=shard: bool(leading(nodes, shard.id)))
-    asked = nodes.ask(leading(nodes, 1), lambda request: GiveMicroshards(request, 1, RELOCATION, 2, MOVING))
+    asked = nodes.ask(leading(nodes, 1), lambda request: BeginOutgoing(request, 1, MIGRATION, 2, MOVING))
     nodes.answer(asked)
     for place, key in enumerate(KEYS):
         assert isinstance(nodes.answer(nodes.write(Put(key, b"value", TTL_MS if place % 2 else 0))), Written)
@@ -163,8 +163,8 @@ def use_all(nodes: Any, name: str) -> None:
             lambda request: Scan(request, 1, 1, 1000, (FIRST,), b"", b"", True, True, 4096, freshness=ANY),
             lambda request: ReadPage(request, 1, 1, 1000, (FIRST,), b"", 4096),
             lambda request: ReadChecksum(request, 1, (FIRST,), ChecksumCursor(), 4096),
-            lambda request: ReadMoving(request, 1, RELOCATION, RelocationCursor(), 1 << 20),
-            lambda request: ReadMoving(request, 1, RELOCATION, RelocationCursor(0, True), 1 << 20),
+            lambda request: ReadMoving(request, 1, MIGRATION, MigrationCursor(), 1 << 20),
+            lambda request: ReadMoving(request, 1, MIGRATION, MigrationCursor(0, True), 1 << 20),
         ]
         for asked in [nodes.ask(name, make) for make in requests]:
             nodes.answer(asked)

@@ -24,7 +24,7 @@ from shoal.protocol.messages import (
     SplitShard,
     Written,
 )
-from shoal.protocol.relocation import AdoptMicroshards, RelocationCursor, SealMicroshards, StoreMoved
+from shoal.protocol.migration import AdoptMicroshards, MigrationCursor, SealMicroshards, StoreMoved
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
@@ -342,7 +342,7 @@ def test_a_map_founds_no_shard_that_the_node_has_dropped(nodes: Any) -> None:
 
 
 def test_versions_leave_room_for_those_that_follow(nodes: Any) -> None:
-    """The highest there is would be the last: no map, no split and no relocation could follow it."""
+    """The highest there is would be the last: no map, no split and no migration could follow it."""
     leader = nodes.leader
     known = nodes.nodes[leader].routes.map
     [shard] = known.shards
@@ -360,7 +360,7 @@ def test_versions_leave_room_for_those_that_follow(nodes: Any) -> None:
         refusal = order(nodes, leader, make)
         assert isinstance(refusal, Failure)
         assert "by a mistake, it seems" in refusal.message
-    page = StoreMoved(0, 1, 7, 1, [], [], RelocationCursor(seq=MAX_MOVED_SEQ))
+    page = StoreMoved(0, 1, 7, 1, [], [], MigrationCursor(seq=MAX_MOVED_SEQ))
     refusal = order(nodes, leader, lambda request: replace(page, request=request))
     assert isinstance(refusal, Failure)
     assert "by a mistake, it seems" in refusal.message

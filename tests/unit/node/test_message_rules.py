@@ -81,7 +81,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("MovingRows", "rows"): FRAME,
     ("ReplicaStatus", "peers"): FRAME,
     ("ReplicaStatus", "hot"): FRAME,
-    ("ReplicaStatus", "relocations_ended"): FRAME,
+    ("ReplicaStatus", "migrations_ended"): FRAME,
     ("StatusReply", "connected_peers"): FRAME,
     ("StatusReply", "replicas"): FRAME,
     ("Divergence", "copies"): FRAME,

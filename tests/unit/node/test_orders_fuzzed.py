@@ -36,20 +36,20 @@ from shoal.protocol.messages import (
     TransferLeader,
     Written,
 )
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     UNREAD,
     AdoptMicroshards,
-    CancelRelocation,
+    BeginIncoming,
+    BeginOutgoing,
+    CancelMigration,
     ForgetMoved,
-    GiveMicroshards,
+    MigrationCursor,
     ReadMoving,
-    RelocationCursor,
     SealMicroshards,
     StoreMoved,
-    TakeMicroshards,
 )
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
-from shoal_server.node import administration, relocations
+from shoal_server.node import administration, migrations
 from shoal_server.storage.layout import value_header
 
 NODES = ("n1", "n2", "n3")
@@ -77,7 +77,7 @@ span = st.one_of(
 )
 ranges = st.lists(span, max_size=3).map(tuple)
 text = st.one_of(st.binary(max_size=6), st.just(bytes(70_000)))
-cursor = st.one_of(st.just(UNREAD), st.builds(RelocationCursor, small, st.booleans(), text, number, st.booleans()))
+cursor = st.one_of(st.just(UNREAD), st.builds(MigrationCursor, small, st.booleans(), text, number, st.booleans()))
 row = st.one_of(
     st.none(),
     st.binary(max_size=20),
@@ -123,8 +123,8 @@ def orders(request: int) -> st.SearchStrategy[Request]:
         st.builds(DropReplica, asked, shard_id),
         st.builds(SplitShard, asked, shard_id, child, small),
         st.builds(TransferLeader, asked, shard_id, name, number),
-        st.builds(TakeMicroshards, asked, shard_id, small, shard_id, ranges),
-        st.builds(GiveMicroshards, asked, shard_id, small, shard_id, ranges, cursor),
+        st.builds(BeginIncoming, asked, shard_id, small, shard_id, ranges),
+        st.builds(BeginOutgoing, asked, shard_id, small, shard_id, ranges, cursor),
         st.builds(ReadMoving, asked, shard_id, small, cursor, number),
         st.builds(
             StoreMoved,
@@ -140,7 +140,7 @@ def orders(request: int) -> st.SearchStrategy[Request]:
         st.builds(SealMicroshards, asked, shard_id, small, number),
         st.builds(AdoptMicroshards, asked, shard_id, small, number),
         st.builds(ForgetMoved, asked, shard_id, small),
-        st.builds(CancelRelocation, asked, shard_id, small),
+        st.builds(CancelMigration, asked, shard_id, small),
         st.builds(ReadChecksum, asked, shard_id, ranges, st.builds(ChecksumCursor, small, text), number),
         st.builds(ReadPage, asked, shard_id, small, number, ranges, text, number),
         st.builds(SetLogLevel, asked, st.text(max_size=70)),
@@ -219,7 +219,7 @@ def no_rules_of_orders(patch: pytest.MonkeyPatch, nodes_type: Any) -> None:
     for module, name in (
         (administration, "refuse_map"),
         (administration, "refuse_split"),
-        (relocations, "refuse_step"),
+        (migrations, "refuse_step"),
     ):
         patch.setattr(module, name, lambda *_: "")
 
@@ -249,17 +249,17 @@ def test_without_the_checks_orders_are_found_that_stop_a_node(make_nodes: Any, p
     "make",
     [
         lambda request: SplitShard(request, 1, Shard(1 << 40, 1, (MicroshardRange(0, 1),), NODES), 2),
-        lambda request: TakeMicroshards(request, 1, 7, 2, (MicroshardRange(0, 1 << 60),)),
-        lambda request: TakeMicroshards(request, 1, 7, 2, (MicroshardRange(0, 1 << 16),) * 1000),
+        lambda request: BeginIncoming(request, 1, 7, 2, (MicroshardRange(0, 1 << 60),)),
+        lambda request: BeginIncoming(request, 1, 7, 2, (MicroshardRange(0, 1 << 16),) * 1000),
         lambda request: InstallShardMap(
             request,
             ShardMap(2, "test", (NodeAddress("n1", "n1:1"),), (Keyspace(1 << 40, "k", 4, b"/"),), ()),
         ),
         lambda request: StoreMoved(request, 1, 7, 1, [], [(2, b"k", b"")], UNREAD),
         lambda request: StoreMoved(request, 1, 7, 1, [(2, b"b", b"a")], [], UNREAD),
-        lambda request: StoreMoved(request, 1, 7, 1, [], [], RelocationCursor(seq=(1 << 64) - 1)),
-        lambda request: GiveMicroshards(request, 1, 7, 2, (MicroshardRange(0, 1),), RelocationCursor(-2, True)),
-        lambda request: GiveMicroshards(request, 1, 7, 1, (MicroshardRange(0, 1),)),
+        lambda request: StoreMoved(request, 1, 7, 1, [], [], MigrationCursor(seq=(1 << 64) - 1)),
+        lambda request: BeginOutgoing(request, 1, 7, 2, (MicroshardRange(0, 1),), MigrationCursor(-2, True)),
+        lambda request: BeginOutgoing(request, 1, 7, 1, (MicroshardRange(0, 1),)),
     ],
 )
 def test_orders_that_ended_nodes_for_ever_are_refused_in_words(make_nodes: Any, make: Any) -> None:

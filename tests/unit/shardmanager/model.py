@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shoal.protocol.messages import MicroshardLoad
-from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.protocol.migration import MigrationEnd, MigrationStatus
 from shoal.shardmap import MicroshardRange, NodeAddress, ShardMap
 
 
@@ -29,9 +29,9 @@ class Group:
     changed_at: int = -10
     ranges: tuple[MicroshardRange, ...] = ()
     match: dict[str, int] = field(default_factory=dict)
-    outgoing: RelocationStatus | None = None
-    incoming: RelocationStatus | None = None
-    ended: dict[int, RelocationEnd] = field(default_factory=dict)
+    outgoing: MigrationStatus | None = None
+    incoming: MigrationStatus | None = None
+    ended: dict[int, MigrationEnd] = field(default_factory=dict)
     hot: tuple[MicroshardLoad, ...] = ()
     bytes: int = 0
     children: tuple[int, ...] = ()

@@ -13,20 +13,16 @@ from random import Random
 from msgspec.structs import replace
 from shoal.map_rules import refuse_map
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
-from shoal.protocol.relocation import EndedRelocation
+from shoal.protocol.migration import EndedMigration
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap, without_ranges
 from shoal_shardmanager import placement
 from shoal_shardmanager.control.controller import Decision, Memory, adopted, decide
-from shoal_shardmanager.control.observed import FRESH_MS, Report, View, trusted
-from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
-from shoal_shardmanager.control.orders import Accepted, Facts, Order, cancel, check
-from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
-from shoal_shardmanager.control.requests import (
+from shoal_shardmanager.control.node_requests import (
     ADD_FOLLOWER,
     DEMOTE,
     PROMOTE,
     REMOVE,
-    CancelRelocation,
+    CancelMigration,
     Change,
     Drop,
     Forget,
@@ -34,11 +30,15 @@ from shoal_shardmanager.control.requests import (
     Split,
     Transfer,
 )
+from shoal_shardmanager.control.observed import FRESH_MS, Report, View, trusted
+from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
+from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
+from shoal_shardmanager.control.requests import Accepted, Facts, OperatorRequest, cancel, check
 from shoal_shardmanager.control.rows import Heal, NodeState, OperationRow
 from shoal_shardmanager.control.state import ClusterState, changed
 
 from .model import Crashed, Group, RequestRefused, SimulatedNode
-from .simulated_ferries import SimulatedFerries
+from .simulated_migrators import SimulatedMigrators
 
 TICK_MS = 100
 CATCH_UP_PER_TICK = 400
@@ -87,7 +87,7 @@ class SimulatedCluster:
         self.state = self._adopt(first)
         self.loads = Loads()
         self.memory = Memory(since_ms=0, loads=self.loads)
-        self.ferries = SimulatedFerries(self)
+        self.migrators = SimulatedMigrators(self)
         self.disk_free: dict[str, int] = {}
         self.not_writable: dict[str, str] = {}
         self.not_leading: dict[str, str] = {}
@@ -104,15 +104,15 @@ class SimulatedCluster:
 
     # -- what tests do
 
-    def order(self, order: Order, if_version: int = 0) -> int:
-        """Give an order; return its operation."""
-        accepted = check(order, self.facts(), if_version)
+    def request(self, request: OperatorRequest, if_version: int = 0) -> int:
+        """Give a request; return its operation."""
+        accepted = check(request, self.facts(), if_version)
         self.state = changed(self.state, accepted.changes)
         return accepted.operation.id
 
-    def plan(self, order: Order) -> Accepted:
-        """Return what an order would do."""
-        return check(order, self.facts())
+    def plan(self, request: OperatorRequest) -> Accepted:
+        """Return what a request would do."""
+        return check(request, self.facts())
 
     def measure(self) -> None:
         """Take the loads that nodes report into account."""
@@ -178,7 +178,7 @@ class SimulatedCluster:
             self.state = changed(self.state, decision.changes)
             self.history += [change for change in decision.changes if isinstance(change, OperationRow)]
             self.event()
-        self.ferries.go_on(decision.ferries_wanted)
+        self.migrators.go_on(decision.migrators_wanted)
         for request in decision.requests:
             self.event()
             try:
@@ -270,7 +270,7 @@ class SimulatedCluster:
             ranges=group.ranges,
             outgoing=group.outgoing,
             incoming=group.incoming,
-            relocations_ended=tuple(EndedRelocation(number, end) for number, end in group.ended.items()),
+            migrations_ended=tuple(EndedMigration(number, end) for number, end in group.ended.items()),
             hot=group.hot,
             bytes=group.bytes,
             children=group.children,
@@ -294,10 +294,10 @@ class SimulatedCluster:
                 self._drop(name, shard)
             case Split():
                 self._split(request)
-            case Forget(name, shard, relocation):
-                self.ferries.forget(self.led(name, shard), relocation)
-            case CancelRelocation(name, shard, relocation):
-                self.ferries.cancel(self.led(name, shard), relocation)
+            case Forget(name, shard, migration):
+                self.migrators.forget(self.led(name, shard), migration)
+            case CancelMigration(name, shard, migration):
+                self.migrators.cancel(self.led(name, shard), migration)
 
     def led(self, node: str, shard: int) -> Group:
         """Return the group that a running node leads."""

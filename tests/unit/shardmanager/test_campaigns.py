@@ -7,27 +7,27 @@ from typing import Any
 import msgspec
 import pytest
 from shoal_shardmanager.control.observed import LONG_AGO_MS, elapsed_ms
-from shoal_shardmanager.control.orders import Alter, Create, DropOrder, KeyspaceOrder, Refused
+from shoal_shardmanager.control.requests import Alter, Create, DropRequest, KeyspaceRequest, Refused
 from shoal_shardmanager.control.rows import Drain, Failover, NodeState, Rebalance, RemoveNode, State, Undrain
 
 
 def test_a_drained_node_is_empty_and_can_be_removed(simulated: Any) -> None:
     cluster = simulated(shards=6)
-    row = cluster.run_to_end(cluster.order(Drain("n2")))
+    row = cluster.run_to_end(cluster.request(Drain("n2")))
     assert row.state is State.DONE
     assert not cluster.nodes["n2"].replicas
     assert cluster.state.nodes["n2"].state is NodeState.DRAINED
     cluster.settled()
-    assert cluster.run_to_end(cluster.order(RemoveNode("n2"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(RemoveNode("n2"))).state is State.DONE
     assert all(address.id != "n2" for address in cluster.state.map.nodes)
     with pytest.raises(Refused, match="never used again"):
-        cluster.order(Undrain("n2"))
+        cluster.request(Undrain("n2"))
 
 
 @pytest.mark.parametrize("event", range(1, 120, 3))
 def test_a_drain_survives_takeovers(simulated: Any, event: int) -> None:
     cluster = simulated(shards=3)
-    operation = cluster.order(Drain("n1"))
+    operation = cluster.request(Drain("n1"))
     cluster.crash_at = event
     assert cluster.run_to_end(operation).state is State.DONE
     cluster.settled()
@@ -36,8 +36,8 @@ def test_a_drain_survives_takeovers(simulated: Any, event: int) -> None:
 
 def test_nothing_new_is_placed_on_a_draining_node(simulated: Any) -> None:
     cluster = simulated(shards=3)
-    cluster.order(Drain("n1"))
-    operation = cluster.order(Create(KeyspaceOrder("other", microshards=4, shards=4)))
+    cluster.request(Drain("n1"))
+    operation = cluster.request(Create(KeyspaceRequest("other", microshards=4, shards=4)))
     assert cluster.run_to_end(operation).state is State.DONE
     made = [shard for shard in cluster.state.map.shards if shard.keyspace == 2]
     assert len(made) == 4
@@ -47,13 +47,13 @@ def test_nothing_new_is_placed_on_a_draining_node(simulated: Any) -> None:
 def test_a_drain_that_cannot_end_is_refused(simulated: Any) -> None:
     cluster = simulated(nodes=3)
     with pytest.raises(Refused, match="nowhere to go"):
-        cluster.order(Drain("n1"))
+        cluster.request(Drain("n1"))
     assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
 
 
 def test_a_cancelled_drain_gives_the_node_back(simulated: Any) -> None:
     cluster = simulated(shards=6)
-    operation = cluster.order(Drain("n1"))
+    operation = cluster.request(Drain("n1"))
     cluster.run(4)
     cluster.cancel(operation)
     assert cluster.run_to_end(operation).state is State.CANCELLED
@@ -63,9 +63,9 @@ def test_a_cancelled_drain_gives_the_node_back(simulated: Any) -> None:
 
 def test_undrain_ends_a_drain(simulated: Any) -> None:
     cluster = simulated(shards=6)
-    operation = cluster.order(Drain("n1"))
+    operation = cluster.request(Drain("n1"))
     cluster.run(4)
-    assert cluster.run_to_end(cluster.order(Undrain("n1"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Undrain("n1"))).state is State.DONE
     assert cluster.run_to_end(operation).state is State.CANCELLED
     assert cluster.state.nodes["n1"].state is NodeState.ACTIVE
 
@@ -119,13 +119,13 @@ def test_a_manager_that_reaches_few_nodes_gives_up_none(simulated: Any) -> None:
 def test_failover_takes_all_leaderships(simulated: Any) -> None:
     cluster = simulated(shards=6)
     assert any(group.leader == "n1" for group in cluster.groups.values())
-    assert cluster.run_to_end(cluster.order(Failover("n1"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Failover("n1"))).state is State.DONE
     assert all(group.leader != "n1" for group in cluster.groups.values())
 
 
 def test_a_rebalance_fills_new_nodes(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=12)
-    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Rebalance())).state is State.DONE
     counts = [len(node.replicas) for node in cluster.nodes.values()]
     assert max(counts) - min(counts) <= 2
     cluster.settled()
@@ -134,7 +134,7 @@ def test_a_rebalance_fills_new_nodes(simulated: Any) -> None:
 @pytest.mark.parametrize("event", range(1, 60, 2))
 def test_a_keyspace_is_founded_once_whoever_takes_over(simulated: Any, event: int) -> None:
     cluster = simulated(shards=2)
-    operation = cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=2)))
+    operation = cluster.request(Create(KeyspaceRequest("other", microshards=8, shards=2)))
     cluster.crash_at = event
     assert cluster.run_to_end(operation).state is State.DONE
     assert set(cluster.groups) == {1, 2, 3, 4}
@@ -143,27 +143,27 @@ def test_a_keyspace_is_founded_once_whoever_takes_over(simulated: Any, event: in
 
 def test_a_keyspace_is_dropped_also_on_nodes_that_were_away(simulated: Any) -> None:
     cluster = simulated(shards=2)
-    cluster.run_to_end(cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=2))))
+    cluster.run_to_end(cluster.request(Create(KeyspaceRequest("other", microshards=8, shards=2))))
     cluster.stop("n5")
     cluster.run(400)
-    operation = cluster.order(DropOrder("other"))
+    operation = cluster.request(DropRequest("other"))
     assert cluster.run_to_end(operation).state is State.DONE
     cluster.start("n5")
     cluster.settled()
     assert all(node.replicas <= {1, 2} for node in cluster.nodes.values())
-    assert cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=2)))
+    assert cluster.request(Create(KeyspaceRequest("other", microshards=8, shards=2)))
     assert min(shard.id for shard in cluster.state.map.shards if shard.keyspace == 3) == 5
 
 
 def test_replica_counts_follow_the_altered_policy(simulated: Any) -> None:
     cluster = simulated(shards=3)
-    altered = cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=5))))
+    altered = cluster.run_to_end(cluster.request(Alter(KeyspaceRequest("default", voters=5))))
     assert altered.reason.endswith("; `shoal rebalance` gives its shards the replicas that it asks for")
-    cluster.run_to_end(cluster.order(Rebalance()))
+    cluster.run_to_end(cluster.request(Rebalance()))
     assert all(len(group.voters) == 5 for group in cluster.groups.values())
-    cluster.run_to_end(cluster.order(Alter(KeyspaceOrder("default", voters=1))))
+    cluster.run_to_end(cluster.request(Alter(KeyspaceRequest("default", voters=1))))
     cluster.asked_voters = dict.fromkeys(cluster.asked_voters, 1)
-    cluster.run_to_end(cluster.order(Rebalance()))
+    cluster.run_to_end(cluster.request(Rebalance()))
     assert all(len(group.voters) == 1 for group in cluster.groups.values())
     cluster.settled()
 
@@ -173,7 +173,7 @@ def test_a_keyspace_is_founded_only_on_nodes_that_answer_and_take_writes(simulat
     cluster = simulated(nodes=6, shards=2)
     cluster.stop("n4")
     cluster.not_writable["n1"] = "the disk is full"
-    operation = cluster.order(Create(KeyspaceOrder("other", microshards=8, shards=4)))
+    operation = cluster.request(Create(KeyspaceRequest("other", microshards=8, shards=4)))
     made = [shard for shard in cluster.state.map.shards if shard.keyspace == 2]
     assert len(made) == 4
     assert all(not {"n1", "n4"} & set(shard.replicas) for shard in made)
@@ -187,7 +187,7 @@ def test_a_keyspace_for_which_too_few_nodes_answer_is_refused(simulated: Any) ->
     cluster.stop("n4")
     cluster.not_writable["n1"] = "the disk is full"
     with pytest.raises(Refused) as refusal:
-        cluster.order(Create(KeyspaceOrder("other", microshards=8)))
+        cluster.request(Create(KeyspaceRequest("other", microshards=8)))
     assert str(refusal.value) == (
         "its replicas need 3 nodes that answer and take writes, and 2 do (n1: the disk is full, n4: it does not answer): "
         "mend these, add nodes, or ask for fewer replicas"
@@ -197,7 +197,7 @@ def test_a_keyspace_for_which_too_few_nodes_answer_is_refused(simulated: Any) ->
 def test_a_rebalance_fills_no_node_that_takes_no_writes(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=12)
     cluster.not_writable["n6"] = "the disk is full"
-    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Rebalance())).state is State.DONE
     assert not cluster.nodes["n6"].replicas
     assert cluster.nodes["n5"].replicas
 
@@ -205,7 +205,7 @@ def test_a_rebalance_fills_no_node_that_takes_no_writes(simulated: Any) -> None:
 def test_a_rebalance_does_not_end_while_a_node_is_silent_that_may_be_the_one_to_fill(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=12)
     cluster.stop("n6")
-    operation = cluster.order(Rebalance())
+    operation = cluster.request(Rebalance())
     cluster.run(200)
     assert "node n6 does not answer" in cluster.last.notes[operation].waiting
     cluster.start("n6")
@@ -216,7 +216,7 @@ def test_a_rebalance_does_not_end_while_a_node_is_silent_that_may_be_the_one_to_
 def test_a_rebalance_ends_without_a_node_that_is_gone(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=12)
     cluster.stop("n6")
-    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Rebalance())).state is State.DONE
     assert cluster.state.nodes["n6"].state is NodeState.GONE
 
 
@@ -225,7 +225,7 @@ def test_leaders_are_spread_over_the_nodes_that_may_lead(simulated: Any) -> None
     cluster.not_leading["n4"] = cluster.not_leading["n2"] = "its disk is slow"
     for group in cluster.groups.values():
         group.leader = "n1"
-    assert cluster.run_to_end(cluster.order(Rebalance())).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Rebalance())).state is State.DONE
     led = [group.leader for group in cluster.groups.values()]
     assert set(led) == {"n1", "n3"}
     assert abs(led.count("n1") - led.count("n3")) <= 1
@@ -236,7 +236,7 @@ def test_a_drain_to_a_node_that_may_not_lead_hands_the_leaderships_to_others_fir
     cluster = simulated(nodes=4, shards=3)
     cluster.not_leading["n4"] = "its disk is slow"
     assert any(group.leader == "n1" for group in cluster.groups.values())
-    assert cluster.run_to_end(cluster.order(Drain("n1"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(Drain("n1"))).state is State.DONE
     assert cluster.nodes["n4"].replicas == {1, 2, 3}
     assert all(group.leader in ("n2", "n3") for group in cluster.groups.values())
     cluster.settled()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shoal.cli.main import app
 from shoal_shardmanager.cli import commands, options, resharding, restart, settings
-from shoal_shardmanager.control.orders import SETTINGS, with_settings
+from shoal_shardmanager.control.requests import SETTINGS, with_settings
 from shoal_shardmanager.control.rows import SettingsRow
 from shoal_shardmanager.rpc.convert import settings_message
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb

@@ -12,7 +12,7 @@ from shoal.admin.survey import NodeReport, Survey
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
-from shoal.protocol.relocation import RelocationStatus
+from shoal.protocol.migration import MigrationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_shardmanager.control.controller import OTHER_CLUSTER, OTHER_IDENTITY
 from shoal_shardmanager.doctor import judge as judge_module
@@ -293,7 +293,7 @@ def test_a_membership_that_the_map_is_about_to_follow_is_no_finding():
 
 def test_microshards_that_are_on_their_way_are_no_finding():
     left = (MicroshardRange(0, 3),)
-    moving = RelocationStatus(7, 2, (MicroshardRange(3, 4),), sealed=True)
+    moving = MigrationStatus(7, 2, (MicroshardRange(3, 4),), sealed=True)
     running = (RunningOperation(1, "move-microshards", "3", "seal", 1.0),)
     under_way = msgspec.structs.replace(CONTROL, operations=running)
     assert (
@@ -301,11 +301,11 @@ def test_microshards_that_are_on_their_way_are_no_finding():
     )
 
 
-def test_a_relocation_that_no_operation_drives_is_found():
-    stray = RelocationStatus(7, 2, (MicroshardRange(3, 4),))
+def test_a_migration_that_no_operation_drives_is_found():
+    stray = MigrationStatus(7, 2, (MicroshardRange(3, 4),))
     said = only(facts(status("n1", replicas=(replica("leader", outgoing=stray),))))
-    assert said.code == "relocation_without_operation"
+    assert said.code == "migration_without_operation"
     assert "`shoal settle 1`" in said.advice
     not_asked = msgspec.structs.replace(CONTROL, asked=False)
     found = codes(facts(status("n1", replicas=(replica("leader", outgoing=stray),)), control=not_asked))
-    assert "relocation_without_operation" not in found
+    assert "migration_without_operation" not in found

@@ -27,7 +27,7 @@ def test_a_node_that_comes_back_wiped_is_gone_and_replaced(simulated: Any) -> No
     assert cluster.state.nodes["n1"].state is NodeState.GONE
     heal = next(row for row in cluster.state.operations.values() if row.kind == "heal")
     assert cluster.run_to_end(heal.id).state is State.DONE
-    assert cluster.run_to_end(cluster.order(RemoveNode("n1"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(RemoveNode("n1"))).state is State.DONE
 
 
 def test_the_right_folder_brings_the_node_back(simulated: Any) -> None:

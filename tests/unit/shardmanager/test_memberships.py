@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from shoal.map_rules import refuse_map
-from shoal_shardmanager.control.orders import Create, KeyspaceOrder, SplitOrder
-from shoal_shardmanager.control.requests import Change, Split
+from shoal_shardmanager.control.node_requests import Change, Split
+from shoal_shardmanager.control.requests import Create, KeyspaceRequest, SplitRequest
 from shoal_shardmanager.control.rows import Drain, MoveReplica, Rebalance, State
 from shoal_shardmanager.control.state import changed
 
@@ -42,16 +42,16 @@ def test_a_member_that_is_no_node_stays_out_of_the_map_and_is_taken_out_of_the_g
     assert_gone(cluster)
 
 
-def test_orders_are_planned_and_done_meanwhile(simulated: Any) -> None:
+def test_requests_are_planned_and_done_meanwhile(simulated: Any) -> None:
     cluster = simulated()
     cluster.run(10)
     change_past_managers(cluster)
     cluster.run(2)
     cluster.plan(Rebalance())
     cluster.plan(Drain("n3"))
-    operation = cluster.order(Create(KeyspaceOrder("more", microshards=4, shards=1)))
+    operation = cluster.request(Create(KeyspaceRequest("more", microshards=4, shards=1)))
     assert cluster.run_to_end(operation).state is State.DONE
-    assert cluster.run_to_end(cluster.order(MoveReplica(1, "n2", "n5"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(MoveReplica(1, "n2", "n5"))).state is State.DONE
     assert_gone(cluster)
 
 
@@ -72,7 +72,7 @@ def test_a_map_that_nodes_refuse_already_is_mended_and_planned_with(simulated: A
 def test_a_split_waits_until_the_member_is_gone(simulated: Any) -> None:
     cluster = simulated()
     cluster.run(10)
-    operation = cluster.order(SplitOrder(1))
+    operation = cluster.request(SplitRequest(1))
     change_past_managers(cluster)
     cluster.step()
     assert not [request for request in cluster.last.requests if isinstance(request, Split)]

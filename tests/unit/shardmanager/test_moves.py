@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from shoal_shardmanager.control.orders import Refused
+from shoal_shardmanager.control.requests import Refused
 from shoal_shardmanager.control.rows import Drain, MoveLeader, MoveReplica, State, Step
 from shoal_shardmanager.control.state import changed
 
@@ -17,7 +17,7 @@ EVENTS_MAX = 60
 
 def test_a_move_goes_through_its_steps_in_order(simulated: Any) -> None:
     cluster = simulated()
-    row = cluster.run_to_end(cluster.order(MOVE))
+    row = cluster.run_to_end(cluster.request(MOVE))
     assert row.state is State.DONE
     steps = list(dict.fromkeys(change.step for change in cluster.history))
     assert steps == [
@@ -38,7 +38,7 @@ def test_a_move_goes_through_its_steps_in_order(simulated: Any) -> None:
 @pytest.mark.parametrize("event", range(1, EVENTS_MAX))
 def test_another_manager_takes_over_at_any_event(simulated: Any, event: int) -> None:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.crash_at = event
     assert cluster.run_to_end(operation).state is State.DONE
     assert sorted(cluster.groups[1].voters) == ["n2", "n3", "n4"]
@@ -48,7 +48,7 @@ def test_another_manager_takes_over_at_any_event(simulated: Any, event: int) -> 
 @pytest.mark.parametrize("event", range(1, EVENTS_MAX))
 def test_any_request_may_fail(simulated: Any, event: int) -> None:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.refuse_at = event
     assert cluster.run_to_end(operation).state is State.DONE
     cluster.settled()
@@ -58,7 +58,7 @@ def test_any_request_may_fail(simulated: Any, event: int) -> None:
 @pytest.mark.parametrize("away", ["n1", "n2", "n4"])
 def test_a_node_that_stops_for_a_while_only_delays(simulated: Any, away: str, tick: int) -> None:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.run(tick)
     cluster.stop(away)
     cluster.run(60)
@@ -70,7 +70,7 @@ def test_a_node_that_stops_for_a_while_only_delays(simulated: Any, away: str, ti
 @pytest.mark.parametrize("tick", range(30))
 def test_a_target_that_is_gone_for_good_is_given_up(simulated: Any, tick: int) -> None:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.run(tick)
     cluster.stop("n4")
     row = cluster.run_to_end(operation)
@@ -87,7 +87,7 @@ def test_a_target_that_is_gone_for_good_is_given_up(simulated: Any, tick: int) -
 @pytest.mark.parametrize("tick", range(30))
 def test_a_source_that_is_gone_for_good_does_not_stop_a_move(simulated: Any, tick: int) -> None:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.run(tick)
     cluster.stop("n1")
     assert cluster.run_to_end(operation).state is State.DONE
@@ -101,7 +101,7 @@ def test_a_source_that_is_gone_for_good_does_not_stop_a_move(simulated: Any, tic
 @pytest.mark.parametrize("tick", range(30))
 def test_a_cancelled_move_leaves_nothing_behind(simulated: Any, tick: int) -> None:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.run(tick)
     try:
         cluster.cancel(operation)
@@ -117,10 +117,10 @@ def test_a_cancelled_move_leaves_nothing_behind(simulated: Any, tick: int) -> No
 
 def test_one_stuck_move_does_not_stop_the_others(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=2)
-    stuck = cluster.order(MoveReplica(1, "n1", "n4"))
+    stuck = cluster.request(MoveReplica(1, "n1", "n4"))
     cluster.run(2)
     cluster.stop("n4")
-    other = cluster.order(MoveReplica(2, "n2", "n5"))
+    other = cluster.request(MoveReplica(2, "n2", "n5"))
     assert cluster.run_to_end(other, ticks=100).state is State.DONE
     assert cluster.state.operations[stuck].running
     assert "n4" in cluster.last.notes[stuck].waiting
@@ -129,7 +129,7 @@ def test_one_stuck_move_does_not_stop_the_others(simulated: Any) -> None:
 def test_caps_hold_moves_back(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=6)
     for shard in range(1, 7):
-        cluster.order(MoveReplica(shard, cluster.groups[shard].voters[0], "n4"))
+        cluster.request(MoveReplica(shard, cluster.groups[shard].voters[0], "n4"))
     most = 0
     while cluster.state.running():
         cluster.step()
@@ -143,7 +143,7 @@ def test_caps_hold_moves_back(simulated: Any) -> None:
 
 def test_a_leadership_is_transferred(simulated: Any) -> None:
     cluster = simulated()
-    assert cluster.run_to_end(cluster.order(MoveLeader(1, "n3"))).state is State.DONE
+    assert cluster.run_to_end(cluster.request(MoveLeader(1, "n3"))).state is State.DONE
     assert cluster.groups[1].leader == "n3"
 
 
@@ -157,7 +157,7 @@ def test_moves_under_random_faults_end_or_say_why(simulated: Any, seed: int) -> 
         free = sorted(set(cluster.nodes) - set(cluster.groups[shard].members))
         try:
             source = random.choice(cluster.groups[shard].voters)
-            operations.append(cluster.order(MoveReplica(shard, source, random.choice(free))))
+            operations.append(cluster.request(MoveReplica(shard, source, random.choice(free))))
             if random.random() < 0.2:
                 cluster.run(random.randrange(20))
                 cluster.cancel(operations[-1])
@@ -181,7 +181,7 @@ def test_moves_under_random_faults_end_or_say_why(simulated: Any, seed: int) -> 
 @pytest.mark.parametrize("seed", range(2))
 def test_changes_that_a_dying_leader_takes_with_it_are_made_again(simulated: Any, tick: int, seed: int) -> None:
     cluster = simulated(shards=1, random=Random(seed))
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     cluster.run(tick)
     leader = cluster.groups[1].leader
     cluster.stop(leader)
@@ -194,10 +194,10 @@ def test_changes_that_a_dying_leader_takes_with_it_are_made_again(simulated: Any
 def test_a_queued_move_to_a_node_that_is_drained_meanwhile_does_not_begin(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=2)
     cluster.state = changed(cluster.state, [replace(cluster.state.settings, moves_per_cluster=1)])
-    first = cluster.order(MoveReplica(1, "n1", "n4"))
-    queued = cluster.order(MoveReplica(2, "n2", "n5"))
+    first = cluster.request(MoveReplica(1, "n1", "n4"))
+    queued = cluster.request(MoveReplica(2, "n2", "n5"))
     cluster.run(3)
-    cluster.order(Drain("n5"))
+    cluster.request(Drain("n5"))
     row = cluster.run_to_end(queued)
     assert row.state is State.FAILED
     assert "n5 is drain" in row.reason
@@ -207,7 +207,7 @@ def test_a_queued_move_to_a_node_that_is_drained_meanwhile_does_not_begin(simula
 
 def test_a_transfer_to_a_node_that_is_gone_for_good_ends(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(MoveLeader(1, "n2"))
+    operation = cluster.request(MoveLeader(1, "n2"))
     cluster.stop("n2")
     row = cluster.run_to_end(operation)
     assert row.state is State.FAILED
@@ -216,22 +216,22 @@ def test_a_transfer_to_a_node_that_is_gone_for_good_ends(simulated: Any) -> None
 
 def test_leadership_goes_to_no_node_that_takes_none(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(MoveLeader(1, "n2"))
+    operation = cluster.request(MoveLeader(1, "n2"))
     cluster.not_leading["n2"] = "its disk is slow"
     row = cluster.run_to_end(operation)
     assert (row.state, row.reason) == (State.FAILED, "node n2 takes no leaderships: its disk is slow")
     with pytest.raises(Refused, match="n2 takes no leaderships: its disk is slow; the other voters are n1, n3"):
-        cluster.order(MoveLeader(1, "n2"))
+        cluster.request(MoveLeader(1, "n2"))
     cluster.stop("n2")
     with pytest.raises(Refused, match="node n2 does not answer: the other voters are n1, n3"):
-        cluster.order(MoveLeader(1, "n2"))
+        cluster.request(MoveLeader(1, "n2"))
 
 
 def test_what_ended_last_is_remembered_longest(simulated: Any) -> None:
     cluster = simulated(nodes=6, shards=2)
     cluster.state = changed(cluster.state, [replace(cluster.state.settings, history=1)])
-    slow = cluster.order(MoveReplica(1, "n1", "n4"))
-    quick = cluster.order(MoveLeader(2, "n3"))
+    slow = cluster.request(MoveReplica(1, "n1", "n4"))
+    quick = cluster.request(MoveLeader(2, "n3"))
     assert cluster.run_to_end(quick).id == quick
     assert cluster.run_to_end(slow).id == slow
     cluster.run(3)

@@ -19,19 +19,19 @@ from shoal.protocol.bounds import MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_TTL_MS
 from shoal.shardmap import MicroshardRange, NodeAddress, ShardMap
 from shoal_server.local.layout import free_ports
 from shoal_shardmanager.control.controller import joined
-from shoal_shardmanager.control.orders import (
+from shoal_shardmanager.control.progress_rate import Paces
+from shoal_shardmanager.control.requests import (
     Accepted,
     Alter,
     Create,
-    KeyspaceOrder,
-    MoveMicroshardsOrder,
-    Order,
+    KeyspaceRequest,
+    MoveMicroshardsRequest,
+    OperatorRequest,
     Refused,
     Why,
     with_settings,
 )
-from shoal_shardmanager.control.orders.repeating import begun_by
-from shoal_shardmanager.control.progress_rate import Paces
+from shoal_shardmanager.control.requests.repeating import begun_by
 from shoal_shardmanager.control.rows import SettingsRow, decode_row, encode_row
 from shoal_shardmanager.control.state import changed
 from shoal_shardmanager.process.service import serve
@@ -106,7 +106,7 @@ def test_a_number_beyond_its_rule_is_refused_by_name(name: tuple[str, str], end:
 def test_what_is_too_long_or_too_many_is_refused_by_name() -> None:
     for request, words in [
         (pb.StartRequest(drain=pb.Drain(node="n" * 64)), "Drain.node: at most 63 characters, not 64"),
-        (pb.StartRequest(order_id="x" * 65), "StartRequest.order_id: at most 64 characters, not 65"),
+        (pb.StartRequest(request_id="x" * 65), "StartRequest.request_id: at most 64 characters, not 65"),
         (pb.ChangeSettingsRequest(values={"x" * 65: ""}), "ChangeSettingsRequest.values: each has at most 64"),
         (pb.ChangeSettingsRequest(values={"x": "1" * 65}), "ChangeSettingsRequest.values: each has at most 64"),
         (
@@ -127,28 +127,28 @@ def test_what_is_too_long_or_too_many_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "words"),
+    ("asked", "words"),
     [
-        (Create(KeyspaceOrder("x", max_staleness_ms=MAX_MS + 1)), "max_staleness_ms: at most"),
-        (Alter(KeyspaceOrder("default", max_staleness_ms=(1 << 63) - 1)), "max_staleness_ms: at most"),
-        (Create(KeyspaceOrder("x", default_ttl_ms=MAX_TTL_MS + 1)), "default_ttl_ms: at most"),
-        (Alter(KeyspaceOrder("default", required={"eu": -3})), "region 'eu': from 0 to 3, not -3"),
-        (MoveMicroshardsOrder(1, 2, (MicroshardRange(0, 8),) * 100_000), "name each of them once"),
+        (Create(KeyspaceRequest("x", max_staleness_ms=MAX_MS + 1)), "max_staleness_ms: at most"),
+        (Alter(KeyspaceRequest("default", max_staleness_ms=(1 << 63) - 1)), "max_staleness_ms: at most"),
+        (Create(KeyspaceRequest("x", default_ttl_ms=MAX_TTL_MS + 1)), "default_ttl_ms: at most"),
+        (Alter(KeyspaceRequest("default", required={"eu": -3})), "region 'eu': from 0 to 3, not -3"),
+        (MoveMicroshardsRequest(1, 2, (MicroshardRange(0, 8),) * 100_000), "name each of them once"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_it_reaches_a_row(
-    simulated: type[SimulatedCluster], order: Order, words: str
+    simulated: type[SimulatedCluster], asked: OperatorRequest, words: str
 ) -> None:
     cluster = simulated()
     cluster.run(5)
     with pytest.raises(Refused, match=words):
-        cluster.order(order)
+        cluster.request(asked)
 
 
 def test_what_the_largest_numbers_make_can_be_read_by_nodes_and_managers(simulated: type[SimulatedCluster]) -> None:
     cluster = simulated()
     cluster.run(5)
-    cluster.order(Create(KeyspaceOrder("x", max_staleness_ms=MAX_MS, default_ttl_ms=MAX_TTL_MS)))
+    cluster.request(Create(KeyspaceRequest("x", max_staleness_ms=MAX_MS, default_ttl_ms=MAX_TTL_MS)))
     assert decode_row("map", encode_row(cluster.state.map), ShardMap) == cluster.state.map
 
 
@@ -158,7 +158,7 @@ def test_numbers_that_are_used_up_are_not_given_out(simulated: type[SimulatedClu
     counters = replace(cluster.state.counters, next_shard=MAX_SHARD - 3)
     cluster.state = changed(cluster.state, [counters])
     with pytest.raises(Refused, match="the next number is 2147483644"):
-        cluster.order(Create(KeyspaceOrder("x", shards=8)))
+        cluster.request(Create(KeyspaceRequest("x", shards=8)))
 
 
 @pytest.mark.parametrize(
@@ -209,13 +209,15 @@ class Controller:
     def silent_because(self, node: str) -> str:
         return ""
 
-    async def order(self, order: Order, *, plan_only: bool, if_version: int, order_id: str = "") -> Accepted:
-        begun = begun_by(order_id, self.state)
+    async def request(
+        self, request: OperatorRequest, *, plan_only: bool, if_version: int, request_id: str = ""
+    ) -> Accepted:
+        begun = begun_by(request_id, self.state)
         if begun is not None:
             return begun
         if plan_only:
-            return self.cluster.plan(order)
-        number = self.cluster.order(order, if_version)
+            return self.cluster.plan(request)
+        number = self.cluster.request(request, if_version)
         return Accepted(self.state.operations[number], (), ())
 
     async def cancel(self, operation: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from shoal_shardmanager.control.operations.restart import current_node
-from shoal_shardmanager.control.orders import Refused, RestartOrder, Why
+from shoal_shardmanager.control.requests import Refused, RestartRequest, Why
 from shoal_shardmanager.control.rows import Drain, OperationRow, Rebalance, RemoveNode, State, Step
 
 
@@ -38,7 +38,7 @@ def leaders(cluster: Any) -> Counter[str]:
 
 def test_all_nodes_are_restarted_one_after_the_other(simulated: Any) -> None:
     cluster = simulated(shards=6)
-    operation = cluster.order(RestartOrder())
+    operation = cluster.request(RestartRequest())
     assert operator(cluster, operation) == ["n1", "n2", "n3", "n4", "n5"]
     row = cluster.state.operations[operation]
     assert (row.state, row.reason) == (State.DONE, "5 nodes were restarted, one after the other")
@@ -47,7 +47,7 @@ def test_all_nodes_are_restarted_one_after_the_other(simulated: Any) -> None:
 
 def test_leaders_are_spread_again_once_all_nodes_were_restarted_and_no_replica_moves(simulated: Any) -> None:
     cluster = simulated(shards=10)
-    restart = cluster.order(RestartOrder())
+    restart = cluster.request(RestartRequest())
     operator(cluster, restart)
     replicas = {shard.id: shard.replicas for shard in cluster.state.map.shards}
     assert sorted(leaders(cluster).values())[-1] > 4, "the restart has left leaders uneven"
@@ -62,13 +62,13 @@ def test_leaders_are_spread_again_once_all_nodes_were_restarted_and_no_replica_m
 
 def test_nodes_that_are_named_are_restarted_in_that_order(simulated: Any) -> None:
     cluster = simulated()
-    assert operator(cluster, cluster.order(RestartOrder(("n3", "n1")))) == ["n3", "n1"]
+    assert operator(cluster, cluster.request(RestartRequest(("n3", "n1")))) == ["n3", "n1"]
 
 
 @pytest.mark.parametrize("event", range(1, 30))
 def test_another_manager_goes_on_with_it(simulated: Any, event: int) -> None:
     cluster = simulated()
-    operation = cluster.order(RestartOrder(("n1", "n2")))
+    operation = cluster.request(RestartRequest(("n1", "n2")))
     cluster.crash_at = event
     assert operator(cluster, operation) == ["n1", "n2"]
 
@@ -77,9 +77,9 @@ def test_nothing_is_restarted_while_a_replica_is_not_in_step(simulated: Any) -> 
     cluster = simulated()
     cluster.groups[1].match["n2"] = 0
     with pytest.raises(Refused, match="the replica of shard 1 on n2 is not in step: nothing may be taken away now"):
-        cluster.order(RestartOrder())
+        cluster.request(RestartRequest())
     cluster.run(5)
-    operation = cluster.order(RestartOrder(("n1", "n4", "n3")))
+    operation = cluster.request(RestartRequest(("n1", "n4", "n3")))
     assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
     cluster.stop("n1")
     cluster.run(5)
@@ -96,7 +96,7 @@ def test_nothing_is_restarted_while_a_replica_is_not_in_step(simulated: Any) -> 
 def test_a_process_that_was_not_restarted_is_not_taken_for_another(simulated: Any) -> None:
     cluster = simulated()
     cluster.run(50)
-    operation = cluster.order(RestartOrder(("n1",)))
+    operation = cluster.request(RestartRequest(("n1",)))
     cluster.run(2_000)
     assert cluster.state.operations[operation].step is Step.RESTART
     assert cluster.last.notes[operation].waiting == "restart node n1 now"
@@ -104,7 +104,7 @@ def test_a_process_that_was_not_restarted_is_not_taken_for_another(simulated: An
 
 def test_leaderships_that_come_back_are_given_away_again(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(RestartOrder(("n1",)))
+    operation = cluster.request(RestartRequest(("n1",)))
     assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
     cluster.groups[1].leader = "n1"
     cluster.run(3)
@@ -113,7 +113,7 @@ def test_leaderships_that_come_back_are_given_away_again(simulated: Any) -> None
 
 def test_a_rolling_restart_can_be_cancelled(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(RestartOrder())
+    operation = cluster.request(RestartRequest())
     cluster.run(20)
     cluster.cancel(operation)
     row = cluster.run_to_end(operation)
@@ -122,7 +122,7 @@ def test_a_rolling_restart_can_be_cancelled(simulated: Any) -> None:
 
 def test_a_node_that_is_gone_when_its_turn_comes_is_skipped(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(RestartOrder(("n4", "n5")))
+    operation = cluster.request(RestartRequest(("n4", "n5")))
     cluster.stop("n4")
     cluster.run(5)
     assert cluster.last.notes[operation].waiting == (
@@ -136,23 +136,23 @@ def test_a_node_that_is_gone_when_its_turn_comes_is_skipped(simulated: Any) -> N
 
 def test_a_node_that_was_removed_is_skipped(simulated: Any) -> None:
     cluster = simulated()
-    cluster.run_to_end(cluster.order(Drain("n5")))
-    operation = cluster.order(RestartOrder(("n1", "n5")))
-    assert cluster.run_to_end(cluster.order(RemoveNode("n5"))).state is State.DONE
+    cluster.run_to_end(cluster.request(Drain("n5")))
+    operation = cluster.request(RestartRequest(("n1", "n5")))
+    assert cluster.run_to_end(cluster.request(RemoveNode("n5"))).state is State.DONE
     assert operator(cluster, operation) == ["n1"]
     assert "n5: skipped" in cluster.state.operations[operation].reason
 
 
 def test_a_drained_node_is_restarted_like_any_other(simulated: Any) -> None:
     cluster = simulated()
-    cluster.run_to_end(cluster.order(Drain("n2")))
-    assert operator(cluster, cluster.order(RestartOrder(("n2", "n1")))) == ["n2", "n1"]
+    cluster.run_to_end(cluster.request(Drain("n2")))
+    assert operator(cluster, cluster.request(RestartRequest(("n2", "n1")))) == ["n2", "n1"]
 
 
 @pytest.mark.parametrize("comes_back_first", [False, True])
 def test_a_node_that_does_not_come_back_ends_it_with_the_reason(simulated: Any, comes_back_first: bool) -> None:
     cluster = simulated(voters=1)
-    operation = cluster.order(RestartOrder(("n1", "n2")))
+    operation = cluster.request(RestartRequest(("n1", "n2")))
     assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
     cluster.run(50)
     cluster.stop("n1")
@@ -170,7 +170,7 @@ def test_a_node_that_does_not_come_back_ends_it_with_the_reason(simulated: Any, 
 
 def test_what_waits_for_a_node_that_is_away_can_be_cancelled(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(RestartOrder(("n1",)))
+    operation = cluster.request(RestartRequest(("n1",)))
     assert cluster.run(100, lambda: cluster.state.operations[operation].step is Step.RESTART)
     cluster.stop("n1")
     cluster.run(5)
@@ -178,42 +178,42 @@ def test_what_waits_for_a_node_that_is_away_can_be_cancelled(simulated: Any) -> 
     assert cluster.run_to_end(operation, ticks=5).state is State.CANCELLED
 
 
-def test_bad_orders_to_restart_are_refused(simulated: Any) -> None:
+def test_bad_requests_to_restart_are_refused(simulated: Any) -> None:
     cluster = simulated()
-    for order, why, words in (
-        (RestartOrder(("n9",)), Why.NOT_FOUND, "no node 'n9'"),
-        (RestartOrder(("n1", "n1")), Why.WRONG, "n1 is named twice"),
+    for request, why, words in (
+        (RestartRequest(("n9",)), Why.NOT_FOUND, "no node 'n9'"),
+        (RestartRequest(("n1", "n1")), Why.WRONG, "n1 is named twice"),
     ):
         with pytest.raises(Refused, match=words) as refusal:
-            cluster.order(order)
+            cluster.request(request)
         assert refusal.value.why is why
     cluster.stop("n4")
     with pytest.raises(Refused, match="n4 does not answer: start it, or name the other nodes"):
-        cluster.order(RestartOrder())
+        cluster.request(RestartRequest())
     cluster.start("n4")
-    drain = cluster.order(Drain("n1"))
+    drain = cluster.request(Drain("n1"))
     with pytest.raises(Refused, match=r"operation 1 \(drain of n1\) is under way"):
-        cluster.order(RestartOrder())
+        cluster.request(RestartRequest())
     cluster.run_to_end(drain)
-    cluster.order(RestartOrder())
+    cluster.request(RestartRequest())
     with pytest.raises(Refused, match=r"operation \d+ is a rolling restart already"):
-        cluster.order(RestartOrder())
+        cluster.request(RestartRequest())
 
 
-def test_the_rebalance_that_follows_gives_way_to_one_that_is_ordered(simulated: Any) -> None:
+def test_the_rebalance_that_follows_gives_way_to_one_that_is_requested(simulated: Any) -> None:
     cluster = simulated(shards=10)
-    operator(cluster, cluster.order(RestartOrder()))
+    operator(cluster, cluster.request(RestartRequest()))
 
     def following() -> list[OperationRow]:
         return [row for row in cluster.state.running() if isinstance(row.arguments, Rebalance)]
 
     assert cluster.run(200, lambda: bool(following()))
     (automatic,) = following()
-    ordered = cluster.order(Rebalance())
-    with pytest.raises(Refused, match=f"operation {ordered} is rebalancing already"):
-        cluster.order(Rebalance())
-    assert cluster.run_to_end(ordered).state is State.DONE
+    requested = cluster.request(Rebalance())
+    with pytest.raises(Refused, match=f"operation {requested} is rebalancing already"):
+        cluster.request(Rebalance())
+    assert cluster.run_to_end(requested).state is State.DONE
     given_way = cluster.run_to_end(automatic.id)
     assert given_way.state is State.CANCELLED
-    assert given_way.reason == f"operation {ordered} rebalances, as ordered"
+    assert given_way.reason == f"operation {requested} rebalances, as requested"
     cluster.settled()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal_shardmanager.control.orders import SETTINGS, Refused, Why, with_settings
+from shoal_shardmanager.control.requests import SETTINGS, Refused, Why, with_settings
 from shoal_shardmanager.control.rows import SettingsRow
 
 USUAL = SettingsRow()
@@ -21,7 +21,7 @@ def test_values_have_units() -> None:
     assert (after.gone_after_ms, after.split_bytes, after.moves_per_node) == (120_000, 8 << 30, 4)
     assert after.version == USUAL.version + 1
     shown = {setting.name: setting.shown(after) for setting in SETTINGS}
-    assert (shown["gone_after"], shown["split_bytes"], shown["relocation_bytes_per_second"]) == ("120s", "8GiB", "off")
+    assert (shown["gone_after"], shown["split_bytes"], shown["migration_bytes_per_second"]) == ("120s", "8GiB", "off")
 
 
 def test_a_limit_can_be_switched_off() -> None:

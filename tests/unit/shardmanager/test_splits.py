@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 from shoal.protocol.messages import MicroshardLoad
 from shoal.shardmap import MicroshardRange, Shard
+from shoal_shardmanager.control.node_requests import Split
 from shoal_shardmanager.control.operations.automatic import MEASURED_MS, SUSTAINED_MS
-from shoal_shardmanager.control.orders import MoveMicroshardsOrder, Refused, SplitOrder, Why, with_settings
 from shoal_shardmanager.control.placement_input import Loads
-from shoal_shardmanager.control.requests import Split
+from shoal_shardmanager.control.requests import MoveMicroshardsRequest, Refused, SplitRequest, Why, with_settings
 from shoal_shardmanager.control.rows import MoveReplica, NodeState, OperationRow, Rebalance, SplitShard, State, Step
 from shoal_shardmanager.control.split_points import best_point, point_at
 from shoal_shardmanager.control.state import changed
@@ -22,7 +22,7 @@ EVENTS_MAX = 14
 
 def test_a_shard_is_split_in_the_middle_when_nothing_is_known_of_its_load(simulated: Any) -> None:
     cluster = simulated()
-    row = cluster.run_to_end(cluster.order(SplitOrder(1)))
+    row = cluster.run_to_end(cluster.request(SplitRequest(1)))
     assert row.state is State.DONE
     assert cluster.groups[1].ranges == (MicroshardRange(0, 2),)
     assert cluster.groups[3].ranges == (MicroshardRange(2, 4),)
@@ -33,13 +33,13 @@ def test_a_shard_is_split_in_the_middle_when_nothing_is_known_of_its_load(simula
 def test_the_new_shard_is_led_by_the_voter_that_leads_least(simulated: Any) -> None:
     cluster = simulated(shards=2)
     assert {cluster.groups[1].leader, cluster.groups[2].leader} == {"n1", "n2"}
-    cluster.run_to_end(cluster.order(SplitOrder(1)))
+    cluster.run_to_end(cluster.request(SplitRequest(1)))
     assert cluster.groups[3].leader == "n3"
 
 
 def test_a_split_that_was_done_is_not_asked_for_again_while_the_new_shard_is_opened(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(SplitOrder(1))
+    operation = cluster.request(SplitRequest(1))
     assert cluster.run(20, lambda: 3 in cluster.groups)
     for node in cluster.nodes.values():
         node.replicas.discard(3)
@@ -52,7 +52,7 @@ def test_a_split_that_was_done_is_not_asked_for_again_while_the_new_shard_is_ope
 @pytest.mark.parametrize("event", range(1, EVENTS_MAX))
 def test_a_split_is_done_once_whoever_takes_over(simulated: Any, event: int) -> None:
     cluster = simulated()
-    operation = cluster.order(SplitOrder(1, at=1))
+    operation = cluster.request(SplitRequest(1, at=1))
     cluster.crash_at = event
     assert cluster.run_to_end(operation).state is State.DONE
     assert cluster.groups[3].ranges == (MicroshardRange(1, 4),)
@@ -63,7 +63,7 @@ def test_a_split_is_done_once_whoever_takes_over(simulated: Any, event: int) -> 
 @pytest.mark.parametrize("event", range(1, EVENTS_MAX))
 def test_a_split_that_is_refused_is_asked_for_again(simulated: Any, event: int) -> None:
     cluster = simulated()
-    operation = cluster.order(SplitOrder(1))
+    operation = cluster.request(SplitRequest(1))
     cluster.refuse_at = event
     assert cluster.run_to_end(operation).state is State.DONE
     cluster.settled()
@@ -72,7 +72,7 @@ def test_a_split_that_is_refused_is_asked_for_again(simulated: Any, event: int) 
 @pytest.mark.parametrize("away", ["n1", "n2", "n3"])
 def test_a_node_that_is_away_only_delays_a_split(simulated: Any, away: str) -> None:
     cluster = simulated()
-    operation = cluster.order(SplitOrder(1))
+    operation = cluster.request(SplitRequest(1))
     cluster.stop(away)
     cluster.run(60)
     cluster.start(away)
@@ -82,8 +82,8 @@ def test_a_node_that_is_away_only_delays_a_split(simulated: Any, away: str) -> N
 
 def test_other_changes_of_the_map_do_not_lose_the_new_shard(simulated: Any) -> None:
     cluster = simulated(nodes=6)
-    split = cluster.order(SplitOrder(1))
-    move = cluster.order(MoveReplica(2, "n2", "n5"))
+    split = cluster.request(SplitRequest(1))
+    move = cluster.request(MoveReplica(2, "n2", "n5"))
     assert cluster.run_to_end(split).state is State.DONE
     assert cluster.run_to_end(move).state is State.DONE
     cluster.settled()
@@ -92,23 +92,23 @@ def test_other_changes_of_the_map_do_not_lose_the_new_shard(simulated: Any) -> N
 def test_a_shard_can_be_split_until_its_microshards_are_single(simulated: Any) -> None:
     cluster = simulated(shards=1)
     for shard in (1, 1, 2):
-        cluster.run_to_end(cluster.order(SplitOrder(shard)))
+        cluster.run_to_end(cluster.request(SplitRequest(shard)))
     assert len(cluster.groups) == 4
     with pytest.raises(Refused, match="has one microshard, 0, and a microshard cannot be split"):
-        cluster.order(SplitOrder(1))
+        cluster.request(SplitRequest(1))
     cluster.settled()
 
 
 def test_a_split_and_anything_else_on_a_shard_exclude_each_other(simulated: Any) -> None:
     cluster = simulated()
-    split = cluster.order(SplitOrder(1))
-    for order in (
-        SplitOrder(1),
+    split = cluster.request(SplitRequest(1))
+    for request in (
+        SplitRequest(1),
         MoveReplica(1, "n1", "n4"),
-        MoveMicroshardsOrder(2, 1, (MicroshardRange(4, 5),)),
+        MoveMicroshardsRequest(2, 1, (MicroshardRange(4, 5),)),
     ):
         with pytest.raises(Refused, match=r"operation 1 \(split, at step split\) is on shard 1") as refusal:
-            cluster.order(order)
+            cluster.request(request)
         assert refusal.value.why is Why.CONFLICT
     with pytest.raises(Refused, match="`shoal merge 1 3` undoes it"):
         cluster.cancel(split)
@@ -282,7 +282,7 @@ def test_the_moves_after_a_split_are_under_the_caps(simulated: Any) -> None:
 
 def test_a_split_that_was_asked_for_is_followed_by_nothing(simulated: Any) -> None:
     cluster = simulated()
-    cluster.run_to_end(cluster.order(SplitOrder(1)))
+    cluster.run_to_end(cluster.request(SplitRequest(1)))
     cluster.run(300)
     assert not rebalancings(cluster)
 

@@ -14,7 +14,7 @@ from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardM
 from shoal_server.config import ClusterConfig
 from shoal_shardmanager.control.controller import adopted
 from shoal_shardmanager.control.observed import Report, View
-from shoal_shardmanager.control.orders import Create, KeyspaceOrder, Refused, begun_by
+from shoal_shardmanager.control.requests import Create, KeyspaceRequest, Refused, begun_by
 from shoal_shardmanager.control.rows import MoveLeader
 from shoal_shardmanager.process import driver
 from shoal_shardmanager.process.driver import Term, begin_term
@@ -67,7 +67,7 @@ async def begun(client: LosingClient) -> Term:
 
 def new_keyspace(name: str) -> dict[str, Any]:
     return {
-        "order": Create(KeyspaceOrder(name, microshards=4, shards=1, voters=1)),
+        "request": Create(KeyspaceRequest(name, microshards=4, shards=1, voters=1)),
         "plan_only": False,
         "if_version": 0,
     }
@@ -82,10 +82,10 @@ async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient, mo
         await term.next_progress(5)
     client.loses = True
     with pytest.raises(shoal.DeadlineExceeded):
-        await term.order(**new_keyspace("one"))
+        await term.request(**new_keyspace("one"))
     client.loses = False
     with pytest.raises(shoal.DeadlineExceeded):
-        await term.order(**new_keyspace("two"))
+        await term.request(**new_keyspace("two"))
     with pytest.raises(shoal.DeadlineExceeded):
         await running
     rows = await Store(client, "m1").load()
@@ -93,25 +93,25 @@ async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient, mo
     assert [keyspace.name for keyspace in rows.map.keyspaces] == ["default", "one"]
 
 
-async def test_an_order_that_comes_twice_begins_one_operation(
+async def test_a_request_that_comes_twice_begins_one_operation(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     term = await begun(client)
     empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
     monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
     running = asyncio.create_task(term.run())
-    first = await term.order(**new_keyspace("one"), order_id="a")
-    again = await term.order(**new_keyspace("one"), order_id="a")
+    first = await term.request(**new_keyspace("one"), request_id="a")
+    again = await term.request(**new_keyspace("one"), request_id="a")
     assert (again.operation.id, again.changes) == (first.operation.id, ())
     with pytest.raises(Refused, match="there is a keyspace 'one' already"):
-        await term.order(**new_keyspace("one"), order_id="b")
+        await term.request(**new_keyspace("one"), request_id="b")
     with pytest.raises(Refused, match="at most 64 characters, this one has 65"):
-        await term.order(**new_keyspace("two"), order_id=65 * "a")
+        await term.request(**new_keyspace("two"), request_id=65 * "a")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_the_next_term_knows_an_order_whose_answer_was_lost(
+async def test_the_next_term_knows_a_request_whose_answer_was_lost(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
@@ -122,7 +122,7 @@ async def test_the_next_term_knows_an_order_whose_answer_was_lost(
         await term.next_progress(5)
     client.loses = True
     with pytest.raises(shoal.DeadlineExceeded):
-        await term.order(**new_keyspace("one"), order_id="a")
+        await term.request(**new_keyspace("one"), request_id="a")
     client.loses = False
     await asyncio.gather(running, return_exceptions=True)
     rows = await Store(client, "m1").load()
@@ -132,7 +132,7 @@ async def test_the_next_term_knows_an_order_whose_answer_was_lost(
     assert found.operation.kind == "create-keyspace"
 
 
-async def test_an_order_for_a_shard_without_a_leader_is_held_until_it_has_one(
+async def test_a_request_for_a_shard_without_a_leader_is_held_until_it_has_one(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     term = await begun(client)
@@ -141,25 +141,25 @@ async def test_an_order_for_a_shard_without_a_leader_is_held_until_it_has_one(
     known: dict[str, Report] = {}
     monkeypatch.setattr(term, "view", lambda: View(0, 0, known))
     running = asyncio.create_task(term.run())
-    order = asyncio.create_task(term.order(MoveLeader(1, "n1"), plan_only=True, if_version=0))
+    request = asyncio.create_task(term.request(MoveLeader(1, "n1"), plan_only=True, if_version=0))
     for _ in range(3):
         await term.next_progress(5)
-    assert not order.done()
+    assert not request.done()
     known["n1"] = leading
     async with asyncio.timeout(10):
-        assert (await order).steps == ("n1 leads shard 1 already",)
+        assert (await request).steps == ("n1 leads shard 1 already",)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_an_order_for_a_shard_that_stays_without_a_leader_is_refused(
+async def test_a_request_for_a_shard_that_stays_without_a_leader_is_refused(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "SETTLE_SECONDS", 0.1)
     term = await begun(client)
     running = asyncio.create_task(term.run())
     with pytest.raises(Refused, match="hear no leader of shard 1"):
-        await term.order(MoveLeader(1, "n1"), plan_only=False, if_version=0)
+        await term.request(MoveLeader(1, "n1"), plan_only=False, if_version=0)
     assert not term.state.operations
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from shoal.protocol.checksum import checksum
-from shoal.protocol.relocation import EndedRelocation, RelocationCursor, RelocationEnd
+from shoal.protocol.migration import EndedMigration, MigrationCursor, MigrationEnd
 from shoal.shardmap import MicroshardRange
 from shoal_server.raft.messages import HardState, Membership, sealed
 from shoal_server.storage.applied_state import (
@@ -75,13 +75,13 @@ def test_values_are_pinned() -> None:
     assert state.seq == 4, "the base plus the index"
 
 
-def test_the_state_of_relocations_is_pinned() -> None:
+def test_the_state_of_migrations_is_pinned() -> None:
     span = (MicroshardRange(0, 2),)
     state = AppliedState(
         *(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, span),
         outgoing=Outgoing(7, 8, span, sealed=True),
-        incoming=Incoming(9, 10, span, 11, RelocationCursor(12, True, b"a", 13, True), 14, 15),
-        ended=(EndedRelocation(16, RelocationEnd.ADOPTED),),
+        incoming=Incoming(9, 10, span, 11, MigrationCursor(12, True, b"a", 13, True), 14, 15),
+        ended=(EndedMigration(16, MigrationEnd.ADOPTED),),
         placements=(Placement(0, 1, 17),),
         children=(18,),
         compared_index=19,

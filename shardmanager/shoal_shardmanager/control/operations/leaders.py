@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from shoal_shardmanager.control.node_requests import Transfer
 from shoal_shardmanager.control.observed import View
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, ask, end, wait
 from shoal_shardmanager.control.operations.replica import avoided, is_dead
-from shoal_shardmanager.control.requests import Transfer
 from shoal_shardmanager.control.rows import Failover, MoveLeader, OperationRow, State
 from shoal_shardmanager.control.state import ClusterState
 

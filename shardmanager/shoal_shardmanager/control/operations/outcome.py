@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 from shoal_server.invariants import invariant
 
-from shoal_shardmanager.control.requests import NodeRequest
+from shoal_shardmanager.control.node_requests import NodeRequest
 from shoal_shardmanager.control.rows import OperationRow, State, Step
 from shoal_shardmanager.control.state import Change
 
@@ -55,7 +55,7 @@ class Note:
 class Outcome:
     """Rows to write, requests to send, or neither: then `note` says what is waited for, such as placement's plan.
 
-    Requests are sent only where no rows are written: what is asked of nodes follows from what is on disk. `ferry`: a task
+    Requests are sent only where no rows are written: what is asked of nodes follows from what is on disk. `migrator`: a task
     that copies rows is to be at work.
     """
 
@@ -63,7 +63,7 @@ class Outcome:
     requests: tuple[NodeRequest, ...] = ()
     note: Note = field(default_factory=Note)
     wants_plan: bool = False
-    ferry: bool = False
+    migrator: bool = False
 
 
 def wait(reason: str, *, left: int = -1, total: int = -1, unit: str = "") -> Outcome:

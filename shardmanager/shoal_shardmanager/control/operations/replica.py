@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from shoal.shardmap import Shard
 from shoal_server.invariants import invariant
 
+from shoal_shardmanager.control.node_requests import ADD_FOLLOWER, DEMOTE, PROMOTE, REMOVE, Change, Drop, Transfer
 from shoal_shardmanager.control.observed import Leading, View
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
-from shoal_shardmanager.control.requests import ADD_FOLLOWER, DEMOTE, PROMOTE, REMOVE, Change, Drop, Transfer
 from shoal_shardmanager.control.rows import MoveReplica, NodeState, OperationRow, State, Step
 from shoal_shardmanager.control.state import ClusterState, with_follower, with_shards, without_replica
 

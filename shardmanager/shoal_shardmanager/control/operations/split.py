@@ -14,10 +14,10 @@ from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Shard, without_ranges
 
 from shoal_shardmanager.control.memberships import unknown_members
+from shoal_shardmanager.control.node_requests import Split
 from shoal_shardmanager.control.observed import Leading, View
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.control.operations.replica import avoided
-from shoal_shardmanager.control.requests import Split
 from shoal_shardmanager.control.rows import OperationRow, SplitShard, State, Step
 from shoal_shardmanager.control.state import ClusterState
 

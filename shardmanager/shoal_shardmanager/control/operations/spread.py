@@ -5,9 +5,9 @@ Splits and merges end so too.
 
 from __future__ import annotations
 
+from shoal_shardmanager.control.node_requests import Drop
 from shoal_shardmanager.control.observed import View
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
-from shoal_shardmanager.control.requests import Drop
 from shoal_shardmanager.control.rows import (
     AlterKeyspace,
     CreateKeyspace,

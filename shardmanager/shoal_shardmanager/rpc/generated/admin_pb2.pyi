@@ -10,10 +10,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StartRequest(_message.Message):
-    __slots__ = ("plan_only", "if_version", "order_id", "move", "transfer_leader", "failover", "drain", "undrain", "remove_node", "rebalance", "create_keyspace", "alter_keyspace", "drop_keyspace", "split", "move_microshards", "merge", "rolling_restart", "settle")
+    __slots__ = ("plan_only", "if_version", "request_id", "move", "transfer_leader", "failover", "drain", "undrain", "remove_node", "rebalance", "create_keyspace", "alter_keyspace", "drop_keyspace", "split", "move_microshards", "merge", "rolling_restart", "settle")
     PLAN_ONLY_FIELD_NUMBER: _ClassVar[int]
     IF_VERSION_FIELD_NUMBER: _ClassVar[int]
-    ORDER_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_LEADER_FIELD_NUMBER: _ClassVar[int]
     FAILOVER_FIELD_NUMBER: _ClassVar[int]
@@ -31,7 +31,7 @@ class StartRequest(_message.Message):
     SETTLE_FIELD_NUMBER: _ClassVar[int]
     plan_only: bool
     if_version: int
-    order_id: str
+    request_id: str
     move: Move
     transfer_leader: TransferLeader
     failover: Failover
@@ -47,7 +47,7 @@ class StartRequest(_message.Message):
     merge: Merge
     rolling_restart: RollingRestart
     settle: Settle
-    def __init__(self, plan_only: _Optional[bool] = ..., if_version: _Optional[int] = ..., order_id: _Optional[str] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., transfer_leader: _Optional[_Union[TransferLeader, _Mapping]] = ..., failover: _Optional[_Union[Failover, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., undrain: _Optional[_Union[Undrain, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., rebalance: _Optional[_Union[Rebalance, _Mapping]] = ..., create_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., alter_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., drop_keyspace: _Optional[_Union[DropKeyspace, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., move_microshards: _Optional[_Union[MoveMicroshards, _Mapping]] = ..., merge: _Optional[_Union[Merge, _Mapping]] = ..., rolling_restart: _Optional[_Union[RollingRestart, _Mapping]] = ..., settle: _Optional[_Union[Settle, _Mapping]] = ...) -> None: ...
+    def __init__(self, plan_only: _Optional[bool] = ..., if_version: _Optional[int] = ..., request_id: _Optional[str] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., transfer_leader: _Optional[_Union[TransferLeader, _Mapping]] = ..., failover: _Optional[_Union[Failover, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., undrain: _Optional[_Union[Undrain, _Mapping]] = ..., remove_node: _Optional[_Union[RemoveNode, _Mapping]] = ..., rebalance: _Optional[_Union[Rebalance, _Mapping]] = ..., create_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., alter_keyspace: _Optional[_Union[KeyspaceSettings, _Mapping]] = ..., drop_keyspace: _Optional[_Union[DropKeyspace, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., move_microshards: _Optional[_Union[MoveMicroshards, _Mapping]] = ..., merge: _Optional[_Union[Merge, _Mapping]] = ..., rolling_restart: _Optional[_Union[RollingRestart, _Mapping]] = ..., settle: _Optional[_Union[Settle, _Mapping]] = ...) -> None: ...
 
 class Move(_message.Message):
     __slots__ = ("shard", "source", "target")

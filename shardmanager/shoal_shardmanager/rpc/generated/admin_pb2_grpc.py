@@ -88,7 +88,7 @@ class AdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Start(self, request, context):
-        """Check an order, and begin it unless only its plan is wanted.
+        """Check a request, and begin it unless only its plan is wanted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,12 +1,12 @@
 """Move microshards from one shard to another; a merge moves all of them, and drops the shard that is left empty.
 
     queued -> copy   -> seal       -> forget        -> linger       -> spread    -> drop
-              a ferry   the last      the source       merges only:    nobody       its replicas
+              a migrator   the last      the source       merges only:    nobody       its replicas
               copies    rows, then    deletes its      repeated        routes to    are gone
               rows      the target    rows             writes are      it
                         has them                       still answered
 
-The state of a relocation is in both shards' logs (docs/decisions/0011): the ferry, a task of the manager that runs the
+The state of a migration is in both shards' logs (docs/decisions/0011): the migrator, a task of the manager that runs the
 controller, keeps none, and may be begun again at any time. Until `seal` everything can be undone, from then on it goes
 forward: `sealing` is written before the source is asked to seal, `adopted` after the target has the microshards.
 """
@@ -16,25 +16,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from msgspec.structs import replace
-from shoal.map_changes import with_relocated, without_shard
-from shoal.protocol.relocation import RelocationEnd
+from shoal.map_changes import with_migrated, without_shard
+from shoal.protocol.migration import MigrationEnd
 from shoal_server.invariants import invariant
 
+from shoal_shardmanager.control.node_requests import CancelMigration, Forget
 from shoal_shardmanager.control.observed import View, elapsed_ms
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, ask, end, go, wait
-from shoal_shardmanager.control.requests import CancelRelocation, Forget
-from shoal_shardmanager.control.rows import MergeShards, OperationRow, Relocation, State, Step
+from shoal_shardmanager.control.rows import MergeShards, Migration, OperationRow, State, Step
 from shoal_shardmanager.control.state import Change, ClusterState
 
-FERRIED = frozenset({Step.COPY, Step.SEAL})
+MIGRATOR_STEPS = frozenset({Step.COPY, Step.SEAL})
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """How far a ferry is. `trouble`: why it does not go on, tried `attempts` times in a row.
+class MigrationProgress:
+    """How far a migrator is. `trouble`: why it does not go on, tried `attempts` times in a row.
 
     Args:
-        rows, bytes: copied so far, by this ferry.
+        rows, bytes: copied so far, by this migrator.
         bytes_total: that the source had when it began, as far as known; 0: not known.
     """
 
@@ -55,12 +55,14 @@ class Carried:
         return Note(waiting, max(0, self.bytes_total - self.bytes), self.bytes_total, "bytes")
 
 
-def advance(row: OperationRow, work: Relocation, state: ClusterState, view: View, carried: Carried | None) -> Outcome:
+def advance(
+    row: OperationRow, work: Migration, state: ClusterState, view: View, progress: MigrationProgress | None
+) -> Outcome:
     """Return what comes next, once it has left the queue. Not for the steps that `spread` does."""
     match row.step:
         case Step.COPY | Step.SEAL:
-            note = carried.note if carried is not None else Note("the copying begins")
-            return Outcome(note=note, ferry=True)
+            note = progress.note if progress is not None else Note("the copying begins")
+            return Outcome(note=note, migrator=True)
         case Step.UNDO:
             return _undo(row, work, view)
         case Step.FORGET:
@@ -75,51 +77,51 @@ def sealing(row: OperationRow, now_ms: int) -> tuple[Change, ...]:
 
 
 def adopted(
-    row: OperationRow, work: Relocation, state: ClusterState, newer_than: int, now_ms: int
+    row: OperationRow, work: Migration, state: ClusterState, newer_than: int, now_ms: int
 ) -> tuple[Change, ...]:
     """Return what is written once the target has the microshards; nodes may have maps up to `newer_than` already."""
     version = state.next_map_version(newer_than)
-    shard_map = with_relocated(state.map, work.source, work.target, work.ranges, version)
+    shard_map = with_migrated(state.map, work.source, work.target, work.ranges, version)
     return go(row, Step.FORGET, now_ms, shard_map, map_version=shard_map.version).changes
 
 
 def undone(row: OperationRow, reason: str, now_ms: int) -> OperationRow:
-    """Return the row of a relocation that is undone from now on; its step must be `copy`."""
-    invariant(row.step is Step.COPY, "a relocation is undone before the seal, or not at all")
+    """Return the row of a migration that is undone from now on; its step must be `copy`."""
+    invariant(row.step is Step.COPY, "a migration is undone before the seal, or not at all")
     return replace(row, step=Step.UNDO, step_ms=now_ms, undo=reason, cancelled=True)
 
 
-def _undo(row: OperationRow, work: Relocation, view: View) -> Outcome:
-    # The source first: once it has ended the relocation it never seals, and nothing is missed.
+def _undo(row: OperationRow, work: Migration, view: View) -> Outcome:
+    # The source first: once it has ended the migration it never seals, and nothing is missed.
     for shard in (work.source, work.target):
         leader = view.leader(shard)
         if leader is None:
             return wait(f"shard {shard} reports no leader")
         outgoing = leader.replica.outgoing
-        if outgoing is not None and outgoing.relocation == row.relocation and outgoing.sealed:
+        if outgoing is not None and outgoing.migration == row.migration and outgoing.sealed:
             # Somebody else drives it, too: what an operation has begun itself is undone before anybody asks for the seal.
             reason = f"shard {shard} has parted with the microshards meanwhile: `shoal settle {shard}` finishes it"
             return end(row, State.FAILED, view.wall_ms, reason)
-        if leader.ended(row.relocation) is not RelocationEnd.CANCELLED:
-            request = CancelRelocation(leader.node, shard, row.relocation, row.id)
-            return ask(request, waiting=f"shard {shard} gives the relocation up")
+        if leader.ended(row.migration) is not MigrationEnd.CANCELLED:
+            request = CancelMigration(leader.node, shard, row.migration, row.id)
+            return ask(request, waiting=f"shard {shard} gives the migration up")
     state = State.CANCELLED if row.cancelled else State.DONE
     return end(row, state, view.wall_ms, f"{row.undo}; all is as it was before")
 
 
-def _forget(row: OperationRow, work: Relocation, view: View) -> Outcome:
+def _forget(row: OperationRow, work: Migration, view: View) -> Outcome:
     leader = view.leader(work.source)
     if leader is None:
         return wait(f"shard {work.source} reports no leader")
-    if leader.ended(row.relocation) is not RelocationEnd.FORGOTTEN:
-        request = Forget(leader.node, work.source, row.relocation, row.id)
+    if leader.ended(row.migration) is not MigrationEnd.FORGOTTEN:
+        request = Forget(leader.node, work.source, row.migration, row.id)
         return ask(request, waiting=f"shard {work.source} deletes what it gave away")
     if isinstance(work, MergeShards):
         return go(row, Step.LINGER, view.wall_ms)
     return end(row, State.DONE, view.wall_ms, described(work))
 
 
-def _linger(row: OperationRow, work: Relocation, state: ClusterState, view: View) -> Outcome:
+def _linger(row: OperationRow, work: Migration, state: ClusterState, view: View) -> Outcome:
     left_ms = state.settings.merge_linger_ms - elapsed_ms(row.step_ms, view.wall_ms)
     if left_ms > 0:
         return wait(
@@ -133,7 +135,7 @@ def _linger(row: OperationRow, work: Relocation, state: ClusterState, view: View
     return go(row, Step.SPREAD, view.wall_ms, shard_map, counters, map_version=shard_map.version)
 
 
-def described(work: Relocation) -> str:
+def described(work: Migration) -> str:
     """Say what was done."""
     count = sum(span.end - span.first for span in work.ranges)
     return f"{count} microshards of shard {work.source} are shard {work.target}'s now"

@@ -1,26 +1,33 @@
-"""Orders that give microshards to another shard: some of them, or, to merge two shards, all."""
+"""Requests that give microshards to another shard: some of them, or, to merge two shards, all."""
 
 from __future__ import annotations
 
 from shoal.shardmap import MicroshardRange, Shard, microshards_in, ranges_of, without_ranges
 
-from shoal_shardmanager.control.orders.common import (
+from shoal_shardmanager.control.requests.common import (
     accept,
     check_idle,
     described_ranges,
     known_leader,
     known_shard,
 )
-from shoal_shardmanager.control.orders.model import Accepted, Facts, MergeOrder, MoveMicroshardsOrder, Refused, Why
+from shoal_shardmanager.control.requests.model import (
+    Accepted,
+    Facts,
+    MergeRequest,
+    MoveMicroshardsRequest,
+    Refused,
+    Why,
+)
 from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, Step
 
 ROOM = 1.2
 """A target's nodes must have so many times the bytes free: rows take space in their log, too, for a while."""
 
 
-def move_microshards(order: MoveMicroshardsOrder, facts: Facts) -> Accepted:
-    source, target = _pair(order.source, order.target, facts)
-    ranges = _known_ranges(order.ranges, source, facts)
+def move_microshards(request: MoveMicroshardsRequest, facts: Facts) -> Accepted:
+    source, target = _pair(request.source, request.target, facts)
+    ranges = _known_ranges(request.ranges, source, facts)
     if not without_ranges(source.ranges, ranges):
         raise Refused(
             Why.REFUSED,
@@ -33,8 +40,8 @@ def move_microshards(order: MoveMicroshardsOrder, facts: Facts) -> Accepted:
     return Accepted(accepted.operation, accepted.changes, steps, bytes=size)
 
 
-def merge(order: MergeOrder, facts: Facts) -> Accepted:
-    source, target = _pair(order.source, order.target, facts)
+def merge(request: MergeRequest, facts: Facts) -> Accepted:
+    source, target = _pair(request.source, request.target, facts)
     if not source.ranges:
         raise Refused(Why.REFUSED, f"shard {source.id} has no microshards any more")
     size = _size(source, source.ranges, facts)

@@ -1,4 +1,4 @@
-"""Ferries of the simulated cluster: all that they do to the two shards' logs and to the rows, without a row copied.
+"""Migrators of the simulated cluster: all that they do to the two shards' logs and to the rows, without a row copied.
 
 One step a tick, each an event at which the manager may end.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.protocol.migration import MigrationEnd, MigrationStatus
 from shoal.shardmap import with_ranges, without_ranges
-from shoal_shardmanager.control.operations import relocate
-from shoal_shardmanager.control.operations.relocate import Carried
+from shoal_shardmanager.control.operations import migrate
+from shoal_shardmanager.control.operations.migrate import MigrationProgress
 from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, OperationRow, Step
 from shoal_shardmanager.control.state import Change, changed
 
@@ -24,8 +24,8 @@ PAGES = 5
 """How many ticks the copying takes."""
 
 
-class SimulatedFerries:
-    """What the ferries of the manager do, and what the nodes do that they ask."""
+class SimulatedMigrators:
+    """What the migrators of the manager do, and what the nodes do that they ask."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
@@ -36,39 +36,43 @@ class SimulatedFerries:
             row = self._cluster.state.operations[operation]
             assert isinstance(row.arguments, MoveMicroshards | MergeShards)
             if operation in self.stuck:
-                self._cluster.memory.carried[operation] = Carried("copying", trouble="made to stand still", attempts=1)
+                self._cluster.memory.progress[operation] = MigrationProgress(
+                    "copying", trouble="made to stand still", attempts=1
+                )
                 continue
             groups = [self._cluster.groups[shard] for shard in (row.arguments.source, row.arguments.target)]
             if all(self._cluster.nodes[group.leader].runs for group in groups):
                 self._go_on(row, row.arguments, *groups)
             else:
-                self._cluster.memory.carried[operation] = Carried("copying", trouble="a leader is away", attempts=1)
+                self._cluster.memory.progress[operation] = MigrationProgress(
+                    "copying", trouble="a leader is away", attempts=1
+                )
 
     def _go_on(self, row: OperationRow, work: MoveMicroshards | MergeShards, source: Group, target: Group) -> None:
-        cluster, number = self._cluster, row.relocation
-        if target.ended.get(number) is RelocationEnd.ADOPTED:
-            self._write(row, relocate.adopted(row, work, cluster.state, cluster.view().newest_map(), cluster.now_ms))
+        cluster, number = self._cluster, row.migration
+        if target.ended.get(number) is MigrationEnd.ADOPTED:
+            self._write(row, migrate.adopted(row, work, cluster.state, cluster.view().newest_map(), cluster.now_ms))
             return
         assert number not in target.ended, "what was cancelled is not begun again"
         if target.incoming is None:
             assert not set(work.ranges).intersection(target.ranges)
-            target.incoming = RelocationStatus(number, work.source, work.ranges)
+            target.incoming = MigrationStatus(number, work.source, work.ranges)
         elif source.outgoing is None:
             assert not without_ranges(work.ranges, source.ranges), "it has what it gives"
-            source.outgoing = RelocationStatus(number, work.target, work.ranges)
+            source.outgoing = MigrationStatus(number, work.target, work.ranges)
         elif target.incoming.number < PAGES:
             target.incoming = replace(target.incoming, number=target.incoming.number + 1)
         elif row.step is Step.COPY:
-            self._write(row, relocate.sealing(row, cluster.now_ms))
+            self._write(row, migrate.sealing(row, cluster.now_ms))
         elif not source.outgoing.sealed:
             source.outgoing = replace(source.outgoing, sealed=True)
             source.ranges = without_ranges(source.ranges, work.ranges)
             self._derive(source)
         else:
             target.incoming, target.ranges = None, with_ranges(target.ranges, work.ranges)
-            target.ended[number] = RelocationEnd.ADOPTED
+            target.ended[number] = MigrationEnd.ADOPTED
             self._derive(target)
-        cluster.memory.carried[row.id] = Carried("copying")
+        cluster.memory.progress[row.id] = MigrationProgress("copying")
         cluster.event()
 
     def _derive(self, group: Group) -> None:
@@ -85,19 +89,19 @@ class SimulatedFerries:
     # -- what the controller asks of leaders
 
     def forget(self, group: Group, number: int) -> None:
-        if group.outgoing is not None and group.outgoing.relocation == number:
+        if group.outgoing is not None and group.outgoing.migration == number:
             assert group.outgoing.sealed, "what is not given away is not deleted"
             target = self._cluster.groups[group.outgoing.other]
-            assert target.ended.get(number) is RelocationEnd.ADOPTED, "only what the target has is deleted"
+            assert target.ended.get(number) is MigrationEnd.ADOPTED, "only what the target has is deleted"
             group.outgoing = None
-        group.ended[number] = RelocationEnd.FORGOTTEN
+        group.ended[number] = MigrationEnd.FORGOTTEN
 
     def cancel(self, group: Group, number: int) -> None:
-        if group.outgoing is not None and group.outgoing.relocation == number:
+        if group.outgoing is not None and group.outgoing.migration == number:
             assert not group.outgoing.sealed, "from the seal on it only goes forward"
             group.outgoing = None
-        if group.incoming is not None and group.incoming.relocation == number:
+        if group.incoming is not None and group.incoming.migration == number:
             source = self._cluster.groups[group.incoming.other]
-            assert source.ended.get(number) is RelocationEnd.CANCELLED, "the source is asked first"
+            assert source.ended.get(number) is MigrationEnd.CANCELLED, "the source is asked first"
             group.incoming = None
-        group.ended[number] = RelocationEnd.CANCELLED
+        group.ended[number] = MigrationEnd.CANCELLED

@@ -1,19 +1,19 @@
-"""Orders about one shard: move a replica, transfer its leadership."""
+"""Requests about one shard: move a replica, transfer its leadership."""
 
 from __future__ import annotations
 
 from shoal.shardmap import Shard
 
-from shoal_shardmanager.control.orders.common import accept, check_idle, known_leader, known_node, known_shard, listed
-from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, Why
+from shoal_shardmanager.control.requests.common import accept, check_idle, known_leader, known_node, known_shard, listed
+from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, Why
 from shoal_shardmanager.control.rows import MoveLeader, MoveReplica, NodeRow, NodeState, Step
 from shoal_shardmanager.control.state import ClusterState
 
 
-def move(order: MoveReplica, facts: Facts) -> Accepted:
+def move(request: MoveReplica, facts: Facts) -> Accepted:
     state = facts.state
-    shard = known_shard(state, order.shard)
-    source, target = known_node(state, order.source), known_node(state, order.target)
+    shard = known_shard(state, request.shard)
+    source, target = known_node(state, request.source), known_node(state, request.target)
     check_idle(state, shard.id)
     if source.id not in shard.replicas:
         raise Refused(
@@ -36,15 +36,15 @@ def move(order: MoveReplica, facts: Facts) -> Accepted:
             Why.REFUSED, f"node {target.id} takes no writes: {status.not_writable}; {_free(facts, shard, target.id)}"
         )
     known_leader(facts, shard.id)
-    _check_domains(order, shard, facts)
-    _check_regions(order, shard, facts)
+    _check_domains(request, shard, facts)
+    _check_regions(request, shard, facts)
     work = MoveReplica(shard.id, source.id, target.id, source.id in shard.voters)
     accepted = accept(facts, work, Step.QUEUED, steps=_move_steps(work, facts))
     bytes_to_copy = facts.loads.of(shard.id, shard.replicas).bytes
     return Accepted(accepted.operation, accepted.changes, accepted.steps, bytes=bytes_to_copy)
 
 
-def _check_domains(order: MoveReplica, shard: Shard, facts: Facts) -> None:
+def _check_domains(request: MoveReplica, shard: Shard, facts: Facts) -> None:
     """Refuse a move that puts two replicas into one zone where they were in different ones."""
     state = facts.state
 
@@ -53,28 +53,28 @@ def _check_domains(order: MoveReplica, shard: Shard, facts: Facts) -> None:
         return len(places) - len(set(places))
 
     before = list(shard.replicas)
-    after = [node for node in before if node != order.source] + [order.target]
+    after = [node for node in before if node != request.source] + [request.target]
     if crowd(after) > crowd(before):
-        others = [node for node in before if node != order.source]
-        shared = next(node for node in others if _domain(state, node) == _domain(state, order.target))
+        others = [node for node in before if node != request.source]
+        shared = next(node for node in others if _domain(state, node) == _domain(state, request.target))
         taken = {_domain(state, node) for node in others}
         fit = [row.id for row in _candidates(facts, shard) if _domain(state, row.id) not in taken]
         raise Refused(
             Why.REFUSED,
-            f"nodes {order.target} and {shared} are in one failure domain ({_domain_name(state, shared)}), and shard "
+            f"nodes {request.target} and {shared} are in one failure domain ({_domain_name(state, shared)}), and shard "
             f"{shard.id} would lose both replicas with it: {_choice(fit)}",
         )
 
 
-def _check_regions(order: MoveReplica, shard: Shard, facts: Facts) -> None:
+def _check_regions(request: MoveReplica, shard: Shard, facts: Facts) -> None:
     state = facts.state
     policy = state.policies.get(shard.keyspace)
     if policy is None:
         return
-    after = [node for node in shard.replicas if node != order.source] + [order.target]
+    after = [node for node in shard.replicas if node != request.source] + [request.target]
     for region, needed in policy.required.items():
         held = sum(state.nodes[node].region == region for node in after if node in state.nodes)
-        if held < needed and state.nodes[order.source].region == region:
+        if held < needed and state.nodes[request.source].region == region:
             fit = [row.id for row in _candidates(facts, shard) if row.region == region]
             raise Refused(
                 Why.REFUSED,
@@ -102,10 +102,10 @@ def _move_steps(work: MoveReplica, facts: Facts) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def transfer(order: MoveLeader, facts: Facts) -> Accepted:
+def transfer(request: MoveLeader, facts: Facts) -> Accepted:
     state = facts.state
-    shard = known_shard(state, order.shard)
-    target = known_node(state, order.target)
+    shard = known_shard(state, request.shard)
+    target = known_node(state, request.target)
     check_idle(state, shard.id)
     leader = facts.view.leader(shard.id)
     voters = leader.voters if leader is not None else shard.voters
@@ -125,7 +125,7 @@ def transfer(order: MoveLeader, facts: Facts) -> Accepted:
         )
     line = f"{leader.node} hands the leadership of shard {shard.id} to {target.id}"
     steps = (line,) if leader.node != target.id else (f"{target.id} leads shard {shard.id} already",)
-    return accept(facts, order, Step.QUEUED, steps=steps)
+    return accept(facts, request, Step.QUEUED, steps=steps)
 
 
 def _others(voters: tuple[str, ...], target: str) -> str:

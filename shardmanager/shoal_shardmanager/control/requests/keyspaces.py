@@ -1,4 +1,4 @@
-"""Orders about keyspaces: create, alter, drop."""
+"""Requests about keyspaces: create, alter, drop."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_MS, MAX_SH
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 
 from shoal_shardmanager import placement
-from shoal_shardmanager.control.orders.common import accept, known_keyspace, listed
-from shoal_shardmanager.control.orders.model import Accepted, Facts, KeyspaceOrder, Refused, Why
 from shoal_shardmanager.control.placement_input import SILENT, placement_keyspace, placement_settings, placement_state
+from shoal_shardmanager.control.requests.common import accept, known_keyspace, listed
+from shoal_shardmanager.control.requests.model import Accepted, Facts, KeyspaceRequest, Refused, Why
 from shoal_shardmanager.control.rows import AlterKeyspace, CreateKeyspace, DropKeyspace, NodeState, PolicyRow, Step
 from shoal_shardmanager.control.state import ClusterState, ForgetPolicy
 
@@ -19,18 +19,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 DELIMITER_BYTES_MAX = 16
 
 
-def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
+def create_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
     state = facts.state
-    if NAME.fullmatch(order.name) is None:
+    if NAME.fullmatch(request.name) is None:
         raise Refused(
             Why.WRONG,
-            f"{order.name!r} cannot be a keyspace's name: 1 to 63 letters, digits and '_.-', the first no sign",
+            f"{request.name!r} cannot be a keyspace's name: 1 to 63 letters, digits and '_.-', the first no sign",
         )
-    if any(keyspace.name == order.name for keyspace in state.map.keyspaces):
-        raise Refused(Why.CONFLICT, f"there is a keyspace {order.name!r} already; `shoal keyspace alter` changes it")
-    microshards = 1024 if order.microshards is None else order.microshards
-    shards = min(8, microshards) if order.shards is None else order.shards
-    delimiter = b"/" if order.delimiter is None else order.delimiter
+    if any(keyspace.name == request.name for keyspace in state.map.keyspaces):
+        raise Refused(Why.CONFLICT, f"there is a keyspace {request.name!r} already; `shoal keyspace alter` changes it")
+    microshards = 1024 if request.microshards is None else request.microshards
+    shards = min(8, microshards) if request.shards is None else request.shards
+    delimiter = b"/" if request.delimiter is None else request.delimiter
     _bounded("microshards", microshards, 1, MAX_MICROSHARDS)
     _bounded("shards", shards, 1, microshards)
     if len(delimiter) > DELIMITER_BYTES_MAX:
@@ -43,14 +43,14 @@ def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
             f"{len(state.map.shards)}, and the next number is {first}",
         )
     number = state.counters.next_keyspace
-    policy = _policy(PolicyRow(number, 3), order, state)
+    policy = _policy(PolicyRow(number, 3), request, state)
     keyspace = Keyspace(
         number,
-        order.name,
+        request.name,
         microshards,
         delimiter,
-        _staleness(order.max_staleness_ms, 5_000),
-        _ttl(order.default_ttl_ms, 0),
+        _staleness(request.max_staleness_ms, 5_000),
+        _ttl(request.default_ttl_ms, 0),
     )
     ids = tuple(range(first, first + shards))
     _check_nodes_to_found_on(policy, facts)
@@ -63,7 +63,7 @@ def create_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
         shards=(*shard_map.shards, *placed),
     )
     counters = replace(state.counters, next_keyspace=number + 1, next_shard=first + shards)
-    work = CreateKeyspace(number, order.name, ids)
+    work = CreateKeyspace(number, request.name, ids)
     steps = tuple(
         f"shard {shard.id}: microshards {shard.ranges[0].first} to {shard.ranges[0].end - 1} on "
         f"{' '.join((*shard.voters, *(f'({node})' for node in shard.followers)))}"
@@ -113,35 +113,35 @@ def _placed(keyspace: Keyspace, policy: PolicyRow, ids: tuple[int, ...], facts: 
     ]
 
 
-def alter_keyspace(order: KeyspaceOrder, facts: Facts) -> Accepted:
+def alter_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
     state = facts.state
-    keyspace = known_keyspace(state, order.name)
-    if order.microshards is not None or order.delimiter is not None:
+    keyspace = known_keyspace(state, request.name)
+    if request.microshards is not None or request.delimiter is not None:
         raise Refused(
             Why.WRONG,
             "microshards and delimiter say where each key is, and are fixed: create another keyspace, and copy",
         )
-    if order.shards is not None:
+    if request.shards is not None:
         raise Refused(Why.WRONG, "the number of shards of a keyspace cannot be set once it is there")
-    policy = _policy(state.policies[keyspace.id], order, state)
+    policy = _policy(state.policies[keyspace.id], request, state)
     settings = replace(
         keyspace,
-        max_staleness_ms=_staleness(order.max_staleness_ms, keyspace.max_staleness_ms),
-        default_ttl_ms=_ttl(order.default_ttl_ms, keyspace.default_ttl_ms),
+        max_staleness_ms=_staleness(request.max_staleness_ms, keyspace.max_staleness_ms),
+        default_ttl_ms=_ttl(request.default_ttl_ms, keyspace.default_ttl_ms),
     )
     if policy == state.policies[keyspace.id] and settings == keyspace:
-        raise Refused(Why.CONFLICT, f"keyspace {order.name!r} is so already")
+        raise Refused(Why.CONFLICT, f"keyspace {request.name!r} is so already")
     shard_map = state.map
     after = replace(
         shard_map,
         version=shard_map.version + 1,
         keyspaces=tuple(settings if known.id == keyspace.id else known for known in shard_map.keyspaces),
     )
-    steps = [f"every node hears of the settings of {order.name!r}"]
+    steps = [f"every node hears of the settings of {request.name!r}"]
     before = state.policies[keyspace.id]
     if (policy.voters, policy.followers) != (before.voters, before.followers):
         steps.append(f"then `shoal rebalance` gives each shard {policy.voters} voters and {policy.followers} followers")
-    work = AlterKeyspace(keyspace.id, order.name)
+    work = AlterKeyspace(keyspace.id, request.name)
     return accept(facts, work, Step.SPREAD, after, policy, steps=tuple(steps), version=after.version)
 
 
@@ -175,14 +175,14 @@ def drop_keyspace(name: str, facts: Facts) -> Accepted:
     )
 
 
-def _policy(base: PolicyRow, order: KeyspaceOrder, state: ClusterState) -> PolicyRow:
+def _policy(base: PolicyRow, request: KeyspaceRequest, state: ClusterState) -> PolicyRow:
     policy = PolicyRow(
         base.keyspace,
-        base.voters if order.voters is None else order.voters,
-        base.followers if order.followers is None else order.followers,
-        base.required if order.required is None else order.required,
-        base.leader_regions if order.leader_regions is None else order.leader_regions,
-        base.follower_regions if order.follower_regions is None else order.follower_regions,
+        base.voters if request.voters is None else request.voters,
+        base.followers if request.followers is None else request.followers,
+        base.required if request.required is None else request.required,
+        base.leader_regions if request.leader_regions is None else request.leader_regions,
+        base.follower_regions if request.follower_regions is None else request.follower_regions,
     )
     _bounded("voters", policy.voters, 1, MAX_VOTERS)
     _bounded("followers", policy.followers, 0, MAX_FOLLOWERS)

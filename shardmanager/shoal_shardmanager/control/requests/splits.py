@@ -1,18 +1,18 @@
-"""The order to split a shard."""
+"""The request to split a shard."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 from shoal.shardmap import Shard, microshards_in, without_ranges
 
-from shoal_shardmanager.control.orders.common import (
+from shoal_shardmanager.control.requests.common import (
     accept,
     check_idle,
     described_ranges,
     known_leader,
     known_shard,
 )
-from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, SplitOrder, Why
+from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, SplitRequest, Why
 from shoal_shardmanager.control.rows import SplitShard, Step
 from shoal_shardmanager.control.split_points import Point, best_point, point_at
 
@@ -23,9 +23,9 @@ _BY = {
 }
 
 
-def split(order: SplitOrder, facts: Facts) -> Accepted:
+def split(request: SplitRequest, facts: Facts) -> Accepted:
     state = facts.state
-    shard = known_shard(state, order.shard)
+    shard = known_shard(state, request.shard)
     check_idle(state, shard.id)
     microshards = sorted(microshards_in(shard.ranges))
     if len(microshards) < 2:
@@ -36,11 +36,11 @@ def split(order: SplitOrder, facts: Facts) -> Accepted:
         )
     leader = known_leader(facts, shard.id)
     load = facts.loads.of(shard.id, shard.replicas)
-    if order.at is None:
+    if request.at is None:
         point = best_point(shard, leader.replica, load)
     else:
-        _check_point(order.at, microshards, shard)
-        point = point_at(shard, leader.replica, load, order.at)
+        _check_point(request.at, microshards, shard)
+        point = point_at(shard, leader.replica, load, request.at)
     counters = state.counters
     child = counters.next_shard
     work = SplitShard(shard.id, child, point.ranges)

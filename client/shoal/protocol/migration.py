@@ -1,6 +1,6 @@
 """What a driver says to nodes to move microshards from one shard to another: docs/decisions/0011-moving-microshards.md.
 
-A *relocation* moves microshards from its *source* shard to its *target* shard, of one keyspace. Each of these requests is
+A *migration* moves microshards from its *source* shard to its *target* shard, of one keyspace. Each of these requests is
 for the leader of the shard that it names (`not_leader` or `wrong_shard` with the route, otherwise), and is an entry of
 that shard's log, except for `ReadMoving`. Every step may be repeated, by the same driver or by another one that takes
 over: what is done already is answered by `Done` and does nothing. `invalid_argument` says why a step is refused; it did
@@ -8,9 +8,9 @@ nothing then. Anything else that goes wrong leaves it open whether the step was 
 
 The whole course, where nothing is cancelled:
 
-1. `TakeMicroshards` to the target, then `GiveMicroshards` to the source;
+1. `BeginIncoming` to the target, then `BeginOutgoing` to the source;
 2. over and over, `ReadMoving` with the target's cursor and `StoreMoved` with what it answered and the target's number; now
-   and then `GiveMicroshards` with a cursor that is stored, so that the journal does not grow without end;
+   and then `BeginOutgoing` with a cursor that is stored, so that the journal does not grow without end;
 3. when a `MovingRows` came with `done` and few rows, `SealMicroshards` to the source: from here on only forward;
 4. go on with 2 until a `MovingRows` came with `cursor.complete`, and store that one, too;
 5. `AdoptMicroshards` to the target;
@@ -35,10 +35,10 @@ from shoal.protocol.bounds import (
     CursorBytes,
     LogIndexOrNone,
     MicroshardNumber,
+    MigrationId,
     MovedSeq,
     PageNumber,
     RangeBound,
-    RelocationId,
     RequestNumber,
     ShardId,
     Version,
@@ -56,8 +56,8 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """As in `shoal.protocol.messages`, which this module may not import."""
 
 
-class RelocationCursor(_Message, frozen=True):
-    """How far the copy of a relocation's rows has come. Drivers pass it on and look at `complete` alone.
+class MigrationCursor(_Message, frozen=True):
+    """How far the copy of a migration's rows has come. Drivers pass it on and look at `complete` alone.
 
     Args:
         mark: the index of the source's log up to which the target has everything, once the scan is over; -1: nothing is
@@ -77,36 +77,36 @@ class RelocationCursor(_Message, frozen=True):
     ranges: Ranges = ()
 
 
-UNREAD = RelocationCursor()
+UNREAD = MigrationCursor()
 
 
-class TakeMicroshards(_Message, frozen=True, tag=23):
-    """Have the target shard expect the microshards `ranges` of shard `source`, as relocation number `relocation`.
+class BeginIncoming(_Message, frozen=True, tag=23):
+    """Have the target shard expect the microshards `ranges` of shard `source`, as migration number `migration`.
 
-    Refused where the shard is in another relocation, has one of the microshards, or has ended this relocation before.
+    Refused where the shard is in another migration, has one of the microshards, or has ended this migration before.
     """
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
     source: ShardId
     ranges: Ranges
 
 
-class GiveMicroshards(_Message, frozen=True, tag=24):
+class BeginOutgoing(_Message, frozen=True, tag=24):
     """Have the source shard keep a journal of what changes in the microshards `ranges`, which shard `target` is to get.
 
-    Refused where the shard is in another relocation, lacks one of the microshards, or has ended this relocation before.
+    Refused where the shard is in another migration, lacks one of the microshards, or has ended this migration before.
     Sent again with the cursor of a page that the target has stored, it lets the source forget what the journal has up to
     there; nodes that know nothing of `confirmed` keep the journal to the end.
     """
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
     target: ShardId
     ranges: Ranges
-    confirmed: RelocationCursor = UNREAD
+    confirmed: MigrationCursor = UNREAD
 
 
 class ReadMoving(_Message, frozen=True, tag=25):
@@ -118,8 +118,8 @@ class ReadMoving(_Message, frozen=True, tag=25):
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
-    cursor: RelocationCursor
+    migration: MigrationId
+    cursor: MigrationCursor
     max_bytes: Bytes
 
 
@@ -133,12 +133,12 @@ class StoreMoved(_Message, frozen=True, tag=26):
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
     number: PageNumber
     cleared: Annotated[list[ClearedRange], Meta(max_length=MAX_MOVED)]
     rows: Annotated[list[MovedRow], Meta(max_length=MAX_MOVED)]
-    cursor: RelocationCursor
-    behind: RelocationCursor | None = None
+    cursor: MigrationCursor
+    behind: MigrationCursor | None = None
 
 
 class SealMicroshards(_Message, frozen=True, tag=27):
@@ -149,7 +149,7 @@ class SealMicroshards(_Message, frozen=True, tag=27):
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
     map_version: Version
 
 
@@ -162,7 +162,7 @@ class AdoptMicroshards(_Message, frozen=True, tag=28):
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
     map_version: Version
 
 
@@ -171,22 +171,22 @@ class ForgetMoved(_Message, frozen=True, tag=29):
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
 
 
-class CancelRelocation(_Message, frozen=True, tag=30):
-    """Have a shard, be it source or target, give a relocation up, and never begin it if it has not begun.
+class CancelMigration(_Message, frozen=True, tag=30):
+    """Have a shard, be it source or target, give a migration up, and never begin it if it has not begun.
 
     To be asked of the source first: refused where that is sealed, or the target complete; then it must go forward.
     """
 
     request: RequestNumber
     shard: ShardId
-    relocation: RelocationId
+    migration: MigrationId
 
 
-RelocationStep: TypeAlias = (
-    TakeMicroshards | GiveMicroshards | StoreMoved | SealMicroshards | AdoptMicroshards | ForgetMoved | CancelRelocation
+MigrationStep: TypeAlias = (
+    BeginIncoming | BeginOutgoing | StoreMoved | SealMicroshards | AdoptMicroshards | ForgetMoved | CancelMigration
 )
 
 
@@ -202,13 +202,13 @@ class MovingRows(_Message, frozen=True, tag=49):
     request: RequestNumber
     cleared: Annotated[list[ClearedRange], Meta(max_length=MAX_MOVED)]
     rows: Annotated[list[MovedRow], Meta(max_length=MAX_MOVED)]
-    cursor: RelocationCursor
+    cursor: MigrationCursor
     done: bool
     sealed: bool
 
 
-class RelocationStatus(_Message, frozen=True):
-    """A relocation as one of its shards has it.
+class MigrationStatus(_Message, frozen=True):
+    """A migration as one of its shards has it.
 
     Args:
         other: the other shard.
@@ -217,18 +217,18 @@ class RelocationStatus(_Message, frozen=True):
         rows, bytes: on the target: of the rows stored so far, those stored again counted again.
     """
 
-    relocation: RelocationId
+    migration: MigrationId
     other: ShardId
     ranges: Ranges
     sealed: bool = False
     number: PageNumber = 1
-    cursor: RelocationCursor = RelocationCursor()
+    cursor: MigrationCursor = MigrationCursor()
     rows: Count = 0
     bytes: Count = 0
 
 
-class RelocationEnd(IntEnum):
-    """How a relocation ended for one of its shards."""
+class MigrationEnd(IntEnum):
+    """How a migration ended for one of its shards."""
 
     CANCELLED = 1
     FORGOTTEN = 2
@@ -237,8 +237,8 @@ class RelocationEnd(IntEnum):
     """The target has them."""
 
 
-class EndedRelocation(_Message, frozen=True):
-    """A relocation that one of its shards is done with."""
+class EndedMigration(_Message, frozen=True):
+    """A migration that one of its shards is done with."""
 
-    relocation: RelocationId
-    end: RelocationEnd
+    migration: MigrationId
+    end: MigrationEnd

@@ -1,13 +1,13 @@
-"""Orders about nodes: failover, drain, undrain, remove, and rebalancing over all of them."""
+"""Requests about nodes: failover, drain, undrain, remove, and rebalancing over all of them."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
 from shoal_shardmanager import placement
-from shoal_shardmanager.control.orders.cancelling import cancel
-from shoal_shardmanager.control.orders.common import accept, check_alone, described_step, known_node, listed, plan_for
-from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, Why
+from shoal_shardmanager.control.requests.cancelling import cancel
+from shoal_shardmanager.control.requests.common import accept, check_alone, described_step, known_node, listed, plan_for
+from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, Why
 from shoal_shardmanager.control.rows import (
     Drain,
     Failover,
@@ -23,9 +23,9 @@ from shoal_shardmanager.control.rows import (
 from shoal_shardmanager.control.state import Change, ClusterState
 
 
-def failover(order: Failover, facts: Facts) -> Accepted:
+def failover(request: Failover, facts: Facts) -> Accepted:
     state, view = facts.state, facts.view
-    node = known_node(state, order.node)
+    node = known_node(state, request.node)
     check_alone(state, node.id, Failover)
     led = {shard: leader for shard, leader in sorted(view.leaders().items()) if leader.node == node.id}
     alone = [shard for shard, leader in led.items() if not leader.successors(frozenset())]
@@ -38,19 +38,19 @@ def failover(order: Failover, facts: Facts) -> Accepted:
     steps = tuple(
         f"shard {shard}: to {leader.successors(frozenset({node.id}))[0]} or another" for shard, leader in led.items()
     )
-    return accept(facts, order, Step.EVACUATE, steps=steps or (f"{node.id} leads nothing",))
+    return accept(facts, request, Step.EVACUATE, steps=steps or (f"{node.id} leads nothing",))
 
 
-def drain(order: Drain, facts: Facts) -> Accepted:
+def drain(request: Drain, facts: Facts) -> Accepted:
     state = facts.state
-    node = known_node(state, order.node)
+    node = known_node(state, request.node)
     if node.state is NodeState.DRAINED:
         raise Refused(Why.CONFLICT, f"node {node.id} is drained already; `shoal undrain {node.id}` takes it back")
     if node.state is NodeState.GONE:
         raise Refused(Why.REFUSED, f"node {node.id} is gone: its replicas are being replaced as it is")
     check_alone(state, node.id, Drain)
     draining = replace(node, state=NodeState.DRAINING, since_ms=facts.view.wall_ms)
-    accepted = accept(facts, order, Step.WORK, draining)
+    accepted = accept(facts, request, Step.WORK, draining)
     trial = ClusterState(
         state.map, state.nodes | {node.id: draining}, state.policies, state.operations, state.counters, state.settings
     )
@@ -92,9 +92,9 @@ def _check_drainable(node: NodeRow, state: ClusterState) -> None:
         )
 
 
-def undrain(order: Undrain, facts: Facts) -> Accepted:
+def undrain(request: Undrain, facts: Facts) -> Accepted:
     state = facts.state
-    node = known_node(state, order.node)
+    node = known_node(state, request.node)
     before = node.before if node.state is NodeState.GONE else node.state
     if before not in (NodeState.DRAINING, NodeState.DRAINED):
         raise Refused(Why.CONFLICT, f"node {node.id} is {node.state}, and was not drained")
@@ -106,12 +106,12 @@ def undrain(order: Undrain, facts: Facts) -> Accepted:
     for running in state.running():
         if isinstance(running.arguments, Drain) and running.node == node.id and not running.undo:
             stops += cancel(running.id, state, facts.view.wall_ms)
-    return accept(facts, order, Step.SPREAD, row, *stops, steps=(f"{node.id} may hold replicas again",))
+    return accept(facts, request, Step.SPREAD, row, *stops, steps=(f"{node.id} may hold replicas again",))
 
 
-def remove_node(order: RemoveNode, facts: Facts) -> Accepted:
+def remove_node(request: RemoveNode, facts: Facts) -> Accepted:
     state, view = facts.state, facts.view
-    node = known_node(state, order.node)
+    node = known_node(state, request.node)
     check_alone(state, node.id, RemoveNode)
     held = [shard.id for shard in state.map.shards if node.id in shard.replicas]
     status = view.fresh(node.id)
@@ -139,12 +139,18 @@ def remove_node(order: RemoveNode, facts: Facts) -> Accepted:
     removed = replace(node, state=NodeState.REMOVED, since_ms=view.wall_ms)
     stop = f"end its process: its id is never used again; {node.address} may be"
     return accept(
-        facts, order, Step.SPREAD, removed, after, steps=(f"every node forgets {node.id}", stop), version=after.version
+        facts,
+        request,
+        Step.SPREAD,
+        removed,
+        after,
+        steps=(f"every node forgets {node.id}", stop),
+        version=after.version,
     )
 
 
-def rebalance(order: Rebalance, facts: Facts) -> Accepted:
-    """One that nobody has ordered gives way to an order."""
+def rebalance(request: Rebalance, facts: Facts) -> Accepted:
+    """One that nobody has requested gives way to a request."""
     state = facts.state
     automatic: list[OperationRow] = []
     for row in state.running():
@@ -153,9 +159,9 @@ def rebalance(order: Rebalance, facts: Facts) -> Accepted:
                 raise Refused(Why.CONFLICT, f"operation {row.id} is rebalancing already")
             automatic.append(row)
     plan = plan_for(state, facts, placement.Mode.PERIODIC)
-    accepted = accept(facts, order, Step.WORK)
+    accepted = accept(facts, request, Step.WORK)
     steps = tuple(described_step(step) for step in plan.steps) or ("nothing: everything is as even as it gets",)
     notes = tuple(f"{r.subject}: {r.reason} ({r.remedy})" for r in plan.refusals)
-    reason = f"operation {accepted.operation.id} rebalances, as ordered"
+    reason = f"operation {accepted.operation.id} rebalances, as requested"
     giving_way = [replace(row, undo=reason) for row in automatic if not row.undo]
     return Accepted(accepted.operation, (*accepted.changes, *giving_way), steps, notes, plan.bytes)

@@ -1,4 +1,4 @@
-"""The ferries of a term: begun once, ended when nobody wants them, and what they write down of an operation."""
+"""The migrators of a term: begun once, ended when nobody wants them, and what they write down of an operation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from shoal.errors import Unavailable
 from shoal.shardmap import MicroshardRange
 from shoal_shardmanager.control.observed import View
-from shoal_shardmanager.control.operations.relocate import undone
-from shoal_shardmanager.control.orders import MoveMicroshardsOrder
+from shoal_shardmanager.control.operations.migrate import undone
+from shoal_shardmanager.control.requests import MoveMicroshardsRequest
 from shoal_shardmanager.control.rows import Step
 from shoal_shardmanager.control.state import Change, ClusterState, changed
-from shoal_shardmanager.process.migration import CannotSeal
-from shoal_shardmanager.process.migrations import Ferries
+from shoal_shardmanager.process.migrator import CannotSeal
+from shoal_shardmanager.process.migrators import Migrators
 
-MOVE = MoveMicroshardsOrder(1, 2, (MicroshardRange(0, 1),))
+MOVE = MoveMicroshardsRequest(1, 2, (MicroshardRange(0, 1),))
 
 
 class Term:
@@ -50,49 +50,49 @@ class Term:
 @pytest.fixture
 def term(simulated: Any) -> Term:
     cluster = simulated()
-    operation = cluster.order(MOVE)
+    operation = cluster.request(MOVE)
     assert cluster.run(5, lambda: cluster.state.operations[operation].step is Step.COPY)
     return Term(cluster)
 
 
-async def test_one_ferry_is_at_work_for_as_long_as_it_is_wanted(term: Term) -> None:
-    ferries = Ferries(term, term.open)
-    ferries.follow([1])
-    ferries.follow([1])
+async def test_one_migrator_is_at_work_for_as_long_as_it_is_wanted(term: Term) -> None:
+    migrators = Migrators(term, term.open)
+    migrators.follow([1])
+    migrators.follow([1])
     async with asyncio.timeout(5):
-        while not ferries.carried()[1].trouble:
+        while not migrators.progress()[1].trouble:
             await asyncio.sleep(0)
     assert term.asked == ["n1:1"]
-    assert ferries.carried()[1].trouble == "nobody is there"
-    ferries.follow([])
-    assert not ferries.carried()
-    await ferries.stop()
+    assert migrators.progress()[1].trouble == "nobody is there"
+    migrators.follow([])
+    assert not migrators.progress()
+    await migrators.stop()
 
 
 async def test_the_seal_is_written_once_and_names_a_newer_map(term: Term) -> None:
-    ferries = Ferries(term, term.open)
-    version = await ferries.sealing(1)
+    migrators = Migrators(term, term.open)
+    version = await migrators.sealing(1)
     row = term.state.operations[1]
     assert (row.step, version) == (Step.SEAL, term.state.map.version + 1)
-    assert await ferries.sealing(1) == version
+    assert await migrators.sealing(1) == version
     assert term.state.operations[1] is row
 
 
 async def test_what_was_cancelled_is_not_sealed(term: Term) -> None:
     term.cluster.state = changed(term.state, [undone(term.state.operations[1], "cancelled", 5)])
     with pytest.raises(CannotSeal):
-        await Ferries(term, term.open).sealing(1)
+        await Migrators(term, term.open).sealing(1)
     assert term.state.operations[1].step is Step.UNDO
 
 
 async def test_the_map_follows_the_adoption_and_is_newer_than_those_that_nodes_derived(term: Term) -> None:
-    ferries = Ferries(term, term.open)
-    await ferries.sealing(1)
+    migrators = Migrators(term, term.open)
+    await migrators.sealing(1)
     term.cluster.derive("n1", 40)
-    await ferries.adopted(1, 6)
+    await migrators.adopted(1, 6)
     assert term.state.map.version == 41
     assert term.state.shard(1).ranges == (MicroshardRange(1, 4),)  # type: ignore[union-attr]
     assert term.state.shard(2).ranges == (MicroshardRange(0, 1), MicroshardRange(4, 8))  # type: ignore[union-attr]
     assert term.state.operations[1].step is Step.FORGET
     with pytest.raises(CannotSeal):
-        await ferries.adopted(1, 6)
+        await migrators.adopted(1, 6)

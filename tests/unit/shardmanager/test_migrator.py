@@ -1,4 +1,4 @@
-"""The ferry, between two shards that are kept in memory: what is called in which order, and failures and ends at each call."""
+"""The migrator, between two shards in memory: what is called in which order, and failures and ends at each call."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 from msgspec.structs import replace
 from shoal.errors import InvalidArgument, Unavailable
 from shoal.protocol.messages import ReplicaStatus, StatusReply
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     UNREAD,
     ClearedRange,
-    EndedRelocation,
+    EndedMigration,
+    MigrationCursor,
+    MigrationEnd,
+    MigrationStatus,
     MovedRow,
     MovingRows,
-    RelocationCursor,
-    RelocationEnd,
-    RelocationStatus,
 )
 from shoal.shardmap import MicroshardRange
 from shoal_shardmanager.control.rows import MoveMicroshards
-from shoal_shardmanager.process import migration as ferry_module
-from shoal_shardmanager.process.migration import CannotSeal, Ferry
+from shoal_shardmanager.process import migrator as migrator_module
+from shoal_shardmanager.process.migrator import CannotSeal, Migrator
 
 SOURCE, TARGET, OPERATION = 1, 2, 7
 RANGES = (MicroshardRange(0, 4),)
@@ -35,15 +35,15 @@ STATUS = StatusReply(1, "n", "c", "i", "s", 1, 5, (), "", 1 << 40, ())
 
 
 class Shards:
-    """Both shards' logs, reduced to what a relocation does to them. `calls` are those that arrived, in order."""
+    """Both shards' logs, reduced to what a migration does to them. `calls` are those that arrived, in order."""
 
     def __init__(self, keys: int = 40, writes: int = 30) -> None:
         self.random = Random(keys)
         self.rows = {f"k{number:03}".encode(): b"0" for number in range(keys)}
         self.index = 1
         self.journal: list[tuple[int, bytes]] = []
-        self.outgoing: RelocationStatus | None = None
-        self.incoming: RelocationStatus | None = None
+        self.outgoing: MigrationStatus | None = None
+        self.incoming: MigrationStatus | None = None
         self.arrived: dict[bytes, bytes] = {}
         self.adopted = False
         self.writes_left = writes
@@ -81,7 +81,7 @@ class Shards:
 
 
 class Connection:
-    """A connection to either leader: what `AdminConnection` offers a ferry."""
+    """A connection to either leader: what `AdminConnection` offers a migrator."""
 
     def __init__(self, shards: Shards, shard: int) -> None:
         self.shards = shards
@@ -107,28 +107,28 @@ class Connection:
         if self.shard == SOURCE:
             replica = replace(EMPTY, shard=SOURCE, outgoing=shards.outgoing, ranges=RANGES)
         else:
-            ended = (EndedRelocation(OPERATION, RelocationEnd.ADOPTED),) if shards.adopted else ()
-            replica = replace(EMPTY, shard=TARGET, incoming=shards.incoming, relocations_ended=ended)
+            ended = (EndedMigration(OPERATION, MigrationEnd.ADOPTED),) if shards.adopted else ()
+            replica = replace(EMPTY, shard=TARGET, incoming=shards.incoming, migrations_ended=ended)
         shards.answer(arrives)
         return replace(STATUS, replicas=(replica,))
 
-    async def take_microshards(
-        self, shard: int, relocation: int, source: int, ranges: tuple[MicroshardRange, ...]
+    async def begin_incoming(
+        self, shard: int, migration: int, source: int, ranges: tuple[MicroshardRange, ...]
     ) -> None:
         await self._turn()
         arrives = self.shards.call("take")
         assert (self.shard, shard, source, ranges) == (TARGET, TARGET, SOURCE, RANGES)
         if self.shards.incoming is None and not self.shards.adopted:
-            self.shards.incoming = RelocationStatus(relocation, source, ranges)
+            self.shards.incoming = MigrationStatus(migration, source, ranges)
         self.shards.answer(arrives)
 
-    async def give_microshards(
+    async def begin_outgoing(
         self,
         shard: int,
-        relocation: int,
+        migration: int,
         target: int,
         ranges: tuple[MicroshardRange, ...],
-        confirmed: RelocationCursor = UNREAD,
+        confirmed: MigrationCursor = UNREAD,
     ) -> None:
         await self._turn()
         arrives = self.shards.call("trim" if confirmed.scanned else "give")
@@ -139,16 +139,16 @@ class Connection:
             self.shards.journal = [entry for entry in self.shards.journal if entry[0] > confirmed.mark]
         assert (self.shard, shard, target, ranges) == (SOURCE, SOURCE, TARGET, RANGES)
         if self.shards.outgoing is None:
-            self.shards.outgoing = RelocationStatus(relocation, target, ranges)
+            self.shards.outgoing = MigrationStatus(migration, target, ranges)
         self.shards.answer(arrives)
 
-    async def read_moving(self, shard: int, relocation: int, cursor: RelocationCursor, *, max_bytes: int) -> MovingRows:
+    async def read_moving(self, shard: int, migration: int, cursor: MigrationCursor, *, max_bytes: int) -> MovingRows:
         await self._turn()
         shards = self.shards
         arrives = shards.call("read")
         if shards.second_read is not None and shards.calls.count("read") == 2:
             shards.second_read.set()
-        assert (self.shard, shard, relocation) == (SOURCE, SOURCE, OPERATION)
+        assert (self.shard, shard, migration) == (SOURCE, SOURCE, OPERATION)
         assert shards.outgoing is not None
         sealed = shards.outgoing.sealed
         rows: list[MovedRow]
@@ -157,32 +157,32 @@ class Connection:
             following = [key for key in sorted(shards.rows) if key > cursor.after][:PAGE_ROWS]
             rows = [(0, key, shards.rows[key]) for key in following]
             over = len(following) < PAGE_ROWS
-            page = RelocationCursor(mark, over, b"" if over else following[-1])
+            page = MigrationCursor(mark, over, b"" if over else following[-1])
             done = False
         else:
             entries = [entry for entry in shards.journal if entry[0] > cursor.mark][:PAGE_ROWS]
             rows = [(0, key, shards.rows.get(key)) for _, key in entries]
             done = len(entries) < PAGE_ROWS
-            page = RelocationCursor(shards.index if done else entries[-1][0], True, complete=done and sealed)
+            page = MigrationCursor(shards.index if done else entries[-1][0], True, complete=done and sealed)
         shards.answer(arrives)
         return MovingRows(1, [], rows, page, done, sealed)
 
     async def store_moved(
         self,
         shard: int,
-        relocation: int,
+        migration: int,
         number: int,
         cleared: list[ClearedRange],
         rows: list[MovedRow],
-        cursor: RelocationCursor,
-        behind: RelocationCursor,
+        cursor: MigrationCursor,
+        behind: MigrationCursor,
     ) -> None:
         await self._turn()
         shards = self.shards
         if shards.second_read is not None:
             await shards.second_read.wait()
         arrives = shards.call("store")
-        assert (self.shard, shard, relocation) == (TARGET, TARGET, OPERATION)
+        assert (self.shard, shard, migration) == (TARGET, TARGET, OPERATION)
         assert shards.incoming is not None
         if number > shards.incoming.number:
             raise InvalidArgument(f"number {number} leaves some out")
@@ -197,7 +197,7 @@ class Connection:
             shards.incoming = replace(shards.incoming, number=number + 1, cursor=cursor)
         shards.answer(arrives)
 
-    async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+    async def seal_microshards(self, shard: int, migration: int, map_version: int) -> None:
         await self._turn()
         arrives = self.shards.call("seal")
         assert map_version == 6
@@ -205,7 +205,7 @@ class Connection:
         self.shards.outgoing = replace(self.shards.outgoing, sealed=True)
         self.shards.answer(arrives)
 
-    async def adopt_microshards(self, shard: int, relocation: int, map_version: int) -> None:
+    async def adopt_microshards(self, shard: int, migration: int, map_version: int) -> None:
         await self._turn()
         shards = self.shards
         arrives = shards.call("adopt")
@@ -219,7 +219,7 @@ class Connection:
 
 
 class Port:
-    """The manager, for a ferry."""
+    """The manager, for a migrator."""
 
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
@@ -251,10 +251,10 @@ class Port:
         await asyncio.sleep(0)
 
 
-async def carried_over(shards: Shards, port: Port, limit: Callable[[], int] = lambda: 0) -> Ferry:
-    ferry = Ferry(OPERATION, WORK, port, limit)
-    await asyncio.wait_for(ferry.run(), 10.0)
-    return ferry
+async def carried_over(shards: Shards, port: Port, limit: Callable[[], int] = lambda: 0) -> Migrator:
+    migrator = Migrator(OPERATION, WORK, port, limit)
+    await asyncio.wait_for(migrator.run(), 10.0)
+    return migrator
 
 
 def check_arrival(shards: Shards, port: Port) -> None:
@@ -264,21 +264,21 @@ def check_arrival(shards: Shards, port: Port) -> None:
     assert all(connection.closed for connection in port.connections)
 
 
-async def test_a_ferry_takes_gives_copies_seals_and_has_adopted_in_this_order() -> None:
+async def test_a_migrator_takes_gives_copies_seals_and_has_adopted_in_this_order() -> None:
     shards = Shards()
     port = Port(shards)
-    ferry = await carried_over(shards, port)
+    migrator = await carried_over(shards, port)
     check_arrival(shards, port)
     calls = shards.calls
     assert calls[:5] == ["status 1", "status 2", "take", "give", "status 2"]
     assert calls[calls.index("seal") :] == ["seal", "read", "store", "adopt"]
     assert port.newer_than == 6
-    assert ferry.carried.rows >= 40
-    assert not ferry.carried.trouble
+    assert migrator.progress.rows >= 40
+    assert not migrator.progress.trouble
 
 
 async def test_what_is_stored_of_the_journal_is_forgotten_while_more_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ferry_module, "SMALL_ROUND_BYTES", 0)
+    monkeypatch.setattr(migrator_module, "SMALL_ROUND_BYTES", 0)
     shards = Shards(writes=1_000)
     port = Port(shards)
     await carried_over(shards, port)
@@ -308,10 +308,10 @@ async def test_any_call_may_fail_or_lose_its_answer(call: int, kind: str) -> Non
 
 
 @pytest.mark.parametrize("call", range(1, CALLS_MAX))
-async def test_another_ferry_goes_on_where_one_ended(call: int) -> None:
+async def test_another_migrator_goes_on_where_one_ended(call: int) -> None:
     shards = Shards()
     port = Port(shards)
-    first = asyncio.create_task(Ferry(OPERATION, WORK, port, lambda: 0).run())
+    first = asyncio.create_task(Migrator(OPERATION, WORK, port, lambda: 0).run())
     while len(shards.calls) < call and not first.done():
         await asyncio.sleep(0)
     first.cancel()
@@ -324,7 +324,7 @@ async def test_another_ferry_goes_on_where_one_ended(call: int) -> None:
         assert shards.calls[done:].count("store") < 12, "what has arrived is not copied again"
 
 
-async def test_a_late_ferry_does_no_harm_beside_a_new_one() -> None:
+async def test_a_late_migrator_does_no_harm_beside_a_new_one() -> None:
     shards = Shards()
     port = Port(shards)
     await asyncio.gather(carried_over(shards, port), carried_over(shards, port))
@@ -343,17 +343,17 @@ async def test_a_cancelled_operation_is_not_sealed() -> None:
 async def test_trouble_is_told_and_tried_again_after_longer_and_longer_pauses() -> None:
     shards = Shards()
     port = Port(shards)
-    ferry = Ferry(OPERATION, WORK, port, lambda: 0)
+    migrator = Migrator(OPERATION, WORK, port, lambda: 0)
     told: list[str] = []
 
     async def refuse(shard: int) -> Connection:
-        told.append(ferry.carried.note.waiting)
+        told.append(migrator.progress.note.waiting)
         if len(told) < 8:
             raise Unavailable("shard 1 reports no leader")
         return Connection(shards, shard)
 
     port.connect = refuse  # type: ignore[method-assign]
-    await ferry.run()
+    await migrator.run()
     assert port.rests == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0]
     assert "tried 7 times, the last time: shard 1 reports no leader" in told[7]
     assert shards.adopted

@@ -1,4 +1,4 @@
-"""Relocations between two shards whose replicas may lie on one node: no change is lost, no step is taken twice."""
+"""Migrations between two shards whose replicas may lie on one node: no change is lost, no step is taken twice."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from shoal.protocol.messages import (
     SeqEquals,
     Touch,
 )
-from shoal.protocol.relocation import MovedRow, RelocationCursor, RelocationEnd
+from shoal.protocol.migration import MigrationCursor, MigrationEnd, MovedRow
 from shoal.shardmap import MicroshardRange, Ranges, Shard, microshards_in, one_microshard, ranges_of
 from shoal_server.shard.commands import (
     AdoptCommand,
+    BeginIncomingCommand,
+    BeginOutgoingCommand,
     CancelCommand,
     Command,
     ForgetCommand,
-    GiveCommand,
     PurgeCommand,
     SealCommand,
     SplitCommand,
     StoreMovedCommand,
-    TakeCommand,
 )
 from shoal_server.shard.moving import MovingPage
 from shoal_server.shard.sessions import Verdict
@@ -40,7 +40,7 @@ from shoal_server.storage.layout import prefix_end
 from shoal_server.storage.replica_rows import drop_replica
 
 SOURCE, TARGET = 1, 2
-RELOCATION = 7
+MIGRATION = 7
 MOVING = (MicroshardRange(0, 3),)
 AT_SOURCE = (MicroshardRange(0, 4),)
 VERSION = 9
@@ -65,16 +65,16 @@ class Pair:
         assert all((outcome.verdict is Verdict.REFUSED) == bool(outcome.reason) for outcome in outcomes)
         return str(outcomes[-1].reason)
 
-    def take(self, relocation: int = RELOCATION, ranges: tuple[MicroshardRange, ...] = MOVING) -> str:
-        return self.step(self.target, TakeCommand(relocation, SOURCE, ranges))
+    def take(self, migration: int = MIGRATION, ranges: tuple[MicroshardRange, ...] = MOVING) -> str:
+        return self.step(self.target, BeginIncomingCommand(migration, SOURCE, ranges))
 
-    def give(self, relocation: int = RELOCATION, ranges: tuple[MicroshardRange, ...] = MOVING) -> str:
-        return self.step(self.source, GiveCommand(relocation, TARGET, ranges))
+    def give(self, migration: int = MIGRATION, ranges: tuple[MicroshardRange, ...] = MOVING) -> str:
+        return self.step(self.source, BeginOutgoingCommand(migration, TARGET, ranges))
 
-    def confirm(self, cursor: RelocationCursor | None = None) -> str:
+    def confirm(self, cursor: MigrationCursor | None = None) -> str:
         """Tell the source how far the target has come."""
-        give = GiveCommand(
-            RELOCATION, TARGET, self.source.machine.state.outgoing.ranges, cursor or self.incoming.cursor
+        give = BeginOutgoingCommand(
+            MIGRATION, TARGET, self.source.machine.state.outgoing.ranges, cursor or self.incoming.cursor
         )
         return self.step(self.source, give)
 
@@ -84,29 +84,29 @@ class Pair:
         return sum(1 for _ in self.engine.scan(self.engine.data, prefix, prefix_end(prefix)))
 
     def seal(self) -> str:
-        return self.step(self.source, SealCommand(RELOCATION, VERSION))
+        return self.step(self.source, SealCommand(MIGRATION, VERSION))
 
     def adopt(self) -> str:
-        return self.step(self.target, AdoptCommand(RELOCATION, VERSION))
+        return self.step(self.target, AdoptCommand(MIGRATION, VERSION))
 
     def forget(self) -> str:
-        return self.step(self.source, ForgetCommand(RELOCATION))
+        return self.step(self.source, ForgetCommand(MIGRATION))
 
-    def cancel(self, replica: Any, relocation: int = RELOCATION) -> str:
-        return self.step(replica, CancelCommand(relocation))
+    def cancel(self, replica: Any, migration: int = MIGRATION) -> str:
+        return self.step(replica, CancelCommand(migration))
 
     @property
     def incoming(self) -> Any:
         return self.target.machine.state.incoming
 
-    def read(self, cursor: RelocationCursor | None = None, max_bytes: int = 1 << 20) -> MovingPage:
+    def read(self, cursor: MigrationCursor | None = None, max_bytes: int = 1 << 20) -> MovingPage:
         machine = self.source.machine
         page: MovingPage = machine.read_moving(cursor or self.incoming.cursor, machine.state.outgoing, max_bytes)
         return page
 
-    def store(self, page: MovingPage, number: int | None = None, behind: RelocationCursor | None = None) -> str:
+    def store(self, page: MovingPage, number: int | None = None, behind: MigrationCursor | None = None) -> str:
         number = self.incoming.number if number is None else number
-        command = StoreMovedCommand(RELOCATION, number, page.cleared, page.rows, page.cursor, behind)
+        command = StoreMovedCommand(MIGRATION, number, page.cleared, page.rows, page.cursor, behind)
         return self.step(self.target, command)
 
     def copy(self, max_bytes: int = 1 << 20) -> int:
@@ -201,7 +201,7 @@ def test_the_journal_keeps_what_the_target_has_not_confirmed_and_no_more(pair: P
     pair.copy()
     assert (pair.confirm(), pair.journalled()) == ("", 0)
     pair.source.write(Put(c, b"3"))
-    beyond = RelocationCursor(mark=1 << 40, scanned=True)
+    beyond = MigrationCursor(mark=1 << 40, scanned=True)
     assert "nobody has read up to index" in pair.confirm(beyond)
     assert pair.journalled() == 1
     pair.restart()
@@ -334,7 +334,7 @@ def test_writes_behind_the_seal_are_not_here_and_repetitions_of_earlier_ones_are
     pair.begin()
     pair.copy()
     [[sealed, refused], [again]] = pair.source.apply(
-        pair.source.commands(SealCommand(RELOCATION, VERSION), late), pair.source.commands(done)
+        pair.source.commands(SealCommand(MIGRATION, VERSION), late), pair.source.commands(done)
     )
     assert sealed.verdict is Verdict.NEW
     assert refused.verdict is Verdict.NOT_HERE
@@ -350,7 +350,7 @@ def test_what_stands_before_the_seal_in_its_entry_is_not_lost(pair: Pair) -> Non
     pair.begin()
     pair.copy()
     write = pair.source.write_command(Put(key, b"last"))
-    assert pair.step(pair.source, write, SealCommand(RELOCATION, VERSION)) == ""
+    assert pair.step(pair.source, write, SealCommand(MIGRATION, VERSION)) == ""
     pair.copy()
     assert pair.adopt() == ""
     assert pair.target.get(key) == b"last"
@@ -361,7 +361,7 @@ def test_what_stands_behind_the_beginning_in_its_entry_is_not_lost(pair: Pair) -
     pair.source.open_session()
     pair.take()
     write = pair.source.write_command(Put(key, b"first"))
-    assert pair.step(pair.source, GiveCommand(RELOCATION, TARGET, MOVING), write) == ""
+    assert pair.step(pair.source, BeginOutgoingCommand(MIGRATION, TARGET, MOVING), write) == ""
     pair.finish()
     assert pair.target.get(key) == b"first"
 
@@ -455,11 +455,11 @@ def test_what_was_cancelled_before_it_began_never_begins(pair: Pair) -> None:
     assert "cancelled" in pair.give()
 
 
-def test_a_shard_is_in_one_relocation_at_a_time_and_is_not_split_meanwhile(pair: Pair) -> None:
+def test_a_shard_is_in_one_migration_at_a_time_and_is_not_split_meanwhile(pair: Pair) -> None:
     pair.begin()
-    assert "one relocation at a time" in pair.take(8, (MicroshardRange(3, 4),))
-    assert "one relocation at a time" in pair.give(8, (MicroshardRange(3, 4),))
-    assert "begun with another shard" in pair.give(RELOCATION, (MicroshardRange(0, 1),))
+    assert "one migration at a time" in pair.take(8, (MicroshardRange(3, 4),))
+    assert "one migration at a time" in pair.give(8, (MicroshardRange(3, 4),))
+    assert "begun with another shard" in pair.give(MIGRATION, (MicroshardRange(0, 1),))
     child = Shard(3, 1, (MicroshardRange(1, 2),), ("n1",))
     assert "when that is over" in pair.step(pair.source, SplitCommand(child, VERSION))
     child = Shard(3, 1, (MicroshardRange(5, 6),), ("n1",))
@@ -469,10 +469,10 @@ def test_a_shard_is_in_one_relocation_at_a_time_and_is_not_split_meanwhile(pair:
 
 
 def test_microshards_that_are_not_there_or_there_already_are_refused(pair: Pair) -> None:
-    assert "has not all" in pair.give(RELOCATION, (MicroshardRange(3, 5),))
-    assert "has some of the microshards already" in pair.take(RELOCATION, (MicroshardRange(3, 5),))
-    assert "must be some of the keyspace's 8" in pair.take(RELOCATION, (MicroshardRange(3, 9),))
-    assert "must be some of the keyspace's 8" in pair.take(RELOCATION, ())
+    assert "has not all" in pair.give(MIGRATION, (MicroshardRange(3, 5),))
+    assert "has some of the microshards already" in pair.take(MIGRATION, (MicroshardRange(3, 5),))
+    assert "must be some of the keyspace's 8" in pair.take(MIGRATION, (MicroshardRange(3, 9),))
+    assert "must be some of the keyspace's 8" in pair.take(MIGRATION, ())
     assert "never begun" in pair.seal()
     assert "never begun" in pair.adopt()
     assert "never begun" in pair.forget()
@@ -481,7 +481,7 @@ def test_microshards_that_are_not_there_or_there_already_are_refused(pair: Pair)
 def test_rows_of_other_microshards_are_refused(pair: Pair) -> None:
     pair.begin()
     row: MovedRow = (5, b"k", b"row")
-    page = MovingPage(RelocationCursor(ranges=MOVING), [], [row])
+    page = MovingPage(MigrationCursor(ranges=MOVING), [], [row])
     assert "is not about" in pair.store(page)
 
 
@@ -505,8 +505,8 @@ def test_a_shard_can_give_everything_away_and_take_it_back(pair: Pair) -> None:
     assert pair.source.scan() == []
     assert pair.target.get(key) == b"1"
     pair.source, pair.target = pair.target, pair.source
-    assert pair.step(pair.target, TakeCommand(8, TARGET, everything)) == ""
-    assert pair.step(pair.source, GiveCommand(8, SOURCE, everything)) == ""
+    assert pair.step(pair.target, BeginIncomingCommand(8, TARGET, everything)) == ""
+    assert pair.step(pair.source, BeginOutgoingCommand(8, SOURCE, everything)) == ""
     page = pair.read()
     assert pair.step(pair.target, StoreMovedCommand(8, 1, page.cleared, page.rows, page.cursor)) == ""
     assert pair.step(pair.source, SealCommand(8, VERSION)) == ""
@@ -578,11 +578,11 @@ def test_a_restart_at_any_moment_goes_on_where_it_was(pair: Pair) -> None:
     assert pair.forget() == ""
     pair.restart()
     assert pair.target_rows() == before
-    assert [each.end for each in pair.source.machine.state.ended] == [RelocationEnd.FORGOTTEN]
-    assert [each.end for each in pair.target.machine.state.ended] == [RelocationEnd.ADOPTED]
+    assert [each.end for each in pair.source.machine.state.ended] == [MigrationEnd.FORGOTTEN]
+    assert [each.end for each in pair.target.machine.state.ended] == [MigrationEnd.ADOPTED]
 
 
-def test_a_relocation_costs_nothing_where_none_is(pair: Pair) -> None:
+def test_a_migration_costs_nothing_where_none_is(pair: Pair) -> None:
     pair.source.write(Put(pair.keys[0][0], b"1"))
     assert not pair.source.machine.microshards.journals
     pair.begin()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from shoal_shardmanager.control.operations import relocate
+from shoal_shardmanager.control.operations import migrate
 from shoal_shardmanager.control.operations.outcome import ended
 from shoal_shardmanager.control.operations.replica import UNDOABLE, undone
-from shoal_shardmanager.control.orders.model import Refused, Why
+from shoal_shardmanager.control.requests.model import Refused, Why
 from shoal_shardmanager.control.rows import (
     Drain,
     Failover,
@@ -62,7 +62,7 @@ def _cancelled(row: OperationRow, now_ms: int, reason: str) -> OperationRow:
         )
     if isinstance(work, MoveMicroshards | MergeShards):
         if row.step is Step.COPY:
-            return relocate.undone(row, reason, now_ms)
+            return migrate.undone(row, reason, now_ms)
         back = f"`shoal move-microshards --from {work.target} --to {work.source}` moves microshards back"
         if isinstance(work, MergeShards):
             back = f"`shoal split {work.target}` parts them again"

@@ -1,6 +1,6 @@
-"""Whoever drives a relocation in simulation: it asks both shards how far they are, over the network, and takes a step.
+"""Whoever drives a migration in simulation: it asks both shards how far they are, over the network, and takes a step.
 
-It knows nothing but what it was told to move, so any number of drivers may be at work on one relocation, and each may
+It knows nothing but what it was told to move, so any number of drivers may be at work on one migration, and each may
 die at any moment. It does not hurry to see what became of a step: what it asks next shows it.
 """
 
@@ -12,17 +12,17 @@ from random import Random
 
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Answer, Done, Failure, GetStatus, ReplicaStatus, Request, StatusReply
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     AdoptMicroshards,
-    CancelRelocation,
+    BeginIncoming,
+    BeginOutgoing,
+    CancelMigration,
     ForgetMoved,
-    GiveMicroshards,
+    MigrationEnd,
     MovingRows,
     ReadMoving,
-    RelocationEnd,
     SealMicroshards,
     StoreMoved,
-    TakeMicroshards,
 )
 from shoal.shardmap import MicroshardRange
 
@@ -40,13 +40,13 @@ TRIMS = 0.3
 
 
 @dataclass(slots=True)
-class RelocationOrder:
+class MigrationOrder:
     """What is to be moved. `cancelled`: it is to be given up, if that may still be. `over`: both shards are done with it.
 
     `moved`: it was not given up. `mapped`: the shard map says by now that the microshards are the target's.
     """
 
-    relocation: int
+    migration: int
     source: int
     target: int
     ranges: tuple[MicroshardRange, ...]
@@ -57,11 +57,11 @@ class RelocationOrder:
 
 
 class SimulatedDriver:
-    """One driver of one relocation, until it is over or `stop` is called."""
+    """One driver of one migration, until it is over or `stop` is called."""
 
     def __init__(
         self,
-        order: RelocationOrder,
+        order: MigrationOrder,
         nodes: list[str],
         events: Events,
         random: Random,
@@ -156,10 +156,10 @@ class SimulatedDriver:
             self._ask()
 
     def _refused(self, failure: Failure) -> None:
-        if failure.code == ErrorCode.INVALID_ARGUMENT and isinstance(self._step, TakeMicroshards | GiveMicroshards):
+        if failure.code == ErrorCode.INVALID_ARGUMENT and isinstance(self._step, BeginIncoming | BeginOutgoing):
             # The shards are not what they were when the order was given.
             self._order.cancelled = True
-        elif failure.code == ErrorCode.INVALID_ARGUMENT and isinstance(self._step, CancelRelocation):
+        elif failure.code == ErrorCode.INVALID_ARGUMENT and isinstance(self._step, CancelMigration):
             self._order.cancelled = False
         elif failure.code != ErrorCode.INVALID_ARGUMENT:
             self._turn_to(failure.route.leader if failure.route is not None else "")
@@ -171,29 +171,29 @@ class SimulatedDriver:
         order = self._order
         source, target = self._known[order.source], self._known[order.target]
         ends = {
-            shard: next((each.end for each in status.relocations_ended if each.relocation == order.relocation), None)
+            shard: next((each.end for each in status.migrations_ended if each.migration == order.migration), None)
             for shard, status in ((order.source, source), (order.target, target))
         }
-        taking = target.incoming is not None and target.incoming.relocation == order.relocation
-        giving = source.outgoing is not None and source.outgoing.relocation == order.relocation
-        number, relocation = self._request + 1, order.relocation
-        if ends[order.target] is RelocationEnd.ADOPTED:
-            if ends[order.source] is RelocationEnd.FORGOTTEN:
+        taking = target.incoming is not None and target.incoming.migration == order.migration
+        giving = source.outgoing is not None and source.outgoing.migration == order.migration
+        number, migration = self._request + 1, order.migration
+        if ends[order.target] is MigrationEnd.ADOPTED:
+            if ends[order.source] is MigrationEnd.FORGOTTEN:
                 order.over = order.moved = True
             else:
-                self._ask_for(order.source, ForgetMoved(number, order.source, relocation))
-        elif ends[order.source] is RelocationEnd.CANCELLED:
-            if ends[order.target] is RelocationEnd.CANCELLED:
+                self._ask_for(order.source, ForgetMoved(number, order.source, migration))
+        elif ends[order.source] is MigrationEnd.CANCELLED:
+            if ends[order.target] is MigrationEnd.CANCELLED:
                 order.over = True
             else:
-                self._ask_for(order.target, CancelRelocation(number, order.target, relocation))
+                self._ask_for(order.target, CancelMigration(number, order.target, migration))
         elif order.cancelled:
-            self._ask_for(order.source, CancelRelocation(number, order.source, relocation))
+            self._ask_for(order.source, CancelMigration(number, order.source, migration))
         elif not taking:
-            step = TakeMicroshards(number, order.target, relocation, order.source, order.ranges)
+            step = BeginIncoming(number, order.target, migration, order.source, order.ranges)
             self._ask_for(order.target, step)
         elif not giving:
-            give = GiveMicroshards(number, order.source, relocation, order.target, order.ranges)
+            give = BeginOutgoing(number, order.source, migration, order.target, order.ranges)
             self._ask_for(order.source, give)
         else:
             self._copy(source, target, number)
@@ -204,7 +204,7 @@ class SimulatedDriver:
         order, cursor = self._order, target.incoming.cursor
         page = self._page
         if cursor.complete:
-            self._ask_for(order.target, AdoptMicroshards(number, order.target, order.relocation, self._map_version()))
+            self._ask_for(order.target, AdoptMicroshards(number, order.target, order.migration, self._map_version()))
         elif (
             page is not None
             and page.cursor == cursor
@@ -214,13 +214,13 @@ class SimulatedDriver:
             and not self._lingers
         ):
             self._page = None
-            self._ask_for(order.source, SealMicroshards(number, order.source, order.relocation, self._map_version()))
+            self._ask_for(order.source, SealMicroshards(number, order.source, order.migration, self._map_version()))
         elif cursor.scanned and self._random.random() < TRIMS:
-            give = GiveMicroshards(number, order.source, order.relocation, order.target, order.ranges, cursor)
+            give = BeginOutgoing(number, order.source, order.migration, order.target, order.ranges, cursor)
             self._ask_for(order.source, give)
         else:
             self._lingers -= self._lingers > 0 and page is not None and page.done
-            self._ask_for(order.source, ReadMoving(number, order.source, order.relocation, cursor, self._page_bytes))
+            self._ask_for(order.source, ReadMoving(number, order.source, order.migration, cursor, self._page_bytes))
 
     def _is_small(self, page: MovingRows) -> bool:
         return len(page.rows) <= SMALL_ROUND
@@ -233,7 +233,7 @@ class SimulatedDriver:
             StoreMoved(
                 self._request + 1,
                 self._order.target,
-                self._order.relocation,
+                self._order.migration,
                 target.incoming.number,
                 page.cleared,
                 page.rows,

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from msgspec.structs import replace
 from shoal_server.config.units import duration_ns, size_bytes, whole_number
 
-from shoal_shardmanager.control.orders.model import Refused, Why
+from shoal_shardmanager.control.requests.model import Refused, Why
 from shoal_shardmanager.control.rows import SettingsRow
 
 OFF = "off"
@@ -96,7 +96,7 @@ SETTINGS = (
             "a shard that is written more often is split by itself", True),
     Setting("split_pause", "split_pause_ms", Unit.DURATION, 1_000, 24 * HOUR_MS,
             "after a split, before a shard is split by itself again; doubled each time"),
-    Setting("relocation_bytes_per_second", "relocation_bytes_per_second", Unit.SIZE, 64 << 10, 1 << 40,
+    Setting("migration_bytes_per_second", "migration_bytes_per_second", Unit.SIZE, 64 << 10, 1 << 40,
             "how fast microshards are copied to another shard", True),
     Setting("merge_linger", "merge_linger_ms", Unit.DURATION, 1_000, HOUR_MS,
             "how long an emptied shard answers writes that are repeated"),

@@ -1,4 +1,4 @@
-"""What operators ask for in a simulated cluster: random orders, sensible ones and others, to whichever manager leads."""
+"""What operators ask for in a simulated cluster: random requests, sensible ones and others, to whichever manager leads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 from shoal.errors import ShoalError
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_shardmanager.control.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused
-from shoal_shardmanager.control.orders.model import MergeOrder, MoveMicroshardsOrder, RestartOrder, SplitOrder
+from shoal_shardmanager.control.requests import Alter, Create, DropRequest, KeyspaceRequest, OperatorRequest, Refused
+from shoal_shardmanager.control.requests.model import MergeRequest, MoveMicroshardsRequest, RestartRequest, SplitRequest
 from shoal_shardmanager.control.rows import (
     Drain,
     Failover,
@@ -41,11 +41,11 @@ SHARDS_MAX = 12
 INTERVALS_MS = (300, 1000, 3000)
 REMOVED_RUNS_FOR = 3 * SECOND
 
-Maker = Callable[[ClusterState], Order | None]
+Maker = Callable[[ClusterState], OperatorRequest | None]
 
 
 class Operators:
-    """Give orders at random moments until told to stop. `answers` counts what became of them."""
+    """Give requests at random moments until told to stop. `answers` counts what became of them."""
 
     def __init__(self, cluster: ControlledCluster, random: Random, *, unreplicated: bool) -> None:
         """`unreplicated`: keyspaces of one voter may be created; they do not outlive the loss of a node."""
@@ -82,7 +82,7 @@ class Operators:
         ]
 
     def only(self, names: tuple[str, ...]) -> None:
-        """Give no other orders than these, one after the other."""
+        """Give no other requests than these, one after the other."""
         self._interval = INTERVALS_MS[0] * MILLISECOND
         self._makers = [maker for maker in self._all_makers() if maker.__name__.strip("_") in names]
 
@@ -111,25 +111,25 @@ class Operators:
             if running:
                 manager.loop.create_task(self._cancel(term, random.choice(running)))
             return
-        order = random.choice(self._makers)(term.state)
-        if order is not None:
-            manager.loop.create_task(self._give(term, order, plan_only=random.random() < 0.1))
+        request = random.choice(self._makers)(term.state)
+        if request is not None:
+            manager.loop.create_task(self._give(term, request, plan_only=random.random() < 0.1))
 
-    async def _give(self, term: Term, order: Order, *, plan_only: bool) -> None:
-        kind = type(order).__name__
+    async def _give(self, term: Term, request: OperatorRequest, *, plan_only: bool) -> None:
+        kind = type(request).__name__
         before = term.state
         try:
-            accepted = await asyncio.wait_for(term.order(order, plan_only=plan_only, if_version=0), 20)
+            accepted = await asyncio.wait_for(term.request(request, plan_only=plan_only, if_version=0), 20)
         except Refused as refused:
             self.answers[f"{kind} refused"] += 1
             if not str(refused):
-                raise Violation(f"{order} was refused without a reason") from refused
+                raise Violation(f"{request} was refused without a reason") from refused
         except (ShoalError, Deposed, TimeoutError):
             self.answers[f"{kind} failed"] += 1
         else:
             self.answers[f"{kind} planned" if plan_only else f"{kind} accepted"] += 1
             if plan_only and accepted.operation.id in term.state.operations and term.state is before:
-                raise Violation(f"the plan of {order} was carried out")
+                raise Violation(f"the plan of {request} was carried out")
 
     async def _cancel(self, term: Term, operation: int) -> None:
         try:
@@ -158,7 +158,7 @@ class Operators:
                 node.crash()
                 self._cluster.events.after(self._random.randrange(SECOND), node.start_again)
 
-    # -- orders
+    # -- requests
 
     def _node(self, state: ClusterState, *states: NodeState) -> str:
         """Return a node in one of these states, or, rarely, any."""
@@ -167,39 +167,39 @@ class Operators:
             fit = list(state.nodes)
         return self._random.choice(fit)
 
-    def _move(self, state: ClusterState) -> Order:
+    def _move(self, state: ClusterState) -> OperatorRequest:
         random = self._random
         shard = random.choice(state.map.shards)
         source = random.choice(shard.replicas)
         free = [row.id for row in state.nodes.values() if row.id not in shard.replicas] or list(state.nodes)
         return MoveReplica(shard.id, source, random.choice(free))
 
-    def _move_leader(self, state: ClusterState) -> Order:
+    def _move_leader(self, state: ClusterState) -> OperatorRequest:
         shard = self._random.choice(state.map.shards)
         return MoveLeader(shard.id, self._random.choice(shard.replicas))
 
-    def _drain(self, state: ClusterState) -> Order:
+    def _drain(self, state: ClusterState) -> OperatorRequest:
         return Drain(self._node(state, NodeState.ACTIVE))
 
-    def _undrain(self, state: ClusterState) -> Order:
+    def _undrain(self, state: ClusterState) -> OperatorRequest:
         return Undrain(self._node(state, NodeState.DRAINING, NodeState.DRAINED))
 
-    def _remove(self, state: ClusterState) -> Order:
+    def _remove(self, state: ClusterState) -> OperatorRequest:
         return RemoveNode(self._node(state, NodeState.DRAINED, NodeState.GONE))
 
-    def _rebalance(self, state: ClusterState) -> Order:  # noqa: ARG002
+    def _rebalance(self, state: ClusterState) -> OperatorRequest:  # noqa: ARG002
         return Rebalance()
 
-    def _failover(self, state: ClusterState) -> Order:
+    def _failover(self, state: ClusterState) -> OperatorRequest:
         return Failover(self._node(state, NodeState.ACTIVE, NodeState.DRAINING))
 
-    def _create(self, state: ClusterState) -> Order | None:
+    def _create(self, state: ClusterState) -> OperatorRequest | None:
         if len(state.map.keyspaces) > KEYSPACES_MAX:
             return None
         random = self._random
         self._keyspaces += 1
         return Create(
-            KeyspaceOrder(
+            KeyspaceRequest(
                 f"ks{self._keyspaces}",
                 microshards=4,
                 shards=random.choice([1, 2]),
@@ -208,58 +208,58 @@ class Operators:
             )
         )
 
-    def _alter(self, state: ClusterState) -> Order:
+    def _alter(self, state: ClusterState) -> OperatorRequest:
         random = self._random
         keyspace = random.choice(state.map.keyspaces)
         if random.random() < 0.5:
-            return Alter(KeyspaceOrder(keyspace.name, max_staleness_ms=random.choice([100, 1000, 10_000])))
+            return Alter(KeyspaceRequest(keyspace.name, max_staleness_ms=random.choice([100, 1000, 10_000])))
         voters = None if keyspace.id == 1 else random.choice(self._voters)
-        return Alter(KeyspaceOrder(keyspace.name, voters=voters, followers=random.choice([0, 1])))
+        return Alter(KeyspaceRequest(keyspace.name, voters=voters, followers=random.choice([0, 1])))
 
-    def _drop(self, state: ClusterState) -> Order | None:
+    def _drop(self, state: ClusterState) -> OperatorRequest | None:
         others = [keyspace.name for keyspace in state.map.keyspaces if keyspace.id != 1]
-        return DropOrder(self._random.choice(others)) if others else None
+        return DropRequest(self._random.choice(others)) if others else None
 
-    def _split(self, state: ClusterState) -> Order | None:
+    def _split(self, state: ClusterState) -> OperatorRequest | None:
         if len(state.map.shards) >= SHARDS_MAX:
             return None
         shard = self._random.choice(state.map.shards)
-        return SplitOrder(shard.id, self._random.choice([None, *_microshards(shard)]))
+        return SplitRequest(shard.id, self._random.choice([None, *_microshards(shard)]))
 
-    def _merge(self, state: ClusterState) -> Order:
+    def _merge(self, state: ClusterState) -> OperatorRequest:
         source = self._random.choice(state.map.shards)
-        return MergeOrder(self._neighbour(source, state).id, source.id)
+        return MergeRequest(self._neighbour(source, state).id, source.id)
 
-    def _move_microshards(self, state: ClusterState) -> Order:
+    def _move_microshards(self, state: ClusterState) -> OperatorRequest:
         source = self._random.choice(state.map.shards)
         microshards = _microshards(source)
         chosen = self._random.sample(microshards, self._random.randint(min(1, len(microshards)), len(microshards)))
         ranges = tuple(MicroshardRange(one, one + 1) for one in sorted(chosen))
-        return MoveMicroshardsOrder(source.id, self._neighbour(source, state).id, ranges)
+        return MoveMicroshardsRequest(source.id, self._neighbour(source, state).id, ranges)
 
     def _neighbour(self, shard: Shard, state: ClusterState) -> Shard:
         """Return another shard of its keyspace, if there is one."""
         others = [other for other in state.map.shards if other.keyspace == shard.keyspace and other is not shard]
         return self._random.choice(others or [shard])
 
-    def _restart(self, state: ClusterState) -> Order:
+    def _restart(self, state: ClusterState) -> OperatorRequest:
         named = self._random.sample(sorted(state.nodes), self._random.randint(0, 2))
-        return RestartOrder(tuple(named))
+        return RestartRequest(tuple(named))
 
-    def _nonsense(self, state: ClusterState) -> Order:
+    def _nonsense(self, state: ClusterState) -> OperatorRequest:
         random = self._random
         shard = random.choice([random.choice(state.map.shards).id, 10_000])
         nodes = [*state.nodes, "n99"]
-        orders: list[Order] = [
+        requests: list[OperatorRequest] = [
             MoveReplica(shard, random.choice(nodes), random.choice(nodes)),
             MoveLeader(shard, random.choice(nodes)),
             RemoveNode(random.choice(nodes)),
             Undrain(random.choice(nodes)),
-            DropOrder("none"),
-            Alter(KeyspaceOrder("none", voters=3)),
-            Create(KeyspaceOrder("", shards=0)),
+            DropRequest("none"),
+            Alter(KeyspaceRequest("none", voters=3)),
+            Create(KeyspaceRequest("", shards=0)),
         ]
-        return random.choice(orders)
+        return random.choice(requests)
 
 
 def _microshards(shard: Shard) -> list[int]:

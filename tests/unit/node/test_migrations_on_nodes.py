@@ -1,4 +1,4 @@
-"""Relocations through the nodes: what a driver and clients are told at each moment, maps, snapshots, and bad requests."""
+"""Migrations through the nodes: what a driver and clients are told at each moment, maps, snapshots, and bad requests."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     AdoptMicroshards,
-    CancelRelocation,
+    BeginIncoming,
+    BeginOutgoing,
+    CancelMigration,
     ForgetMoved,
-    GiveMicroshards,
+    MigrationCursor,
+    MigrationEnd,
     MovingRows,
     ReadMoving,
-    RelocationCursor,
-    RelocationEnd,
     SealMicroshards,
     StoreMoved,
-    TakeMicroshards,
 )
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.disk_health import DiskState
@@ -55,7 +55,7 @@ from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
 SOURCE, TARGET = 1, 2
 NODES = ("n1", "n2", "n3")
-RELOCATION = 7
+MIGRATION = 7
 VERSION = 9
 KEYSPACE = Keyspace(1, "default", 4, b"/")
 SHARDS = (Shard(SOURCE, 1, (MicroshardRange(0, 2),), NODES), Shard(TARGET, 1, (MicroshardRange(2, 4),), NODES[::-1]))
@@ -123,29 +123,29 @@ class TwoShards:
         return next(replica for replica in answer.replicas if replica.shard == shard)
 
     def take(self) -> Answer:
-        return self.ask(TARGET, lambda request: TakeMicroshards(request, TARGET, RELOCATION, SOURCE, MOVING))
+        return self.ask(TARGET, lambda request: BeginIncoming(request, TARGET, MIGRATION, SOURCE, MOVING))
 
     def give(self) -> Answer:
-        return self.ask(SOURCE, lambda request: GiveMicroshards(request, SOURCE, RELOCATION, TARGET, MOVING))
+        return self.ask(SOURCE, lambda request: BeginOutgoing(request, SOURCE, MIGRATION, TARGET, MOVING))
 
-    def read_moving(self, cursor: RelocationCursor, max_bytes: int = 1 << 20) -> Answer:
-        return self.ask(SOURCE, lambda request: ReadMoving(request, SOURCE, RELOCATION, cursor, max_bytes))
+    def read_moving(self, cursor: MigrationCursor, max_bytes: int = 1 << 20) -> Answer:
+        return self.ask(SOURCE, lambda request: ReadMoving(request, SOURCE, MIGRATION, cursor, max_bytes))
 
     def seal(self) -> Answer:
-        return self.ask(SOURCE, lambda request: SealMicroshards(request, SOURCE, RELOCATION, VERSION))
+        return self.ask(SOURCE, lambda request: SealMicroshards(request, SOURCE, MIGRATION, VERSION))
 
     def adopt(self) -> Answer:
-        return self.ask(TARGET, lambda request: AdoptMicroshards(request, TARGET, RELOCATION, VERSION))
+        return self.ask(TARGET, lambda request: AdoptMicroshards(request, TARGET, MIGRATION, VERSION))
 
     def forget(self) -> Answer:
-        return self.ask(SOURCE, lambda request: ForgetMoved(request, SOURCE, RELOCATION))
+        return self.ask(SOURCE, lambda request: ForgetMoved(request, SOURCE, MIGRATION))
 
     def cancel(self, shard: int) -> Answer:
-        return self.ask(shard, lambda request: CancelRelocation(request, shard, RELOCATION))
+        return self.ask(shard, lambda request: CancelMigration(request, shard, MIGRATION))
 
     def store(self, number: int, page: MovingRows, node: str = "") -> Answer:
         def make(request: int) -> Request:
-            return StoreMoved(request, TARGET, RELOCATION, number, page.cleared, page.rows, page.cursor)
+            return StoreMoved(request, TARGET, MIGRATION, number, page.cleared, page.rows, page.cursor)
 
         return self.ask(TARGET, make, node)
 
@@ -229,7 +229,7 @@ def test_a_write_in_the_same_turn_behind_the_seal_learns_of_the_map_that_follows
     two.begin()
     two.copy()
     leader = two.leading(SOURCE)
-    two.nodes.ask(leader, lambda request: SealMicroshards(request, SOURCE, RELOCATION, VERSION))
+    two.nodes.ask(leader, lambda request: SealMicroshards(request, SOURCE, MIGRATION, VERSION))
     two.nodes.step()
     late = two.nodes.ask(leader, two.write_request(SOURCE, Put(MOVED, b"late")))
     refused = refusal(two.nodes.answer(late))
@@ -260,7 +260,7 @@ def test_fast_writes_behind_an_adoption_wait_for_it_and_name_the_seq_that_they_g
     two.seal()
     two.copy()
     leader = two.leading(TARGET)
-    adopted = two.nodes.ask(leader, lambda request: AdoptMicroshards(request, TARGET, RELOCATION, VERSION))
+    adopted = two.nodes.ask(leader, lambda request: AdoptMicroshards(request, TARGET, MIGRATION, VERSION))
     two.nodes.step()
     fast = two.nodes.ask(leader, two.write_request(TARGET, Put(OWN, b"fast"), fast=True))
     two.nodes.step()
@@ -282,8 +282,8 @@ def test_a_driver_that_takes_over_learns_all_from_the_status(two: TwoShards) -> 
     giving, taking = two.status(SOURCE), two.status(TARGET)
     assert giving.outgoing is not None
     assert taking.incoming is not None
-    assert (giving.outgoing.relocation, giving.outgoing.other, giving.outgoing.ranges) == (RELOCATION, TARGET, MOVING)
-    assert (taking.incoming.relocation, taking.incoming.other, taking.incoming.ranges) == (RELOCATION, SOURCE, MOVING)
+    assert (giving.outgoing.migration, giving.outgoing.other, giving.outgoing.ranges) == (MIGRATION, TARGET, MOVING)
+    assert (taking.incoming.migration, taking.incoming.other, taking.incoming.ranges) == (MIGRATION, SOURCE, MOVING)
     assert (giving.outgoing.sealed, giving.ranges) == (False, SHARDS[0].ranges)
     assert (taking.incoming.rows, taking.incoming.number > 1, taking.ranges) == (1, True, SHARDS[1].ranges)
     two.seal()
@@ -293,10 +293,10 @@ def test_a_driver_that_takes_over_learns_all_from_the_status(two: TwoShards) -> 
     two.copy()
     two.adopt()
     two.forget()
-    ends = [two.status(shard).relocations_ended[-1] for shard in (SOURCE, TARGET)]
-    assert [(each.relocation, each.end) for each in ends] == [
-        (RELOCATION, RelocationEnd.FORGOTTEN),
-        (RELOCATION, RelocationEnd.ADOPTED),
+    ends = [two.status(shard).migrations_ended[-1] for shard in (SOURCE, TARGET)]
+    assert [(each.migration, each.end) for each in ends] == [
+        (MIGRATION, MigrationEnd.FORGOTTEN),
+        (MIGRATION, MigrationEnd.ADOPTED),
     ]
     assert two.status(SOURCE).outgoing is None
     assert two.status(TARGET).incoming is None
@@ -331,7 +331,7 @@ def test_leaders_of_both_shards_may_change_at_every_step(two: TwoShards) -> None
 
 
 @pytest.mark.parametrize("behind", [SOURCE, TARGET])
-def test_a_snapshot_in_the_middle_brings_along_all_that_the_relocation_is_at(make_nodes: Any, behind: int) -> None:
+def test_a_snapshot_in_the_middle_brings_along_all_that_the_migration_is_at(make_nodes: Any, behind: int) -> None:
     two = TwoShards(make_nodes, NodeSettings(log_retain_bytes=300, log_checkpoint_bytes=100, snapshot_chunk_bytes=50))
     two.write(SOURCE, *[Put(MOVED + b"%d" % number, b"1", ttl_ms=60_000) for number in range(10)])
     late = next(name for name in NODES if name not in (two.leading(SOURCE), two.leading(TARGET)))
@@ -365,7 +365,7 @@ def test_what_was_forgotten_too_early_is_not_left_out_in_silence(two: TwoShards)
     assert [row for _, _, row in ahead.rows] != []
 
     def confirm(request: int) -> Request:
-        return GiveMicroshards(request, SOURCE, RELOCATION, TARGET, MOVING, ahead.cursor)
+        return BeginOutgoing(request, SOURCE, MIGRATION, TARGET, MOVING, ahead.cursor)
 
     assert isinstance(two.ask(SOURCE, confirm), Done)
     assert "has forgotten it" in refusal(two.read_moving(incoming.cursor)).message
@@ -429,7 +429,7 @@ def test_no_shard_is_founded_with_microshards_that_another_one_has(two: TwoShard
     assert two.nodes.nodes[node].routes.map.version == 1
 
 
-def test_a_shard_in_a_relocation_is_not_split(two: TwoShards) -> None:
+def test_a_shard_in_a_migration_is_not_split(two: TwoShards) -> None:
     two.begin()
     leader = two.replica(SOURCE)
     voters = leader.group.membership.voters
@@ -441,8 +441,8 @@ def test_a_shard_in_a_relocation_is_not_split(two: TwoShards) -> None:
 
 def test_steps_are_for_leaders(two: TwoShards) -> None:
     follower = next(name for name in NODES if name != two.leading(SOURCE))
-    give = GiveMicroshards(0, SOURCE, RELOCATION, TARGET, MOVING)
-    moving = ReadMoving(0, SOURCE, RELOCATION, RelocationCursor(), 100)
+    give = BeginOutgoing(0, SOURCE, MIGRATION, TARGET, MOVING)
+    moving = ReadMoving(0, SOURCE, MIGRATION, MigrationCursor(), 100)
     for step in (give, moving):
         refused = refusal(
             two.nodes.ask_and_wait(follower, lambda request, step=step: msgspec.structs.replace(step, request=request))
@@ -458,10 +458,10 @@ def test_what_cannot_be_done_is_refused_with_the_reason(two: TwoShards) -> None:
         assert refused.code == ErrorCode.INVALID_ARGUMENT
         return refused.message
 
-    assert "has nothing to give away as relocation 7" in reason(two.read_moving(RelocationCursor()))
+    assert "has nothing to give away as migration 7" in reason(two.read_moving(MigrationCursor()))
     assert "was never begun" in reason(two.seal())
     two.begin()
-    assert "has nothing to give away" in reason(two.read_moving(RelocationCursor(mark=1 << 40, scanned=True)))
+    assert "has nothing to give away" in reason(two.read_moving(MigrationCursor(mark=1 << 40, scanned=True)))
     assert "has not yet all" in reason(two.adopt())
     assert "seal it first" in reason(two.forget())
     assert isinstance(two.cancel(SOURCE), Done)
@@ -472,18 +472,18 @@ def test_what_cannot_be_done_is_refused_with_the_reason(two: TwoShards) -> None:
 def test_nothing_begins_with_a_shard_that_is_not_there_or_under_no_number(two: TwoShards) -> None:
     """Nobody could end it: there is no other side to ask, and no number that an order could name."""
     give, take = (
-        GiveMicroshards(0, SOURCE, RELOCATION, 999, MOVING),
-        TakeMicroshards(0, TARGET, RELOCATION, 998, MOVING),
+        BeginOutgoing(0, SOURCE, MIGRATION, 999, MOVING),
+        BeginIncoming(0, TARGET, MIGRATION, 998, MOVING),
     )
     for shard, step, other in ((SOURCE, give, 999), (TARGET, take, 998)):
         refused = refusal(two.ask(shard, lambda request, step=step: msgspec.structs.replace(step, request=request)))
-        # It may be new, and the map with it on its way here: whoever drives the relocation asks again.
+        # It may be new, and the map with it on its way here: whoever drives the migration asks again.
         assert refused.code == ErrorCode.UNAVAILABLE
         assert f"no shard {other}" in refused.message
-    unnumbered = GiveMicroshards(0, SOURCE, 0, TARGET, MOVING)
+    unnumbered = BeginOutgoing(0, SOURCE, 0, TARGET, MOVING)
     refused = refusal(two.ask(SOURCE, lambda request: msgspec.structs.replace(unnumbered, request=request)))
     assert refused.code == ErrorCode.INVALID_ARGUMENT
-    assert "relocation" in refused.message
+    assert "migration" in refused.message
     assert two.nodes.nodes[two.leading(SOURCE)].replicas[SOURCE].machine.state.outgoing is None
 
 
@@ -503,13 +503,13 @@ def test_rows_that_move_count_where_they_are_and_only_there(two: TwoShards) -> N
 
 def test_a_cursor_of_other_microshards_reads_nothing(two: TwoShards) -> None:
     two.begin()
-    other = RelocationCursor(ranges=(MicroshardRange(0, 2),))
+    other = MigrationCursor(ranges=(MicroshardRange(0, 2),))
     assert "has nothing to give away" in refusal(two.read_moving(other)).message
 
 
 def test_a_full_disk_takes_no_rows(two: TwoShards) -> None:
     two.begin()
-    page = two.read_moving(RelocationCursor())
+    page = two.read_moving(MigrationCursor())
     assert isinstance(page, MovingRows)
     leader = two.leading(TARGET)
     two.nodes.nodes[leader].set_disk(DiskState(not_writable="the disk is full"), two.nodes.now)
@@ -529,7 +529,7 @@ def moved_rows(two: TwoShards, node: str) -> dict[bytes, bytes]:
 
 
 def forgotten(two: TwoShards) -> tuple[str, dict[bytes, bytes]]:
-    """Relocate, and return a follower of the source and the rows that it removed, which no flush has followed."""
+    """Migrate, and return a follower of the source and the rows that it removed, which no flush has followed."""
     assert isinstance(two.write(SOURCE, Put(MOVED, b"1"), Put(STAYS, b"2")), Written)
     two.begin()
     two.hand_over()

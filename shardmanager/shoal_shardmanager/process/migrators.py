@@ -1,4 +1,4 @@
-"""The ferries of one term: begun where the controller wants one, ended where it does not any more."""
+"""The migrators of one term: begun where the controller wants one, ended where it does not any more."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shoal.admin.connection import AdminConnection
 from shoal.errors import Unavailable
 
 from shoal_shardmanager.control.observed import View
-from shoal_shardmanager.control.operations import relocate
-from shoal_shardmanager.control.operations.relocate import Carried
-from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, OperationRow, Relocation, Step
+from shoal_shardmanager.control.operations import migrate
+from shoal_shardmanager.control.operations.migrate import MigrationProgress
+from shoal_shardmanager.control.rows import MergeShards, Migration, MoveMicroshards, OperationRow, Step
 from shoal_shardmanager.control.state import Change, ClusterState
-from shoal_shardmanager.process.migration import CannotSeal, Ferry, Leader
+from shoal_shardmanager.process.migrator import CannotSeal, Leader, Migrator
 from shoal_shardmanager.process.store import Deposed
 
 log = structlog.get_logger("shoal.manager")
@@ -25,7 +25,7 @@ CONNECTION_TIMEOUT_SECONDS = 10.0
 
 
 class Controlled(Protocol):
-    """What ferries need of the term that they belong to."""
+    """What migrators need of the term that they belong to."""
 
     @property
     def state(self) -> ClusterState: ...
@@ -39,38 +39,40 @@ class Controlled(Protocol):
         ...
 
 
-class Ferries:
-    """The tasks, by operation. Implements `ferry.Harbour`."""
+class Migrators:
+    """The tasks, by operation. Implements `migrator.MigratorHost`."""
 
     def __init__(self, term: Controlled, open_connection: Callable[[str], Awaitable[Leader]]) -> None:
         self._term = term
         self._open = open_connection
-        self._ferries: dict[int, Ferry] = {}
+        self._migrators: dict[int, Migrator] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def carried(self) -> dict[int, Carried]:
+    def progress(self) -> dict[int, MigrationProgress]:
         """Return how far each of them is."""
-        return {operation: ferry.carried for operation, ferry in self._ferries.items()}
+        return {operation: migrator.progress for operation, migrator in self._migrators.items()}
 
     def follow(self, wanted: Iterable[int]) -> None:
         """Begin those that are wanted and not at work; end the others."""
         kept = set(wanted)
         for operation in set(self._tasks) - kept:
             self._tasks.pop(operation).cancel()
-            del self._ferries[operation]
+            del self._migrators[operation]
         for operation in kept:
             task = self._tasks.get(operation)
             if task is None or task.done():
                 row = self._term.state.operations[operation]
-                ferry = Ferry(
+                migrator = Migrator(
                     operation,
-                    _relocation(row),
+                    _migration(row),
                     self,
-                    lambda: self._term.state.settings.relocation_bytes_per_second,
-                    row.relocation,
+                    lambda: self._term.state.settings.migration_bytes_per_second,
+                    row.migration,
                 )
-                self._ferries[operation] = ferry
-                self._tasks[operation] = asyncio.create_task(self._run(operation, ferry), name=f"ferry {operation}")
+                self._migrators[operation] = migrator
+                self._tasks[operation] = asyncio.create_task(
+                    self._run(operation, migrator), name=f"migrator {operation}"
+                )
 
     async def stop(self) -> None:
         """End all."""
@@ -78,15 +80,15 @@ class Ferries:
         self.follow(())
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, operation: int, ferry: Ferry) -> None:
+    async def _run(self, operation: int, migrator: Migrator) -> None:
         try:
-            await ferry.run()
+            await migrator.run()
         except Deposed as error:
-            log.info("ferry_ended", operation=operation, reason=str(error))
-        except Exception as error:  # the root of the ferry's work: the next look at the operation begins another
-            log.critical("ferry_failed", operation=operation, exc_info=error)
+            log.info("migrator_ended", operation=operation, reason=str(error))
+        except Exception as error:  # the root of the migrator's work: the next look at the operation begins another
+            log.critical("migrator_failed", operation=operation, exc_info=error)
 
-    # -- the harbour
+    # -- the host
 
     async def connect(self, shard: int) -> Leader:
         """Connect to the shard's leader, as the nodes report it."""
@@ -100,9 +102,9 @@ class Ferries:
 
         def made(state: ClusterState, view: View) -> tuple[Change, ...]:
             row = state.operations.get(operation)
-            if row is None or row.step not in relocate.FERRIED:
+            if row is None or row.step not in migrate.MIGRATOR_STEPS:
                 raise CannotSeal(f"operation {operation} is not being copied any more")
-            return relocate.sealing(row, view.wall_ms) if row.step is Step.COPY else ()
+            return migrate.sealing(row, view.wall_ms) if row.step is Step.COPY else ()
 
         await self._term.change(made)
         return self._term.state.next_map_version(self._term.view().newest_map())
@@ -115,7 +117,7 @@ class Ferries:
             if row is None or row.step is not Step.SEAL:
                 raise CannotSeal(f"operation {operation} has gone on already")
             newest = max(newer_than, view.newest_map())
-            return relocate.adopted(row, _relocation(row), state, newest, view.wall_ms)
+            return migrate.adopted(row, _migration(row), state, newest, view.wall_ms)
 
         await self._term.change(made)
 
@@ -125,11 +127,11 @@ class Ferries:
 
 
 async def open_leader(address: str, tls: SSLContext | None) -> Leader:
-    """Connect to a node, as ferries do."""
+    """Connect to a node, as migrators do."""
     return await AdminConnection.open(address, CONNECTION_TIMEOUT_SECONDS, tls)
 
 
-def _relocation(row: OperationRow) -> Relocation:
+def _migration(row: OperationRow) -> Migration:
     if not isinstance(row.arguments, MoveMicroshards | MergeShards):
         raise TypeError(f"a {row.kind} moves no microshards")
     return row.arguments

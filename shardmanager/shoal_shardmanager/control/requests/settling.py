@@ -1,6 +1,6 @@
-"""The order to settle what was begun on a shard without the managers: by hand, or under managers that were lost.
+"""The request to settle what was begun on a shard without the managers: by hand, or under managers that were lost.
 
-The shards' logs decide what a shard has, so the map follows them. A relocation before the seal is undone, since nobody
+The shards' logs decide what a shard has, so the map follows them. A migration before the seal is undone, since nobody
 knows whether it was wanted; from the seal on it can only be finished. What both shards are done with, and what a split has
 made, is taken into the map. Nothing here says anything about a shard that an operation is on.
 """
@@ -8,12 +8,12 @@ made, is taken into the map. Nothing here says anything about a shard that an op
 from __future__ import annotations
 
 from msgspec.structs import replace
-from shoal.map_changes import with_relocated
-from shoal.protocol.relocation import RelocationEnd, RelocationStatus
+from shoal.map_changes import with_migrated
+from shoal.protocol.migration import MigrationEnd, MigrationStatus
 from shoal.shardmap import Ranges, Shard, microshards_in, ranges_of, without_ranges
 
 from shoal_shardmanager.control.observed import Leading
-from shoal_shardmanager.control.orders.common import (
+from shoal_shardmanager.control.requests.common import (
     accept,
     check_idle,
     described_ranges,
@@ -21,43 +21,43 @@ from shoal_shardmanager.control.orders.common import (
     known_shard,
     listed,
 )
-from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, SettleOrder, Why
+from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, SettleRequest, Why
 from shoal_shardmanager.control.rows import MoveMicroshards, SplitShard, Step
 
 _UNDO = "it was begun without the shard manager"
 
 
-def settle(order: SettleOrder, facts: Facts) -> Accepted:
-    shard = known_shard(facts.state, order.shard)
+def settle(request: SettleRequest, facts: Facts) -> Accepted:
+    shard = known_shard(facts.state, request.shard)
     check_idle(facts.state, shard.id)
     replica = known_leader(facts, shard.id).replica
     if replica.outgoing is not None:
-        return _relocation(shard.id, replica.outgoing.other, replica.outgoing, facts)
+        return _migration(shard.id, replica.outgoing.other, replica.outgoing, facts)
     if replica.incoming is not None:
-        return _relocation(replica.incoming.other, shard.id, replica.incoming, facts)
+        return _migration(replica.incoming.other, shard.id, replica.incoming, facts)
     missing = without_ranges(shard.ranges, replica.ranges)
     if not missing:
         raise Refused(
             Why.NOT_FOUND,
-            f"there is nothing to settle: shard {shard.id} takes part in no relocation, and has by its log what the map "
+            f"there is nothing to settle: shard {shard.id} takes part in no migration, and has by its log what the map "
             "gives it",
         )
     return _taken_over(shard, missing, facts)
 
 
-# -- a relocation that one of its shards is in
+# -- a migration that one of its shards is in
 
 
-def _relocation(source_id: int, target_id: int, stray: RelocationStatus, facts: Facts) -> Accepted:
+def _migration(source_id: int, target_id: int, stray: MigrationStatus, facts: Facts) -> Accepted:
     source, target = known_shard(facts.state, source_id), known_shard(facts.state, target_id)
     for shard in (source, target):
         check_idle(facts.state, shard.id)
     giving, taking = known_leader(facts, source.id), known_leader(facts, target.id)
-    number = stray.relocation
+    number = stray.migration
     work = MoveMicroshards(source.id, target.id, stray.ranges, number)
     outgoing = giving.replica.outgoing
-    sealed = outgoing is not None and outgoing.relocation == number and outgoing.sealed
-    if not sealed and giving.ended(number) is not RelocationEnd.FORGOTTEN:
+    sealed = outgoing is not None and outgoing.migration == number and outgoing.sealed
+    if not sealed and giving.ended(number) is not MigrationEnd.FORGOTTEN:
         return _undoing(work, facts)
     if not _can_be_finished(number, taking, sealed=sealed):
         raise Refused(
@@ -77,13 +77,13 @@ def _relocation(source_id: int, target_id: int, stray: RelocationStatus, facts: 
 def _can_be_finished(number: int, taking: Leading, *, sealed: bool) -> bool:
     """Say whether the target has the microshards, or can get what it lacks of them."""
     incoming = taking.replica.incoming
-    begun = incoming is not None and incoming.relocation == number
-    return (begun and sealed) or taking.ended(number) is RelocationEnd.ADOPTED
+    begun = incoming is not None and incoming.migration == number
+    return (begun and sealed) or taking.ended(number) is MigrationEnd.ADOPTED
 
 
 def _undoing(work: MoveMicroshards, facts: Facts) -> Accepted:
     steps = (
-        f"shard {work.source} gives relocation {work.relocation} up: it still has microshards {described_ranges(work.ranges)}",
+        f"shard {work.source} gives migration {work.migration} up: it still has microshards {described_ranges(work.ranges)}",
         f"shard {work.target} gives it up, and deletes what was copied",
     )
     accepted = accept(facts, work, Step.UNDO, steps=steps)
@@ -121,14 +121,14 @@ def _taken_over(shard: Shard, missing: Ranges, facts: Facts) -> Accepted:
 
 
 def _done_between(source: Leading, target: Leading) -> int:
-    """Return the last relocation from one shard to the other that both are done with; 0: there is none."""
-    adopted = [one.relocation for one in target.replica.relocations_ended if one.end == RelocationEnd.ADOPTED]
-    return next((number for number in reversed(adopted) if source.ended(number) is RelocationEnd.FORGOTTEN), 0)
+    """Return the last migration from one shard to the other that both are done with; 0: there is none."""
+    adopted = [one.migration for one in target.replica.migrations_ended if one.end == MigrationEnd.ADOPTED]
+    return next((number for number in reversed(adopted) if source.ended(number) is MigrationEnd.FORGOTTEN), 0)
 
 
 def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
     version = facts.state.next_map_version(facts.view.newest_map())
-    shard_map = with_relocated(facts.state.map, work.source, work.target, work.ranges, version)
+    shard_map = with_migrated(facts.state.map, work.source, work.target, work.ranges, version)
     steps = (
         f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
     )

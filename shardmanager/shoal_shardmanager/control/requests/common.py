@@ -1,4 +1,4 @@
-"""What the checks of orders share: look-ups that refuse, and the rows of an accepted order."""
+"""What the checks of requests share: look-ups that refuse, and the rows of an accepted request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_shardmanager import placement
 from shoal_shardmanager.control.observed import Leading
 from shoal_shardmanager.control.operations.planned_moves import part_of
-from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, Unsettled, Why
 from shoal_shardmanager.control.placement_input import placement_settings, placement_state
+from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, Unsettled, Why
 from shoal_shardmanager.control.rows import (
     Arguments,
     CountersRow,

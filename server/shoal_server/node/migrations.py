@@ -1,4 +1,4 @@
-"""What a node does for relocations: it takes their steps from a driver, reads what is to be moved, and routes anew.
+"""What a node does for migrations: it takes their steps from a driver, reads what is to be moved, and routes anew.
 
 Both shards' nodes derive the new map by themselves, as with splits: the source's when they apply the seal, the target's
 when they adopt. So a client that is turned away learns at once where to go, and from whichever node it asks first. A map
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 from shoal.errors import ErrorCode
-from shoal.map_changes import with_relocated
-from shoal.protocol.relocation import (
+from shoal.map_changes import with_migrated
+from shoal.protocol.migration import (
     AdoptMicroshards,
-    CancelRelocation,
-    GiveMicroshards,
+    BeginIncoming,
+    BeginOutgoing,
+    CancelMigration,
+    MigrationStep,
     ReadMoving,
-    RelocationStep,
     SealMicroshards,
     StoreMoved,
-    TakeMicroshards,
 )
 from shoal.shardmap import without_ranges
 
@@ -31,13 +31,13 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.shard.commands import (
     AdoptCommand,
+    BeginIncomingCommand,
+    BeginOutgoingCommand,
     CancelCommand,
     ForgetCommand,
-    GiveCommand,
-    RelocationCommand,
+    MigrationCommand,
     SealCommand,
     StoreMovedCommand,
-    TakeCommand,
 )
 from shoal_server.shard.microshards import HandOver
 
@@ -50,26 +50,26 @@ STEP_BYTES = 1024
 """About what a step without rows takes in a log entry."""
 
 
-def command_of(request: RelocationStep) -> RelocationCommand:
+def command_of(request: MigrationStep) -> MigrationCommand:
     """Return what a step is in the log of its shard."""
-    if isinstance(request, TakeMicroshards):
-        return TakeCommand(request.relocation, request.source, request.ranges)
-    if isinstance(request, GiveMicroshards):
-        return GiveCommand(request.relocation, request.target, request.ranges, request.confirmed)
+    if isinstance(request, BeginIncoming):
+        return BeginIncomingCommand(request.migration, request.source, request.ranges)
+    if isinstance(request, BeginOutgoing):
+        return BeginOutgoingCommand(request.migration, request.target, request.ranges, request.confirmed)
     if isinstance(request, StoreMoved):
         return StoreMovedCommand(
-            request.relocation, request.number, request.cleared, request.rows, request.cursor, request.behind
+            request.migration, request.number, request.cleared, request.rows, request.cursor, request.behind
         )
     if isinstance(request, SealMicroshards):
-        return SealCommand(request.relocation, request.map_version)
+        return SealCommand(request.migration, request.map_version)
     if isinstance(request, AdoptMicroshards):
-        return AdoptCommand(request.relocation, request.map_version)
-    if isinstance(request, CancelRelocation):
-        return CancelCommand(request.relocation)
-    return ForgetCommand(request.relocation)
+        return AdoptCommand(request.migration, request.map_version)
+    if isinstance(request, CancelMigration):
+        return CancelCommand(request.migration)
+    return ForgetCommand(request.migration)
 
 
-class Relocations:
+class Migrations:
     """See the module's first lines."""
 
     __slots__ = ("_node",)
@@ -77,7 +77,7 @@ class Relocations:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def queue_step(self, client: int, request: RelocationStep, replica: Replica, outbox: Outbox) -> None:
+    def queue_step(self, client: int, request: MigrationStep, replica: Replica, outbox: Outbox) -> None:
         """Have the step become an entry of the shard's log; `replica` leads."""
         problem = refuse_step(request, replica.keyspace, self._node.routes.map.version, replica.machine.state.seq)
         if problem:
@@ -120,7 +120,7 @@ class Relocations:
         if without_ranges(hand_over.ranges, source.ranges):
             # They have moved on since: this replica has come to an old entry of its log.
             return
-        derived = with_relocated(known, source.id, target.id, hand_over.ranges, hand_over.map_version)
+        derived = with_migrated(known, source.id, target.id, hand_over.ranges, hand_over.map_version)
         node.adopt_derived_map(derived, now)
         log.info(
             "microshards_moved",
@@ -131,13 +131,13 @@ class Relocations:
         )
 
 
-def _other_shard(request: RelocationStep) -> int | None:
-    """Return the shard at the other end of a relocation that the request begins; None: it begins none."""
-    if isinstance(request, TakeMicroshards):
+def _other_shard(request: MigrationStep) -> int | None:
+    """Return the shard at the other end of a migration that the request begins; None: it begins none."""
+    if isinstance(request, BeginIncoming):
         return request.source
-    return request.target if isinstance(request, GiveMicroshards) else None
+    return request.target if isinstance(request, BeginOutgoing) else None
 
 
-def _fills_disk(request: RelocationStep) -> bool:
-    trims = isinstance(request, GiveMicroshards) and request.confirmed.scanned
-    return isinstance(request, TakeMicroshards | GiveMicroshards | StoreMoved) and not trims
+def _fills_disk(request: MigrationStep) -> bool:
+    trims = isinstance(request, BeginOutgoing) and request.confirmed.scanned
+    return isinstance(request, BeginIncoming | BeginOutgoing | StoreMoved) and not trims

@@ -1,4 +1,4 @@
-"""Orders as they are given, and as they are answered: accepted with the rows that begin them, or refused."""
+"""Requests as they are given, and as they are answered: accepted with the rows that begin them, or refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Why(StrEnum):
 
 
 class Refused(Exception):
-    """An order is refused; nothing has happened. The message says why, and what would work."""
+    """A request is refused; nothing has happened. The message says why, and what would work."""
 
     def __init__(self, why: Why, message: str) -> None:
         super().__init__(message)
@@ -40,11 +40,11 @@ class Refused(Exception):
 
 
 class Unsettled(Refused):
-    """An order is refused for something that passes by itself, such as an election: asked again, it may be accepted."""
+    """A request is refused for something that passes by itself, such as an election: asked again, it may be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeyspaceOrder:
+class KeyspaceRequest:
     """A keyspace to create, or what to change of one: None leaves it as it is, or at its default."""
 
     name: str
@@ -64,25 +64,25 @@ class KeyspaceOrder:
 class Create:
     """Create a keyspace."""
 
-    keyspace: KeyspaceOrder
+    keyspace: KeyspaceRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Alter:
     """Change a keyspace."""
 
-    keyspace: KeyspaceOrder
+    keyspace: KeyspaceRequest
 
 
 @dataclass(frozen=True, slots=True)
-class DropOrder:
+class DropRequest:
     """Drop a keyspace with all its data."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class SplitOrder:
+class SplitRequest:
     """Split a shard: the microshards from `at` on make a new one. None: where it parts the load best."""
 
     shard: int
@@ -90,7 +90,7 @@ class SplitOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class MoveMicroshardsOrder:
+class MoveMicroshardsRequest:
     """Give microshards of shard `source` to shard `target`."""
 
     source: int
@@ -99,7 +99,7 @@ class MoveMicroshardsOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class MergeOrder:
+class MergeRequest:
     """Give all microshards of shard `source` to shard `target`, and drop it."""
 
     target: int
@@ -107,20 +107,20 @@ class MergeOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartOrder:
+class RestartRequest:
     """See nodes through a restart, one after the other, in this order; none named: all of them."""
 
     nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class SettleOrder:
+class SettleRequest:
     """Undo, finish or take over what was begun on a shard, and no operation is about."""
 
     shard: int
 
 
-Order = (
+OperatorRequest = (
     MoveReplica
     | MoveLeader
     | Failover
@@ -130,18 +130,18 @@ Order = (
     | Rebalance
     | Create
     | Alter
-    | DropOrder
-    | SplitOrder
-    | MoveMicroshardsOrder
-    | MergeOrder
-    | RestartOrder
-    | SettleOrder
+    | DropRequest
+    | SplitRequest
+    | MoveMicroshardsRequest
+    | MergeRequest
+    | RestartRequest
+    | SettleRequest
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An order that was checked: the rows that begin it, and what it is going to do. `bytes`: to copy, as far as known."""
+    """A request that was checked: the rows that begin it, and what it is going to do. `bytes`: to copy, as far as known."""
 
     operation: OperationRow
     changes: tuple[Change, ...]
@@ -152,7 +152,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What orders are checked against."""
+    """What requests are checked against."""
 
     state: ClusterState
     view: View

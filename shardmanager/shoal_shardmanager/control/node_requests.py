@@ -68,20 +68,20 @@ class Forget:
 
     node: str
     shard: int
-    relocation: int
+    migration: int
     operation: int
 
 
 @dataclass(frozen=True, slots=True)
-class CancelRelocation:
-    """Have `node`, a shard's leader, give up a relocation to or from the shard."""
+class CancelMigration:
+    """Have `node`, a shard's leader, give up a migration to or from the shard."""
 
     node: str
     shard: int
-    relocation: int
+    migration: int
     operation: int
 
 
-NodeRequest = Install | Change | Transfer | Drop | Split | Forget | CancelRelocation
+NodeRequest = Install | Change | Transfer | Drop | Split | Forget | CancelMigration
 
 ADD_FOLLOWER, PROMOTE, DEMOTE, REMOVE = 1, 2, 3, 4

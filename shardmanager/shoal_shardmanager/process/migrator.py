@@ -1,6 +1,6 @@
 """Carries the rows of microshards from one shard's leader to another's: the driver of docs/decisions/0011.
 
-A ferry keeps nothing that matters: how far it is, the target's log knows, so one that is begun again goes on there. Until
+A migrator keeps nothing that matters: how far it is, the target's log knows, so one that is begun again goes on there. Until
 the source is sealed it copies at its leisure; from the seal to the adoption it waits for nothing but the two leaders.
 """
 
@@ -15,19 +15,19 @@ from typing import Any, Protocol
 import structlog
 from shoal.errors import ShoalError, Unavailable
 from shoal.protocol.messages import ReplicaStatus, StatusReply
-from shoal.protocol.relocation import (
+from shoal.protocol.migration import (
     UNREAD,
     ClearedRange,
+    MigrationCursor,
+    MigrationEnd,
+    MigrationStatus,
     MovedRow,
     MovingRows,
-    RelocationCursor,
-    RelocationEnd,
-    RelocationStatus,
 )
 from shoal.shardmap import MicroshardRange
 
-from shoal_shardmanager.control.operations.relocate import Carried
-from shoal_shardmanager.control.rows import Relocation
+from shoal_shardmanager.control.operations.migrate import MigrationProgress
+from shoal_shardmanager.control.rows import Migration
 
 log = structlog.get_logger("shoal.manager")
 
@@ -42,47 +42,47 @@ RETRY_CAP_SECONDS = 5.0
 
 
 class Leader(Protocol):
-    """A connection to a shard's leader: what a ferry uses of `AdminConnection`."""
+    """A connection to a shard's leader: what a migrator uses of `AdminConnection`."""
 
     async def status(self) -> StatusReply: ...
 
-    async def take_microshards(
-        self, shard: int, relocation: int, source: int, ranges: tuple[MicroshardRange, ...]
+    async def begin_incoming(
+        self, shard: int, migration: int, source: int, ranges: tuple[MicroshardRange, ...]
     ) -> None: ...
 
-    async def give_microshards(
+    async def begin_outgoing(
         self,
         shard: int,
-        relocation: int,
+        migration: int,
         target: int,
         ranges: tuple[MicroshardRange, ...],
-        confirmed: RelocationCursor = UNREAD,
+        confirmed: MigrationCursor = UNREAD,
     ) -> None: ...
 
     async def read_moving(
-        self, shard: int, relocation: int, cursor: RelocationCursor, *, max_bytes: int
+        self, shard: int, migration: int, cursor: MigrationCursor, *, max_bytes: int
     ) -> MovingRows: ...
 
     async def store_moved(
         self,
         shard: int,
-        relocation: int,
+        migration: int,
         number: int,
         cleared: list[ClearedRange],
         rows: list[MovedRow],
-        cursor: RelocationCursor,
-        behind: RelocationCursor,
+        cursor: MigrationCursor,
+        behind: MigrationCursor,
     ) -> None: ...
 
-    async def seal_microshards(self, shard: int, relocation: int, map_version: int) -> None: ...
+    async def seal_microshards(self, shard: int, migration: int, map_version: int) -> None: ...
 
-    async def adopt_microshards(self, shard: int, relocation: int, map_version: int) -> None: ...
+    async def adopt_microshards(self, shard: int, migration: int, map_version: int) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Harbour(Protocol):
-    """What a ferry needs of the manager that runs it."""
+class MigratorHost(Protocol):
+    """What a migrator needs of the manager that runs it."""
 
     async def connect(self, shard: int) -> Leader:
         """Connect to the shard's leader. Raises ShoalError: there is none known, or it does not answer."""
@@ -106,30 +106,30 @@ class Harbour(Protocol):
 
 
 class CannotSeal(Exception):
-    """The operation is no longer what the ferry was begun for: it ends, and the controller decides."""
+    """The operation is no longer what the migrator was begun for: it ends, and the controller decides."""
 
 
-class Ferry:
-    """One relocation's rows, on their way. `carried` says how far it is."""
+class Migrator:
+    """One migration's rows, on their way. `progress` says how far it is."""
 
     def __init__(
         self,
         operation: int,
-        work: Relocation,
-        harbour: Harbour,
+        work: Migration,
+        host: MigratorHost,
         bytes_per_second: Callable[[], int],
-        relocation: int = 0,
+        migration: int = 0,
     ) -> None:
         """
         Args:
             bytes_per_second: is asked before every page; 0: no limit.
-            relocation: the number under which the shards know it; 0: the operation's.
+            migration: the number under which the shards know it; 0: the operation's.
         """
-        self.carried = Carried("begins")
+        self.progress = MigrationProgress("begins")
         self._operation = operation
-        self._relocation = relocation or operation
+        self._migration = migration or operation
         self._work = work
-        self._harbour = harbour
+        self._host = host
         self._bytes_per_second = bytes_per_second
         self._attempts = 0
 
@@ -140,67 +140,69 @@ class Ferry:
                 await self._trip()
                 return
             except CannotSeal as error:
-                log.info("ferry_ended", operation=self._operation, reason=str(error))
+                log.info("migrator_ended", operation=self._operation, reason=str(error))
                 return
             except ShoalError as error:
                 self._attempts += 1
-                self.carried = replace(self.carried, trouble=str(error), attempts=self._attempts)
-                log.info("ferry_delayed", operation=self._operation, attempts=self._attempts, reason=str(error))
+                self.progress = replace(self.progress, trouble=str(error), attempts=self._attempts)
+                log.info("migrator_delayed", operation=self._operation, attempts=self._attempts, reason=str(error))
             pause = min(RETRY_CAP_SECONDS, FIRST_RETRY_SECONDS * 2 ** (self._attempts - 1))
-            await self._harbour.rest(pause)
+            await self._host.rest(pause)
 
     async def _trip(self) -> None:
-        work, operation, relocation = self._work, self._operation, self._relocation
+        work, operation, migration = self._work, self._operation, self._migration
         async with (
-            _closing(await self._harbour.connect(work.source)) as source,
-            _closing(await self._harbour.connect(work.target)) as target,
+            _closing(await self._host.connect(work.source)) as source,
+            _closing(await self._host.connect(work.target)) as target,
         ):
             giving, taking = await source.status(), await target.status()
-            if _ended(taking, work.target, relocation) is RelocationEnd.ADOPTED:
-                await self._harbour.adopted(operation, max(giving.map_version, taking.map_version))
+            if _ended(taking, work.target, migration) is MigrationEnd.ADOPTED:
+                await self._host.adopted(operation, max(giving.map_version, taking.map_version))
                 return
-            if _sealed(giving, work.source, relocation) is None:
-                await target.take_microshards(work.target, relocation, work.source, work.ranges)
-                await source.give_microshards(work.source, relocation, work.target, work.ranges)
+            if _sealed(giving, work.source, migration) is None:
+                await target.begin_incoming(work.target, migration, work.source, work.ranges)
+                await source.begin_outgoing(work.source, migration, work.target, work.ranges)
                 taking = await target.status()
-            crossing = _Crossing(self, source, target, _incoming(taking, work.target, relocation))
+            crossing = _Crossing(self, source, target, _incoming(taking, work.target, migration))
             self._doing("copying", _bytes_in(giving, work))
             await crossing.copy()
-            version = await self._harbour.sealing(operation)
+            version = await self._host.sealing(operation)
             self._doing("handing over")
-            await source.seal_microshards(work.source, relocation, version)
+            await source.seal_microshards(work.source, migration, version)
             await crossing.finish()
-            await target.adopt_microshards(work.target, relocation, version)
-            await self._harbour.adopted(operation, version)
+            await target.adopt_microshards(work.target, migration, version)
+            await self._host.adopted(operation, version)
 
     # -- what a crossing tells of itself
 
     def _doing(self, doing: str, bytes_total: int = 0) -> None:
-        total = bytes_total or self.carried.bytes_total
-        self.carried = replace(self.carried, doing=doing, bytes_total=total)
+        total = bytes_total or self.progress.bytes_total
+        self.progress = replace(self.progress, doing=doing, bytes_total=total)
 
     def stored(self, rows: int, size: int) -> None:
         """A page has arrived: whatever trouble there was is over."""
         self._attempts = 0
-        carried = self.carried
-        self.carried = replace(carried, rows=carried.rows + rows, bytes=carried.bytes + size, trouble="", attempts=0)
+        progress = self.progress
+        self.progress = replace(
+            progress, rows=progress.rows + rows, bytes=progress.bytes + size, trouble="", attempts=0
+        )
 
     async def pace(self, size: int) -> None:
         """Wait for as long as `size` bytes are to take."""
         limit = self._bytes_per_second()
         if limit:
-            await self._harbour.rest(size / limit)
+            await self._host.rest(size / limit)
 
     @property
-    def relocation(self) -> tuple[int, Relocation]:
-        return self._relocation, self._work
+    def migration(self) -> tuple[int, Migration]:
+        return self._migration, self._work
 
 
 class _Crossing:
-    """The pages of one trip, in order: while one is stored, the next one is read."""
+    """The pages of one trip, in request: while one is stored, the next one is read."""
 
-    def __init__(self, ferry: Ferry, source: Leader, target: Leader, begun: RelocationStatus) -> None:
-        self._ferry = ferry
+    def __init__(self, migrator: Migrator, source: Leader, target: Leader, begun: MigrationStatus) -> None:
+        self._migrator = migrator
         self._source = source
         self._target = target
         self._number = begun.number
@@ -223,30 +225,30 @@ class _Crossing:
                 await self._confirm()
             # What changes meanwhile is caught up with as fast as it goes: at a limit below that it never would be.
             if rounds == 0:
-                await self._ferry.pace(size)
+                await self._migrator.pace(size)
 
     async def _confirm(self) -> None:
         """Let the source forget what its journal has of what is stored: changes may come for as long as this copies."""
-        relocation, work = self._ferry.relocation
-        await self._source.give_microshards(work.source, relocation, work.target, work.ranges, self._cursor)
+        migration, work = self._migrator.migration
+        await self._source.begin_outgoing(work.source, migration, work.target, work.ranges, self._cursor)
 
     async def finish(self) -> None:
         """Copy what is left after the seal."""
         while not self._cursor.complete:
             await self._store(await self._read(self._cursor))
 
-    async def _read(self, cursor: RelocationCursor) -> MovingRows:
-        relocation, work = self._ferry.relocation
-        return await self._source.read_moving(work.source, relocation, cursor, max_bytes=PAGE_BYTES)
+    async def _read(self, cursor: MigrationCursor) -> MovingRows:
+        migration, work = self._migrator.migration
+        return await self._source.read_moving(work.source, migration, cursor, max_bytes=PAGE_BYTES)
 
     async def _store(self, page: MovingRows) -> None:
-        relocation, work = self._ferry.relocation
+        migration, work = self._migrator.migration
         await self._target.store_moved(
-            work.target, relocation, self._number, page.cleared, page.rows, page.cursor, self._cursor
+            work.target, migration, self._number, page.cleared, page.rows, page.cursor, self._cursor
         )
         self._number += 1
         self._cursor = page.cursor
-        self._ferry.stored(len(page.rows), size_of(page))
+        self._migrator.stored(len(page.rows), size_of(page))
 
 
 def size_of(page: MovingRows) -> int:
@@ -281,24 +283,24 @@ def _replica(status: StatusReply, shard: int) -> ReplicaStatus:
     return found
 
 
-def _ended(status: StatusReply, shard: int, relocation: int) -> RelocationEnd | None:
-    ended = _replica(status, shard).relocations_ended
-    return next((RelocationEnd(one.end) for one in ended if one.relocation == relocation), None)
+def _ended(status: StatusReply, shard: int, migration: int) -> MigrationEnd | None:
+    ended = _replica(status, shard).migrations_ended
+    return next((MigrationEnd(one.end) for one in ended if one.migration == migration), None)
 
 
-def _sealed(status: StatusReply, shard: int, relocation: int) -> RelocationStatus | None:
+def _sealed(status: StatusReply, shard: int, migration: int) -> MigrationStatus | None:
     outgoing = _replica(status, shard).outgoing
-    return outgoing if outgoing is not None and outgoing.relocation == relocation and outgoing.sealed else None
+    return outgoing if outgoing is not None and outgoing.migration == migration and outgoing.sealed else None
 
 
-def _incoming(status: StatusReply, shard: int, relocation: int) -> RelocationStatus:
+def _incoming(status: StatusReply, shard: int, migration: int) -> MigrationStatus:
     incoming = _replica(status, shard).incoming
-    if incoming is None or incoming.relocation != relocation:
+    if incoming is None or incoming.migration != migration:
         raise Unavailable(f"node {status.node} has not applied that shard {shard} takes microshards", shard=shard)
     return incoming
 
 
-def _bytes_in(status: StatusReply, work: Relocation) -> int:
+def _bytes_in(status: StatusReply, work: Migration) -> int:
     """Return about how many bytes the microshards have: their part of the shard's."""
     replica = _replica(status, work.source)
     held = sum(span.end - span.first for span in replica.ranges)

@@ -1,14 +1,14 @@
-"""The order to restart nodes, one after the other."""
+"""The request to restart nodes, one after the other."""
 
 from __future__ import annotations
 
 from shoal_shardmanager.control.operations.restart import unwell
-from shoal_shardmanager.control.orders.common import accept, known_node, listed
-from shoal_shardmanager.control.orders.model import Accepted, Facts, Refused, RestartOrder, Unsettled, Why
+from shoal_shardmanager.control.requests.common import accept, known_node, listed
+from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, RestartRequest, Unsettled, Why
 from shoal_shardmanager.control.rows import Drain, Heal, NodeState, RemoveNode, RollingRestart, Step
 
 
-def rolling_restart(order: RestartOrder, facts: Facts) -> Accepted:
+def rolling_restart(request: RestartRequest, facts: Facts) -> Accepted:
     state, view = facts.state, facts.view
     for row in state.running():
         if isinstance(row.arguments, RollingRestart):
@@ -20,7 +20,7 @@ def rolling_restart(order: RestartOrder, facts: Facts) -> Accepted:
                 Why.CONFLICT,
                 f"operation {row.id} ({row.kind} of {row.node}) is under way: wait for it, or `shoal cancel {row.id}`",
             )
-    nodes = order.nodes or tuple(
+    nodes = request.nodes or tuple(
         row.id for _, row in sorted(state.nodes.items()) if row.state not in (NodeState.GONE, NodeState.REMOVED)
     )
     for position, node in enumerate(nodes):

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal_shardmanager.control.orders import Alter, Create, DropOrder, KeyspaceOrder, Order, Refused, Why
+from shoal_shardmanager.control.requests import (
+    Alter,
+    Create,
+    DropRequest,
+    KeyspaceRequest,
+    OperatorRequest,
+    Refused,
+    Why,
+)
 from shoal_shardmanager.control.rows import Drain, MoveLeader, MoveReplica, RemoveNode, Undrain
 
-REFUSALS: list[tuple[Order, Why, str]] = [
+REFUSALS: list[tuple[OperatorRequest, Why, str]] = [
     (MoveReplica(9, "n1", "n4"), Why.NOT_FOUND, "no shard 9; the shards are 1, 2; `shoal shards` shows them"),
     (MoveReplica(1, "n9", "n4"), Why.NOT_FOUND, "no node 'n9'"),
     (MoveReplica(1, "n4", "n5"), Why.REFUSED, "has no replica of shard 1"),
@@ -18,26 +26,26 @@ REFUSALS: list[tuple[Order, Why, str]] = [
     (RemoveNode("n5"), Why.REFUSED, "`shoal drain n5` comes first"),
     (Undrain("n1"), Why.CONFLICT, "was not drained"),
     (Drain("nn1"), Why.NOT_FOUND, "did you mean 'n1'"),
-    (Create(KeyspaceOrder("default")), Why.CONFLICT, "already"),
-    (Create(KeyspaceOrder("a b")), Why.WRONG, "cannot be a keyspace's name"),
-    (Create(KeyspaceOrder("x", voters=2)), Why.WRONG, "odd number"),
-    (Create(KeyspaceOrder("x", voters=7)), Why.REFUSED, "5 are active"),
-    (Create(KeyspaceOrder("x", microshards=4, shards=5)), Why.WRONG, "from 1 to 4, not 5"),
-    (Create(KeyspaceOrder("x", required={"us": 1})), Why.NOT_FOUND, "regions are eu"),
-    (Create(KeyspaceOrder("x", max_staleness_ms=0)), Why.WRONG, "more than 0"),
-    (Alter(KeyspaceOrder("default")), Why.CONFLICT, "is so already"),
-    (Alter(KeyspaceOrder("default", microshards=9)), Why.WRONG, "fixed"),
-    (Alter(KeyspaceOrder("nope", voters=1)), Why.NOT_FOUND, "there are default"),
-    (DropOrder("nope"), Why.NOT_FOUND, "there are default"),
+    (Create(KeyspaceRequest("default")), Why.CONFLICT, "already"),
+    (Create(KeyspaceRequest("a b")), Why.WRONG, "cannot be a keyspace's name"),
+    (Create(KeyspaceRequest("x", voters=2)), Why.WRONG, "odd number"),
+    (Create(KeyspaceRequest("x", voters=7)), Why.REFUSED, "5 are active"),
+    (Create(KeyspaceRequest("x", microshards=4, shards=5)), Why.WRONG, "from 1 to 4, not 5"),
+    (Create(KeyspaceRequest("x", required={"us": 1})), Why.NOT_FOUND, "regions are eu"),
+    (Create(KeyspaceRequest("x", max_staleness_ms=0)), Why.WRONG, "more than 0"),
+    (Alter(KeyspaceRequest("default")), Why.CONFLICT, "is so already"),
+    (Alter(KeyspaceRequest("default", microshards=9)), Why.WRONG, "fixed"),
+    (Alter(KeyspaceRequest("nope", voters=1)), Why.NOT_FOUND, "there are default"),
+    (DropRequest("nope"), Why.NOT_FOUND, "there are default"),
 ]
 
 
-@pytest.mark.parametrize(("order", "why", "words"), REFUSALS)
-def test_bad_orders_are_refused_with_a_reason(simulated: Any, order: Order, why: Why, words: str) -> None:
+@pytest.mark.parametrize(("asked", "why", "words"), REFUSALS)
+def test_bad_requests_are_refused_with_a_reason(simulated: Any, asked: OperatorRequest, why: Why, words: str) -> None:
     cluster = simulated()
     before = cluster.state
     with pytest.raises(Refused) as refusal:
-        cluster.order(order)
+        cluster.request(asked)
     assert refusal.value.why is why
     assert words in str(refusal.value)
     assert cluster.state is before
@@ -45,38 +53,38 @@ def test_bad_orders_are_refused_with_a_reason(simulated: Any, order: Order, why:
 
 def test_two_operations_on_one_shard_are_refused(simulated: Any) -> None:
     cluster = simulated()
-    cluster.order(MoveReplica(1, "n1", "n4"))
+    cluster.request(MoveReplica(1, "n1", "n4"))
     with pytest.raises(Refused, match=r"operation 1 .* is on shard 1") as refusal:
-        cluster.order(MoveReplica(1, "n2", "n5"))
+        cluster.request(MoveReplica(1, "n2", "n5"))
     assert refusal.value.why is Why.CONFLICT
 
 
 def test_a_stale_version_is_refused(simulated: Any) -> None:
     cluster = simulated()
     with pytest.raises(Refused, match="version 1 by now, not 7"):
-        cluster.order(MoveReplica(1, "n1", "n4"), if_version=7)
-    assert cluster.order(MoveReplica(1, "n1", "n4"), if_version=1)
+        cluster.request(MoveReplica(1, "n1", "n4"), if_version=7)
+    assert cluster.request(MoveReplica(1, "n1", "n4"), if_version=1)
 
 
 def test_a_silent_target_is_refused(simulated: Any) -> None:
     cluster = simulated()
     cluster.stop("n4")
     with pytest.raises(Refused, match="n4 does not answer: start it; otherwise, choose n5"):
-        cluster.order(MoveReplica(1, "n1", "n4"))
+        cluster.request(MoveReplica(1, "n1", "n4"))
 
 
 def test_a_target_that_takes_no_writes_is_refused_and_not_proposed(simulated: Any) -> None:
     cluster = simulated()
     cluster.not_writable["n4"] = "the disk is full"
     with pytest.raises(Refused, match="n4 takes no writes: the disk is full; choose n5"):
-        cluster.order(MoveReplica(1, "n1", "n4"))
+        cluster.request(MoveReplica(1, "n1", "n4"))
     with pytest.raises(Refused, match="has a replica of shard 1 already: choose n5"):
-        cluster.order(MoveReplica(1, "n1", "n2"))
+        cluster.request(MoveReplica(1, "n1", "n2"))
 
 
 def test_what_has_ended_cannot_be_cancelled(simulated: Any) -> None:
     cluster = simulated()
-    operation = cluster.order(MoveReplica(1, "n1", "n4"))
+    operation = cluster.request(MoveReplica(1, "n1", "n4"))
     cluster.run_to_end(operation)
     with pytest.raises(Refused, match="operation 1 has ended already, done"):
         cluster.cancel(operation)
