@@ -91,7 +91,7 @@ class CallSpan:
 
     def sent(self, exchange: Exchange[Any], address: str, *, again: bool) -> None:
         """Note a request that has something of the call in it; `again`: another attempt of what has failed."""
-        shard = exchange.lane.shard.id
+        shard = exchange.shard_queue.shard.id
         self._request, self._address = exchange.request, address
         if len(self._nodes) < PLACES_MAX:
             self._nodes[exchange.asked] = None
@@ -274,7 +274,7 @@ def _waiters(exchange: Exchange[Any]) -> Iterator[TracedWaiter]:
 def _place(exchange: Exchange[Any]) -> dict[str, str | int]:
     return {
         "shoal.node": exchange.asked,
-        "shoal.shard": exchange.lane.shard.id,
+        "shoal.shard": exchange.shard_queue.shard.id,
         "shoal.request": exchange.request,
     }
 

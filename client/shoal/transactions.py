@@ -179,7 +179,7 @@ class AsyncTransaction:
     def _pin(self, microshard: int, key: bytes) -> None:
         """Take a key into the transaction, whose keys all have to be of one shard."""
         space = self._opened()
-        lanes = space.lanes
+        shard_queues = space.shard_queues
         if self._first is None:
             self._first, self._microshard = key, microshard
         elif self._client._core.router.one_partition and (
@@ -189,10 +189,10 @@ class AsyncTransaction:
                 f"a transaction is of one shard: keys {shown(self._first)} and {shown(key)} are of two partitions; "
                 f"{ONE_SHARD_HERE}; give them a common partition: {same_text(space.delimiter)}"
             )
-        elif lanes[microshard] is not lanes[self._microshard]:
+        elif shard_queues[microshard] is not shard_queues[self._microshard]:
             raise CrossShard(
                 f"a transaction is of one shard: key {shown(self._first)} is in shard "
-                f"{lanes[self._microshard].shard.id}, key {shown(key)} in shard {lanes[microshard].shard.id}; "
+                f"{shard_queues[self._microshard].shard.id}, key {shown(key)} in shard {shard_queues[microshard].shard.id}; "
                 f"give them a common partition, the text up to the delimiter {self._opened().delimiter!r}"
             )
 

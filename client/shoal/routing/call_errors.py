@@ -25,7 +25,7 @@ from shoal.errors import (
 )
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
 from shoal.routing.calls import AnyBatch, AnyCall, AnyQuery, W, WriteBatch, WriteCall, shown
-from shoal.routing.shard_queue import Lane
+from shoal.routing.shard_queue import ShardQueue
 
 
 class ShardChanged(Unavailable):
@@ -37,7 +37,7 @@ class ShardChanged(Unavailable):
 
 
 def expired(
-    call: AnyCall[W], lane: Lane[W], batch: AnyBatch[W] | None, *, unanswered: bool, maybe_applied: bool
+    call: AnyCall[W], shard_queue: ShardQueue[W], batch: AnyBatch[W] | None, *, unanswered: bool, maybe_applied: bool
 ) -> ShoalError:
     """The deadline passed.
 
@@ -46,21 +46,21 @@ def expired(
         unanswered: an attempt is under way, or one was whose outcome is not known.
         maybe_applied: the same, and it is a write.
     """
-    what = f"{call.what}, shard {lane.shard.id}"
+    what = f"{call.what}, shard {shard_queue.shard.id}"
     request = 0 if batch is None else batch.request
-    asked = (batch.asked if batch is not None else "") or lane.target
-    trouble = lane.trouble
+    asked = (batch.asked if batch is not None else "") or shard_queue.target
+    trouble = shard_queue.trouble
     if not unanswered and trouble is not None:
         if trouble.code is ErrorCode.OVERLOADED:
             return Overloaded(
                 f"{what}: turned away until its deadline: {trouble.message}; send less, or later",
                 retry_after=trouble.retry_after,
-                shard=lane.shard.id,
+                shard=shard_queue.shard.id,
                 request_id=request or None,
             )
         return Unavailable(
             f"{what}: nobody served it before its deadline, and it was not done: {trouble.message}; try again",
-            shard=lane.shard.id,
+            shard=shard_queue.shard.id,
             request_id=request or None,
         )
     if maybe_applied:
@@ -73,52 +73,56 @@ def expired(
     return DeadlineExceeded(
         f"{what}: no answer from {asked} before the deadline{because}; {ending}",
         maybe_applied=maybe_applied,
-        shard=lane.shard.id,
+        shard=shard_queue.shard.id,
         request_id=request or None,
     )
 
 
-def refused(call: AnyCall[W], lane: Lane[W], asked: str, failure: Failure, *, maybe_applied: bool) -> ShoalError:
+def refused(
+    call: AnyCall[W], shard_queue: ShardQueue[W], asked: str, failure: Failure, *, maybe_applied: bool
+) -> ShoalError:
     """A node refused for a reason that another attempt would not change."""
     kind = BY_CODE.get(failure.code, Internal)
     return kind(
-        f"{call.what}, shard {lane.shard.id}: {asked} refused: {failure.message}",
+        f"{call.what}, shard {shard_queue.shard.id}: {asked} refused: {failure.message}",
         maybe_applied=maybe_applied,
         retry_after=failure.retry_after_ms / 1000 if failure.retry_after_ms else None,
-        shard=lane.shard.id,
+        shard=shard_queue.shard.id,
         request_id=failure.request,
     )
 
 
-def outcome_lost(call: AnyCall[W], lane: Lane[W], request: int, reason: str) -> ShoalError:
+def outcome_lost(call: AnyCall[W], shard_queue: ShardQueue[W], request: int, reason: str) -> ShoalError:
     """An earlier attempt may have been applied, and nobody can tell any more."""
     return OutcomeUnknown(
-        f"{call.what}, shard {lane.shard.id}: it was sent and may have been done, "
+        f"{call.what}, shard {shard_queue.shard.id}: it was sent and may have been done, "
         f"but {reason}: read the key, or write again if that does no harm",
-        shard=lane.shard.id,
+        shard=shard_queue.shard.id,
         request_id=request or None,
     )
 
 
-def disowned(call: AnyCall[W], lane: Lane[W], request: int, reason: str, *, maybe_applied: bool) -> ShoalError:
+def disowned(
+    call: AnyCall[W], shard_queue: ShardQueue[W], request: int, reason: str, *, maybe_applied: bool
+) -> ShoalError:
     """Another cluster is where the client's own was."""
-    what = f"{call.what}, shard {lane.shard.id}"
+    what = f"{call.what}, shard {shard_queue.shard.id}"
     if maybe_applied:
         return OutcomeUnknown(
             f"{what}: it was sent before and may have been done, but {reason}",
-            shard=lane.shard.id,
+            shard=shard_queue.shard.id,
             request_id=request or None,
         )
-    return ProtocolMismatch(f"{what}: {reason}", shard=lane.shard.id, request_id=request or None)
+    return ProtocolMismatch(f"{what}: {reason}", shard=shard_queue.shard.id, request_id=request or None)
 
 
-def closed(call: AnyCall[W], lane: Lane[W], *, maybe_applied: bool) -> ShoalError:
+def closed(call: AnyCall[W], shard_queue: ShardQueue[W], *, maybe_applied: bool) -> ShoalError:
     """The client was closed while the call was open."""
     ending = "it was sent and may have been done" if maybe_applied else "it was not done"
     return Closed(
         f"{call.what}: the client was closed; {ending}",
         maybe_applied=maybe_applied,
-        shard=lane.shard.id,
+        shard=shard_queue.shard.id,
     )
 
 
@@ -130,12 +134,12 @@ ONE_SHARD_HERE = (
 
 def too_stale(call: AnyCall[W], batch: AnyQuery[W]) -> ShoalError:
     """No replica was fresh enough, and the leader was not reached in time."""
-    lane, bound = batch.lane, batch.calls[0].max_staleness_ms
+    shard_queue, bound = batch.shard_queue, batch.calls[0].max_staleness_ms
     declined = "; ".join(f"{node}: {reason}" for node, reason in batch.declined.items())
     return TooStale(
-        f"{call.what}, shard {lane.shard.id}: no replica is within {bound} ms ({declined}), and the "
-        f"leader {lane.target} did not answer before the deadline; accept more staleness, or try again",
-        shard=lane.shard.id,
+        f"{call.what}, shard {shard_queue.shard.id}: no replica is within {bound} ms ({declined}), and the "
+        f"leader {shard_queue.target} did not answer before the deadline; accept more staleness, or try again",
+        shard=shard_queue.shard.id,
         request_id=batch.request or None,
     )
 
@@ -179,8 +183,8 @@ def condition_failed(call: WriteCall[W], batch: WriteBatch[W], result: Condition
     if isinstance(condition, RangeUnchanged):
         found = "other rows"
     error = ConditionFailed(
-        f"{call.what}, shard {batch.lane.shard.id}: nothing was written: {_named(condition)}; found was {found}",
-        shard=batch.lane.shard.id,
+        f"{call.what}, shard {batch.shard_queue.shard.id}: nothing was written: {_named(condition)}; found was {found}",
+        shard=batch.shard_queue.shard.id,
         request_id=batch.request,
     )
     error.condition = condition
@@ -201,7 +205,7 @@ def _named(condition: Condition | None) -> str:
 def impossible(call: WriteCall[W], batch: WriteBatch[W], result: Impossible) -> ShoalError:
     """What is stored is not what the operation needs."""
     return InvalidArgument(
-        f"{call.what}, shard {batch.lane.shard.id}: nothing was written: {result.reason}",
-        shard=batch.lane.shard.id,
+        f"{call.what}, shard {batch.shard_queue.shard.id}: nothing was written: {result.reason}",
+        shard=batch.shard_queue.shard.id,
         request_id=batch.request,
     )

@@ -27,7 +27,7 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Ranges, count_in
 
 if TYPE_CHECKING:
-    from shoal.routing.shard_queue import Lane
+    from shoal.routing.shard_queue import ShardQueue
 
 W = TypeVar("W")
 
@@ -210,14 +210,14 @@ class CallQueue(Generic[C]):
 class Exchange(Generic[W]):
     """Something to be asked of a shard's leader until it is answered.
 
-    `in_flight`: an attempt is unanswered. `request`, `asked` (the node), `epoch` (the lane's, then) and `ranges` (the
+    `in_flight`: an attempt is unanswered. `request`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the
     microshards that the shard was believed to have) are of the last attempt; `sent` is when that was (seconds).
     """
 
-    __slots__ = ("asked", "epoch", "in_flight", "lane", "ranges", "request", "sent")
+    __slots__ = ("asked", "epoch", "in_flight", "ranges", "request", "sent", "shard_queue")
 
-    def __init__(self, lane: Lane[W]) -> None:
-        self.lane = lane
+    def __init__(self, shard_queue: ShardQueue[W]) -> None:
+        self.shard_queue = shard_queue
         self.epoch = 0
         self.request = 0
         self.asked = ""
@@ -236,7 +236,7 @@ class WriteBatch(Exchange[W]):
 
     def __init__(
         self,
-        lane: Lane[W],
+        shard_queue: ShardQueue[W],
         calls: list[WriteCall[W]],
         operations: msgspec.Raw,
         session: bytes,
@@ -244,7 +244,7 @@ class WriteBatch(Exchange[W]):
         latest: float,
         fast: bool,
     ) -> None:
-        super().__init__(lane)
+        super().__init__(shard_queue)
         self.calls = calls
         self.operations = operations
         self.session = session
@@ -270,8 +270,8 @@ class Query(Exchange[W]):
 
     __slots__ = ("declined", "freshness", "latest", "too_stale")
 
-    def __init__(self, lane: Lane[W], latest: float, freshness: Freshness) -> None:
-        super().__init__(lane)
+    def __init__(self, shard_queue: ShardQueue[W], latest: float, freshness: Freshness) -> None:
+        super().__init__(shard_queue)
         self.latest = latest
         self.freshness = freshness
         self.declined: dict[str, str] = {}
@@ -283,8 +283,10 @@ class ReadBatch(Query[W]):
 
     __slots__ = ("calls",)
 
-    def __init__(self, lane: Lane[W], calls: list[ReadCall[W]], latest: float, freshness: Freshness = STRONG) -> None:
-        super().__init__(lane, latest, freshness)
+    def __init__(
+        self, shard_queue: ShardQueue[W], calls: list[ReadCall[W]], latest: float, freshness: Freshness = STRONG
+    ) -> None:
+        super().__init__(shard_queue, latest, freshness)
         self.calls = calls
 
 
@@ -293,13 +295,13 @@ class ScanPageRead(Query[W]):
 
     __slots__ = ("calls",)
 
-    def __init__(self, lane: Lane[W], call: ScanCall[W], freshness: Freshness) -> None:
-        super().__init__(lane, call.deadline, freshness)
+    def __init__(self, shard_queue: ShardQueue[W], call: ScanCall[W], freshness: Freshness) -> None:
+        super().__init__(shard_queue, call.deadline, freshness)
         self.calls = [call]
 
 
 class Opening(Exchange[W]):
-    """An `OpenSession` of a lane."""
+    """An `OpenSession` of a shard queue."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""The traffic of lanes: calls become batches, batches are sent, answered, sent again, expired. No sockets, no clock.
+"""The traffic of shard queues: calls become batches, batches are sent, answered, sent again, expired. No sockets, no clock.
 
 Part of the router, which owns the shard map and the connections' events; what a call ends with is its table.
 """
@@ -59,7 +59,7 @@ from shoal.routing.links import Link
 from shoal.routing.network import Network
 from shoal.routing.replica_selector import Replicas
 from shoal.routing.requests import freshness_of, to_request
-from shoal.routing.shard_queue import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, Lane, Trouble
+from shoal.routing.shard_queue import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, ShardQueue, Trouble
 from shoal.shardmap import Ranges, Routes
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
@@ -98,136 +98,138 @@ class Dispatcher(Generic[W]):
         self._backoff = backoff
         self._budget = budget
         self._replicas = replicas
-        self._dirty: list[Lane[W]] = []
-        self._blocked: dict[Lane[W], None] = {}
-        self._waiting: dict[Lane[W], float] = {}
+        self._dirty: list[ShardQueue[W]] = []
+        self._blocked: dict[ShardQueue[W], None] = {}
+        self._waiting: dict[ShardQueue[W], float] = {}
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    def touch(self, lane: Lane[W]) -> None:
-        """Have the lane looked at in the next turn."""
-        if not lane.dirty:
-            lane.dirty = True
-            self._dirty.append(lane)
+    def touch(self, shard_queue: ShardQueue[W]) -> None:
+        """Have the shard queue looked at in the next turn."""
+        if not shard_queue.dirty:
+            shard_queue.dirty = True
+            self._dirty.append(shard_queue)
 
     def pump_all(self, routes: Routes, now: float) -> None:
-        """Send what the touched lanes have, as far as it may be sent."""
+        """Send what the touched shard queues have, as far as it may be sent."""
         dirty, self._dirty = self._dirty, []
-        for lane in dirty:
-            lane.dirty = False
-            if lane.idle:
+        for shard_queue in dirty:
+            shard_queue.dirty = False
+            if shard_queue.idle:
                 continue
-            self.next_check = min(self.next_check, lane.earliest)
-            if lane.scans.calls:
-                self._open_scans(lane)
-            if lane.weak or lane.weak_resend:
-                self._pump_weak(lane, routes, now)
-            if lane.leader_idle:
+            self.next_check = min(self.next_check, shard_queue.earliest)
+            if shard_queue.scans.calls:
+                self._open_scans(shard_queue)
+            if shard_queue.weak or shard_queue.weak_resend:
+                self._pump_weak(shard_queue, routes, now)
+            if shard_queue.leader_idle:
                 continue
-            if now < lane.blocked_until:
-                self._block(lane)
+            if now < shard_queue.blocked_until:
+                self._block(shard_queue)
                 continue
-            link = self._network.usable(lane, routes, now)
+            link = self._network.usable(shard_queue, routes, now)
             if link is not None:
-                self._pump(lane, link, now)
-            elif now < lane.blocked_until:
-                self._block(lane)
+                self._pump(shard_queue, link, now)
+            elif now < shard_queue.blocked_until:
+                self._block(shard_queue)
 
-    def _block(self, lane: Lane[W]) -> None:
-        self._blocked[lane] = None
-        self.next_check = min(self.next_check, lane.blocked_until)
+    def _block(self, shard_queue: ShardQueue[W]) -> None:
+        self._blocked[shard_queue] = None
+        self.next_check = min(self.next_check, shard_queue.blocked_until)
 
-    def _pump(self, lane: Lane[W], link: Link[W], now: float) -> None:
-        if lane.resend:
-            again, lane.resend = lane.resend, []
+    def _pump(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
+        if shard_queue.resend:
+            again, shard_queue.resend = shard_queue.resend, []
             for exchange in again:
                 if _awaited(exchange):
                     self._send(exchange, link, now)
                 else:
                     self._done(exchange)
-        if (lane.writes.calls or lane.fast.calls) and not lane.session:
-            if not lane.opening:
-                lane.opening = True
-                self._send(Opening(lane), link, now)
+        if (shard_queue.writes.calls or shard_queue.fast.calls) and not shard_queue.session:
+            if not shard_queue.opening:
+                shard_queue.opening = True
+                self._send(Opening(shard_queue), link, now)
         else:
-            if lane.writes.calls:
-                self._pump_writes(lane, link, now, fast=False)
-            if lane.fast.calls:
-                self._pump_writes(lane, link, now, fast=True)
-        reads = lane.reads
-        while reads.calls and len(lane.open_reads) < READS_IN_FLIGHT:
+            if shard_queue.writes.calls:
+                self._pump_writes(shard_queue, link, now, fast=False)
+            if shard_queue.fast.calls:
+                self._pump_writes(shard_queue, link, now, fast=True)
+        reads = shard_queue.reads
+        while reads.calls and len(shard_queue.open_reads) < READS_IN_FLIGHT:
             latest = reads.latest
             gets = reads.take(BATCH_CALLS, min(BATCH_BYTES, self.max_batch_bytes))
             if gets:
-                read = ReadBatch(lane, gets, latest)
-                lane.open_reads[read] = None
+                read = ReadBatch(shard_queue, gets, latest)
+                shard_queue.open_reads[read] = None
                 self._send(read, link, now)
 
-    def _pump_writes(self, lane: Lane[W], link: Link[W], now: float, *, fast: bool) -> None:
-        writes = lane.fast if fast else lane.writes
+    def _pump_writes(self, shard_queue: ShardQueue[W], link: Link[W], now: float, *, fast: bool) -> None:
+        writes = shard_queue.fast if fast else shard_queue.writes
         max_bytes = min(BATCH_BYTES, self.max_batch_bytes)
-        while writes.calls and lane.may_number(fast):
+        while writes.calls and shard_queue.may_number(fast):
             latest = writes.latest
             calls = writes.take(BATCH_CALLS, max_bytes)
             if calls:
                 operations = encode_operations([call.operation for call in calls])
-                write = WriteBatch(lane, calls, operations, lane.session, lane.number(fast), latest, fast)
-                lane.open_writes[write] = None
+                write = WriteBatch(
+                    shard_queue, calls, operations, shard_queue.session, shard_queue.number(fast), latest, fast
+                )
+                shard_queue.open_writes[write] = None
                 self._send(write, link, now)
 
-    def _open_scans(self, lane: Lane[W]) -> None:
+    def _open_scans(self, shard_queue: ShardQueue[W]) -> None:
         """Make each scan call a request, to be sent to the leader or to any replica."""
-        for call in lane.scans.take_all():
+        for call in shard_queue.scans.take_all():
             if call.waiter is None:
                 continue
             if call.max_staleness_ms == STRONG_READ:
-                strong = ScanPageRead(lane, call, STRONG)
-                lane.open_reads[strong] = None
-                lane.resend.append(strong)
+                strong = ScanPageRead(shard_queue, call, STRONG)
+                shard_queue.open_reads[strong] = None
+                shard_queue.resend.append(strong)
             else:
-                weak = ScanPageRead(lane, call, freshness_of(lane, [call], call.max_staleness_ms))
-                lane.open_weak[weak] = None
-                lane.weak_resend.append(weak)
+                weak = ScanPageRead(shard_queue, call, freshness_of(shard_queue, [call], call.max_staleness_ms))
+                shard_queue.open_weak[weak] = None
+                shard_queue.weak_resend.append(weak)
 
-    def _pump_weak(self, lane: Lane[W], routes: Routes, now: float) -> None:
+    def _pump_weak(self, shard_queue: ShardQueue[W], routes: Routes, now: float) -> None:
         """Send the reads that any replica may serve; those that all replicas declined become the leader's."""
-        queues, lane.weak = lane.weak, {}
-        for max_staleness_ms, queue in queues.items():
+        call_queues, shard_queue.weak = shard_queue.weak, {}
+        for max_staleness_ms, queue in call_queues.items():
             # Many reads are shared out, so that several replicas work on them at once.
-            share = max(LEAST_SHARE, ceil(len(queue.calls) / len(lane.shard.replicas)))
+            share = max(LEAST_SHARE, ceil(len(queue.calls) / len(shard_queue.shard.replicas)))
             while queue.calls:
                 latest = queue.latest
                 gets = queue.take(min(share, BATCH_CALLS), min(BATCH_BYTES, self.max_batch_bytes))
                 if gets:
-                    read = ReadBatch(lane, gets, latest, freshness_of(lane, gets, max_staleness_ms))
-                    lane.open_weak[read] = None
-                    lane.weak_resend.append(read)
-        again, lane.weak_resend = lane.weak_resend, []
+                    read = ReadBatch(shard_queue, gets, latest, freshness_of(shard_queue, gets, max_staleness_ms))
+                    shard_queue.open_weak[read] = None
+                    shard_queue.weak_resend.append(read)
+        again, shard_queue.weak_resend = shard_queue.weak_resend, []
         for query in again:
             if not _awaited(query):
                 self._done(query)
                 continue
-            chosen = self._replicas.choose(lane, query.declined, routes, now)
+            chosen = self._replicas.choose(shard_queue, query.declined, routes, now)
             if chosen is None:
                 query.freshness = STRONG
-                del lane.open_weak[query]
-                lane.open_reads[query] = None
-                lane.resend.append(query)
+                del shard_queue.open_weak[query]
+                shard_queue.open_reads[query] = None
+                shard_queue.resend.append(query)
             elif isinstance(chosen, Link):
                 self._send(query, chosen, now)
             else:
-                lane.weak_resend.append(query)
+                shard_queue.weak_resend.append(query)
                 if chosen < NEVER:
-                    self._waiting[lane] = min(chosen, self._waiting.get(lane, NEVER))
+                    self._waiting[shard_queue] = min(chosen, self._waiting.get(shard_queue, NEVER))
                     self.next_check = min(self.next_check, chosen)
 
     def _send(self, exchange: Exchange[W], link: Link[W], now: float) -> None:
         network = self._network
-        lane = exchange.lane
+        shard_queue = exchange.shard_queue
         request = exchange.request = network.next_request()
-        exchange.epoch = lane.epoch
+        exchange.epoch = shard_queue.epoch
         exchange.asked = link.node
-        exchange.ranges = lane.shard.ranges
+        exchange.ranges = shard_queue.shard.ranges
         exchange.in_flight = True
         exchange.sent = now
         if self.tracer is not None:
@@ -246,7 +248,7 @@ class Dispatcher(Generic[W]):
         else:
             self.outcomes.written.append((batch.calls, result, batch.ranges))
         self._done(batch)
-        self._succeeded(batch.lane)
+        self._succeeded(batch.shard_queue)
 
     def _settle(self, batch: WriteBatch[W], answer: Written, plain: WriteResult) -> None:
         """Give each call of a batch its own result."""
@@ -270,12 +272,12 @@ class Dispatcher(Generic[W]):
 
     def rows(self, batch: ReadBatch[W], answer: Rows) -> None:
         """Take values for the first of the batch's keys, at least one; ask again for those that did not fit."""
-        lane = batch.lane
+        shard_queue = batch.shard_queue
         served = len(answer.values)
         calls = batch.calls
         self._done(batch)
         if served < len(calls):
-            lane.read_queue(calls[0].max_staleness_ms).put_back(calls[served:])
+            shard_queue.read_queue(calls[0].max_staleness_ms).put_back(calls[served:])
             calls = calls[:served]
         self.outcomes.read.append((calls, answer, batch.ranges))
         self._served(batch)
@@ -286,36 +288,36 @@ class Dispatcher(Generic[W]):
         self._served(read)
 
     def _served(self, query: AnyQuery[W]) -> None:
-        lane = query.lane
+        shard_queue = query.shard_queue
         if query.freshness.strong:
-            self._succeeded(lane)
-        elif not lane.idle:
+            self._succeeded(shard_queue)
+        elif not shard_queue.idle:
             # A replica's answer says nothing of the leader's state.
-            self.touch(lane)
+            self.touch(shard_queue)
 
     def opened(self, opening: Opening[W], answer: SessionOpened) -> None:
-        opening.lane.start_session(answer.session)
-        self._succeeded(opening.lane)
+        opening.shard_queue.start_session(answer.session)
+        self._succeeded(opening.shard_queue)
 
-    def _succeeded(self, lane: Lane[W]) -> None:
-        lane.retries = 0
-        lane.redirected = False
-        lane.trouble = None
+    def _succeeded(self, shard_queue: ShardQueue[W]) -> None:
+        shard_queue.retries = 0
+        shard_queue.redirected = False
+        shard_queue.trouble = None
         self._budget.succeeded()
-        if not lane.idle:
-            self.touch(lane)
+        if not shard_queue.idle:
+            self.touch(shard_queue)
 
     def _done(self, batch: AnyBatch[W]) -> None:
         batch.in_flight = False
         if isinstance(batch, WriteBatch):
-            batch.lane.close_write(batch)
+            batch.shard_queue.close_write(batch)
         else:
-            batch.lane.open_reads.pop(batch, None)
-            batch.lane.open_weak.pop(batch, None)
+            batch.shard_queue.open_reads.pop(batch, None)
+            batch.shard_queue.open_weak.pop(batch, None)
 
     def refused(self, link: Link[W], exchange: Exchange[W], failure: Failure, routes: Routes, now: float) -> None:
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
-        lane = exchange.lane
+        shard_queue = exchange.shard_queue
         exchange.in_flight = False
         self.tally.refused(failure.code)
         if self.tracer is not None:
@@ -330,75 +332,82 @@ class Dispatcher(Generic[W]):
             else:
                 self._fail_batch(exchange, failure)
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
-            if exchange.epoch == lane.epoch:
-                self._move_on(lane, link, failure, routes, now)
+            if exchange.epoch == shard_queue.epoch:
+                self._move_on(shard_queue, link, failure, routes, now)
             self.send_again(exchange)
         elif code == ErrorCode.SESSION_EXPIRED and isinstance(exchange, WriteBatch):
-            if exchange.session == lane.session:
-                lane.session = NO_SESSION
+            if exchange.session == shard_queue.session:
+                shard_queue.session = NO_SESSION
             self.dissolve(exchange, "the node no longer knows the session it was sent in")
         elif isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
             self._fail_batch(exchange, failure)
         else:
-            lane.opening = False
-            self._fail_queued_writes(lane, link.node, failure)
+            shard_queue.opening = False
+            self._fail_queued_writes(shard_queue, link.node, failure)
 
     def declined(self, query: AnyQuery[W], link: Link[W], reason: str) -> None:
         """A replica did not serve a read that others may."""
         query.in_flight = False
         query.declined[link.node] = reason
-        query.lane.weak_resend.append(query)
-        self.touch(query.lane)
+        query.shard_queue.weak_resend.append(query)
+        self.touch(query.shard_queue)
 
-    def _move_on(self, lane: Lane[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
+    def _move_on(self, shard_queue: ShardQueue[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
         route = failure.route
-        if route is not None and route.id == lane.shard.id and route.keyspace == lane.shard.keyspace and route.voters:
-            lane.shard = route
+        if (
+            route is not None
+            and route.id == shard_queue.shard.id
+            and route.keyspace == shard_queue.shard.keyspace
+            and route.voters
+        ):
+            shard_queue.shard = route
         retry_after = failure.retry_after_ms / 1000
         if failure.code in _SAME_NODE:
-            self.retry_later(lane, _trouble(link, failure), retry_after, now)
+            self.retry_later(shard_queue, _trouble(link, failure), retry_after, now)
             return
         hint = route.leader if route is not None else ""
         # A node may come to lead after it was asked, and before it answers that it did not.
         if hint and (hint != link.node or failure.code == ErrorCode.NOT_LEADER):
-            lane.target = hint
+            shard_queue.target = hint
             # A name is followed at once, but not to a node that is known to be down: those who say it have yet to hear.
-            if not lane.redirected and self._network.may_reach(hint, routes):
-                lane.redirected = True
+            if not shard_queue.redirected and self._network.may_reach(hint, routes):
+                shard_queue.redirected = True
                 self.tally.redirects += 1
-                lane.epoch += 1
-                lane.retries = max(1, lane.retries)
-                lane.trouble = _trouble(link, failure)
+                shard_queue.epoch += 1
+                shard_queue.retries = max(1, shard_queue.retries)
+                shard_queue.trouble = _trouble(link, failure)
                 return
         # A node that says that it leads itself lacks what it was asked for, and so does every other replica.
-        elif hint != link.node and (lane.target == link.node or lane.target not in lane.shard.voters):
-            voters = lane.shard.voters
-            at = voters.index(lane.target) + 1 if lane.target in voters else 0
-            lane.target = voters[at % len(voters)]
-        self.retry_later(lane, _trouble(link, failure), retry_after, now)
+        elif hint != link.node and (
+            shard_queue.target == link.node or shard_queue.target not in shard_queue.shard.voters
+        ):
+            voters = shard_queue.shard.voters
+            at = voters.index(shard_queue.target) + 1 if shard_queue.target in voters else 0
+            shard_queue.target = voters[at % len(voters)]
+        self.retry_later(shard_queue, _trouble(link, failure), retry_after, now)
 
-    def retry_later(self, lane: Lane[W], trouble: Trouble, at_least: float, now: float) -> None:
-        """Hold the lane back for a while: the belief that its target serves it is given up."""
-        delay = self._backoff.delay(lane.retries) if self._budget.spend() else self._backoff.longest()
+    def retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
+        """Hold the shard queue back for a while: the belief that its target serves it is given up."""
+        delay = self._backoff.delay(shard_queue.retries) if self._budget.spend() else self._backoff.longest()
         self.tally.retries += 1
-        lane.epoch += 1
-        lane.retries += 1
-        lane.trouble = trouble
-        lane.blocked_until = now + max(delay, at_least)
-        self.touch(lane)
+        shard_queue.epoch += 1
+        shard_queue.retries += 1
+        shard_queue.trouble = trouble
+        shard_queue.blocked_until = now + max(delay, at_least)
+        self.touch(shard_queue)
 
     def send_again(self, exchange: Exchange[W]) -> None:
-        """Have a batch that still has somebody waiting sent again when the lane may; forget it otherwise."""
-        lane = exchange.lane
+        """Have a batch that still has somebody waiting sent again when the shard queue may; forget it otherwise."""
+        shard_queue = exchange.shard_queue
         if isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
             if not _awaited(exchange):
                 self._done(exchange)
                 return
-            lane.resend.append(exchange)
+            shard_queue.resend.append(exchange)
         else:
             # An opening leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
-            lane.opening = False
-        self.touch(lane)
+            shard_queue.opening = False
+        self.touch(shard_queue)
 
     def lost(self, exchange: Exchange[W]) -> None:
         """The connection went while an answer was owed."""
@@ -415,20 +424,20 @@ class Dispatcher(Generic[W]):
         if isinstance(batch, WriteBatch) and batch.uncertain:
             for call in batch.calls:
                 if call.waiter is not None and may_have_applied(batch, call):
-                    self.fail(call, outcome_lost(call, batch.lane, batch.request, reason))
+                    self.fail(call, outcome_lost(call, batch.shard_queue, batch.request, reason))
         self._requeue(batch)
 
     def _requeue(self, batch: AnyBatch[W]) -> None:
         """Put the calls of a batch back, to travel in another one: nothing of them was applied; its number is void."""
         self._done(batch)
-        lane = batch.lane
+        shard_queue = batch.shard_queue
         if isinstance(batch, WriteBatch):
-            (lane.fast if batch.fast else lane.writes).put_back(batch.calls)
+            (shard_queue.fast if batch.fast else shard_queue.writes).put_back(batch.calls)
         elif isinstance(batch, ReadBatch):
-            lane.read_queue(batch.calls[0].max_staleness_ms).put_back(batch.calls)
+            shard_queue.read_queue(batch.calls[0].max_staleness_ms).put_back(batch.calls)
         else:
-            lane.scans.put_back(batch.calls)
-        self.touch(lane)
+            shard_queue.scans.put_back(batch.calls)
+        self.touch(shard_queue)
 
     def _fail_batch(self, batch: AnyBatch[W], failure: Failure) -> None:
         if isinstance(batch, WriteBatch) and failure.code in _FOR_A_PART and self._halve(batch):
@@ -437,8 +446,8 @@ class Dispatcher(Generic[W]):
         for call in batch.calls:
             if call.waiter is not None:
                 maybe = may_have_applied(batch, call)
-                self.fail(call, refused(call, batch.lane, batch.asked, failure, maybe_applied=maybe))
-        self.touch(batch.lane)
+                self.fail(call, refused(call, batch.shard_queue, batch.asked, failure, maybe_applied=maybe))
+        self.touch(batch.shard_queue)
 
     def _halve(self, batch: WriteBatch[W]) -> bool:
         """Have calls that were refused together travel in halves, until those to blame are alone; say whether they do."""
@@ -450,11 +459,11 @@ class Dispatcher(Generic[W]):
         self._requeue(batch)
         return True
 
-    def _fail_queued_writes(self, lane: Lane[W], asked: str, failure: Failure) -> None:
-        for queue in (lane.writes, lane.fast):
+    def _fail_queued_writes(self, shard_queue: ShardQueue[W], asked: str, failure: Failure) -> None:
+        for queue in (shard_queue.writes, shard_queue.fast):
             for call in queue.calls:
                 if call.waiter is not None:
-                    self.fail(call, refused(call, lane, asked, failure, maybe_applied=False))
+                    self.fail(call, refused(call, shard_queue, asked, failure, maybe_applied=False))
             queue.drop_closed()
 
     def fail(self, call: AnyCall[W], error: ShoalError) -> None:
@@ -464,23 +473,23 @@ class Dispatcher(Generic[W]):
             call.waiter = None
             self.outcomes.failed.append((waiter, error))
 
-    def expire(self, lane: Lane[W], now: float) -> float:
+    def expire(self, shard_queue: ShardQueue[W], now: float) -> float:
         """End the calls whose deadline passed; return the earliest deadline left."""
         due = NEVER
-        for batch in lane.open:
+        for batch in shard_queue.open:
             due = min(due, self._expire_batch(batch, now))
-        for queue in lane.queues:
+        for queue in shard_queue.call_queues:
             if queue.earliest <= now:
                 for call in queue.calls:
                     if call.deadline <= now and call.waiter is not None:
-                        self.fail(call, expired(call, lane, None, unanswered=False, maybe_applied=False))
+                        self.fail(call, expired(call, shard_queue, None, unanswered=False, maybe_applied=False))
                 queue.drop_closed()
             due = min(due, queue.earliest)
-        lane.weak = {bound: queue for bound, queue in lane.weak.items() if queue.calls}
+        shard_queue.weak = {bound: queue for bound, queue in shard_queue.weak.items() if queue.calls}
         return due
 
     def _expire_batch(self, batch: AnyBatch[W], now: float) -> float:
-        lane = batch.lane
+        shard_queue = batch.shard_queue
         awaited = [call for call in batch.calls if call.waiter is not None]
         late = [call for call in awaited if call.deadline <= now]
         unanswered = batch.in_flight
@@ -488,7 +497,7 @@ class Dispatcher(Generic[W]):
             unanswered = batch.unsettled
             if late and not unanswered:
                 # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
-                lane.resend.remove(batch)
+                shard_queue.resend.remove(batch)
                 self._requeue(batch)
                 return NEVER
         for call in late:
@@ -496,57 +505,57 @@ class Dispatcher(Generic[W]):
                 self.fail(call, too_stale(call, batch))
             else:
                 maybe = may_have_applied(batch, call)
-                self.fail(call, expired(call, lane, batch, unanswered=unanswered, maybe_applied=maybe))
+                self.fail(call, expired(call, shard_queue, batch, unanswered=unanswered, maybe_applied=maybe))
         if len(late) < len(awaited):
             return min(call.deadline for call in awaited if call.deadline > now)
         if not batch.in_flight:
-            lane.take_back(batch)
+            shard_queue.take_back(batch)
             self._done(batch)
         elif isinstance(batch, WriteBatch):
             # Whatever becomes of it interests nobody, so it must not hold up the session's window.
-            lane.close_write(batch)
+            shard_queue.close_write(batch)
         return NEVER
 
-    def end(self, lane: Lane[W]) -> None:
-        """End all calls of the lane: the client is being closed."""
-        for batch in lane.open:
+    def end(self, shard_queue: ShardQueue[W]) -> None:
+        """End all calls of the shard queue: the client is being closed."""
+        for batch in shard_queue.open:
             for call in batch.calls:
                 if call.waiter is not None:
-                    self.fail(call, closed(call, lane, maybe_applied=may_have_applied(batch, call)))
-        for queue in lane.queues:
+                    self.fail(call, closed(call, shard_queue, maybe_applied=may_have_applied(batch, call)))
+        for queue in shard_queue.call_queues:
             for queued in queue.calls:
                 if queued.waiter is not None:
-                    self.fail(queued, closed(queued, lane, maybe_applied=False))
+                    self.fail(queued, closed(queued, shard_queue, maybe_applied=False))
 
-    def disown(self, lane: Lane[W], reason: str) -> None:
-        """End all calls of the lane: another cluster has taken the place of the one that they were for."""
-        for batch in lane.open:
+    def disown(self, shard_queue: ShardQueue[W], reason: str) -> None:
+        """End all calls of the shard queue: another cluster has taken the place of the one that they were for."""
+        for batch in shard_queue.open:
             for call in batch.calls:
                 if call.waiter is not None:
                     maybe = may_have_applied(batch, call)
-                    self.fail(call, disowned(call, lane, batch.request, reason, maybe_applied=maybe))
+                    self.fail(call, disowned(call, shard_queue, batch.request, reason, maybe_applied=maybe))
             if not batch.in_flight:
-                lane.take_back(batch)
+                shard_queue.take_back(batch)
             self._done(batch)
-        for queue in lane.queues:
+        for queue in shard_queue.call_queues:
             for queued in queue.take_all():
                 if queued.waiter is not None:
-                    self.fail(queued, disowned(queued, lane, 0, reason, maybe_applied=False))
-        lane.weak = {}
+                    self.fail(queued, disowned(queued, shard_queue, 0, reason, maybe_applied=False))
+        shard_queue.weak = {}
 
     def unblock(self, now: float) -> float:
-        """Touch the lanes whose wait is over; return when the next one's is."""
+        """Touch the shard queues whose wait is over; return when the next one's is."""
         due = NEVER
-        for lane in list(self._blocked):
-            if lane.blocked_until <= now:
-                del self._blocked[lane]
-                self.touch(lane)
+        for shard_queue in list(self._blocked):
+            if shard_queue.blocked_until <= now:
+                del self._blocked[shard_queue]
+                self.touch(shard_queue)
             else:
-                due = min(due, lane.blocked_until)
-        for lane, until in list(self._waiting.items()):
+                due = min(due, shard_queue.blocked_until)
+        for shard_queue, until in list(self._waiting.items()):
             if until <= now:
-                del self._waiting[lane]
-                self.touch(lane)
+                del self._waiting[shard_queue]
+                self.touch(shard_queue)
             else:
                 due = min(due, until)
         return due

@@ -10,7 +10,7 @@ from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
 from shoal.routing.calls import Exchange, W
 
 if TYPE_CHECKING:
-    from shoal.routing.shard_queue import Lane
+    from shoal.routing.shard_queue import ShardQueue
 
 PING_SECONDS = 0.5
 """A node that owes answers and has been silent for so long is asked whether it is there."""
@@ -41,8 +41,8 @@ class Link(Generic[W]):
     """One address. `node` is who answered there last, "" before the first greeting.
 
     `failures` counts attempts in a row that came to nothing, and a connection that was lost counts as one; a link
-    with none is *fresh*: worth waiting for. `waiting` are the lanes to look at again when the state changes; True where
-    the lane waits for its leader.
+    with none is *fresh*: worth waiting for. `waiting` are the shard queues to look at again when the state changes; True where
+    the shard queue waits for its leader.
     `quiet_since`: when the node was last heard, or first owed an answer since. `takes_traces`: it makes spans.
     `stranger`: the other cluster that answered there last, "" where it was the client's own, or nobody yet.
     """
@@ -78,7 +78,7 @@ class Link(Generic[W]):
         self.max_frame_bytes = MAX_FRAME_BYTES
         self.pending: dict[int, Exchange[W] | MapFetch | Probe] = {}
         self.outgoing: list[TracedRequest] = []
-        self.waiting: dict[Lane[W], bool] = {}
+        self.waiting: dict[ShardQueue[W], bool] = {}
         self.quiet_since = 0.0
         self.pinged = False
         self.takes_traces = False

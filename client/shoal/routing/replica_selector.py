@@ -9,7 +9,7 @@ from typing import Generic
 from shoal.routing.calls import NEVER, W
 from shoal.routing.links import Link, LinkState
 from shoal.routing.network import Network
-from shoal.routing.shard_queue import Lane
+from shoal.routing.shard_queue import ShardQueue
 from shoal.shardmap import Routes
 
 
@@ -25,7 +25,9 @@ class Replicas(Generic[W]):
         self._random = random
         self._region = region
 
-    def choose(self, lane: Lane[W], declined: Container[str], routes: Routes, now: float) -> Link[W] | float | None:
+    def choose(
+        self, shard_queue: ShardQueue[W], declined: Container[str], routes: Routes, now: float
+    ) -> Link[W] | float | None:
         """Return the link to ask; or, where none is connected, when to look again at the latest; None: nobody is left.
 
         Connected replicas are preferred, the others are connected to meanwhile. One that could not be reached before
@@ -39,7 +41,7 @@ class Replicas(Generic[W]):
         far: list[Link[W]] = []
         absent: list[Link[W]] = []
         asked = False
-        for node in lane.shard.replicas:
+        for node in shard_queue.shard.replicas:
             if node in declined:
                 asked = True
                 continue
@@ -62,7 +64,7 @@ class Replicas(Generic[W]):
             return None
         due = NEVER
         for link in absent:
-            link.waiting.setdefault(lane, False)
+            link.waiting.setdefault(shard_queue, False)
             if link.state is LinkState.DOWN:
                 due = min(due, link.retry_at)
         return due

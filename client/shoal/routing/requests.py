@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from shoal.protocol.messages import Freshness, OpenSession, Read, Request, Scan, Write
 from shoal.routing.calls import Exchange, ReadBatch, ReadCall, ScanCall, ScanPageRead, W, WriteBatch
-from shoal.routing.shard_queue import Lane
+from shoal.routing.shard_queue import ShardQueue
 
 
 def to_request(exchange: Exchange[W], request: int, now: float) -> Request:
-    """Return request number `request`, of the lane's present shard."""
-    shard = exchange.lane.shard
+    """Return request number `request`, of the shard queue's present shard."""
+    shard = exchange.shard_queue.shard
     if isinstance(exchange, WriteBatch):
         return Write(
             request,
@@ -45,10 +45,12 @@ def to_request(exchange: Exchange[W], request: int, now: float) -> Request:
     return OpenSession(request, shard.id)
 
 
-def freshness_of(lane: Lane[W], calls: Sequence[ReadCall[W] | ScanCall[W]], max_staleness_ms: int) -> Freshness:
+def freshness_of(
+    shard_queue: ShardQueue[W], calls: Sequence[ReadCall[W] | ScanCall[W]], max_staleness_ms: int
+) -> Freshness:
     """Return what all of `calls`, which accept this staleness, ask of a replica."""
     marks = {id(call.marks): call.marks for call in calls if call.marks is not None}
-    min_seq = max((each.floor(lane.shard.ranges) for each in marks.values()), default=0)
+    min_seq = max((each.floor(shard_queue.shard.ranges) for each in marks.values()), default=0)
     return Freshness(False, min_seq, max_staleness_ms)
 
 

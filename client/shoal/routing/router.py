@@ -31,7 +31,7 @@ Calls of one batch have deadlines of their own. One that expires leaves a batch 
 goes on for the others. A batch that was surely refused is dissolved then, and the others travel in a new one, so that
 "surely not done" stays true. A batch without anybody waiting is not sent again.
 
-Retries of a lane wait together: full-jitter backoff, within a budget that successes refill. An exhausted budget fails
+Retries of a shard queue wait together: full-jitter backoff, within a budget that successes refill. An exhausted budget fails
 nobody (their deadlines do that) but makes each wait a long one. The first redirect to another leader does not wait.
 """
 
@@ -83,7 +83,7 @@ from shoal.routing.dispatch import Dispatcher, Outcomes
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
 from shoal.routing.replica_selector import Replicas
-from shoal.routing.shard_queue import Lane, Trouble
+from shoal.routing.shard_queue import ShardQueue, Trouble
 from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 
 FIRST_BACKOFF_SECONDS = 0.010
@@ -93,15 +93,15 @@ RETRY_BUDGET_REFUND = 0.1
 
 
 class Space(Generic[W]):
-    """A keyspace as routed now: `lanes[microshard]`. The list is changed in place when the map changes."""
+    """A keyspace as routed now: `shard_queues[microshard]`. The list is changed in place when the map changes."""
 
-    __slots__ = ("delimiter", "keyspace", "lanes", "microshards")
+    __slots__ = ("delimiter", "keyspace", "microshards", "shard_queues")
 
     def __init__(self, keyspace: Keyspace) -> None:
         self.keyspace = keyspace
         self.delimiter = keyspace.delimiter
         self.microshards = keyspace.microshards
-        self.lanes: list[Lane[W]] = []
+        self.shard_queues: list[ShardQueue[W]] = []
 
 
 class Turn(NamedTuple, Generic[W]):
@@ -138,8 +138,8 @@ class Router(Generic[W]):
         self.max_value_bytes = MAX_VALUE_BYTES
         self.one_partition = False
         self._spaces: dict[int, Space[W]] = {}
-        self._lanes: dict[int, Lane[W]] = {}
-        self._retired: list[Lane[W]] = []
+        self._shard_queues: dict[int, ShardQueue[W]] = {}
+        self._retired: list[ShardQueue[W]] = []
 
     @property
     def max_batch_bytes(self) -> int:
@@ -170,31 +170,31 @@ class Router(Generic[W]):
     def write(self, space: Space[W], call: WriteCall[W]) -> None:
         """Take an operation on one key that is to be safe at a quorum, to be sent in the next turn."""
         key: bytes = call.operation.key  # type: ignore[union-attr]  # the caller's to see to: this is the hot path
-        lane = space.lanes[microshard_of(key, space.delimiter, space.microshards)]
-        lane.writes.add(call)
-        if not lane.dirty:
-            self._dispatch.touch(lane)
+        shard_queue = space.shard_queues[microshard_of(key, space.delimiter, space.microshards)]
+        shard_queue.writes.add(call)
+        if not shard_queue.dirty:
+            self._dispatch.touch(shard_queue)
 
     def read(self, space: Space[W], call: ReadCall[W]) -> None:
         """Take a read that is the leader's, to be sent in the next turn."""
-        lane = space.lanes[microshard_of(call.key, space.delimiter, space.microshards)]
-        lane.reads.add(call)
-        if not lane.dirty:
-            self._dispatch.touch(lane)
+        shard_queue = space.shard_queues[microshard_of(call.key, space.delimiter, space.microshards)]
+        shard_queue.reads.add(call)
+        if not shard_queue.dirty:
+            self._dispatch.touch(shard_queue)
 
     def weak_read(self, space: Space[W], call: ReadCall[W]) -> None:
         """Take a read that any replica may serve, to be sent in the next turn; the leader's where marks are missing."""
-        lane = space.lanes[microshard_of(call.key, space.delimiter, space.microshards)]
-        if call.marks is not None and call.marks.floor(lane.shard.ranges) == ASK_LEADER:
+        shard_queue = space.shard_queues[microshard_of(call.key, space.delimiter, space.microshards)]
+        if call.marks is not None and call.marks.floor(shard_queue.shard.ranges) == ASK_LEADER:
             call.max_staleness_ms = STRONG_READ
-        lane.read_queue(call.max_staleness_ms).add(call)
-        if not lane.dirty:
-            self._dispatch.touch(lane)
+        shard_queue.read_queue(call.max_staleness_ms).add(call)
+        if not shard_queue.dirty:
+            self._dispatch.touch(shard_queue)
 
     def submit(self, space: Space[W], call: AnyCall[W]) -> None:
         """Take a call of any kind, to be sent in the next turn; one that no shard can serve is over then."""
-        lane = self._lane_of(space, call)
-        if lane is None:
+        shard_queue = self._shard_queue_of(space, call)
+        if shard_queue is None:
             self._dispatch.fail(call, misplaced(call))
             return
         if isinstance(call, WriteCall):
@@ -206,39 +206,47 @@ class Router(Generic[W]):
             ):
                 self._dispatch.fail(call, scattered(call, space.delimiter))
                 return
-            (lane.fast if call.fast else lane.writes).add(call)
-            self._dispatch.touch(lane)
+            (shard_queue.fast if call.fast else shard_queue.writes).add(call)
+            self._dispatch.touch(shard_queue)
             return
         marks = call.marks
-        if marks is not None and call.max_staleness_ms != STRONG_READ and marks.floor(lane.shard.ranges) == ASK_LEADER:
+        if (
+            marks is not None
+            and call.max_staleness_ms != STRONG_READ
+            and marks.floor(shard_queue.shard.ranges) == ASK_LEADER
+        ):
             call.max_staleness_ms = STRONG_READ
         if isinstance(call, ScanCall):
-            lane.scans.add(call)
+            shard_queue.scans.add(call)
         else:
-            lane.read_queue(call.max_staleness_ms).add(call)
-        self._dispatch.touch(lane)
+            shard_queue.read_queue(call.max_staleness_ms).add(call)
+        self._dispatch.touch(shard_queue)
 
-    def _lane_of(self, space: Space[W], call: AnyCall[W]) -> Lane[W] | None:
-        """Return the lane of the one shard that has all that the call is about; None where there is none."""
+    def _shard_queue_of(self, space: Space[W], call: AnyCall[W]) -> ShardQueue[W] | None:
+        """Return the shard queue of the one shard that has all that the call is about; None where there is none."""
         if isinstance(call, ReadCall):
-            return space.lanes[space.keyspace.microshard_of(call.key)]
+            return space.shard_queues[space.keyspace.microshard_of(call.key)]
         if isinstance(call, ScanCall):
-            return self._lane_with(space, call.ranges)
+            return self._shard_queue_with(space, call.ranges)
         if isinstance(call.operation, DeleteRange):
-            return self._lane_with(space, call.operation.ranges)
+            return self._shard_queue_with(space, call.operation.ranges)
         if call.microshards is None:
-            return space.lanes[space.keyspace.microshard_of(call.key)]
-        lanes = {space.lanes[microshard] for microshard in call.microshards}
-        return lanes.pop() if len(lanes) == 1 else None
+            return space.shard_queues[space.keyspace.microshard_of(call.key)]
+        shard_queues = {space.shard_queues[microshard] for microshard in call.microshards}
+        return shard_queues.pop() if len(shard_queues) == 1 else None
 
-    def _lane_with(self, space: Space[W], ranges: Ranges) -> Lane[W] | None:
-        """Return the lane of the shard that has all of these microshards; None where several have them."""
-        assert self.routes is not None, "lanes come with a map"
-        lane = space.lanes[ranges[0].first]
-        if self.routes.shards[lane.shard.id].ranges == ranges:
-            return lane
-        lanes = space.lanes
-        return lane if all(lanes[microshard] is lane for microshard in microshards_in(ranges)) else None
+    def _shard_queue_with(self, space: Space[W], ranges: Ranges) -> ShardQueue[W] | None:
+        """Return the shard queue of the shard that has all of these microshards; None where several have them."""
+        assert self.routes is not None, "shard queues come with a map"
+        shard_queue = space.shard_queues[ranges[0].first]
+        if self.routes.shards[shard_queue.shard.id].ranges == ranges:
+            return shard_queue
+        shard_queues = space.shard_queues
+        return (
+            shard_queue
+            if all(shard_queues[microshard] is shard_queue for microshard in microshards_in(ranges))
+            else None
+        )
 
     def parts_of(self, space: Space[W], ranges: Ranges) -> list[ShardPart]:
         """Return which shards have these microshards, and which of them each has, by the present map."""
@@ -247,8 +255,8 @@ class Router(Generic[W]):
 
     def close(self) -> None:
         """End every open call; nothing may be submitted afterwards."""
-        for lane in (*self._lanes.values(), *self._retired):
-            self._dispatch.end(lane)
+        for shard_queue in (*self._shard_queues.values(), *self._retired):
+            self._dispatch.end(shard_queue)
 
     # -- events of connections ----------------------------------------------------------------------------------------
 
@@ -276,19 +284,19 @@ class Router(Generic[W]):
         dispatch = self._dispatch
         trouble = Trouble(ErrorCode.UNAVAILABLE, f"{link}: {reason}")
         for exchange in self.network.down(address, reason, refusal, now):
-            lane = exchange.lane
+            shard_queue = exchange.shard_queue
             dispatch.lost(exchange)
             if isinstance(exchange, ReadBatch | ScanPageRead) and not exchange.freshness.strong:
                 dispatch.declined(exchange, link, reason)
                 self._recheck(exchange)
                 continue
-            if exchange.epoch == lane.epoch:
-                dispatch.retry_later(lane, trouble, 0.0, now)
+            if exchange.epoch == shard_queue.epoch:
+                dispatch.retry_later(shard_queue, trouble, 0.0, now)
             dispatch.send_again(exchange)
             self._recheck(exchange)
-        for lane, for_leader in link.waiting.items():
-            if for_leader or lane.trouble is None:
-                lane.trouble = trouble
+        for shard_queue, for_leader in link.waiting.items():
+            if for_leader or shard_queue.trouble is None:
+                shard_queue.trouble = trouble
         self._wake_waiting(link)
 
     def link_paused(self, address: str) -> None:
@@ -339,7 +347,7 @@ class Router(Generic[W]):
                 return False
             self._dispatch.scanned(owed, answer)
         elif isinstance(answer, Failure) and isinstance(owed, Exchange):
-            assert self.routes is not None, "lanes come with a map"
+            assert self.routes is not None, "shard queues come with a map"
             self._dispatch.refused(link, owed, answer, self.routes, now)
             self._recheck(owed)
             if answer.map_version > self.routes.map.version:
@@ -359,15 +367,15 @@ class Router(Generic[W]):
 
     def _wake_waiting(self, link: Link[W]) -> None:
         waiting, link.waiting = link.waiting, {}
-        for lane, for_leader in waiting.items():
+        for shard_queue, for_leader in waiting.items():
             if for_leader:
-                lane.blocked_until = 0.0
-            self._dispatch.touch(lane)
+                shard_queue.blocked_until = 0.0
+            self._dispatch.touch(shard_queue)
 
     # -- the shard map ------------------------------------------------------------------------------------------------
 
     def _adopt(self, shard_map: ShardMap, link: Link[W]) -> None:
-        """Take a newer map whole: existing lanes keep their sessions, queued calls go where they now belong."""
+        """Take a newer map whole: existing shard queues keep their sessions, queued calls go where they now belong."""
         if self.routes is not None and shard_map.version <= self.routes.map.version:
             return
         try:
@@ -376,50 +384,52 @@ class Router(Generic[W]):
             self._broken(link, f"{link} sent a shard map that contradicts itself: {error}")
             return
         self.routes = routes
-        lanes: dict[int, Lane[W]] = {}
+        shard_queues: dict[int, ShardQueue[W]] = {}
         for shard in shard_map.shards:
-            lane = self._lanes.pop(shard.id, None)
-            if lane is None:
-                lane = Lane(shard)
+            shard_queue = self._shard_queues.pop(shard.id, None)
+            if shard_queue is None:
+                shard_queue = ShardQueue(shard)
             else:
-                lane.shard = shard
-            lanes[shard.id] = lane
-        former = [*lanes.values(), *self._lanes.values(), *self._retired]
-        self._retired = [lane for lane in (*self._retired, *self._lanes.values()) if not lane.quiet]
-        self._lanes = lanes
+                shard_queue.shard = shard
+            shard_queues[shard.id] = shard_queue
+        former = [*shard_queues.values(), *self._shard_queues.values(), *self._retired]
+        self._retired = [
+            shard_queue for shard_queue in (*self._retired, *self._shard_queues.values()) if not shard_queue.quiet
+        ]
+        self._shard_queues = shard_queues
         for keyspace in shard_map.keyspaces:
             space = self._spaces.get(keyspace.id)
             if space is None:
                 space = self._spaces[keyspace.id] = Space(keyspace)
             space.keyspace = keyspace
-            space.lanes[:] = [lanes[shard] for shard in routes.shard_table(keyspace.id)]
-        for lane in former:
-            self._reroute(lane)
+            space.shard_queues[:] = [shard_queues[shard] for shard in routes.shard_table(keyspace.id)]
+        for shard_queue in former:
+            self._reroute(shard_queue)
 
-    def _reroute(self, lane: Lane[W]) -> None:
-        """Place the lane's queued calls, and those of batches that wait to be sent again, by the present map."""
-        space = self._spaces[lane.shard.keyspace]
-        for batch in (*lane.resend, *lane.weak_resend):
+    def _reroute(self, shard_queue: ShardQueue[W]) -> None:
+        """Place the shard queue's queued calls, and those of batches that wait to be sent again, by the present map."""
+        space = self._spaces[shard_queue.shard.keyspace]
+        for batch in (*shard_queue.resend, *shard_queue.weak_resend):
             if not self._belongs(batch):
-                lane.take_back(batch)
+                shard_queue.take_back(batch)
                 self._dispatch.dissolve(batch, "its microshard has gone to another shard since")
-        for queue in lane.queues:
+        for queue in shard_queue.call_queues:
             for call in queue.take_all():
                 if call.waiter is not None:
                     self.submit(space, call)
 
     def _belongs(self, batch: AnyBatch[W]) -> bool:
-        """Say whether all that a batch is about is still its lane's."""
-        lane = batch.lane
-        space = self._spaces[lane.shard.keyspace]
-        return all(self._lane_of(space, call) is lane for call in batch.calls)
+        """Say whether all that a batch is about is still its shard queue's."""
+        shard_queue = batch.shard_queue
+        space = self._spaces[shard_queue.shard.keyspace]
+        return all(self._shard_queue_of(space, call) is shard_queue for call in batch.calls)
 
     def _recheck(self, exchange: Exchange[W]) -> None:
-        """Before another attempt: is this still the lane that the batch belongs to?"""
+        """Before another attempt: is this still the shard queue that the batch belongs to?"""
         if not isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead) or self._belongs(exchange):
             return
-        if exchange in exchange.lane.resend or exchange in exchange.lane.weak_resend:
-            self._reroute(exchange.lane)
+        if exchange in exchange.shard_queue.resend or exchange in exchange.shard_queue.weak_resend:
+            self._reroute(exchange.shard_queue)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -448,20 +458,22 @@ class Router(Generic[W]):
     def _disown(self, now: float) -> None:
         """Another cluster is where this client's was: end all calls; those that came later once it is seen to be so still."""
         network = self.network
-        lanes = [lane for lane in (*self._lanes.values(), *self._retired) if not lane.quiet]
-        until = network.look_for_own(now, anybody_waits=bool(lanes))
+        shard_queues = [
+            shard_queue for shard_queue in (*self._shard_queues.values(), *self._retired) if not shard_queue.quiet
+        ]
+        until = network.look_for_own(now, anybody_waits=bool(shard_queues))
         if now < until:
             self._dispatch.next_check = min(self._dispatch.next_check, until)
             return
-        for lane in lanes:
-            self._dispatch.disown(lane, network.estranged)
+        for shard_queue in shard_queues:
+            self._dispatch.disown(shard_queue, network.estranged)
 
     def _check(self, now: float) -> None:
         dispatch = self._dispatch
         due = self.network.check(now)
-        for lane in (*self._lanes.values(), *self._retired):
-            if not lane.quiet:
-                due = min(due, dispatch.expire(lane, now))
+        for shard_queue in (*self._shard_queues.values(), *self._retired):
+            if not shard_queue.quiet:
+                due = min(due, dispatch.expire(shard_queue, now))
         dispatch.next_check = min(due, dispatch.unblock(now))
 
 

@@ -1,4 +1,4 @@
-"""A lane: what the router keeps for one shard - its queues, its session, its open batches, and whom to ask.
+"""A shard queue: what the router keeps for one shard - its queues, its session, its open batches, and whom to ask.
 
 Write numbers of a session are consecutive from 1, and the newest is less than `WRITES_IN_FLIGHT` ahead of the oldest
 open one of its durability, and inside the `SESSION_WINDOW` that the nodes remember; so a retry is always recognised.
@@ -30,7 +30,7 @@ NO_SESSION = b""
 
 
 class Trouble:
-    """Why a lane's requests are not getting through just now: the last refusal or failure."""
+    """Why a shard queue's requests are not getting through just now: the last refusal or failure."""
 
     __slots__ = ("code", "message", "retry_after")
 
@@ -40,7 +40,7 @@ class Trouble:
         self.retry_after = retry_after
 
 
-class Lane(Generic[W]):
+class ShardQueue(Generic[W]):
     """One shard as the router sees it.
 
     Args:
@@ -124,12 +124,12 @@ class Lane(Generic[W]):
         """No queued call has a deadline before that."""
         earliest = min(self.writes.earliest, self.reads.earliest)
         if self.fast.calls or self.scans.calls or self.weak:
-            queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values()]
-            earliest = min(earliest, *(queue.earliest for queue in queues))
+            call_queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values()]
+            earliest = min(earliest, *(queue.earliest for queue in call_queues))
         return earliest
 
     @property
-    def queues(self) -> list[CallQueue[Any]]:
+    def call_queues(self) -> list[CallQueue[Any]]:
         """All queues; they are queued in no order among each other."""
         return [self.writes, self.fast, self.reads, self.scans, *self.weak.values()]
 

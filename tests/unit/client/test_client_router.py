@@ -30,7 +30,7 @@ from shoal.protocol.messages import (
     Write,
     Written,
 )
-from shoal.routing import shard_queue as lanes
+from shoal.routing import shard_queue
 from shoal.routing.calls import ReadCall, WriteCall
 from shoal.routing.router import Router
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
@@ -123,7 +123,7 @@ class World:
                 number for session, number in self.operations_of
                 if session == request.session and self.fast[session, number] is request.fast
             ]  # fmt: skip
-            assert max(of_kind) - request.number < lanes.WRITES_IN_FLIGHT
+            assert max(of_kind) - request.number < shard_queue.WRITES_IN_FLIGHT
 
     def collect(self) -> None:
         outcomes = self.router.take_outcomes()
@@ -283,7 +283,7 @@ windows = st.sampled_from([1, 3, SESSION_WINDOW - 1])
 
 
 def play(script: list[tuple[str, int]], seed: int, window: int) -> World:
-    with patch.object(lanes, "WRITES_IN_FLIGHT", window):
+    with patch.object(shard_queue, "WRITES_IN_FLIGHT", window):
         return _play(script, seed)
 
 
@@ -360,7 +360,7 @@ def test_equal_seeds_and_events_give_equal_requests_and_outcomes(
 
 @pytest.mark.parametrize("window", [1, 32])
 def test_the_window_of_a_session_is_never_overrun(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "WRITES_IN_FLIGHT", window)
+    monkeypatch.setattr(shard_queue, "WRITES_IN_FLIGHT", window)
     world = World(Random(1))
     for _ in range(200):
         world.submit(True, TIMEOUT)
