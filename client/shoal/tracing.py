@@ -33,7 +33,7 @@ from shoal.errors import ShoalError
 from shoal.options import split_address
 from shoal.protocol.messages import MAX_TRACE_CONTEXTS, MAX_TRACE_STATE, TraceContext
 from shoal.results import WriteResult
-from shoal.routing.calls import Exchange, ReadBatch, ScanPageRead, WriteBatch
+from shoal.routing.calls import InFlightRequest, ReadBatch, ScanPageRead, WriteBatch
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient
@@ -73,7 +73,7 @@ class CallSpan:
     `context`: what nodes go on from; None where the span is not sampled.
     """
 
-    __slots__ = ("_address", "_batch", "_nodes", "_request", "_shards", "_span", "context", "recording")
+    __slots__ = ("_address", "_batch", "_nodes", "_request_id", "_shards", "_span", "context", "recording")
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -82,26 +82,26 @@ class CallSpan:
         self._address = ""
         self._batch = 0
         self._nodes: dict[str, None] = {}
-        self._request = 0
+        self._request_id = 0
         self._shards: dict[int, None] = {}
 
     def gather(self, calls: int) -> None:
         """Note that the call makes so many calls at once."""
         self._batch += calls
 
-    def sent(self, exchange: Exchange[Any], address: str, *, again: bool) -> None:
+    def sent(self, request: InFlightRequest[Any], address: str, *, again: bool) -> None:
         """Note a request that has something of the call in it; `again`: another attempt of what has failed."""
-        shard = exchange.shard_queue.shard.id
-        self._request, self._address = exchange.request, address
+        shard = request.shard_queue.shard.id
+        self._request_id, self._address = request.request_id, address
         if len(self._nodes) < PLACES_MAX:
-            self._nodes[exchange.asked] = None
+            self._nodes[request.asked] = None
         if len(self._shards) < PLACES_MAX:
             self._shards[shard] = None
-        self._span.add_event("shoal.retry" if again else "shoal.sent", _place(exchange))
+        self._span.add_event("shoal.retry" if again else "shoal.sent", _place(request))
 
-    def failed(self, exchange: Exchange[Any], reason: str) -> None:
+    def failed(self, request: InFlightRequest[Any], reason: str) -> None:
         """Note that a request was refused, or its answer lost."""
-        self._span.add_event("shoal.attempt_failed", _place(exchange) | {"error.type": reason})
+        self._span.add_event("shoal.attempt_failed", _place(request) | {"error.type": reason})
 
     def succeed(self, result: object) -> None:
         """Note what the call ended with."""
@@ -127,9 +127,9 @@ class CallSpan:
         found: dict[str, str | int | list[int] | list[str]] = {}
         if self._batch > 1:
             found["db.operation.batch.size"] = self._batch
-        if not self._request:
+        if not self._request_id:
             return found
-        found["shoal.request"] = self._request
+        found["shoal.request"] = self._request_id
         if self._address != EMBEDDED_ADDRESS:
             found["server.address"], found["server.port"] = split_address(self._address)
         if len(self._shards) == 1:
@@ -227,31 +227,31 @@ class Tracing:
 
     # -- attempts
 
-    def sent(self, exchange: Exchange[Any], address: str) -> tuple[TraceContext, ...]:
+    def sent(self, request: InFlightRequest[Any], address: str) -> tuple[TraceContext, ...]:
         """A request leaves: tell the spans, and return the contexts of the first of them that are sampled."""
         spans: dict[CallSpan, bool] = {}
-        for waiter in _waiters(exchange):
+        for waiter in _waiters(request):
             if waiter.span is not None:
                 spans[waiter.span] = spans.get(waiter.span, False) or waiter.again
                 waiter.again = False
         contexts: list[TraceContext] = []
         for span, again in spans.items():
             if span.recording:
-                span.sent(exchange, address, again=again)
+                span.sent(request, address, again=again)
             if span.context is not None and len(contexts) < MAX_TRACE_CONTEXTS:
                 contexts.append(span.context)
         return tuple(contexts)
 
-    def failed(self, exchange: Exchange[Any], reason: str) -> None:
+    def failed(self, request: InFlightRequest[Any], reason: str) -> None:
         """An attempt came to nothing: tell the spans."""
         spans: dict[CallSpan, None] = {}
-        for waiter in _waiters(exchange):
+        for waiter in _waiters(request):
             waiter.again = True
             if waiter.span is not None:
                 spans[waiter.span] = None
         for span in spans:
             if span.recording:
-                span.failed(exchange, reason)
+                span.failed(request, reason)
 
 
 @contextmanager
@@ -264,18 +264,18 @@ def untraced() -> Iterator[None]:
         _open_call.reset(token)
 
 
-def _waiters(exchange: Exchange[Any]) -> Iterator[TracedWaiter]:
-    if isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
-        for call in exchange.calls:
+def _waiters(request: InFlightRequest[Any]) -> Iterator[TracedWaiter]:
+    if isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
+        for call in request.calls:
             if isinstance(call.waiter, TracedWaiter):
                 yield call.waiter
 
 
-def _place(exchange: Exchange[Any]) -> dict[str, str | int]:
+def _place(request: InFlightRequest[Any]) -> dict[str, str | int]:
     return {
-        "shoal.node": exchange.asked,
-        "shoal.shard": exchange.shard_queue.shard.id,
-        "shoal.request": exchange.request,
+        "shoal.node": request.asked,
+        "shoal.shard": request.shard_queue.shard.id,
+        "shoal.request": request.request_id,
     }
 
 

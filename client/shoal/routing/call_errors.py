@@ -47,7 +47,7 @@ def expired(
         maybe_applied: the same, and it is a write.
     """
     what = f"{call.what}, shard {shard_queue.shard.id}"
-    request = 0 if batch is None else batch.request
+    request_id = 0 if batch is None else batch.request_id
     asked = (batch.asked if batch is not None else "") or shard_queue.target
     trouble = shard_queue.trouble
     if not unanswered and trouble is not None:
@@ -56,12 +56,12 @@ def expired(
                 f"{what}: turned away until its deadline: {trouble.message}; send less, or later",
                 retry_after=trouble.retry_after,
                 shard=shard_queue.shard.id,
-                request_id=request or None,
+                request_id=request_id or None,
             )
         return Unavailable(
             f"{what}: nobody served it before its deadline, and it was not done: {trouble.message}; try again",
             shard=shard_queue.shard.id,
-            request_id=request or None,
+            request_id=request_id or None,
         )
     if maybe_applied:
         ending = "it was sent and may have been done: read the key, or write again if that does no harm"
@@ -74,7 +74,7 @@ def expired(
         f"{what}: no answer from {asked} before the deadline{because}; {ending}",
         maybe_applied=maybe_applied,
         shard=shard_queue.shard.id,
-        request_id=request or None,
+        request_id=request_id or None,
     )
 
 
@@ -92,18 +92,18 @@ def refused(
     )
 
 
-def outcome_lost(call: AnyCall[W], shard_queue: ShardQueue[W], request: int, reason: str) -> ShoalError:
+def outcome_lost(call: AnyCall[W], shard_queue: ShardQueue[W], request_id: int, reason: str) -> ShoalError:
     """An earlier attempt may have been applied, and nobody can tell any more."""
     return OutcomeUnknown(
         f"{call.what}, shard {shard_queue.shard.id}: it was sent and may have been done, "
         f"but {reason}: read the key, or write again if that does no harm",
         shard=shard_queue.shard.id,
-        request_id=request or None,
+        request_id=request_id or None,
     )
 
 
 def disowned(
-    call: AnyCall[W], shard_queue: ShardQueue[W], request: int, reason: str, *, maybe_applied: bool
+    call: AnyCall[W], shard_queue: ShardQueue[W], request_id: int, reason: str, *, maybe_applied: bool
 ) -> ShoalError:
     """Another cluster is where the client's own was."""
     what = f"{call.what}, shard {shard_queue.shard.id}"
@@ -111,9 +111,9 @@ def disowned(
         return OutcomeUnknown(
             f"{what}: it was sent before and may have been done, but {reason}",
             shard=shard_queue.shard.id,
-            request_id=request or None,
+            request_id=request_id or None,
         )
-    return ProtocolMismatch(f"{what}: {reason}", shard=shard_queue.shard.id, request_id=request or None)
+    return ProtocolMismatch(f"{what}: {reason}", shard=shard_queue.shard.id, request_id=request_id or None)
 
 
 def closed(call: AnyCall[W], shard_queue: ShardQueue[W], *, maybe_applied: bool) -> ShoalError:
@@ -140,7 +140,7 @@ def too_stale(call: AnyCall[W], batch: AnyQuery[W]) -> ShoalError:
         f"{call.what}, shard {shard_queue.shard.id}: no replica is within {bound} ms ({declined}), and the "
         f"leader {shard_queue.target} did not answer before the deadline; accept more staleness, or try again",
         shard=shard_queue.shard.id,
-        request_id=batch.request or None,
+        request_id=batch.request_id or None,
     )
 
 
@@ -185,7 +185,7 @@ def condition_failed(call: WriteCall[W], batch: WriteBatch[W], result: Condition
     error = ConditionFailed(
         f"{call.what}, shard {batch.shard_queue.shard.id}: nothing was written: {_named(condition)}; found was {found}",
         shard=batch.shard_queue.shard.id,
-        request_id=batch.request,
+        request_id=batch.request_id,
     )
     error.condition = condition
     error.found = result.found
@@ -207,5 +207,5 @@ def impossible(call: WriteCall[W], batch: WriteBatch[W], result: Impossible) -> 
     return InvalidArgument(
         f"{call.what}, shard {batch.shard_queue.shard.id}: nothing was written: {result.reason}",
         shard=batch.shard_queue.shard.id,
-        request_id=batch.request,
+        request_id=batch.request_id,
     )

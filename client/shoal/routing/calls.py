@@ -207,26 +207,26 @@ class CallQueue(Generic[C]):
         return [call for call in calls if call.waiter is not None]
 
 
-class Exchange(Generic[W]):
+class InFlightRequest(Generic[W]):
     """Something to be asked of a shard's leader until it is answered.
 
-    `in_flight`: an attempt is unanswered. `request`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the
+    `in_flight`: an attempt is unanswered. `request_id`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the
     microshards that the shard was believed to have) are of the last attempt; `sent` is when that was (seconds).
     """
 
-    __slots__ = ("asked", "epoch", "in_flight", "ranges", "request", "sent", "shard_queue")
+    __slots__ = ("asked", "epoch", "in_flight", "ranges", "request_id", "sent", "shard_queue")
 
     def __init__(self, shard_queue: ShardQueue[W]) -> None:
         self.shard_queue = shard_queue
         self.epoch = 0
-        self.request = 0
+        self.request_id = 0
         self.asked = ""
         self.ranges: Ranges = ()
         self.in_flight = False
         self.sent = 0.0
 
 
-class WriteBatch(Exchange[W]):
+class WriteBatch(InFlightRequest[W]):
     """The calls of one `Write`. Once made, its operations, session and number never change.
 
     `uncertain`: an attempt that is over may have been applied. `results` is the number of them that the answer owes.
@@ -261,7 +261,7 @@ class WriteBatch(Exchange[W]):
         return self.in_flight or self.uncertain
 
 
-class Query(Exchange[W]):
+class Query(InFlightRequest[W]):
     """A read, of the leader or, where `freshness` allows, of any replica.
 
     `declined`: the replicas asked so far that did not serve it, and why; once they all did, the leader is asked.
@@ -300,7 +300,7 @@ class ScanPageRead(Query[W]):
         self.calls = [call]
 
 
-class Opening(Exchange[W]):
+class SessionOpen(InFlightRequest[W]):
     """An `OpenSession` of a shard queue."""
 
     __slots__ = ()
@@ -309,11 +309,11 @@ class Opening(Exchange[W]):
 class AttemptTracer(Protocol):
     """Whoever is told of attempts, to make spans of them. There is none unless tracing is asked for (see tracing.py)."""
 
-    def sent(self, exchange: Exchange[Any], address: str) -> tuple[TraceContext, ...]:
-        """The request of `exchange` goes to the node at `address`; return the spans that the node is to go on from."""
+    def sent(self, request: InFlightRequest[Any], address: str) -> tuple[TraceContext, ...]:
+        """It goes to the node at `address`; return the spans that the node is to go on from."""
         ...
 
-    def failed(self, exchange: Exchange[Any], reason: str) -> None:
+    def failed(self, request: InFlightRequest[Any], reason: str) -> None:
         """It was refused, or its answer is lost; `reason` is a code."""
         ...
 

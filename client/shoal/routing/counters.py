@@ -11,10 +11,10 @@ from typing import Any
 
 from shoal.errors import ErrorCode
 from shoal.metrics import Family, Histogram, counter, labelled
-from shoal.routing.calls import Exchange, Opening, Query, ReadBatch, WriteBatch
+from shoal.routing.calls import InFlightRequest, Query, ReadBatch, SessionOpen, WriteBatch
 
 _LABELS = {
-    "opening": ("open_session", "quorum"),
+    "session open": ("open_session", "quorum"),
     "write": ("write", "quorum"),
     "fast": ("write", "fast"),
     "read": ("read", "strong"),
@@ -52,9 +52,9 @@ class ClientTally:
         self.connections_made = 0
         self.connections_lost = 0
 
-    def answered(self, exchange: Exchange[Any], now: float) -> None:
+    def answered(self, request: InFlightRequest[Any], now: float) -> None:
         """A request was answered with what it asked for."""
-        self.latencies[_kind(exchange)].record(now - exchange.sent)
+        self.latencies[_kind(request)].record(now - request.sent)
 
     def refused(self, code: str) -> None:
         """A request was refused."""
@@ -96,11 +96,11 @@ class ClientTally:
         )
 
 
-def _kind(exchange: Exchange[Any]) -> str:
-    if isinstance(exchange, WriteBatch):
-        return "fast" if exchange.fast else "write"
-    if isinstance(exchange, Opening):
-        return "opening"
-    assert isinstance(exchange, Query), "a request is a write, an opening or a query"
-    name = "read" if isinstance(exchange, ReadBatch) else "scan"
-    return name if exchange.freshness.strong else f"weak {name}"
+def _kind(request: InFlightRequest[Any]) -> str:
+    if isinstance(request, WriteBatch):
+        return "fast" if request.fast else "write"
+    if isinstance(request, SessionOpen):
+        return "session open"
+    assert isinstance(request, Query), "a request is a write, a session open or a query"
+    name = "read" if isinstance(request, ReadBatch) else "scan"
+    return name if request.freshness.strong else f"weak {name}"

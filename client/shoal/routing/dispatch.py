@@ -42,13 +42,13 @@ from shoal.routing.calls import (
     AnyCall,
     AnyQuery,
     AttemptTracer,
-    Exchange,
-    Opening,
+    InFlightRequest,
     Query,
     ReadBatch,
     ReadCall,
     ScanCall,
     ScanPageRead,
+    SessionOpen,
     W,
     WriteBatch,
     WriteCall,
@@ -58,7 +58,7 @@ from shoal.routing.counters import ClientTally
 from shoal.routing.links import Link
 from shoal.routing.network import Network
 from shoal.routing.replica_selector import Replicas
-from shoal.routing.requests import freshness_of, to_request
+from shoal.routing.requests import freshness_of, to_message
 from shoal.routing.shard_queue import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, ShardQueue, Trouble
 from shoal.shardmap import Ranges, Routes
 
@@ -140,15 +140,15 @@ class Dispatcher(Generic[W]):
     def _pump(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
         if shard_queue.resend:
             again, shard_queue.resend = shard_queue.resend, []
-            for exchange in again:
-                if _awaited(exchange):
-                    self._send(exchange, link, now)
+            for request in again:
+                if _awaited(request):
+                    self._send(request, link, now)
                 else:
-                    self._done(exchange)
+                    self._done(request)
         if (shard_queue.writes.calls or shard_queue.fast.calls) and not shard_queue.session:
-            if not shard_queue.opening:
-                shard_queue.opening = True
-                self._send(Opening(shard_queue), link, now)
+            if not shard_queue.opening_session:
+                shard_queue.opening_session = True
+                self._send(SessionOpen(shard_queue), link, now)
         else:
             if shard_queue.writes.calls:
                 self._pump_writes(shard_queue, link, now, fast=False)
@@ -223,20 +223,20 @@ class Dispatcher(Generic[W]):
                     self._waiting[shard_queue] = min(chosen, self._waiting.get(shard_queue, NEVER))
                     self.next_check = min(self.next_check, chosen)
 
-    def _send(self, exchange: Exchange[W], link: Link[W], now: float) -> None:
+    def _send(self, request: InFlightRequest[W], link: Link[W], now: float) -> None:
         network = self._network
-        shard_queue = exchange.shard_queue
-        request = exchange.request = network.next_request()
-        exchange.epoch = shard_queue.epoch
-        exchange.asked = link.node
-        exchange.ranges = shard_queue.shard.ranges
-        exchange.in_flight = True
-        exchange.sent = now
+        shard_queue = request.shard_queue
+        request_id = request.request_id = network.next_request_id()
+        request.epoch = shard_queue.epoch
+        request.asked = link.node
+        request.ranges = shard_queue.shard.ranges
+        request.in_flight = True
+        request.sent = now
         if self.tracer is not None:
-            contexts = self.tracer.sent(exchange, link.address)
+            contexts = self.tracer.sent(request, link.address)
             if contexts and link.takes_traces:
-                link.outgoing.append(Traces(request, contexts))
-        network.send(link, to_request(exchange, request, now), exchange, now)
+                link.outgoing.append(Traces(request_id, contexts))
+        network.send(link, to_message(request, request_id, now), request, now)
         self.next_check = min(self.next_check, link.due)
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -295,9 +295,9 @@ class Dispatcher(Generic[W]):
             # A replica's answer says nothing of the leader's state.
             self.touch(shard_queue)
 
-    def opened(self, opening: Opening[W], answer: SessionOpened) -> None:
-        opening.shard_queue.start_session(answer.session)
-        self._succeeded(opening.shard_queue)
+    def opened(self, session_open: SessionOpen[W], answer: SessionOpened) -> None:
+        session_open.shard_queue.start_session(answer.session)
+        self._succeeded(session_open.shard_queue)
 
     def _succeeded(self, shard_queue: ShardQueue[W]) -> None:
         shard_queue.retries = 0
@@ -315,34 +315,34 @@ class Dispatcher(Generic[W]):
             batch.shard_queue.open_reads.pop(batch, None)
             batch.shard_queue.open_weak.pop(batch, None)
 
-    def refused(self, link: Link[W], exchange: Exchange[W], failure: Failure, routes: Routes, now: float) -> None:
+    def refused(self, link: Link[W], request: InFlightRequest[W], failure: Failure, routes: Routes, now: float) -> None:
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
-        shard_queue = exchange.shard_queue
-        exchange.in_flight = False
+        shard_queue = request.shard_queue
+        request.in_flight = False
         self.tally.refused(failure.code)
         if self.tracer is not None:
-            self.tracer.failed(exchange, failure.code)
-        if isinstance(exchange, WriteBatch) and failure.maybe_applied:
-            exchange.uncertain = True
+            self.tracer.failed(request, failure.code)
+        if isinstance(request, WriteBatch) and failure.maybe_applied:
+            request.uncertain = True
         code = failure.code
-        if isinstance(exchange, ReadBatch | ScanPageRead) and not exchange.freshness.strong:
+        if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
             if code in _ANOTHER_REPLICA:
-                exchange.too_stale = exchange.too_stale or code == ErrorCode.TOO_STALE
-                self.declined(exchange, link, failure.message)
+                request.too_stale = request.too_stale or code == ErrorCode.TOO_STALE
+                self.declined(request, link, failure.message)
             else:
-                self._fail_batch(exchange, failure)
+                self._fail_batch(request, failure)
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
-            if exchange.epoch == shard_queue.epoch:
+            if request.epoch == shard_queue.epoch:
                 self._move_on(shard_queue, link, failure, routes, now)
-            self.send_again(exchange)
-        elif code == ErrorCode.SESSION_EXPIRED and isinstance(exchange, WriteBatch):
-            if exchange.session == shard_queue.session:
+            self.send_again(request)
+        elif code == ErrorCode.SESSION_EXPIRED and isinstance(request, WriteBatch):
+            if request.session == shard_queue.session:
                 shard_queue.session = NO_SESSION
-            self.dissolve(exchange, "the node no longer knows the session it was sent in")
-        elif isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
-            self._fail_batch(exchange, failure)
+            self.dissolve(request, "the node no longer knows the session it was sent in")
+        elif isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
+            self._fail_batch(request, failure)
         else:
-            shard_queue.opening = False
+            shard_queue.opening_session = False
             self._fail_queued_writes(shard_queue, link.node, failure)
 
     def declined(self, query: AnyQuery[W], link: Link[W], reason: str) -> None:
@@ -396,26 +396,26 @@ class Dispatcher(Generic[W]):
         shard_queue.blocked_until = now + max(delay, at_least)
         self.touch(shard_queue)
 
-    def send_again(self, exchange: Exchange[W]) -> None:
+    def send_again(self, request: InFlightRequest[W]) -> None:
         """Have a batch that still has somebody waiting sent again when the shard queue may; forget it otherwise."""
-        shard_queue = exchange.shard_queue
-        if isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead):
-            if not _awaited(exchange):
-                self._done(exchange)
+        shard_queue = request.shard_queue
+        if isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
+            if not _awaited(request):
+                self._done(request)
                 return
-            shard_queue.resend.append(exchange)
+            shard_queue.resend.append(request)
         else:
-            # An opening leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
-            shard_queue.opening = False
+            # A session open leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
+            shard_queue.opening_session = False
         self.touch(shard_queue)
 
-    def lost(self, exchange: Exchange[W]) -> None:
+    def lost(self, request: InFlightRequest[W]) -> None:
         """The connection went while an answer was owed."""
-        exchange.in_flight = False
+        request.in_flight = False
         if self.tracer is not None:
-            self.tracer.failed(exchange, "connection_lost")
-        if isinstance(exchange, WriteBatch):
-            exchange.uncertain = True
+            self.tracer.failed(request, "connection_lost")
+        if isinstance(request, WriteBatch):
+            request.uncertain = True
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
@@ -424,7 +424,7 @@ class Dispatcher(Generic[W]):
         if isinstance(batch, WriteBatch) and batch.uncertain:
             for call in batch.calls:
                 if call.waiter is not None and may_have_applied(batch, call):
-                    self.fail(call, outcome_lost(call, batch.shard_queue, batch.request, reason))
+                    self.fail(call, outcome_lost(call, batch.shard_queue, batch.request_id, reason))
         self._requeue(batch)
 
     def _requeue(self, batch: AnyBatch[W]) -> None:
@@ -533,7 +533,7 @@ class Dispatcher(Generic[W]):
             for call in batch.calls:
                 if call.waiter is not None:
                     maybe = may_have_applied(batch, call)
-                    self.fail(call, disowned(call, shard_queue, batch.request, reason, maybe_applied=maybe))
+                    self.fail(call, disowned(call, shard_queue, batch.request_id, reason, maybe_applied=maybe))
             if not batch.in_flight:
                 shard_queue.take_back(batch)
             self._done(batch)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic
 
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
-from shoal.routing.calls import Exchange, W
+from shoal.routing.calls import InFlightRequest, W
 
 if TYPE_CHECKING:
     from shoal.routing.shard_queue import ShardQueue
@@ -76,7 +76,7 @@ class Link(Generic[W]):
         self.reason = ""
         self.refusal: ErrorCode | None = None
         self.max_frame_bytes = MAX_FRAME_BYTES
-        self.pending: dict[int, Exchange[W] | MapFetch | Probe] = {}
+        self.pending: dict[int, InFlightRequest[W] | MapFetch | Probe] = {}
         self.outgoing: list[TracedRequest] = []
         self.waiting: dict[ShardQueue[W], bool] = {}
         self.quiet_since = 0.0

@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple
 from shoal.errors import BY_CODE, ErrorCode, ShoalError, Unavailable
 from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
 from shoal.routing.backoff import Backoff
-from shoal.routing.calls import NEVER, Exchange, W
+from shoal.routing.calls import NEVER, InFlightRequest, W
 from shoal.routing.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
 from shoal.routing.shard_queue import ShardQueue
 from shoal.shardmap import Routes
@@ -139,7 +139,7 @@ class Network(Generic[W]):
         self._by_node.setdefault(welcome.node, link)
         return link
 
-    def down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> list[Exchange[W]]:
+    def down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> list[InFlightRequest[W]]:
         """A connection ended or did not come about; returns what was unanswered on it, in the order it was sent."""
         link = self._links[address]
         if self._by_node.get(link.node) is link:
@@ -152,9 +152,9 @@ class Network(Generic[W]):
         link.outgoing = []
         self._sending.pop(link, None)
         pending, link.pending = link.pending, {}
-        lost: list[Exchange[W]] = []
+        lost: list[InFlightRequest[W]] = []
         for waiting in pending.values():
-            if isinstance(waiting, Exchange):
+            if isinstance(waiting, InFlightRequest):
                 lost.append(waiting)
             elif isinstance(waiting, MapFetch):
                 self._fetching_map = False
@@ -211,16 +211,16 @@ class Network(Generic[W]):
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def next_request(self) -> int:
+    def next_request_id(self) -> int:
         self._requests += 1
         return self._requests
 
-    def send(self, link: Link[W], request: Request, owed: Exchange[W] | MapFetch | Probe, now: float) -> None:
+    def send(self, link: Link[W], message: Request, owed: InFlightRequest[W] | MapFetch | Probe, now: float) -> None:
         """Put a request into the link's next frame, and remember what its answer is for."""
         if not link.pending:
             link.quiet_since = now
-        link.pending[request.request] = owed
-        link.outgoing.append(request)
+        link.pending[message.request] = owed
+        link.outgoing.append(message)
         self._sending[link] = None
 
     def take_outgoing(self) -> list[tuple[Link[W], list[TracedRequest]]]:
@@ -238,7 +238,7 @@ class Network(Generic[W]):
         """Ask for the shard map, unless somebody is being asked already."""
         if not self._fetching_map and link.state is LinkState.UP:
             self._fetching_map = True
-            self.send(link, GetShardMap(self.next_request()), MapFetch(), now)
+            self.send(link, GetShardMap(self.next_request_id()), MapFetch(), now)
 
     def map_fetched(self) -> None:
         self._fetching_map = False
@@ -259,7 +259,7 @@ class Network(Generic[W]):
                 # However late this look comes, the node has the rest of the time to answer the ping.
                 link.pinged = True
                 link.quiet_since = now - PING_SECONDS
-                self.send(link, Ping(self.next_request()), Probe(), now)
+                self.send(link, Ping(self.next_request_id()), Probe(), now)
             due = min(due, link.due)
         return due
 

@@ -5,44 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.protocol.messages import Freshness, OpenSession, Read, Request, Scan, Write
-from shoal.routing.calls import Exchange, ReadBatch, ReadCall, ScanCall, ScanPageRead, W, WriteBatch
+from shoal.routing.calls import InFlightRequest, ReadBatch, ReadCall, ScanCall, ScanPageRead, W, WriteBatch
 from shoal.routing.shard_queue import ShardQueue
 
 
-def to_request(exchange: Exchange[W], request: int, now: float) -> Request:
-    """Return request number `request`, of the shard queue's present shard."""
-    shard = exchange.shard_queue.shard
-    if isinstance(exchange, WriteBatch):
+def to_message(request: InFlightRequest[W], request_id: int, now: float) -> Request:
+    """Return the message of request number `request_id`, of the shard queue's present shard."""
+    shard = request.shard_queue.shard
+    if isinstance(request, WriteBatch):
         return Write(
-            request,
+            request_id,
             shard.id,
             shard.keyspace,
-            exchange.session,
-            exchange.number,
-            _remaining_ms(exchange.latest, now),
-            exchange.operations,
-            exchange.fast,
+            request.session,
+            request.number,
+            _remaining_ms(request.latest, now),
+            request.operations,
+            request.fast,
         )
-    if isinstance(exchange, ReadBatch):
-        keys = [call.key for call in exchange.calls]
-        timeout_ms = _remaining_ms(exchange.latest, now)
-        return Read(request, shard.id, shard.keyspace, timeout_ms, keys, exchange.freshness)
-    if isinstance(exchange, ScanPageRead):
-        call = exchange.calls[0]
+    if isinstance(request, ReadBatch):
+        keys = [call.key for call in request.calls]
+        timeout_ms = _remaining_ms(request.latest, now)
+        return Read(request_id, shard.id, shard.keyspace, timeout_ms, keys, request.freshness)
+    if isinstance(request, ScanPageRead):
+        call = request.calls[0]
         return Scan(
-            request,
+            request_id,
             shard.id,
             shard.keyspace,
-            _remaining_ms(exchange.latest, now),
+            _remaining_ms(request.latest, now),
             call.ranges,
             call.start,
             call.end,
             call.reverse,
             call.keys_only,
             call.max_rows,
-            exchange.freshness,
+            request.freshness,
         )
-    return OpenSession(request, shard.id)
+    return OpenSession(request_id, shard.id)
 
 
 def freshness_of(

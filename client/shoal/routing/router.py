@@ -69,12 +69,12 @@ from shoal.routing.calls import (
     AnyBatch,
     AnyCall,
     AttemptTracer,
-    Exchange,
-    Opening,
+    InFlightRequest,
     ReadBatch,
     ReadCall,
     ScanCall,
     ScanPageRead,
+    SessionOpen,
     W,
     WriteBatch,
     WriteCall,
@@ -283,17 +283,17 @@ class Router(Generic[W]):
         link = self.network.link(address)
         dispatch = self._dispatch
         trouble = Trouble(ErrorCode.UNAVAILABLE, f"{link}: {reason}")
-        for exchange in self.network.down(address, reason, refusal, now):
-            shard_queue = exchange.shard_queue
-            dispatch.lost(exchange)
-            if isinstance(exchange, ReadBatch | ScanPageRead) and not exchange.freshness.strong:
-                dispatch.declined(exchange, link, reason)
-                self._recheck(exchange)
+        for request in self.network.down(address, reason, refusal, now):
+            shard_queue = request.shard_queue
+            dispatch.lost(request)
+            if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
+                dispatch.declined(request, link, reason)
+                self._recheck(request)
                 continue
-            if exchange.epoch == shard_queue.epoch:
+            if request.epoch == shard_queue.epoch:
                 dispatch.retry_later(shard_queue, trouble, 0.0, now)
-            dispatch.send_again(exchange)
-            self._recheck(exchange)
+            dispatch.send_again(request)
+            self._recheck(request)
         for shard_queue, for_leader in link.waiting.items():
             if for_leader or shard_queue.trouble is None:
                 shard_queue.trouble = trouble
@@ -327,10 +327,12 @@ class Router(Generic[W]):
                     link.pending[answer.request] = owed
                 self._broken(link, f"{link} sent a {type(answer).__name__} that answers nothing it was asked")
                 return
-            if type(answer) is not Failure and isinstance(owed, Exchange):
+            if type(answer) is not Failure and isinstance(owed, InFlightRequest):
                 tally.answered(owed, now)
 
-    def _take(self, link: Link[W], owed: Exchange[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
+    def _take(
+        self, link: Link[W], owed: InFlightRequest[W] | MapFetch | Probe | None, answer: Answer, now: float
+    ) -> bool:
         """Act on an answer; False where it does not fit what it answers."""
         if isinstance(answer, Written) and isinstance(owed, WriteBatch):
             if len(answer.results) != owed.results:
@@ -346,13 +348,13 @@ class Router(Generic[W]):
             if not _fits(owed.calls[0], answer):
                 return False
             self._dispatch.scanned(owed, answer)
-        elif isinstance(answer, Failure) and isinstance(owed, Exchange):
+        elif isinstance(answer, Failure) and isinstance(owed, InFlightRequest):
             assert self.routes is not None, "shard queues come with a map"
             self._dispatch.refused(link, owed, answer, self.routes, now)
             self._recheck(owed)
             if answer.map_version > self.routes.map.version:
                 self.network.fetch_map(link, now)
-        elif isinstance(answer, SessionOpened) and isinstance(owed, Opening):
+        elif isinstance(answer, SessionOpened) and isinstance(owed, SessionOpen):
             self._dispatch.opened(owed, answer)
         elif isinstance(answer, ShardMapReply | Failure) and isinstance(owed, MapFetch):
             self.network.map_fetched()
@@ -424,12 +426,12 @@ class Router(Generic[W]):
         space = self._spaces[shard_queue.shard.keyspace]
         return all(self._shard_queue_of(space, call) is shard_queue for call in batch.calls)
 
-    def _recheck(self, exchange: Exchange[W]) -> None:
+    def _recheck(self, request: InFlightRequest[W]) -> None:
         """Before another attempt: is this still the shard queue that the batch belongs to?"""
-        if not isinstance(exchange, WriteBatch | ReadBatch | ScanPageRead) or self._belongs(exchange):
+        if not isinstance(request, WriteBatch | ReadBatch | ScanPageRead) or self._belongs(request):
             return
-        if exchange in exchange.shard_queue.resend or exchange in exchange.shard_queue.weak_resend:
-            self._reroute(exchange.shard_queue)
+        if request in request.shard_queue.resend or request in request.shard_queue.weak_resend:
+            self._reroute(request.shard_queue)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

@@ -48,8 +48,8 @@ class ShardQueue(Generic[W]):
 
     `open_writes`, `open_reads` (of the leader) and `open_weak` (of any replica) are the batches that still have to be
     answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast. `resend` is
-    what waits for another attempt at the leader, `weak_resend` at a replica; `opening` says that a session is asked for.
-    `weak` are the reads that any replica may serve, by the staleness that they accept.
+    what waits for another attempt at the leader, `weak_resend` at a replica; `opening_session`: a session is
+    asked for. `weak` are the reads that any replica may serve, by the staleness that they accept.
     `target` is the node to ask, believed to lead. `epoch` grows whenever that belief is given up, so that many
     refusals of one and the same belief count once. `retries` in a row without a success set the backoff; `redirected`: one
     of them followed a node's word for who leads, at once.
@@ -65,7 +65,7 @@ class ShardQueue(Generic[W]):
         "open_reads",
         "open_weak",
         "open_writes",
-        "opening",
+        "opening_session",
         "reads",
         "redirected",
         "resend",
@@ -91,7 +91,7 @@ class ShardQueue(Generic[W]):
         self.dirty = False
         self.session = NO_SESSION
         self.next_number = 1
-        self.opening = False
+        self.opening_session = False
         self.writes: CallQueue[WriteCall[W]] = CallQueue()
         self.fast: CallQueue[WriteCall[W]] = CallQueue()
         self.reads: CallQueue[ReadCall[W]] = CallQueue()
@@ -183,4 +183,4 @@ class ShardQueue(Generic[W]):
         self.session = session
         self.next_number = 1
         self.numbers = {}
-        self.opening = False
+        self.opening_session = False
