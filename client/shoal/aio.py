@@ -47,7 +47,7 @@ from shoal.scanning import MergedRows, check_page_rows, plan, resumed
 from shoal.scans import AsyncScan
 from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
 from shoal.transactions import AsyncTransaction, Attempts
-from shoal.transport.driver import Call, Core, Keyspace, Waiter
+from shoal.transport.driver import Call, Driver, Keyspace, Waiter
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -119,7 +119,7 @@ class AsyncClient:
             options = structs.replace(options, timeout=timeout)
         check_timeout(options.timeout)
         self._tracing = _load_tracing(tracing)
-        self._core = Core(options, ssl or options.tls_context(), self._tracing)
+        self._driver = Driver(options, ssl or options.tls_context(), self._tracing)
         self._name = options.keyspace
         self._space: Keyspace | None = None
         self._marks: Marks | None = None
@@ -140,7 +140,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections, also those of `keyspace(...)` clients; open calls end with `Closed`."""
-        await self._core.close()
+        await self._driver.close()
 
     def keyspace(self, name: str) -> AsyncClient:
         """Return this client on another keyspace. Both share everything else, and are closed together.
@@ -154,7 +154,7 @@ class AsyncClient:
 
         With that library, `REGISTRY.register(client)` is all there is to do. May be called in any thread.
         """
-        return self._core.families()
+        return self._driver.families()
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: this client is no session.
         """
-        return sessions.to_token(self._marks, self._core.router.network.cluster or self._cluster, self._name)
+        return sessions.to_token(self._marks, self._driver.router.network.cluster or self._cluster, self._name)
 
     def merge(self, token: str) -> None:
         """Let the session see what another has written and read.
@@ -192,7 +192,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: the token is none, or of another cluster or keyspace; or this client is no session.
         """
-        known = self._core.router.network.cluster or self._cluster
+        known = self._driver.router.network.cluster or self._cluster
         self._cluster = sessions.merge_token(self._marks, token, known, self._name) or self._cluster
 
     # -- one key ------------------------------------------------------------------------------------------------------
@@ -216,19 +216,19 @@ class AsyncClient:
         operation = Put(to_bytes("key", key), to_bytes("value", value), DEFAULT_TTL if ttl is None else to_ttl_ms(ttl))
         if durability != "quorum":
             return cast(WriteResult, await self._run(to_write(operation, durability), timeout))
-        core = self._core
-        size = check_step(operation, core.router)
+        driver = self._driver
+        size = check_step(operation, driver.router)
         deadline = self._deadline(timeout)
         space = self._space
-        if core.busy or space is None:
+        if driver.busy or space is None:
             space = await self._admit(deadline)
-        call = core.submit_write(space, operation, size, deadline, self._marks)
+        call = driver.submit_write(space, operation, size, deadline, self._marks)
         waiter: Any = call.waiter
         try:
             result: WriteResult = await waiter
             return result
         except CancelledError:
-            core.forget(call)
+            driver.forget(call)
             raise
 
     async def get(
@@ -244,11 +244,11 @@ class AsyncClient:
             step = Fetch(to_bytes("key", key), False, self._default_staleness_ms)
         else:
             step = self._fetch(key, False, consistency, max_staleness)
-        core = self._core
-        size = check_step(step, core.router)
+        driver = self._driver
+        size = check_step(step, driver.router)
         deadline = self._deadline(timeout)
         space = self._space
-        if core.busy or space is None:
+        if driver.busy or space is None:
             space = await self._admit(deadline)
         call = self._submit_fetch(space, step, size, deadline)
         waiter: Any = call.waiter
@@ -256,7 +256,7 @@ class AsyncClient:
             value: bytes | None = await waiter
             return value
         except CancelledError:
-            core.forget(call)
+            driver.forget(call)
             raise
 
     async def get_entry(
@@ -571,7 +571,7 @@ class AsyncClient:
 
     def _twin(self, name: str, marks: Marks | None) -> AsyncClient:
         other = AsyncClient.__new__(AsyncClient)
-        other._core = self._core
+        other._driver = self._driver
         other._name = name
         other._space = None
         other._marks = marks
@@ -605,23 +605,23 @@ class AsyncClient:
 
     def _attempts(self, timeout: float | None) -> Attempts:
         check_timeout(timeout)
-        return Attempts(self._core.timeout if timeout is None else timeout)
+        return Attempts(self._driver.timeout if timeout is None else timeout)
 
     def _deadline(self, timeout: float | None) -> float:
         if timeout is not None:
             check_timeout(timeout)
-        return self._core.deadline(timeout)
+        return self._driver.deadline(timeout)
 
     async def _admit(self, deadline: float) -> Keyspace:
         """Wait until a call may be submitted; return the keyspace."""
-        core = self._core
-        if core.busy:
-            await core.admit(deadline)
+        driver = self._driver
+        if driver.busy:
+            await driver.admit(deadline)
         space = self._space
         if space is None:
-            space = core.router.space(self._name)
+            space = driver.router.space(self._name)
             assert space is not None, "who is admitted has a shard map"
-            sessions.check_cluster(self._cluster, core.router.network.cluster)
+            sessions.check_cluster(self._cluster, driver.router.network.cluster)
             self._space = space
         return space
 
@@ -631,9 +631,9 @@ class AsyncClient:
 
     async def _run_until(self, step: Step, deadline: float) -> object:
         """Make one call; return its result."""
-        size = check_step(step, self._core.router)
+        size = check_step(step, self._driver.router)
         space = self._space
-        if self._core.busy or space is None:
+        if self._driver.busy or space is None:
             space = await self._admit(deadline)
         return await self._finish(*self._submit(space, step, size, deadline))
 
@@ -648,21 +648,21 @@ class AsyncClient:
         try:
             return await waiter
         except CancelledError:
-            self._core.forget(call)
+            self._driver.forget(call)
             raise
 
     async def _run_page(self, space: Keyspace, call: ScanCall[Waiter]) -> object:
         """Make the call of a scan's page, of an admitted caller."""
-        return await self._finish(call, self._core.submit(space, call))
+        return await self._finish(call, self._driver.submit(space, call))
 
     def _submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
         if step.max_staleness_ms == STRONG_READ:
-            return self._core.submit_read(space, step.key, size, step.whole, deadline, self._marks)
+            return self._driver.submit_read(space, step.key, size, step.whole, deadline, self._marks)
         bound = self._bound(space, step.max_staleness_ms)
-        return self._core.submit_weak_read(space, step.key, size, step.whole, deadline, self._marks, bound)
+        return self._driver.submit_weak_read(space, step.key, size, step.whole, deadline, self._marks, bound)
 
     def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
-        core, marks = self._core, self._marks
+        driver, marks = self._driver, self._marks
         call: Call
         if isinstance(step, Fetch):
             call = self._submit_fetch(space, step, size, deadline)
@@ -674,20 +674,20 @@ class AsyncClient:
         elif isinstance(step, DeleteRange):
             call = WriteCall(None, deadline, size, step, marks)
         else:
-            call = core.submit_write(space, step, size, deadline, marks)
+            call = driver.submit_write(space, step, size, deadline, marks)
             return call, cast(Waiter, call.waiter)
-        return call, core.submit(space, call)
+        return call, driver.submit(space, call)
 
     async def _run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
-        core = self._core
-        sizes = [check_step(step, core.router) for step in steps]
+        driver = self._driver
+        sizes = [check_step(step, driver.router) for step in steps]
         calls: list[tuple[Call, Waiter]] = []
         results: list[object] = []
         try:
             for step, size in zip(steps, sizes, strict=True):
                 space = self._space
-                if core.busy or space is None:
+                if driver.busy or space is None:
                     try:
                         space = await self._admit(deadline)
                     except ShoalError as error:
@@ -702,7 +702,7 @@ class AsyncClient:
                     results.append(error)
         except CancelledError:
             for call, waiter in calls:
-                core.forget(call)
+                driver.forget(call)
                 if not waiter.cancel() and not waiter.cancelled():
                     waiter.exception()  # or asyncio would report that nobody asked for it
             raise

@@ -45,7 +45,7 @@ async def delete_range(client: AsyncClient, start: bytes, end: bytes, deadline: 
     wanted = left = microshards_of_range(space.keyspace, prefix, start, end)
     touched = False
     while left:
-        steps = [DeleteRange(part.ranges, start, end) for part in client._core.router.parts_of(space, left)]
+        steps = [DeleteRange(part.ranges, start, end) for part in client._driver.router.parts_of(space, left)]
         results = await client._run_all(steps, deadline)
         again: list[DeleteRange] = []
         failed: list[ShoalError] = []

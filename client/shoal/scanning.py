@@ -202,7 +202,7 @@ class MergedRows:
         client, at = self._client, self._plan
         space = await client._admit(client._deadline(self._timeout))
         ranges = microshards_of_range(space.keyspace, at.prefix, at.start, at.end)
-        return [_Source(part.ranges, at.start, at.end) for part in client._core.router.parts_of(space, ranges)]
+        return [_Source(part.ranges, at.start, at.end) for part in client._driver.router.parts_of(space, ranges)]
 
     def _fetch(self, source: _Source) -> None:
         if source.page is None:

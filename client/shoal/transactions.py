@@ -182,7 +182,7 @@ class AsyncTransaction:
         shard_queues = space.shard_queues
         if self._first is None:
             self._first, self._microshard = key, microshard
-        elif self._client._core.router.one_partition and (
+        elif self._client._driver.router.one_partition and (
             partition_of(key, space.delimiter) != partition_of(self._first, space.delimiter)
         ):
             raise CrossShard(
@@ -198,7 +198,7 @@ class AsyncTransaction:
 
     def _check_within_one_shard(self, ranges: Ranges, start: bytes, end: bytes) -> None:
         space = self._opened()
-        router = self._client._core.router
+        router = self._client._driver.router
         if router.one_partition and partition_of_range(space.keyspace, start, end) is None:
             raise CrossShard(
                 f"scan from {shown(start)} in a transaction: the range is of several partitions; {ONE_SHARD_HERE}; "
@@ -211,7 +211,7 @@ class AsyncTransaction:
             )
 
     def _take_key(self, key: bytes) -> None:
-        check_key(key, self._client._core.router)
+        check_key(key, self._client._driver.router)
         self._pin(self._opened().keyspace.microshard_of(key), key)
 
     async def _read(self, key: bytes) -> Entry | None:

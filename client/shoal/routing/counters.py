@@ -24,7 +24,7 @@ _LABELS = {
 }
 
 
-class ClientTally:
+class ClientCounters:
     """The counters of one client object, with all its sessions and keyspaces."""
 
     __slots__ = (

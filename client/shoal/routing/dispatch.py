@@ -54,7 +54,7 @@ from shoal.routing.calls import (
     WriteCall,
     may_have_applied,
 )
-from shoal.routing.counters import ClientTally
+from shoal.routing.counters import ClientCounters
 from shoal.routing.links import Link
 from shoal.routing.network import Network
 from shoal.routing.replica_selector import Replicas
@@ -90,7 +90,7 @@ class Dispatcher(Generic[W]):
 
     def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget, replicas: Replicas[W]) -> None:
         self.outcomes: Outcomes[W] = Outcomes()
-        self.tally = ClientTally()
+        self.counters = ClientCounters()
         self.tracer: AttemptTracer | None = None
         self.next_check = NEVER
         self.max_batch_bytes = MAX_BATCH_BYTES
@@ -319,7 +319,7 @@ class Dispatcher(Generic[W]):
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
         shard_queue = request.shard_queue
         request.in_flight = False
-        self.tally.refused(failure.code)
+        self.counters.refused(failure.code)
         if self.tracer is not None:
             self.tracer.failed(request, failure.code)
         if isinstance(request, WriteBatch) and failure.maybe_applied:
@@ -372,7 +372,7 @@ class Dispatcher(Generic[W]):
             # A name is followed at once, but not to a node that is known to be down: those who say it have yet to hear.
             if not shard_queue.redirected and self._network.may_reach(hint, routes):
                 shard_queue.redirected = True
-                self.tally.redirects += 1
+                self.counters.redirects += 1
                 shard_queue.epoch += 1
                 shard_queue.retries = max(1, shard_queue.retries)
                 shard_queue.trouble = _trouble(link, failure)
@@ -389,7 +389,7 @@ class Dispatcher(Generic[W]):
     def retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
         """Hold the shard queue back for a while: the belief that its target serves it is given up."""
         delay = self._backoff.delay(shard_queue.retries) if self._budget.spend() else self._backoff.longest()
-        self.tally.retries += 1
+        self.counters.retries += 1
         shard_queue.epoch += 1
         shard_queue.retries += 1
         shard_queue.trouble = trouble

@@ -132,7 +132,7 @@ class Router(Generic[W]):
             RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND),
             Replicas(self.network, random, region),
         )
-        self.tally = self._dispatch.tally
+        self.counters = self._dispatch.counters
         self.routes: Routes | None = None
         self.max_key_bytes = MAX_KEY_BYTES
         self.max_value_bytes = MAX_VALUE_BYTES
@@ -316,7 +316,7 @@ class Router(Generic[W]):
         """Take the answers of one frame."""
         link = self.network.link(address)
         self.network.heard(link, now)
-        tally = self._dispatch.tally
+        counters = self._dispatch.counters
         for answer in answers:
             if isinstance(answer, Refused):
                 self._broken(link, f"the node ended the connection: {answer.message}")
@@ -328,7 +328,7 @@ class Router(Generic[W]):
                 self._broken(link, f"{link} sent a {type(answer).__name__} that answers nothing it was asked")
                 return
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
-                tally.answered(owed, now)
+                counters.answered(owed, now)
 
     def _take(
         self, link: Link[W], owed: InFlightRequest[W] | MapFetch | Probe | None, answer: Answer, now: float

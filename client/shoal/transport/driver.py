@@ -36,7 +36,7 @@ AnyConnection: TypeAlias = Connection | EmbeddedConnection
 Call: TypeAlias = AnyCall[Waiter]
 
 
-class Core:
+class Driver:
     """One per client object; belongs to the event loop it is first used in.
 
     `busy`: a caller may not submit before it was admitted: the cluster is not found yet, or the bound is reached, or
@@ -137,7 +137,7 @@ class Core:
         version = 0 if routes is None else routes.map.version
         limit = self._options.max_in_flight
         return [
-            *self.router.tally.families(),
+            *self.router.counters.families(),
             gauge("shoal_client_calls_open", "Calls under way", self._open),
             gauge("shoal_client_calls_limit", "How many may be, before further ones wait", limit),
             gauge("shoal_client_calls_waiting", "Calls that wait until they may begin", len(self._queue)),
@@ -239,7 +239,7 @@ class Core:
             for deadline, granted in self._queue:
                 if deadline <= now and not granted.done():
                     error = self._not_admitted()
-                    self.router.tally.failed(error.code)
+                    self.router.counters.failed(error.code)
                     granted.set_exception(error)
             self._queue = deque(entry for entry in self._queue if not entry[1].done())
             due = min((deadline for deadline, _ in self._queue), default=NEVER)
@@ -318,9 +318,9 @@ class Core:
         if outcomes is None:
             return
         over = len(outcomes.failed)
-        tally = self.router.tally
+        counters = self.router.counters
         for calls, result, ranges in outcomes.written:
-            tally.calls_written += len(calls)
+            counters.calls_written += len(calls)
             for call in calls:
                 waiter = call.waiter
                 if waiter is not None:
@@ -331,7 +331,7 @@ class Core:
                     if not waiter.done():
                         waiter.set_result(result)
         for gets, rows, ranges in outcomes.read:
-            tally.calls_read += len(gets)
+            counters.calls_read += len(gets)
             for get, value, seq, expiry in zip(gets, rows.values, rows.seqs, rows.expiries or repeat(0), strict=False):
                 waiter = get.waiter
                 if waiter is not None:
@@ -346,7 +346,7 @@ class Core:
                         else:
                             waiter.set_result(value)
         for scan, page, ranges in outcomes.scanned:
-            tally.calls_scanned += 1
+            counters.calls_scanned += 1
             waiter = scan.waiter
             if waiter is not None:
                 scan.waiter = None
@@ -356,7 +356,7 @@ class Core:
                 if not waiter.done():
                     waiter.set_result(page)
         for waiter, error in outcomes.failed:
-            tally.failed(error.code)
+            counters.failed(error.code)
             if not waiter.done():
                 waiter.set_exception(error)
         self._release(over)
@@ -371,7 +371,7 @@ class Core:
         task.add_done_callback(self._connecting.discard)
 
     def connection_up(self, connection: AnyConnection, welcome: Welcome) -> None:
-        self.router.tally.connections_made += 1
+        self.router.counters.connections_made += 1
         self.router.link_up(connection.address, welcome, self._time())
         self._grant()
         self._flush_soon()
@@ -381,7 +381,7 @@ class Core:
             del self._connections[connection.address]
         if self._closed:
             return
-        self.router.tally.connections_lost += 1
+        self.router.counters.connections_lost += 1
         self.router.link_down(connection.address, reason, refusal, self._time())
         if self.router.routes is None and self.router.network.discovery_is_hopeless():
             while self._queue:

@@ -26,7 +26,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def connected_to_all(db: shoal.AsyncClient, cluster: Any) -> None:
     """Have the client connect to every node, as its weak reads do in the background."""
-    network = db._core.router.network
+    network = db._driver.router.network
     await db.get("k", consistency="eventual")
     links = [network.link(node.address) for node in cluster.nodes.values()]
     await until(lambda: all(link.state is LinkState.UP for link in links))
