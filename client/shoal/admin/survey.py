@@ -63,11 +63,11 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """A survey, what is wrong with it, and the marks that replicas were measured by."""
+    """A survey, what is wrong with it, and the target indexes that replicas were measured by."""
 
     survey: Survey
     problems: tuple[Problem, ...]
-    marks: Mapping[int, int]
+    target_indexes: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +116,26 @@ class Survey:
             return None
         return next((peer for peer in leader.replica.peers if peer.node == node), None)
 
-    def marks(self) -> dict[int, int]:
+    def target_indexes(self) -> dict[int, int]:
         """Return the last log index of every shard that has a leader: where its replicas must get to."""
         return {shard: leader.replica.last_index for shard, leader in self._leaders.items()}
 
-    def in_step(self, shard: Shard, marks: Mapping[int, int]) -> int:
-        """Return how many replicas of `shard` are connected, hold its log up to `marks`, and have about applied it."""
+    def in_step(self, shard: Shard, target_indexes: Mapping[int, int]) -> int:
+        """Return how many replicas of `shard` are connected, hold its log up to `target_indexes`, and have about applied it."""
         if self.leader(shard.id) is None:
             return 0
         return sum(
             1
             for node in shard.replicas
-            if self._behind(shard, node, marks) is None and self._failure(shard, node) is None
+            if self._behind(shard, node, target_indexes) is None and self._failure(shard, node) is None
         )
 
-    def problems(self, marks: Mapping[int, int]) -> list[Problem]:
+    def problems(self, target_indexes: Mapping[int, int]) -> list[Problem]:
         """Return all that is wrong, the worst first; empty only when every shard has its leader and all its replicas.
 
         Args:
-            marks: shard -> log index up to which each replica must hold the log (see `marks`). Taken from an earlier
-                survey, they tell a replica that stays behind from one that is a moment behind under load.
+            target_indexes: shard -> log index up to which each replica must hold the log (see `target_indexes`). Taken
+                from an earlier survey, they tell a replica that stays behind from one that is a moment behind under load.
         """
         found: list[Problem] = []
         reachable = {report.node.id for report in self.nodes if report.status is not None}
@@ -151,7 +151,7 @@ class Survey:
             found.extend(self._differences(shard))
             for node in shard.replicas:
                 # An unreachable node is one problem, not one for each of its replicas; a failed replica is behind, too.
-                problem = self._behind(shard, node, marks) if node in reachable else None
+                problem = self._behind(shard, node, target_indexes) if node in reachable else None
                 if problem is not None and self._failure(shard, node) is None:
                     found.append(problem)
         order = list(ProblemKind)
@@ -198,16 +198,16 @@ class Survey:
             )
             yield Problem(ProblemKind.REPLICAS_DIFFER, message, shard=shard.id)
 
-    def _behind(self, shard: Shard, node: str, marks: Mapping[int, int]) -> Problem | None:
+    def _behind(self, shard: Shard, node: str, target_indexes: Mapping[int, int]) -> Problem | None:
         """Return what keeps the replica of `shard` on `node` from being in step with the leader, which must exist."""
         leader = self._leaders[shard.id]
         where = f"shard {shard.id} on node {node}"
-        # A mark may name entries that the leader of then never committed and that of now does not have.
-        mark = min(marks.get(shard.id, leader.replica.last_index), leader.replica.last_index)
+        # It may be of entries that the leader of then never committed and that of now does not have.
+        target_index = min(target_indexes.get(shard.id, leader.replica.last_index), leader.replica.last_index)
         replica = self.replica(shard.id, node)
         if replica is None:
             return Problem(ProblemKind.REPLICA_MISSING, f"{where}: no such replica there", node, shard.id)
-        lag = mark - replica.applied_index
+        lag = target_index - replica.applied_index
         to_apply = None
         if lag > APPLY_LAG_ENTRIES:
             message = f"{where}: {lag} log entries to apply before it answers"
@@ -226,10 +226,10 @@ class Survey:
                 node,
                 shard.id,
             )
-        if progress.match_index < mark:
+        if progress.match_index < target_index:
             return Problem(
                 ProblemKind.REPLICA_BEHIND,
-                f"{where}: {mark - progress.match_index} log entries behind ({progress.state})",
+                f"{where}: {target_index - progress.match_index} log entries behind ({progress.state})",
                 node,
                 shard.id,
             )
@@ -252,7 +252,7 @@ async def examine(
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    marks: dict[int, int] = {}
+    target_indexes: dict[int, int] = {}
     while True:
         waited = loop.time() - started
         try:
@@ -261,12 +261,12 @@ async def examine(
             if waited >= wait_seconds:
                 raise
         else:
-            marks = found.marks() | marks
-            problems = found.problems(marks)
+            target_indexes = found.target_indexes() | target_indexes
+            problems = found.problems(target_indexes)
             only_behind = all(problem.kind is ProblemKind.REPLICA_BEHIND for problem in problems)
             patience = max(wait_seconds, LAG_PATIENCE_SECONDS if only_behind else 0.0)
             if not problems or waited >= patience:
-                return Examination(found, tuple(problems), marks)
+                return Examination(found, tuple(problems), target_indexes)
         await asyncio.sleep(SURVEY_INTERVAL_SECONDS)
 
 

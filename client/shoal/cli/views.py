@@ -127,7 +127,7 @@ def status_view(found: Examination) -> StatusView:
         shards=len(shards),
         shards_with_leader=sum(1 for shard in shards if survey.leader(shard.id) is not None),
         replicas=sum(len(shard.replicas) for shard in shards),
-        replicas_in_step=sum(survey.in_step(shard, found.marks) for shard in shards),
+        replicas_in_step=sum(survey.in_step(shard, found.target_indexes) for shard in shards),
         problems=found.problems,
     )
 
@@ -171,7 +171,7 @@ def shard_view(found: Examination, shard: Shard) -> ShardView:
     survey = found.survey
     leader = survey.leader(shard.id)
     keyspace = next(keyspace for keyspace in survey.shard_map.keyspaces if keyspace.id == shard.keyspace)
-    in_step = survey.in_step(shard, found.marks)
+    in_step = survey.in_step(shard, found.target_indexes)
     problems = [problem.message for problem in found.problems if problem.shard == shard.id]
     if in_step < len(shard.replicas) and not problems:
         # The replicas that are missing are on nodes that cannot be reached: a problem of those nodes.

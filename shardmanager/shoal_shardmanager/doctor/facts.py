@@ -88,10 +88,10 @@ class ManagerAnswer(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """All that the doctor looks at. `marks`: shard -> the log index up to which every replica should be by now."""
+    """All that the doctor looks at. `target_indexes`: shard -> the log index up to which every replica should be by now."""
 
     survey: Survey
-    marks: dict[int, int]
+    target_indexes: dict[int, int]
     clocks: tuple[ClockReading, ...]
     control: ControlPlane
     managers: tuple[ManagerAnswer, ...] = ()

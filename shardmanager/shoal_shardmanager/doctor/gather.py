@@ -51,7 +51,11 @@ async def gather(
     reachable = [report.node for report in found.survey.nodes if report.status is not None]
     clocks = await asyncio.gather(*(_clock(node, timeout_seconds, tls) for node in reachable))
     return Facts(
-        found.survey, dict(found.marks), tuple(clock for clock in clocks if clock is not None), control, tuple(answers)
+        found.survey,
+        dict(found.target_indexes),
+        tuple(clock for clock in clocks if clock is not None),
+        control,
+        tuple(answers),
     )
 
 

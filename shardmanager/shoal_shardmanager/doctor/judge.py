@@ -152,7 +152,7 @@ _REPLICA_ADVICE = {
 
 def _replicas(facts: Facts) -> Iterator[Finding]:
     by_node: dict[tuple[str, ProblemKind], list[Problem]] = defaultdict(list)
-    for problem in facts.survey.problems(facts.marks):
+    for problem in facts.survey.problems(facts.target_indexes):
         if problem.kind in _REPLICA_ADVICE and problem.node is not None:
             by_node[problem.node, problem.kind].append(problem)
     for (node, kind), problems in by_node.items():
@@ -177,7 +177,7 @@ _NO_COPY_ADVICE = (
 
 
 def _failures(facts: Facts) -> Iterator[Finding]:
-    for problem in facts.survey.problems(facts.marks):
+    for problem in facts.survey.problems(facts.target_indexes):
         if problem.kind is not ProblemKind.REPLICA_FAILED or problem.node is None or problem.shard is None:
             continue
         replica = facts.survey.replica(problem.shard, problem.node)
@@ -195,7 +195,7 @@ def _failures(facts: Facts) -> Iterator[Finding]:
 
 
 def _differences(facts: Facts) -> Iterator[Finding]:
-    for problem in facts.survey.problems(facts.marks):
+    for problem in facts.survey.problems(facts.target_indexes):
         if problem.kind is ProblemKind.REPLICAS_DIFFER and problem.shard is not None:
             yield Finding(
                 Severity.CRITICAL,

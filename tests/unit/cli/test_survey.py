@@ -36,8 +36,8 @@ def survey(*reports: NodeReport) -> Survey:
     return Survey(SHARD_MAP, reports)
 
 
-def kinds(found: Survey, marks: dict[int, int]) -> list[ProblemKind]:
-    return [problem.kind for problem in found.problems(marks)]
+def kinds(found: Survey, target_indexes: dict[int, int]) -> list[ProblemKind]:
+    return [problem.kind for problem in found.problems(target_indexes)]
 
 
 def test_a_survey_is_of_the_map_by_which_the_nodes_answered(fake):
@@ -67,7 +67,7 @@ def test_of_two_that_claim_to_lead_the_newer_term_does():
         report("n3", replica("voter")),
     )
     assert found.leader(1).node == "n2"
-    assert kinds(found, found.marks()) == []
+    assert kinds(found, found.target_indexes()) == []
 
 
 def test_a_replica_behind_now_but_past_the_earlier_mark_is_in_step():
@@ -77,9 +77,9 @@ def test_a_replica_behind_now_but_past_the_earlier_mark_is_in_step():
         report("n3", replica("voter")),
     )
     assert kinds(found, {1: 15}) == []
-    assert kinds(found, found.marks()) == [ProblemKind.REPLICA_BEHIND]
+    assert kinds(found, found.target_indexes()) == [ProblemKind.REPLICA_BEHIND]
     assert found.in_step(SHARD, {1: 15}) == 3
-    assert found.in_step(SHARD, found.marks()) == 2
+    assert found.in_step(SHARD, found.target_indexes()) == 2
 
 
 def test_a_mark_beyond_the_leaders_log_asks_for_no_more_than_the_log():
@@ -165,7 +165,7 @@ def test_a_replica_that_has_much_of_its_log_to_apply_is_not_in_step_though_it_le
 
     peers = (progress("n2", 5_000), progress("n3", 5_000))
     found = survey(told("n1", "leader", peers), told("n2", "voter"), told("n3", "voter"))
-    (problem,) = found.problems(found.marks())
+    (problem,) = found.problems(found.target_indexes())
     assert (problem.kind, problem.node) == (ProblemKind.REPLICA_BEHIND, slow)
     assert "1001 log entries to apply before it answers" in problem.message
-    assert found.in_step(SHARD, found.marks()) == 2
+    assert found.in_step(SHARD, found.target_indexes()) == 2
