@@ -31,7 +31,6 @@ from shoal.arguments import (
 )
 from shoal.errors import InvalidArgument, ShoalError, TransactionConflict
 from shoal.footprint import microshards_of, prefix_end
-from shoal.marks import Marks
 from shoal.metrics import Family
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of
@@ -45,6 +44,7 @@ from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.scanning import MergedRows, check_page_rows, plan, resumed
 from shoal.scans import AsyncScan
+from shoal.session_vector import SessionVector
 from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
 from shoal.transactions import AsyncTransaction, Attempts
 from shoal.transport.driver import Call, Driver, Keyspace, Waiter
@@ -122,7 +122,7 @@ class AsyncClient:
         self._driver = Driver(options, ssl or options.tls_context(), self._tracing)
         self._name = options.keyspace
         self._space: Keyspace | None = None
-        self._marks: Marks | None = None
+        self._session_vector: SessionVector | None = None
         self._cluster = ""
         self._set_level(options.consistency, options.max_staleness)
         if self._tracing is not None:
@@ -147,7 +147,7 @@ class AsyncClient:
 
         On a session it returns a new session of that keyspace.
         """
-        return self._twin(name, None if self._marks is None else Marks())
+        return self._twin(name, None if self._session_vector is None else SessionVector())
 
     def collect(self) -> list[Family]:
         """Return the client's metrics, its sessions' and other keyspaces' included, as `prometheus_client` takes them.
@@ -170,7 +170,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: the token is none, or of another cluster or keyspace.
         """
-        other = self._twin(self._name, Marks())
+        other = self._twin(self._name, SessionVector())
         other._set_level(consistency, self._max_staleness)
         if token is not None:
             other.merge(token)
@@ -184,7 +184,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: this client is no session.
         """
-        return sessions.to_token(self._marks, self._driver.router.network.cluster or self._cluster, self._name)
+        return sessions.to_token(self._session_vector, self._driver.router.network.cluster or self._cluster, self._name)
 
     def merge(self, token: str) -> None:
         """Let the session see what another has written and read.
@@ -193,7 +193,7 @@ class AsyncClient:
             InvalidArgument: the token is none, or of another cluster or keyspace; or this client is no session.
         """
         known = self._driver.router.network.cluster or self._cluster
-        self._cluster = sessions.merge_token(self._marks, token, known, self._name) or self._cluster
+        self._cluster = sessions.merge_token(self._session_vector, token, known, self._name) or self._cluster
 
     # -- one key ------------------------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class AsyncClient:
         space = self._space
         if driver.busy or space is None:
             space = await self._admit(deadline)
-        call = driver.submit_write(space, operation, size, deadline, self._marks)
+        call = driver.submit_write(space, operation, size, deadline, self._session_vector)
         waiter: Any = call.waiter
         try:
             result: WriteResult = await waiter
@@ -569,12 +569,12 @@ class AsyncClient:
 
     # -- underneath ---------------------------------------------------------------------------------------------------
 
-    def _twin(self, name: str, marks: Marks | None) -> AsyncClient:
+    def _twin(self, name: str, session_vector: SessionVector | None) -> AsyncClient:
         other = AsyncClient.__new__(AsyncClient)
         other._driver = self._driver
         other._name = name
         other._space = None
-        other._marks = marks
+        other._session_vector = session_vector
         other._cluster = ""
         other._set_level(self._consistency, self._max_staleness)
         other._tracing = self._tracing
@@ -657,24 +657,24 @@ class AsyncClient:
 
     def _submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
         if step.max_staleness_ms == STRONG_READ:
-            return self._driver.submit_read(space, step.key, size, step.whole, deadline, self._marks)
+            return self._driver.submit_read(space, step.key, size, step.whole, deadline, self._session_vector)
         bound = self._bound(space, step.max_staleness_ms)
-        return self._driver.submit_weak_read(space, step.key, size, step.whole, deadline, self._marks, bound)
+        return self._driver.submit_weak_read(space, step.key, size, step.whole, deadline, self._session_vector, bound)
 
     def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
-        driver, marks = self._driver, self._marks
+        driver, session_vector = self._driver, self._session_vector
         call: Call
         if isinstance(step, Fetch):
             call = self._submit_fetch(space, step, size, deadline)
             return call, cast(Waiter, call.waiter)
         if isinstance(step, FastWrite):
-            call = WriteCall(None, deadline, size, step.operation, marks, True)
+            call = WriteCall(None, deadline, size, step.operation, session_vector, True)
         elif isinstance(step, Atomic):
-            call = WriteCall(None, deadline, size, step, marks, False, microshards_of(step, space.keyspace))
+            call = WriteCall(None, deadline, size, step, session_vector, False, microshards_of(step, space.keyspace))
         elif isinstance(step, DeleteRange):
-            call = WriteCall(None, deadline, size, step, marks)
+            call = WriteCall(None, deadline, size, step, session_vector)
         else:
-            call = driver.submit_write(space, step, size, deadline, marks)
+            call = driver.submit_write(space, step, size, deadline, session_vector)
             return call, cast(Waiter, call.waiter)
         return call, driver.submit(space, call)
 

@@ -248,7 +248,7 @@ async def read_page(
         part.reverse,
         part.keys_only,
         max_rows,
-        client._marks,
+        client._session_vector,
         client._bound(space, max_staleness_ms),
     )
     try:

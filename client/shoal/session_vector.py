@@ -1,8 +1,8 @@
 """What a session has seen: for each range of microshards, the sequence number that its reads must not fall behind.
 
-Sequence numbers are those of shards, but shards split, merge and move; so marks belong to ranges of microshards, and
-apply to whichever shard has a microshard of the range. To ask for too much is safe: no replica serves it, and the
-leader, who knows everything, is asked in the end. To ask for too little is not.
+Sequence numbers are those of shards, but shards split, merge and move; so what was seen belongs to ranges of
+microshards, and applies to whichever shard has a microshard of the range. To ask for too much is
+safe: no replica serves it, and the leader, who knows everything, is asked in the end. To ask for too little is not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Span(NamedTuple):
     seq: Count
 
 
-class Marks:
+class SessionVector:
     """See the module's first lines."""
 
     __slots__ = ("_compact_at", "_disjoint", "_seqs")
@@ -57,7 +57,7 @@ class Marks:
     def floor(self, ranges: Ranges) -> int:
         """Return the sequence number that a read of a shard with these microshards must not fall behind.
 
-        That is 0 where nothing is marked, and `ASK_LEADER` where marks had to be left out.
+        That is 0 where nothing was seen, and `ASK_LEADER` where spans had to be left out.
         """
         if self._disjoint:
             known = self._seqs.get(ranges)
@@ -66,14 +66,14 @@ class Marks:
         return max((seq for other, seq in self._seqs.items() if _overlap(ranges, other)), default=0)
 
     def spans(self) -> list[Span]:
-        """Return the marks as disjoint ranges in order; adjacent ones differ."""
-        marks = [Span(span.first, span.end, seq) for ranges, seq in self._seqs.items() for span in ranges]
-        edges = sorted({edge for mark in marks for edge in (mark.first, mark.end)})
+        """Return what was seen as disjoint ranges in order; adjacent ones differ."""
+        noted = [Span(span.first, span.end, seq) for ranges, seq in self._seqs.items() for span in ranges]
+        edges = sorted({edge for span in noted for edge in (span.first, span.end)})
         at = {edge: index for index, edge in enumerate(edges)}
         seqs = [0] * len(edges)
-        for mark in marks:
-            for index in range(at[mark.first], at[mark.end]):
-                seqs[index] = max(seqs[index], mark.seq)
+        for span in noted:
+            for index in range(at[span.first], at[span.end]):
+                seqs[index] = max(seqs[index], span.seq)
         spans: list[Span] = []
         for (first, end), seq in zip(pairwise(edges), seqs, strict=False):
             if not seq:
@@ -85,7 +85,7 @@ class Marks:
         return spans
 
     def bounded(self) -> tuple[list[Span], bool]:
-        """Return at most `MAX_SPANS` spans, and whether marks are missing there (the narrowest, then)."""
+        """Return at most `MAX_SPANS` spans, and whether others are missing there (the narrowest, then)."""
         spans = self.spans()
         known = [span for span in spans if span.seq != ASK_LEADER]
         missing = len(known) < len(spans) or len(known) > MAX_SPANS
@@ -94,7 +94,7 @@ class Marks:
         return known, missing
 
     def merge(self, spans: Iterable[Span], missing: bool) -> None:
-        """Take in the marks of another session, as `bounded` returned them, in order."""
+        """Take in the spans of another session, as `bounded` returned them, in order."""
         at = 0
         for span in spans:
             if missing and at < span.first:
@@ -105,7 +105,7 @@ class Marks:
             self.note((MicroshardRange(at, _BEYOND),), ASK_LEADER)
 
     def _compact(self) -> None:
-        """Keep one mark for each stretch of equal seqs, instead of one for each shard there ever was."""
+        """Keep one entry for each stretch of equal seqs, instead of one for each shard there ever was."""
         self._seqs = {(MicroshardRange(span.first, span.end),): span.seq for span in self.spans()}
         self._disjoint = True
         self._compact_at = max(_COMPACT_AT, 2 * len(self._seqs))

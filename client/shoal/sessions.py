@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from shoal import tokens
 from shoal.errors import InvalidArgument
-from shoal.marks import Marks
+from shoal.session_vector import SessionVector
 from shoal.tokens import SessionToken
 
 
-def to_token(marks: Marks | None, cluster: str, keyspace: str) -> str:
+def to_token(session_vector: SessionVector | None, cluster: str, keyspace: str) -> str:
     """Return the token of a session.
 
     Raises:
-        InvalidArgument: there are no marks: it is no session.
+        InvalidArgument: there is no session vector: it is no session.
     """
-    if marks is None:
+    if session_vector is None:
         raise InvalidArgument("this client is no session and has no token; call session() for one that has")
-    spans, missing = marks.bounded()
+    spans, missing = session_vector.bounded()
     return tokens.encode(SessionToken(cluster, keyspace, missing, tuple(spans)))
 
 
-def merge_token(marks: Marks | None, token: str, cluster: str, keyspace: str) -> str:
-    """Take a token's marks into a session; return the cluster that it is of, "" where it does not say.
+def merge_token(session_vector: SessionVector | None, token: str, cluster: str, keyspace: str) -> str:
+    """Take what a token says into a session vector; return the cluster that it is of, "" where it does not say.
 
     Args:
         cluster: the session's, "" where it is not known yet.
@@ -29,13 +29,13 @@ def merge_token(marks: Marks | None, token: str, cluster: str, keyspace: str) ->
     Raises:
         InvalidArgument: the token is none, or of another cluster or keyspace, or there is no session.
     """
-    if marks is None:
+    if session_vector is None:
         raise InvalidArgument("this client is no session and takes no token; call session(token)")
     found = tokens.decode("session token", token, SessionToken)
     if found.keyspace != keyspace:
         raise InvalidArgument(f"the session token is of keyspace {found.keyspace!r}; this client is on {keyspace!r}")
     check_cluster(found.cluster, cluster)
-    marks.merge(found.marks, found.missing)
+    session_vector.merge(found.spans, found.missing)
     return found.cluster
 
 

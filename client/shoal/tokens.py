@@ -13,9 +13,9 @@ from zlib import crc32
 import msgspec
 
 from shoal.errors import InvalidArgument
-from shoal.marks import MAX_SPANS, Span
 from shoal.protocol.bounds import CountOrNone, Name, Place, RangeBound
 from shoal.protocol.frames import Decoder
+from shoal.session_vector import MAX_SPANS, Span
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -25,12 +25,12 @@ _MAX_CHARACTERS = 512 * 1024
 
 
 class SessionToken(msgspec.Struct, frozen=True, array_like=True, tag="session-1"):
-    """The marks of a session (see `shoal.marks`); `missing`: some were left out."""
+    """The spans of a session vector (see `shoal.session_vector`); `missing`: some were left out."""
 
     cluster: Place
     keyspace: Name
     missing: bool
-    marks: Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)]
+    spans: Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)]
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, tag="scan-1"):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from shoal.footprint import keys_of
-from shoal.marks import Marks
 from shoal.protocol.messages import (
     STRONG,
     Atomic,
@@ -24,6 +23,7 @@ from shoal.protocol.messages import (
     Put,
     TraceContext,
 )
+from shoal.session_vector import SessionVector
 from shoal.shardmap import Ranges, count_in
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Call(msgspec.Struct, Generic[W], eq=False, gc=False):
         deadline: seconds of the driver's monotonic clock.
         size: bytes that it takes in a batch.
 
-    Not tracked by the garbage collector: nothing that a call refers to refers back to it. Every kind has `marks`, of
-    the session it belongs to, which take in what it is answered.
+    Not tracked by the garbage collector: nothing that a call refers to refers back to it. Every kind has a `session_vector`,
+    where it belongs to a session, which takes in what it is answered.
     """
 
     waiter: W | None
@@ -70,7 +70,7 @@ class WriteCall(Call[W], eq=False, gc=False):
     """
 
     operation: Operation
-    marks: Marks | None = None
+    session_vector: SessionVector | None = None
     fast: bool = False
     microshards: Collection[int] | None = None
 
@@ -114,7 +114,7 @@ class ReadCall(Call[W], eq=False, gc=False):
 
     key: bytes
     whole: bool
-    marks: Marks | None = None
+    session_vector: SessionVector | None = None
     max_staleness_ms: int = STRONG_READ
 
     @property
@@ -132,7 +132,7 @@ class ScanCall(Call[W], eq=False, gc=False):
     reverse: bool
     keys_only: bool
     max_rows: int
-    marks: Marks | None = None
+    session_vector: SessionVector | None = None
     max_staleness_ms: int = STRONG_READ
 
     @property

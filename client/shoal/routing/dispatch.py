@@ -262,9 +262,9 @@ class Dispatcher(Generic[W]):
             if isinstance(result, Applied):
                 written.append(([call], WriteResult(answer.seq, "quorum", tuple(result.values)), batch.ranges))
                 continue
-            if call.marks is not None:
+            if call.session_vector is not None:
                 # What it found is something the session has seen, though nothing was written.
-                call.marks.note(batch.ranges, answer.seq)
+                call.session_vector.note(batch.ranges, answer.seq)
             if isinstance(result, ConditionNotMet):
                 self.fail(call, condition_failed(call, batch, result))
             else:

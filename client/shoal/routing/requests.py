@@ -49,8 +49,8 @@ def freshness_of(
     shard_queue: ShardQueue[W], calls: Sequence[ReadCall[W] | ScanCall[W]], max_staleness_ms: int
 ) -> Freshness:
     """Return what all of `calls`, which accept this staleness, ask of a replica."""
-    marks = {id(call.marks): call.marks for call in calls if call.marks is not None}
-    min_seq = max((each.floor(shard_queue.shard.ranges) for each in marks.values()), default=0)
+    vectors = {id(call.session_vector): call.session_vector for call in calls if call.session_vector is not None}
+    min_seq = max((each.floor(shard_queue.shard.ranges) for each in vectors.values()), default=0)
     return Freshness(False, min_seq, max_staleness_ms)
 
 

@@ -43,7 +43,6 @@ from typing import Generic, NamedTuple
 from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.footprint import share_a_partition
 from shoal.keys import microshard_of
-from shoal.marks import ASK_LEADER
 from shoal.protocol.messages import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
@@ -84,6 +83,7 @@ from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
 from shoal.routing.replica_selector import Replicas
 from shoal.routing.shard_queue import ShardQueue, Trouble
+from shoal.session_vector import ASK_LEADER
 from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 
 FIRST_BACKOFF_SECONDS = 0.010
@@ -183,9 +183,9 @@ class Router(Generic[W]):
             self._dispatch.touch(shard_queue)
 
     def weak_read(self, space: Space[W], call: ReadCall[W]) -> None:
-        """Take a read that any replica may serve, to be sent in the next turn; the leader's where marks are missing."""
+        """Take a read that any replica may serve, to be sent in the next turn; the leader's where its session lacks spans."""
         shard_queue = space.shard_queues[microshard_of(call.key, space.delimiter, space.microshards)]
-        if call.marks is not None and call.marks.floor(shard_queue.shard.ranges) == ASK_LEADER:
+        if call.session_vector is not None and call.session_vector.floor(shard_queue.shard.ranges) == ASK_LEADER:
             call.max_staleness_ms = STRONG_READ
         shard_queue.read_queue(call.max_staleness_ms).add(call)
         if not shard_queue.dirty:
@@ -209,11 +209,11 @@ class Router(Generic[W]):
             (shard_queue.fast if call.fast else shard_queue.writes).add(call)
             self._dispatch.touch(shard_queue)
             return
-        marks = call.marks
+        session_vector = call.session_vector
         if (
-            marks is not None
+            session_vector is not None
             and call.max_staleness_ms != STRONG_READ
-            and marks.floor(shard_queue.shard.ranges) == ASK_LEADER
+            and session_vector.floor(shard_queue.shard.ranges) == ASK_LEADER
         ):
             call.max_staleness_ms = STRONG_READ
         if isinstance(call, ScanCall):

@@ -14,13 +14,13 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
-from shoal.marks import Marks
 from shoal.metrics import Family, gauge
 from shoal.options import Options
 from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, WriteCall
 from shoal.routing.router import Router, Space
+from shoal.session_vector import SessionVector
 from shoal.transport.connection import Connection
 from shoal.transport.embedded import EmbeddedConnection
 
@@ -69,7 +69,7 @@ class Driver:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def submit_write(
-        self, space: Keyspace, operation: Operation, size: int, deadline: float, marks: Marks | None
+        self, space: Keyspace, operation: Operation, size: int, deadline: float, session_vector: SessionVector | None
     ) -> WriteCall[Waiter]:
         """Submit an operation on one key of an admitted caller; the result comes to the call's waiter."""
         if not self._flushing:
@@ -77,12 +77,12 @@ class Driver:
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        call: WriteCall[Waiter] = WriteCall(self._create_future(), deadline, size, operation, marks)
+        call: WriteCall[Waiter] = WriteCall(self._create_future(), deadline, size, operation, session_vector)
         self.router.write(space, call)
         return call
 
     def submit_read(
-        self, space: Keyspace, key: bytes, size: int, whole: bool, deadline: float, marks: Marks | None
+        self, space: Keyspace, key: bytes, size: int, whole: bool, deadline: float, session_vector: SessionVector | None
     ) -> ReadCall[Waiter]:
         """Submit a read that is the leader's, of an admitted caller; the value or `Entry` comes to the call's waiter."""
         if not self._flushing:
@@ -90,7 +90,7 @@ class Driver:
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole, marks)
+        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole, session_vector)
         self.router.read(space, call)
         return call
 
@@ -101,7 +101,7 @@ class Driver:
         size: int,
         whole: bool,
         deadline: float,
-        marks: Marks | None,
+        session_vector: SessionVector | None,
         max_staleness_ms: int,
     ) -> ReadCall[Waiter]:
         """Submit a read that any replica may serve, as `submit_read`."""
@@ -110,7 +110,9 @@ class Driver:
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole, marks, max_staleness_ms)
+        call: ReadCall[Waiter] = ReadCall(
+            self._create_future(), deadline, size, key, whole, session_vector, max_staleness_ms
+        )
         self.router.weak_read(space, call)
         return call
 
@@ -326,8 +328,8 @@ class Driver:
                 if waiter is not None:
                     call.waiter = None
                     over += 1
-                    if call.marks is not None:
-                        call.marks.note(ranges, result.seq)
+                    if call.session_vector is not None:
+                        call.session_vector.note(ranges, result.seq)
                     if not waiter.done():
                         waiter.set_result(result)
         for gets, rows, ranges in outcomes.read:
@@ -337,8 +339,8 @@ class Driver:
                 if waiter is not None:
                     get.waiter = None
                     over += 1
-                    if get.marks is not None:
-                        get.marks.note(ranges, rows.seq)
+                    if get.session_vector is not None:
+                        get.session_vector.note(ranges, rows.seq)
                     if not waiter.done():
                         if get.whole and value is not None:
                             expires_at = expiry / 1000 if expiry else None
@@ -351,8 +353,8 @@ class Driver:
             if waiter is not None:
                 scan.waiter = None
                 over += 1
-                if scan.marks is not None:
-                    scan.marks.note(ranges, page.seq)
+                if scan.session_vector is not None:
+                    scan.session_vector.note(ranges, page.seq)
                 if not waiter.done():
                     waiter.set_result(page)
         for waiter, error in outcomes.failed:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import shoal
 from shoal.errors import ErrorCode
-from shoal.marks import Marks
 from shoal.protocol.messages import Failure, Freshness, Read, Scan
 from shoal.routing.links import LinkState
+from shoal.session_vector import SessionVector
 from shoal.sessions import to_token
 from shoal.shardmap import MicroshardRange
 
@@ -275,7 +275,7 @@ async def test_too_stale_names_those_who_declined_where_the_leader_is_gone(start
         assert caught.value.retryable
         with pytest.raises(shoal.ShoalError) as of_session:
             session = db.session()
-            session._marks.note((MicroshardRange(0, 16),), 99)  # type: ignore[union-attr]
+            session._session_vector.note((MicroshardRange(0, 16),), 99)  # type: ignore[union-attr]
             await session.get("k", timeout=0.2)
         assert isinstance(of_session.value, shoal.Unavailable | shoal.DeadlineExceeded)
         assert await db.get("k", consistency="eventual", max_staleness=5) == b"v"
@@ -394,10 +394,10 @@ async def test_a_token_goes_on_in_another_client(start_cluster: Any) -> None:
         late = other.session()
         await late.put("k0", "")
         late.merge(token)
-        assert late._marks.spans()[0].seq >= session._marks.spans()[0].seq  # type: ignore[union-attr]
+        assert late._session_vector.spans()[0].seq >= session._session_vector.spans()[0].seq  # type: ignore[union-attr]
 
 
-async def test_marks_apply_to_the_shards_of_a_newer_map(start_cluster: Any) -> None:
+async def test_session_vectors_apply_to_the_shards_of_a_newer_map(start_cluster: Any) -> None:
     cluster = await start_cluster(nodes=1)
     async with shoal.AsyncClient(cluster.url()) as db:
         session = db.session()
@@ -418,7 +418,7 @@ async def test_where_marks_are_missing_the_leader_is_asked(start_cluster: Any) -
     async with shoal.AsyncClient(cluster.url()) as db:
         await connected_to_all(db, cluster)
         session = db.session()
-        session._marks.merge([], True)  # type: ignore[union-attr]
+        session._session_vector.merge([], True)  # type: ignore[union-attr]
         for _ in range(5):
             await session.get("k")
         assert [row async for row in session.scan("k")] == []
@@ -446,7 +446,7 @@ async def test_tokens_of_another_cluster_or_keyspace_are_refused(cluster: Any) -
 
 
 async def test_a_token_of_another_cluster_is_refused_once_the_cluster_is_known(cluster: Any) -> None:
-    foreign = to_token(Marks(), "elsewhere", "default")
+    foreign = to_token(SessionVector(), "elsewhere", "default")
     db = shoal.AsyncClient(cluster.url())
     session = db.session(foreign)
     with pytest.raises(shoal.InvalidArgument, match="elsewhere"):

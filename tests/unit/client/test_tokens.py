@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from shoal import tokens
 from shoal.errors import InvalidArgument
-from shoal.marks import MAX_SPANS, Span
 from shoal.protocol.bounds import MAX_BOUND
+from shoal.session_vector import MAX_SPANS, Span
 from shoal.tokens import Cursor, SessionToken
 
 
-def session(*marks: Span) -> SessionToken:
-    return SessionToken("demo/1", "default", False, marks)
+def session(*spans: Span) -> SessionToken:
+    return SessionToken("demo/1", "default", False, spans)
 
 
 def cursor(**fields: Any) -> Cursor:
