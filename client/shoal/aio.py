@@ -30,7 +30,7 @@ from shoal.arguments import (
     to_write,
 )
 from shoal.errors import InvalidArgument, ShoalError, TransactionConflict
-from shoal.footprint import microshards_of, prefix_end
+from shoal.key_sets import microshards_of, prefix_end
 from shoal.metrics import Family
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of

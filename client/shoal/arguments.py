@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, TypeGuard
 import msgspec
 
 from shoal.errors import InvalidArgument, TooLarge
-from shoal.footprint import RANGE_BYTES, keys_of, size_of
+from shoal.key_sets import RANGE_BYTES, keys_of, size_of
 from shoal.options import check_consistency
 from shoal.protocol.messages import DEFAULT_TTL, NO_TTL, Atomic, Delete, DeleteRange, Increment, Operation, Put, Touch
 from shoal.results import Consistency

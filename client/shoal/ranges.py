@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable
-from shoal.footprint import microshards_of_range
+from shoal.key_sets import microshards_of_range
 from shoal.protocol.messages import DeleteRange
 from shoal.routing.call_errors import ShardChanged
 from shoal.shardmap import count_in, microshards_in, ranges_of

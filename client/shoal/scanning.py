@@ -10,7 +10,7 @@ from msgspec import structs
 
 from shoal import tokens
 from shoal.errors import InvalidArgument
-from shoal.footprint import RANGE_BYTES, microshards_of_range, prefix_end
+from shoal.key_sets import RANGE_BYTES, microshards_of_range, prefix_end
 from shoal.protocol.bounds import MAX_ROWS
 from shoal.protocol.messages import ScanPage
 from shoal.routing.call_errors import ShardChanged

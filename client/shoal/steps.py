@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 from shoal.arguments import FastWrite, Fetch, Step
 from shoal.errors import ConditionFailed, InvalidArgument, ShoalError
-from shoal.footprint import keys_of
+from shoal.key_sets import keys_of
 from shoal.operations import key_absent, put, value_equals
 from shoal.protocol.messages import (
     Atomic,

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from shoal.arguments import Fetch, check_key, to_bound, to_bytes
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
-from shoal.footprint import microshards_of_range, partition_of_range
+from shoal.key_sets import microshards_of_range, partition_of_range
 from shoal.keys import partition_of
 from shoal.operations import delete as delete_of
 from shoal.operations import put as put_of

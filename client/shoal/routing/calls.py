@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from shoal.footprint import keys_of
+from shoal.key_sets import keys_of
 from shoal.protocol.messages import (
     STRONG,
     Atomic,

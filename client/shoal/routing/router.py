@@ -41,7 +41,7 @@ from random import Random
 from typing import Generic, NamedTuple
 
 from shoal.errors import ErrorCode, KeyspaceNotFound
-from shoal.footprint import share_a_partition
+from shoal.key_sets import share_a_partition
 from shoal.keys import microshard_of
 from shoal.protocol.messages import (
     MAX_KEY_BYTES,
