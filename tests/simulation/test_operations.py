@@ -53,7 +53,7 @@ def test_operations_end_or_say_why_not_and_no_shard_loses_its_quorum() -> None:
 TRACE = """
 from shoal_chaos.control_simulation.run import Focus, simulate
 deposed = Focus(("move", "failover", "rebalance"), ("elect", "pause_manager", "crash"))
-print(simulate(19, order_seconds=8, settles=False, focus=deposed))
+print(simulate(19, request_seconds=8, settles=False, focus=deposed))
 """
 ANOTHER_PROCESS = """
 import gc, time
