@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import pytest
-from shoal_chaos.simulation.logs import logging_from
+from shoal_chaos.simulation.world.logs import logging_from
 
 PLANTING_ERRORS = (TypeError, AttributeError, NameError)
 COUNTED_SEEDS = 12

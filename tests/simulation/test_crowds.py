@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from shoal_chaos.simulation.crowds import simulate_crowds
+from shoal_chaos.simulation.faults.crowds import simulate_crowds
 from shoal_server.node import fast_writes
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.founding import Founding

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import pytest
 from shoal.shardmap import Shard
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.damaged_rows import DamagedMeta, DamagedRows, LostLogs
-from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.faults.damaged_rows import DamagedMeta, DamagedRows, LostLogs
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node import opening
 from shoal_server.node.core import Node

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 from shoal.protocol import frames
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.flipped_bits import FlippedBits
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.flipped_bits import FlippedBits
 from shoal_chaos.simulation.run import simulate
 from shoal_server.raft import group, leader
 from shoal_server.storage import layout

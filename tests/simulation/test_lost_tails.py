@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.logs import logging_from
-from shoal_chaos.simulation.lost_tails import LostTails
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.lost_tails import LostTails
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.world.logs import logging_from
 from structlog.testing import capture_logs
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.missed_splits import FAULT_SECONDS, MissedSplits, short_logs
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.missed_splits import FAULT_SECONDS, MissedSplits, short_logs
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node import opening
 from shoal_server.raft.group import Group

@@ -8,10 +8,10 @@ from random import Random
 import msgspec
 import pytest
 from shoal.protocol.messages import Read
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.events import SECOND
-from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.world.events import SECOND
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness

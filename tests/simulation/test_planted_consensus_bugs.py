@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from shoal_chaos.simulation.faults.stalled_links import StalledLinks, short_logs
 from shoal_chaos.simulation.run import simulate
-from shoal_chaos.simulation.stalled_links import StalledLinks, short_logs
 from shoal_server.node import core
 from shoal_server.raft.group import Group
 from shoal_server.raft.membership import MembershipHistory

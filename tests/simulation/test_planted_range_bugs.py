@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from shoal.protocol.messages import Atomic, DeleteRange, Operation, RangeUnchanged
 from shoal.shardmap import Ranges, microshards_in, ranges_of
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.events import MILLISECOND
-from shoal_chaos.simulation.faults import Faults
-from shoal_chaos.simulation.network import Conditions
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.world.events import MILLISECOND
+from shoal_chaos.simulation.world.network import Conditions
 from shoal_server.node.admission import Admission
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.shard import machine

@@ -7,11 +7,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.faults import Faults
-from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.faults.silent_changes import SilentChanges
 from shoal_chaos.simulation.run import simulate
-from shoal_chaos.simulation.silent_changes import SilentChanges
 from shoal_server.node import comparisons, digests
 from shoal_server.node.comparisons import Comparisons
 from shoal_server.node.digests import Slice

@@ -6,12 +6,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from shoal_chaos.simulation import run, stalled_links
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.events import MILLISECOND, SECOND, Events
+from shoal_chaos.simulation import run
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults import stalled_links
+from shoal_chaos.simulation.faults.stalled_links import StalledLinks
 from shoal_chaos.simulation.many_seeds import run_seeds
-from shoal_chaos.simulation.network import Network
-from shoal_chaos.simulation.stalled_links import StalledLinks
+from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Events
+from shoal_chaos.simulation.world.network import Network
 from shoal_server.node.snapshot_transfers import SnapshotTransfers
 
 FEW, MANY = range(6), range(6, 30)

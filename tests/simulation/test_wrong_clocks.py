@@ -7,17 +7,17 @@ from random import Random
 from typing import cast
 
 import pytest
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.faults import Faults
-from shoal_chaos.simulation.invariants import Violation
-from shoal_chaos.simulation.run import simulate
-from shoal_chaos.simulation.wrong_clocks import (
+from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.faults.wrong_clocks import (
     COLD_START_SECONDS,
     ColdStart,
     MostClocksWrong,
     WrongClocks,
     simulate_wrong_clocks,
 )
+from shoal_chaos.simulation.run import simulate
 from shoal_server.node import wall_clock
 from shoal_server.node.core import Node
 from shoal_server.node.outbox import Outbox

@@ -13,12 +13,12 @@ from shoal_server.node.settings import NodeSettings
 from shoal_shardmanager.control.rows import SettingsRow
 
 from shoal_chaos.application_simulation.processes import Process
-from shoal_chaos.application_simulation.rest import Rest
-from shoal_chaos.application_simulation.world import World
-from shoal_chaos.control_simulation.cluster import ControlledCluster
-from shoal_chaos.control_simulation.nodes import ControlledNode
-from shoal_chaos.simulation.cluster import MICROSHARDS
-from shoal_chaos.simulation.events import Events
+from shoal_chaos.application_simulation.quiescence import Rest
+from shoal_chaos.simulation.cluster.cluster import MICROSHARDS
+from shoal_chaos.simulation.managers.cluster import ControlledCluster
+from shoal_chaos.simulation.managers.nodes import ControlledNode
+from shoal_chaos.simulation.world.events import Events
+from shoal_chaos.simulation.world.standstill import World
 
 REPLICAS = 3
 

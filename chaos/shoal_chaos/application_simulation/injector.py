@@ -18,8 +18,8 @@ from shoal_chaos.application_simulation.faults import (
     Pause,
     SlowDisk,
 )
-from shoal_chaos.simulation.events import MILLISECOND, SECOND
-from shoal_chaos.simulation.network import Conditions
+from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
+from shoal_chaos.simulation.world.network import Conditions
 
 if TYPE_CHECKING:
     from shoal_chaos.application_simulation.cluster import ApplicationCluster

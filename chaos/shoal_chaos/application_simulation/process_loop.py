@@ -12,8 +12,8 @@ from typing import Any, TypeVarTuple
 from weakref import WeakSet
 
 from shoal_chaos.application_simulation.errors import NotSimulated, RunOver, TimeStoodStill
-from shoal_chaos.control_simulation.loop import Dialer, SimulatedLoop, SimulatedTask
-from shoal_chaos.simulation.events import MILLISECOND, SECOND, Clock, Events
+from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Clock, Events
+from shoal_chaos.simulation.world.loop import Dialer, SimulatedLoop, SimulatedTask
 
 TICK_SECONDS = 2e-9
 """More than the clock's nanoseconds and the float of seconds differ by."""

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from shoal_chaos.application_simulation.process_loop import ProcessLoop
-from shoal_chaos.simulation.events import SECOND, Clock
+from shoal_chaos.simulation.world.events import SECOND, Clock
 
 if TYPE_CHECKING:
     from shoal_chaos.application_simulation.cluster import ApplicationCluster

@@ -18,11 +18,11 @@ from shoal_chaos.application_simulation.injector import Injector
 from shoal_chaos.application_simulation.processes import Process
 from shoal_chaos.application_simulation.simulation import Simulation
 from shoal_chaos.application_simulation.sources import simulated_sources
-from shoal_chaos.control_simulation.managers import UNIX_START
-from shoal_chaos.simulation.events import SECOND
-from shoal_chaos.simulation.garbage import collecting_when_told
-from shoal_chaos.simulation.invariants import Violation
-from shoal_chaos.simulation.logs import logging_from
+from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.managers.process import UNIX_START
+from shoal_chaos.simulation.world.events import SECOND
+from shoal_chaos.simulation.world.garbage import collecting_when_told
+from shoal_chaos.simulation.world.logs import logging_from
 
 APPLICATION = "app"
 """The name of the process that runs the application's coroutine."""

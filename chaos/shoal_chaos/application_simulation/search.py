@@ -11,7 +11,7 @@ from shoal_chaos.application_simulation.coroutines import check_coroutine_functi
 from shoal_chaos.application_simulation.faults import Fault, draw_plan
 from shoal_chaos.application_simulation.run import APPLICATION, Application, Outcome, run_once
 from shoal_chaos.application_simulation.shrinking import shrink
-from shoal_chaos.simulation.events import derived_random
+from shoal_chaos.simulation.world.events import derived_random
 
 STORY_LINES = 40
 SECONDS_MAX = 600.0

@@ -11,7 +11,7 @@ import shoal
 from shoal_chaos.application_simulation.coroutines import begun
 from shoal_chaos.application_simulation.faults import Fault
 from shoal_chaos.application_simulation.processes import Process
-from shoal_chaos.simulation.events import SECOND
+from shoal_chaos.simulation.world.events import SECOND
 
 if TYPE_CHECKING:
     from shoal_chaos.application_simulation.cluster import ApplicationCluster

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from shoal_shardmanager.control.rows import NodeState
 
-from shoal_chaos.control_simulation.rows import ROWS
-from shoal_chaos.simulation.events import SECOND
-from shoal_chaos.simulation.faults import Faults
+from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.managers.rows import ROWS
+from shoal_chaos.simulation.world.events import SECOND
 
 if TYPE_CHECKING:
-    from shoal_chaos.control_simulation.cluster import ControlledCluster
-    from shoal_chaos.control_simulation.managers import ManagerProcess
+    from shoal_chaos.simulation.managers.cluster import ControlledCluster
+    from shoal_chaos.simulation.managers.process import ManagerProcess
 
 NODES_LEFT = 4
 """So many nodes must stay for one to be lost: a shard of three can then be healed."""

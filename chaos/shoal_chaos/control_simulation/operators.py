@@ -28,12 +28,12 @@ from shoal_shardmanager.control.state import ClusterState
 from shoal_shardmanager.process.driver import Term
 from shoal_shardmanager.process.store import Deposed
 
-from shoal_chaos.simulation.events import MILLISECOND, SECOND
-from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
 if TYPE_CHECKING:
-    from shoal_chaos.control_simulation.cluster import ControlledCluster
-    from shoal_chaos.control_simulation.nodes import ControlledNode
+    from shoal_chaos.simulation.managers.cluster import ControlledCluster
+    from shoal_chaos.simulation.managers.nodes import ControlledNode
 
 NODES_MAX = 7
 KEYSPACES_MAX = 3

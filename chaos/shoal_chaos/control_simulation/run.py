@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from shoal_shardmanager.control.rows import Drain, Heal, NodeState, OperationRow, RollingRestart, SettingsRow
 
-from shoal_chaos.control_simulation.cluster import ControlledCluster
 from shoal_chaos.control_simulation.faults import ControlFaults
 from shoal_chaos.control_simulation.operators import Operators
-from shoal_chaos.simulation.events import MILLISECOND, SECOND, derived_random
-from shoal_chaos.simulation.garbage import collecting_when_told
-from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.managers.cluster import ControlledCluster
 from shoal_chaos.simulation.run import random_settings
+from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, derived_random
+from shoal_chaos.simulation.world.garbage import collecting_when_told
 
 STATE_CHECK_INTERVAL = 500 * MILLISECOND
 REQUEST_SECONDS = 15

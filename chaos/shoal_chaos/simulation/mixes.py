@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal_chaos.simulation import stalled_links
-from shoal_chaos.simulation.crowds import simulate_crowds
-from shoal_chaos.simulation.damaged_rows import simulate_damaged_meta, simulate_damaged_rows, simulate_lost_logs
-from shoal_chaos.simulation.flipped_bits import simulate_flipped_bits
-from shoal_chaos.simulation.missed_splits import simulate_missed_splits
+from shoal_chaos.simulation.faults import stalled_links
+from shoal_chaos.simulation.faults.crowds import simulate_crowds
+from shoal_chaos.simulation.faults.damaged_rows import simulate_damaged_meta, simulate_damaged_rows, simulate_lost_logs
+from shoal_chaos.simulation.faults.flipped_bits import simulate_flipped_bits
+from shoal_chaos.simulation.faults.missed_splits import simulate_missed_splits
+from shoal_chaos.simulation.faults.silent_changes import simulate_silent_changes
+from shoal_chaos.simulation.faults.wrong_clocks import simulate_wrong_clocks
 from shoal_chaos.simulation.run import Report, simulate
-from shoal_chaos.simulation.silent_changes import simulate_silent_changes
-from shoal_chaos.simulation.wrong_clocks import simulate_wrong_clocks
 
 MIXES: dict[str, Callable[[int], Report]] = {
     "any": simulate,

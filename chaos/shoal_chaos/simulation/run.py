@@ -9,10 +9,10 @@ from random import Random
 from shoal_server.node.settings import ComparisonSettings, NodeSettings
 from shoal_server.raft.config import RaftConfig, Timing
 
-from shoal_chaos.simulation.cluster import Cluster
-from shoal_chaos.simulation.events import MILLISECOND, SECOND, derived_random
-from shoal_chaos.simulation.faults import Faults
-from shoal_chaos.simulation.invariants import Violation
+from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, derived_random
 
 STATE_CHECK_INTERVAL = 500 * MILLISECOND
 REST = 12 * SECOND

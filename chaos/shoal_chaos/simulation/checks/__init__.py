@@ -1,0 +1,1 @@
+"""What must hold, written without the code that it checks."""

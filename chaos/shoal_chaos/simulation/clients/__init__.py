@@ -1,0 +1,1 @@
+"""Simulated clients that speak the protocol by themselves, and what they did and saw."""

@@ -1,0 +1,1 @@
+"""What goes wrong: the usual faults, and a module for each mix of others."""

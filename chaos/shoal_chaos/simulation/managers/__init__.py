@@ -1,0 +1,1 @@
+"""Shard managers in simulation: their real process code, beside nodes that take connections."""

@@ -1,0 +1,112 @@
+"""Simulated manager processes: the real controller's task on whichever of them believes to lead."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, cast
+
+import shoal
+from shoal.errors import ShoalError
+from shoal_server.config import ClusterConfig
+from shoal_shardmanager.process.clock import Clock as ManagerClock
+from shoal_shardmanager.process.driver import Term, begin_term
+from shoal_shardmanager.process.store import Deposed, Store
+
+from shoal_chaos.simulation.managers.rows import RowsClient
+from shoal_chaos.simulation.world.events import SECOND, Clock
+from shoal_chaos.simulation.world.loop import SimulatedLoop
+
+if TYPE_CHECKING:
+    from shoal_chaos.simulation.managers.cluster import ControlledCluster
+
+LOOK_SECONDS = 0.2
+RETRY_SECONDS = 1.0
+UNIX_START = 1_700_000_000
+
+
+class ManagerProcess:
+    """One manager; `term` is the controller while it runs it."""
+
+    def __init__(self, cluster: ControlledCluster, name: str, clock: Clock, random: Random) -> None:
+        self.name = name
+        self.term: Term | None = None
+        self.running = False
+        self._cluster = cluster
+        self._clock = clock
+        self._random = random
+        self.loop: SimulatedLoop
+        self._client: RowsClient
+        self._task: asyncio.Task[None]
+        self._lives: list[tuple[SimulatedLoop, asyncio.Task[None]]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin a new process."""
+        cluster = self._cluster
+        self.running = True
+        self.loop = SimulatedLoop(self.name, cluster.events, self._clock, self._random, cluster.streams)
+        self._client = RowsClient(self.name, cluster.rows, cluster.events, self._random, cluster.network)
+        self._task = self.loop.create_task(self._control(self._client))
+        self._lives.append((self.loop, self._task))
+        cluster.loops.append(self.loop)
+
+    def crash(self) -> None:
+        """End the process; requests that it has sent are under way all the same."""
+        self.running = False
+        self.term = None
+        self._client.closed = True
+        self.loop.paused_until = 0
+        self._cluster.streams.end_all(self.name, noticed=self._random.random() < 0.5)
+        self._task.cancel()
+
+    def finish(self) -> None:
+        """After the simulation: leave no task behind."""
+        self._client.closed = True
+        for loop, task in self._lives:
+            loop.finish(task)
+
+    def _leads(self) -> bool:
+        return self._cluster.believed_leader(self.name) == self.name
+
+    async def _control(self, client: RowsClient) -> None:
+        while True:
+            if self._leads():
+                await self._control_once(client)
+                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _control_once(self, client: RowsClient) -> None:
+        """As `process.Manager` does it."""
+        clock = ManagerClock(monotonic=self.loop.time, unix=self._unix)
+        running: asyncio.Task[None] | None = None
+        try:
+            store = Store(cast(shoal.AsyncClient, client), self.name)
+            term = await begin_term(self._cluster.config, store, clock)
+            self.term = term
+            running = asyncio.create_task(term.run())
+            while self._leads() and not running.done():  # noqa: ASYNC110 - as the real one looks
+                await asyncio.sleep(LOOK_SECONDS)
+        except (Deposed, ShoalError):
+            return
+        finally:
+            self.term = None if self._client is client else self.term
+            if running is not None:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+        if not running.cancelled() and not isinstance(running.exception(), Deposed | ShoalError):
+            running.result()
+
+    def _unix(self) -> float:
+        return UNIX_START + self._cluster.events.now / SECOND
+
+
+def config_of(cluster: str, nodes: list[str], shards: int, microshards: int) -> ClusterConfig:
+    """Return the configuration that managers are given."""
+    return ClusterConfig.model_validate(
+        {
+            "cluster": cluster,
+            "nodes": [{"id": node, "address": f"{node}:1", "data": node} for node in nodes],
+            "keyspaces": {"default": {"microshards": microshards, "shards": shards}},
+        }
+    )

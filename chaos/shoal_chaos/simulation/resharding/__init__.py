@@ -1,0 +1,1 @@
+"""Who splits shards and moves microshards where there are no managers."""
