@@ -37,6 +37,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_blocking.py --check
 	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python bench/page.py --check
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -13,12 +13,11 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from records import RESULTS, machine
+from records import Record, machine
 from rich.console import Console
 from rich.table import Table
 from rivals import Etcd, Figures, Redis, processes
@@ -144,22 +143,16 @@ def main(
         }
         for name, found in runs.items()
     }
-    console = Console(record=True, width=150)
-    console.print(f"{machine()}; {rounds} rounds of {seconds:g} s, medians; latency is the p50 (etcd: the mean)")
-    console.print(table(medians))
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / datetime.now(UTC).strftime("%Y-%m-%dT%H%M")
-    stem.with_suffix(".txt").write_text(console.export_text())
-    record = {
+    record = Record("compare", progress)
+    record.print(f"{machine()}; {rounds} rounds of {seconds:g} s, medians; latency is the p50 (etcd: the mean)")
+    record.print(table(medians))
+    figures = {
         name: {
             operation: {str(c): [f.per_second, f.latency_ms] for c, f in by.items()} for operation, by in found.items()
         }
         for name, found in medians.items()
     }
-    stem.with_suffix(".json").write_text(
-        json.dumps({"machine": machine(), "rounds": rounds, "medians": record}, indent=1)
-    )
-    progress.print(f"kept in {stem}.txt and .json")
+    record.keep({"rounds": rounds, "seconds": seconds, "medians": figures})
 
 
 if __name__ == "__main__":
