@@ -44,7 +44,7 @@ from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.scanning import MergedRows, check_page_rows, plan, resumed
 from shoal.scans import AsyncScan
-from shoal.session_vector import SessionVector
+from shoal.sessions import SessionVector
 from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
 from shoal.transactions import AsyncTransaction, Attempts
 from shoal.transport.driver import Call, Driver, Keyspace, Waiter

@@ -7,30 +7,20 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from typing import Annotated, TypeVar
+from typing import TypeVar
 from zlib import crc32
 
 import msgspec
 
 from shoal.errors import InvalidArgument
-from shoal.protocol.bounds import CountOrNone, Name, Place, RangeBound
+from shoal.protocol.bounds import CountOrNone, Name, RangeBound
 from shoal.protocol.frames import Decoder
-from shoal.session_vector import MAX_SPANS, Span
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 _CHECKSUM_BYTES = 4
 _MAX_CHARACTERS = 512 * 1024
 """More than the longest cursor has, whose three keys are as long as keys can be."""
-
-
-class SessionToken(msgspec.Struct, frozen=True, array_like=True, tag="session-1"):
-    """The spans of a session vector (see `shoal.session_vector`); `missing`: some were left out."""
-
-    cluster: Place
-    keyspace: Name
-    missing: bool
-    spans: Annotated[tuple[Span, ...], msgspec.Meta(max_length=MAX_SPANS)]
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, tag="scan-1"):

@@ -23,7 +23,7 @@ from shoal.protocol.messages import (
     Put,
     TraceContext,
 )
-from shoal.session_vector import SessionVector
+from shoal.sessions import SessionVector
 from shoal.shardmap import Ranges, count_in
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
 from shoal.routing.replica_selector import Replicas
 from shoal.routing.shard_queue import ShardQueue, Trouble
-from shoal.session_vector import ASK_LEADER
+from shoal.sessions import ASK_LEADER
 from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 
 FIRST_BACKOFF_SECONDS = 0.010

@@ -20,7 +20,7 @@ from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, WriteCall
 from shoal.routing.router import Router, Space
-from shoal.session_vector import SessionVector
+from shoal.sessions import SessionVector
 from shoal.transport.connection import Connection
 from shoal.transport.embedded import EmbeddedConnection
 

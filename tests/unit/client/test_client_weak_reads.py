@@ -12,8 +12,7 @@ import shoal
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Failure, Freshness, Read, Scan
 from shoal.routing.links import LinkState
-from shoal.session_vector import SessionVector
-from shoal.sessions import to_token
+from shoal.sessions import SessionVector, to_token
 from shoal.shardmap import MicroshardRange
 
 

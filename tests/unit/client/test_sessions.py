@@ -8,12 +8,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal import session_vector, tokens
+from shoal import sessions, tokens
 from shoal.errors import InvalidArgument
-from shoal.session_vector import ASK_LEADER, MAX_SPANS, SessionVector, Span
-from shoal.sessions import merge_token, to_token
+from shoal.sessions import ASK_LEADER, MAX_SPANS, SessionToken, SessionVector, Span, merge_token, to_token
 from shoal.shardmap import MicroshardRange
-from shoal.tokens import SessionToken
 
 MICROSHARDS = 24
 
@@ -67,7 +65,7 @@ def test_tokens_carry_every_mark_even_where_they_have_to_leave_some_out(
     second, second_seqs = noted(others)
     patch = pytest.MonkeyPatch()
     with patch.context() as patched:
-        patched.setattr(session_vector, "MAX_SPANS", most)
+        patched.setattr(sessions, "MAX_SPANS", most)
         merged = SessionVector()
         for vector in (first, second):
             merge_token(merged, to_token(vector, "c", "k"), "c", "k")
