@@ -15,11 +15,7 @@ from msgspec import structs
 from shoal import sessions
 from shoal.arguments import (
     KEYSPACE_STALENESS,
-    FastWrite,
-    Fetch,
-    Step,
     check_max_staleness,
-    check_step,
     check_timeout,
     many_items,
     many_keys,
@@ -27,7 +23,6 @@ from shoal.arguments import (
     to_bytes,
     to_max_staleness_ms,
     to_ttl_ms,
-    to_write,
 )
 from shoal.errors import InvalidArgument, ShoalError, TransactionConflict
 from shoal.key_sets import microshards_of, prefix_end
@@ -45,7 +40,20 @@ from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.scanning import MergedRows, check_page_rows, plan, resumed
 from shoal.scans import AsyncScan
 from shoal.sessions import SessionVector
-from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, was_there
+from shoal.steps import (
+    FastWrite,
+    Fetch,
+    Step,
+    all_or_raise,
+    atomic,
+    check_step,
+    exchange,
+    first_result,
+    held,
+    is_there,
+    to_write,
+    was_there,
+)
 from shoal.transactions import AsyncTransaction, Attempts
 from shoal.transport.driver import Call, Driver, Keyspace, Waiter
 

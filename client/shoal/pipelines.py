@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from shoal.arguments import Fetch, Step, to_write
 from shoal.errors import ShoalError
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of
@@ -14,7 +13,19 @@ from shoal.operations import put as put_of
 from shoal.operations import touch as touch_of
 from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
-from shoal.steps import all_or_raise, atomic, exchange, first_result, held, is_there, keys_of_step, was_there
+from shoal.steps import (
+    Fetch,
+    Step,
+    all_or_raise,
+    atomic,
+    exchange,
+    first_result,
+    held,
+    is_there,
+    keys_of_step,
+    to_write,
+    was_there,
+)
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient

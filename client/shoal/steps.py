@@ -1,22 +1,25 @@
-"""Making steps of calls, and of their results what callers get."""
+"""Steps, of which calls are made: what is asked for, checked and measured, and of their results what callers get."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar, cast
+from typing import Protocol, TypeAlias, TypeVar, cast
 
-from shoal.arguments import FastWrite, Fetch, Step
-from shoal.errors import ConditionFailed, InvalidArgument, ShoalError
-from shoal.key_sets import keys_of
+import msgspec
+
+from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge
+from shoal.key_sets import RANGE_BYTES, keys_of, size_of
 from shoal.operations import key_absent, put, value_equals
 from shoal.protocol.messages import (
     Atomic,
     AtomicOperation,
     Condition,
     Delete,
+    DeleteRange,
     Increment,
     KeyAbsent,
     KeyPresent,
+    Operation,
     Put,
     SeqEquals,
     Touch,
@@ -24,11 +27,69 @@ from shoal.protocol.messages import (
     ValueEqualsOrAbsent,
 )
 from shoal.results import WriteResult
+from shoal.routing.calls import STRONG_READ, shown
+from shoal.routing.shard_queue import BATCH_BYTES
 
 R = TypeVar("R")
 
 _OPERATIONS = (Put, Delete, Touch, Increment)
 _CONDITIONS = (KeyPresent, KeyAbsent, ValueEquals, ValueEqualsOrAbsent, SeqEquals)
+
+OPERATION_BYTES = 16
+"""At most what an operation takes in a batch besides its key and value."""
+
+MAX_RESULTS = 16_384
+"""The most results that one request may have: what nodes accept."""
+
+_RESULT_BYTES = BATCH_BYTES // MAX_RESULTS
+"""What an operation with a result counts as, at least, so that no batch of them has more results than that."""
+
+
+class Limits(Protocol):
+    """Sizes in bytes that are accepted."""
+
+    @property
+    def max_key_bytes(self) -> int: ...
+
+    @property
+    def max_value_bytes(self) -> int: ...
+
+    @property
+    def max_batch_bytes(self) -> int: ...
+
+
+class Fetch(msgspec.Struct, frozen=True, gc=False):
+    """A read: of the value, or of the whole entry; `max_staleness_ms` as in `ReadCall`, or `KEYSPACE_STALENESS`."""
+
+    key: bytes
+    whole: bool = False
+    max_staleness_ms: int = STRONG_READ
+
+
+class FastWrite(msgspec.Struct, frozen=True, gc=False):
+    """A put or delete that is acknowledged when the leader has queued it."""
+
+    operation: Put | Delete
+
+    @property
+    def key(self) -> bytes:
+        return self.operation.key
+
+
+Step: TypeAlias = Operation | Fetch | FastWrite
+
+
+def to_write(operation: Put | Delete, durability: str) -> Put | Delete | FastWrite:
+    """Return the step that does `operation` with the durability asked for.
+
+    Raises:
+        InvalidArgument: there is no such durability.
+    """
+    if durability == "quorum":
+        return operation
+    if durability == "fast":
+        return FastWrite(operation)
+    raise InvalidArgument(f"durability is 'quorum' or 'fast', not {durability!r}")
 
 
 def atomic(ops: Iterable[AtomicOperation], when: Iterable[Condition]) -> Atomic:
@@ -59,6 +120,84 @@ def exchange(key: bytes | str, expected: bytes | str | None, value: bytes | str,
     """Return the step that sets `key` if it has the expected value; None: if it has none."""
     condition = key_absent(key) if expected is None else value_equals(key, expected)
     return Atomic([condition], [put(key, value, ttl)])
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+def check_step(step: Step, limits: Limits) -> int:
+    """Check sizes; return the bytes that the step takes in a batch.
+
+    Raises:
+        InvalidArgument: the key is empty.
+        TooLarge: the key or the value is over its limit.
+    """
+    kind = type(step)
+    if kind is Put or kind is Fetch or kind is Delete:
+        key = step.key  # type: ignore[union-attr]
+        size = len(key)
+        if not 0 < size <= limits.max_key_bytes:
+            check_key(key, limits)
+        if kind is Put:
+            value_size = len(step.value)  # type: ignore[union-attr]
+            if value_size > limits.max_value_bytes:
+                _check_value(key, step.value, limits)  # type: ignore[union-attr]
+            size += value_size
+        return size + OPERATION_BYTES
+    if isinstance(step, FastWrite):
+        return check_step(step.operation, limits)
+    if isinstance(step, Atomic):
+        return _check_atomic(step, limits)
+    if isinstance(step, DeleteRange):
+        return len(step.start) + len(step.end) + RANGE_BYTES * len(step.ranges) + 2 * OPERATION_BYTES
+    check_key(step.key, limits)
+    return len(step.key) + 2 * OPERATION_BYTES
+
+
+def check_key(key: bytes, limits: Limits) -> None:
+    """
+    Raises:
+        InvalidArgument: the key is empty.
+        TooLarge: it is too long.
+    """
+    size = len(key)
+    if not size:
+        raise InvalidArgument(f"the key is empty; a key has 1 to {limits.max_key_bytes} bytes")
+    if size > limits.max_key_bytes:
+        raise TooLarge(f"the key {shown(key)} has {size} bytes; a key has 1 to {limits.max_key_bytes} bytes")
+
+
+def _check_value(key: bytes, value: bytes, limits: Limits) -> None:
+    if len(value) > limits.max_value_bytes:
+        raise TooLarge(
+            f"the value of key {shown(key)} has {len(value)} bytes; "
+            f"at most {limits.max_value_bytes} are accepted: split it over several keys"
+        )
+
+
+def _check_atomic(step: Atomic, limits: Limits) -> int:
+    for key in keys_of(step):
+        check_key(key, limits)
+    size = _RESULT_BYTES
+    results = 1
+    for part in (*step.conditions, *step.operations):
+        if isinstance(part, Put):
+            _check_value(part.key, part.value, limits)
+        elif isinstance(part, Touch | Increment):
+            results += 1
+            size += _RESULT_BYTES
+        size += 2 * OPERATION_BYTES + size_of(part)
+    if results > MAX_RESULTS:
+        raise TooLarge(
+            f"{results - 1} increments and touches are to take effect together; at most {MAX_RESULTS - 1} may: "
+            "write less at once"
+        )
+    if size > limits.max_batch_bytes:
+        raise TooLarge(
+            f"{len(step.operations)} operations and {len(step.conditions)} conditions that are to take effect together "
+            f"have {size} bytes; at most {limits.max_batch_bytes} are accepted: write less at once"
+        )
+    return size
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

@@ -27,13 +27,13 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 
-from shoal.arguments import Fetch, Step
 from shoal.embedded_url import EMBEDDED_ADDRESS
 from shoal.errors import ShoalError
 from shoal.options import split_address
 from shoal.protocol.messages import MAX_TRACE_CONTEXTS, MAX_TRACE_STATE, TraceContext
 from shoal.results import WriteResult
 from shoal.routing.calls import InFlightRequest, ReadBatch, ScanPageRead, WriteBatch
+from shoal.steps import Fetch, Step
 
 if TYPE_CHECKING:
     from shoal.aio import AsyncClient

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from msgspec import structs
 
-from shoal.arguments import Fetch, check_key, to_bound, to_bytes
+from shoal.arguments import to_bound, to_bytes
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
 from shoal.key_sets import microshards_of_range, partition_of_range
 from shoal.keys import partition_of
@@ -33,6 +33,7 @@ from shoal.routing.calls import STRONG_READ, shown
 from shoal.scanning import ALL_ROWS, check_page_rows, plan, read_page
 from shoal.scans import AsyncScan
 from shoal.shardmap import Ranges, count_in
+from shoal.steps import Fetch, check_key
 from shoal.tokens import Cursor
 from shoal.transport.driver import Keyspace
 

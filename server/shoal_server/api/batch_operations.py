@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import shoal
-from shoal.arguments import check_key, check_step
 from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge
 from shoal.pipelines import Result
 from shoal.protocol.messages import Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
-from shoal.steps import atomic
+from shoal.steps import atomic, check_key, check_step
 
 from shoal_server.api.convert import (
     condition_of,
