@@ -37,8 +37,8 @@ from shoal.protocol.messages import DEFAULT_TTL, Atomic, AtomicOperation, Condit
 from shoal.ranges import check_prefix, delete_range
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
-from shoal.scanning import MergedRows, check_page_rows, plan, resumed
-from shoal.scans import AsyncScan
+from shoal.scan_plans import check_page_rows, plan, resumed
+from shoal.scans import AsyncScan, MergedRows
 from shoal.sessions import SessionVector
 from shoal.steps import (
     FastWrite,

@@ -13,7 +13,6 @@ from zlib import crc32
 import msgspec
 
 from shoal.errors import InvalidArgument
-from shoal.protocol.bounds import CountOrNone, Name, RangeBound
 from shoal.protocol.frames import Decoder
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -21,18 +20,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 _CHECKSUM_BYTES = 4
 _MAX_CHARACTERS = 512 * 1024
 """More than the longest cursor has, whose three keys are as long as keys can be."""
-
-
-class Cursor(msgspec.Struct, frozen=True, array_like=True, tag="scan-1"):
-    """What a scan has still to return: the keys with `prefix` in [start, end), `limit` of them (-1: all)."""
-
-    keyspace: Name
-    prefix: RangeBound
-    start: RangeBound
-    end: RangeBound
-    limit: CountOrNone
-    reverse: bool
-    keys_only: bool
 
 
 def encode(token: msgspec.Struct) -> str:

@@ -30,11 +30,10 @@ from shoal.results import Entry, WriteResult
 from shoal.routing.backoff import Backoff
 from shoal.routing.call_errors import ONE_SHARD_HERE, same_text
 from shoal.routing.calls import STRONG_READ, shown
-from shoal.scanning import ALL_ROWS, check_page_rows, plan, read_page
-from shoal.scans import AsyncScan
+from shoal.scan_plans import ALL_ROWS, Cursor, check_page_rows, plan
+from shoal.scans import AsyncScan, read_page
 from shoal.shardmap import Ranges, count_in
 from shoal.steps import Fetch, check_key
-from shoal.tokens import Cursor
 from shoal.transport.driver import Keyspace
 
 if TYPE_CHECKING:

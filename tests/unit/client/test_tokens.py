@@ -9,8 +9,8 @@ import pytest
 from shoal import tokens
 from shoal.errors import InvalidArgument
 from shoal.protocol.bounds import MAX_BOUND
+from shoal.scan_plans import Cursor
 from shoal.sessions import MAX_SPANS, SessionToken, Span
-from shoal.tokens import Cursor
 
 
 def session(*spans: Span) -> SessionToken:

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from msgspec import inspect
 from shoal.protocol.messages import Answer, Greeting, Operation, Request, TracedRequest
+from shoal.scan_plans import Cursor
 from shoal.sessions import SessionToken
 from shoal.shardmap import ShardMap
-from shoal.tokens import Cursor
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.request_frames import decode_requests, frame_in_words
 from shoal_server.process.joining import JoinRequest
