@@ -32,7 +32,7 @@ from shoal.errors import ShoalError
 from shoal.options import split_address
 from shoal.protocol.messages import MAX_TRACE_CONTEXTS, MAX_TRACE_STATE, TraceContext
 from shoal.results import WriteResult
-from shoal.routing.calls import InFlightRequest, ReadBatch, ScanPageRead, WriteBatch
+from shoal.routing.shard_queue import InFlightRequest, ReadBatch, ScanPageRead, WriteBatch
 from shoal.steps import Fetch, Step
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from shoal.errors import (
     Unavailable,
 )
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
-from shoal.routing.calls import AnyBatch, AnyCall, AnyQuery, W, WriteBatch, WriteCall, shown
-from shoal.routing.shard_queue import ShardQueue
+from shoal.routing.calls import AnyCall, W, WriteCall, shown
+from shoal.routing.shard_queue import AnyBatch, AnyQuery, ShardQueue, WriteBatch
 
 
 class ShardChanged(Unavailable):

@@ -11,7 +11,7 @@ from typing import Any
 
 from shoal.errors import ErrorCode
 from shoal.metrics import Family, Histogram, counter, labelled
-from shoal.routing.calls import InFlightRequest, Query, ReadBatch, SessionOpen, WriteBatch
+from shoal.routing.shard_queue import InFlightRequest, Query, ReadBatch, SessionOpen, WriteBatch
 
 _LABELS = {
     "session open": ("open_session", "quorum"),

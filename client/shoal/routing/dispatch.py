@@ -35,31 +35,30 @@ from shoal.routing.call_errors import (
     refused,
     too_stale,
 )
-from shoal.routing.calls import (
-    NEVER,
-    STRONG_READ,
-    AnyBatch,
-    AnyCall,
-    AnyQuery,
-    AttemptTracer,
-    InFlightRequest,
-    Query,
-    ReadBatch,
-    ReadCall,
-    ScanCall,
-    ScanPageRead,
-    SessionOpen,
-    W,
-    WriteBatch,
-    WriteCall,
-    may_have_applied,
-)
+from shoal.routing.calls import NEVER, STRONG_READ, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.counters import ClientCounters
 from shoal.routing.links import Link
 from shoal.routing.network import Network
 from shoal.routing.replica_selector import Replicas
 from shoal.routing.requests import freshness_of, to_message
-from shoal.routing.shard_queue import BATCH_BYTES, BATCH_CALLS, NO_SESSION, READS_IN_FLIGHT, ShardQueue, Trouble
+from shoal.routing.shard_queue import (
+    BATCH_BYTES,
+    BATCH_CALLS,
+    NO_SESSION,
+    READS_IN_FLIGHT,
+    AnyBatch,
+    AnyQuery,
+    AttemptTracer,
+    InFlightRequest,
+    Query,
+    ReadBatch,
+    ScanPageRead,
+    SessionOpen,
+    ShardQueue,
+    Trouble,
+    WriteBatch,
+    may_have_applied,
+)
 from shoal.shardmap import Ranges, Routes
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Generic
+from typing import Generic
 
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
-from shoal.routing.calls import InFlightRequest, W
-
-if TYPE_CHECKING:
-    from shoal.routing.shard_queue import ShardQueue
+from shoal.routing.calls import W
+from shoal.routing.shard_queue import InFlightRequest, ShardQueue
 
 PING_SECONDS = 0.5
 """A node that owes answers and has been silent for so long is asked whether it is there."""

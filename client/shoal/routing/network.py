@@ -11,9 +11,9 @@ from typing import Generic, NamedTuple
 from shoal.errors import BY_CODE, ErrorCode, ShoalError, Unavailable
 from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
 from shoal.routing.backoff import Backoff
-from shoal.routing.calls import NEVER, InFlightRequest, W
+from shoal.routing.calls import NEVER, W
 from shoal.routing.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
-from shoal.routing.shard_queue import ShardQueue
+from shoal.routing.shard_queue import InFlightRequest, ShardQueue
 from shoal.shardmap import Routes
 
 LOOK_SECONDS = 0.5

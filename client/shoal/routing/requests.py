@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.protocol.messages import Freshness, OpenSession, Read, Request, Scan, Write
-from shoal.routing.calls import InFlightRequest, ReadBatch, ReadCall, ScanCall, ScanPageRead, W, WriteBatch
-from shoal.routing.shard_queue import ShardQueue
+from shoal.routing.calls import ReadCall, ScanCall, W
+from shoal.routing.shard_queue import InFlightRequest, ReadBatch, ScanPageRead, ShardQueue, WriteBatch
 
 
 def to_message(request: InFlightRequest[W], request_id: int, now: float) -> Request:

@@ -63,26 +63,22 @@ from shoal.protocol.messages import (
 )
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import misplaced, scattered
-from shoal.routing.calls import (
-    STRONG_READ,
-    AnyBatch,
-    AnyCall,
-    AttemptTracer,
-    InFlightRequest,
-    ReadBatch,
-    ReadCall,
-    ScanCall,
-    ScanPageRead,
-    SessionOpen,
-    W,
-    WriteBatch,
-    WriteCall,
-)
+from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.dispatch import Dispatcher, Outcomes
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
 from shoal.routing.replica_selector import Replicas
-from shoal.routing.shard_queue import ShardQueue, Trouble
+from shoal.routing.shard_queue import (
+    AnyBatch,
+    AttemptTracer,
+    InFlightRequest,
+    ReadBatch,
+    ScanPageRead,
+    SessionOpen,
+    ShardQueue,
+    Trouble,
+    WriteBatch,
+)
 from shoal.sessions import ASK_LEADER
 from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 

@@ -1,4 +1,4 @@
-"""A shard queue: what the router keeps for one shard - its queues, its session, its open batches, and whom to ask.
+"""A shard queue: what the router keeps for one shard - its queues, its session, its requests, and whom to ask.
 
 Write numbers of a session are consecutive from 1, and the newest is less than `WRITES_IN_FLIGHT` ahead of the oldest
 open one of its durability, and inside the `SESSION_WINDOW` that the nodes remember; so a retry is always recognised.
@@ -6,12 +6,14 @@ open one of its durability, and inside the `SESSION_WINDOW` that the nodes remem
 
 from __future__ import annotations
 
-from typing import Any, Generic
+from typing import Any, Generic, Protocol, TypeAlias
+
+import msgspec
 
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import SESSION_WINDOW
-from shoal.routing.calls import STRONG_READ, AnyBatch, AnyQuery, CallQueue, ReadCall, ScanCall, W, WriteBatch, WriteCall
-from shoal.shardmap import Shard
+from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
+from shoal.routing.calls import STRONG_READ, AnyCall, CallQueue, ReadCall, ScanCall, W, WriteCall
+from shoal.shardmap import Ranges, Shard
 
 WRITES_IN_FLIGHT = 1
 """So that writes gather while one is on its way: docs/decisions/0005. More would be as safe, up to the window."""
@@ -27,6 +29,127 @@ if WRITES_IN_FLIGHT >= SESSION_WINDOW:
 
 NO_SESSION = b""
 """In place of a session's id: none is open."""
+
+
+class InFlightRequest(Generic[W]):
+    """Something to be asked of a shard's leader until it is answered.
+
+    `in_flight`: an attempt is unanswered. `request_id`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the
+    microshards that the shard was believed to have) are of the last attempt; `sent` is when that was (seconds).
+    """
+
+    __slots__ = ("asked", "epoch", "in_flight", "ranges", "request_id", "sent", "shard_queue")
+
+    def __init__(self, shard_queue: ShardQueue[W]) -> None:
+        self.shard_queue = shard_queue
+        self.epoch = 0
+        self.request_id = 0
+        self.asked = ""
+        self.ranges: Ranges = ()
+        self.in_flight = False
+        self.sent = 0.0
+
+
+class WriteBatch(InFlightRequest[W]):
+    """The calls of one `Write`. Once made, its operations, session and number never change.
+
+    `uncertain`: an attempt that is over may have been applied. `results` is the number of them that the answer owes.
+    """
+
+    __slots__ = ("calls", "fast", "latest", "number", "operations", "results", "session", "uncertain")
+
+    def __init__(
+        self,
+        shard_queue: ShardQueue[W],
+        calls: list[WriteCall[W]],
+        operations: msgspec.Raw,
+        session: bytes,
+        number: int,
+        latest: float,
+        fast: bool,
+    ) -> None:
+        super().__init__(shard_queue)
+        self.calls = calls
+        self.operations = operations
+        self.session = session
+        self.number = number
+        self.latest = latest
+        self.fast = fast
+        kinds: list[type] = [type(call.operation) for call in calls]
+        self.results = len(kinds) - kinds.count(Put) - kinds.count(Delete)
+        self.uncertain = False
+
+    @property
+    def unsettled(self) -> bool:
+        """An attempt is unanswered, or was: nobody here knows what became of it."""
+        return self.in_flight or self.uncertain
+
+
+class Query(InFlightRequest[W]):
+    """A read, of the leader or, where `freshness` allows, of any replica.
+
+    `declined`: the replicas asked so far that did not serve it, and why; once they all did, the leader is asked.
+    `too_stale`: one of them said that it lacks too much.
+    """
+
+    __slots__ = ("declined", "freshness", "latest", "too_stale")
+
+    def __init__(self, shard_queue: ShardQueue[W], latest: float, freshness: Freshness) -> None:
+        super().__init__(shard_queue)
+        self.latest = latest
+        self.freshness = freshness
+        self.declined: dict[str, str] = {}
+        self.too_stale = False
+
+
+class ReadBatch(Query[W]):
+    """The calls of one `Read`."""
+
+    __slots__ = ("calls",)
+
+    def __init__(
+        self, shard_queue: ShardQueue[W], calls: list[ReadCall[W]], latest: float, freshness: Freshness = STRONG
+    ) -> None:
+        super().__init__(shard_queue, latest, freshness)
+        self.calls = calls
+
+
+class ScanPageRead(Query[W]):
+    """The call of one `Scan`."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, shard_queue: ShardQueue[W], call: ScanCall[W], freshness: Freshness) -> None:
+        super().__init__(shard_queue, call.deadline, freshness)
+        self.calls = [call]
+
+
+class SessionOpen(InFlightRequest[W]):
+    """An `OpenSession` of a shard queue."""
+
+    __slots__ = ()
+
+
+class AttemptTracer(Protocol):
+    """Whoever is told of attempts, to make spans of them. There is none unless tracing is asked for (see tracing.py)."""
+
+    def sent(self, request: InFlightRequest[Any], address: str) -> tuple[TraceContext, ...]:
+        """It goes to the node at `address`; return the spans that the node is to go on from."""
+        ...
+
+    def failed(self, request: InFlightRequest[Any], reason: str) -> None:
+        """It was refused, or its answer is lost; `reason` is a code."""
+        ...
+
+
+AnyBatch: TypeAlias = WriteBatch[W] | ReadBatch[W] | ScanPageRead[W]
+
+AnyQuery: TypeAlias = ReadBatch[W] | ScanPageRead[W]
+
+
+def may_have_applied(batch: AnyBatch[W], call: AnyCall[W]) -> bool:
+    """Whether something of `call`, one of the batch's, may have taken effect."""
+    return isinstance(batch, WriteBatch) and batch.unsettled and isinstance(call, WriteCall) and call.changes
 
 
 class Trouble:
