@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError, sleep
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ssl import SSLContext
 from time import time
 from types import TracebackType
@@ -12,38 +12,31 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from msgspec import structs
 
-from shoal import sessions
 from shoal.arguments import (
-    KEYSPACE_STALENESS,
-    check_max_staleness,
     check_timeout,
     many_items,
     many_keys,
     to_bound,
     to_bytes,
-    to_max_staleness_ms,
     to_ttl_ms,
 )
-from shoal.errors import InvalidArgument, ShoalError, TransactionConflict
-from shoal.key_sets import microshards_of, prefix_end
+from shoal.caller import Caller
+from shoal.errors import InvalidArgument, TransactionConflict
+from shoal.key_sets import prefix_end
 from shoal.metrics import Family
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of
 from shoal.operations import put as put_of
 from shoal.operations import touch as touch_of
-from shoal.options import check_consistency, parse_url
+from shoal.options import parse_url
 from shoal.pipelines import AsyncPipeline
-from shoal.protocol.messages import DEFAULT_TTL, Atomic, AtomicOperation, Condition, DeleteRange, Put
+from shoal.protocol.messages import DEFAULT_TTL, AtomicOperation, Condition, Put
 from shoal.ranges import check_prefix, delete_range
 from shoal.results import Consistency, Durability, Entry, WriteResult
-from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.scan_plans import check_page_rows, plan, resumed
 from shoal.scans import AsyncScan, MergedRows
-from shoal.sessions import SessionVector
 from shoal.steps import (
-    FastWrite,
     Fetch,
-    Step,
     all_or_raise,
     atomic,
     check_step,
@@ -55,7 +48,7 @@ from shoal.steps import (
     was_there,
 )
 from shoal.transactions import AsyncTransaction, Attempts
-from shoal.transport.driver import Call, Driver, Keyspace, Waiter
+from shoal.transport.driver import Driver
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -127,18 +120,14 @@ class AsyncClient:
             options = structs.replace(options, timeout=timeout)
         check_timeout(options.timeout)
         self._tracing = _load_tracing(tracing)
-        self._driver = Driver(options, ssl or options.tls_context(), self._tracing)
-        self._name = options.keyspace
-        self._space: Keyspace | None = None
-        self._session_vector: SessionVector | None = None
-        self._cluster = ""
-        self._set_level(options.consistency, options.max_staleness)
+        driver = Driver(options, ssl or options.tls_context(), self._tracing)
+        self._caller = Caller(driver, options.keyspace, options.consistency, options.max_staleness)
         if self._tracing is not None:
-            self._tracing.follow(self)
+            self._tracing.follow(self, self._caller)
 
     async def __aenter__(self) -> AsyncClient:
         """Find the cluster and the keyspace."""
-        await self._admit(self._deadline(None))
+        await self._caller.admit(self._caller.deadline(None))
         return self
 
     async def __aexit__(
@@ -148,21 +137,21 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections, also those of `keyspace(...)` clients; open calls end with `Closed`."""
-        await self._driver.close()
+        await self._caller.driver.close()
 
     def keyspace(self, name: str) -> AsyncClient:
         """Return this client on another keyspace. Both share everything else, and are closed together.
 
         On a session it returns a new session of that keyspace.
         """
-        return self._twin(name, None if self._session_vector is None else SessionVector())
+        return self._twin(self._caller.on_keyspace(name))
 
     def collect(self) -> list[Family]:
         """Return the client's metrics, its sessions' and other keyspaces' included, as `prometheus_client` takes them.
 
         With that library, `REGISTRY.register(client)` is all there is to do. May be called in any thread.
         """
-        return self._driver.families()
+        return self._caller.driver.families()
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
@@ -178,8 +167,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: the token is none, or of another cluster or keyspace.
         """
-        other = self._twin(self._name, SessionVector())
-        other._set_level(consistency, self._max_staleness)
+        other = self._twin(self._caller.in_session(consistency))
         if token is not None:
             other.merge(token)
         return other
@@ -192,7 +180,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: this client is no session.
         """
-        return sessions.to_token(self._session_vector, self._driver.router.network.cluster or self._cluster, self._name)
+        return self._caller.token()
 
     def merge(self, token: str) -> None:
         """Let the session see what another has written and read.
@@ -200,8 +188,7 @@ class AsyncClient:
         Raises:
             InvalidArgument: the token is none, or of another cluster or keyspace; or this client is no session.
         """
-        known = self._driver.router.network.cluster or self._cluster
-        self._cluster = sessions.merge_token(self._session_vector, token, known, self._name) or self._cluster
+        self._caller.merge(token)
 
     # -- one key ------------------------------------------------------------------------------------------------------
 
@@ -220,17 +207,18 @@ class AsyncClient:
             ttl: seconds until it expires; 0: never; None: the keyspace's default.
             durability: "quorum" or "fast", as the class says.
         """
-        # Written out, as is `get`: through `_run` it would cost a ninth more.
+        # Written out, as is `get`: through `Caller.run` it would cost a ninth more.
         operation = Put(to_bytes("key", key), to_bytes("value", value), DEFAULT_TTL if ttl is None else to_ttl_ms(ttl))
+        caller = self._caller
         if durability != "quorum":
-            return cast(WriteResult, await self._run(to_write(operation, durability), timeout))
-        driver = self._driver
+            return cast(WriteResult, await caller.run(to_write(operation, durability), timeout))
+        driver = caller.driver
         size = check_step(operation, driver.router)
-        deadline = self._deadline(timeout)
-        space = self._space
+        deadline = caller.deadline(timeout)
+        space = caller.space
         if driver.busy or space is None:
-            space = await self._admit(deadline)
-        call = driver.submit_write(space, operation, size, deadline, self._session_vector)
+            space = await caller.admit(deadline)
+        call = driver.submit_write(space, operation, size, deadline, caller.session_vector)
         waiter: Any = call.waiter
         try:
             result: WriteResult = await waiter
@@ -248,17 +236,18 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> bytes | None:
         """Return the value of `key`, or None where there is none."""
+        caller = self._caller
         if consistency is None and max_staleness is None:
-            step = Fetch(to_bytes("key", key), False, self._default_staleness_ms)
+            step = Fetch(to_bytes("key", key), False, caller.default_staleness_ms)
         else:
-            step = self._fetch(key, False, consistency, max_staleness)
-        driver = self._driver
+            step = caller.fetch(key, False, consistency, max_staleness)
+        driver = caller.driver
         size = check_step(step, driver.router)
-        deadline = self._deadline(timeout)
-        space = self._space
+        deadline = caller.deadline(timeout)
+        space = caller.space
         if driver.busy or space is None:
-            space = await self._admit(deadline)
-        call = self._submit_fetch(space, step, size, deadline)
+            space = await caller.admit(deadline)
+        call = caller.submit_fetch(space, step, size, deadline)
         waiter: Any = call.waiter
         try:
             value: bytes | None = await waiter
@@ -276,7 +265,9 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Entry | None:
         """Return the value of `key` with what is known of it (see `Entry`), or None where there is none."""
-        return cast("Entry | None", await self._run(self._fetch(key, True, consistency, max_staleness), timeout))
+        return cast(
+            "Entry | None", await self._caller.run(self._caller.fetch(key, True, consistency, max_staleness), timeout)
+        )
 
     async def exists(
         self,
@@ -287,13 +278,13 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> bool:
         """Say whether `key` has a value."""
-        return is_there(await self._run(self._fetch(key, False, consistency, max_staleness), timeout))
+        return is_there(await self._caller.run(self._caller.fetch(key, False, consistency, max_staleness), timeout))
 
     async def delete(
         self, key: bytes | str, *, durability: Durability = "quorum", timeout: float | None = None
     ) -> WriteResult:
         """Remove `key`; removing what is not there is no error."""
-        return cast(WriteResult, await self._run(to_write(delete_of(key), durability), timeout))
+        return cast(WriteResult, await self._caller.run(to_write(delete_of(key), durability), timeout))
 
     async def ttl(self, key: bytes | str, *, timeout: float | None = None) -> float | None:
         """Return the seconds until `key` expires; None where it never does, or there is no such key.
@@ -309,7 +300,7 @@ class AsyncClient:
         Returns:
             Whether it was.
         """
-        return was_there(await self._run(touch_of(key, ttl), timeout))
+        return was_there(await self._caller.run(touch_of(key, ttl), timeout))
 
     async def increment(self, key: bytes | str, by: int = 1, *, timeout: float | None = None) -> int:
         """Add `by` to the decimal integer stored under `key` (absent: 0), keep its expiry, and return the sum.
@@ -317,13 +308,13 @@ class AsyncClient:
         Raises:
             InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
         """
-        return first_result(await self._run(increment_of(key, by), timeout))
+        return first_result(await self._caller.run(increment_of(key, by), timeout))
 
     async def put_if_absent(
         self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, timeout: float | None = None
     ) -> bool:
         """Set `key` to `value` (`ttl` as in `put`) unless it has a value; return whether it was set."""
-        return held(await self._try(exchange(key, None, value, ttl), timeout))
+        return held(await self._caller.attempt(exchange(key, None, value, ttl), timeout))
 
     async def compare_and_set(
         self,
@@ -339,7 +330,7 @@ class AsyncClient:
         Args:
             expected: None: that there is no value.
         """
-        return held(await self._try(exchange(key, expected, value, ttl), timeout))
+        return held(await self._caller.attempt(exchange(key, expected, value, ttl), timeout))
 
     async def write(
         self, ops: Iterable[AtomicOperation], *, when: Iterable[Condition] = (), timeout: float | None = None
@@ -362,7 +353,7 @@ class AsyncClient:
                 the keyspace's delimiter) are of one.
             InvalidArgument: there is nothing to do, or an increment met what is no integer.
         """
-        return cast(WriteResult, await self._run(atomic(ops, when), timeout))
+        return cast(WriteResult, await self._caller.run(atomic(ops, when), timeout))
 
     # -- many keys ----------------------------------------------------------------------------------------------------
 
@@ -379,8 +370,9 @@ class AsyncClient:
         Raises:
             ShoalError: some keys failed: the error of the first of them, with all of them in `failed_keys`.
         """
-        steps = [self._fetch(key, False, consistency, max_staleness) for key in many_keys(keys)]
-        return cast("list[bytes | None]", all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+        caller = self._caller
+        steps = [caller.fetch(key, False, consistency, max_staleness) for key in many_keys(keys)]
+        return cast("list[bytes | None]", all_or_raise(steps, await caller.run_all(steps, caller.deadline(timeout))))
 
     async def put_many(
         self,
@@ -399,8 +391,9 @@ class AsyncClient:
             ShoalError: some keys failed: the error of the first of them, with all of them in `failed_keys`. The other
                 keys were set.
         """
+        caller = self._caller
         steps = [to_write(put_of(key, value, ttl), durability) for key, value in many_items(items)]
-        return cast(list[WriteResult], all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+        return cast(list[WriteResult], all_or_raise(steps, await caller.run_all(steps, caller.deadline(timeout))))
 
     async def delete_many(
         self, keys: Iterable[bytes | str], *, durability: Durability = "quorum", timeout: float | None = None
@@ -411,8 +404,9 @@ class AsyncClient:
             ShoalError: some keys failed: the error of the first of them, with all of them in `failed_keys`. The other
                 keys were removed.
         """
+        caller = self._caller
         steps = [to_write(delete_of(key), durability) for key in many_keys(keys)]
-        return cast(list[WriteResult], all_or_raise(steps, await self._run_all(steps, self._deadline(timeout))))
+        return cast(list[WriteResult], all_or_raise(steps, await caller.run_all(steps, caller.deadline(timeout))))
 
     @overload
     def scan(
@@ -501,10 +495,10 @@ class AsyncClient:
         """
         check_timeout(timeout)
         check_page_rows(page_rows)
-        bound = self._max_staleness_ms(consistency, max_staleness)
+        bound = self._caller.max_staleness_ms(consistency, max_staleness)
         if cursor is None:
             wanted = plan(
-                self._name,
+                self._caller.keyspace,
                 to_bound("prefix", prefix),
                 None if start is None else to_bound("start", start),
                 None if end is None else to_bound("end", end),
@@ -513,8 +507,8 @@ class AsyncClient:
                 keys_only,
             )
         else:
-            wanted = resumed(cursor, self._name, keys_only)
-        return AsyncScan(MergedRows(self, wanted, page_rows, bound, timeout))
+            wanted = resumed(cursor, self._caller.keyspace, keys_only)
+        return AsyncScan(MergedRows(self._caller, wanted, page_rows, bound, timeout))
 
     async def delete_prefix(self, prefix: bytes | str, *, timeout: float | None = None) -> int:
         """Remove all keys that begin with `prefix`; return the number of microshards that this touched.
@@ -525,7 +519,7 @@ class AsyncClient:
             InvalidArgument: the prefix is empty (that is `delete_range("", "")`).
         """
         first = check_prefix(to_bound("prefix", prefix))
-        return await delete_range(self, first, prefix_end(first), self._deadline(timeout), first)
+        return await delete_range(self._caller, first, prefix_end(first), self._caller.deadline(timeout), first)
 
     async def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: float | None = None) -> int:
         """Remove all keys in [start, end); return the number of microshards that this touched.
@@ -538,11 +532,12 @@ class AsyncClient:
         Raises:
             InvalidArgument: the end is before the start.
         """
-        return await delete_range(self, to_bound("start", start), to_bound("end", end), self._deadline(timeout), b"")
+        first, last = to_bound("start", start), to_bound("end", end)
+        return await delete_range(self._caller, first, last, self._caller.deadline(timeout), b"")
 
     def pipeline(self) -> AsyncPipeline:
         """Return an empty pipeline: queue many calls, send them together, get their results in order."""
-        return AsyncPipeline(self)
+        return AsyncPipeline(self._caller)
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
@@ -554,7 +549,7 @@ class AsyncClient:
                 of its calls.
         """
         check_timeout(timeout)
-        return AsyncTransaction(self, timeout)
+        return AsyncTransaction(self._caller, timeout)
 
     async def run(self, fn: Callable[[AsyncTransaction], Awaitable[T]], *, timeout: float | None = None) -> T:
         """Call `fn` with a transaction, commit, and return its result; again, as often as others got in between.
@@ -577,144 +572,17 @@ class AsyncClient:
 
     # -- underneath ---------------------------------------------------------------------------------------------------
 
-    def _twin(self, name: str, session_vector: SessionVector | None) -> AsyncClient:
+    def _twin(self, caller: Caller) -> AsyncClient:
         other = AsyncClient.__new__(AsyncClient)
-        other._driver = self._driver
-        other._name = name
-        other._space = None
-        other._session_vector = session_vector
-        other._cluster = ""
-        other._set_level(self._consistency, self._max_staleness)
+        other._caller = caller
         other._tracing = self._tracing
         if other._tracing is not None:
-            other._tracing.follow(other)
+            other._tracing.follow(other, caller)
         return other
-
-    def _set_level(self, consistency: Consistency, max_staleness: float | None) -> None:
-        self._consistency = check_consistency(consistency)
-        if max_staleness is not None:
-            check_max_staleness(max_staleness)
-        self._max_staleness = max_staleness
-        self._default_staleness_ms = self._max_staleness_ms(None, None)
-
-    def _max_staleness_ms(self, consistency: Consistency | None, max_staleness: float | None) -> int:
-        return to_max_staleness_ms(
-            self._consistency if consistency is None else consistency, max_staleness, self._max_staleness
-        )
-
-    def _fetch(
-        self, key: bytes | str, whole: bool, consistency: Consistency | None, max_staleness: float | None
-    ) -> Fetch:
-        return Fetch(to_bytes("key", key), whole, self._max_staleness_ms(consistency, max_staleness))
-
-    def _bound(self, space: Keyspace, max_staleness_ms: int) -> int:
-        """Return the bound on staleness as calls carry it."""
-        return space.keyspace.max_staleness_ms if max_staleness_ms == KEYSPACE_STALENESS else max_staleness_ms
 
     def _attempts(self, timeout: float | None) -> Attempts:
         check_timeout(timeout)
-        return Attempts(self._driver.timeout if timeout is None else timeout)
-
-    def _deadline(self, timeout: float | None) -> float:
-        if timeout is not None:
-            check_timeout(timeout)
-        return self._driver.deadline(timeout)
-
-    async def _admit(self, deadline: float) -> Keyspace:
-        """Wait until a call may be submitted; return the keyspace."""
-        driver = self._driver
-        if driver.busy:
-            await driver.admit(deadline)
-        space = self._space
-        if space is None:
-            space = driver.router.space(self._name)
-            assert space is not None, "who is admitted has a shard map"
-            sessions.check_cluster(self._cluster, driver.router.network.cluster)
-            self._space = space
-        return space
-
-    async def _run(self, step: Step, timeout: float | None) -> object:
-        """Make one call."""
-        return await self._run_until(step, self._deadline(timeout))
-
-    async def _run_until(self, step: Step, deadline: float) -> object:
-        """Make one call; return its result."""
-        size = check_step(step, self._driver.router)
-        space = self._space
-        if self._driver.busy or space is None:
-            space = await self._admit(deadline)
-        return await self._finish(*self._submit(space, step, size, deadline))
-
-    async def _try(self, step: Step, timeout: float | None) -> object:
-        """Make one call; return its result, or the error that it ended with."""
-        try:
-            return await self._run(step, timeout)
-        except ShoalError as error:
-            return error
-
-    async def _finish(self, call: Call, waiter: Waiter) -> object:
-        try:
-            return await waiter
-        except CancelledError:
-            self._driver.forget(call)
-            raise
-
-    async def _run_page(self, space: Keyspace, call: ScanCall[Waiter]) -> object:
-        """Make the call of a scan's page, of an admitted caller."""
-        return await self._finish(call, self._driver.submit(space, call))
-
-    def _submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
-        if step.max_staleness_ms == STRONG_READ:
-            return self._driver.submit_read(space, step.key, size, step.whole, deadline, self._session_vector)
-        bound = self._bound(space, step.max_staleness_ms)
-        return self._driver.submit_weak_read(space, step.key, size, step.whole, deadline, self._session_vector, bound)
-
-    def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
-        driver, session_vector = self._driver, self._session_vector
-        call: Call
-        if isinstance(step, Fetch):
-            call = self._submit_fetch(space, step, size, deadline)
-            return call, cast(Waiter, call.waiter)
-        if isinstance(step, FastWrite):
-            call = WriteCall(None, deadline, size, step.operation, session_vector, True)
-        elif isinstance(step, Atomic):
-            call = WriteCall(None, deadline, size, step, session_vector, False, microshards_of(step, space.keyspace))
-        elif isinstance(step, DeleteRange):
-            call = WriteCall(None, deadline, size, step, session_vector)
-        else:
-            call = driver.submit_write(space, step, size, deadline, session_vector)
-            return call, cast(Waiter, call.waiter)
-        return call, driver.submit(space, call)
-
-    async def _run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
-        """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
-        driver = self._driver
-        sizes = [check_step(step, driver.router) for step in steps]
-        calls: list[tuple[Call, Waiter]] = []
-        results: list[object] = []
-        try:
-            for step, size in zip(steps, sizes, strict=True):
-                space = self._space
-                if driver.busy or space is None:
-                    try:
-                        space = await self._admit(deadline)
-                    except ShoalError as error:
-                        results = [error] * (len(steps) - len(calls))
-                        break
-                calls.append(self._submit(space, step, size, deadline))
-            not_sent, results = results, []
-            for _, waiter in calls:
-                try:
-                    results.append(await waiter)
-                except ShoalError as error:
-                    results.append(error)
-        except CancelledError:
-            for call, waiter in calls:
-                driver.forget(call)
-                if not waiter.cancel() and not waiter.cancelled():
-                    waiter.exception()  # or asyncio would report that nobody asked for it
-            raise
-        return results + not_sent
+        return Attempts(self._caller.driver.timeout if timeout is None else timeout)
 
 
 def _load_tracing(given: bool | TracerProvider) -> Tracing | None:

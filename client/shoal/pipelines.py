@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TypeAlias, cast
 
+from shoal.caller import Caller
 from shoal.errors import ShoalError
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of
@@ -27,9 +28,6 @@ from shoal.steps import (
     was_there,
 )
 
-if TYPE_CHECKING:
-    from shoal.aio import AsyncClient
-
 Result: TypeAlias = WriteResult | bytes | Entry | bool | int | None
 
 
@@ -46,8 +44,8 @@ class AsyncPipeline:
     wrong ones are refused when they are queued.
     """
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
         self._steps: list[Step] = []
         self._finish: dict[int, Callable[[object], Result]] = {}
 
@@ -65,21 +63,21 @@ class AsyncPipeline:
         self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
     ) -> AsyncPipeline:
         """Queue a `get`; its result will be the value or None."""
-        self._steps.append(self._client._fetch(key, False, consistency, max_staleness))
+        self._steps.append(self._caller.fetch(key, False, consistency, max_staleness))
         return self
 
     def get_entry(
         self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
     ) -> AsyncPipeline:
         """Queue a `get_entry`; its result will be an `Entry` or None."""
-        self._steps.append(self._client._fetch(key, True, consistency, max_staleness))
+        self._steps.append(self._caller.fetch(key, True, consistency, max_staleness))
         return self
 
     def exists(
         self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
     ) -> AsyncPipeline:
         """Queue an `exists`; its result will be a bool."""
-        return self._add(self._client._fetch(key, False, consistency, max_staleness), is_there)
+        return self._add(self._caller.fetch(key, False, consistency, max_staleness), is_there)
 
     def delete(self, key: bytes | str, *, durability: Durability = "quorum") -> AsyncPipeline:
         """Queue a `delete`; its result will be a `WriteResult`."""
@@ -119,12 +117,12 @@ class AsyncPipeline:
         Raises:
             ShoalError: some calls failed: the error of the first of them, with all their keys in `failed_keys`.
         """
-        deadline = self._client._deadline(timeout)
+        deadline = self._caller.deadline(timeout)
         steps, self._steps = self._steps, []
         finish, self._finish = self._finish, {}
         results: list[object] = []
         for stage in _stages(steps):
-            results += await self._client._run_all(stage, deadline)
+            results += await self._caller.run_all(stage, deadline)
         for at, finished in finish.items():
             try:
                 if not isinstance(results[at], ShoalError) or finished is held:

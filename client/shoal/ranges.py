@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from shoal.caller import Caller
 from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable
 from shoal.key_sets import microshards_of_range
 from shoal.protocol.messages import DeleteRange
 from shoal.routing.call_errors import ShardChanged
 from shoal.shardmap import count_in, microshards_in, ranges_of
 from shoal.steps import first_result
-
-if TYPE_CHECKING:
-    from shoal.aio import AsyncClient
 
 
 def check_prefix(prefix: bytes) -> bytes:
@@ -28,7 +24,7 @@ def check_prefix(prefix: bytes) -> bytes:
     return prefix
 
 
-async def delete_range(client: AsyncClient, start: bytes, end: bytes, deadline: float, prefix: bytes) -> int:
+async def delete_range(caller: Caller, start: bytes, end: bytes, deadline: float, prefix: bytes) -> int:
     """Delete the keys of [start, end), an empty `end` for the last; return the number of microshards.
 
     Each deletion says which microshards it is for, so that it is done in all of them or in none. Those of a shard that
@@ -41,12 +37,12 @@ async def delete_range(client: AsyncClient, start: bytes, end: bytes, deadline: 
         raise InvalidArgument(f"a range runs from its start up to its end, not from {start!r} down to {end!r}")
     if start == end and end:
         return 0
-    space = await client._admit(deadline)
+    space = await caller.admit(deadline)
     wanted = left = microshards_of_range(space.keyspace, prefix, start, end)
     touched = False
     while left:
-        steps = [DeleteRange(part.ranges, start, end) for part in client._driver.router.parts_of(space, left)]
-        results = await client._run_all(steps, deadline)
+        steps = [DeleteRange(part.ranges, start, end) for part in caller.parts_of(space, left)]
+        results = await caller.run_all(steps, deadline)
         again: list[DeleteRange] = []
         failed: list[ShoalError] = []
         for step, result in zip(steps, results, strict=True):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec import structs
 
 from shoal import tokens
+from shoal.caller import Caller
 from shoal.key_sets import RANGE_BYTES, microshards_of_range
 from shoal.protocol.bounds import MAX_ROWS
 from shoal.protocol.messages import ScanPage
@@ -19,9 +20,6 @@ from shoal.scan_plans import ALL_ROWS, Cursor, behind
 from shoal.shardmap import Ranges
 from shoal.transport.driver import Keyspace
 from shoal.transport.portal import Portal
-
-if TYPE_CHECKING:
-    from shoal.aio import AsyncClient
 
 R = TypeVar("R")
 
@@ -152,14 +150,14 @@ class MergedRows:
     """
 
     def __init__(
-        self, client: AsyncClient, plan: Cursor, page_rows: int, max_staleness_ms: int, timeout: float | None
+        self, caller: Caller, plan: Cursor, page_rows: int, max_staleness_ms: int, timeout: float | None
     ) -> None:
         """
         Args:
             max_staleness_ms: as in `Fetch`.
             timeout: seconds that a page may take.
         """
-        self._client = client
+        self._caller = caller
         self._first = plan
         self._plan = plan
         self._page_rows = min(page_rows, MAX_ROWS)
@@ -226,10 +224,10 @@ class MergedRows:
         return rows
 
     async def _open(self) -> list[_Source]:
-        client, at = self._client, self._plan
-        space = await client._admit(client._deadline(self._timeout))
+        caller, at = self._caller, self._plan
+        space = await caller.admit(caller.deadline(self._timeout))
         ranges = microshards_of_range(space.keyspace, at.prefix, at.start, at.end)
-        return [_Source(part.ranges, at.start, at.end) for part in client._driver.router.parts_of(space, ranges)]
+        return [_Source(part.ranges, at.start, at.end) for part in caller.parts_of(space, ranges)]
 
     def _fetch(self, source: _Source) -> None:
         if source.page is None:
@@ -239,12 +237,12 @@ class MergedRows:
     def _page(self, source: _Source) -> Any:
         limit = self._plan.limit
         return read_page(
-            self._client,
+            self._caller,
             source.ranges,
             structs.replace(self._plan, start=source.start, end=source.end),
             self._page_rows if limit == ALL_ROWS else min(limit, self._page_rows),
             self._max_staleness_ms,
-            self._client._deadline(self._timeout),
+            self._caller.deadline(self._timeout),
         )
 
     def _abandon(self) -> None:
@@ -256,7 +254,7 @@ class MergedRows:
 
 
 async def read_page(
-    client: AsyncClient,
+    caller: Caller,
     ranges: Ranges,
     part: Cursor,
     max_rows: int,
@@ -264,7 +262,7 @@ async def read_page(
     deadline: float,
 ) -> ScanPage | None:
     """Read the first rows of `part` in the microshards `ranges`; None: these are of several shards by now."""
-    space: Keyspace = await client._admit(deadline)
+    space: Keyspace = await caller.admit(deadline)
     call: ScanCall[Any] = ScanCall(
         None,
         deadline,
@@ -275,11 +273,11 @@ async def read_page(
         part.reverse,
         part.keys_only,
         max_rows,
-        client._session_vector,
-        client._bound(space, max_staleness_ms),
+        caller.session_vector,
+        caller.bound(space, max_staleness_ms),
     )
     try:
-        return cast(ScanPage, await client._run_page(space, call))
+        return cast(ScanPage, await caller.run_page(space, call))
     except ShardChanged:
         return None
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry.trace import (
     INVALID_SPAN,
@@ -27,17 +27,15 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 
+from shoal.caller import Caller
 from shoal.embedded_url import EMBEDDED_ADDRESS
 from shoal.errors import ShoalError
 from shoal.options import split_address
+from shoal.pipelines import AsyncPipeline
 from shoal.protocol.messages import MAX_TRACE_CONTEXTS, MAX_TRACE_STATE, TraceContext
 from shoal.results import WriteResult
 from shoal.routing.shard_queue import InFlightRequest, ReadBatch, ScanPageRead, WriteBatch
 from shoal.steps import Fetch, Step
-
-if TYPE_CHECKING:
-    from shoal.aio import AsyncClient
-    from shoal.pipelines import AsyncPipeline
 
 T = TypeVar("T")
 
@@ -154,8 +152,14 @@ class TracedWaiter(asyncio.Future[Any]):
         self.again = False
 
 
+class Client(Protocol):
+    """What is traced: an `AsyncClient`, of which this is what no name in `CALLS` says."""
+
+    def pipeline(self) -> AsyncPipeline: ...
+
+
 class Tracing:
-    """The tracing of one client, with its sessions and other keyspaces. Is the router's `AttemptTracer`."""
+    """The tracing of one client, with its sessions and other keyspaces. Is the driver's `CallTracer`."""
 
     def __init__(self, provider: TracerProvider | None) -> None:
         """
@@ -166,15 +170,16 @@ class Tracing:
 
     # -- calls
 
-    def follow(self, client: AsyncClient) -> None:
-        """Have the calls of `client` make spans."""
+    def follow(self, client: Client, caller: Caller) -> None:
+        """Have the calls of `client`, which `caller` makes, make spans."""
+        keyspace = caller.keyspace
         for name in CALLS:
-            setattr(client, name, self._spanned(client, name, getattr(client, name)))
-        make, run_all, run_until = client.pipeline, client._run_all, client._run_until
+            setattr(client, name, self._spanned(keyspace, name, getattr(client, name)))
+        make, run_all, run_until = client.pipeline, caller.run_all, caller.run_until
 
         def pipeline() -> AsyncPipeline:
             made = make()
-            setattr(made, "execute", self._spanned(client, "pipeline", made.execute))  # noqa: B010 - as above
+            setattr(made, "execute", self._spanned(keyspace, "pipeline", made.execute))  # noqa: B010 - as above
             return made
 
         def counted(steps: Sequence[Step], deadline: float) -> Awaitable[list[object]]:
@@ -185,27 +190,25 @@ class Tracing:
 
         def step_of_transaction(step: Step, deadline: float) -> Awaitable[object]:
             name = "get" if isinstance(step, Fetch) else "commit"
-            return self._spanned(client, name, run_until)(step, deadline)
+            return self._spanned(keyspace, name, run_until)(step, deadline)
 
+        setattr(client, "pipeline", pipeline)  # noqa: B010 - a method cannot be assigned to
         replaced = {
-            "pipeline": pipeline,
-            "_run_all": counted,
-            "_run_until": step_of_transaction,
-            "_run_page": self._spanned(client, "scan", client._run_page),
+            "run_all": counted,
+            "run_until": step_of_transaction,
+            "run_page": self._spanned(keyspace, "scan", caller.run_page),
         }
         for name, method in replaced.items():
-            setattr(client, name, method)
+            setattr(caller, name, method)
 
-    def _spanned(
-        self, client: AsyncClient, name: str, method: Callable[..., Awaitable[T]]
-    ) -> Callable[..., Awaitable[T]]:
+    def _spanned(self, keyspace: str, name: str, method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
         """Return `method` with a span around it, unless a call is being made already."""
 
         @wraps(method)
         async def spanned(*args: Any, **settings: Any) -> T:
             if _open_call.get() is not None:
                 return await method(*args, **settings)
-            attributes = {"db.system.name": SYSTEM, "db.operation.name": name, "db.namespace": client._name}
+            attributes = {"db.system.name": SYSTEM, "db.operation.name": name, "db.namespace": keyspace}
             call = CallSpan(self._tracer.start_span(f"{SYSTEM}.{name}", kind=SpanKind.CLIENT, attributes=attributes))
             token = _open_call.set(call)
             try:

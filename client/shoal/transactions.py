@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from msgspec import structs
 
 from shoal.arguments import to_bound, to_bytes
+from shoal.caller import Caller
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
 from shoal.key_sets import microshards_of_range, partition_of_range
 from shoal.keys import partition_of
@@ -35,9 +36,6 @@ from shoal.scans import AsyncScan, read_page
 from shoal.shardmap import Ranges, count_in
 from shoal.steps import Fetch, check_key
 from shoal.transport.driver import Keyspace
-
-if TYPE_CHECKING:
-    from shoal.aio import AsyncClient
 
 MAX_READS = 10_000
 """The most keys and rows that one transaction may read: what its commit has to validate."""
@@ -66,8 +64,8 @@ class AsyncTransaction:
     `result` is the `WriteResult` of the commit; None before it, and where there was nothing to write or to validate.
     """
 
-    def __init__(self, client: AsyncClient, timeout: float | None) -> None:
-        self._client = client
+    def __init__(self, caller: Caller, timeout: float | None) -> None:
+        self._caller = caller
         self._timeout = timeout
         self._used = False
         self._deadline: float | None = None
@@ -90,8 +88,8 @@ class AsyncTransaction:
             raise InvalidArgument("a transaction is used once; call transaction() for another")
         self._used = True
         if self._timeout is not None:
-            self._deadline = self._client._deadline(self._timeout)
-        self._space = await self._client._admit(self._due())
+            self._deadline = self._caller.deadline(self._timeout)
+        self._space = await self._caller.admit(self._due())
         return self
 
     async def __aexit__(
@@ -174,7 +172,7 @@ class AsyncTransaction:
 
     def _due(self) -> float:
         """Return the deadline of a call that begins now."""
-        return self._client._deadline(None) if self._deadline is None else self._deadline
+        return self._caller.deadline(None) if self._deadline is None else self._deadline
 
     def _pin(self, microshard: int, key: bytes) -> None:
         """Take a key into the transaction, whose keys all have to be of one shard."""
@@ -182,7 +180,7 @@ class AsyncTransaction:
         shard_queues = space.shard_queues
         if self._first is None:
             self._first, self._microshard = key, microshard
-        elif self._client._driver.router.one_partition and (
+        elif self._caller.driver.router.one_partition and (
             partition_of(key, space.delimiter) != partition_of(self._first, space.delimiter)
         ):
             raise CrossShard(
@@ -198,7 +196,7 @@ class AsyncTransaction:
 
     def _check_within_one_shard(self, ranges: Ranges, start: bytes, end: bytes) -> None:
         space = self._opened()
-        router = self._client._driver.router
+        router = self._caller.driver.router
         if router.one_partition and partition_of_range(space.keyspace, start, end) is None:
             raise CrossShard(
                 f"scan from {shown(start)} in a transaction: the range is of several partitions; {ONE_SHARD_HERE}; "
@@ -211,7 +209,7 @@ class AsyncTransaction:
             )
 
     def _take_key(self, key: bytes) -> None:
-        check_key(key, self._client._driver.router)
+        check_key(key, self._caller.driver.router)
         self._pin(self._opened().keyspace.microshard_of(key), key)
 
     async def _read(self, key: bytes) -> Entry | None:
@@ -219,7 +217,7 @@ class AsyncTransaction:
             return self._entries[key]
         self._take_key(key)
         self._count(1)
-        entry = cast("Entry | None", await self._client._run_until(Fetch(key, True), self._due()))
+        entry = cast("Entry | None", await self._caller.run_until(Fetch(key, True), self._due()))
         self._entries.setdefault(key, entry)
         return self._entries[key]
 
@@ -249,7 +247,7 @@ class AsyncTransaction:
             return
         atomic = Atomic(conditions, list(self._writes.values()))
         try:
-            self._result = cast(WriteResult, await self._client._run_until(atomic, self._due()))
+            self._result = cast(WriteResult, await self._caller.run_until(atomic, self._due()))
         except ConditionFailed as failed:
             raise TransactionConflict(
                 f"what the transaction read has changed, and nothing was written; do it again, as run() does: {failed}",
@@ -303,7 +301,7 @@ class _TransactionRows:
         max_rows = self._page_rows if at.limit == ALL_ROWS else min(at.limit, self._page_rows)
         while True:
             tx._check_within_one_shard(self._ranges, at.start, at.end)
-            page = await read_page(tx._client, self._ranges, at, max_rows, STRONG_READ, tx._due())
+            page = await read_page(tx._caller, self._ranges, at, max_rows, STRONG_READ, tx._due())
             if page is not None:
                 return page
 

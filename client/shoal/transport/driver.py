@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from itertools import repeat
 from random import Random
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
 from shoal.metrics import Family, gauge
@@ -20,12 +21,10 @@ from shoal.protocol.messages import Answer, Operation, Welcome
 from shoal.results import Entry
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, WriteCall
 from shoal.routing.router import Router, Space
+from shoal.routing.shard_queue import AttemptTracer
 from shoal.sessions import SessionVector
 from shoal.transport.connection import Connection
 from shoal.transport.embedded import EmbeddedConnection
-
-if TYPE_CHECKING:
-    from shoal.tracing import Tracing
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 """What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`; of a
@@ -36,6 +35,14 @@ AnyConnection: TypeAlias = Connection | EmbeddedConnection
 Call: TypeAlias = AnyCall[Waiter]
 
 
+class CallTracer(AttemptTracer, Protocol):
+    """Makes spans of calls, and of the attempts to serve them: there is none unless tracing is asked for (see tracing.py)."""
+
+    def waiters(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Waiter]:
+        """Return what makes the waiters of calls."""
+        ...
+
+
 class Driver:
     """One per client object; belongs to the event loop it is first used in.
 
@@ -43,15 +50,15 @@ class Driver:
     the client is closed. It is the one thing that the fast path has to look at.
     """
 
-    def __init__(self, options: Options, tls: SSLContext | None, tracing: Tracing | None = None) -> None:
+    def __init__(self, options: Options, tls: SSLContext | None, tracer: CallTracer | None = None) -> None:
         self.busy = True
         self.router: Router[Waiter] = Router(options.seeds, Random(), options.region)
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
-        self._tracing = tracing
-        if tracing is not None:
-            self.router.trace(tracing)
+        self._tracer = tracer
+        if tracer is not None:
+            self.router.trace(tracer)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._open = 0
@@ -262,7 +269,7 @@ class Driver:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._create_future = loop.create_future if self._tracing is None else self._tracing.waiters(loop)
+            self._create_future = loop.create_future if self._tracer is None else self._tracer.waiters(loop)
         elif self._loop is not loop:
             raise RuntimeError("a shoal.AsyncClient belongs to the event loop it was first used in; make one per loop")
         return loop

@@ -29,7 +29,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def link_to(db: shoal.AsyncClient, node: Any) -> Link[Any]:
     """What the client's router knows of a node's address."""
-    return db._driver.router.network.link(node.address)
+    return db._caller.driver.router.network.link(node.address)
 
 
 def applied_keys(cluster: Any) -> list[bytes]:

@@ -25,7 +25,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def connected_to_all(db: shoal.AsyncClient, cluster: Any) -> None:
     """Have the client connect to every node, as its weak reads do in the background."""
-    network = db._driver.router.network
+    network = db._caller.driver.router.network
     await db.get("k", consistency="eventual")
     links = [network.link(node.address) for node in cluster.nodes.values()]
     await until(lambda: all(link.state is LinkState.UP for link in links))
@@ -274,7 +274,7 @@ async def test_too_stale_names_those_who_declined_where_the_leader_is_gone(start
         assert caught.value.retryable
         with pytest.raises(shoal.ShoalError) as of_session:
             session = db.session()
-            session._session_vector.note((MicroshardRange(0, 16),), 99)  # type: ignore[union-attr]
+            session._caller.session_vector.note((MicroshardRange(0, 16),), 99)  # type: ignore[union-attr]
             await session.get("k", timeout=0.2)
         assert isinstance(of_session.value, shoal.Unavailable | shoal.DeadlineExceeded)
         assert await db.get("k", consistency="eventual", max_staleness=5) == b"v"
@@ -393,7 +393,7 @@ async def test_a_token_goes_on_in_another_client(start_cluster: Any) -> None:
         late = other.session()
         await late.put("k0", "")
         late.merge(token)
-        assert late._session_vector.spans()[0].seq >= session._session_vector.spans()[0].seq  # type: ignore[union-attr]
+        assert late._caller.session_vector.spans()[0].seq >= session._caller.session_vector.spans()[0].seq  # type: ignore[union-attr]
 
 
 async def test_session_vectors_apply_to_the_shards_of_a_newer_map(start_cluster: Any) -> None:
@@ -417,7 +417,7 @@ async def test_where_marks_are_missing_the_leader_is_asked(start_cluster: Any) -
     async with shoal.AsyncClient(cluster.url()) as db:
         await connected_to_all(db, cluster)
         session = db.session()
-        session._session_vector.merge([], True)  # type: ignore[union-attr]
+        session._caller.session_vector.merge([], True)  # type: ignore[union-attr]
         for _ in range(5):
             await session.get("k")
         assert [row async for row in session.scan("k")] == []

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shoal import sessions, tokens
 from shoal.errors import InvalidArgument
+from shoal.scan_plans import Cursor
 from shoal.sessions import ASK_LEADER, MAX_SPANS, SessionToken, SessionVector, Span, merge_token, to_token
 from shoal.shardmap import MicroshardRange
 
@@ -135,7 +136,7 @@ def test_bytes_that_pass_the_alphabet_are_still_no_token(data: bytes) -> None:
 
 def test_a_token_that_was_cut_or_is_of_something_else_is_refused() -> None:
     token = to_token(SessionVector(), "c", "k")
-    for wrong in (token[:-2], token + "AAAA", tokens.encode(tokens.Cursor("k", b"", b"", b"", 1, False, False))):
+    for wrong in (token[:-2], token + "AAAA", tokens.encode(Cursor("k", b"", b"", b"", 1, False, False))):
         with pytest.raises(InvalidArgument):
             merge_token(SessionVector(), wrong, "c", "k")
     with pytest.raises(InvalidArgument, match="keyspace 'k'"):
