@@ -89,13 +89,13 @@ class SessionVector:
                 spans.append(Span(first, end, seq))
         return spans
 
-    def bounded(self) -> tuple[list[Span], bool]:
-        """Return at most `MAX_SPANS` spans, and whether others are missing there (the narrowest, then)."""
+    def bounded(self, spans_max: int = MAX_SPANS) -> tuple[list[Span], bool]:
+        """Return at most so many spans, and whether others are missing there (the narrowest, then)."""
         spans = self.spans()
         known = [span for span in spans if span.seq != ASK_LEADER]
-        missing = len(known) < len(spans) or len(known) > MAX_SPANS
-        if len(known) > MAX_SPANS:
-            known = sorted(sorted(known, key=lambda span: span.first - span.end)[:MAX_SPANS])
+        missing = len(known) < len(spans) or len(known) > spans_max
+        if len(known) > spans_max:
+            known = sorted(sorted(known, key=lambda span: span.first - span.end)[:spans_max])
         return known, missing
 
     def merge(self, spans: Iterable[Span], missing: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partialmethod
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal import sessions, tokens
+from shoal import tokens
 from shoal.errors import InvalidArgument
 from shoal.scan_plans import Cursor
 from shoal.sessions import ASK_LEADER, MAX_SPANS, SessionToken, SessionVector, Span, merge_token, to_token
@@ -66,7 +67,7 @@ def test_tokens_carry_every_mark_even_where_they_have_to_leave_some_out(
     second, second_seqs = noted(others)
     patch = pytest.MonkeyPatch()
     with patch.context() as patched:
-        patched.setattr(sessions, "MAX_SPANS", most)
+        patched.setattr(SessionVector, "bounded", partialmethod(SessionVector.bounded, most))
         merged = SessionVector()
         for vector in (first, second):
             merge_token(merged, to_token(vector, "c", "k"), "c", "k")
