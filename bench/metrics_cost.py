@@ -25,7 +25,7 @@ from urllib.request import urlopen
 import psutil
 import shoal
 from shoal_server.local.cluster import LocalCluster, prepare_folder
-from shoal_server.node.counters import Served, Tally
+from shoal_server.node.counters import NodeCounters, Served
 
 READY_SECONDS = 60.0
 KEYS = 20_000
@@ -112,20 +112,20 @@ async def load(db: shoal.AsyncClient, kind: str, concurrency: int, seconds: floa
 
 def counting_ns() -> dict[str, float]:
     """Return what the steps of counting take, in ns each."""
-    tally = Tally()
-    counts = tally.requests
+    counters = NodeCounters()
+    counts = counters.requests
 
     def request() -> None:
-        counts[Tally] = counts.get(Tally, 0) + 1
+        counts[NodeCounters] = counts.get(NodeCounters, 0) + 1
 
     def read() -> None:
-        tally.read(Served.READ_STRONG, 0, 1, 1, 1)
+        counters.read(Served.READ_STRONG, 0, 1, 1, 1)
 
     def turn() -> None:
-        tally.begin_turn(1, 1)
-        tally.at_once[Served.READ_STRONG] += 1
-        tally.waited.append((Served.WRITE_QUORUM, 1, 1))
-        tally.end_turn(2_000_000)
+        counters.begin_turn(1, 1)
+        counters.at_once[Served.READ_STRONG] += 1
+        counters.waited.append((Served.WRITE_QUORUM, 1, 1))
+        counters.end_turn(2_000_000)
 
     times = 100_000
     steps = {"request taken in": request, "read served": read, "turn": turn}

@@ -112,7 +112,7 @@ def _run(cluster: Cluster, faults: Faults, until: int) -> None:
             continue
         cluster.compare_states()
         for node in cluster.nodes.values():
-            if node.node is not None and (node.node.tally.replicas_differed or node.node.tally.divergences):
+            if node.node is not None and (node.node.counters.replicas_differed or node.node.counters.divergences):
                 raise Violation(f"{node.name} found replicas to differ that have the same rows")
 
 

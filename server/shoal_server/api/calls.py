@@ -18,7 +18,7 @@ from shoal.errors import Internal, InvalidArgument, Overloaded, ShoalError, TooL
 
 from shoal_server.api.elements import ELEMENTS_MAX, has_too_many, shape_of
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
-from shoal_server.observe.api_tally import ApiTally
+from shoal_server.observe.api_counters import ApiCounters
 
 if TYPE_CHECKING:
     from shoal_server.api.tracing import ApiTracing
@@ -70,7 +70,7 @@ class Gate(Protocol):
     """Whether the node serves calls now. `stopping` is set when it ends to. `tracing`: None where nothing is traced."""
 
     stopping: asyncio.Event
-    tally: ApiTally
+    counters: ApiCounters
     tracing: ApiTracing | None
 
     def check(self) -> None:
@@ -205,13 +205,13 @@ def seconds_left(context: Context) -> float | None:
 
 async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Callable[[], Awaitable[R]]) -> R:
     """Return the answer, or end the call with the error that there was instead."""
-    gate.tally.begun()
+    gate.counters.begun()
     code = grpc.StatusCode.CANCELLED
     try:
         gate.check()
-        if gate.tally.open > gate.tally.limit:
+        if gate.counters.open > gate.counters.limit:
             raise Overloaded(
-                f"the node has {gate.tally.limit} calls under way, a stream being one, and takes no more; nothing was done: "
+                f"the node has {gate.counters.limit} calls under way, a stream being one, and takes no more; nothing was done: "
                 "try again later, or ask another node",
                 retry_after=RETRY_SECONDS,
             )
@@ -229,7 +229,7 @@ async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Ca
         failure = Internal(f"the node found a fault of its own ({type(error).__name__}), and its log has more")
         code = status_code(failure)
     finally:
-        gate.tally.ended(code.name)
+        gate.counters.ended(code.name)
     details = ((DETAILS_METADATA, status_details(failure)),)
     return await context.abort(status_code(failure), shown_message(failure), details)
 

@@ -27,7 +27,7 @@ from shoal_server.api.transact import TransactService
 from shoal_server.certificates import Certificates
 from shoal_server.config import NodeConfig
 from shoal_server.node.settings import Limits
-from shoal_server.observe.api_tally import ApiTally
+from shoal_server.observe.api_counters import ApiCounters
 from shoal_server.secure_grpc import open_port
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ApiServer:
             spans: makes those of traced calls; None: nothing is traced.
         """
         self.stopping = asyncio.Event()
-        self.tally = ApiTally(CALLS_MAX)
+        self.counters = ApiCounters(CALLS_MAX)
         self.tracing = None if spans is None else _traced_by(spans)
         self._listen = listen
         self._node = node.id

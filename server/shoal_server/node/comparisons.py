@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import structlog
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 
-from shoal_server.node.counters import Tally
+from shoal_server.node.counters import NodeCounters
 from shoal_server.node.digests import (
     START,
     DigestReport,
@@ -169,7 +169,7 @@ class Comparisons:
         replicas: Mapping[int, Replica],
         connected: Collection[str],
         settings: ComparisonSettings,
-        tally: Tally,
+        counters: NodeCounters,
         fail: Callable[[Replica, int, str, int], None],
         now: int,
     ) -> None:
@@ -183,7 +183,7 @@ class Comparisons:
         self._replicas = replicas
         self._connected = connected
         self._settings = settings
-        self._tally = tally
+        self._counters = counters
         self._fail = fail
         self._look_at = now + settings.look_ns if settings.share_permille else NEVER
         self._pace_at = now
@@ -280,8 +280,8 @@ class Comparisons:
         found = slice_after(due.cursor, replica.machine, self._engine)
         copied_index = replica.machine.state.copied_index
         report = DigestReport(replica.shard.id, due.index, found.digest, found.next, copied_index)
-        self._tally.compared_slices += 1
-        self._tally.compared_bytes += found.bytes
+        self._counters.compared_slices += 1
+        self._counters.compared_bytes += found.bytes
         replica.newest_digest = report
         if comparison is None:
             outbox.send(group.leader, report)
@@ -319,7 +319,7 @@ class Comparisons:
             self._fail_replica(replica, verdict.index, verdict.wrong, verdict.right, now)
 
     def _fail_replica(self, replica: Replica, index: int, wrong: bytes, right: bytes, now: int) -> None:
-        self._tally.replicas_differed += 1
+        self._counters.replicas_differed += 1
         self._fail(
             replica,
             index,
@@ -379,7 +379,7 @@ class Comparisons:
             self._show(replica, comparison, own, verdict)
         if own.report.next is None or self._current(replica) is None or verdict.wrong:
             comparison.end(own.index, now, again_at)
-            self._tally.comparison_rounds += 1
+            self._counters.comparison_rounds += 1
         else:
             comparison.cursor = own.report.next
             self._queue.append(replica)
@@ -430,5 +430,5 @@ class Comparisons:
                 copies="; ".join(", ".join(nodes) for nodes in copies),
                 reason="no copy is that of most replicas: none is replaced, an operator has to say which is right",
             )
-            self._tally.divergences += 1
+            self._counters.divergences += 1
         comparison.divergence = divergence

@@ -58,7 +58,7 @@ from shoal_server.node.callers import Callers
 from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
 from shoal_server.node.comparisons import Comparisons
-from shoal_server.node.counters import Tally
+from shoal_server.node.counters import NodeCounters
 from shoal_server.node.damage import failure_of, say_failed
 from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.disk_health import DiskHealth, DiskState
@@ -153,7 +153,7 @@ class Node:
         self.routes = Routes(shard_map)
         self.engine = engine
         self.started_at = now
-        self.tally = Tally()
+        self.counters = NodeCounters()
         self.arrived = 0
         self.set_log_level: Callable[[str], str] = _no_log_level
         self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)
@@ -166,7 +166,7 @@ class Node:
         self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, self._promised_ns)
         self._beginnings = Beginnings()
         self._opener = ReplicaOpener(
-            identity.node, engine, settings, self.liveness, self.tally, random, self.connected, self._beginnings
+            identity.node, engine, settings, self.liveness, self.counters, random, self.connected, self._beginnings
         )
         self.replicas: dict[int, Replica] = {}
         for shard in shard_map.shards:
@@ -183,7 +183,7 @@ class Node:
         self._splits = Splits(self)
         self._migrations = Migrations(self)
         self._administration = Administration(self, self._migrations)
-        self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.tally, identity.epoch)
+        self._transfers = SnapshotTransfers(engine, settings, self.replicas, self.counters, identity.epoch)
         self._leaderships = Leaderships(identity.node, self.replicas, self._transfers)
         self._callers = Callers(random)
         self._founding = Founding(self, random)
@@ -199,7 +199,7 @@ class Node:
             self.replicas,
             self.connected,
             settings.comparison,
-            self.tally,
+            self.counters,
             self._fail_diverged,
             now,
         )
@@ -332,7 +332,7 @@ class Node:
         self._may_lack_replicas = True
         replica = self.replicas.pop(shard_id)
         self._beginnings.forget(shard_id)
-        self.tally.retire(replica.machine.traffic)
+        self.counters.retire(replica.machine.traffic)
         for waiting in (self._dirty, self._behind, self._again):
             waiting.pop(shard_id, None)
         if self._flushing is not None:
@@ -367,7 +367,7 @@ class Node:
 
     def _count_failure(self, failure: ReplicaFailure) -> None:
         kind = failure.kind.value
-        self.tally.replica_failures[kind] = self.tally.replica_failures.get(kind, 0) + 1
+        self.counters.replica_failures[kind] = self.counters.replica_failures.get(kind, 0) + 1
 
     def _damaged(self, replica: Replica, error: Damaged, now: int) -> None:
         """Something that the replica needs could not be read."""
@@ -475,7 +475,7 @@ class Node:
         outbox = self._outbox
         # What is off by a hundred thousand years would be refused by everybody else.
         self._wall_ms = wall_ms if 0 <= wall_ms <= MAX_UNIX_MS else min(max(wall_ms, 0), MAX_UNIX_MS)
-        self.tally.begin_turn(self.arrived or now, now)
+        self.counters.begin_turn(self.arrived or now, now)
         self.arrived = 0
         if self._unsynced:
             self._release_synced(now, outbox)
@@ -517,7 +517,7 @@ class Node:
             self._founding.step(now)
         self._outbox = Outbox(self.routes.map.version)
         if outbox.failed:
-            self.tally.failed(outbox.failed)
+            self.counters.failed(outbox.failed)
         in_flight = self._in_flight
         for client, answers in outbox.to_clients.items():
             if client in in_flight:
@@ -640,7 +640,7 @@ class Node:
 
     def _refuse_message(self, sender: str, shard: int, error: BadMessage, now: int) -> None:
         """A message makes no sense: end what it came by, unless that would only harm the other groups."""
-        self.tally.messages_refused += 1
+        self.counters.messages_refused += 1
         if not isinstance(error, ImplausibleTerm):
             self.cut_off[sender] = str(error)
         elif now >= self._implausible_due.get((sender, shard), now):
@@ -667,7 +667,7 @@ class Node:
 
     def _take_client_requests(self, now: int, outbox: Outbox) -> None:
         frames, self._from_clients = self._from_clients, []
-        counts = self.tally.requests
+        counts = self.counters.requests
         for client, requests in frames:
             in_flight = self._in_flight.get(client, 0) + len(requests)
             self._in_flight[client] = in_flight

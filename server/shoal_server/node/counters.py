@@ -115,7 +115,7 @@ class Backlog:
     weak_reads: int
 
 
-class Tally:
+class NodeCounters:
     """The counters of one node.
 
     `at_once`: requests answered by the turn that took them in, by `Served`. `waited`: (served, arrived at, requests) that an

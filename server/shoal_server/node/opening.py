@@ -9,7 +9,7 @@ from typing import TypedDict
 import msgspec
 from shoal.shardmap import Keyspace, MicroshardRange, Routes, Shard
 
-from shoal_server.node.counters import Tally
+from shoal_server.node.counters import NodeCounters
 from shoal_server.node.damage import say_failed
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
@@ -67,7 +67,7 @@ def origin_of_empty(engine: Engine, node: str, shard: Shard) -> ReplicaOrigin:
 class ReplicaOpener:
     """Opens the replicas of one node; has what all of them have in common."""
 
-    __slots__ = ("_beginnings", "_connected", "_engine", "_liveness", "_node", "_random", "_settings", "_tally")
+    __slots__ = ("_beginnings", "_connected", "_counters", "_engine", "_liveness", "_node", "_random", "_settings")
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ReplicaOpener:
         engine: Engine,
         settings: NodeSettings,
         liveness: Liveness,
-        tally: Tally,
+        counters: NodeCounters,
         random: Random,
         connected: Collection[str],
         beginnings: Beginnings,
@@ -85,7 +85,7 @@ class ReplicaOpener:
         self._engine = engine
         self._settings = settings
         self._liveness = liveness
-        self._tally = tally
+        self._counters = counters
         self._random = random
         self._connected = connected
         self._beginnings = beginnings
@@ -184,7 +184,7 @@ class ReplicaOpener:
                 failed=True,
                 lost_to=max(lost_to, failure.log_lost_to),
             )
-        replica = Replica(node, group, store, machine, self._settings, self._tally, self._connected)
+        replica = Replica(node, group, store, machine, self._settings, self._counters, self._connected)
         replica.skipped = load_skipped(engine, shard_id)
         replica.rows_unknown = rows_unknown
         if failure is not None:

@@ -10,7 +10,7 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
 
-from shoal_server.node.counters import Tally, served_as
+from shoal_server.node.counters import NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
@@ -31,6 +31,7 @@ class ReplicaReads:
     """
 
     __slots__ = (
+        "_counters",
         "_freshness",
         "_group",
         "_machine",
@@ -39,7 +40,6 @@ class ReplicaReads:
         "_queued",
         "_refusals",
         "_settings",
-        "_tally",
         "_waiting",
         "_weak",
         "fast_index",
@@ -51,7 +51,7 @@ class ReplicaReads:
         group: Group,
         machine: ShardStateMachine,
         settings: NodeSettings,
-        tally: Tally,
+        counters: NodeCounters,
         refusals: Refusals,
     ) -> None:
         self.fast_index = 0
@@ -59,7 +59,7 @@ class ReplicaReads:
         self._group = group
         self._machine = machine
         self._settings = settings
-        self._tally = tally
+        self._counters = counters
         self._refusals = refusals
         self._freshness = ReplicaFreshness(settings.timing.drift_permille)
         self._queued: list[QueuedRead] = []
@@ -94,9 +94,9 @@ class ReplicaReads:
         token = self._next_token
         self._next_token += 1
         if index is not None:
-            self._waiting[token] = (max(index, self.fast_index), reads, self._tally.arrived)
+            self._waiting[token] = (max(index, self.fast_index), reads, self._counters.arrived)
             return
-        self._waiting[token] = (None, reads, self._tally.arrived)
+        self._waiting[token] = (None, reads, self._counters.arrived)
         self._group.start_read(token, now)
 
     def confirmed(self, ready: Ready, outbox: Outbox) -> None:
@@ -204,7 +204,7 @@ class ReplicaReads:
 
     def _count(self, read: Read | Scan, queued: QueuedRead, arrived: int, *, scan: bool) -> None:
         shard = self._machine.shard.id
-        self._tally.read(served_as(read.freshness, scan=scan), arrived, shard, queued.client, read.request)
+        self._counters.read(served_as(read.freshness, scan=scan), arrived, shard, queued.client, read.request)
         self._machine.traffic.read(queued.microshards)
 
     def _serve_moving(self, client: int, read: ReadMoving, outbox: Outbox) -> None:
@@ -295,7 +295,7 @@ class ReplicaReads:
     def _serve_weak(self, now: int, time_ms: int, outbox: Outbox) -> None:
         """Answer the reads that this replica is fresh enough for; decline those for which it is not in time."""
         waiting, self._weak = self._weak, []
-        tally, patience = self._tally, self._settings.weak_read_wait_ns
+        counters, patience = self._counters, self._settings.weak_read_wait_ns
         staleness = self._freshness.staleness_ms(now)
         seq = self._machine.state.seq
         for count, queued in enumerate(waiting):
@@ -303,7 +303,7 @@ class ReplicaReads:
             bound = wanted.max_staleness_ms
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
                 waited = now > queued.deadline - patience
-                arrived = queued.deadline - patience if waited else tally.arrived
+                arrived = queued.deadline - patience if waited else counters.arrived
                 try:
                     self._serve(queued, staleness, arrived, time_ms, outbox)
                 except Damaged:

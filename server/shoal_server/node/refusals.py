@@ -14,7 +14,7 @@ import msgspec
 from shoal.errors import ErrorCode
 from shoal.shardmap import Shard
 
-from shoal_server.node.counters import Tally
+from shoal_server.node.counters import NodeCounters
 from shoal_server.node.outbox import Outbox
 from shoal_server.raft.group import Group
 
@@ -37,15 +37,17 @@ class Refusals:
     `route`: the shard as its map and its group say, with its leader; `failure`: "" or why the replica serves nothing.
     """
 
-    __slots__ = ("_connected", "_group", "_had_leader", "_held", "_node", "_tally", "_until", "failure", "route")
+    __slots__ = ("_connected", "_counters", "_group", "_had_leader", "_held", "_node", "_until", "failure", "route")
 
-    def __init__(self, node: str, group: Group, shard: Shard, tally: Tally, connected: Collection[str]) -> None:
+    def __init__(
+        self, node: str, group: Group, shard: Shard, counters: NodeCounters, connected: Collection[str]
+    ) -> None:
         """`connected` are, at every moment, the peers that messages have a way to."""
         self.route = shard
         self.failure = ""
         self._node = node
         self._group = group
-        self._tally = tally
+        self._counters = counters
         self._connected = connected
         self._had_leader = False
         self._held: list[_HeldRefusal] = []
@@ -95,7 +97,7 @@ class Refusals:
         """Answer that this node does not lead the shard, with the route to who does; once that is known, or after a while."""
         # One that is new here, and has not heard of any leader, is the last to hear: another replica may well know.
         if self._had_leader and not self._until and not self._knows_leader():
-            self.hold_back(self._tally.began)
+            self.hold_back(self._counters.began)
         if self._until:
             self._held.append(_HeldRefusal(client, request, maybe_applied))
         else:

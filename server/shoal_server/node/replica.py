@@ -17,7 +17,7 @@ from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
 from shoal_server.invariants import invariant
-from shoal_server.node.counters import Backlog, Served, Tally
+from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
@@ -83,6 +83,7 @@ class Replica:
     """
 
     __slots__ = (
+        "_counters",
         "_fast_writes",
         "_prepared",
         "_proposals",
@@ -91,7 +92,6 @@ class Replica:
         "_restored",
         "_results",
         "_settings",
-        "_tally",
         "_unread",
         "_upkeep",
         "_was_leader",
@@ -124,7 +124,7 @@ class Replica:
         store: GroupLogStore,
         machine: ShardStateMachine,
         settings: NodeSettings,
-        tally: Tally,
+        counters: NodeCounters,
         connected: Collection[str],
     ) -> None:
         """`connected` are, at every moment, the peers that messages have a way to."""
@@ -134,8 +134,8 @@ class Replica:
         self.machine = machine
         self.shard = machine.shard
         self.keyspace = machine.keyspace
-        self.refusals = Refusals(node, group, machine.shard, tally, connected)
-        self.reads = ReplicaReads(node, group, machine, settings, tally, self.refusals)
+        self.refusals = Refusals(node, group, machine.shard, counters, connected)
+        self.reads = ReplicaReads(node, group, machine, settings, counters, self.refusals)
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
         self.stuck_at: ReplicaFailure | None = None
@@ -149,7 +149,7 @@ class Replica:
         self.comparison: Comparison | None = None
         self.newest_digest: DigestReport | None = None
         self._settings = settings
-        self._tally = tally
+        self._counters = counters
         self._queued_since = 0
         self._queue: list[QueuedCommand] = []
         self._proposals: dict[int, Proposal] = {}
@@ -220,13 +220,13 @@ class Replica:
         if self.group.transferring:
             self.refusals.hold_back(now)
             if self._queue and not self._queued_since:
-                self._queued_since = self._tally.arrived
+                self._queued_since = self._counters.arrived
             return
         queue = self._queue
         if not queue:
             return
         self._queue = []
-        arrived, self._queued_since = self._queued_since or self._tally.arrived, 0
+        arrived, self._queued_since = self._queued_since or self._counters.arrived, 0
         if not self.group.is_leader:
             self._upkeep = False
             for item in queue:
@@ -250,7 +250,7 @@ class Replica:
             index = group.propose([encode_commands(commands)])
         except TooManyUncommitted as error:
             self._upkeep = False
-            self._tally.proposals_refused += 1
+            self._counters.proposals_refused += 1
             for item in items:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
@@ -261,8 +261,8 @@ class Replica:
                 self.refusals.not_leader(item.client, item.request, outbox)
         else:
             term = group.term
-            self._tally.proposals += 1
-            self._tally.proposed_commands += len(items)
+            self._counters.proposals += 1
+            self._counters.proposed_commands += len(items)
             self._fast_writes.proposed(term, index, items)
             self._proposals[index] = Proposal(
                 term, [(NOBODY if item.fast else item.client, item.request) for item in items], arrived, now
@@ -273,9 +273,9 @@ class Replica:
                 seq = self.machine.state.seq_base + index
                 for item in items:
                     if item.fast:
-                        self._tally.at_once[Served.WRITE_FAST] += 1
+                        self._counters.at_once[Served.WRITE_FAST] += 1
                         outbox.answer(item.client, Written(item.request, seq))
-                        if self._tally.watched:
+                        if self._counters.watched:
                             self._note_watched(index, self._proposals[index], [(item.client, item.request)], fast=True)
 
     def collect(self, batch: Batch, held: Unsynced, now: int, clock: WallClock, outbox: Outbox) -> bool:
@@ -401,10 +401,10 @@ class Replica:
                         outcome.verdict is Verdict.NEW, "a fast write that was acknowledged is done when it is applied"
                     )
             if answered:
-                self._tally.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
-                if proposal.arrived < self._tally.slow_before:
+                self._counters.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
+                if proposal.arrived < self._counters.slow_before:
                     self._note_slow(entry.index, proposal, commands[0])
-                if self._tally.watched:
+                if self._counters.watched:
                     self._note_watched(entry.index, proposal, proposal.waiters)
 
     def _answer(self, client: int, request: int, outcome: Outcome, command: Command, outbox: Outbox) -> None:
@@ -447,17 +447,17 @@ class Replica:
 
     def _note_slow(self, index: int, proposal: Proposal, command: Command | None, outcome: str = "") -> None:
         """Note a log entry whose writes took too long; `command` is the first of them, where it is known."""
-        settled = 0 if outcome else self._tally.began
-        self._tally.slow.append(proposal.timed(self.shard.id, index, proposal.waiters[0], command, settled, outcome))
+        settled = 0 if outcome else self._counters.began
+        self._counters.slow.append(proposal.timed(self.shard.id, index, proposal.waiters[0], command, settled, outcome))
 
     def _note_watched(
         self, index: int, proposal: Proposal, waiters: list[tuple[int, int]], *, fast: bool = False, outcome: str = ""
     ) -> None:
         """Note a log entry for those of its waiters whom somebody watches; `fast`: they are answered before its commit."""
-        settled = 0 if fast or outcome else self._tally.began
+        settled = 0 if fast or outcome else self._counters.began
         for waiter in waiters:
-            if waiter in self._tally.watched:
-                self._tally.timed.append(proposal.timed(self.shard.id, index, waiter, None, settled, outcome))
+            if waiter in self._counters.watched:
+                self._counters.timed.append(proposal.timed(self.shard.id, index, waiter, None, settled, outcome))
 
     def synced(self, index: int, now: int) -> None:
         """This node's own disk has the log up to `index`."""
@@ -535,23 +535,23 @@ class Replica:
         """Answer those who wait for a leader that no longer is one; keep the route that refusals carry up to date."""
         group = self.group
         if group.leader and group.leader != self.refusals.route.leader:
-            self._tally.leader_changes += 1
+            self._counters.leader_changes += 1
         self.refusals.leader_changed()
         if self._was_leader and not group.is_leader:
             proposals, self._proposals = self._proposals, {}
             self._prepared = {}
             for index, proposal in proposals.items():
                 awaited = any(client != NOBODY for client, _ in proposal.waiters)
-                if awaited and proposal.arrived < self._tally.slow_before:
+                if awaited and proposal.arrived < self._counters.slow_before:
                     self._note_slow(index, proposal, None, ErrorCode.NOT_LEADER.value)
-                if self._tally.watched:
+                if self._counters.watched:
                     self._note_watched(index, proposal, proposal.waiters, outcome=ErrorCode.NOT_LEADER.value)
                 for client, request in proposal.waiters:
                     self.refusals.not_leader(client, request, outbox, maybe_applied=True)
             self.reads.leadership_lost(outbox)
             self._upkeep = False
         if group.is_leader and not self._was_leader:
-            self._tally.elections_won += 1
+            self._counters.elections_won += 1
         self._was_leader = group.is_leader
         transfer = self.transfer
         if transfer is not None and group.leader == transfer.target:

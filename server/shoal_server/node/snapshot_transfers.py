@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from shoal_server.node.counters import Tally
+from shoal_server.node.counters import NodeCounters
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
@@ -59,7 +59,12 @@ class SnapshotTransfers:
     """All transfers of a node."""
 
     def __init__(
-        self, engine: Engine, settings: NodeSettings, replicas: Mapping[int, Replica], tally: Tally, epoch: int
+        self,
+        engine: Engine,
+        settings: NodeSettings,
+        replicas: Mapping[int, Replica],
+        counters: NodeCounters,
+        epoch: int,
     ) -> None:
         """
         Args:
@@ -70,7 +75,7 @@ class SnapshotTransfers:
         self._epoch = epoch
         self._replicas = replicas
         self._settings = settings
-        self._tally = tally
+        self._counters = counters
         self._sending: dict[tuple[int, str], _Sending] = {}
         self._wanted: deque[tuple[Replica, str]] = deque()
         self._taking: dict[int, _Taking] = {}
@@ -232,7 +237,7 @@ class SnapshotTransfers:
             problem = "the last chunk is of other microshards than the first" if chunk.last else ""
         if problem:
             return self._refuse(replica, sender, f"chunk {chunk.number}: {problem}")
-        self._tally.snapshot_bytes_taken += len(chunk.rows)
+        self._counters.snapshot_bytes_taken += len(chunk.rows)
         taking.expected += 1
         taking.deadline = now + self._settings.snapshot_timeout_ns
         return ""
@@ -240,7 +245,7 @@ class SnapshotTransfers:
     def _refuse(self, replica: Replica, sender: str, problem: str) -> str:
         """End a transfer of which something is not as it must be; return that."""
         self._end_taking(replica.shard.id)
-        self._tally.snapshots_refused += 1
+        self._counters.snapshots_refused += 1
         log.error("snapshot_refused", shard=replica.shard.id, sender=sender, reason=problem)
         return problem
 
@@ -256,11 +261,11 @@ class SnapshotTransfers:
             self._damaged.append((replica, error))
             return "the log of the receiver is damaged"
         except BadMessage as error:
-            self._tally.messages_refused += 1
+            self._counters.messages_refused += 1
             return str(error)
         self._abandoned.remove(stager)
         stager.adopt(batch, replica.store, state, before, replica.cleared_rows, keep_log=keep_log)
-        self._tally.snapshots_adopted += 1
+        self._counters.snapshots_adopted += 1
         log.info("snapshot_adopted", shard=chunk.group, index=state.index, sender=sender)
         return ""
 
@@ -323,7 +328,7 @@ class SnapshotTransfers:
         self._next_transfer += 1
         self._sending[replica.shard.id, peer] = sending
         self._hold_log(replica)
-        self._tally.snapshots_started += 1
+        self._counters.snapshots_started += 1
         log.info("snapshot_begun", shard=replica.shard.id, index=machine.state.index, receiver=peer)
         self._send_chunk(sending, outbox)
 
@@ -355,7 +360,7 @@ class SnapshotTransfers:
             compared_index=state.compared_index,
             cluster_id=state.cluster_id,
         )
-        self._tally.snapshot_bytes_sent += len(rows)
+        self._counters.snapshot_bytes_sent += len(rows)
         outbox.send(sending.peer, msgspec.structs.replace(chunk, checksum=chunk_checksum(chunk)))
 
     def _end_sending(self, sending: _Sending, index: int, problem: str) -> None:
@@ -366,9 +371,9 @@ class SnapshotTransfers:
         self._hold_log(replica)
         replica.group.snapshot_ended(sending.peer, index)
         if not problem:
-            self._tally.snapshots_sent += 1
+            self._counters.snapshots_sent += 1
         else:
-            self._tally.snapshots_failed += 1
+            self._counters.snapshots_failed += 1
             log.info("snapshot_ended", shard=replica.shard.id, receiver=sending.peer, reason=problem)
 
     def _hold_log(self, replica: Replica) -> None:

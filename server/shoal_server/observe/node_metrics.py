@@ -106,7 +106,7 @@ class NodeMetrics:
 
     def _of_process(self, now: int) -> Iterator[Family]:
         node, disk = self._node, self._node.disk
-        identity, tally = node.identity, node.tally
+        identity, counters = node.identity, node.counters
         info = Family("shoal_node_info", "gauge", "1; which node this is, and which version of the software it runs")
         yield info.add(1, node=identity.node, cluster=identity.cluster, version=SOFTWARE)
         yield gauge("shoal_node_uptime_seconds", "Since the process began", (now - node.started_at) / 1e9)
@@ -127,44 +127,44 @@ class NodeMetrics:
             "0 while no majority of the cluster's clocks agrees: expired rows are hidden, and not removed",
             node.clock.settled,
         )
-        yield counter("shoal_node_turns", "Rounds of the node's work", tally.turns)
+        yield counter("shoal_node_turns", "Rounds of the node's work", counters.turns)
         yield counter(
-            "shoal_node_turn_seconds", "Time spent in turns; beside the clock's it is the load", tally.turn_ns / 1e9
+            "shoal_node_turn_seconds", "Time spent in turns; beside the clock's it is the load", counters.turn_ns / 1e9
         )
 
     def _of_requests(self, sums: _Sums) -> Iterator[Family]:
-        tally = self._node.tally
+        counters = self._node.counters
         yield labelled(
             "counter",
             "shoal_node_requests",
             "Requests of clients; one carries all that a client has for a shard in one turn of its event loop",
             "operation",
-            [(_snake(kind.__name__), count) for kind, count in tally.requests.items()],
+            [(_snake(kind.__name__), count) for kind, count in counters.requests.items()],
         )
         yield labelled(
             "counter",
             "shoal_node_errors",
             "Requests that were refused or failed; redirects to the leader are among them",
             "code",
-            [(code.value, tally.failures.get(code, 0)) for code in ErrorCode],
+            [(code.value, counters.failures.get(code, 0)) for code in ErrorCode],
         )
         yield counter(
             "shoal_node_frames_damaged",
             "Frames that did not arrive as they were sent; each ends its connection",
-            tally.frames_damaged,
+            counters.frames_damaged,
         )
         yield counter(
             "shoal_raft_messages_refused",
             "Messages of peers with entries that are damaged, or none; each ends its connection",
-            tally.messages_refused,
+            counters.messages_refused,
         )
         operations = Family("shoal_node_operations", "counter", "Keys read, and operations of writes applied, here")
-        operations.add(sums.reads + tally.retired_reads, operation="read")
-        yield operations.add(sums.writes + tally.retired_writes, operation="write")
+        operations.add(sums.reads + counters.retired_reads, operation="read")
+        yield operations.add(sums.writes + counters.retired_writes, operation="write")
         yield counter(
             "shoal_node_written_bytes",
             "Bytes of the log entries applied here",
-            sums.written_bytes + tally.retired_written_bytes,
+            sums.written_bytes + counters.retired_written_bytes,
         )
         latency = Family(
             "shoal_node_request_duration_seconds",
@@ -173,7 +173,7 @@ class NodeMetrics:
             "turn that took it in to the end of the turn that answered it, so up to one turn too long. Writes are with the "
             "sessions that clients open; for them `consistency` is the durability",
         )
-        for served, histogram in enumerate(tally.latencies):
+        for served, histogram in enumerate(counters.latencies):
             operation, consistency = list(LABELS.values())[served]
             latency.add_histogram(histogram, operation=operation, consistency=consistency)
         yield latency
@@ -224,16 +224,20 @@ class NodeMetrics:
         )
 
     def _of_raft(self, sums: _Sums, roles: dict[str, int]) -> Iterator[Family]:
-        tally = self._node.tally
+        counters = self._node.counters
         yield labelled("gauge", "shoal_raft_replicas", "Replicas on this node", "role", roles.items())
         yield gauge("shoal_raft_replicas_without_leader", "Replicas that hear no leader", sums.without_leader)
         yield gauge("shoal_raft_leases", "Shards that this node leads under a valid lease", sums.with_lease)
         yield gauge("shoal_raft_highest_term", "The newest term of all replicas here", sums.term)
-        yield counter("shoal_raft_leader_changes", "Leaders that replicas here have come to know", tally.leader_changes)
-        yield counter("shoal_raft_elections_won", "Leaderships that this node has begun", tally.elections_won)
-        yield counter("shoal_raft_proposals", "Log entries proposed by clients' commands", tally.proposals)
-        yield counter("shoal_raft_proposed_commands", "Commands in the log entries proposed", tally.proposed_commands)
-        yield counter("shoal_raft_proposals_refused", "Entries refused for want of room", tally.proposals_refused)
+        yield counter(
+            "shoal_raft_leader_changes", "Leaders that replicas here have come to know", counters.leader_changes
+        )
+        yield counter("shoal_raft_elections_won", "Leaderships that this node has begun", counters.elections_won)
+        yield counter("shoal_raft_proposals", "Log entries proposed by clients' commands", counters.proposals)
+        yield counter(
+            "shoal_raft_proposed_commands", "Commands in the log entries proposed", counters.proposed_commands
+        )
+        yield counter("shoal_raft_proposals_refused", "Entries refused for want of room", counters.proposals_refused)
         yield gauge(
             "shoal_raft_commit_lag_entries", "Entries that leaders here have and not committed", sums.commit_lag
         )
@@ -257,15 +261,17 @@ class NodeMetrics:
         syncs = Family(
             "shoal_raft_sync_duration_seconds", "histogram", "Syncs of the log, none left out; up to 0.25 s late"
         )
-        yield syncs.add_histogram(tally.syncs)
+        yield syncs.add_histogram(counters.syncs)
         snapshots = Family(
             "shoal_raft_snapshots", "counter", "Snapshots begun, sent, given up, adopted, and refused here"
         )
-        snapshots.add(tally.snapshots_started, event="begun").add(tally.snapshots_sent, event="sent")
-        snapshots.add(tally.snapshots_failed, event="given_up").add(tally.snapshots_adopted, event="adopted")
-        yield snapshots.add(tally.snapshots_refused, event="refused")
+        snapshots.add(counters.snapshots_started, event="begun").add(counters.snapshots_sent, event="sent")
+        snapshots.add(counters.snapshots_failed, event="given_up").add(counters.snapshots_adopted, event="adopted")
+        yield snapshots.add(counters.snapshots_refused, event="refused")
         moved = Family("shoal_raft_snapshot_bytes", "counter", "Bytes of the rows of snapshots")
-        yield moved.add(tally.snapshot_bytes_sent, direction="sent").add(tally.snapshot_bytes_taken, direction="taken")
+        yield moved.add(counters.snapshot_bytes_sent, direction="sent").add(
+            counters.snapshot_bytes_taken, direction="taken"
+        )
         yield gauge("shoal_node_rows", "Rows as counted last, at a slow pace", sums.rows)
         yield gauge("shoal_node_row_bytes", "Bytes of the rows as counted last, uncompressed", sums.row_bytes)
         yield gauge("shoal_node_sessions", "Clients' sessions remembered, all shards", sums.sessions)
@@ -276,12 +282,12 @@ class NodeMetrics:
         )
 
     def _of_comparisons(self, sums: _Sums) -> Iterator[Family]:
-        tally = self._node.tally
+        counters = self._node.counters
         yield counter(
-            "shoal_compare_rounds", "Times that all rows of a shard led here were compared", tally.comparison_rounds
+            "shoal_compare_rounds", "Times that all rows of a shard led here were compared", counters.comparison_rounds
         )
-        yield counter("shoal_compare_slices", "Digests of slices of replicas made here", tally.compared_slices)
-        yield counter("shoal_compare_bytes", "Bytes that these were of", tally.compared_bytes)
+        yield counter("shoal_compare_slices", "Digests of slices of replicas made here", counters.compared_slices)
+        yield counter("shoal_compare_bytes", "Bytes that these were of", counters.compared_bytes)
         yield gauge(
             "shoal_compare_age_seconds",
             "Since all replicas of a shard were compared, or this node began to lead it: the longest of the shards led here",
@@ -299,12 +305,12 @@ class NodeMetrics:
             "shoal_replica_failures",
             "Times that a replica here failed, or was a failed one when its node began",
             "kind",
-            ((kind.value, tally.replica_failures.get(kind.value, 0)) for kind in FailureKind),
+            ((kind.value, counters.replica_failures.get(kind.value, 0)) for kind in FailureKind),
         )
         yield counter(
             "shoal_compare_replicas_taken_out",
             "Replicas here that differed from most, and were taken out to be rebuilt",
-            tally.replicas_differed,
+            counters.replicas_differed,
         )
         yield gauge(
             "shoal_compare_undecided_shards",

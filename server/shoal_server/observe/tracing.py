@@ -1,7 +1,8 @@
 """A node's spans: the requests that clients trace, as spans of kind SERVER, with where the time went.
 
 They are made when a request is answered, from the times that the turn has measured: the core knows of no spans, and only
-keeps the times of the requests that are watched (see `Tally`). Needs `opentelemetry-api`; who exports spans is not its concern.
+keeps the times of the requests that are watched (see `NodeCounters`). Needs `opentelemetry-api`; who exports spans is not its
+concern.
 """
 
 from __future__ import annotations

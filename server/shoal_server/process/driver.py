@@ -127,10 +127,10 @@ class NodeDriver:
         if end.to_clients:
             self._to_clients(end.to_clients)
         ended = monotonic_ns()
-        tally = self._node.tally
-        tally.end_turn(ended)
-        if tally.slow:
-            self._slow(tally.take_slow(), ended)
+        counters = self._node.counters
+        counters.end_turn(ended)
+        if counters.slow:
+            self._slow(counters.take_slow(), ended)
 
     def sync_stalled_for(self) -> float:
         """Return for how many seconds the sync under way has been going on, 0 where there is none."""

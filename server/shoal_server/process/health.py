@@ -73,7 +73,7 @@ class HealthWatch:
         now = monotonic_ns()
         durations = self._driver.take_sync_durations()
         for duration in durations:
-            node.tally.syncs.record(duration / 1e9)
+            node.counters.syncs.record(duration / 1e9)
         state = DiskState(
             free_bytes=self._free_bytes,
             used_bytes=self._used_bytes,

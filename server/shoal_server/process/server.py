@@ -147,7 +147,7 @@ class NodeServer:
             slow=lambda slow, ended: self._slow_log.take(slow, ended),
         )
         self._node.set_log_level = set_log_level
-        self._node.tally.slow_ns = config.observe.slow_request_ns
+        self._node.counters.slow_ns = config.observe.slow_request_ns
         self._slow_log = SlowLog(node_id, self._address_of)
         self._spans = spans
         self._tracing = None if spans is None else self._traced_by(spans)
@@ -228,7 +228,7 @@ class NodeServer:
         from shoal_server.observe.tracing import NodeTracing  # loads OpenTelemetry, which other nodes do without
 
         tracing = NodeTracing(self._identity.node, spans, monotonic_ns)
-        self._node.tally.watched = tracing.watched
+        self._node.counters.watched = tracing.watched
         return tracing
 
     def _address_of(self, client: int) -> str:
@@ -334,7 +334,7 @@ class NodeServer:
 
         self._api = ApiServer(address, self._entry, self._limits, self._certificates, self._spans)
         self._api.tell_ready(False)
-        self.add_metrics(self._api.tally.families)
+        self.add_metrics(self._api.counters.families)
         await self._api.start()
 
     async def _stop_api(self, patience_seconds: float) -> None:
@@ -376,7 +376,7 @@ class NodeServer:
             if connection is not None:
                 connection.send(answers)
         if self._tracing is not None:
-            self._tracing.answered(to_clients, self._node.tally.take_timed())
+            self._tracing.answered(to_clients, self._node.counters.take_timed())
 
     async def _ask_to_join(self) -> None:
         """Ask the managers to be let in, until they have given this node a shard map."""
@@ -492,10 +492,10 @@ class NodeServer:
         self._refusal_log.take(connection.address, reason, peer=peer, client=client)
 
     def malformed(self, failures: list[Failure]) -> None:
-        self._node.tally.failed([ErrorCode.INVALID_ARGUMENT] * len(failures))
+        self._node.counters.failed([ErrorCode.INVALID_ARGUMENT] * len(failures))
 
     def frame_damaged(self) -> None:
-        self._node.tally.frames_damaged += 1
+        self._node.counters.frames_damaged += 1
 
     def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
         client = self._next_client

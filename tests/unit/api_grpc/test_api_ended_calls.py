@@ -15,7 +15,7 @@ from shoal_server.api.calls import Reply, dialogue, feed
 from shoal_server.api.gateway import Gateway
 from shoal_server.api.generated import shoal_pb2 as pb
 from shoal_server.node.settings import Limits
-from shoal_server.observe.api_tally import ApiTally
+from shoal_server.observe.api_counters import ApiCounters
 
 
 class OpenGate:
@@ -25,7 +25,7 @@ class OpenGate:
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
-        self.tally = ApiTally(1)
+        self.counters = ApiCounters(1)
 
     def check(self) -> None:
         return
@@ -67,7 +67,7 @@ async def test_an_answer_to_a_call_that_is_over_ends_the_call_as_cancelled(kind:
     with structlog.testing.capture_logs() as events, pytest.raises(asyncio.CancelledError):
         await call(asked, EndedCall())
     assert events == []
-    ended = next(family for family in gate.tally.families() if family.name == "shoal_api_calls")
+    ended = next(family for family in gate.counters.families() if family.name == "shoal_api_calls")
     assert [(sample.labels["code"], sample.value) for sample in ended.samples] == [("CANCELLED", 1)]
 
 

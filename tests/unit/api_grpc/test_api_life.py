@@ -166,7 +166,7 @@ async def test_health_and_reflection_answer_while_data_calls_are_turned_away(own
         assert (error.retryable, error.maybe_applied, error.retry_after_ms) == (True, False, 1000)
         assert await asyncio.to_thread(api.health) == "SERVING"
         assert "shoal.v1.Shoal" in await asyncio.to_thread(api.database.get_services)
-        found = {family.name: family.samples[0].value for family in server.tally.families()}
+        found = {family.name: family.samples[0].value for family in server.counters.families()}
         assert (found["shoal_api_calls_open"], found["shoal_api_calls_limit"]) == (2, 2)
         await asyncio.to_thread(talks[0].end)
         assert not (await asyncio.to_thread(api.call, "Exists", key=b"life/none")).exists

@@ -240,7 +240,7 @@ def test_a_snapshot_with_a_row_that_cannot_be_read_is_refused(make_nodes: Any, w
     leader, (victim, _) = nodes.leader, nodes.others
     node, replica = nodes.nodes[victim], nodes.replica(victim)
     take(nodes, leader, victim, rows=[BAD_ROWS[way]])
-    assert (node.tally.snapshots_adopted, node.tally.snapshots_refused) == (0, 1)
+    assert (node.counters.snapshots_adopted, node.counters.snapshots_refused) == (0, 1)
     assert not node._transfers.takes(1)
     [problem] = acks(nodes, victim)
     assert problem
@@ -263,7 +263,7 @@ def test_a_snapshot_of_a_state_that_cannot_be_is_refused(make_nodes: Any, way: s
         "later membership": {"membership_index": 1 << 40},
     }
     take(nodes, leader, victim, **changes[way])
-    assert (node.tally.snapshots_adopted, node.tally.snapshots_refused) == (0, 1)
+    assert (node.counters.snapshots_adopted, node.counters.snapshots_refused) == (0, 1)
     assert acks(nodes, victim)[0]
 
 
@@ -272,7 +272,7 @@ def test_a_whole_snapshot_is_adopted(make_nodes: Any) -> None:
     nodes.answer(nodes.write(Put(b"key", b"value")))
     leader, (victim, _) = nodes.leader, nodes.others
     take(nodes, leader, victim, rows=[("d", 0, b"key", value_header(1))])
-    assert nodes.nodes[victim].tally.snapshots_adopted == 1
+    assert nodes.nodes[victim].counters.snapshots_adopted == 1
 
 
 def take(nodes: Any, leader: str, victim: str, **changes: Any) -> None:

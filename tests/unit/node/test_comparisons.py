@@ -88,7 +88,9 @@ def told(nodes: Nodes, name: str) -> tuple[int, bytes]:
 
 
 def differed(nodes: Nodes) -> dict[str, int]:
-    return {name: node.tally.replicas_differed for name, node in nodes.nodes.items() if node.tally.replicas_differed}
+    return {
+        name: node.counters.replicas_differed for name, node in nodes.nodes.items() if node.counters.replicas_differed
+    }
 
 
 # -- what is found
@@ -254,7 +256,7 @@ def test_where_no_copy_is_that_of_most_voters_nobody_is_taken_out_and_the_shard_
     assert divergence.first_microshard <= divergence.last_microshard <= 3
     assert "different copies at log index" in str(divergence)
     assert differed(nodes) == {}
-    assert nodes.nodes[nodes.leader].tally.divergences == 1
+    assert nodes.nodes[nodes.leader].counters.divergences == 1
 
 
 def test_a_difference_that_is_mended_is_not_shown_any_more(make_nodes: Any) -> None:
@@ -349,7 +351,7 @@ def test_nothing_is_compared_where_it_is_switched_off(make_nodes: Any) -> None:
     before = last_index(nodes)
     nodes.pass_time(3000)
     assert last_index(nodes) == before
-    assert nodes.nodes[nodes.leader].tally.compared_slices == 0
+    assert nodes.nodes[nodes.leader].counters.compared_slices == 0
 
 
 def test_one_slice_at_a_time_is_open_and_pauses_are_as_long_as_slices_are_large(make_nodes: Any) -> None:
@@ -358,10 +360,10 @@ def test_one_slice_at_a_time_is_open_and_pauses_are_as_long_as_slices_are_large(
     for part in range(4):
         nodes.answer(nodes.write(*(Put(b"%d-%d" % (part, number), b"") for number in range(MAX_ROWS))))
     leader = nodes.leader
-    nodes.until(lambda: nodes.nodes[leader].tally.compared_slices > 0)
+    nodes.until(lambda: nodes.nodes[leader].counters.compared_slices > 0)
     began = nodes.now
     nodes.pass_time(1000)
-    made = nodes.nodes[leader].tally.compared_slices
+    made = nodes.nodes[leader].counters.compared_slices
     # A slice of 1,024 rows takes 1.3 ms and more by the figures, of which 5 thousandths are 0.26 s.
     assert 1 < made <= 1 + (nodes.now - began) // (265 * MS)
 
@@ -390,11 +392,11 @@ def test_a_replica_far_behind_makes_no_digests_that_nobody_waits_for(filled: Nod
     for number in range(4 * MAX_BEHIND_ENTRIES):
         filled.write(Put(b"key-%d" % (number % 7), b"w%d" % number))
         filled.step()
-    asked = filled.nodes[leader].tally.compared_slices
-    before = filled.nodes[other].tally.compared_slices
+    asked = filled.nodes[leader].counters.compared_slices
+    before = filled.nodes[other].counters.compared_slices
     filled.heal()
     filled.until(lambda: filled.replica(other).machine.state.index >= last_index(filled) - 1)
-    assert filled.nodes[other].tally.compared_slices - before < asked // 2
+    assert filled.nodes[other].counters.compared_slices - before < asked // 2
     filled.pass_time(2000)
     assert differed(filled) == {}
 

@@ -225,7 +225,7 @@ def test_the_only_copy_stays_failed_and_is_not_made_of_itself(make_nodes: Any) -
     assert nodes.replica("n1").failure is not None
     refused = nodes.answer(scan(nodes, "n1", STRONG))
     assert "the replica here has failed (damaged: " in refused.message
-    assert nodes.nodes["n2"].tally.snapshots_adopted == 0
+    assert nodes.nodes["n2"].counters.snapshots_adopted == 0
 
 
 def test_a_leader_that_meets_damage_while_it_sends_a_snapshot_makes_no_copy_of_it(make_nodes: Any) -> None:
@@ -335,11 +335,11 @@ def test_a_failure_leaves_a_count_when_it_has_healed(nodes: Any) -> None:
     nodes.nodes[victim].fail_replica(nodes.replica(victim), ReplicaFailure(FailureKind.DAMAGED, "a test", 7), nodes.now)
     nodes.pass_time(2000)
     assert nodes.replica(victim).failure is None
-    assert nodes.nodes[victim].tally.replica_failures == {"damaged": 1}
+    assert nodes.nodes[victim].counters.replica_failures == {"damaged": 1}
     engine = nodes.engines[victim]
     engine.damage.add("data", list(engine.tables["data"].keys))
     engine.damaged_families = ("data",)
-    assert restart(nodes, victim).tally.replica_failures == {"damaged": 1}, "met at the start"
+    assert restart(nodes, victim).counters.replica_failures == {"damaged": 1}, "met at the start"
     assert nodes.ask_and_wait(victim, GetStatus).damaged_families == ("data",)
 
 

@@ -58,7 +58,7 @@ def test_it_is_dropped_counted_and_logged_and_its_connection_goes_on(nodes: Any,
         nodes.pass_time(2000)
     assert [nodes.replica(name).group.term for name in NODES] == before
     assert not nodes.nodes[receiver].cut_off
-    assert nodes.nodes[receiver].tally.messages_refused == 5
+    assert nodes.nodes[receiver].counters.messages_refused == 5
     said = [line for line in logs if line["event"] == "term_implausible"]
     assert [(line["peer"], line["shard"]) for line in said] == [(sender, SHARD)]
     assert isinstance(nodes.answer(nodes.write(Put(b"a", b"1"))), Written)

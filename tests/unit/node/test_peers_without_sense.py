@@ -77,7 +77,7 @@ def test_it_is_refused_and_the_group_goes_on(nodes: Any, what: str) -> None:
     nodes.frames.append((sender, receiver, nodes.encoded([message])))
     nodes.pass_time(3000)
     assert sender in nodes.nodes[receiver].cut_off
-    assert nodes.nodes[receiver].tally.messages_refused
+    assert nodes.nodes[receiver].counters.messages_refused
     nodes.until(lambda: isinstance(nodes.answer(nodes.write(Put(b"b", b"1"))), Written))
 
 
@@ -92,5 +92,5 @@ def test_a_snapshot_with_a_membership_that_is_none_is_not_adopted(nodes: Any, me
         (other, one, nodes.encoded([chunk(SnapshotHeader(SHARD, group.term + 1, 50, 1, 1), membership)]))
     )
     nodes.pass_time(3000)
-    assert nodes.nodes[one].tally.snapshots_adopted == 0
+    assert nodes.nodes[one].counters.snapshots_adopted == 0
     nodes.until(lambda: isinstance(nodes.answer(nodes.write(Put(b"b", b"1"))), Written))

@@ -22,10 +22,10 @@ def watch(nodes: Any) -> list[TimedRequest]:
     def step_and_look() -> None:
         step()
         for node in nodes.nodes.values():
-            noted.extend(node.tally.take_slow())
+            noted.extend(node.counters.take_slow())
 
     for node in nodes.nodes.values():
-        node.tally.slow_ns = SLOW_MS * MS
+        node.counters.slow_ns = SLOW_MS * MS
     nodes.step = step_and_look
     return noted
 
@@ -63,25 +63,29 @@ def test_a_write_whose_leader_is_deposed_is_noted_with_its_end(nodes: Any):
 
 
 def test_requests_are_counted_by_kind_and_failures_by_code(nodes: Any):
-    tally = nodes.nodes[nodes.leader].tally
+    counters = nodes.nodes[nodes.leader].counters
     assert isinstance(nodes.answer(nodes.write(Put(b"a", b"1"))), Written)
     assert isinstance(nodes.answer(nodes.read(nodes.leader, b"a", freshness=Freshness())), Rows)
     assert isinstance(nodes.answer(nodes.write(Put(b"", b"1"))), Failure)
-    assert {kind.__name__: count for kind, count in tally.requests.items()} == {"OpenSession": 1, "Write": 2, "Read": 1}
-    assert {code.value: count for code, count in tally.failures.items()} == {"invalid_argument": 1}
-    assert tally.proposals == tally.proposed_commands == 2
+    assert {kind.__name__: count for kind, count in counters.requests.items()} == {
+        "OpenSession": 1,
+        "Write": 2,
+        "Read": 1,
+    }
+    assert {code.value: count for code, count in counters.failures.items()} == {"invalid_argument": 1}
+    assert counters.proposals == counters.proposed_commands == 2
 
 
 def test_elections_and_changes_of_leaders_are_counted(nodes: Any):
-    before = {name: (node.tally.elections_won, node.tally.leader_changes) for name, node in nodes.nodes.items()}
+    before = {name: (node.counters.elections_won, node.counters.leader_changes) for name, node in nodes.nodes.items()}
     deposed = nodes.leader
     nodes.isolate(deposed)
     nodes.until(lambda: any(nodes.replica(name).group.is_leader for name in nodes.nodes if name != deposed), 10_000)
     nodes.heal()
     nodes.until(lambda: nodes.replica(deposed).group.leader not in ("", deposed), 10_000)
     winner = nodes.replica(deposed).group.leader
-    assert nodes.nodes[winner].tally.elections_won == before[winner][0] + 1
-    assert nodes.nodes[deposed].tally.leader_changes == before[deposed][1] + 1
+    assert nodes.nodes[winner].counters.elections_won == before[winner][0] + 1
+    assert nodes.nodes[deposed].counters.leader_changes == before[deposed][1] + 1
 
 
 SLOW = TimedRequest(Served.WRITE_QUORUM, 7, 3, 1, 42, "000102030405", 5, 99, 2, 100 * MS, 120 * MS, 125 * MS, 600 * MS)

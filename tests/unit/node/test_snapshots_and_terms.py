@@ -68,7 +68,7 @@ def test_a_pre_candidate_that_takes_a_snapshot_of_its_leader_is_not_talked_out_o
     node.receive_peer(leader, [Heartbeat(1, nodes.now - 1, nodes.now - 2, True)])
     node.receive_peer(leader, [chunk])
     nodes.step()
-    assert node.tally.snapshots_adopted == 1
+    assert node.counters.snapshots_adopted == 1
     node.receive_peer(other, [VoteResponse(SHARD, group.term + 5, False, True)])
     nodes.step()
     assert (group.leader, group.term) == (leader, nodes.replica(leader).group.term)
@@ -99,11 +99,11 @@ def test_a_replica_that_hears_of_a_term_by_a_snapshot_first_is_in_that_term_when
         if chunks:
             node.receive_peer(new, chunks)
         nodes.step()
-        if node.tally.snapshots_adopted:
+        if node.counters.snapshots_adopted:
             break
         if all(write in nodes.answers for write in writes):
             writes.append(nodes.write(Put(b"more", b"x" * 50)))
-    assert node.tally.snapshots_adopted == 1
+    assert node.counters.snapshots_adopted == 1
     assert (group.term, group.leader) == (term, new)
     assert load_hard_state(node.engine, SHARD).term == term
 

@@ -19,13 +19,13 @@ class Watched:
         self._step = nodes.step
         self._nodes = nodes
         for node in nodes.nodes.values():
-            node.tally.watched = {(CLIENT, request) for request in range(1, 100)}
+            node.counters.watched = {(CLIENT, request) for request in range(1, 100)}
         nodes.step = self.step
 
     def step(self) -> None:
         self._step()
         for node in self._nodes.nodes.values():
-            self.timed.extend(node.tally.take_timed())
+            self.timed.extend(node.counters.take_timed())
 
     def of(self, request: int) -> TimedRequest:
         (timed,) = [each for each in self.timed if each.request == request]
@@ -86,7 +86,7 @@ def test_a_watched_write_of_a_deposed_leader_is_noted_with_its_end(nodes: Any):
 def test_what_nobody_watches_is_not_noted(nodes: Any):
     watched = Watched(nodes)
     for node in nodes.nodes.values():
-        node.tally.watched = {(CLIENT + 1, request) for request in range(1, 100)}
+        node.counters.watched = {(CLIENT + 1, request) for request in range(1, 100)}
     assert isinstance(nodes.answer(nodes.write(Put(b"a", b"1"))), Written)
     assert isinstance(nodes.answer(nodes.read(nodes.leader, b"a", freshness=Freshness())), Rows)
     assert watched.timed == []

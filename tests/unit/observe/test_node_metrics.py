@@ -42,7 +42,7 @@ def families(shards: int, database: RocksEngine) -> dict[str, Family]:
     for number, replica in node.replicas.items():
         replica.machine.traffic.read([number])
         replica.load.work = float(number)
-    node.tally.retired_reads = 5
+    node.counters.retired_reads = 5
     metrics = NodeMetrics(
         node,
         database,

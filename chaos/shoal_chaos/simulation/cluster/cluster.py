@@ -245,7 +245,7 @@ class SimulatedNode:
         if local_now - self._looked_at_disk >= DISK_LOOK_INTERVAL:
             self._look_at_disk(node, local_now)
         self.engine.damage.met.clear()
-        adopted = node.tally.snapshots_adopted
+        adopted = node.counters.snapshots_adopted
         turn = node.turn(local_now, self._wall_ms())
         if turn.to_peers:
             self._say(turn.to_peers, {})
@@ -258,7 +258,7 @@ class SimulatedNode:
         if end.flush is not None and end.flush > self._flushing:
             self._flushing = end.flush
             self._flush(epoch, end.flush, self.engine.written)
-        if self.engine.damage.met and node.tally.snapshots_adopted == adopted:
+        if self.engine.damage.met and node.counters.snapshots_adopted == adopted:
             self._check_damage_was_heeded(node)
         while node.cut_off:
             self._cluster.break_link(node.cut_off.popitem()[0], self.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shoal.metrics import Family, gauge, labelled
 
 
-class ApiTally:
+class ApiCounters:
     """Counters of the API's thread; `families` may be called in any.
 
     `open` are the calls under way, that included which is just being turned away; `limit` is how many may be.

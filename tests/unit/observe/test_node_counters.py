@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from shoal.metrics import LATENCY_BOUNDS, Family, Histogram
 from shoal.protocol.messages import Freshness
-from shoal_server.node.counters import LABELS, Served, Tally, served_as
+from shoal_server.node.counters import LABELS, NodeCounters, Served, served_as
 from shoal_server.shard.traffic import Traffic
 
 MS = 1_000_000
@@ -18,45 +18,45 @@ def count(histogram: Histogram) -> int:
 
 
 def test_a_read_answered_by_its_own_turn_took_from_the_first_arrival_to_the_end_of_the_turn():
-    tally = Tally()
-    tally.begin_turn(arrived=1000 * MS, now=1001 * MS)
+    counters = NodeCounters()
+    counters.begin_turn(arrived=1000 * MS, now=1001 * MS)
     for _ in range(3):
-        tally.read(Served.READ_STRONG, 1000 * MS, shard=1, client=1, request=1)
-    tally.end_turn(1004 * MS)
-    histogram = tally.latencies[Served.READ_STRONG]
+        counters.read(Served.READ_STRONG, 1000 * MS, shard=1, client=1, request=1)
+    counters.end_turn(1004 * MS)
+    histogram = counters.latencies[Served.READ_STRONG]
     assert count(histogram) == 3
     assert histogram.seconds == pytest.approx(3 * 0.004)
 
 
 def test_a_request_that_waited_over_turns_took_from_its_own_arrival():
-    tally = Tally()
-    tally.begin_turn(arrived=1000 * MS, now=1000 * MS)
-    tally.end_turn(1001 * MS)
-    tally.begin_turn(arrived=1050 * MS, now=1050 * MS)
-    tally.waited.append((Served.WRITE_QUORUM, 1000 * MS, 5))
-    tally.end_turn(1060 * MS)
-    histogram = tally.latencies[Served.WRITE_QUORUM]
+    counters = NodeCounters()
+    counters.begin_turn(arrived=1000 * MS, now=1000 * MS)
+    counters.end_turn(1001 * MS)
+    counters.begin_turn(arrived=1050 * MS, now=1050 * MS)
+    counters.waited.append((Served.WRITE_QUORUM, 1000 * MS, 5))
+    counters.end_turn(1060 * MS)
+    histogram = counters.latencies[Served.WRITE_QUORUM]
     assert count(histogram) == 5
     assert histogram.seconds == pytest.approx(5 * 0.060)
 
 
 def test_what_nobody_times_is_dropped_with_the_next_turn():
-    tally = Tally()
-    tally.slow_ns = MS
-    tally.begin_turn(arrived=1000 * MS, now=1000 * MS)
-    tally.read(Served.READ_STRONG, 10 * MS, shard=1, client=1, request=1)
-    assert tally.slow
-    tally.begin_turn(arrived=1001 * MS, now=1001 * MS)
-    assert (tally.slow, tally.waited) == ([], [])
+    counters = NodeCounters()
+    counters.slow_ns = MS
+    counters.begin_turn(arrived=1000 * MS, now=1000 * MS)
+    counters.read(Served.READ_STRONG, 10 * MS, shard=1, client=1, request=1)
+    assert counters.slow
+    counters.begin_turn(arrived=1001 * MS, now=1001 * MS)
+    assert (counters.slow, counters.waited) == ([], [])
 
 
 @pytest.mark.parametrize(("arrived", "slow"), [(499, True), (501, False)])
 def test_only_what_waited_beyond_the_bound_is_slow(arrived: int, slow: bool):
-    tally = Tally()
-    tally.slow_ns = 500 * MS
-    tally.begin_turn(arrived=1000 * MS, now=1000 * MS)
-    tally.read(Served.READ_EVENTUAL, arrived * MS, shard=3, client=1, request=9)
-    assert bool(tally.take_slow()) is slow
+    counters = NodeCounters()
+    counters.slow_ns = 500 * MS
+    counters.begin_turn(arrived=1000 * MS, now=1000 * MS)
+    counters.read(Served.READ_EVENTUAL, arrived * MS, shard=3, client=1, request=9)
+    assert bool(counters.take_slow()) is slow
 
 
 def test_a_read_is_counted_by_what_it_asked_for():
@@ -67,11 +67,11 @@ def test_a_read_is_counted_by_what_it_asked_for():
 
 
 def test_what_a_removed_replica_has_counted_stays_counted():
-    tally, traffic = Tally(), Traffic()
+    counters, traffic = NodeCounters(), Traffic()
     traffic.read([1, 1, 2])
     traffic.wrote([1], {1})
-    tally.retire(traffic)
-    assert (tally.retired_reads, tally.retired_writes) == (3, 1)
+    counters.retire(traffic)
+    assert (counters.retired_reads, counters.retired_writes) == (3, 1)
 
 
 def test_a_histogram_is_what_prometheus_takes_for_one():
