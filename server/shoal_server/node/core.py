@@ -55,7 +55,6 @@ from shoal_server.node.absent_replicas import answer_for_absent
 from shoal_server.node.administration import Administration, AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.callers import Callers
-from shoal_server.node.census import Census
 from shoal_server.node.checksums import checksum
 from shoal_server.node.comparisons import Comparisons
 from shoal_server.node.counters import NodeCounters
@@ -71,6 +70,7 @@ from shoal_server.node.opening import ReplicaOpener, origin_of_empty
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
+from shoal_server.node.row_counting import RowCounting
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.node.splits import Splits
@@ -192,7 +192,7 @@ class Node:
         self._stray_rows = StrayRows(self, now)
         self._dirty: dict[int, Replica] = dict(self.replicas)
         self._again: dict[int, Replica] = {}
-        self._census = Census(engine, self.replicas, now)
+        self._row_counting = RowCounting(engine, self.replicas, now)
         self._comparisons = Comparisons(
             identity.node,
             engine,
@@ -522,11 +522,11 @@ class Node:
         for client, answers in outbox.to_clients.items():
             if client in in_flight:
                 in_flight[client] -= len(answers)
-        if now >= self._census.due_at:
-            found = self._census.step(now)
+        if now >= self._row_counting.due_at:
+            found = self._row_counting.step(now)
             if found is not None:
                 self._damaged(*found, now)
-        wake_at = min(self._next_tick, self._census.due_at, self._comparisons.due_at)
+        wake_at = min(self._next_tick, self._row_counting.due_at, self._comparisons.due_at)
         if self._behind:
             wake_at = min(wake_at, self._behind_due)
         return TurnEnd(outbox.to_peers, outbox.to_clients, self._flush(), wake_at)

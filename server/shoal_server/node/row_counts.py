@@ -1,4 +1,4 @@
-"""How many rows one replica's microshards hold, and how many bytes: as the census has counted them last."""
+"""How many rows one replica's microshards hold, and how many bytes, as counted last (row_counting.py)."""
 
 from __future__ import annotations
 

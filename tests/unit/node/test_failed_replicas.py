@@ -139,7 +139,7 @@ def test_a_failed_replica_is_said_to_be_so_and_serves_no_read_of_any_kind(nodes:
     assert answer.code == ErrorCode.UNAVAILABLE
 
 
-def test_damage_that_only_a_checksum_or_the_census_meets_fails_the_replica_too(nodes: Any) -> None:
+def test_damage_that_only_a_checksum_or_counting_rows_meets_fails_the_replica_too(nodes: Any) -> None:
     fill(nodes)
     one, other = nodes.others
     damage(nodes, one, b"k020")

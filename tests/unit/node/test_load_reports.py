@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from shoal.protocol.messages import Delete, DeleteRange, Freshness, GetStatus, Put, ReplicaStatus, StatusReply
 from shoal.shardmap import MicroshardRange
-from shoal_server.node.census import STEP_ROWS
+from shoal_server.node.row_counting import STEP_ROWS
 
 if TYPE_CHECKING:
     from conftest import Nodes

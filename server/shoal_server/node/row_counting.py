@@ -25,7 +25,7 @@ REST_NS = 5_000_000_000
 """The least time between two passes; after a longer pass it is as long as that took."""
 
 
-class Census:
+class RowCounting:
     """Counts the rows of `replicas`, which the node adds to and takes from as it likes."""
 
     def __init__(self, engine: Engine, replicas: Mapping[int, Replica], now: int) -> None:
