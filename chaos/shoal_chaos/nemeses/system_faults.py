@@ -20,7 +20,7 @@ from enum import IntEnum
 from importlib.resources import files
 from pathlib import Path
 
-from shoal_server.storage.marks import MARKS_FILE
+from shoal_server.storage.wal_watermark import WATERMARK_FILE
 
 from shoal_chaos.nemeses.possible import NotPossibleHere
 
@@ -126,7 +126,7 @@ class SystemFaults:
         folder.mkdir(parents=True, exist_ok=True)
         self._control_file = folder / f"{name}.faults"
         self._synced_file = folder / f"{name}.synced"
-        self._marks: dict[Path, bytes] = {}
+        self._watermarks: dict[Path, bytes] = {}
         self._control_file.write_bytes(bytes(CONTROL_BYTES))
         with self._control_file.open("r+b") as control:
             self._control = mmap.mmap(control.fileno(), CONTROL_BYTES)
@@ -147,7 +147,7 @@ class SystemFaults:
             raise ValueError(f"{field.name} is no fault of a disk")
         if field is Field.SYNC_LIES and value:
             # It is written in place, so that its length does not say what of it is on disk.
-            self._marks = {path: path.read_bytes() for path in self.data.rglob(MARKS_FILE)}
+            self._watermarks = {path: path.read_bytes() for path in self.data.rglob(WATERMARK_FILE)}
         self._put(field, value)
 
     def heal_disk(self) -> None:
@@ -193,9 +193,9 @@ class SystemFaults:
             if keeps < found.st_size:
                 os.truncate(path, keeps)
                 lost += found.st_size - keeps
-        for path, content in self._marks.items():
+        for path, content in self._watermarks.items():
             path.write_bytes(content)
-        self._marks = {}
+        self._watermarks = {}
         return lost
 
     def close(self) -> None:

@@ -5,9 +5,9 @@ while it waits for the disk (a write with `sync=True` does not), so a thread may
 to the log waits for a sync of it that is under way; `write_unlogged` has nothing to wait for, and half the bytes to write.
 
 Recovery is point-in-time: what comes back of the log is a prefix of its batches, each whole, and shorter than what was
-synced only where it was damaged since, which marks.py notices. What is found is in synced tables before anybody reads it.
-RocksDB flushes the data family when `flush` says so, and by itself when its buffer is full; either way it syncs the logs
-written until then first, so flushed rows never run ahead of the log.
+synced only where it was damaged since, which wal_watermark.py notices. What is found is in synced tables before anybody
+reads it. RocksDB flushes the data family when `flush` says so, and by itself when its buffer is full; either way it syncs
+the logs written until then first, so flushed rows never run ahead of the log.
 
 RocksDB's iterators end at a block that they cannot read as they end behind the last row: whoever does not ask for their
 status takes half of the rows for all. So there is one loop over an iterator here, which asks.
@@ -48,8 +48,8 @@ from shoal_server.storage.engine import (
     StorageFull,
     View,
 )
-from shoal_server.storage.marks import MARKS_FILE, SyncedMarks
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
+from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
 LOG_BUFFER_BYTES = 16 * 1024 * 1024
 META_BUFFER_BYTES = 8 * 1024 * 1024
@@ -264,7 +264,7 @@ class RocksEngine:
             self._database = Rdict(str(path), options, column_families=known)
             # Before anything is written: numbers are given on from where recovery has come to.
             self._written = self._database.latest_sequence_number()
-            self._marks = self._open_marks(self._written)
+            self._watermark = self._open_watermark(self._written)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
             self._columns: dict[str, str] = {}
@@ -280,25 +280,25 @@ class RocksEngine:
             raise StorageFailed(f"the database in {path} cannot be opened: {error}") from error
         self._keep_what_was_recovered()
 
-    def _open_marks(self, found: int) -> SyncedMarks:
+    def _open_watermark(self, found: int) -> WalWatermark:
         """Check that everything is there that a sync has ever confirmed.
 
         Args:
             found: the number of the last write that recovery has brought back.
         """
         try:
-            marks = SyncedMarks(self._path / MARKS_FILE)
+            watermark = WalWatermark(self._path / WATERMARK_FILE)
         except OSError as error:
             raise self._failure("read the marks of", error) from error
-        if found < marks.noted:
+        if found < watermark.noted:
             self._database.close()
             del self._database
             raise StorageDamaged(
                 f"the write-ahead log in {self._path} has lost what was confirmed to be on disk (it ends at {found}, and "
-                f"was synced up to {marks.noted}): the disk lies, or files were damaged or brought back from an old copy; "
-                f"{REPLACE_NODE}. Only where no other replica is left: remove {marks.path} to start with what is there"
+                f"was synced up to {watermark.noted}): the disk lies, or files were damaged or brought back from an old copy; "
+                f"{REPLACE_NODE}. Only where no other replica is left: remove {watermark.path} to start with what is there"
             )
-        return marks
+        return watermark
 
     def _keep_what_was_recovered(self) -> None:
         """Have on disk for good what a killed process had written and never synced, and recovery has found.
@@ -408,8 +408,8 @@ class RocksEngine:
         written = self._written
         try:
             self._database.flush_wal(True)
-            if written > self._marks.noted:
-                self._marks.note(written)
+            if written > self._watermark.noted:
+                self._watermark.note(written)
         except Exception as error:
             raise self._failure("sync", error) from error
 
@@ -487,7 +487,7 @@ class RocksEngine:
         """
         self.sync()
         try:
-            self._marks.close()
+            self._watermark.close()
             self._families[self.data].flush()
             self._close_database()
         except Exception as error:

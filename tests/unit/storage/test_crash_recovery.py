@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shoal_server.storage.marks import MARKS_FILE
 from shoal_server.storage.rocks import RocksEngine
+from shoal_server.storage.wal_watermark import WATERMARK_FILE
 
 MIB = 1 << 20
 
@@ -127,8 +127,8 @@ def test_a_torn_tail_of_the_write_ahead_log_loses_only_whole_last_batches(tmp_pa
         log = max(path.glob("*.log"), key=lambda file: file.stat().st_size)
         whole = log.read_bytes()
         log.write_bytes(whole[:-torn])
-        # What is cut off may have been synced, which is refused (test_synced_marks.py): here it is recovery that counts.
-        (path / MARKS_FILE).unlink()
+        # What is cut off may have been synced, which is refused (test_wal_watermark.py): here it is recovery that counts.
+        (path / WATERMARK_FILE).unlink()
         engine = reopened(path)
         first = newest(engine)
         assert first > 0

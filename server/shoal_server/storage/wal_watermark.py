@@ -1,4 +1,4 @@
-"""Marks: how far the write-ahead log was confirmed to be on disk, noted outside of it, so that a loss is noticed.
+"""The WAL watermark: how far the write-ahead log was confirmed to be on disk, noted outside of it, so that a loss is noticed.
 
 Recovery takes what it cannot read at the end of the log for the torn end that a crash leaves, and drops it with all that
 follows. Where that had been synced before it was damaged, acknowledged entries would be gone without a word. So every sync
@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from shoal_server.storage.folder_sync import sync_folder
 
-MARKS_FILE = "SYNCED"
+WATERMARK_FILE = "SYNCED"
 
 NOTE_SECONDS = 1.0
 """Notes are on disk after so long at the latest, and what one fsync takes."""
@@ -33,8 +33,8 @@ PLACES = 2
 _LINE_BYTES = 30
 
 
-class SyncedMarks:
-    """The file of marks. `noted` is the last one. Its methods belong to one thread at a time."""
+class WalWatermark:
+    """The file of the watermark. `noted` is the newest one. Its methods belong to one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -52,8 +52,8 @@ class SyncedMarks:
         self._closing = Event()
         self._failed: OSError | None = None
 
-    def note(self, mark: int) -> None:
-        """Note that a sync has confirmed everything up to `mark`.
+    def note(self, written: int) -> None:
+        """Note that a sync has confirmed everything up to the write of number `written`.
 
         Raises:
             OSError: it cannot be noted, or an earlier one could not be put on disk.
@@ -62,24 +62,24 @@ class SyncedMarks:
             raise self._failed
         mapped = self._mapped
         if mapped is None:
-            mapped = self._begin(mark)
+            mapped = self._begin(written)
         at = self._place * SECTOR
-        mapped[at : at + _LINE_BYTES] = _line(mark)
+        mapped[at : at + _LINE_BYTES] = _line(written)
         self._place = (self._place + 1) % PLACES
-        self.noted = mark
+        self.noted = written
         if not self._wanted.is_set():
             self._wanted.set()
 
-    def _begin(self, mark: int) -> mmap.mmap:
+    def _begin(self, written: int) -> mmap.mmap:
         """Put a new file in place of the old one, and map it."""
         new = self.path.with_name(self.path.name + ".new")
         self._file = new.open("w+b", buffering=0)
-        self._file.write(_line(mark).ljust(SECTOR, b"\0") * PLACES)
+        self._file.write(_line(written).ljust(SECTOR, b"\0") * PLACES)
         os.fsync(self._file.fileno())
         new.replace(self.path)
         sync_folder(self.path.parent)
         self._mapped = mmap.mmap(self._file.fileno(), PLACES * SECTOR)
-        self._thread = Thread(target=self._keep, args=(self._file.fileno(),), name="shoal-marks", daemon=True)
+        self._thread = Thread(target=self._keep, args=(self._file.fileno(),), name="shoal-watermark", daemon=True)
         self._thread.start()
         return self._mapped
 
@@ -117,11 +117,11 @@ class SyncedMarks:
             raise self._failed
 
 
-def _line(mark: int) -> bytes:
-    return b"%020d %08x\n" % (mark, zlib.crc32(b"%020d" % mark))
+def _line(written: int) -> bytes:
+    return b"%020d %08x\n" % (written, zlib.crc32(b"%020d" % written))
 
 
 def _read(line: bytes) -> int:
-    """Return the mark of a line, or 0 where it is torn or damaged."""
+    """Return the number in a line, or 0 where it is torn or damaged."""
     number = line.partition(b" ")[0]
     return int(number) if number.isdigit() and line == _line(int(number)) else 0

@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from shoal_server.storage import marks
+from shoal_server.storage import wal_watermark
 from shoal_server.storage.engine import StorageDamaged, StorageFailed
-from shoal_server.storage.marks import MARKS_FILE, SyncedMarks
 from shoal_server.storage.rocks import RocksEngine
+from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
 MIB = 1 << 20
 
@@ -107,11 +107,11 @@ def test_damage_before_what_was_synced_is_refused(killed: Killed) -> None:
     assert "shoal remove-node" in killed.refusal()
 
 
-def test_where_nothing_else_is_left_the_file_of_marks_may_be_removed(killed: Killed) -> None:
+def test_where_nothing_else_is_left_the_watermark_may_be_removed(killed: Killed) -> None:
     killed.cut(killed.synced_bytes // 2)
-    marks_file = killed.path / MARKS_FILE
-    assert f"remove {marks_file}" in killed.refusal()
-    marks_file.unlink()
+    watermark_file = killed.path / WATERMARK_FILE
+    assert f"remove {watermark_file}" in killed.refusal()
+    watermark_file.unlink()
     engine = open_engine(killed.path)
     assert 0 < rows(engine) < 50
     write(engine, 200, 1)
@@ -187,39 +187,39 @@ def test_what_was_synced_a_moment_before_the_kill_is_guarded_as_anything_older(t
 # -- the file
 
 
-def test_a_torn_or_damaged_place_leaves_the_mark_before_it(tmp_path: Path) -> None:
+def test_a_torn_or_damaged_place_leaves_the_watermark_before_it(tmp_path: Path) -> None:
     file = tmp_path / "SYNCED"
-    written = SyncedMarks(file)
-    for mark in (7, 8, 9):
-        written.note(mark)
-        assert SyncedMarks(file).noted == mark
+    written = WalWatermark(file)
+    for write in (7, 8, 9):
+        written.note(write)
+        assert WalWatermark(file).noted == write
     written.close()
     whole = file.read_bytes()
-    assert SyncedMarks(file).noted == 9
+    assert WalWatermark(file).noted == 9
     for at, byte in enumerate(whole):
         if byte:
             file.write_bytes(whole[:at] + bytes([byte ^ 1]) + whole[at + 1 :])
-            assert SyncedMarks(file).noted in (8, 9)
+            assert WalWatermark(file).noted in (8, 9)
     file.write_bytes(b"\xff\x00 what is this\n\n")
-    assert SyncedMarks(file).noted == 0
+    assert WalWatermark(file).noted == 0
 
 
 def test_a_note_is_on_disk_soon_also_when_nothing_follows_and_after_a_pause_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(marks, "NOTE_SECONDS", 0.2)
+    monkeypatch.setattr(wal_watermark, "NOTE_SECONDS", 0.2)
     kept: list[int] = []
     original = os.fsync
 
     def fsync(file: int) -> None:
         original(file)
-        kept.append(SyncedMarks(path).noted if path.exists() else 0)
+        kept.append(WalWatermark(path).noted if path.exists() else 0)
 
     path = tmp_path / "SYNCED"
-    monkeypatch.setattr(marks.os, "fsync", fsync)
-    written = SyncedMarks(path)
-    for mark in range(1, 100):
-        written.note(mark)
+    monkeypatch.setattr(wal_watermark.os, "fsync", fsync)
+    written = WalWatermark(path)
+    for write in range(1, 100):
+        written.note(write)
     wait_until(lambda: kept[-1] == 99)
     assert len(kept) < 8, "not one for each"
     time.sleep(0.5)
@@ -240,8 +240,8 @@ def test_a_note_that_cannot_be_put_on_disk_fails_the_next_sync(tmp_path: Path, m
     def fsync(_: int) -> None:
         raise broken
 
-    monkeypatch.setattr(marks.os, "fsync", fsync)
-    monkeypatch.setattr(marks, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(wal_watermark.os, "fsync", fsync)
+    monkeypatch.setattr(wal_watermark, "NOTE_SECONDS", 0.0)
     with pytest.raises(StorageFailed, match="Input/output error"):
         for number in range(1, 200):
             write(engine, number, 1)
