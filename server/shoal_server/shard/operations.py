@@ -194,14 +194,14 @@ class WriteExecutor:
             refused = self._check(number, condition, key)
             if refused is not None:
                 return refused
-        marks = overlay.marks(keys)
+        savepoint = overlay.savepoint(keys)
         values: list[int] = []
         for number, (part, microshard) in enumerate(parts):
             result = self._one(part, microshard)
             if isinstance(result, Applied):
                 values += result.values
             else:
-                overlay.take_back(marks)
+                overlay.take_back(savepoint)
                 assert isinstance(result, Impossible), "an operation in an Atomic has no conditions of its own"
                 return Impossible(number, result.reason)
         return Applied(values)

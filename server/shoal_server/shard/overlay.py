@@ -71,14 +71,14 @@ class Overlay:
         starts[first:behind] = [start]
         ends[first:behind] = [end]
 
-    def marks(self, keys: Iterable[bytes]) -> dict[bytes, object]:
+    def savepoint(self, keys: Iterable[bytes]) -> dict[bytes, object]:
         """Return what is needed to take back changes of `keys` that follow."""
         rows = self.rows
         return {key: rows.get(key, _ABSENT) for key in keys}
 
-    def take_back(self, marks: dict[bytes, object]) -> None:
-        """Undo the changes made to the keys of `marks` since."""
-        for key, row in marks.items():
+    def take_back(self, savepoint: dict[bytes, object]) -> None:
+        """Undo the changes made to the keys of `savepoint` since."""
+        for key, row in savepoint.items():
             if row is _ABSENT:
                 self.rows.pop(key, None)
             else:
