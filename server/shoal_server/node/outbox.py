@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from shoal.errors import ErrorCode
+from shoal.protocol.frames import Decoder
 from shoal.protocol.messages import Answer, Failure
 from shoal.shardmap import Shard
 
@@ -25,6 +26,9 @@ PeerMessage: TypeAlias = (
     | DigestReport
     | DigestVerdict
 )
+
+peer_decoder: Decoder[list[PeerMessage]] = Decoder(list[PeerMessage])
+"""Of the frames that nodes send each other."""
 
 NOBODY = -1
 """In place of a client: the node itself, which waits for no answer."""

@@ -43,8 +43,7 @@ from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import CLIENT_HELLO
 
 from shoal_server.certificates import Certificate
-from shoal_server.node.outbox import PeerMessage
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import PeerMessage, peer_decoder
 from shoal_server.node.request_frames import decode_requests, frame_in_words
 
 log = structlog.get_logger("shoal.node")

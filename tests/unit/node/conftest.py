@@ -11,7 +11,7 @@ from shoal.protocol.frames import HEADER_BYTES, answer_decoder, encode_frame, en
 from shoal.protocol.messages import Answer, Freshness, OpenSession, Operation, Read, Request, SessionOpened, Write
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.node.replica import Replica
 from shoal_server.node.request_frames import decode_requests
 from shoal_server.node.settings import NodeIdentity, NodeSettings

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from shoal.protocol.messages import InstallShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.raft.messages import LeaderQuestion, Membership, Resigned, SnapshotHeader
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk
 

@@ -26,7 +26,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.migration import BeginOutgoing, MigrationCursor, ReadMoving
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.core import Node
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.messages import SnapshotHeader
 from shoal_server.storage.applied_state import load_applied_state

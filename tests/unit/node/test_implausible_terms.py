@@ -9,7 +9,7 @@ from shoal.protocol.bounds import MAX_TERM
 from shoal.protocol.failures import FailureKind
 from shoal.protocol.frames import HEADER_BYTES, encode_frame
 from shoal.protocol.messages import GetStatus, Put, Written
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.raft.messages import (
     MAX_TERM_STEP,
     AppendEntries,

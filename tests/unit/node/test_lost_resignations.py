@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from shoal.protocol.messages import Put
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.raft.messages import LeaderQuestion, Resigned
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 

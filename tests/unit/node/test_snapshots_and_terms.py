@@ -8,7 +8,7 @@ import pytest
 from shoal.keys import microshard_of
 from shoal.protocol.messages import Done, Put, SplitShard
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import Timing
 from shoal_server.raft.messages import Heartbeat, VoteRequest, VoteResponse

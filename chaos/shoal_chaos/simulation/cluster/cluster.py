@@ -13,7 +13,7 @@ from shoal.protocol.messages import Answer, Request
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState, SyncLatency
-from shoal_server.node.peer_frames import peer_decoder
+from shoal_server.node.outbox import peer_decoder
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
