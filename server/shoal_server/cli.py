@@ -301,7 +301,7 @@ def new_cluster_id(
     # They load the storage engine, which the other commands do without.
     from shoal_server.storage.copies import rename_stored_cluster
     from shoal_server.storage.engine import DataFolderRefused, StorageFailed
-    from shoal_server.storage.folder import CLUSTER_ID_BYTES
+    from shoal_server.storage.node_rows import CLUSTER_ID_BYTES
 
     if cluster_id is not None and re.fullmatch(f"[0-9a-f]{{{2 * CLUSTER_ID_BYTES}}}", cluster_id) is None:
         raise CommandFailed(

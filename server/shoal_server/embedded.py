@@ -30,15 +30,9 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.raft.config import Timing
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, Engine, StorageFailed
-from shoal_server.storage.folder import (
-    CLUSTER_ID_BYTES,
-    DataFolder,
-    begin_epoch,
-    load_shard_map,
-    open_data_folder,
-    save_shard_map,
-)
+from shoal_server.storage.folder import DataFolder, open_data_folder
 from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.node_rows import CLUSTER_ID_BYTES, begin_epoch, load_shard_map, save_shard_map
 from shoal_server.storage.rewriting import write_anew
 from shoal_server.storage.rocks import RocksEngine
 

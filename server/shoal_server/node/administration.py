@@ -43,7 +43,7 @@ from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
 from shoal_server.storage.dropped_replicas import DroppedReplica, is_remembered, put_dropped
-from shoal_server.storage.folder import put_shard_map
+from shoal_server.storage.node_rows import put_shard_map
 from shoal_server.storage.replica_failure import lost_to_at_worst
 from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, is_stored, put_origin
 from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped

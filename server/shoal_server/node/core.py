@@ -85,14 +85,14 @@ from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, VoteRequest
 from shoal_server.raft.ready import BadMessage, ImplausibleTerm
 from shoal_server.shard.beginnings import Beginnings
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.folder import (
+from shoal_server.storage.layout import is_split_off
+from shoal_server.storage.node_rows import (
     begin_promising,
     check_own_rows,
     forget_longer_promises,
     load_derived_version,
     put_shard_map,
 )
-from shoal_server.storage.layout import is_split_off
 from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
 from shoal_server.storage.replica_rows import is_stored, put_origin
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted

@@ -19,7 +19,7 @@ from shoal.shardmap import Routes
 from shoal_server.node.outbox import NOBODY
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.shard.commands import FoundCommand
-from shoal_server.storage.folder import CLUSTER_ID_BYTES, put_shard_map
+from shoal_server.storage.node_rows import CLUSTER_ID_BYTES, put_shard_map
 
 if TYPE_CHECKING:
     from shoal_server.node.core import Node

@@ -54,12 +54,11 @@ from shoal_server.process.joining import ask_to_join
 from shoal_server.process.peer_links import PeerLinks
 from shoal_server.process.secure_listener import SecureListener
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
-from shoal_server.storage.folder import (
-    DataFolder,
+from shoal_server.storage.folder import DataFolder, open_data_folder
+from shoal_server.storage.node_rows import (
     begin_epoch,
     load_peer_incarnation,
     load_shard_map,
-    open_data_folder,
     save_peer_incarnation,
     save_shard_map,
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shoal_server.process.joining import MANAGERS_KEYSPACE, managers_cluster
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
-from shoal_server.storage.folder import DataFolder, load_shard_map, open_present_folder, rename_cluster
+from shoal_server.storage.folder import DataFolder, open_present_folder
+from shoal_server.storage.node_rows import load_shard_map, rename_cluster
 from shoal_server.storage.rocks import RocksEngine
 
 _CACHE_BYTES = 8 * 1024 * 1024

@@ -23,7 +23,6 @@ from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.damaged_meta import set_right
 from shoal_server.storage.dropped_replicas import STORED_TWICE
 from shoal_server.storage.engine import Damaged, Engine
-from shoal_server.storage.folder import check_own_rows, load_shard_map
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
     applied_state_key,
@@ -41,6 +40,7 @@ from shoal_server.storage.layout import (
 )
 from shoal_server.storage.log_store import LAST_INDEX, GroupLogStore
 from shoal_server.storage.meta_rows import DamageRule, MetaKind
+from shoal_server.storage.node_rows import check_own_rows, load_shard_map
 from shoal_server.storage.promises import EVERY_SHARD, has_forgotten, put_forgotten
 from shoal_server.storage.replica_failure import (
     FailureKind,

@@ -12,7 +12,7 @@ from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity
 from shoal_server.process.driver import welcome_of
-from shoal_server.storage.folder import load_shard_map, rename_cluster
+from shoal_server.storage.node_rows import load_shard_map, rename_cluster
 
 SHARD = 1
 ELSEWHERE = (

@@ -31,7 +31,7 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.membership import ChangeKind, MembershipChange
 from shoal_server.raft.messages import HardState
 from shoal_server.storage.dropped_replicas import DroppedReplica, put_dropped, take_up_dropped
-from shoal_server.storage.folder import load_shard_map
+from shoal_server.storage.node_rows import load_shard_map
 from shoal_server.storage.promises import load_hard_state
 from shoal_server.storage.replica_failure import load_lost_to
 from shoal_server.storage.watched import WatchedEngine

@@ -11,7 +11,8 @@ from shoal.cli.main import app
 from shoal.shardmap import Keyspace, ShardMap
 from shoal_server.storage.copies import rename_stored_cluster
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, StorageFailed
-from shoal_server.storage.folder import load_shard_map, open_data_folder, save_shard_map
+from shoal_server.storage.folder import open_data_folder
+from shoal_server.storage.node_rows import load_shard_map, save_shard_map
 from shoal_server.storage.rocks import RocksEngine
 
 MIB = 1 << 20

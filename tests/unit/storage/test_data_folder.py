@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 from shoal_server.storage.engine import DataFolderRefused, Engine
-from shoal_server.storage.folder import (
+from shoal_server.storage.folder import open_data_folder
+from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.node_rows import (
     FIRST_EPOCH_UNIX_SECONDS,
     begin_epoch,
     begin_promising,
     forget_longer_promises,
     load_peer_incarnation,
-    open_data_folder,
     save_peer_incarnation,
 )
-from shoal_server.storage.memory import MemoryEngine
 
 
 def refusal(path: Path, cluster: str = "demo", node: str = "n1") -> str:

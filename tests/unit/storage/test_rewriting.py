@@ -16,7 +16,6 @@ from shoal_server.raft.messages import Entry, HardState, Membership, entry_check
 from shoal_server.storage import rewriting
 from shoal_server.storage.applied_state import AppliedState, applied_state_row, load_applied_state
 from shoal_server.storage.engine import Damaged, Engine
-from shoal_server.storage.folder import save_shard_map
 from shoal_server.storage.layout import (
     applied_state_key,
     data_prefix,
@@ -27,6 +26,7 @@ from shoal_server.storage.layout import (
     value_header,
 )
 from shoal_server.storage.log_store import GroupLogStore
+from shoal_server.storage.node_rows import save_shard_map
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure, load_failure, load_lost_to, put_failure
 from shoal_server.storage.replica_rows import drop_own_rows, drop_rows
 from shoal_server.storage.rewriting import write_anew

@@ -18,7 +18,6 @@ from shoal_server.storage.dropped_replicas import (
     put_dropped,
 )
 from shoal_server.storage.engine import Damaged
-from shoal_server.storage.folder import load_shard_map, save_peer_incarnation, save_shard_map
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
     LogStart,
@@ -27,6 +26,7 @@ from shoal_server.storage.layout import (
     load_log_start,
     log_start_key,
 )
+from shoal_server.storage.node_rows import load_shard_map, save_peer_incarnation, save_shard_map
 from shoal_server.storage.promises import EVERY_SHARD, has_forgotten, load_hard_state, put_hard_state
 from shoal_server.storage.replica_failure import FailureKind, load_failure
 from shoal_server.storage.replica_rows import ReplicaOrigin, load_origin, put_origin

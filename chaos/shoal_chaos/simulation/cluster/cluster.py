@@ -19,7 +19,6 @@ from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import VoteResponse
 from shoal_server.storage.engine import Damaged
-from shoal_server.storage.folder import load_shard_map
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import (
     DATA_PREFIX_BYTES,
@@ -30,6 +29,7 @@ from shoal_server.storage.layout import (
     sessions_prefix,
     split_off_key,
 )
+from shoal_server.storage.node_rows import load_shard_map
 from shoal_server.storage.promises import load_hard_state
 
 from shoal_chaos.simulation.checks.invariants import Invariants, Serving, Violation
