@@ -120,7 +120,7 @@ async def test_a_replica_moves_to_a_node_that_joined_while_writes_go_on(real_clu
             plan = with_shard(before, address, followers=("n4",))
             await manager.answers("n4")
             await manager.install(plan)
-            await manager.change(ChangeKind.ADD_FOLLOWER, "n4")
+            await manager.change(ChangeKind.ADD_LEARNER, "n4")
             await manager.until(
                 lambda now: any(peer.node == "n4" and peer.match_index >= now.commit_index for peer in now.peers)
             )

@@ -168,11 +168,11 @@ async def test_a_member_that_is_no_node_stays_out_of_the_map_and_is_taken_out_of
 
         async with await hand.leader(1) as leader:
             with pytest.raises(InvalidArgument, match="has no node 'n9'"):
-                await leader.change_membership(1, ChangeKind.ADD_FOLLOWER, "n9")
+                await leader.change_membership(1, ChangeKind.ADD_LEARNER, "n9")
             known = await leader.shard_map()
             nodes = (*known.nodes, NodeAddress("n9", "127.0.0.1:1"))
             await leader.install_shard_map(replace(known, version=known.version + 1, nodes=nodes))
-            await leader.change_membership(1, ChangeKind.ADD_FOLLOWER, "n9")
+            await leader.change_membership(1, ChangeKind.ADD_LEARNER, "n9")
 
         async def undone() -> bool:
             """Added and removed again: the map follows only what any node takes."""

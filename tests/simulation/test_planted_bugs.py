@@ -144,7 +144,7 @@ class LeadersApart(Faults):
             group = node.node.replicas[shard].group if node.node and shard in node.node.replicas else None
             if group is None or not group.is_leader:
                 continue
-            followers = set(group.membership.followers)
+            followers = set(group.membership.learners)
             if not followers:
                 self._feed(node.name, shard)
                 return
@@ -167,7 +167,7 @@ class LeadersApart(Faults):
             return
         try:
             node.propose_membership(
-                shard, MembershipChange(ChangeKind.ADD_FOLLOWER, free[0]), cluster.nodes[leader].local_now()
+                shard, MembershipChange(ChangeKind.ADD_LEARNER, free[0]), cluster.nodes[leader].local_now()
             )
         except (NotLeader, MembershipRefused):
             return

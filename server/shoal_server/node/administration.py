@@ -265,13 +265,13 @@ class Administration:
             problem = f"the shard map has version {node.routes.map.version} already: a split needs a newer one"
         elif replica.machine.state.outgoing is not None or replica.machine.state.incoming is not None:
             problem = f"shard {parent.id} is in a migration: try again when that is over"
-        elif unknown := sorted(set(membership.voters + membership.followers) - self._node.routes.nodes.keys()):
+        elif unknown := sorted(set(membership.voters + membership.learners) - self._node.routes.nodes.keys()):
             problem = f"it has replicas on {', '.join(unknown)}, which the shard map has not: remove these from the group first"
         elif not status.membership_committed:
             problem = "a change of its membership is under way: try again in a moment"
-        elif (set(child.voters), set(child.followers)) != (set(membership.voters), set(membership.followers)):
+        elif (set(child.voters), set(child.followers)) != (set(membership.voters), set(membership.learners)):
             problem = (
-                f"the replicas are on {', '.join(membership.voters + membership.followers)}: those of the new shard "
+                f"the replicas are on {', '.join(membership.voters + membership.learners)}: those of the new shard "
                 "are the same"
             )
         elif without_ranges(child.ranges, replica.machine.state.ranges) or not without_ranges(
@@ -284,7 +284,7 @@ class Administration:
         founded = msgspec.structs.replace(
             child,
             founders=membership.voters,
-            founding_followers=membership.followers,
+            founding_followers=membership.learners,
             founding_ranges=child.ranges,
             parent=parent.id,
             membership_version=membership.version,
@@ -313,10 +313,7 @@ class Administration:
             problem = f"the membership of shard {request.shard} is of version {membership.version} by now"
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, f"{problem}, not {request.if_version}")
             return
-        if (
-            request.kind in (ChangeKind.ADD_FOLLOWER, ChangeKind.PROMOTE)
-            and request.node not in self._node.routes.nodes
-        ):
+        if request.kind in (ChangeKind.ADD_LEARNER, ChangeKind.PROMOTE) and request.node not in self._node.routes.nodes:
             # A node that joins is in the managers' map before it is given replicas: then this one's is an older one.
             problem = (
                 f"the shard map of {self._node.identity.node}, of version {self._node.routes.map.version}, has no node "

@@ -64,7 +64,7 @@ def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
         first_index=status.first_index,
         lease_ms=min(max(0, status.lease_until - now), node.settings.timing.support_ns) // 1_000_000,
         voters=membership.voters,
-        followers=membership.followers,
+        followers=membership.learners,
         membership_version=membership.version,
         membership_committed=status.membership_committed,
         reads=traffic.reads,

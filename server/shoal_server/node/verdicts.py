@@ -51,7 +51,7 @@ def judge(reports: Mapping[str, Copy], membership: Membership, copied: Collectio
         membership: the group's at that index; who is not in it does not count.
         copied: nodes whose rows came by a snapshot since all replicas were found to be the same.
     """
-    members = membership.voters + membership.followers
+    members = membership.voters + membership.learners
     nodes_by_copy: dict[Copy, list[str]] = {}
     for node in members:
         if node in reports:

@@ -46,7 +46,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
             back from where they are stored. A replica that has failed, and applies nothing, keeps `cache_bytes` of them.
         commit_notice_delay_ns: a commit position that no append carries goes alone after this long.
         probe_retry_ns: what was sent to a peer and not answered is sent again after this long.
-        promotable_lag_entries: a follower that lacks more of what is committed is not made a voter.
+        promotable_lag_entries: a learner that lacks more of what is committed is not made a voter.
         replay_lag_entries: a replica that has more than this still to apply leaves it to others to campaign first: it would
             serve nothing until it has.
         stall_ns: a peer that accepts nothing of what was sent for this long is probed anew.

@@ -5,11 +5,11 @@ leases. It does no I/O and reads no clock: `now` is passed in, in nanoseconds of
 
 Roles and how they change:
 
-    REPLICA        follows a leader, or knows none. Its leader unsupported for long enough -> PRE_CANDIDATE
-    PRE_CANDIDATE  asks whether it could win, binding nobody. A majority says yes -> CANDIDATE; a leader appears -> REPLICA
-    CANDIDATE      has a new term and its own vote. A majority votes for it -> LEADER; a newer term, a leader -> REPLICA
+    FOLLOWER       follows a leader, or knows none. Its leader unsupported for long enough -> PRE_CANDIDATE
+    PRE_CANDIDATE  asks whether it could win, binding nobody. A majority says yes -> CANDIDATE; a leader appears -> FOLLOWER
+    CANDIDATE      has a new term and its own vote. A majority votes for it -> LEADER; a newer term, a leader -> FOLLOWER
     LEADER         orders writes. A newer term, a majority's support lost for too long, or its own demotion committed
-                   -> REPLICA
+                   -> FOLLOWER
 
 What replaces Raft's per-group heartbeats and randomised timers is `Liveness`: as long as a replica has promised support
 to the process that leads it, it neither campaigns nor votes for another. So a quiet group needs no messages and no ticks
@@ -89,17 +89,17 @@ from shoal_server.raft.ready import (
 class Role(Enum):
     """What a replica is at the moment; see the module's first lines."""
 
-    REPLICA = "replica"
+    FOLLOWER = "follower"
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
 
 
 _MAY_FOLLOW: dict[Role, frozenset[Role]] = {
-    Role.REPLICA: frozenset({Role.REPLICA, Role.PRE_CANDIDATE, Role.CANDIDATE}),
-    Role.PRE_CANDIDATE: frozenset({Role.PRE_CANDIDATE, Role.CANDIDATE, Role.REPLICA}),
-    Role.CANDIDATE: frozenset({Role.PRE_CANDIDATE, Role.LEADER, Role.REPLICA}),
-    Role.LEADER: frozenset({Role.REPLICA}),
+    Role.FOLLOWER: frozenset({Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE}),
+    Role.PRE_CANDIDATE: frozenset({Role.PRE_CANDIDATE, Role.CANDIDATE, Role.FOLLOWER}),
+    Role.CANDIDATE: frozenset({Role.PRE_CANDIDATE, Role.LEADER, Role.FOLLOWER}),
+    Role.LEADER: frozenset({Role.FOLLOWER}),
 }
 """The transitions there are. A pre-candidate that cannot win campaigns again; so does a candidate, from the beginning."""
 
@@ -205,7 +205,7 @@ class Group:
         self.group = group
         self.node = node
         self.log = log
-        self.role = Role.REPLICA
+        self.role = Role.FOLLOWER
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.leader = ""
@@ -290,7 +290,7 @@ class Group:
     def members(self) -> tuple[str, ...]:
         """Everybody who has a replica, voter or not."""
         membership = self._history.current
-        return membership.voters + membership.followers
+        return membership.voters + membership.learners
 
     @property
     def may_have_to_vote(self) -> bool:
@@ -350,7 +350,7 @@ class Group:
         membership = self._history.current
         if self.is_leader:
             role = "leader"
-        elif self.role is not Role.REPLICA:
+        elif self.role is not Role.FOLLOWER:
             role = "candidate"
         else:
             role = "voter" if self.node in membership.voters else "follower"
@@ -455,10 +455,10 @@ class Group:
             if type(message) is VoteResponse and message.pre and message.granted:
                 # Granted for the term that would be: it binds nobody.
                 return True
-            if self.role is Role.REPLICA and kind in _ANSWERS:
+            if self.role is Role.FOLLOWER and kind in _ANSWERS:
                 # An answer to what this replica no longer does must not talk it out of the leader it is bound to.
                 return False
-            self._become_replica(term, now)
+            self._become_follower(term, now)
             return True
         if kind in _OF_LEADERS:
             # An old leader: tell it the term, or it would go on for as long as its quorum lets it.
@@ -546,7 +546,7 @@ class Group:
 
     def _promise_to(self, peer: str) -> int:
         """Return the number of the promise under which `peer` is answered: none is named that does not bind this replica."""
-        if self.role is Role.REPLICA and self.leader == peer:
+        if self.role is Role.FOLLOWER and self.leader == peer:
             return self._liveness.promise_to(peer, self._leader_epoch)
         return self._liveness.no_promise
 
@@ -554,12 +554,12 @@ class Group:
         """Take `sender`, in that life of its process, for the leader of this term."""
         if self._leader is not None:
             raise BadMessage(f"{sender} says that it leads shard {self.group} in term {self.term}, and this node does")
-        if self.leader != sender or self.role is not Role.REPLICA:
+        if self.leader != sender or self.role is not Role.FOLLOWER:
             if self.leader not in ("", sender):
                 raise BadMessage(
                     f"{sender} says that it leads shard {self.group} in term {self.term}, and {self.leader} does"
                 )
-            self._become(Role.REPLICA)
+            self._become(Role.FOLLOWER)
             self.leader = sender
         self._leader_epoch = epoch
         self._settle_down(now)
@@ -656,14 +656,14 @@ class Group:
         state = election(self._history.current.voters, self._granted, self._refused)
         if state is Election.WON:
             if self.role is Role.PRE_CANDIDATE and self._leader_is_supported(now):
-                self._become(Role.REPLICA)
+                self._become(Role.FOLLOWER)
                 self._settle_down(now)
             elif self.role is Role.PRE_CANDIDATE:
                 self._real_campaign(now, transfer=False)
             else:
                 self._become_leader(now)
         elif state is Election.LOST and self.role is Role.CANDIDATE:
-            self._become(Role.REPLICA)
+            self._become(Role.FOLLOWER)
 
     def _on_vote_request(self, sender: str, message: VoteRequest, now: int) -> None:
         if self.is_silent:
@@ -675,7 +675,7 @@ class Group:
             self._refuse_vote(sender, message)
             return
         if message.term > self.term and not message.pre:
-            self._become_replica(message.term, now)
+            self._become_follower(message.term, now)
         log = self.log
         up_to_date = (message.last_term, message.last_index) >= (log.last_term, log.last_index)
         if message.pre:
@@ -757,7 +757,7 @@ class Group:
 
     def _on_timeout_now(self, sender: str, message: TimeoutNow, now: int) -> None:  # noqa: ARG002
         if self._leader is None and self.may_campaign and not self._failed:
-            self._become(Role.REPLICA)
+            self._become(Role.FOLLOWER)
             self._become(Role.PRE_CANDIDATE)
             self._real_campaign(now, transfer=True)
 
@@ -766,7 +766,7 @@ class Group:
     def _become(self, role: Role) -> None:
         invariant(role in _MAY_FOLLOW[self.role], f"a {self.role.value} does not become a {role.value}")
         self.role = role
-        if role is Role.REPLICA or role is Role.LEADER:
+        if role is Role.FOLLOWER or role is Role.LEADER:
             self._renewing = False
 
     def _set_term(self, term: int, vote: str) -> None:
@@ -780,10 +780,10 @@ class Group:
             self._accepted_up_to = 0
             self._rejections = []
 
-    def _become_replica(self, term: int, now: int) -> None:
-        """Fall back to REPLICA, in `term`, of a leader not yet known."""
+    def _become_follower(self, term: int, now: int) -> None:
+        """Fall back to FOLLOWER, in `term`, of a leader not yet known."""
         self._resign()
-        self._become(Role.REPLICA)
+        self._become(Role.FOLLOWER)
         self.leader = ""
         if term > self.term:
             self._set_term(term, "")
@@ -809,8 +809,8 @@ class Group:
             self._awaits_snapshot = True
             self._owes_acceptance = ""
             self._accepted_up_to = 0
-        if self.role is not Role.REPLICA:
-            self._become_replica(self.term, now)
+        if self.role is not Role.FOLLOWER:
+            self._become_follower(self.term, now)
 
     def mended(self, now: int) -> None:
         """Lead and campaign as before `fail`: what had failed is whole again, and the log was all the time."""
@@ -879,7 +879,7 @@ class Group:
         """Support for or by some member has changed: look whether that matters here."""
         if self._leader is not None:
             self.active = True
-        elif self.role is Role.REPLICA:
+        elif self.role is Role.FOLLOWER:
             self._settle_down(now)
 
     def tick(self, now: int) -> None:
@@ -890,7 +890,7 @@ class Group:
             removed = self.node not in leader.membership.voters and self._history.current_index <= self.log.commit_index
             fed = self._failed and leader.has_fed(now, FEEDING_SUPPORTS * self._timing.support_ns)
             if removed or fed or max(supported, leader.since) + self._timing.support_ns <= now:
-                self._become_replica(self.term, now)
+                self._become_follower(self.term, now)
                 return
             self._reads.extend(leader.probe_reads(now))
             # One that has failed does not lead for ever, whether or not anybody takes anything of it.
@@ -898,11 +898,11 @@ class Group:
             if leader.lease_forfeited and leader.transfer is None and supported > now and self.may_campaign:
                 # The target of a transfer has not taken over, and may still do so at any time. Only a newer term ends
                 # that; without one there would never be a lease again.
-                self._become_replica(self.term, now)
+                self._become_follower(self.term, now)
                 self._renewing = True
                 self._pre_campaign(now)
             return
-        if self.role is Role.REPLICA:
+        if self.role is Role.FOLLOWER:
             self._settle_down(now)
         if self.active and now >= self._campaign_due and self.may_campaign:
             if self._restarted and now < self._liveness.vote_not_before:
@@ -957,7 +957,7 @@ class Group:
             raise MembershipRefused(f"{self.node!r} leads the group: transfer leadership first")
         if change.kind == ChangeKind.PROMOTE:
             progress = leader.progress.get(change.node)
-            # Under load a follower is never level with the leader; what is on its way to it delays nobody
+            # Under load a learner is never level with the leader; what is on its way to it delays nobody
             # (Raft dissertation, section 4.2.1: the last round of catching up has to be short, not empty).
             caught_up = max(1, log.commit_index - self._config.promotable_lag_entries)
             if progress is not None and progress.match < caught_up:
@@ -1077,7 +1077,7 @@ class Group:
                 invariant(binds_nobody(message), "what speaks of a term leaves when that term is on disk")
         for peer, message in ready.durable_messages:
             if isinstance(message, _NAMING_PROMISES) and not (
-                self.leader == peer and self.role is Role.REPLICA and message.term == self.term
+                self.leader == peer and self.role is Role.FOLLOWER and message.term == self.term
             ):
                 promise = message.promise
                 invariant(promise == self._liveness.no_promise, "who names a promise is a replica that it binds")
@@ -1139,7 +1139,7 @@ class Group:
 
     def follows(self, sender: str, term: int) -> bool:
         """Say whether this replica follows `sender`, which leads in `term`, and nobody newer."""
-        return self.role is Role.REPLICA and self.term == term and self.leader == sender
+        return self.role is Role.FOLLOWER and self.term == term and self.leader == sender
 
     def can_restore(self, index: int, term: int) -> bool:
         """Say whether a snapshot at (index, term) would bring this replica forward, or mend it where it has failed."""

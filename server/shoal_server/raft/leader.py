@@ -117,7 +117,7 @@ class Leader:
     def set_membership(self, membership: Membership, now: int) -> None:
         """Feed those who are in `membership`, and nobody else, from now on."""
         self.membership = membership
-        self.others = [node for node in (*membership.voters, *membership.followers) if node != self._node]
+        self.others = [node for node in (*membership.voters, *membership.learners) if node != self._node]
         self.progress = {
             node: self.progress.get(node) or Progress(self._config, self._log.last_index + 1, now)
             for node in self.others

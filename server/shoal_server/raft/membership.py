@@ -24,14 +24,14 @@ from shoal_server.raft.messages import Entry, EntryKind, Membership
 class ChangeKind(IntEnum):
     """What happens to a node's replica."""
 
-    ADD_FOLLOWER = 1
+    ADD_LEARNER = 1
     PROMOTE = 2
     DEMOTE = 3
     REMOVE = 4
 
 
 class MembershipChange(msgspec.Struct, frozen=True, array_like=True):
-    """One step. A voter comes by ADD_FOLLOWER and PROMOTE, and goes by DEMOTE and REMOVE."""
+    """One step. A voter comes by ADD_LEARNER and PROMOTE, and goes by DEMOTE and REMOVE."""
 
     kind: Count
     node: Name
@@ -47,32 +47,32 @@ def changed(membership: Membership, change: MembershipChange) -> Membership:
     Raises:
         MembershipRefused: the change makes no sense for this membership.
     """
-    node, voters, followers = change.node, membership.voters, membership.followers
+    node, voters, learners = change.node, membership.voters, membership.learners
     if not node:
         raise MembershipRefused("the change names no node")
-    if change.kind == ChangeKind.ADD_FOLLOWER:
-        if node in voters or node in followers:
+    if change.kind == ChangeKind.ADD_LEARNER:
+        if node in voters or node in learners:
             raise MembershipRefused(f"{node!r} already has a replica")
-        followers = (*followers, node)
+        learners = (*learners, node)
     elif change.kind == ChangeKind.PROMOTE:
-        if node not in followers:
+        if node not in learners:
             raise MembershipRefused(f"{node!r} is no follower: only a follower can become a voter")
-        voters, followers = (*voters, node), tuple(other for other in followers if other != node)
+        voters, learners = (*voters, node), tuple(other for other in learners if other != node)
     elif change.kind == ChangeKind.DEMOTE:
         if node not in voters:
             raise MembershipRefused(f"{node!r} is no voter")
         if len(voters) == 1:
             raise MembershipRefused(f"{node!r} is the last voter: promote another first")
-        voters, followers = tuple(other for other in voters if other != node), (*followers, node)
+        voters, learners = tuple(other for other in voters if other != node), (*learners, node)
     elif change.kind == ChangeKind.REMOVE:
-        if node not in followers:
+        if node not in learners:
             raise MembershipRefused(f"{node!r} is no follower: demote a voter before removing it")
-        followers = tuple(other for other in followers if other != node)
+        learners = tuple(other for other in learners if other != node)
     else:
         raise MembershipRefused(f"unknown kind of change {change.kind}")
-    if len(voters) + len(followers) > MAX_REPLICAS:
+    if len(voters) + len(learners) > MAX_REPLICAS:
         raise MembershipRefused(f"a group has at most {MAX_REPLICAS} replicas: remove another first")
-    return Membership(membership.version + 1, voters, followers)
+    return Membership(membership.version + 1, voters, learners)
 
 
 class MembershipHistory:
@@ -169,7 +169,7 @@ def is_membership(payload: bytes) -> bool:
 
 def is_whole(membership: Membership) -> bool:
     """Say whether a membership has a voter, and nobody twice."""
-    replicas = membership.voters + membership.followers
+    replicas = membership.voters + membership.learners
     return bool(membership.voters) and len(set(replicas)) == len(replicas)
 
 

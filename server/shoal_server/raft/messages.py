@@ -84,12 +84,12 @@ def first_damaged(group: int, entries: list[Entry]) -> Entry | None:
 class Membership(_Message, frozen=True):
     """Who takes part in a group from some entry on. `version` grows by one with every change.
 
-    Invariant: voters and followers are disjoint, and there is at least one voter.
+    Invariant: voters and learners are disjoint, and there is at least one voter.
     """
 
     version: Version
     voters: Names
-    followers: Names = ()
+    learners: Names = ()
 
 
 class HardState(_Message, frozen=True):

@@ -89,7 +89,7 @@ def test_whatever_a_candidate_says_can_be_decoded_and_at_the_last_term_it_says_n
 def test_a_group_without_terms_says_what_to_do(nodes: Any) -> None:
     for name in NODES:
         group = nodes.replica(name).group
-        group._become_replica(MAX_TERM, nodes.now)
+        group._become_follower(MAX_TERM, nodes.now)
     with capture_logs() as logs:
         nodes.pass_time(3000)
     assert "group_out_of_terms" in [line["event"] for line in logs]

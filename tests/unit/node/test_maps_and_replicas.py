@@ -149,7 +149,7 @@ def test_a_node_that_the_map_lacks_is_not_added_before_the_map_has_it(nodes: Any
     leader = nodes.leader
 
     def add() -> Answer:
-        return order(nodes, leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_FOLLOWER, "n9"))
+        return order(nodes, leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_LEARNER, "n9"))
 
     last = nodes.replica(leader).group.log.last_index
     refusal = add()
@@ -167,7 +167,7 @@ def test_a_shard_with_a_member_that_the_map_lacks_is_not_split(nodes: Any) -> No
     """An earlier version may have let one in: the map that the split makes would be one that no node takes."""
     leader = nodes.leader
     nodes.cut.update((name, "n9") for name in nodes.nodes)
-    nodes.nodes[leader].propose_membership(1, MembershipChange(ChangeKind.ADD_FOLLOWER, "n9"), nodes.now)
+    nodes.nodes[leader].propose_membership(1, MembershipChange(ChangeKind.ADD_LEARNER, "n9"), nodes.now)
     nodes.pass_time(200)
     child = Shard(2, 1, (MicroshardRange(2, 4),), VOTERS, ("n9",))
     refusal = order(nodes, leader, lambda request: SplitShard(request, 1, child, 9))
@@ -197,7 +197,7 @@ def test_a_replica_that_goes_and_comes_back_in_one_turn_begins_with_nothing(node
     assert not any(True for _ in nodes.engines[victim].scan(nodes.engines[victim].data, b"", b"\xff"))
     for request in (dropped, installed):
         assert isinstance(nodes.answer(request), Done)
-    nodes.ask_and_wait(leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_FOLLOWER, victim))
+    nodes.ask_and_wait(leader, lambda request: ChangeMembership(request, 1, ChangeKind.ADD_LEARNER, victim))
     nodes.until(lambda: nodes.stored_keys(victim) == [b"k"])
 
 

@@ -42,7 +42,7 @@ class Harness:
     def __init__(
         self,
         voters: tuple[str, ...] = ("n1", "n2", "n3"),
-        followers: tuple[str, ...] = (),
+        learners: tuple[str, ...] = (),
         hard_state: HardState | None = None,
         config: RaftConfig | None = None,
         node: str = "n1",
@@ -58,7 +58,7 @@ class Harness:
             liveness=self.liveness,
             log=log,
             hard_state=hard_state or HardState(0, ""),
-            membership=Membership(1, voters, followers),
+            membership=Membership(1, voters, learners),
             membership_index=0,
             random=Random(1),
             now=self.now,

@@ -68,7 +68,7 @@ def test_a_replica_under_a_promise_does_not_campaign_even_when_it_is_told_to() -
     harness = Harness()
     follow(harness, "n2", 3)
     harness.group.campaign(harness.now)
-    assert harness.group.role is Role.REPLICA
+    assert harness.group.role is Role.FOLLOWER
     assert harness.group.leader == "n2"
 
 
@@ -78,7 +78,7 @@ def test_a_restarted_replica_votes_for_nobody_while_a_promise_of_its_former_life
         ready = harness.step("n3", VoteRequest(1, 5, 9, 9, pre, False))
         assert ready.durable_messages == [("n3", VoteResponse(1, 4, False, pre))]
     harness.group.campaign(harness.now)
-    assert harness.group.role is Role.REPLICA
+    assert harness.group.role is Role.FOLLOWER
     harness.now += SECOND
     ready = harness.step("n3", VoteRequest(1, 5, 9, 9, False, False))
     assert ready.durable_messages == [("n3", VoteResponse(1, 5, True, False))]
@@ -94,7 +94,7 @@ def test_a_candidate_asks_for_votes_only_when_its_own_is_on_disk() -> None:
 
 
 def test_a_lone_voter_shows_nobody_a_term_that_is_not_on_its_disk() -> None:
-    harness = Harness(voters=("n1",), followers=("n2",))
+    harness = Harness(voters=("n1",), learners=("n2",))
     harness.supported_by("n2")
     harness.group.campaign(harness.now)
     first = harness.ready()
@@ -120,11 +120,11 @@ def test_a_lone_voter_commits_nothing_before_its_own_disk_has_it() -> None:
 
 
 def test_a_replica_that_is_no_voter_never_campaigns() -> None:
-    harness = Harness(voters=("n2", "n3"), followers=("n1",))
+    harness = Harness(voters=("n2", "n3"), learners=("n1",))
     harness.tick(20 * SECOND)
-    assert harness.group.role is Role.REPLICA
+    assert harness.group.role is Role.FOLLOWER
     harness.step("n2", TimeoutNow(1, 1))
-    assert harness.group.role is Role.REPLICA
+    assert harness.group.role is Role.FOLLOWER
 
 
 # -- who has given up
@@ -360,14 +360,14 @@ def test_one_change_of_membership_at_a_time_and_none_before_the_term_has_committ
     harness = Harness()
     harness.supported_by("n2", "n3", "n4")
     ready = harness.lead()
-    add = MembershipChange(ChangeKind.ADD_FOLLOWER, "n4")
+    add = MembershipChange(ChangeKind.ADD_LEARNER, "n4")
     with pytest.raises(MembershipRefused, match="own term"):
         harness.group.propose_membership(add, harness.now)
     harness.sync(ready)
     harness.accept("n2")
     harness.group.propose_membership(add, harness.now)
     with pytest.raises(MembershipRefused, match="not committed yet"):
-        harness.group.propose_membership(MembershipChange(ChangeKind.ADD_FOLLOWER, "n5"), harness.now)
+        harness.group.propose_membership(MembershipChange(ChangeKind.ADD_LEARNER, "n5"), harness.now)
     harness.sync(harness.ready())
     harness.accept("n2")
     with pytest.raises(MembershipRefused, match="let it catch up first"):
@@ -382,7 +382,7 @@ def test_a_follower_is_promoted_while_the_last_entries_are_on_their_way_to_it_an
     harness.supported_by("n2", "n3", "n4")
     harness.sync(harness.lead())
     harness.accept("n2")
-    harness.group.propose_membership(MembershipChange(ChangeKind.ADD_FOLLOWER, "n4"), harness.now)
+    harness.group.propose_membership(MembershipChange(ChangeKind.ADD_LEARNER, "n4"), harness.now)
     harness.sync(harness.ready())
     harness.accept("n2")
     harness.accept("n4")

@@ -37,7 +37,7 @@ def test_every_majority_before_a_change_overlaps_every_one_after_it(steps: list[
             continue
         assert after.voters
         assert after.version == membership.version + 1
-        assert not set(after.voters) & set(after.followers)
+        assert not set(after.voters) & set(after.learners)
         for old in combinations(membership.voters, quorum_size(len(membership.voters))):
             for new in combinations(after.voters, quorum_size(len(after.voters))):
                 assert set(old) & set(new)
@@ -47,7 +47,7 @@ def test_every_majority_before_a_change_overlaps_every_one_after_it(steps: list[
 @pytest.mark.parametrize(
     ("kind", "node", "words"),
     [
-        (ChangeKind.ADD_FOLLOWER, "n1", "already has a replica"),
+        (ChangeKind.ADD_LEARNER, "n1", "already has a replica"),
         (ChangeKind.PROMOTE, "n9", "only a follower can become a voter"),
         (ChangeKind.DEMOTE, "n2", "no voter"),
         (ChangeKind.DEMOTE, "n1", "last voter: promote another first"),

@@ -195,7 +195,7 @@ class Scenario:
     def do_cluster(self, *words: str) -> None:
         parts = " ".join(words).split("/")
         self.membership = Membership(1, tuple(parts[0].split()), tuple(parts[1].split()) if len(parts) > 1 else ())
-        for name in self.membership.voters + self.membership.followers:
+        for name in self.membership.voters + self.membership.learners:
             self.replicas[name] = Replica(self, name, self.new_disk)
 
     def do_promise(self) -> None:
@@ -291,7 +291,7 @@ class Scenario:
                 self.say(f"{replica.name} is down")
                 continue
             group = replica.group
-            members = ",".join(group.membership.voters) + "/" + ",".join(group.membership.followers)
+            members = ",".join(group.membership.voters) + "/" + ",".join(group.membership.learners)
             self.say(
                 f"{replica.name} {group.role.value} term={group.term} leader={group.leader or '-'} "
                 f"log={group.log.first_index}..{group.log.last_index} commit={group.log.commit_index} "

@@ -58,7 +58,7 @@ def test_a_pre_candidate_that_takes_its_leaders_snapshot_is_bound_by_the_promise
     [(peer, accepted)] = harness.ready().durable_messages
     assert (peer, accepted) == ("n2", AppendAccepted(1, 3, 9, 9, harness.liveness.promise_to("n2", 1)))
     harness.step("n3", VoteResponse(1, 7, False, True))
-    assert (harness.group.role, harness.group.term, harness.group.leader) == (Role.REPLICA, 3, "n2")
+    assert (harness.group.role, harness.group.term, harness.group.leader) == (Role.FOLLOWER, 3, "n2")
     assert harness.step("n3", VoteRequest(1, 8, 99, 7, False, False)).durable_messages == [
         ("n3", VoteResponse(1, 3, False, False))
     ]
@@ -150,7 +150,7 @@ def test_that_it_has_given_up_a_term_is_said_when_the_term_is_on_disk() -> None:
 
 
 def test_a_lone_voter_says_that_it_resigns_from_a_term_when_that_is_on_disk() -> None:
-    harness = Harness(voters=("n1",), followers=("n2",))
+    harness = Harness(voters=("n1",), learners=("n2",))
     harness.group.campaign(harness.now)
     ready = harness.ready()
     assert harness.group.is_leader

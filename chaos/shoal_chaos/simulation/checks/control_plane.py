@@ -143,7 +143,7 @@ class ControlChecks:
         holding += [
             shard
             for shard, membership in self.memberships.items()
-            if shard in counted and name in membership.voters + membership.followers
+            if shard in counted and name in membership.voters + membership.learners
         ]
         if holding:
             raise Violation(f"node {name} is called empty, and has to do with shards {sorted(set(holding))}")
@@ -222,7 +222,7 @@ class ControlChecks:
         lost = set(old.voters) - set(new.voters)
         if len(new.voters) < len(old.voters) and len(new.voters) < asked and not all(map(self._is_dead, lost)):
             raise Violation(f"shard {shard_id} went from {old} to {new}, and {asked} voters are asked for")
-        for name in set(new.voters + new.followers) - set(old.voters + old.followers):
+        for name in set(new.voters + new.learners) - set(old.voters + old.learners):
             known = self.nodes.get(name)
             if (known is None or known.state in EMPTIED) and (shard_id, name) not in self._targets:
                 raise Violation(f"shard {shard_id} was given a replica on {name}, which is {known}")
@@ -251,7 +251,7 @@ class ControlChecks:
             raise Violation(f"{node.name} deleted its replica of shard {shard_id}, which the managers do not know")
         if membership is None or self._mapped(shard_id) is None:
             return
-        if node.name in membership.voters + membership.followers:
+        if node.name in membership.voters + membership.learners:
             raise Violation(f"{node.name} deleted its replica of shard {shard_id}, which has {membership}")
         for other in self._cluster.nodes.values():
             for group in other.groups():
@@ -291,7 +291,7 @@ class ControlChecks:
         if membership is None:
             yield f"shard {shard.id} never had a committed membership"
             return
-        same = set(membership.voters) == set(shard.voters) and set(membership.followers) == set(shard.followers)
+        same = set(membership.voters) == set(shard.voters) and set(membership.learners) == set(shard.followers)
         if not same and not any(shard.id in row.shards for row in self.running()):
             yield f"the map says {shard}, the shard's log {membership}"
         alive = [name for name in shard.replicas if not self._node(name).ended]

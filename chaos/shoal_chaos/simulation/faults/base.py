@@ -163,7 +163,7 @@ class Faults:
                 continue
             change = MembershipChange(kind, random.choice(list(cluster.nodes)))
             target = cluster.nodes[change.node]
-            if kind is ChangeKind.ADD_FOLLOWER and not target.make_room(shard.id):
+            if kind is ChangeKind.ADD_LEARNER and not target.make_room(shard.id):
                 continue
             try:
                 node.node.propose_membership(shard.id, change, node.local_now())

@@ -245,10 +245,10 @@ class StalledLinks(Faults):
         """Return a step of a group's voters down to one, or from there up again."""
         membership = replica.group.membership
         others = [voter for voter in membership.voters if voter != replica.node]
-        if others and (self._random.random() < 0.7 or not membership.followers):
+        if others and (self._random.random() < 0.7 or not membership.learners):
             return MembershipChange(ChangeKind.DEMOTE, self._random.choice(others))
-        if membership.followers:
-            return MembershipChange(ChangeKind.PROMOTE, self._random.choice(membership.followers))
+        if membership.learners:
+            return MembershipChange(ChangeKind.PROMOTE, self._random.choice(membership.learners))
         return None
 
     # -- settings
