@@ -30,7 +30,7 @@ from shoal_server.shard.commands import MigrationCommand
 from shoal_server.shard.microshards import Microshards
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
-from shoal_server.shard.sessions import Judgement, Opened, SessionTable, Verdict
+from shoal_server.shard.sessions import CommandVerdict, Judgement, Opened, SessionTable
 from shoal_server.storage.engine import Batch
 from shoal_server.storage.log_store import GroupLogStore
 
@@ -63,7 +63,7 @@ def apply_retries_again(patch: pytest.MonkeyPatch) -> None:
     """Deduplication takes every write for a new one."""
     patch.setattr(SessionTable, "load", lambda *_: None)
     patch.setattr(SessionTable, "open", lambda *_: Opened(1, []))
-    patch.setattr(SessionTable, "judge", lambda *_: Judgement(Verdict.NEW))
+    patch.setattr(SessionTable, "judge", lambda *_: Judgement(CommandVerdict.NEW))
     patch.setattr(SessionTable, "record", lambda *_: 1)
     patch.setattr(SessionTable, "keep", lambda *_: [])
 

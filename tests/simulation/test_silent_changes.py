@@ -15,7 +15,7 @@ from shoal_chaos.simulation.run import simulate
 from shoal_server.node import comparisons, digests
 from shoal_server.node.comparisons import Comparisons
 from shoal_server.node.digests import Slice
-from shoal_server.node.verdicts import Copy, Verdict, judge
+from shoal_server.node.verdicts import Copy, CopyVerdict, judge
 from shoal_server.raft.messages import Entry, Membership
 from shoal_server.shard.commands import DigestCursor
 from shoal_server.shard.machine import Outcome, ShardStateMachine
@@ -86,10 +86,10 @@ def end_every_round_after_a_slice(patch: pytest.MonkeyPatch) -> None:
 def believe_the_first_to_report(patch: pytest.MonkeyPatch) -> None:
     """Whatever copy comes first is the right one."""
 
-    def judge_first(reports: Mapping[str, Copy], membership: Membership, copied: Collection[str] = ()) -> Verdict:
+    def judge_first(reports: Mapping[str, Copy], membership: Membership, copied: Collection[str] = ()) -> CopyVerdict:
         verdict = judge(reports, membership, copied)
         first = reports[min(reports)]
-        return Verdict(verdict.copies, first, tuple(node for node, copy in reports.items() if copy != first))
+        return CopyVerdict(verdict.copies, first, tuple(node for node, copy in reports.items() if copy != first))
 
     patch.setattr(comparisons, "judge", judge_first)
 

@@ -33,7 +33,7 @@ from shoal_server.node.digests import (
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import ComparisonSettings
-from shoal_server.node.verdicts import Copy, Verdict, judge
+from shoal_server.node.verdicts import Copy, CopyVerdict, judge
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.messages import Membership
 from shoal_server.shard.commands import DigestCommand, DigestCursor
@@ -389,7 +389,7 @@ class Comparisons:
         replica: Replica,
         own: _OwnSlice,
         reports: Mapping[str, DigestReport],
-        verdict: Verdict,
+        verdict: CopyVerdict,
         right: Copy,
         now: int,
         outbox: Outbox,
@@ -412,7 +412,7 @@ class Comparisons:
         if self._node in verdict.wrong:
             self._fail_replica(replica, own.index, own.report.digest, right.digest, now)
 
-    def _show(self, replica: Replica, comparison: Comparison, own: _OwnSlice, verdict: Verdict) -> None:
+    def _show(self, replica: Replica, comparison: Comparison, own: _OwnSlice, verdict: CopyVerdict) -> None:
         """Say that replicas differ, and that nobody knows which are right."""
         end = own.report.next
         last = (

@@ -24,7 +24,7 @@ from shoal_server.shard.commands import (
     WriteCommand,
 )
 from shoal_server.shard.machine import ShardStateMachine
-from shoal_server.shard.sessions import Verdict
+from shoal_server.shard.sessions import CommandVerdict
 
 _NO_DOUBT_BEHIND = frozenset(
     (
@@ -94,4 +94,4 @@ class FastWrites:
 
     def _is_new(self, command: WriteCommand) -> bool:
         judgement = self._machine.sessions.judge(command.session, command.number, command.identity)
-        return judgement.verdict is Verdict.NEW
+        return judgement.verdict is CommandVerdict.NEW

@@ -44,8 +44,8 @@ from shoal_server.shard.commands import (
     WriteCommand,
     encode_commands,
 )
-from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
-from shoal_server.shard.sessions import Verdict
+from shoal_server.shard.machine import CommandOutcome, Prepared, ShardStateMachine
+from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Batch, StorageFailed
 from shoal_server.storage.log_store import GroupLogStore
@@ -159,7 +159,7 @@ class Replica:
         self._upkeep = False
         self._restored: AppliedState | None = None
         self._unread: AppliedState | None = None
-        self._results: list[tuple[Entry, list[Outcome]]] = []
+        self._results: list[tuple[Entry, list[CommandOutcome]]] = []
 
     # -- requests in
 
@@ -348,7 +348,7 @@ class Replica:
             if self._proposals:
                 self._results = results
 
-    def _apply(self, entries: list[Entry], batch: Batch) -> list[tuple[Entry, list[Outcome]]]:
+    def _apply(self, entries: list[Entry], batch: Batch) -> list[tuple[Entry, list[CommandOutcome]]]:
         """Apply entries, up to one that cannot be applied: `stuck_at` says which that is, and why."""
         machine = self.machine
         before, split_offs = machine.state, len(machine.microshards.split_offs)
@@ -398,7 +398,8 @@ class Replica:
                     self._answer(client, request, outcome, command, outbox)
                 elif type(command) is WriteCommand:
                     invariant(
-                        outcome.verdict is Verdict.NEW, "a fast write that was acknowledged is done when it is applied"
+                        outcome.verdict is CommandVerdict.NEW,
+                        "a fast write that was acknowledged is done when it is applied",
                     )
             if answered:
                 self._counters.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
@@ -407,20 +408,20 @@ class Replica:
                 if self._counters.watched:
                     self._note_watched(entry.index, proposal, proposal.waiters)
 
-    def _answer(self, client: int, request: int, outcome: Outcome, command: Command, outbox: Outbox) -> None:
+    def _answer(self, client: int, request: int, outcome: CommandOutcome, command: Command, outbox: Outbox) -> None:
         verdict = outcome.verdict
-        if verdict is Verdict.NEW or verdict is Verdict.DUPLICATE:
+        if verdict is CommandVerdict.NEW or verdict is CommandVerdict.DUPLICATE:
             if type(command) is OpenSessionCommand:
                 outbox.answer(client, SessionOpened(request, command.session))
             elif type(command) is WriteCommand:
                 outbox.answer(client, Written(request, outcome.seq, outcome.results))
             else:
                 outbox.answer(client, Done(request))
-        elif verdict is Verdict.REFUSED:
+        elif verdict is CommandVerdict.REFUSED:
             outbox.fail(client, request, ErrorCode.INVALID_ARGUMENT, outcome.reason)
-        elif verdict is Verdict.NOT_HERE:
+        elif verdict is CommandVerdict.NOT_HERE:
             self.refusals.not_here(client, request, outbox)
-        elif verdict is Verdict.UNKNOWN_SESSION:
+        elif verdict is CommandVerdict.UNKNOWN_SESSION:
             outbox.fail(
                 client,
                 request,
@@ -428,7 +429,7 @@ class Replica:
                 f"shard {self.shard.id} does not know this session (any more), or it is somebody else's: open a new one",
                 route=self.refusals.route,
             )
-        elif verdict is Verdict.FORGOTTEN:
+        elif verdict is CommandVerdict.FORGOTTEN:
             outbox.fail(
                 client,
                 request,
@@ -483,7 +484,7 @@ class Replica:
         What its session remembers is final: it knows of everything that was done before they went.
         """
         outcome = self.machine.earlier_outcome(request.session, request.number, identity)
-        if outcome.verdict is Verdict.NEW:
+        if outcome.verdict is CommandVerdict.NEW:
             return False
         command = WriteCommand(request.session, request.number, [], request.operations, identity)
         self._answer(client, request.request, outcome, command, outbox)

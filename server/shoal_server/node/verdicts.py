@@ -25,7 +25,7 @@ class Copy(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CopyVerdict:
     """What reports come to.
 
     Args:
@@ -44,7 +44,7 @@ class Verdict:
         return len(self.copies) > 1 and self.right is None
 
 
-def judge(reports: Mapping[str, Copy], membership: Membership, copied: Collection[str] = ()) -> Verdict:
+def judge(reports: Mapping[str, Copy], membership: Membership, copied: Collection[str] = ()) -> CopyVerdict:
     """Judge what members of a group have reported of one slice at one index.
 
     Args:
@@ -68,4 +68,4 @@ def judge(reports: Mapping[str, Copy], membership: Membership, copied: Collectio
     )
     by_size = sorted(nodes_by_copy.values(), key=len, reverse=True)
     wrong = [] if right is None else [node for copy, nodes in nodes_by_copy.items() if copy != right for node in nodes]
-    return Verdict(tuple(map(tuple, by_size)), right, tuple(wrong))
+    return CopyVerdict(tuple(map(tuple, by_size)), right, tuple(wrong))

@@ -66,7 +66,7 @@ _OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | Dro
 """Requests that no client but a manager has."""
 
 
-class Host(Protocol):
+class ConnectionHost(Protocol):
     """What a connection needs of the node process."""
 
     max_frame_bytes: int
@@ -106,7 +106,7 @@ class Inbound(asyncio.Protocol):
 
     def __init__(
         self,
-        host: Host,
+        host: ConnectionHost,
         loop: asyncio.AbstractEventLoop,
         traces: Callable[[int, list[TracedRequest]], list[Request]] | None = None,
     ) -> None:

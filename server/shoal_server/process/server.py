@@ -89,7 +89,7 @@ EXIT_REFUSED = 2
 
 
 class NodeServer:
-    """One node process. Implements `connections.Host` for the connections that others open."""
+    """One node process. Implements `connections.ConnectionHost` for the connections that others open."""
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ from shoal_server.shard.microshards import EntryPosition, Microshards
 from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
-from shoal_server.shard.sessions import SessionTable, Verdict
+from shoal_server.shard.sessions import CommandVerdict, SessionTable
 from shoal_server.shard.traffic import Traffic
 from shoal_server.storage.applied_state import AppliedState, Outgoing, applied_state_row
 from shoal_server.storage.engine import Batch, Engine
@@ -86,14 +86,14 @@ _results_encoder = msgspec.msgpack.Encoder()
 _results_decoder: msgspec.msgpack.Decoder[list[OperationResult]] = msgspec.msgpack.Decoder(list[OperationResult])
 
 
-class Outcome(msgspec.Struct):
+class CommandOutcome(msgspec.Struct):
     """What applying one command came to.
 
     `seq` is the write's, where it is NEW, a DUPLICATE or FORGOTTEN; `results` are those of the operations that have one.
     `reason` says why it is REFUSED.
     """
 
-    verdict: Verdict
+    verdict: CommandVerdict
     seq: int
     results: list[OperationResult] = []
     reason: str = ""
@@ -192,7 +192,7 @@ class ShardStateMachine:
         batch: Batch,
         prepared: Mapping[int, Prepared],
         skipped: Mapping[int, SkippedEntry] | None = None,
-    ) -> list[tuple[Entry, list[Outcome]]]:
+    ) -> list[tuple[Entry, list[CommandOutcome]]]:
         """Add the effects of committed `entries` to `batch`; return what became of each COMMAND entry's commands.
 
         The batch must be written before the next call. `batch` is for several shards, of which each adds once. An entry
@@ -215,7 +215,7 @@ class ShardStateMachine:
         overlay = Overlay(self._engine)
         if self.microshards.journals:
             overlay.record()
-        results: list[tuple[Entry, list[Outcome]]] = []
+        results: list[tuple[Entry, list[CommandOutcome]]] = []
         term = state.term
         for entry in entries:
             invariant(entry.index == index + 1, "entries are applied in order, without a gap")
@@ -236,7 +236,7 @@ class ShardStateMachine:
                 executor = WriteExecutor(
                     overlay, self.prefixes, self.expiry, seq=seq, now=clock, default_ttl=commands.default_ttl_ms
                 )
-                outcomes: list[Outcome] = []
+                outcomes: list[CommandOutcome] = []
                 for command, decoded in zip(commands.commands, operations, strict=True):
                     if isinstance(command, WriteCommand):
                         outcomes.append(self._write(command, decoded, seq, executor, overlay))
@@ -245,28 +245,36 @@ class ShardStateMachine:
                     elif isinstance(command, SplitCommand):
                         at = EntryPosition(index, entry.term, clock)
                         problem = self.microshards.split(command, at, membership, overlay)
-                        outcomes.append(Outcome(Verdict.REFUSED if problem else Verdict.NEW, seq, reason=problem))
+                        outcomes.append(
+                            CommandOutcome(
+                                CommandVerdict.REFUSED if problem else CommandVerdict.NEW, seq, reason=problem
+                            )
+                        )
                     elif isinstance(command, PurgeCommand):
                         self.expiry.purge(command.rows, self.prefixes, clock, overlay)
                         self.traffic.changed.update(microshard for microshard, _, _ in command.rows)
-                        outcomes.append(Outcome(Verdict.NEW, seq))
+                        outcomes.append(CommandOutcome(CommandVerdict.NEW, seq))
                     elif isinstance(command, SetClockCommand):
                         if clock >= command.seen_ms:
                             clock = max(0, min(clock, command.clock_ms))
                             executor.now = clock
-                        outcomes.append(Outcome(Verdict.NEW, seq))
+                        outcomes.append(CommandOutcome(CommandVerdict.NEW, seq))
                     elif isinstance(command, FoundCommand):
                         if not self.state.cluster_id:
                             self.state = msgspec.structs.replace(self.state, cluster_id=command.cluster_id)
-                        outcomes.append(Outcome(Verdict.NEW, seq))
+                        outcomes.append(CommandOutcome(CommandVerdict.NEW, seq))
                     elif isinstance(command, DigestCommand):
                         self.digest_due = DigestDue(index, term, command.cursor)
                         compared = max(self.state.compared_index, min(command.compared_index, index))
                         self.state = msgspec.structs.replace(self.state, compared_index=compared)
-                        outcomes.append(Outcome(Verdict.NEW, seq))
+                        outcomes.append(CommandOutcome(CommandVerdict.NEW, seq))
                     else:
                         problem = self.microshards.migrate(command, index, overlay)
-                        outcomes.append(Outcome(Verdict.REFUSED if problem else Verdict.NEW, seq, reason=problem))
+                        outcomes.append(
+                            CommandOutcome(
+                                CommandVerdict.REFUSED if problem else CommandVerdict.NEW, seq, reason=problem
+                            )
+                        )
                 results.append((entry, outcomes))
                 if self.microshards.journals:
                     self.microshards.journal(index, overlay)
@@ -294,10 +302,10 @@ class ShardStateMachine:
         due, self.digest_due = self.digest_due, None
         return due
 
-    def _open_session(self, command: OpenSessionCommand, seq: int, overlay: Overlay) -> Outcome:
+    def _open_session(self, command: OpenSessionCommand, seq: int, overlay: Overlay) -> CommandOutcome:
         opened = self.sessions.open(command.session, command.owner, command.capacity)
         if opened is None:
-            return Outcome(Verdict.REFUSED, seq, reason="there is a session of that id")
+            return CommandOutcome(CommandVerdict.REFUSED, seq, reason="there is a session of that id")
         shard, generation = self.shard.id, self.state.generation
         rows = overlay.rows
         for old in opened.forgotten:
@@ -306,16 +314,16 @@ class ShardStateMachine:
             for number in old.numbers:
                 rows[session_slot_key(shard, generation, old.session, number)] = None
         rows[session_key(shard, generation, command.session)] = encode_session(command.owner, opened.used_at)
-        return Outcome(Verdict.NEW, seq)
+        return CommandOutcome(CommandVerdict.NEW, seq)
 
-    def earlier_outcome(self, session: bytes, number: int, identity: bytes) -> Outcome:
+    def earlier_outcome(self, session: bytes, number: int, identity: bytes) -> CommandOutcome:
         """Return what is remembered of a numbered write; NEW: it has not been done.
 
         Args:
             identity: of whom it is, where that is proven, else empty.
         """
         verdict, seq, kept = self.sessions.judge(session, number, identity)
-        return Outcome(verdict, seq, _results_decoder.decode(kept) if kept else [])
+        return CommandOutcome(verdict, seq, _results_decoder.decode(kept) if kept else [])
 
     def _write(
         self,
@@ -324,10 +332,10 @@ class ShardStateMachine:
         seq: int,
         executor: WriteExecutor,
         overlay: Overlay,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         session, number = command.session, command.number
         known = self.earlier_outcome(session, number, command.identity)
-        if known.verdict is not Verdict.NEW:
+        if known.verdict is not CommandVerdict.NEW:
             return known
         operations = decode_operations(command) if decoded is None else decoded
         plain = PLAIN.issuperset(map(type, operations))
@@ -337,7 +345,7 @@ class ShardStateMachine:
             not plain and not all(map(self.has_ranges, named_ranges(operations)))
         ):
             # Its leader had not applied what stands before it in the log and took a microshard away.
-            return Outcome(Verdict.NOT_HERE, 0)
+            return CommandOutcome(CommandVerdict.NOT_HERE, 0)
         results: list[OperationResult] = []
         kept = b""
         if plain:
@@ -354,7 +362,7 @@ class ShardStateMachine:
             for each in sessions.keep(session, number, kept):
                 key = session_slot_key(shard, generation, each.session, each.number)
                 rows[key] = encode_session_slot(each.number, each.seq, each.used_at, None)
-        return Outcome(Verdict.NEW, seq, results)
+        return CommandOutcome(CommandVerdict.NEW, seq, results)
 
     def _cleared_by(self, operations: list[Operation]) -> Iterator[int]:
         """Yield the microshards of which range deletes may have removed rows."""
@@ -493,6 +501,10 @@ class ShardStateMachine:
             after = b""
             for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
                 yield current, key[len(prefix) :], whole_row(key, row)
+
+
+def _done_or_refused(seq: int, problem: str) -> CommandOutcome:
+    return CommandOutcome(CommandVerdict.REFUSED if problem else CommandVerdict.NEW, seq, reason=problem)
 
 
 def _is_skipped(entry: Entry, skipped: Mapping[int, SkippedEntry]) -> bool:

@@ -48,7 +48,7 @@ def session_name(session: bytes) -> str:
     return session[:SHOWN_BYTES].hex()
 
 
-class Verdict(Enum):
+class CommandVerdict(Enum):
     """What a session says of a numbered write."""
 
     NEW = "new"
@@ -67,7 +67,7 @@ class Verdict(Enum):
 class Judgement(NamedTuple):
     """What a session says of a numbered write: for a duplicate also the seq and the encoded results that it got."""
 
-    verdict: Verdict
+    verdict: CommandVerdict
     seq: int = 0
     results: bytes = b""
 
@@ -95,9 +95,9 @@ class Opened(NamedTuple):
     forgotten: list[ForgottenSession]
 
 
-_NEW = Judgement(Verdict.NEW)
-_LATE = Judgement(Verdict.LATE)
-_UNKNOWN = Judgement(Verdict.UNKNOWN_SESSION)
+_NEW = Judgement(CommandVerdict.NEW)
+_LATE = Judgement(CommandVerdict.LATE)
+_UNKNOWN = Judgement(CommandVerdict.UNKNOWN_SESSION)
 
 
 class _Kept:
@@ -257,9 +257,9 @@ class SessionTable:
         if number < newest:
             return _LATE
         if known.forgotten >> slot & 1:
-            return Judgement(Verdict.FORGOTTEN, known.seqs[slot])
+            return Judgement(CommandVerdict.FORGOTTEN, known.seqs[slot])
         kept = known.results.get(slot)
-        return Judgement(Verdict.DUPLICATE, known.seqs[slot], b"" if kept is None else kept.encoded)
+        return Judgement(CommandVerdict.DUPLICATE, known.seqs[slot], b"" if kept is None else kept.encoded)
 
     def record(self, session: bytes, number: int, seq: int) -> int:
         """Remember that a NEW write got `seq`; return when (`used_at`)."""

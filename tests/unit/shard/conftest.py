@@ -20,8 +20,8 @@ from shoal_server.shard.commands import (
     encode_commands,
     named_keys,
 )
-from shoal_server.shard.machine import Outcome, Prepared, ShardStateMachine
-from shoal_server.shard.sessions import Verdict
+from shoal_server.shard.machine import CommandOutcome, Prepared, ShardStateMachine
+from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import expiry_prefix, prefix_end
@@ -89,7 +89,7 @@ class ReplicaOfAShard:
         microshards = [KEYSPACE.microshard_of(key) for key in named_keys(list(operations))]
         return WriteCommand(self.session, number, microshards, encode_operations(list(operations)), identity)
 
-    def apply(self, *entries: Commands, batch: Batch | None = None) -> list[list[Outcome]]:
+    def apply(self, *entries: Commands, batch: Batch | None = None) -> list[list[CommandOutcome]]:
         """Apply entries in one turn, decoded from the log; into `batch`, if given, which is then not written."""
         state = self.machine.state
         logged = [
@@ -105,7 +105,7 @@ class ReplicaOfAShard:
     def open_session(self, capacity: int = 100, owner: SessionOwner = SOMEBODY) -> bytes:
         opening = self.opening(capacity, owner)
         [[outcome]] = self.apply(self.commands(opening))
-        assert outcome.verdict is Verdict.NEW
+        assert outcome.verdict is CommandVerdict.NEW
         return opening.session
 
     def write(self, *operations: Operation) -> list[OperationResult]:
@@ -113,7 +113,7 @@ class ReplicaOfAShard:
         if self.session not in self.machine.sessions:
             self.open_session()
         [[outcome]] = self.apply(self.commands(self.write_command(*operations)))
-        assert outcome.verdict is Verdict.NEW
+        assert outcome.verdict is CommandVerdict.NEW
         return outcome.results
 
     def purge(self, limit: int = 1000, *, ahead_ms: int = 0) -> int:

@@ -18,7 +18,7 @@ from shoal.protocol.messages import (
 )
 from shoal_server.shard.machine import GIVEN_RESULTS_BYTES, KEPT_RESULTS_BYTES
 from shoal_server.shard.overlay import Overlay
-from shoal_server.shard.sessions import Verdict
+from shoal_server.shard.sessions import CommandVerdict
 
 MIXED = (
     Put(b"k", b"v"),
@@ -35,7 +35,7 @@ def test_a_repeated_write_has_the_first_ones_seq_and_results(replica: Any) -> No
     [[first]] = replica.apply(replica.commands(write))
     replica.write(Put(b"k", b"later"), Increment(b"n"))
     [[again]] = replica.apply(replica.commands(write))
-    assert (first.verdict, again.verdict) == (Verdict.NEW, Verdict.DUPLICATE)
+    assert (first.verdict, again.verdict) == (CommandVerdict.NEW, CommandVerdict.DUPLICATE)
     assert (again.seq, again.results) == (first.seq, first.results)
     assert (replica.get(b"k"), replica.get(b"n")) == (b"later", b"5")
 
@@ -63,7 +63,7 @@ def test_long_results_are_kept_and_longer_ones_given_without_what_conditions_fou
     assert first.results == (whole if longer_than == KEPT_RESULTS_BYTES else short)
     for each in (replica, replica.restarted()):
         [[again]] = each.apply(each.commands(write))
-        assert (again.verdict, again.results) == (Verdict.DUPLICATE, short)
+        assert (again.verdict, again.results) == (CommandVerdict.DUPLICATE, short)
 
 
 def test_a_slot_that_is_used_again_has_none_of_the_earlier_results(replica: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_slot_that_is_used_again_has_none_of_the_earlier_results(replica: Any)
     replica.apply(replica.commands(plain))
     for each in (replica, replica.restarted()):
         [[again]] = each.apply(each.commands(plain))
-        assert (again.verdict, again.results) == (Verdict.DUPLICATE, [])
+        assert (again.verdict, again.results) == (CommandVerdict.DUPLICATE, [])
 
 
 def test_a_late_write_and_one_of_an_unknown_session_are_not_applied(replica: Any) -> None:
@@ -82,7 +82,7 @@ def test_a_late_write_and_one_of_an_unknown_session_are_not_applied(replica: Any
     [[late]] = replica.apply(replica.commands(replica.write_command(Put(b"k", b"late"), number=1)))
     replica.session = replica.opening().session
     [[unknown]] = replica.apply(replica.commands(replica.write_command(Put(b"k", b"unknown"))))
-    assert (late.verdict, unknown.verdict) == (Verdict.LATE, Verdict.UNKNOWN_SESSION)
+    assert (late.verdict, unknown.verdict) == (CommandVerdict.LATE, CommandVerdict.UNKNOWN_SESSION)
     assert replica.get(b"k") == b"new"
 
 
@@ -92,7 +92,7 @@ def test_the_largest_numbers_are_remembered_like_others(replica: Any, number: in
     write = replica.write_command(Increment(b"n"), number=number)
     replica.apply(replica.commands(write))
     [[again]] = replica.restarted().apply(replica.commands(write))
-    assert (again.verdict, again.results) == (Verdict.DUPLICATE, [Applied([1])])
+    assert (again.verdict, again.results) == (CommandVerdict.DUPLICATE, [Applied([1])])
 
 
 def test_how_many_sessions_are_remembered_is_in_the_entry_and_not_each_replicas_own(replica: Any) -> None:

@@ -33,7 +33,7 @@ from shoal_server.shard.commands import (
     StoreMovedCommand,
 )
 from shoal_server.shard.moving import MovingPage
-from shoal_server.shard.sessions import Verdict
+from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import prefix_end
@@ -62,7 +62,7 @@ class Pair:
 
     def step(self, replica: Any, *commands: Command) -> str:
         [outcomes] = replica.apply(replica.commands(*commands))
-        assert all((outcome.verdict is Verdict.REFUSED) == bool(outcome.reason) for outcome in outcomes)
+        assert all((outcome.verdict is CommandVerdict.REFUSED) == bool(outcome.reason) for outcome in outcomes)
         return str(outcomes[-1].reason)
 
     def take(self, migration: int = MIGRATION, ranges: tuple[MicroshardRange, ...] = MOVING) -> str:
@@ -336,9 +336,9 @@ def test_writes_behind_the_seal_are_not_here_and_repetitions_of_earlier_ones_are
     [[sealed, refused], [again]] = pair.source.apply(
         pair.source.commands(SealCommand(MIGRATION, VERSION), late), pair.source.commands(done)
     )
-    assert sealed.verdict is Verdict.NEW
-    assert refused.verdict is Verdict.NOT_HERE
-    assert (again.verdict, again.seq, again.results) == (Verdict.DUPLICATE, first.seq, first.results)
+    assert sealed.verdict is CommandVerdict.NEW
+    assert refused.verdict is CommandVerdict.NOT_HERE
+    assert (again.verdict, again.seq, again.results) == (CommandVerdict.DUPLICATE, first.seq, first.results)
     pair.copy()
     pair.adopt()
     assert pair.target.get(key) == b"5"

@@ -11,10 +11,10 @@ from shoal_server.shard.sessions import (
     KEPT_OVERHEAD_BYTES,
     SESSION_RESULTS_BYTES,
     TABLE_RESULTS_BYTES,
+    CommandVerdict,
     Judgement,
     Opened,
     SessionTable,
-    Verdict,
 )
 from shoal_server.storage.session_rows import SessionOwner, StoredSession, StoredSlot
 
@@ -44,29 +44,29 @@ def left(table: SessionTable, count: int) -> list[int]:
 
 def test_a_write_is_new_once_and_a_duplicate_with_its_seq_ever_after() -> None:
     table = table_with(7)
-    assert judge(table, 7, 1) == (Verdict.NEW, 0, b"")
+    assert judge(table, 7, 1) == (CommandVerdict.NEW, 0, b"")
     table.record(named(7), 1, seq=31)
-    assert judge(table, 7, 1) == (Verdict.DUPLICATE, 31, b"")
+    assert judge(table, 7, 1) == (CommandVerdict.DUPLICATE, 31, b"")
 
 
 def test_writes_may_arrive_out_of_order_within_the_window() -> None:
     table = table_with(7)
     table.record(named(7), 5, seq=50)
-    assert judge(table, 7, 2) == (Verdict.NEW, 0, b"")
+    assert judge(table, 7, 2) == (CommandVerdict.NEW, 0, b"")
     table.record(named(7), 2, seq=51)
-    assert judge(table, 7, 5) == (Verdict.DUPLICATE, 50, b"")
-    assert judge(table, 7, 2) == (Verdict.DUPLICATE, 51, b"")
+    assert judge(table, 7, 5) == (CommandVerdict.DUPLICATE, 50, b"")
+    assert judge(table, 7, 2) == (CommandVerdict.DUPLICATE, 51, b"")
 
 
 def test_a_number_whose_slot_has_been_reused_is_late_and_not_applied() -> None:
     table = table_with(7)
     table.record(named(7), 3, seq=1)
     table.record(named(7), 3 + SESSION_WINDOW, seq=2)
-    assert judge(table, 7, 3) == (Verdict.LATE, 0, b"")
+    assert judge(table, 7, 3) == (CommandVerdict.LATE, 0, b"")
 
 
 def test_a_session_that_was_never_opened_is_refused() -> None:
-    assert judge(table_with(7), 8, 1) == (Verdict.UNKNOWN_SESSION, 0, b"")
+    assert judge(table_with(7), 8, 1) == (CommandVerdict.UNKNOWN_SESSION, 0, b"")
 
 
 # -- whose it is
@@ -75,16 +75,16 @@ def test_a_session_that_was_never_opened_is_refused() -> None:
 def test_a_session_of_somebody_proven_is_unknown_to_everybody_else() -> None:
     table = table_with(7, owner=SessionOwner(b"ann", proven=True))
     for identity in (NOBODY, b"bob", b"an", b"ann "):
-        assert table.judge(named(7), 1, identity).verdict is Verdict.UNKNOWN_SESSION
-    assert table.judge(named(7), 1, b"ann").verdict is Verdict.NEW
+        assert table.judge(named(7), 1, identity).verdict is CommandVerdict.UNKNOWN_SESSION
+    assert table.judge(named(7), 1, b"ann").verdict is CommandVerdict.NEW
     table.record(named(7), 1, seq=1)
-    assert table.judge(named(7), 1, b"bob").verdict is Verdict.UNKNOWN_SESSION, "nor is it told what was done"
-    assert table.judge(named(7), 1, b"ann").verdict is Verdict.DUPLICATE
+    assert table.judge(named(7), 1, b"bob").verdict is CommandVerdict.UNKNOWN_SESSION, "nor is it told what was done"
+    assert table.judge(named(7), 1, b"ann").verdict is CommandVerdict.DUPLICATE
 
 
 def test_a_session_of_a_connection_is_open_to_whoever_knows_its_id() -> None:
     """A client goes on with it from another connection, to another leader."""
-    assert table_with(7).judge(named(7), 1, b"somebody with a certificate").verdict is Verdict.NEW
+    assert table_with(7).judge(named(7), 1, b"somebody with a certificate").verdict is CommandVerdict.NEW
 
 
 # -- who makes room
@@ -96,8 +96,8 @@ def test_the_least_recently_written_session_is_forgotten_first_and_stays_refused
     opened = table.open(named(3), ANN, 2)
     assert opened is not None
     assert [each.session for each in opened.forgotten] == [named(2)]
-    assert judge(table, 2, 1) == (Verdict.UNKNOWN_SESSION, 0, b"")
-    assert judge(table, 1, 1) == (Verdict.DUPLICATE, 1, b"")
+    assert judge(table, 2, 1) == (CommandVerdict.UNKNOWN_SESSION, 0, b"")
+    assert judge(table, 1, 1) == (CommandVerdict.DUPLICATE, 1, b"")
 
 
 def test_an_owners_own_sessions_make_room_before_anybody_elses() -> None:
@@ -141,7 +141,7 @@ def test_an_id_that_is_taken_is_not_opened_again() -> None:
     table = table_with(1)
     table.record(named(1), 1, seq=1)
     assert table.open(named(1), BOB, CAPACITY) is None
-    assert judge(table, 1, 1).verdict is Verdict.DUPLICATE
+    assert judge(table, 1, 1).verdict is CommandVerdict.DUPLICATE
 
 
 # -- results
@@ -156,11 +156,11 @@ def test_results_are_kept_beside_their_write_until_its_slot_is_reused() -> None:
     table = table_with(7)
     assert write(table, 7, 1, b"results") == []
     table.record(named(7), 2, 32)
-    assert judge(table, 7, 1) == (Verdict.DUPLICATE, 1, b"results")
-    assert judge(table, 7, 2) == (Verdict.DUPLICATE, 32, b"")
+    assert judge(table, 7, 1) == (CommandVerdict.DUPLICATE, 1, b"results")
+    assert judge(table, 7, 2) == (CommandVerdict.DUPLICATE, 32, b"")
     assert table.results_bytes == KEPT_OVERHEAD_BYTES + len(b"results")
     table.record(named(7), 1 + SESSION_WINDOW, 33)
-    assert judge(table, 7, 1 + SESSION_WINDOW) == (Verdict.DUPLICATE, 33, b"")
+    assert judge(table, 7, 1 + SESSION_WINDOW) == (CommandVerdict.DUPLICATE, 33, b"")
     assert table.results_bytes == 0
 
 
@@ -169,18 +169,18 @@ def test_a_session_forgets_its_oldest_results_beyond_its_bound_and_says_that_the
     third = bytes(SESSION_RESULTS_BYTES // 3)
     write(table, 8, 1, third)
     assert [write(table, 7, number, third) for number in (1, 2, 3)] == [[], [], [(named(7), 1)]]
-    assert judge(table, 7, 1) == (Verdict.FORGOTTEN, 1, b"")
-    assert judge(table, 7, 2) == (Verdict.DUPLICATE, 2, third)
-    assert judge(table, 8, 1) == (Verdict.DUPLICATE, 1, third)
+    assert judge(table, 7, 1) == (CommandVerdict.FORGOTTEN, 1, b"")
+    assert judge(table, 7, 2) == (CommandVerdict.DUPLICATE, 2, third)
+    assert judge(table, 8, 1) == (CommandVerdict.DUPLICATE, 1, third)
     write(table, 7, 1 + SESSION_WINDOW, b"short")
-    assert judge(table, 7, 1 + SESSION_WINDOW) == (Verdict.DUPLICATE, 1 + SESSION_WINDOW, b"short")
+    assert judge(table, 7, 1 + SESSION_WINDOW) == (CommandVerdict.DUPLICATE, 1 + SESSION_WINDOW, b"short")
 
 
 def test_results_that_are_too_long_alone_are_forgotten_at_once_and_nothing_else_is() -> None:
     table = table_with(7)
     write(table, 7, 1, b"short")
     assert write(table, 7, 2, bytes(SESSION_RESULTS_BYTES)) == [(named(7), 1), (named(7), 2)]
-    assert judge(table, 7, 2) == (Verdict.FORGOTTEN, 2, b"")
+    assert judge(table, 7, 2) == (CommandVerdict.FORGOTTEN, 2, b"")
     assert table.results_bytes == 0
 
 
@@ -194,8 +194,8 @@ def test_all_sessions_together_forget_the_oldest_results_beyond_the_tables_bound
         forgotten += write(table, session, 1, half)
         assert table.results_bytes <= TABLE_RESULTS_BYTES
     assert forgotten == [(named(0), 1), (named(1), 1)]
-    assert judge(table, 0, 1) == (Verdict.FORGOTTEN, 1, b"")
-    assert judge(table, 2, 1) == (Verdict.DUPLICATE, 1, half)
+    assert judge(table, 0, 1) == (CommandVerdict.FORGOTTEN, 1, b"")
+    assert judge(table, 2, 1) == (CommandVerdict.DUPLICATE, 1, half)
 
 
 def test_a_session_that_goes_takes_its_results_with_it() -> None:
@@ -252,7 +252,7 @@ def test_a_table_loaded_from_its_stored_rows_decides_like_the_one_that_stored_th
             continue
         session = named(subject)
         identity = stored[session][0].token if session in stored else NOBODY
-        if kind == "write" and live.judge(session, number, identity).verdict is Verdict.NEW:
+        if kind == "write" and live.judge(session, number, identity).verdict is CommandVerdict.NEW:
             used_at = live.record(session, number, seq)
             stored[session][2][number % SESSION_WINDOW] = StoredSlot(number, seq, used_at, results)
             for each in live.keep(session, number, results) if results else ():

@@ -14,7 +14,7 @@ from shoal.shardmap import MicroshardRange, Shard
 from shoal_server.shard.beginnings import Beginnings, ShardBegunTwice
 from shoal_server.shard.commands import SplitCommand
 from shoal_server.shard.machine import ShardStateMachine
-from shoal_server.shard.sessions import Verdict
+from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import data_prefix, is_split_off, load_split_off
 from shoal_server.storage.replica_rows import ReplicaOrigin, put_origin
@@ -31,7 +31,7 @@ def test_a_child_reads_the_rows_where_they_lie_and_goes_on_with_the_seqs(
     replica.write(Put(KEY, b"1"))
     before = replica.entry(KEY)
     [[outcome]] = replica.apply(replica.commands(SplitCommand(CHILD, 2)))
-    assert outcome.verdict is Verdict.NEW
+    assert outcome.verdict is CommandVerdict.NEW
     child = make_replica(replica.engine, 2, 4, 8)
     assert child.entry(KEY) == before
     assert child.machine.state.seq == replica.machine.state.seq
@@ -46,7 +46,7 @@ def test_a_child_that_came_to_the_node_before_its_parent_is_not_made_again(repli
     put_origin(batch, engine, CHILD.id, ReplicaOrigin(False, 1, parent=1))
     engine.write(batch)
     [[outcome]] = replica.apply(replica.commands(SplitCommand(CHILD, 2)))
-    assert outcome.verdict is Verdict.NEW
+    assert outcome.verdict is CommandVerdict.NEW
     assert not is_split_off(engine, CHILD.id)
     assert replica.machine.microshards.split_offs == []
     prefix = data_prefix(1, microshard_of(KEY, b"/", 8), generation)
@@ -63,7 +63,7 @@ def test_a_number_is_split_off_once(replica: Any, in_one_turn: bool) -> None:
         [[first], [second]] = replica.apply(*entries)
     else:
         [[first]], [[second]] = (replica.apply(entry) for entry in entries)
-    assert (first.verdict, second.verdict) == (Verdict.NEW, Verdict.REFUSED)
+    assert (first.verdict, second.verdict) == (CommandVerdict.NEW, CommandVerdict.REFUSED)
     assert replica.machine.state.ranges == (MicroshardRange(0, 4),)
     assert load_split_off(replica.engine, CHILD.id).child == CHILD
 
@@ -93,7 +93,7 @@ def test_what_is_not_written_has_begun_nothing(replica: Any) -> None:
     replica.machine.microshards.forget(0)
     replica.machine.adopt(replica.restarted().machine.state)
     [[outcome]] = replica.apply(replica.commands(SplitCommand(CHILD, 2)))
-    assert outcome.verdict is Verdict.NEW
+    assert outcome.verdict is CommandVerdict.NEW
     assert is_split_off(replica.engine, CHILD.id)
 
 
@@ -125,7 +125,7 @@ def test_what_names_microshards_that_a_split_took_away_is_not_done_at_all(replic
     else:
         replica.apply(replica.commands(split))
         outcomes = replica.apply(*(replica.commands(each) for each in late))
-    assert [outcome.verdict for [outcome] in outcomes] == [Verdict.NOT_HERE] * 3
+    assert [outcome.verdict for [outcome] in outcomes] == [CommandVerdict.NOT_HERE] * 3
     assert replica.get(stays) == b"1"
     [outcomes] = replica.apply(replica.commands(*fitting))
     assert [outcome.results for outcome in outcomes] == [[Applied([])], [Applied([4])]]
@@ -152,4 +152,4 @@ def test_microshards_that_there_are_not_are_nobodys_and_cost_nothing(
     assert not replica.machine.has_ranges(ranges)
     replica.open_session()
     [[outcome]] = replica.apply(replica.commands(replica.write_command(DeleteRange(ranges, b"", b""))))
-    assert outcome.verdict is Verdict.NOT_HERE
+    assert outcome.verdict is CommandVerdict.NOT_HERE
