@@ -16,7 +16,7 @@ from shoal_server.storage.layout import applied_state_key, split_rows, value_hea
 from shoal_server.storage.memory import MemoryEngine
 
 DECODES = re.compile(r"msgpack\.(Decoder\(|decode\()|_decoder\.decode\(row\)")
-WITHIN_THE_SEAM = {"decoding.py": 2, "layout.py": 2, "session_rows.py": 1, "folder.py": 1}
+WITHIN_THE_SEAM = {"decoding.py": 2, "layout.py": 2, "session_rows.py": 1, "node_rows.py": 1}
 """How often each module of the storage decodes by itself: within `decoded`, but for the shard map, which is the node's."""
 STATE = AppliedState(5, 1, 0, 3, Membership(1, ("n1", "n2", "n3")), 0)
 
