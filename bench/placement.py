@@ -25,12 +25,12 @@ from shoal_shardmanager.placement import (
     Node,
     NodeState,
     Plan,
+    PlannedStep,
     RemoveReplica,
     Scores,
     Settings,
     Shard,
     State,
-    Step,
     TransferLeader,
     plan,
 )
@@ -75,7 +75,7 @@ def make_shards(count: int, keyspaces: int, nodes: tuple[Node, ...], skew: float
     return tuple(shards)
 
 
-def apply(state: State, steps: tuple[Step, ...]) -> State:
+def apply(state: State, steps: tuple[PlannedStep, ...]) -> State:
     """Return the state after the steps."""
     shards = {shard.id: shard for shard in state.shards}
     for step in steps:

@@ -22,7 +22,7 @@ import shoal
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from shoal_server.local.cluster import LocalCluster, prepare_folder
-from shoal_shardmanager.doctor.facts import Severity
+from shoal_shardmanager.doctor.evidence import Severity
 from shoal_shardmanager.doctor.gather import gather
 from shoal_shardmanager.doctor.judge import judge
 from shoal_shardmanager.rpc.client import ManagersClient

@@ -14,16 +14,15 @@ from shoal_chaos.control_simulation.run import Focus, simulate
 from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_shardmanager.control import operation_queue
-from shoal_shardmanager.control.node_requests import DEMOTE, Change
+from shoal_shardmanager.control.node_requests import DEMOTE, ChangeMember
 from shoal_shardmanager.control.observed import Leading
 from shoal_shardmanager.control.operations import replica
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, go
 from shoal_shardmanager.control.requests import shards as shard_orders
 from shoal_shardmanager.control.rows import MoveReplica, OperationRow, Step
-from shoal_shardmanager.control.state import Change as StateChange
-from shoal_shardmanager.control.state import ClusterState, with_shards, without_replica
+from shoal_shardmanager.control.state import ClusterState, RowChange, with_shards, without_replica
 from shoal_shardmanager.process import store
-from shoal_shardmanager.process.driver import Term
+from shoal_shardmanager.process.driver import Leadership
 from shoal_shardmanager.process.store import Store
 
 from .conftest import MustBeFound
@@ -106,7 +105,8 @@ def demote_before_the_new_one_votes(patch: pytest.MonkeyPatch) -> None:
         if leaving not in leader.voters:
             return go(row, Step.REMOVE, now)
         return ask(
-            Change(leader.node, work.shard, DEMOTE, leaving, row.id, leader.replica.membership_version), waiting=""
+            ChangeMember(leader.node, work.shard, DEMOTE, leaving, row.id, leader.replica.membership_version),
+            waiting="",
         )
 
     patch.setattr(replica, "_promote", promote)
@@ -121,7 +121,7 @@ def take_orders_for_busy_shards(patch: pytest.MonkeyPatch) -> None:
 def write_rows_without_the_fence(patch: pytest.MonkeyPatch) -> None:
     """A manager that was deposed writes on."""
 
-    async def write(self: Store, changes: Iterable[StateChange]) -> None:
+    async def write(self: Store, changes: Iterable[RowChange]) -> None:
         rows = dict(map(store._as_operation, changes))
         await self._client.write(list(rows.values()), when=[])
 
@@ -130,7 +130,7 @@ def write_rows_without_the_fence(patch: pytest.MonkeyPatch) -> None:
 
 def go_on_after_a_write_of_unknown_outcome(patch: pytest.MonkeyPatch) -> None:
     """What was written and not acknowledged is taken for not written."""
-    patch.setattr(Term, "_ended", property(lambda self: None, lambda self, error: None), raising=False)
+    patch.setattr(Leadership, "_ended", property(lambda self: None, lambda self, error: None), raising=False)
 
 
 def begin_more_than_the_caps_allow(patch: pytest.MonkeyPatch) -> None:

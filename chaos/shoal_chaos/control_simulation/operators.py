@@ -25,7 +25,7 @@ from shoal_shardmanager.control.rows import (
     Undrain,
 )
 from shoal_shardmanager.control.state import ClusterState
-from shoal_shardmanager.process.driver import Term
+from shoal_shardmanager.process.driver import Leadership
 from shoal_shardmanager.process.store import Deposed
 
 from shoal_chaos.simulation.checks.invariants import Violation
@@ -103,23 +103,23 @@ class Operators:
             cluster.add_node()
             return
         manager = cluster.leading()
-        if manager is None or manager.term is None:
+        if manager is None or manager.leadership is None:
             return
-        term = manager.term
+        leadership = manager.leadership
         if random.random() < self._cancels:
-            running = [row.id for row in term.state.running()]
+            running = [row.id for row in leadership.state.running()]
             if running:
-                manager.loop.create_task(self._cancel(term, random.choice(running)))
+                manager.loop.create_task(self._cancel(leadership, random.choice(running)))
             return
-        request = random.choice(self._makers)(term.state)
+        request = random.choice(self._makers)(leadership.state)
         if request is not None:
-            manager.loop.create_task(self._give(term, request, plan_only=random.random() < 0.1))
+            manager.loop.create_task(self._give(leadership, request, plan_only=random.random() < 0.1))
 
-    async def _give(self, term: Term, request: OperatorRequest, *, plan_only: bool) -> None:
+    async def _give(self, leadership: Leadership, request: OperatorRequest, *, plan_only: bool) -> None:
         kind = type(request).__name__
-        before = term.state
+        before = leadership.state
         try:
-            accepted = await asyncio.wait_for(term.request(request, plan_only=plan_only, if_version=0), 20)
+            accepted = await asyncio.wait_for(leadership.request(request, plan_only=plan_only, if_version=0), 20)
         except Refused as refused:
             self.answers[f"{kind} refused"] += 1
             if not str(refused):
@@ -128,12 +128,12 @@ class Operators:
             self.answers[f"{kind} failed"] += 1
         else:
             self.answers[f"{kind} planned" if plan_only else f"{kind} accepted"] += 1
-            if plan_only and accepted.operation.id in term.state.operations and term.state is before:
+            if plan_only and accepted.operation.id in leadership.state.operations and leadership.state is before:
                 raise Violation(f"the plan of {request} was carried out")
 
-    async def _cancel(self, term: Term, operation: int) -> None:
+    async def _cancel(self, leadership: Leadership, operation: int) -> None:
         try:
-            await asyncio.wait_for(term.cancel(operation), 20)
+            await asyncio.wait_for(leadership.cancel(operation), 20)
         except (Refused, ShoalError, Deposed, TimeoutError):
             self.answers["cancel failed"] += 1
         else:

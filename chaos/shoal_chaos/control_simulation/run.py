@@ -147,7 +147,7 @@ def _settle(cluster: ControlledCluster) -> list[str]:
 
 def _waiting(cluster: ControlledCluster, row: OperationRow) -> str:
     manager = cluster.leading()
-    note = manager.term.notes.get(row.id) if manager is not None and manager.term is not None else None
+    note = manager.leadership.notes.get(row.id) if manager is not None and manager.leadership is not None else None
     return note.waiting if note is not None else ""
 
 

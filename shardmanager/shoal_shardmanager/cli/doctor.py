@@ -13,12 +13,12 @@ from shoal.cli.output import print_json, print_line
 from shoal.tls import client_context
 
 from shoal_shardmanager.cli.options import ConfigOption, ManagersOption, client_of, cluster_of, process_files
-from shoal_shardmanager.doctor.facts import Finding, Severity
+from shoal_shardmanager.doctor.evidence import Finding, Severity
 from shoal_shardmanager.doctor.gather import gather
 from shoal_shardmanager.doctor.judge import judge
 
 
-class Report(msgspec.Struct):
+class Diagnosis(msgspec.Struct):
     """What `doctor --json` prints."""
 
     cluster: str
@@ -49,15 +49,15 @@ def doctor(
     files = None if cluster is None else process_files(cluster, certificate=True)
     own = None if files is None else client_context(options.tls_files if options.tls_files.certfile else files)
     try:
-        facts = asyncio.run(gather(options.seeds, client, addresses, options.timeout, options.tls_context(), own))
+        evidence = asyncio.run(gather(options.seeds, client, addresses, options.timeout, options.tls_context(), own))
     finally:
         if client is not None:
             client.close()
-    findings = judge(facts)
+    findings = judge(evidence)
     wrong = [finding for finding in findings if finding.severity is not Severity.INFO]
-    name = facts.survey.shard_map.cluster
+    name = evidence.survey.shard_map.cluster
     if as_json:
-        print_json(Report(name, not wrong, findings))
+        print_json(Diagnosis(name, not wrong, findings))
     else:
         print_line(f"cluster {name}: {'well' if not wrong else 'NOT WELL'}")
         for finding in findings:

@@ -16,7 +16,7 @@ from shoal_server.config import units
 
 from shoal_shardmanager.control import memberships
 from shoal_shardmanager.control.node_requests import Drop, Install, NodeRequest
-from shoal_shardmanager.control.observed import View, elapsed_ms
+from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.operation_queue import begun
 from shoal_shardmanager.control.operations import (
     automatic,
@@ -60,9 +60,9 @@ from shoal_shardmanager.control.rows import (
     Undrain,
 )
 from shoal_shardmanager.control.state import (
-    Change,
     ClusterState,
     ForgetOperation,
+    RowChange,
     changed,
     map_problem,
     with_counters,
@@ -116,41 +116,41 @@ class Decision:
     `notes` say how running operations stand.
     """
 
-    changes: list[Change] = field(default_factory=list)
+    changes: list[RowChange] = field(default_factory=list)
     requests: list[NodeRequest] = field(default_factory=list)
     notes: dict[int, Note] = field(default_factory=dict)
     plans_wanted: list[int] = field(default_factory=list)
     migrators_wanted: list[int] = field(default_factory=list)
 
 
-def decide(state: ClusterState, view: View, memory: Memory) -> Decision:
+def decide(state: ClusterState, observed: ObservedState, memory: Memory) -> Decision:
     """Return what to do now."""
     decision = Decision()
     # What follows is decided on the state with the changes so far, so that two operations never take the same number.
-    after = _write(state, decision, _liveness(state, view, memory))
-    after = _write(after, decision, _heals(after, view.wall_ms))
-    after = _write(after, decision, memberships.followed(after, view))
-    after = _write(after, decision, _outrun(after, view))
+    after = _write(state, decision, _liveness(state, observed, memory))
+    after = _write(after, decision, _heals(after, observed.wall_ms))
+    after = _write(after, decision, memberships.followed(after, observed))
+    after = _write(after, decision, _outrun(after, observed))
     for row in state.running():
-        if row.id in view.waiting:
+        if row.id in observed.waiting:
             decision.notes[row.id] = Note("a request to a node is under way")
             continue
-        outcome = _admitted(_advance(after.operations[row.id], after, view, memory, decision), after)
-        decision.notes[row.id] = _with_trouble(outcome.note, view, row.id)
+        outcome = _admitted(_advance(after.operations[row.id], after, observed, memory, decision), after)
+        decision.notes[row.id] = _with_trouble(outcome.note, observed, row.id)
         decision.requests.extend(outcome.requests)
         after = _write(after, decision, outcome.changes)
     stuck = frozenset(number for number, progress in memory.progress.items() if progress.trouble)
-    after = _write(after, decision, begun(after, stuck, view.wall_ms))
-    after = _write(after, decision, automatic.splits(after, view, memory.loads, memory.overloaded))
-    after = _write(after, decision, automatic.rebalancing(after, view))
+    after = _write(after, decision, begun(after, stuck, observed.wall_ms))
+    after = _write(after, decision, automatic.splits(after, observed, memory.loads, memory.overloaded))
+    after = _write(after, decision, automatic.rebalancing(after, observed))
     _write(after, decision, _forgotten(after))
-    decision.requests.extend(_pushes(state, view))
-    decision.requests.extend(_remainders(state, view))
-    decision.requests.extend(memberships.repairs(state, view))
+    decision.requests.extend(_pushes(state, observed))
+    decision.requests.extend(_remainders(state, observed))
+    decision.requests.extend(memberships.repairs(state, observed))
     return decision
 
 
-def _write(state: ClusterState, decision: Decision, changes: Iterable[Change]) -> ClusterState:
+def _write(state: ClusterState, decision: Decision, changes: Iterable[RowChange]) -> ClusterState:
     listed = list(changes)
     if not listed:
         return state
@@ -164,56 +164,58 @@ def _admitted(outcome: Outcome, state: ClusterState) -> Outcome:
     return wait(problem) if problem else outcome
 
 
-def _advance(row: OperationRow, state: ClusterState, view: View, memory: Memory, decision: Decision) -> Outcome:
+def _advance(
+    row: OperationRow, state: ClusterState, observed: ObservedState, memory: Memory, decision: Decision
+) -> Outcome:
     work = row.arguments
     if row.step is Step.QUEUED:
         if row.undo:
-            return end(row, State.CANCELLED, view.wall_ms, row.undo)
+            return end(row, State.CANCELLED, observed.wall_ms, row.undo)
         return wait("waiting for its turn")
     match work:
         case MoveReplica():
-            return replica.advance(row, work, state, view)
+            return replica.advance(row, work, state, observed)
         case MoveLeader():
-            return leaders.transfer(row, work, state, view)
+            return leaders.transfer(row, work, state, observed)
         case Failover():
-            return leaders.evacuate(row, work, state, view)
+            return leaders.evacuate(row, work, state, observed)
         case Drain() | Heal() | Rebalance():
             planned = memory.plans.get(row.id)
-            if planned is not None and view.now_ms - planned.at_ms > PLAN_MS:
+            if planned is not None and observed.now_ms - planned.at_ms > PLAN_MS:
                 planned = None
-            outcome = planned_moves.advance(row, work, state, view, planned)
+            outcome = planned_moves.advance(row, work, state, observed, planned)
             if planned is not None and outcome.changes:
                 del memory.plans[row.id]  # what comes after these moves is planned when they have ended
             if outcome.wants_plan:
                 decision.plans_wanted.append(row.id)
             return outcome
         case CreateKeyspace():
-            return spread.found(row, work, state, view)
+            return spread.found(row, work, state, observed)
         case RollingRestart():
-            return restart.advance(row, work, state, view)
+            return restart.advance(row, work, state, observed)
         case SplitShard() if row.step is Step.SPLIT:
-            return split.advance(row, work, state, view)
+            return split.advance(row, work, state, observed)
         case MoveMicroshards():
-            return _migrate(row, work, state, view, memory, decision)
+            return _migrate(row, work, state, observed, memory, decision)
         case MergeShards() if row.step not in (Step.SPREAD, Step.DROP):
-            return _migrate(row, work, state, view, memory, decision)
+            return _migrate(row, work, state, observed, memory, decision)
         case DropKeyspace() | MergeShards() if row.step is Step.DROP:
-            return spread.delete(row, work, state, view)
+            return spread.delete(row, work, state, observed)
         case AlterKeyspace() | RemoveNode() | Undrain() | DropKeyspace() | SplitShard() | MergeShards():
-            return spread.spread(row, work, state, view)
+            return spread.spread(row, work, state, observed)
 
 
 def _migrate(
-    row: OperationRow, work: Migration, state: ClusterState, view: View, memory: Memory, decision: Decision
+    row: OperationRow, work: Migration, state: ClusterState, observed: ObservedState, memory: Memory, decision: Decision
 ) -> Outcome:
-    outcome = migrate.advance(row, work, state, view, memory.progress.get(row.id))
+    outcome = migrate.advance(row, work, state, observed, memory.progress.get(row.id))
     if outcome.migrator:
         decision.migrators_wanted.append(row.id)
     return outcome
 
 
-def _with_trouble(note: Note, view: View, operation: int) -> Note:
-    trouble = view.troubles.get(operation)
+def _with_trouble(note: Note, observed: ObservedState, operation: int) -> Note:
+    trouble = observed.troubles.get(operation)
     if trouble is None or not note.waiting:
         return note
     tried = "tried once" if trouble.attempts == 1 else f"tried {trouble.attempts} times, the last time"
@@ -224,23 +226,25 @@ def _with_trouble(note: Note, view: View, operation: int) -> Note:
 # -- nodes
 
 
-def _liveness(state: ClusterState, view: View, memory: Memory) -> Iterable[Change]:
+def _liveness(state: ClusterState, observed: ObservedState, memory: Memory) -> Iterable[RowChange]:
     """Note nodes that are gone for longer than the grace period, and those that are back."""
     watched = [row for row in state.nodes.values() if row.state is not NodeState.REMOVED]
-    reached = sum(view.fresh(row.id) is not None for row in watched)
-    seen_by_others = {peer for node in state.nodes if (s := view.fresh(node)) is not None for peer in s.connected_peers}
+    reached = sum(observed.fresh(row.id) is not None for row in watched)
+    seen_by_others = {
+        peer for node in state.nodes if (s := observed.fresh(node)) is not None for peer in s.connected_peers
+    }
     for row in watched:
-        status = view.fresh(row.id)
+        status = observed.fresh(row.id)
         if status is not None:
             back = row.state is NodeState.GONE
             if back or not row.incarnation:
-                state_now, since = (row.before, view.wall_ms) if back else (row.state, row.since_ms)
+                state_now, since = (row.before, observed.wall_ms) if back else (row.state, row.since_ms)
                 yield replace(row, state=state_now, since_ms=since, incarnation=status.incarnation)
             continue
-        report = view.reports.get(row.id)
-        silent_ms = view.now_ms - max(memory.since_ms, report.at_ms if report is not None else 0)
+        report = observed.reports.get(row.id)
+        silent_ms = observed.now_ms - max(memory.since_ms, report.at_ms if report is not None else 0)
         silent_ms = min(
-            silent_ms, elapsed_ms(row.since_ms, view.wall_ms)
+            silent_ms, elapsed_ms(row.since_ms, observed.wall_ms)
         )  # one that joins is not gone before it has begun
         if row.state is NodeState.GONE or silent_ms < state.settings.gone_after_ms:
             continue
@@ -248,10 +252,10 @@ def _liveness(state: ClusterState, view: View, memory: Memory) -> Iterable[Chang
         # are connected with is not gone.
         if reached * 2 <= len(watched) or row.id in seen_by_others:
             continue
-        yield replace(row, state=NodeState.GONE, since_ms=view.wall_ms, before=row.state)
+        yield replace(row, state=NodeState.GONE, since_ms=observed.wall_ms, before=row.state)
 
 
-def _heals(state: ClusterState, now_ms: int) -> Iterable[Change]:
+def _heals(state: ClusterState, now_ms: int) -> Iterable[RowChange]:
     """Begin to replace the replicas of nodes that are gone."""
     for row in state.nodes.values():
         if row.state is not NodeState.GONE or not any(row.id in shard.replicas for shard in state.map.shards):
@@ -272,31 +276,31 @@ def _heals(state: ClusterState, now_ms: int) -> Iterable[Change]:
 # -- the map
 
 
-def _held(state: ClusterState, view: View) -> bool:
+def _held(state: ClusterState, observed: ObservedState) -> bool:
     """Say whether nodes may have derived a map that the managers' does not show yet."""
     return any(
-        row.step in (Step.SPLIT, Step.SEAL) and elapsed_ms(row.step_ms, view.wall_ms) < HOLD_MS
+        row.step in (Step.SPLIT, Step.SEAL) and elapsed_ms(row.step_ms, observed.wall_ms) < HOLD_MS
         for row in state.running()
     )
 
 
-def _outrun(state: ClusterState, view: View) -> Iterable[Change]:
+def _outrun(state: ClusterState, observed: ObservedState) -> Iterable[RowChange]:
     """Give the map a higher version than those that nodes have derived from what the map shows by now."""
-    newest = view.newest_map()
-    if newest > state.map.version and not _held(state, view):
+    newest = observed.newest_map()
+    if newest > state.map.version and not _held(state, observed):
         yield replace(state.map, version=newest + 1)
 
 
-def _pushes(state: ClusterState, view: View) -> Iterable[Install]:
+def _pushes(state: ClusterState, observed: ObservedState) -> Iterable[Install]:
     """Send the newest map to the nodes that lack it."""
-    if _held(state, view):
+    if _held(state, observed):
         return
     founding = {
         shard for row in state.running() if isinstance(row.arguments, CreateKeyspace) for shard in row.arguments.shards
     }
     for node in sorted(state.nodes):
-        status = view.fresh(node)
-        if status is None or view.has_map(node, state.map.version):
+        status = observed.fresh(node)
+        if status is None or observed.has_map(node, state.map.version):
             continue
         found = tuple(
             shard.id
@@ -306,15 +310,15 @@ def _pushes(state: ClusterState, view: View) -> Iterable[Install]:
         yield Install(node, state.map.version, found)
 
 
-def _remainders(state: ClusterState, view: View) -> Iterable[Drop]:
+def _remainders(state: ClusterState, observed: ObservedState) -> Iterable[Drop]:
     """Delete replicas that nobody counts on: of shards that left a node while it was away, and of dropped keyspaces."""
     shards = {shard.id: shard for shard in state.map.shards}
     busy = state.busy()
     dropped = set(state.counters.dropped) - busy
-    view_leaders = view.leaders()
+    view_leaders = observed.leaders()
     for node in sorted(state.nodes):
-        status = view.fresh(node)
-        if status is None or not view.has_map(node, state.map.version):
+        status = observed.fresh(node)
+        if status is None or not observed.has_map(node, state.map.version):
             continue
         for held in status.replicas:
             shard = shards.get(held.shard)
@@ -334,7 +338,7 @@ def _remainders(state: ClusterState, view: View) -> Iterable[Drop]:
 # -- history
 
 
-def _forgotten(state: ClusterState) -> Iterable[Change]:
+def _forgotten(state: ClusterState) -> Iterable[RowChange]:
     """Forget the operations that ended first, beyond the history that is kept."""
     ended = sorted((row.ended_ms, number) for number, row in state.operations.items() if not row.running)
     for _, number in ended[: max(0, len(ended) - state.settings.history)]:
@@ -344,7 +348,7 @@ def _forgotten(state: ClusterState) -> Iterable[Change]:
 # -- nodes that join
 
 
-def joined(state: ClusterState, address: NodeAddress, incarnation: str, now_ms: int) -> tuple[list[Change], str]:
+def joined(state: ClusterState, address: NodeAddress, incarnation: str, now_ms: int) -> tuple[list[RowChange], str]:
     """Return the changes that take a node in, or none and why it is refused ("": it is in already)."""
     known = state.nodes.get(address.id)
     if known is not None:
@@ -382,9 +386,9 @@ def _refuse_node(address: NodeAddress, state: ClusterState) -> str:
     return ""
 
 
-def adopted(shard_map: ShardMap, policies: Mapping[str, tuple[int, int]], now_ms: int) -> list[Change]:
+def adopted(shard_map: ShardMap, policies: Mapping[str, tuple[int, int]], now_ms: int) -> list[RowChange]:
     """Return the first rows, from the map that the nodes have. `policies`: (voters, followers) by keyspace name."""
-    changes: list[Change] = [shard_map, SettingsRow()]
+    changes: list[RowChange] = [shard_map, SettingsRow()]
     changes += [
         NodeRow(node.id, node.address, node.region, node.zone, NodeState.ACTIVE, now_ms) for node in shard_map.nodes
     ]

@@ -12,13 +12,13 @@ from shoal.map_rules import refuse_shard, refuse_successor
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Shard, ShardMap
 
-from shoal_shardmanager.control.node_requests import DEMOTE, REMOVE, Change
-from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.node_requests import DEMOTE, REMOVE, ChangeMember
+from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.rows import MoveReplica, Step
 from shoal_shardmanager.control.state import ClusterState, with_membership, with_shards
 
 
-def followed(state: ClusterState, view: View) -> Iterable[ShardMap]:
+def followed(state: ClusterState, observed: ObservedState) -> Iterable[ShardMap]:
     """Have the map follow the membership that the shards' logs hold; a target that is not yet in one stays routed."""
     targets = {
         row.arguments.shard: row.arguments.target
@@ -27,7 +27,7 @@ def followed(state: ClusterState, view: View) -> Iterable[ShardMap]:
     }
     edited: list[Shard] = []
     for shard in state.map.shards:
-        leading = view.leaders().get(shard.id)
+        leading = observed.leaders().get(shard.id)
         if leading is None or not is_news(shard, leading.replica):
             continue
         target = targets.get(shard.id, "")
@@ -57,13 +57,13 @@ def unknown_members(leader: ReplicaStatus, shard_map: ShardMap) -> list[str]:
     return sorted(set(leader.voters + leader.followers).difference(node.id for node in shard_map.nodes))
 
 
-def repairs(state: ClusterState, view: View) -> Iterator[Change]:
+def repairs(state: ClusterState, observed: ObservedState) -> Iterator[ChangeMember]:
     """Take members that the map does not know as nodes out of their groups, as long as they do not answer there.
 
     No operation puts one in, and no node finds it: it only makes majorities larger. One that answers all the same may be a
     node that managers restored from a copy have forgotten, and comes into the map when it joins.
     """
-    for _, leading in sorted(view.leaders().items()):
+    for _, leading in sorted(observed.leaders().items()):
         status = leading.replica
         if not status.membership_committed:
             continue
@@ -72,7 +72,7 @@ def repairs(state: ClusterState, view: View) -> Iterator[Change]:
             if member == leading.node or (peer is not None and peer.supported):
                 continue
             kind = DEMOTE if member in status.voters else REMOVE
-            yield Change(leading.node, status.shard, kind, member, 0, status.membership_version)
+            yield ChangeMember(leading.node, status.shard, kind, member, 0, status.membership_version)
             break  # what else is wrong there is of the membership after this one
 
 

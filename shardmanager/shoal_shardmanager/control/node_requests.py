@@ -18,7 +18,7 @@ class Install:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangeMember:
     """Have `node`, a shard's leader, propose a change of its membership; `kind` as in `messages.ChangeMembership`.
 
     `if_version`: of the membership that it was decided on; a manager that was deposed may be heard late.
@@ -82,6 +82,6 @@ class CancelMigration:
     operation: int
 
 
-NodeRequest = Install | Change | Transfer | Drop | Split | Forget | CancelMigration
+NodeRequest = Install | ChangeMember | Transfer | Drop | Split | Forget | CancelMigration
 
 ADD_FOLLOWER, PROMOTE, DEMOTE, REMOVE = 1, 2, 3, 4

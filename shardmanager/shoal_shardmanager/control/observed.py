@@ -24,14 +24,16 @@ def elapsed_ms(stamp_ms: int, now_ms: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class NodeReport:
     """What a node answered to `GetStatus`, and when it was asked (the manager's monotonic clock)."""
 
     status: StatusReply
     at_ms: int
 
 
-def trusted(reports: Mapping[str, Report], incarnations: Mapping[str, str], cluster_id: str) -> dict[str, Report]:
+def trusted(
+    reports: Mapping[str, NodeReport], incarnations: Mapping[str, str], cluster_id: str
+) -> dict[str, NodeReport]:
     """Return the reports without those of processes that answer under a node's id and are not that node, or another cluster's.
 
     Args:
@@ -60,7 +62,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ObservedState:
     """The reports of one moment.
 
     Args:
@@ -72,7 +74,7 @@ class View:
 
     now_ms: int
     wall_ms: int
-    reports: Mapping[str, Report]
+    reports: Mapping[str, NodeReport]
     waiting: frozenset[int] = frozenset()
     troubles: Mapping[int, Trouble] = field(default_factory=dict)
     _leaders: dict[int, Leading] = field(default_factory=dict, repr=False)
@@ -124,7 +126,7 @@ class View:
         return self.leaders().get(shard)
 
     def leaders(self) -> dict[int, Leading]:
-        """Return who leads what; found once for all looks at this view."""
+        """Return who leads what; found once for all looks at this observed."""
         if not self._leaders:
             self._leaders.update(self._find_leaders())
         return self._leaders

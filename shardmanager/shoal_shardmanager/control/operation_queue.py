@@ -20,13 +20,13 @@ from shoal_shardmanager.control.rows import (
     State,
     Step,
 )
-from shoal_shardmanager.control.state import Change, ClusterState, changed
+from shoal_shardmanager.control.state import ClusterState, RowChange, changed
 
 STUCK_MS = 30_000
 """A move that waits for so long at one step no longer counts against the caps: it moves nothing."""
 
 
-def begun(state: ClusterState, stuck: frozenset[int], now_ms: int) -> Iterable[Change]:
+def begun(state: ClusterState, stuck: frozenset[int], now_ms: int) -> Iterable[RowChange]:
     """Let queued operations begin, the oldest first, as far as the caps allow.
 
     Args:

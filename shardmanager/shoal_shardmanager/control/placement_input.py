@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shoal.protocol.messages import ReplicaStatus
 
 from shoal_shardmanager import placement
-from shoal_shardmanager.control.observed import Report, View
+from shoal_shardmanager.control.observed import NodeReport, ObservedState
 from shoal_shardmanager.control.rows import MoveReplica, NodeState, PolicyRow, SettingsRow
 from shoal_shardmanager.control.state import ClusterState
 
@@ -45,7 +45,7 @@ class Loads:
 
     _counted: dict[str, dict[int, _Counted]] = field(default_factory=dict)
 
-    def take(self, node: str, report: Report) -> None:
+    def take(self, node: str, report: NodeReport) -> None:
         """Take a node's newest report into account; the same one again says nothing new."""
         before = self._counted.get(node, {})
         if any(counted.at_ms >= report.at_ms for counted in before.values()):
@@ -92,9 +92,11 @@ def placement_settings(settings: SettingsRow) -> placement.Settings:
     return placement.Settings(caps=caps)
 
 
-def placement_state(state: ClusterState, view: View, loads: Loads, *, healing: bool = False) -> placement.State:
+def placement_state(
+    state: ClusterState, observed: ObservedState, loads: Loads, *, healing: bool = False
+) -> placement.State:
     """Return what placement plans from; `healing`: to replace what is lost, for which fewer shards count as busy."""
-    leaders = view.leaders()
+    leaders = observed.leaders()
     busy = state.busy(healing=healing)
     moves = {row.arguments.shard: row.arguments for row in state.running() if isinstance(row.arguments, MoveReplica)}
     shards: list[placement.Shard] = []
@@ -111,16 +113,16 @@ def placement_state(state: ClusterState, view: View, loads: Loads, *, healing: b
                 shard.id, shard.keyspace, shard.voters, shard.followers, leader, load, shard.id in busy, incoming
             )
         )
-    return placement.State(_nodes(state, view), _keyspaces(state), tuple(shards))
+    return placement.State(_nodes(state, observed), _keyspaces(state), tuple(shards))
 
 
-def _nodes(state: ClusterState, view: View) -> tuple[placement.Node, ...]:
+def _nodes(state: ClusterState, observed: ObservedState) -> tuple[placement.Node, ...]:
     used = dict.fromkeys(node for shard in state.map.shards for node in shard.replicas)
     found: list[placement.Node] = []
     for _, node in sorted(state.nodes.items()):
         if node.state is NodeState.REMOVED and node.id not in used:
             continue
-        status = view.fresh(node.id)
+        status = observed.fresh(node.id)
         found.append(
             placement.Node(
                 node.id,

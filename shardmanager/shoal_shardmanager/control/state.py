@@ -38,7 +38,7 @@ class ForgetPolicy:
     keyspace: int
 
 
-Change = ShardMap | NodeRow | PolicyRow | CountersRow | SettingsRow | OperationRow | ForgetOperation | ForgetPolicy
+RowChange = ShardMap | NodeRow | PolicyRow | CountersRow | SettingsRow | OperationRow | ForgetOperation | ForgetPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _bears_healing(row: OperationRow) -> bool:
     return row.migrates and row.step in (Step.QUEUED, Step.COPY)
 
 
-def changed(state: ClusterState, changes: Iterable[Change]) -> ClusterState:
+def changed(state: ClusterState, changes: Iterable[RowChange]) -> ClusterState:
     """Return the state after `changes`."""
     nodes, policies, operations = dict(state.nodes), dict(state.policies), dict(state.operations)
     shard_map, counters, settings = state.map, state.counters, state.settings
@@ -125,7 +125,7 @@ def changed(state: ClusterState, changes: Iterable[Change]) -> ClusterState:
     return after
 
 
-def map_problem(changes: Iterable[Change], before: ShardMap) -> str:
+def map_problem(changes: Iterable[RowChange], before: ShardMap) -> str:
     """Return "", or why nodes would refuse a map among the changes; one that they refuse already is not made worse."""
     for change in changes:
         problem = refuse_map(change, before) if isinstance(change, ShardMap) else ""

@@ -14,10 +14,10 @@ from shoal.errors import ShoalError
 from shoal.shardmap import NodeAddress
 
 from shoal_shardmanager.control.rows import NodeState
-from shoal_shardmanager.doctor.facts import (
+from shoal_shardmanager.doctor.evidence import (
     ClockReading,
     ControlPlane,
-    Facts,
+    Evidence,
     ManagerAnswer,
     RunningOperation,
     SilentNode,
@@ -32,7 +32,7 @@ async def gather(
     timeout_seconds: float,
     tls: SSLContext | None = None,
     managers_tls: SSLContext | None = None,
-) -> Facts:
+) -> Evidence:
     """Ask everybody.
 
     Args:
@@ -50,7 +50,7 @@ async def gather(
     )
     reachable = [report.node for report in found.survey.nodes if report.status is not None]
     clocks = await asyncio.gather(*(_clock(node, timeout_seconds, tls) for node in reachable))
-    return Facts(
+    return Evidence(
         found.survey,
         dict(found.target_indexes),
         tuple(clock for clock in clocks if clock is not None),

@@ -1,4 +1,4 @@
-"""The doctor's judgement: from facts to findings. Pure, so that each rule can be tested by itself."""
+"""The doctor's judgement: from evidence to findings. Pure, so that each rule can be tested by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal.shardmap import Shard, microshards_in
 
 from shoal_shardmanager.control.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
 from shoal_shardmanager.control.memberships import is_news, refused, reported, unknown_members
-from shoal_shardmanager.doctor.facts import Facts, Finding, Severity
+from shoal_shardmanager.doctor.evidence import Evidence, Finding, Severity
 
 CLOCK_SKEW_MS_MAX = 500
 """Nodes that keep time differ by far less; by twice this they lead nothing."""
@@ -24,29 +24,29 @@ WAITS_SECONDS = 60
 _ORDER = list(Severity)
 
 
-def judge(facts: Facts) -> list[Finding]:
+def judge(evidence: Evidence) -> list[Finding]:
     """Return all there is to say, the worst first."""
     found: list[Finding] = []
     for rule in _RULES:
-        found.extend(rule(facts))
+        found.extend(rule(evidence))
     return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
 
 
-def _statuses(facts: Facts) -> Iterator[StatusReply]:
-    for report in facts.survey.nodes:
+def _statuses(evidence: Evidence) -> Iterator[StatusReply]:
+    for report in evidence.survey.nodes:
         if report.status is not None:
             yield report.status
 
 
-def _shards_without_leader(facts: Facts) -> Iterator[Finding]:
-    reachable = {status.node for status in _statuses(facts)}
+def _shards_without_leader(evidence: Evidence) -> Iterator[Finding]:
+    reachable = {status.node for status in _statuses(evidence)}
     by_cause: dict[tuple[str, ...], list[int]] = defaultdict(list)
     failed: list[int] = []
-    for shard in facts.survey.shard_map.shards:
-        if facts.survey.leader(shard.id) is None:
+    for shard in evidence.survey.shard_map.shards:
+        if evidence.survey.leader(shard.id) is None:
             gone = sorted(node for node in shard.voters if node not in reachable)
             if any(
-                (replica := facts.survey.replica(shard.id, node)) and replica.failure is not None
+                (replica := evidence.survey.replica(shard.id, node)) and replica.failure is not None
                 for node in shard.voters
             ):
                 failed.append(shard.id)
@@ -75,11 +75,11 @@ def _shards_without_leader(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _nodes(facts: Facts) -> Iterator[Finding]:
-    for report in facts.survey.nodes:
+def _nodes(evidence: Evidence) -> Iterator[Finding]:
+    for report in evidence.survey.nodes:
         node, status = report.node, report.status
         if status is None:
-            shards = sum(node.id in shard.replicas for shard in facts.survey.shard_map.shards)
+            shards = sum(node.id in shard.replicas for shard in evidence.survey.shard_map.shards)
             if report.stranger:
                 yield Finding(
                     Severity.WARNING,
@@ -150,9 +150,9 @@ _REPLICA_ADVICE = {
 }
 
 
-def _replicas(facts: Facts) -> Iterator[Finding]:
+def _replicas(evidence: Evidence) -> Iterator[Finding]:
     by_node: dict[tuple[str, ProblemKind], list[Problem]] = defaultdict(list)
-    for problem in facts.survey.problems(facts.target_indexes):
+    for problem in evidence.survey.problems(evidence.target_indexes):
         if problem.kind in _REPLICA_ADVICE and problem.node is not None:
             by_node[problem.node, problem.kind].append(problem)
     for (node, kind), problems in by_node.items():
@@ -176,13 +176,13 @@ _NO_COPY_ADVICE = (
 )
 
 
-def _failures(facts: Facts) -> Iterator[Finding]:
-    for problem in facts.survey.problems(facts.target_indexes):
+def _failures(evidence: Evidence) -> Iterator[Finding]:
+    for problem in evidence.survey.problems(evidence.target_indexes):
         if problem.kind is not ProblemKind.REPLICA_FAILED or problem.node is None or problem.shard is None:
             continue
-        replica = facts.survey.replica(problem.shard, problem.node)
+        replica = evidence.survey.replica(problem.shard, problem.node)
         kind = "" if replica is None or replica.failure is None else replica.failure.kind
-        led = facts.survey.leader(problem.shard) is not None
+        led = evidence.survey.leader(problem.shard) is not None
         advice = _FAILURE_ADVICE.get(kind, _FAILURE_ADVICE["stuck"]) if led else _NO_COPY_ADVICE
         yield Finding(
             Severity.WARNING if led else Severity.CRITICAL,
@@ -194,8 +194,8 @@ def _failures(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _differences(facts: Facts) -> Iterator[Finding]:
-    for problem in facts.survey.problems(facts.target_indexes):
+def _differences(evidence: Evidence) -> Iterator[Finding]:
+    for problem in evidence.survey.problems(evidence.target_indexes):
         if problem.kind is ProblemKind.REPLICAS_DIFFER and problem.shard is not None:
             yield Finding(
                 Severity.CRITICAL,
@@ -208,17 +208,17 @@ def _differences(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _thin_shards(facts: Facts) -> Iterator[Finding]:
+def _thin_shards(evidence: Evidence) -> Iterator[Finding]:
     """Shards that the next failure takes away: a leader, and no voter to spare."""
-    reachable = {status.node for status in _statuses(facts)}
+    reachable = {status.node for status in _statuses(evidence)}
 
     def spare(shard: Shard) -> int:
         return sum(node in reachable for node in shard.voters) - (len(shard.voters) // 2 + 1)
 
     thin = [
         shard.id
-        for shard in facts.survey.shard_map.shards
-        if facts.survey.leader(shard.id) is not None and len(shard.voters) > 1 and spare(shard) == 0
+        for shard in evidence.survey.shard_map.shards
+        if evidence.survey.leader(shard.id) is not None and len(shard.voters) > 1 and spare(shard) == 0
     ]
     if thin:
         yield Finding(
@@ -229,11 +229,11 @@ def _thin_shards(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _leases(facts: Facts) -> Iterator[Finding]:
+def _leases(evidence: Evidence) -> Iterator[Finding]:
     unsupported = [
         shard.id
-        for shard in facts.survey.shard_map.shards
-        if (leader := facts.survey.leader(shard.id)) is not None and not leader.replica.lease_ms
+        for shard in evidence.survey.shard_map.shards
+        if (leader := evidence.survey.leader(shard.id)) is not None and not leader.replica.lease_ms
     ]
     if unsupported:
         yield Finding(
@@ -244,9 +244,9 @@ def _leases(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _peers(facts: Facts) -> Iterator[Finding]:
-    reachable = {status.node for status in _statuses(facts)}
-    for status in _statuses(facts):
+def _peers(evidence: Evidence) -> Iterator[Finding]:
+    reachable = {status.node for status in _statuses(evidence)}
+    for status in _statuses(evidence):
         lost = sorted(reachable - {status.node} - set(status.connected_peers))
         if lost:
             yield Finding(
@@ -258,9 +258,9 @@ def _peers(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _versions(facts: Facts) -> Iterator[Finding]:
+def _versions(evidence: Evidence) -> Iterator[Finding]:
     by_version: dict[str, list[str]] = defaultdict(list)
-    for status in _statuses(facts):
+    for status in _statuses(evidence):
         by_version[status.software].append(status.node)
     if len(by_version) > 1:
         listed = "; ".join(f"{version}: {', '.join(nodes)}" for version, nodes in sorted(by_version.items()))
@@ -272,9 +272,9 @@ def _versions(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _maps(facts: Facts) -> Iterator[Finding]:
-    newest = max([facts.control.map_version, *(status.map_version for status in _statuses(facts))], default=0)
-    for status in _statuses(facts):
+def _maps(evidence: Evidence) -> Iterator[Finding]:
+    newest = max([evidence.control.map_version, *(status.map_version for status in _statuses(evidence))], default=0)
+    for status in _statuses(evidence):
         if status.map_version < newest:
             yield Finding(
                 Severity.WARNING,
@@ -285,18 +285,18 @@ def _maps(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _microshards(facts: Facts) -> Iterator[Finding]:
+def _microshards(evidence: Evidence) -> Iterator[Finding]:
     """Shards that do not have what the newest map says, where nothing under way explains it, and whoever else has it."""
-    shards = facts.survey.shard_map.shards
+    shards = evidence.survey.shard_map.shards
     known = {shard.id for shard in shards}
     unknown = [
         replica
-        for status in _statuses(facts)
+        for status in _statuses(evidence)
         for replica in status.replicas
         if replica.shard not in known and replica.role == "leader"
     ]
     for shard in shards:
-        leader = facts.survey.leader(shard.id)
+        leader = evidence.survey.leader(shard.id)
         if leader is None or not leader.replica.ranges or leader.replica.outgoing or leader.replica.incoming:
             continue
         missing = set(microshards_in(shard.ranges)).difference(microshards_in(leader.replica.ranges))
@@ -315,11 +315,11 @@ def _microshards(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _memberships(facts: Facts) -> Iterator[Finding]:
+def _memberships(evidence: Evidence) -> Iterator[Finding]:
     """Memberships that the map cannot follow: no node would take it."""
-    shard_map = facts.survey.shard_map
+    shard_map = evidence.survey.shard_map
     for shard in shard_map.shards:
-        leader = facts.survey.leader(shard.id)
+        leader = evidence.survey.leader(shard.id)
         if leader is None or not is_news(shard, leader.replica):
             continue
         problem = refused(reported(shard, leader.replica), shard_map)
@@ -343,12 +343,12 @@ def _memberships(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _stray_migrations(facts: Facts) -> Iterator[Finding]:
+def _stray_migrations(evidence: Evidence) -> Iterator[Finding]:
     """Migrations that no operation of the managers drives."""
-    if not facts.control.asked or not facts.control.manager or facts.control.operations:
+    if not evidence.control.asked or not evidence.control.manager or evidence.control.operations:
         return
-    for shard in facts.survey.shard_map.shards:
-        leader = facts.survey.leader(shard.id)
+    for shard in evidence.survey.shard_map.shards:
+        leader = evidence.survey.leader(shard.id)
         if leader is not None and (leader.replica.outgoing or leader.replica.incoming):
             yield Finding(
                 Severity.WARNING,
@@ -361,9 +361,9 @@ def _stray_migrations(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _clocks_off(facts: Facts) -> Iterator[Finding]:
+def _clocks_off(evidence: Evidence) -> Iterator[Finding]:
     """Clocks that their own nodes found wrong."""
-    for status in _statuses(facts):
+    for status in _statuses(evidence):
         if status.clock_problem:
             led = sum(replica.role == "leader" for replica in status.replicas)
             leads = f"leads {led} shards, and only where nobody else can" if led else "leads nothing"
@@ -378,14 +378,14 @@ def _clocks_off(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _clocks(facts: Facts) -> Iterator[Finding]:
+def _clocks(evidence: Evidence) -> Iterator[Finding]:
     """Clocks that differ from the median one by more than the bound, whenever between question and answer they were read."""
     offsets = {
         clock.node: (clock.shown_ms - clock.answered_ms, clock.shown_ms - clock.asked_ms)
-        for clock in facts.clocks
+        for clock in evidence.clocks
         if clock.shown_ms
     }
-    off = {status.node for status in _statuses(facts) if status.clock_problem}
+    off = {status.node for status in _statuses(evidence) if status.clock_problem}
     median = median_low([(least + most) // 2 for least, most in offsets.values()]) if offsets else 0
     for node, (least, most) in offsets.items():
         ahead, behind = least - median, median - most
@@ -399,8 +399,8 @@ def _clocks(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _control(facts: Facts) -> Iterator[Finding]:
-    control = facts.control
+def _control(evidence: Evidence) -> Iterator[Finding]:
+    control = evidence.control
     if not control.asked:
         yield Finding(
             Severity.INFO,
@@ -415,7 +415,7 @@ def _control(facts: Facts) -> Iterator[Finding]:
             f"no manager runs the controller: {control.problem}",
             "start the managers again (a majority of them): data is served without, but nothing is healed or moved",
         )
-    for manager in facts.managers:
+    for manager in evidence.managers:
         if manager.problem:
             yield Finding(
                 Severity.WARNING,
@@ -423,7 +423,7 @@ def _control(facts: Facts) -> Iterator[Finding]:
                 f"the manager at {manager.address} does not answer: {manager.problem}",
                 "start it again on its data folder",
             )
-    unreachable = {report.node.id for report in facts.survey.nodes if report.status is None}
+    unreachable = {report.node.id for report in evidence.survey.nodes if report.status is None}
     for node in control.drained:
         yield Finding(
             Severity.INFO,
@@ -454,8 +454,8 @@ def _silent_advice(reason: str) -> str:
     return "try the network between the two"
 
 
-def _operations(facts: Facts) -> Iterator[Finding]:
-    for operation in facts.control.operations:
+def _operations(evidence: Evidence) -> Iterator[Finding]:
+    for operation in evidence.control.operations:
         name = f"operation {operation.id} ({operation.kind} {operation.subject})"
         seconds = operation.step_seconds
         if operation.waiting and seconds >= WAITS_SECONDS:
@@ -478,7 +478,7 @@ def _some(shards: list[int]) -> str:
     return shown if len(shards) <= 5 else f"{shown}, ..."
 
 
-_RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _shards_without_leader,
     _differences,
     _failures,

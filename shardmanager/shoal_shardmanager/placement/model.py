@@ -152,7 +152,7 @@ class TransferLeader:
     wave: int = 0
 
 
-Step = MoveReplica | AddReplica | RemoveReplica | TransferLeader
+PlannedStep = MoveReplica | AddReplica | RemoveReplica | TransferLeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class Plan:
     """
 
     mode: Mode
-    steps: tuple[Step, ...]
+    steps: tuple[PlannedStep, ...]
     refusals: tuple[Refusal, ...]
     before: Scores
     after: Scores

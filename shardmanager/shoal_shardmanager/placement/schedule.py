@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from shoal_shardmanager.placement.board import NOBODY
 from shoal_shardmanager.placement.constraints import Obstacle, faults_after, to_lead, to_place
 from shoal_shardmanager.placement.context import LEADS, Context
-from shoal_shardmanager.placement.model import AddReplica, MoveReplica, RemoveReplica, Role, Step, TransferLeader
+from shoal_shardmanager.placement.model import AddReplica, MoveReplica, PlannedStep, RemoveReplica, Role, TransferLeader
 
 WINDOW = 512  # shards that wait and are looked at for one wave, beyond those that start in it
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PlacementChange:
     """A step by number; source NOBODY: an addition, target NOBODY: a removal, role None: a transfer."""
 
     role: Role | None
@@ -30,11 +30,11 @@ class Change:
 Members = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def schedule(context: Context, leaders_before: list[int]) -> tuple[Step, ...]:
+def schedule(context: Context, leaders_before: list[int]) -> tuple[PlannedStep, ...]:
     """Return the steps from the board's origin to where it is; the board ends where the steps do."""
     board = context.board
     order = sorted(context.changed, key=context.changed.__getitem__)
-    waiting: deque[tuple[int, list[Change]]] = deque()
+    waiting: deque[tuple[int, list[PlacementChange]]] = deque()
     for shard in order:
         after: Members = (tuple(board.voters[shard]), tuple(board.followers[shard]))
         changes = _changes(context, shard, after, leaders_before[shard], board.leader[shard])
@@ -51,33 +51,33 @@ def _rewind(context: Context, shard: int, leader: int) -> None:
     board.restore(shard, voters, followers, leader)
 
 
-def _changes(context: Context, shard: int, after: Members, leader: int, leader_after: int) -> list[Change]:
+def _changes(context: Context, shard: int, after: Members, leader: int, leader_after: int) -> list[PlacementChange]:
     """Return the fewest steps between two placements of a shard, a move for each replica that goes and one that comes.
 
     Those that stay in their failure domain are paired first, so that no step on the way crowds one.
     """
-    changes: list[Change] = []
-    removals: list[Change] = []
+    changes: list[PlacementChange] = []
+    removals: list[PlacementChange] = []
     for role, old, new in zip((Role.VOTER, Role.FOLLOWER), context.board.origin[shard], after, strict=True):
         leaving = [node for node in old if node not in new]
         coming = [node for node in new if node not in old]
         domain = context.board.domain
         if leader in leaving and leader_after in coming and domain[leader] == domain[leader_after]:
-            changes.append(Change(role, leader, leader_after))
+            changes.append(PlacementChange(role, leader, leader_after))
             leaving.remove(leader)
             coming.remove(leader_after)
         for source, target in _pairs(context, leaving, coming):
-            changes.append(Change(role, source, target))
+            changes.append(PlacementChange(role, source, target))
             leaving.remove(source)
             coming.remove(target)
-        changes += [Change(role, NOBODY, target) for target in coming]
-        removals += [Change(role, source, NOBODY) for source in leaving]
+        changes += [PlacementChange(role, NOBODY, target) for target in coming]
+        removals += [PlacementChange(role, source, NOBODY) for source in leaving]
     changes += removals
     taken = next((change.target for change in changes if change.source == leader != NOBODY), leader)
     if leader_after not in (taken, NOBODY):
         # Before the moves where it can be, so that the old leader's replica goes without it.
         first = leader_after in context.board.origin[shard][0]
-        changes.insert(0 if first else len(changes), Change(None, leader, leader_after))
+        changes.insert(0 if first else len(changes), PlacementChange(None, leader, leader_after))
     return changes
 
 
@@ -100,7 +100,7 @@ class _Waves:
     def __init__(self, context: Context) -> None:
         self._context, self._board = context, context.board
         self._caps = context.settings.caps
-        self._steps: list[Step] = []
+        self._steps: list[PlannedStep] = []
         self._wave = 0
         self._copies = 0
         self._transfers = 0
@@ -113,10 +113,10 @@ class _Waves:
                 for node in nodes:
                     self._at_node[node] = self._at_node.get(node, 0) + 1
 
-    def run(self, waiting: deque[tuple[int, list[Change]]]) -> tuple[Step, ...]:
+    def run(self, waiting: deque[tuple[int, list[PlacementChange]]]) -> tuple[PlannedStep, ...]:
         window = WINDOW
         while waiting:
-            kept: list[tuple[int, list[Change]]] = []
+            kept: list[tuple[int, list[PlacementChange]]] = []
             started = looked = 0
             while waiting and looked < window and not self._full():
                 shard, changes = waiting.popleft()
@@ -144,7 +144,7 @@ class _Waves:
     def _full(self) -> bool:
         return self._copies >= self._caps.per_cluster and self._transfers >= self._caps.transfers
 
-    def _start(self, shard: int, changes: list[Change]) -> None:
+    def _start(self, shard: int, changes: list[PlacementChange]) -> None:
         """Start the first changes of the shard that are allowed now; transfers and removals go alone."""
         started = 0
         for change in list(changes):
@@ -160,7 +160,7 @@ class _Waves:
             elif not copies:
                 continue
 
-    def _allowed(self, shard: int, change: Change) -> bool:
+    def _allowed(self, shard: int, change: PlacementChange) -> bool:
         board, role = self._board, change.role
         if role is None:
             return self._transfers < self._caps.transfers and to_lead(board, shard, change.target) is Obstacle.OK
@@ -176,7 +176,7 @@ class _Waves:
         leaving = self._leaving.get(change.target, (0, 0))
         return to_place(board, shard, change.target, role, change.source, leaving=leaving) is Obstacle.OK
 
-    def _apply(self, shard: int, change: Change) -> None:
+    def _apply(self, shard: int, change: PlacementChange) -> None:
         board, context = self._board, self._context
         number, role, size = board.id_of_shard[shard], change.role, board.size[shard]
         about = LEADS if role is None else change.target if change.target != NOBODY else change.source
@@ -206,7 +206,7 @@ class _Waves:
         self._steps.append(MoveReplica(number, role, source, target, size, reason, leads, self._wave))
         board.move(shard, change.source, change.target)
 
-    def _give_up(self, waiting: deque[tuple[int, list[Change]]]) -> None:
+    def _give_up(self, waiting: deque[tuple[int, list[PlacementChange]]]) -> None:
         for shard, changes in waiting:
             self._context.refuse(
                 self._context.shard_name(shard),

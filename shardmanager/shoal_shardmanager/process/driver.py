@@ -1,6 +1,6 @@
 """The controller as a task: gathers reports, lets `decide` decide, writes its rows, sends its requests, takes requests.
 
-One manager at a time runs it: the one whose replica leads the managers' own shard. A term begins with taking over the
+One manager at a time runs it: the one whose replica leads the managers' own shard. A leadership begins with taking over the
 `leader` row and loading all others, and ends when either is lost; nothing in memory outlives it.
 """
 
@@ -28,15 +28,15 @@ from shoal_shardmanager.control.controller import (
     decide,
     joined,
 )
-from shoal_shardmanager.control.observed import View, is_strange, trusted
+from shoal_shardmanager.control.observed import ObservedState, is_strange, trusted
 from shoal_shardmanager.control.operations.outcome import Note
 from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
 from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
 from shoal_shardmanager.control.progress_rate import Paces
 from shoal_shardmanager.control.requests import (
     Accepted,
-    Facts,
     OperatorRequest,
+    Situation,
     Unsettled,
     begun_by,
     cancel,
@@ -54,7 +54,7 @@ from shoal_shardmanager.control.rows import (
     SettingsRow,
     Step,
 )
-from shoal_shardmanager.control.state import Change, ClusterState, changed
+from shoal_shardmanager.control.state import ClusterState, RowChange, changed
 from shoal_shardmanager.process.clock import SYSTEM, Clock
 from shoal_shardmanager.process.migrators import Migrators, open_leader
 from shoal_shardmanager.process.node_watcher import NodeWatcher
@@ -73,7 +73,7 @@ SETTLE_SECONDS = 5.0
 """A request that is refused for what passes by itself, such as an election, is held for so long before it is refused."""
 
 
-class Term:
+class Leadership:
     """One run of the controller, from taking over to the loss of it."""
 
     def __init__(
@@ -147,7 +147,7 @@ class Term:
 
     async def _decide(self) -> None:
         self._memory.progress = self._migrators.progress()
-        decision = decide(self.state, self.view(), self._memory)
+        decision = decide(self.state, self.observed(), self._memory)
         await self._write(decision.changes)
         self.notes = decision.notes
         self.paces.take(decision.notes, self._clock.now_ms())
@@ -158,7 +158,7 @@ class Term:
         if decision.changes:
             self._wake.set()
 
-    async def _write(self, changes: list[Change]) -> None:
+    async def _write(self, changes: list[RowChange]) -> None:
         if not changes:
             return
         if self._ended is not None:
@@ -184,7 +184,7 @@ class Term:
                 )
         self.state = after
 
-    async def change(self, made: Callable[[ClusterState, View], tuple[Change, ...]]) -> None:
+    async def change(self, made: Callable[[ClusterState, ObservedState], tuple[RowChange, ...]]) -> None:
         """Write rows that are made from the state as it is when nobody else writes.
 
         Raises:
@@ -192,14 +192,14 @@ class Term:
             ShoalError: they cannot be written.
         """
         async with self._writing:
-            await self._write(list(made(self.state, self.view())))
+            await self._write(list(made(self.state, self.observed())))
         self._wake.set()
 
-    def view(self) -> View:
+    def observed(self) -> ObservedState:
         """Return the newest reports."""
         reports = {node: watcher.report for node, watcher in self._watchers.items() if watcher.report is not None}
         incarnations = {row.id: row.incarnation for row in self.state.nodes.values()}
-        return View(
+        return ObservedState(
             self._clock.now_ms(),
             self._clock.wall_ms(),
             trusted(reports, incarnations, self.state.map.cluster_id),
@@ -207,9 +207,9 @@ class Term:
             self._request_sender.troubles(),
         )
 
-    def facts(self) -> Facts:
+    def situation(self) -> Situation:
         """Return what requests are checked against."""
-        return Facts(self.state, self.view(), self.loads)
+        return Situation(self.state, self.observed(), self.loads)
 
     def silent_because(self, node: str) -> str:
         """Return why a node does not answer, or is not taken for itself; "": it does, and is."""
@@ -260,7 +260,14 @@ class Term:
                 waited_for.update(shard.replicas if shard is not None else ())
             if isinstance(row.arguments, MoveReplica):
                 waited_for.update((row.arguments.source, row.arguments.target))
-            elif row.step in (Step.SPREAD, Step.FOUND, Step.DROP, Step.EVACUATE, Step.RESTART, Step.SETTLE):
+            elif row.step in (
+                Step.SPREAD,
+                Step.FOUND,
+                Step.DROP,
+                Step.EVACUATE,
+                Step.RESTART,
+                Step.SETTLE,
+            ):
                 waited_for.update(self._watchers)
         for node, watcher in self._watchers.items():
             busy = node in waited_for
@@ -296,7 +303,7 @@ class Term:
             work = state.operations[operation].arguments
             if not isinstance(work, Drain | Heal | Rebalance):
                 return
-            known = placement_state(state, self.view(), self.loads, healing=isinstance(work, Heal))
+            known = placement_state(state, self.observed(), self.loads, healing=isinstance(work, Heal))
             settings = placement_settings(state.settings)
             plan = await asyncio.to_thread(placement.plan, known, settings, mode_of(work))
             self._memory.plans[operation] = planned_from(plan, known, self._clock.now_ms())
@@ -339,21 +346,21 @@ class Term:
 
     async def _request(self, request: OperatorRequest, plan_only: bool, if_version: int, request_id: str) -> Accepted:
         for _ in range(REQUEST_TRIES):
-            facts = self.facts()
-            begun = begun_by(request_id, facts.state)
+            situation = self.situation()
+            begun = begun_by(request_id, situation.state)
             if begun is not None:
                 return begun
             # Some requests ask placement, which may take long: not on the loop, and with the rows free to change.
-            accepted = await asyncio.to_thread(check, request, facts, if_version)
+            accepted = await asyncio.to_thread(check, request, situation, if_version)
             if plan_only:
                 return accepted
             async with self._writing:
-                if self.state is facts.state:
+                if self.state is situation.state:
                     return await self._begin(named(accepted, request_id))
         async with self._writing:
-            facts = self.facts()
-            return begun_by(request_id, facts.state) or await self._begin(
-                named(check(request, facts, if_version), request_id)
+            situation = self.situation()
+            return begun_by(request_id, situation.state) or await self._begin(
+                named(check(request, situation, if_version), request_id)
             )
 
     async def _begin(self, accepted: Accepted) -> Accepted:
@@ -393,7 +400,9 @@ class Term:
             return
 
 
-async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM, tls: SSLContext | None = None) -> Term:
+async def begin_leadership(
+    config: ClusterConfig, store: Store, clock: Clock = SYSTEM, tls: SSLContext | None = None
+) -> Leadership:
     """Take over: claim the rows, load them, or make the first ones from the map that the nodes have.
 
     Raises:
@@ -410,7 +419,7 @@ async def begin_term(config: ClusterConfig, store: Store, clock: Clock = SYSTEM,
         state = changed(empty, changes)
         await store.write(changes)
         log.info("map_adopted", version=newest.version, nodes=len(newest.nodes), shards=len(newest.shards))
-    return Term(config, store, epoch, state, clock, tls)
+    return Leadership(config, store, epoch, state, clock, tls)
 
 
 async def _newest_map(config: ClusterConfig, tls: SSLContext | None) -> ShardMap:

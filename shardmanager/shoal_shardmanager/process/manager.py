@@ -24,7 +24,7 @@ from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 
 from shoal_shardmanager.control.rows import UnreadableRow
 from shoal_shardmanager.process.clock import SYSTEM, Clock
-from shoal_shardmanager.process.driver import Term, begin_term
+from shoal_shardmanager.process.driver import Leadership, begin_leadership
 from shoal_shardmanager.process.metrics import manager_families
 from shoal_shardmanager.process.service import STOP_SECONDS, serve, tell_health
 from shoal_shardmanager.process.settings import managers_config
@@ -41,7 +41,7 @@ SYSTEM_SHARD = 1
 
 
 class Manager:
-    """One manager. Implements `rpc.service.Host`."""
+    """One manager. Implements `rpc.service.ControllerHost`."""
 
     def __init__(
         self, config: ClusterConfig, manager: str, certificates: Certificates | None, clock: Clock = SYSTEM
@@ -52,12 +52,12 @@ class Manager:
         self._config = config
         self._clock = clock
         self._entry = next(entry for entry in config.managers if entry.id == manager)
-        self._term: Term | None = None
+        self._leadership: Leadership | None = None
 
     @property
-    def term(self) -> Term | None:
+    def leadership(self) -> Leadership | None:
         """The controller, where this manager runs it."""
-        return self._term
+        return self._leadership
 
     async def leader_hint(self) -> tuple[str, str]:
         """Return which manager leads, and its admin address."""
@@ -78,10 +78,15 @@ class Manager:
 
     async def _control_once(self, client: shoal.AsyncClient) -> None:
         try:
-            term = await begin_term(self._config, Store(client, self.manager), self._clock, tls=self._tls)
-            self._term = term
-            log.info("controller_began", manager=self.manager, epoch=term.epoch, map_version=term.state.map.version)
-            running = asyncio.create_task(term.run())
+            leadership = await begin_leadership(self._config, Store(client, self.manager), self._clock, tls=self._tls)
+            self._leadership = leadership
+            log.info(
+                "controller_began",
+                manager=self.manager,
+                epoch=leadership.epoch,
+                map_version=leadership.state.map.version,
+            )
+            running = asyncio.create_task(leadership.run())
             leading = asyncio.create_task(self._while_leading())
             try:
                 await asyncio.wait({running, leading}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,10 +103,10 @@ class Manager:
             log.warning("controller_ended", manager=self.manager, reason=str(error))
         except UnreadableRow as error:
             log.critical("controller_refused", manager=self.manager, reason=str(error))
-        except Exception as error:  # the root of the controller's work: the next term begins anew from the rows
+        except Exception as error:  # the root of the controller's work: the next leadership begins anew from the rows
             log.critical("controller_failed", manager=self.manager, exc_info=error)
         finally:
-            self._term = None
+            self._leadership = None
 
     async def _while_leading(self) -> None:
         while await self._leader() == self.manager:  # noqa: ASYNC110 - it is another task's state, on the other side of a socket
@@ -141,7 +146,7 @@ async def _run_with(pages: Pages, config: ClusterConfig, entry: ManagerConfig) -
     # Managers hold their wall clocks against each other, as nodes do: what one of them stamps, the next one goes by.
     clock = Clock(unix=server.unix_seconds)
     host = Manager(config, entry.id, certificates, clock)
-    server.add_metrics(lambda: manager_families(entry.id, lambda: host.term, clock.wall_ms))
+    server.add_metrics(lambda: manager_families(entry.id, lambda: host.leadership, clock.wall_ms))
     rpc, health = await serve(host, entry.admin or "", certificates, clients_required=config.tls.clients == "required")
     server.when_ready_changes(lambda ready: tell_health(health, ready=ready))
     control = asyncio.create_task(host.control())

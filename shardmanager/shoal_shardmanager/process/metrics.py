@@ -11,30 +11,32 @@ from shoal.metrics import Family, gauge, labelled
 from shoal_shardmanager.control.rows import Arguments, NodeState, State
 
 if TYPE_CHECKING:
-    from shoal_shardmanager.process.driver import Term
+    from shoal_shardmanager.process.driver import Leadership
 
 NODES_MAX = 256
 KINDS = tuple(str(each.__struct_config__.tag) for each in get_args(Arguments))
 """Of operations."""
 
 
-def manager_families(manager: str, term: Callable[[], Term | None], now_ms: Callable[[], int]) -> Iterator[Family]:
+def manager_families(
+    manager: str, leadership: Callable[[], Leadership | None], now_ms: Callable[[], int]
+) -> Iterator[Family]:
     """Yield the families of a manager.
 
     Args:
-        term: says what this manager controls; None: it stands by, and says no more than that.
+        leadership: says what this manager controls; None: it stands by, and says no more than that.
         now_ms: Unix time.
     """
-    controlled = term()
+    controlled = leadership()
     controls = Family("shoal_manager_controls", "gauge", "1 where this manager runs the controller; others stand by")
     yield controls.add(controlled is not None, manager=manager)
     if controlled is not None:
-        yield from _of_term(controlled, now_ms())
+        yield from _of_leadership(controlled, now_ms())
 
 
-def _of_term(term: Term, now_ms: int) -> Iterator[Family]:
-    state = term.state
-    yield gauge("shoal_manager_epoch", "How often a controller has begun", term.epoch)
+def _of_leadership(leadership: Leadership, now_ms: int) -> Iterator[Family]:
+    state = leadership.state
+    yield gauge("shoal_manager_epoch", "How often a controller has begun", leadership.epoch)
     yield gauge("shoal_manager_map_version", "Of the newest shard map", state.map.version)
     yield gauge("shoal_manager_shards", "Shards in the map", len(state.map.shards))
     nodes = [row for row in state.nodes.values() if row.state is not NodeState.REMOVED]
@@ -45,7 +47,7 @@ def _of_term(term: Term, now_ms: int) -> Iterator[Family]:
         "shoal_manager_node_silent", "gauge", "1 for a node that does not answer, or is not taken for itself"
     )
     for row in sorted(nodes, key=lambda row: row.id)[:NODES_MAX]:
-        silent.add(bool(term.silent_because(row.id)), node=row.id)
+        silent.add(bool(leadership.silent_because(row.id)), node=row.id)
     yield silent
     running = [row for row in state.operations.values() if row.running]
     kinds = Counter(row.kind for row in running)

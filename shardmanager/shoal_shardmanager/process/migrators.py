@@ -1,4 +1,4 @@
-"""The migrators of one term: begun where the controller wants one, ended where it does not any more."""
+"""The migrators of one leadership: begun where the controller wants one, ended where it does not any more."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import structlog
 from shoal.admin.connection import AdminConnection
 from shoal.errors import Unavailable
 
-from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.operations import migrate
 from shoal_shardmanager.control.operations.migrate import MigrationProgress
 from shoal_shardmanager.control.rows import MergeShards, Migration, MoveMicroshards, OperationRow, Step
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 from shoal_shardmanager.process.migrator import CannotSeal, Leader, Migrator
 from shoal_shardmanager.process.store import Deposed
 
@@ -25,16 +25,16 @@ CONNECTION_TIMEOUT_SECONDS = 10.0
 
 
 class Controlled(Protocol):
-    """What migrators need of the term that they belong to."""
+    """What migrators need of the leadership that they belong to."""
 
     @property
     def state(self) -> ClusterState: ...
 
-    def view(self) -> View: ...
+    def observed(self) -> ObservedState: ...
 
     def address_of(self, node: str) -> str: ...
 
-    async def change(self, made: Callable[[ClusterState, View], tuple[Change, ...]]) -> None:
+    async def change(self, made: Callable[[ClusterState, ObservedState], tuple[RowChange, ...]]) -> None:
         """Write rows that are made from the state as it is when nobody else writes."""
         ...
 
@@ -42,8 +42,8 @@ class Controlled(Protocol):
 class Migrators:
     """The tasks, by operation. Implements `migrator.MigratorHost`."""
 
-    def __init__(self, term: Controlled, open_connection: Callable[[str], Awaitable[Leader]]) -> None:
-        self._term = term
+    def __init__(self, leadership: Controlled, open_connection: Callable[[str], Awaitable[Leader]]) -> None:
+        self._leadership = leadership
         self._open = open_connection
         self._migrators: dict[int, Migrator] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -61,12 +61,12 @@ class Migrators:
         for operation in kept:
             task = self._tasks.get(operation)
             if task is None or task.done():
-                row = self._term.state.operations[operation]
+                row = self._leadership.state.operations[operation]
                 migrator = Migrator(
                     operation,
                     _migration(row),
                     self,
-                    lambda: self._term.state.settings.migration_bytes_per_second,
+                    lambda: self._leadership.state.settings.migration_bytes_per_second,
                     row.migration,
                 )
                 self._migrators[operation] = migrator
@@ -92,34 +92,34 @@ class Migrators:
 
     async def connect(self, shard: int) -> Leader:
         """Connect to the shard's leader, as the nodes report it."""
-        leader = self._term.view().leader(shard)
+        leader = self._leadership.observed().leader(shard)
         if leader is None:
             raise Unavailable(f"shard {shard} reports no leader", shard=shard)
-        return await self._open(self._term.address_of(leader.node))
+        return await self._open(self._leadership.address_of(leader.node))
 
     async def sealing(self, operation: int) -> int:
         """Write the step `seal`, unless it is written."""
 
-        def made(state: ClusterState, view: View) -> tuple[Change, ...]:
+        def made(state: ClusterState, observed: ObservedState) -> tuple[RowChange, ...]:
             row = state.operations.get(operation)
             if row is None or row.step not in migrate.MIGRATOR_STEPS:
                 raise CannotSeal(f"operation {operation} is not being copied any more")
-            return migrate.sealing(row, view.wall_ms) if row.step is Step.COPY else ()
+            return migrate.sealing(row, observed.wall_ms) if row.step is Step.COPY else ()
 
-        await self._term.change(made)
-        return self._term.state.next_map_version(self._term.view().newest_map())
+        await self._leadership.change(made)
+        return self._leadership.state.next_map_version(self._leadership.observed().newest_map())
 
     async def adopted(self, operation: int, newer_than: int) -> None:
         """Write the map in which the microshards are the target's."""
 
-        def made(state: ClusterState, view: View) -> tuple[Change, ...]:
+        def made(state: ClusterState, observed: ObservedState) -> tuple[RowChange, ...]:
             row = state.operations.get(operation)
             if row is None or row.step is not Step.SEAL:
                 raise CannotSeal(f"operation {operation} has gone on already")
-            newest = max(newer_than, view.newest_map())
-            return migrate.adopted(row, _migration(row), state, newest, view.wall_ms)
+            newest = max(newer_than, observed.newest_map())
+            return migrate.adopted(row, _migration(row), state, newest, observed.wall_ms)
 
-        await self._term.change(made)
+        await self._leadership.change(made)
 
     async def rest(self, seconds: float) -> None:
         """Let time go by."""

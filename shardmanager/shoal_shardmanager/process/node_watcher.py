@@ -14,7 +14,7 @@ from shoal.shardmap import ShardMap
 
 from shoal_shardmanager.control.node_requests import (
     CancelMigration,
-    Change,
+    ChangeMember,
     Drop,
     Forget,
     Install,
@@ -22,7 +22,7 @@ from shoal_shardmanager.control.node_requests import (
     Split,
     Transfer,
 )
-from shoal_shardmanager.control.observed import Report
+from shoal_shardmanager.control.observed import NodeReport
 from shoal_shardmanager.process.clock import SYSTEM, Clock
 
 log = structlog.get_logger("shoal.manager")
@@ -49,7 +49,7 @@ class NodeWatcher:
         """Connect to nothing yet; `changed` is called after every new report."""
         self.node = node
         self.address = address
-        self.report: Report | None = None
+        self.report: NodeReport | None = None
         self.silent_because = ""
         self.busy = False
         self._changed = changed
@@ -103,7 +103,7 @@ class NodeWatcher:
             if status.node == self.node:
                 if self.silent_because:
                     log.info("node_answers", node=self.node)
-                self.report, self.silent_because = Report(status, asked), ""
+                self.report, self.silent_because = NodeReport(status, asked), ""
                 self._changed()
                 async with self._reported:
                     self._reported.notify_all()
@@ -134,7 +134,7 @@ class NodeWatcher:
             match request:
                 case Install():
                     await connection.install_shard_map(shard_map, list(request.found))
-                case Change():
+                case ChangeMember():
                     await connection.change_membership(
                         request.shard, request.kind, request.member, if_version=request.if_version
                     )

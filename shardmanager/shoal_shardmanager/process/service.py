@@ -21,7 +21,7 @@ from shoal_shardmanager.control.placement_input import placement_settings, place
 from shoal_shardmanager.control.requests import Refused, Why
 from shoal_shardmanager.control.requests.common import known_shard
 from shoal_shardmanager.control.rows import NodeState
-from shoal_shardmanager.process.driver import Term
+from shoal_shardmanager.process.driver import Leadership
 from shoal_shardmanager.process.store import Deposed
 from shoal_shardmanager.rpc.convert import operation_message, operator_request_of, settings_message
 from shoal_shardmanager.rpc.field_rules import check_fields
@@ -56,13 +56,13 @@ class Context(Protocol):
         ...
 
 
-class Host(Protocol):
+class ControllerHost(Protocol):
     """What the service needs of the manager."""
 
     manager: str
 
     @property
-    def term(self) -> Term | None:
+    def leadership(self) -> Leadership | None:
         """The controller, where this manager runs it."""
         ...
 
@@ -74,14 +74,14 @@ class Host(Protocol):
 class AdminService(pb_grpc.AdminServicer):
     """Answers the control RPC; everything is decided elsewhere."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ControllerHost) -> None:
         self._host = host
 
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartReply:  # noqa: N802
         """Check a request, and begin it."""
-        term = await self._term(context, request)
+        leadership = await self._leadership(context, request)
         try:
-            accepted = await term.request(
+            accepted = await leadership.request(
                 operator_request_of(request),
                 plan_only=request.plan_only,
                 if_version=request.if_version,
@@ -93,26 +93,26 @@ class AdminService(pb_grpc.AdminServicer):
             steps=accepted.steps,
             notes=accepted.notes,
             bytes=accepted.bytes,
-            map_version=term.state.map.version,
+            map_version=leadership.state.map.version,
         )
         if not request.plan_only:
-            reply.operation.CopyFrom(operation_message(accepted.operation, term.state, None))
+            reply.operation.CopyFrom(operation_message(accepted.operation, leadership.state, None))
         return reply
 
     async def GetOperation(self, request: pb.GetOperationRequest, context: Context) -> pb.Operation:  # noqa: N802
         """Return one operation."""
-        return await self._operation(await self._term(context, request), request.id, context)
+        return await self._operation(await self._leadership(context, request), request.id, context)
 
     async def ListOperations(  # noqa: N802
         self, request: pb.ListOperationsRequest, context: Context
     ) -> pb.ListOperationsReply:
         """Return all operations that are known, the newest first."""
-        term = await self._term(context)
-        state = term.state
+        leadership = await self._leadership(context)
+        state = leadership.state
         rows = [row for _, row in sorted(state.operations.items(), reverse=True)]
         return pb.ListOperationsReply(
             operations=[
-                operation_message(row, state, term.notes.get(row.id), term.paces.of(row.id))
+                operation_message(row, state, leadership.notes.get(row.id), leadership.paces.of(row.id))
                 for row in rows
                 if row.running or not request.running_only
             ]
@@ -126,43 +126,43 @@ class AdminService(pb_grpc.AdminServicer):
         told = 0.0
         loop = asyncio.get_running_loop()
         while True:
-            term = await self._term(context, request)
-            now = await self._operation(term, request.id, context)
+            leadership = await self._leadership(context, request)
+            now = await self._operation(leadership, request.id, context)
             if now != last or loop.time() - told > WATCH_SECONDS:
                 yield now
                 last, told = now, loop.time()
             if now.state != "running":
                 return
-            await term.next_progress(WATCH_SECONDS)
+            await leadership.next_progress(WATCH_SECONDS)
 
     async def CancelOperation(self, request: pb.GetOperationRequest, context: Context) -> pb.Operation:  # noqa: N802
         """Cancel an operation."""
-        term = await self._term(context, request)
+        leadership = await self._leadership(context, request)
         try:
-            await term.cancel(request.id)
+            await leadership.cancel(request.id)
         except (Refused, Deposed, ShoalError) as error:
             await _abort(context, error)
-        return await self._operation(term, request.id, context)
+        return await self._operation(leadership, request.id, context)
 
     async def ExplainShard(  # noqa: N802
         self, request: pb.ExplainShardRequest, context: Context
     ) -> pb.ExplainShardReply:
         """Say why a shard is where it is."""
-        term = await self._term(context, request)
-        state = term.state
+        leadership = await self._leadership(context, request)
+        state = leadership.state
         try:
             known_shard(state, request.shard)
         except Refused as error:
             await _abort(context, error)
-        known = placement_state(state, term.view(), term.loads)
+        known = placement_state(state, leadership.observed(), leadership.loads)
         explanation = await asyncio.to_thread(placement.why, known, placement_settings(state.settings), request.shard)
         lines = list(explanation.lines)
         row = state.operation_on(request.shard)
         if row is not None:
-            note = term.notes.get(row.id)
+            note = leadership.notes.get(row.id)
             lines.append(f"operation {row.id} ({row.kind}) is at step {row.step}: {note.waiting if note else ''}")
         for row in state.running():
-            planned = term.plan_of(row.id)
+            planned = leadership.plan_of(row.id)
             if planned is not None:
                 lines += [
                     f"operation {row.id} ({row.kind}) was refused: {r.reason}; {r.remedy}"
@@ -173,13 +173,13 @@ class AdminService(pb_grpc.AdminServicer):
 
     async def GetCluster(self, request: pb.GetClusterRequest, context: Context) -> pb.Cluster:  # noqa: N802, ARG002
         """Return the nodes, and who controls them."""
-        term = await self._term(context)
-        state, led = term.state, term.view().leaders()
+        leadership = await self._leadership(context)
+        state, led = leadership.state, leadership.observed().leaders()
         return pb.Cluster(
             name=state.map.cluster,
             map_version=state.map.version,
             manager=self._host.manager,
-            epoch=term.epoch,
+            epoch=leadership.epoch,
             shards=len(state.map.shards),
             operations_running=len(state.running()),
             nodes=[
@@ -190,7 +190,7 @@ class AdminService(pb_grpc.AdminServicer):
                     zone=row.zone,
                     state=str(row.state),
                     since_ms=row.since_ms,
-                    silent_because=term.silent_because(row.id),
+                    silent_because=leadership.silent_because(row.id),
                     replicas=sum(row.id in shard.replicas for shard in state.map.shards),
                     leaders=sum(leader.node == row.id for leader in led.values()),
                 )
@@ -205,29 +205,29 @@ class AdminService(pb_grpc.AdminServicer):
         context: Context,
     ) -> pb.Settings:
         """Return the settings."""
-        term = await self._term(context)
-        return settings_message(term.state.settings)
+        leadership = await self._leadership(context)
+        return settings_message(leadership.state.settings)
 
     async def ChangeSettings(self, request: pb.ChangeSettingsRequest, context: Context) -> pb.Settings:  # noqa: N802
         """Change settings; return them as they are then."""
-        term = await self._term(context, request)
+        leadership = await self._leadership(context, request)
         try:
-            after = await term.change_settings(
+            after = await leadership.change_settings(
                 dict(request.values), plan_only=request.plan_only, if_version=request.if_version
             )
         except (Refused, Deposed, ShoalError) as error:
             await _abort(context, error)
         return settings_message(after)
 
-    async def _term(self, context: Context, request: Message | None = None) -> Term:
+    async def _leadership(self, context: Context, request: Message | None = None) -> Leadership:
         """Return the controller, once the fields of a request have been checked; else end the call."""
         if request is not None:
             try:
                 check_fields(request)
             except Refused as error:
                 await _abort(context, error)
-        term = self._host.term
-        if term is None:
+        leadership = self._host.leadership
+        if leadership is None:
             leader, address = await self._host.leader_hint()
             if address and leader != self._host.manager:
                 context.set_trailing_metadata(((LEADER_METADATA, address),))
@@ -235,15 +235,15 @@ class AdminService(pb_grpc.AdminServicer):
             else:
                 message = f"manager {self._host.manager} does not run the controller, and knows none that does yet"
             await context.abort(grpc.StatusCode.UNAVAILABLE, message)
-        return term
+        return leadership
 
-    async def _operation(self, term: Term, number: int, context: Context) -> pb.Operation:
-        row = term.state.operations.get(number)
+    async def _operation(self, leadership: Leadership, number: int, context: Context) -> pb.Operation:
+        row = leadership.state.operations.get(number)
         if row is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"there is no operation {number}; `shoal operations` lists them"
             )
-        return operation_message(row, term.state, term.notes.get(number), term.paces.of(number))
+        return operation_message(row, leadership.state, leadership.notes.get(number), leadership.paces.of(number))
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:
@@ -256,7 +256,7 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 
 async def serve(
-    host: Host, address: str, certificates: Certificates | None = None, *, clients_required: bool = False
+    host: ControllerHost, address: str, certificates: Certificates | None = None, *, clients_required: bool = False
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """Start the server; return it and the servicer of its health.
 

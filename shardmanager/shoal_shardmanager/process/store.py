@@ -32,7 +32,7 @@ from shoal_shardmanager.control.rows import (
     operation_key,
     policy_key,
 )
-from shoal_shardmanager.control.state import Change, ClusterState, ForgetOperation, ForgetPolicy
+from shoal_shardmanager.control.state import ClusterState, ForgetOperation, ForgetPolicy, RowChange
 
 _join_decoder: Decoder[JoinRequest] = Decoder(JoinRequest)
 
@@ -103,7 +103,7 @@ class Store:
             settings=decode_row(SETTINGS_KEY, rows[SETTINGS_KEY], SettingsRow),
         )
 
-    async def write(self, changes: Iterable[Change]) -> None:
+    async def write(self, changes: Iterable[RowChange]) -> None:
         """Write rows, all of them or none.
 
         Raises:
@@ -135,7 +135,7 @@ class Store:
         await self._client.delete(key)
 
 
-def _as_operation(change: Change) -> tuple[str, AtomicOperation]:
+def _as_operation(change: RowChange) -> tuple[str, AtomicOperation]:
     match change:
         case ShardMap():
             key = MAP_KEY

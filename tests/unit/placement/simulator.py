@@ -14,12 +14,12 @@ from shoal_shardmanager.placement import (
     Node,
     NodeState,
     Plan,
+    PlannedStep,
     RemoveReplica,
     Role,
     Settings,
     Shard,
     State,
-    Step,
     TransferLeader,
 )
 
@@ -165,7 +165,7 @@ class Simulator:
 
     def run(self, plan: Plan) -> State:
         """Carry the plan out, wave by wave; every check is an assertion."""
-        waves: dict[int, list[Step]] = defaultdict(list)
+        waves: dict[int, list[PlannedStep]] = defaultdict(list)
         for before, after in zip(plan.steps, plan.steps[1:], strict=False):
             assert before.wave <= after.wave, "steps are in the order of their waves"
         for step in plan.steps:
@@ -177,7 +177,7 @@ class Simulator:
                 self._step(step, leaving)
         return self.now()
 
-    def _check_caps(self, number: int, steps: list[Step]) -> None:
+    def _check_caps(self, number: int, steps: list[PlannedStep]) -> None:
         caps = self.settings.caps
         at_node: Counter[str] = Counter()
         at_shard: Counter[int] = Counter()
@@ -200,7 +200,7 @@ class Simulator:
         assert all(count <= caps.per_shard for count in at_shard.values()), "cap of a shard"
         assert copies <= max(caps.per_cluster, under_way), "cap of the cluster"
 
-    def _step(self, step: Step, leaving: list[tuple[str, int]]) -> None:
+    def _step(self, step: PlannedStep, leaving: list[tuple[str, int]]) -> None:
         shard = self.shards[step.shard]
         assert not shard.busy, "a shard under an operation is left alone"
         # Only the step's own shard and nodes can change.
@@ -225,7 +225,7 @@ class Simulator:
         if isinstance(step, MoveReplica):
             leaving.append((step.source, step.bytes))
 
-    def _after(self, shard: Shard, step: Step) -> Shard:
+    def _after(self, shard: Shard, step: PlannedStep) -> Shard:
         if isinstance(step, MoveReplica | AddReplica):
             assert self.nodes[step.target].state is NodeState.ACTIVE, "draining and gone nodes receive nothing"
             assert step.target not in shard.replicas, "never two replicas of a shard on a node"

@@ -23,17 +23,17 @@ from shoal_shardmanager.control.node_requests import (
     PROMOTE,
     REMOVE,
     CancelMigration,
-    Change,
+    ChangeMember,
     Drop,
     Forget,
     Install,
     Split,
     Transfer,
 )
-from shoal_shardmanager.control.observed import FRESH_MS, Report, View, trusted
+from shoal_shardmanager.control.observed import FRESH_MS, NodeReport, ObservedState, trusted
 from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
 from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
-from shoal_shardmanager.control.requests import Accepted, Facts, OperatorRequest, cancel, check
+from shoal_shardmanager.control.requests import Accepted, OperatorRequest, Situation, cancel, check
 from shoal_shardmanager.control.rows import Heal, NodeState, OperationRow
 from shoal_shardmanager.control.state import ClusterState, changed
 
@@ -83,7 +83,7 @@ class SimulatedCluster:
             for shard in first.shards
         }
         self.tick = 0
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, NodeReport] = {}
         self.state = self._adopt(first)
         self.loads = Loads()
         self.memory = Memory(since_ms=0, loads=self.loads)
@@ -106,24 +106,24 @@ class SimulatedCluster:
 
     def request(self, request: OperatorRequest, if_version: int = 0) -> int:
         """Give a request; return its operation."""
-        accepted = check(request, self.facts(), if_version)
+        accepted = check(request, self.situation(), if_version)
         self.state = changed(self.state, accepted.changes)
         return accepted.operation.id
 
     def plan(self, request: OperatorRequest) -> Accepted:
         """Return what a request would do."""
-        return check(request, self.facts())
+        return check(request, self.situation())
 
     def measure(self) -> None:
         """Take the loads that nodes report into account."""
-        for name, report in self.view().reports.items():
+        for name, report in self.observed().reports.items():
             self.loads.take(name, report)
 
     def cancel(self, operation: int) -> None:
         self.state = changed(self.state, cancel(operation, self.state, self.now_ms))
 
-    def facts(self) -> Facts:
-        return Facts(self.state, self.view(), self.loads)
+    def situation(self) -> Situation:
+        return Situation(self.state, self.observed(), self.loads)
 
     def run(self, ticks: int, until: Callable[[], bool] | None = None) -> bool:
         """Let time go by; return whether `until` came true."""
@@ -158,21 +158,21 @@ class SimulatedCluster:
     def now_ms(self) -> int:
         return self.tick * TICK_MS
 
-    def view(self) -> View:
+    def observed(self) -> ObservedState:
         for name, node in self.nodes.items():
             if node.runs or node.impostor:
-                self._reports[name] = Report(self.status(name), self.now_ms)
+                self._reports[name] = NodeReport(self.status(name), self.now_ms)
             elif name in self._reports:
                 # That a node is silent shows at once here.
                 known = self._reports[name]
                 self._reports[name] = dataclasses.replace(known, at_ms=min(known.at_ms, self.now_ms - FRESH_MS - 1))
         incarnations = {row.id: row.incarnation for row in self.state.nodes.values()}
         reports = trusted(self._reports, incarnations, self.state.map.cluster_id)
-        return View(self.now_ms, self.now_ms, reports)
+        return ObservedState(self.now_ms, self.now_ms, reports)
 
     def _control(self) -> None:
-        view = self.view()
-        decision = self.last = decide(self.state, view, self.memory)
+        observed = self.observed()
+        decision = self.last = decide(self.state, observed, self.memory)
         if decision.changes:
             self.event()
             self.state = changed(self.state, decision.changes)
@@ -189,7 +189,7 @@ class SimulatedCluster:
                 pass
         for operation in decision.plans_wanted:
             work = self.state.operations[operation].arguments
-            known = placement_state(self.state, view, self.loads, healing=isinstance(work, Heal))
+            known = placement_state(self.state, observed, self.loads, healing=isinstance(work, Heal))
             plan = placement.plan(known, placement_settings(self.state.settings), mode_of(work))  # type: ignore[arg-type]
             self.memory.plans[operation] = planned_from(plan, known, self.now_ms)
 
@@ -286,7 +286,7 @@ class SimulatedCluster:
             case Install():
                 assert request.map_version <= self.state.map.version
                 self._install(node, request)
-            case Change():
+            case ChangeMember():
                 self._change(request)
             case Transfer(name, shard, target):
                 self._transfer(name, shard, target)
@@ -327,7 +327,7 @@ class SimulatedCluster:
                     self.groups[shard.id] = group
                     self.asked_voters[shard.id] = len(shard.voters)
 
-    def _change(self, request: Change) -> None:
+    def _change(self, request: ChangeMember) -> None:
         group = self.groups[request.shard]
         member = request.member
         if group.leader != request.node:

@@ -13,7 +13,7 @@ from shoal.shardmap import with_ranges, without_ranges
 from shoal_shardmanager.control.operations import migrate
 from shoal_shardmanager.control.operations.migrate import MigrationProgress
 from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, OperationRow, Step
-from shoal_shardmanager.control.state import Change, changed
+from shoal_shardmanager.control.state import RowChange, changed
 
 from .model import Group
 
@@ -51,7 +51,7 @@ class SimulatedMigrators:
     def _go_on(self, row: OperationRow, work: MoveMicroshards | MergeShards, source: Group, target: Group) -> None:
         cluster, number = self._cluster, row.migration
         if target.ended.get(number) is MigrationEnd.ADOPTED:
-            self._write(row, migrate.adopted(row, work, cluster.state, cluster.view().newest_map(), cluster.now_ms))
+            self._write(row, migrate.adopted(row, work, cluster.state, cluster.observed().newest_map(), cluster.now_ms))
             return
         assert number not in target.ended, "what was cancelled is not begun again"
         if target.incoming is None:
@@ -79,7 +79,7 @@ class SimulatedMigrators:
         for member in group.members:
             self._cluster.derive(member, self._cluster.state.map.version + 1)
 
-    def _write(self, row: OperationRow, changes: tuple[Change, ...]) -> None:
+    def _write(self, row: OperationRow, changes: tuple[RowChange, ...]) -> None:
         cluster = self._cluster
         cluster.event()
         cluster.state = changed(cluster.state, changes)

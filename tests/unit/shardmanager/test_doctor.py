@@ -1,4 +1,4 @@
-"""What the doctor finds, rule by rule, on facts made by hand."""
+"""What the doctor finds, rule by rule, on evidence made by hand."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shoal.protocol.migration import MigrationStatus
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_shardmanager.control.controller import OTHER_CLUSTER, OTHER_IDENTITY
 from shoal_shardmanager.doctor import judge as judge_module
-from shoal_shardmanager.doctor.facts import (
+from shoal_shardmanager.doctor.evidence import (
     ClockReading,
     ControlPlane,
-    Facts,
+    Evidence,
     Finding,
     ManagerAnswer,
     RunningOperation,
@@ -50,15 +50,15 @@ def status(node: str, **changes: object) -> StatusReply:
     return replace(reply, **changes)
 
 
-def facts(*statuses: StatusReply, control: ControlPlane = CONTROL, **others: object) -> Facts:
-    """Facts in which the nodes say `statuses`, those not named are well, and those that say None are gone."""
+def evidence(*statuses: StatusReply, control: ControlPlane = CONTROL, **others: object) -> Evidence:
+    """Evidence in which the nodes say `statuses`, those not named are well, and those that say None are gone."""
     said = {each.node: each for each in statuses}
     reports = [NodeReport(node, said.get(node.id, status(node.id))) for node in SHARD_MAP.nodes]
-    return Facts(Survey(SHARD_MAP, reports), {1: 10}, (), control, **others)  # type: ignore[arg-type]
+    return Evidence(Survey(SHARD_MAP, reports), {1: 10}, (), control, **others)  # type: ignore[arg-type]
 
 
-def without(found: Facts, *gone: str) -> Facts:
-    """The facts with nodes that do not answer."""
+def without(found: Evidence, *gone: str) -> Evidence:
+    """The evidence with nodes that do not answer."""
     reports = [
         NodeReport(report.node, None, "connection refused") if report.node.id in gone else report
         for report in found.survey.nodes
@@ -66,28 +66,28 @@ def without(found: Facts, *gone: str) -> Facts:
     return replace(found, survey=Survey(SHARD_MAP, reports))
 
 
-def codes(found: Facts) -> list[str]:
+def codes(found: Evidence) -> list[str]:
     return [finding.code for finding in judge(found)]
 
 
-def only(found: Facts) -> Finding:
+def only(found: Evidence) -> Finding:
     (finding,) = judge(found)
     return finding
 
 
 def test_of_a_cluster_that_is_well_there_is_nothing_to_say():
-    assert judge(facts()) == []
+    assert judge(evidence()) == []
 
 
 def test_a_node_that_is_gone_is_found_and_that_the_next_one_must_not_go():
-    found = {finding.code: finding for finding in judge(without(facts(), "n3"))}
+    found = {finding.code: finding for finding in judge(without(evidence(), "n3"))}
     assert set(found) == {"node_unreachable", "no_voter_to_spare"}
     assert found["node_unreachable"].node == "n3"
     assert "connection refused" in found["node_unreachable"].what
 
 
 def test_a_lost_majority_comes_first_and_says_whose_return_helps():
-    followers = facts(status("n1", replicas=(replica("voter"),)))
+    followers = evidence(status("n1", replicas=(replica("voter"),)))
     worst = judge(without(followers, "n2", "n3"))[0]
     assert (worst.severity, worst.code, worst.shard) == (Severity.CRITICAL, "shard_without_leader", 1)
     assert "n2, n3" in worst.advice
@@ -96,7 +96,7 @@ def test_a_lost_majority_comes_first_and_says_whose_return_helps():
 def test_replicas_that_differ_are_critical_and_the_advice_is_to_look_which_are_right():
     divergence = Divergence(9, 0, 3, "from microshard 0 to the last row", (("n1",), ("n2",)))
     leader = replica("leader", comparison=ComparisonStatus(1000, 4, divergence))
-    finding = only(facts(status("n1", replicas=(leader,))))
+    finding = only(evidence(status("n1", replicas=(leader,))))
     assert (finding.severity, finding.code, finding.shard) == (Severity.CRITICAL, "replicas_differ", 1)
     assert "n1; n2" in finding.what
     assert "find out which" in finding.advice
@@ -105,7 +105,7 @@ def test_replicas_that_differ_are_critical_and_the_advice_is_to_look_which_are_r
 @pytest.mark.parametrize("kind", ["damaged", "diverged", "stuck"])
 def test_a_failed_replica_is_named_with_its_node_and_shard_and_what_to_do(kind: str):
     failed = replica("voter", failure=ReplicaFailure(kind, "at log index 9"))
-    finding = only(facts(status("n2", replicas=(failed,))))
+    finding = only(evidence(status("n2", replicas=(failed,))))
     assert (finding.severity, finding.code, finding.node, finding.shard) == (
         Severity.WARNING,
         "replica_failed",
@@ -118,14 +118,14 @@ def test_a_failed_replica_is_named_with_its_node_and_shard_and_what_to_do(kind: 
 
 def test_a_failed_replica_of_a_shard_that_nobody_leads_is_critical():
     failed = replica("voter", failure=ReplicaFailure(FailureKind.DAMAGED, "rows cannot be read"))
-    found = {finding.code: finding for finding in judge(facts(status("n1", replicas=(failed,))))}
+    found = {finding.code: finding for finding in judge(evidence(status("n1", replicas=(failed,))))}
     assert found["replica_failed"].severity is Severity.CRITICAL
     assert "nothing to rebuild it from" in found["replica_failed"].advice
     assert "elects within seconds" not in found["shard_without_leader"].advice
 
 
 def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
-    (finding,) = [f for f in judge(facts(status("n1", replicas=(replica("voter"),)))) if f.shard == 1]
+    (finding,) = [f for f in judge(evidence(status("n1", replicas=(replica("voter"),)))) if f.shard == 1]
     assert finding.code == "shard_without_leader"
     assert "a majority answers" in finding.advice
 
@@ -146,26 +146,26 @@ def test_a_shard_that_is_electing_is_told_from_one_that_cannot():
     ],
 )
 def test_what_is_wrong_with_one_node_is_found(changes: dict[str, object], severity: Severity, code: str):
-    finding = only(facts(status("n2", **changes)))
+    finding = only(evidence(status("n2", **changes)))
     assert (finding.severity, finding.code) == (severity, code)
     assert finding.advice
 
 
 def test_a_drained_node_is_worth_knowing_of():
-    finding = only(facts(control=replace(CONTROL, drained=("n2",))))
+    finding = only(evidence(control=replace(CONTROL, drained=("n2",))))
     assert (finding.severity, finding.code, finding.node) == (Severity.INFO, "node_drained", "n2")
     assert "shoal undrain n2" in finding.advice
 
 
 def test_a_leader_without_support_and_a_replica_that_it_does_not_hear():
     peers = tuple(PeerProgress(node, "voter", 10, "replicate", node != "n3") for node in NODES)
-    found = facts(status("n1", replicas=(replica("leader", peers=peers, lease_ms=0),)))
+    found = evidence(status("n1", replicas=(replica("leader", peers=peers, lease_ms=0),)))
     assert codes(found) == ["replica_disconnected", "leader_without_lease"]
 
 
 def test_replicas_of_one_node_that_lag_are_one_finding():
     peers = (PeerProgress("n2", "voter", 4, "replicate", True), PeerProgress("n3", "voter", 10, "replicate", True))
-    finding = only(facts(status("n1", replicas=(replica("leader", peers=peers),))))
+    finding = only(evidence(status("n1", replicas=(replica("leader", peers=peers),))))
     assert (finding.code, finding.node) == ("replica_behind", "n2")
 
 
@@ -178,21 +178,21 @@ def reading(node: str, offset_ms: int, took_ms: int = 10) -> ClockReading:
 )
 def test_clocks_that_differ_for_certain_are_found(offset_ms: int, took_ms: int, wrong: bool):
     clocks = (reading("n1", 0), reading("n2", offset_ms, took_ms), reading("n3", 0))
-    found = judge(replace(facts(), clocks=clocks))
+    found = judge(replace(evidence(), clocks=clocks))
     assert [(finding.code, finding.node) for finding in found] == ([("clocks_differ", "n2")] if wrong else [])
 
 
 def test_a_clock_that_its_node_found_wrong_is_one_finding_whatever_we_see():
     clocks = (reading("n1", 0), reading("n2", 30_000), reading("n3", 0))
     off = "its wall clock is 30.0 s ahead of what the clocks of 2 other nodes say"
-    found = judge(replace(facts(status("n2", not_leading=off, clock_problem=off)), clocks=clocks))
+    found = judge(replace(evidence(status("n2", not_leading=off, clock_problem=off)), clocks=clocks))
     assert [(finding.code, finding.node) for finding in found] == [("clock_off", "n2")]
-    slow_too = facts(status("n2", not_leading="the disk is slow", clock_problem=off))
+    slow_too = evidence(status("n2", not_leading="the disk is slow", clock_problem=off))
     assert codes(slow_too) == ["node_not_leading", "clock_off"]
 
 
 def test_a_node_that_leads_since_nobody_else_can_is_not_said_to_lead_nothing():
-    leading = facts(status("n1", not_leading="off", clock_problem="off"))
+    leading = evidence(status("n1", not_leading="off", clock_problem="off"))
     finding = next(each for each in judge(leading) if each.code == "clock_off")
     assert finding.what.startswith("node n1 leads 1 shards, and only where nobody else can")
     assert "leads nothing" not in finding.what
@@ -200,20 +200,20 @@ def test_a_node_that_leads_since_nobody_else_can_is_not_said_to_lead_nothing():
 
 
 def test_a_node_that_does_not_say_the_time_is_no_finding():
-    assert codes(replace(facts(), clocks=(reading("n1", 0), ClockReading("n2", 1, 0, 2)))) == []
+    assert codes(replace(evidence(), clocks=(reading("n1", 0), ClockReading("n2", 1, 0, 2)))) == []
 
 
 def test_the_control_plane_being_down_is_a_warning_and_not_asking_is_none():
-    assert only(facts(control=ControlPlane(asked=True, problem="nobody there"))).code == "no_controller"
-    assert only(facts(control=ControlPlane(asked=False))).severity is Severity.INFO
-    finding = only(facts(managers=(ManagerAnswer("m1:1"), ManagerAnswer("m2:1", "refused"))))
+    assert only(evidence(control=ControlPlane(asked=True, problem="nobody there"))).code == "no_controller"
+    assert only(evidence(control=ControlPlane(asked=False))).severity is Severity.INFO
+    finding = only(evidence(managers=(ManagerAnswer("m1:1"), ManagerAnswer("m2:1", "refused"))))
     assert (finding.code, "m2:1" in finding.what) == ("manager_unreachable", True)
 
 
 def test_a_node_that_only_the_manager_does_not_hear_is_found():
     silent = replace(CONTROL, silent=(SilentNode("n2", "active", "no answer"),))
-    assert only(facts(control=silent)).code == "node_not_trusted"
-    assert "node_not_trusted" not in codes(without(facts(control=silent), "n2"))
+    assert only(evidence(control=silent)).code == "node_not_trusted"
+    assert "node_not_trusted" not in codes(without(evidence(control=silent), "n2"))
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,11 @@ def test_a_node_that_only_the_manager_does_not_hear_is_found():
 )
 def test_the_remedy_is_that_of_the_reason_why_a_manager_does_not_take_a_node(reason: str, advice: str):
     silent = replace(CONTROL, silent=(SilentNode("n2", "active", reason),))
-    assert advice in only(facts(control=silent)).advice
+    assert advice in only(evidence(control=silent)).advice
 
 
 def test_a_node_whose_place_another_has_taken_is_not_said_to_be_silent():
-    found = facts()
+    found = evidence()
     reports = [
         NodeReport(report.node, None, "n2:1 is of another cluster", stranger=True) if report.node.id == "n2" else report
         for report in found.survey.nodes
@@ -248,7 +248,7 @@ def test_a_node_whose_place_another_has_taken_is_not_said_to_be_silent():
 )
 def test_operations_that_do_not_go_on_are_found(seconds: float, waiting: str, stuck: bool):
     operation = RunningOperation(7, "move", "shard 1", "catch-up", seconds, waiting)
-    found = facts(control=replace(CONTROL, operations=(operation,)))
+    found = evidence(control=replace(CONTROL, operations=(operation,)))
     assert codes(found) == (["operation_stuck"] if stuck else [])
 
 
@@ -265,13 +265,13 @@ def test_findings_are_documented_by_their_codes():
 
 
 def test_findings_are_json():
-    assert b'"severity":"info"' in msgspec.json.encode(only(facts(control=ControlPlane(asked=False))))
+    assert b'"severity":"info"' in msgspec.json.encode(only(evidence(control=ControlPlane(asked=False))))
 
 
 def test_microshards_that_the_map_names_and_the_shard_lacks_are_found_and_who_has_them():
     left, gone = (MicroshardRange(0, 3),), (MicroshardRange(3, 4),)
     child = replica("leader", shard=9, ranges=gone)
-    said = only(facts(status("n1", replicas=(replica("leader", ranges=left), child))))
+    said = only(evidence(status("n1", replicas=(replica("leader", ranges=left), child))))
     assert (said.code, said.severity, said.shard) == ("microshards_unserved", Severity.CRITICAL, 1)
     assert "1 microshards (the first is 3)" in said.what
     assert "shard 9 has some of them" in said.what
@@ -280,7 +280,7 @@ def test_microshards_that_the_map_names_and_the_shard_lacks_are_found_and_who_ha
 
 def test_a_membership_with_a_node_that_there_is_not_is_found():
     leader = replica("leader", followers=("n9",), membership_version=2, membership_committed=True)
-    said = only(facts(status("n1", replicas=(leader,))))
+    said = only(evidence(status("n1", replicas=(leader,))))
     assert (said.code, said.severity, said.shard, said.node) == ("membership_not_in_map", Severity.WARNING, 1, "n9")
     assert "replicas on nodes that are not there: n9" in said.what
     assert "takes such a member out" in said.advice
@@ -288,7 +288,7 @@ def test_a_membership_with_a_node_that_there_is_not_is_found():
 
 def test_a_membership_that_the_map_is_about_to_follow_is_no_finding():
     leader = replica("leader", voters=NODES[:2], membership_version=2, membership_committed=True)
-    assert judge(facts(status("n1", replicas=(leader,)))) == []
+    assert judge(evidence(status("n1", replicas=(leader,)))) == []
 
 
 def test_microshards_that_are_on_their_way_are_no_finding():
@@ -297,15 +297,16 @@ def test_microshards_that_are_on_their_way_are_no_finding():
     running = (RunningOperation(1, "move-microshards", "3", "seal", 1.0),)
     under_way = msgspec.structs.replace(CONTROL, operations=running)
     assert (
-        judge(facts(status("n1", replicas=(replica("leader", ranges=left, outgoing=moving),)), control=under_way)) == []
+        judge(evidence(status("n1", replicas=(replica("leader", ranges=left, outgoing=moving),)), control=under_way))
+        == []
     )
 
 
 def test_a_migration_that_no_operation_drives_is_found():
     stray = MigrationStatus(7, 2, (MicroshardRange(3, 4),))
-    said = only(facts(status("n1", replicas=(replica("leader", outgoing=stray),))))
+    said = only(evidence(status("n1", replicas=(replica("leader", outgoing=stray),))))
     assert said.code == "migration_without_operation"
     assert "`shoal settle 1`" in said.advice
     not_asked = msgspec.structs.replace(CONTROL, asked=False)
-    found = codes(facts(status("n1", replicas=(replica("leader", outgoing=stray),)), control=not_asked))
+    found = codes(evidence(status("n1", replicas=(replica("leader", outgoing=stray),)), control=not_asked))
     assert "migration_without_operation" not in found

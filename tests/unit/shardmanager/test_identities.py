@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 from shoal.shardmap import NodeAddress
 from shoal_shardmanager.control.controller import joined
-from shoal_shardmanager.control.observed import Report, trusted
+from shoal_shardmanager.control.observed import NodeReport, trusted
 from shoal_shardmanager.control.rows import NodeState, RemoveNode, State
 from shoal_shardmanager.control.state import changed
 
@@ -64,9 +64,9 @@ def test_reports_of_another_cluster_of_that_name_are_not_trusted(simulated: Any)
     cluster.run(2)
     status = cluster.status("n1")
     reports = {
-        "n1": Report(replace(status, cluster_id="ours"), 1),
-        "n2": Report(replace(status, cluster_id="theirs"), 1),
+        "n1": NodeReport(replace(status, cluster_id="ours"), 1),
+        "n2": NodeReport(replace(status, cluster_id="theirs"), 1),
     }
-    reports["n3"] = Report(replace(status, cluster_id=""), 1)
+    reports["n3"] = NodeReport(replace(status, cluster_id=""), 1)
     assert trusted(reports, {}, "ours").keys() == {"n1", "n3"}
     assert trusted(reports, {}, "").keys() == {"n1", "n2", "n3"}

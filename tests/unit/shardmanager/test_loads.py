@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 from shoal.protocol.messages import ReplicaStatus, StatusReply
-from shoal_shardmanager.control.observed import Report
+from shoal_shardmanager.control.observed import NodeReport
 from shoal_shardmanager.control.placement_input import Loads
 
 SHARD = 7
 REPLICA = ReplicaStatus(SHARD, "leader", "n1", 1, 1, 1, 1, 1, 1, 1, ("n1", "n2"), (), counted=True)
 
 
-def report(at_ms: int, replica: ReplicaStatus) -> Report:
-    return Report(StatusReply(1, "n1", "c", "i", "s", 1, 1, (), "", 1, (replica,)), at_ms)
+def report(at_ms: int, replica: ReplicaStatus) -> NodeReport:
+    return NodeReport(StatusReply(1, "n1", "c", "i", "s", 1, 1, (), "", 1, (replica,)), at_ms)
 
 
 def test_rates_are_the_growth_of_counters_a_second_however_often_a_node_reports() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from shoal.map_rules import refuse_map
-from shoal_shardmanager.control.node_requests import Change, Split
+from shoal_shardmanager.control.node_requests import ChangeMember, Split
 from shoal_shardmanager.control.requests import Create, KeyspaceRequest, SplitRequest
 from shoal_shardmanager.control.rows import Drain, MoveReplica, Rebalance, State
 from shoal_shardmanager.control.state import changed
@@ -90,5 +90,5 @@ def test_a_member_that_answers_its_leader_is_left_in_the_group(simulated: Any) -
     change_past_managers(cluster)
     for _ in range(60):
         cluster.step()
-        assert not [request for request in cluster.last.requests if isinstance(request, Change)]
+        assert not [request for request in cluster.last.requests if isinstance(request, ChangeMember)]
     assert STRANGER in cluster.groups[1].members

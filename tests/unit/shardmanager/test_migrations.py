@@ -31,7 +31,11 @@ def test_microshards_move_in_order(simulated: Any) -> None:
     row = cluster.run_to_end(cluster.request(MOVE))
     assert row.state is State.DONE
     assert row.reason == "2 microshards of shard 1 are shard 2's now"
-    assert list(dict.fromkeys(change.step for change in cluster.history)) == [Step.COPY, Step.SEAL, Step.FORGET]
+    assert list(dict.fromkeys(change.step for change in cluster.history)) == [
+        Step.COPY,
+        Step.SEAL,
+        Step.FORGET,
+    ]
     assert cluster.groups[1].ranges == (MicroshardRange(1, 2), MicroshardRange(3, 4))
     assert cluster.groups[2].ranges == (MicroshardRange(0, 1), MicroshardRange(2, 3), MicroshardRange(4, 8))
     cluster.settled()

@@ -1,4 +1,4 @@
-"""The migrators of a term: begun once, ended when nobody wants them, and what they write down of an operation."""
+"""The migrators of a leadership: begun once, ended when nobody wants them, and what they write down of an operation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from shoal.errors import Unavailable
 from shoal.shardmap import MicroshardRange
-from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.operations.migrate import undone
 from shoal_shardmanager.control.requests import MoveMicroshardsRequest
 from shoal_shardmanager.control.rows import Step
-from shoal_shardmanager.control.state import Change, ClusterState, changed
+from shoal_shardmanager.control.state import ClusterState, RowChange, changed
 from shoal_shardmanager.process.migrator import CannotSeal
 from shoal_shardmanager.process.migrators import Migrators
 
 MOVE = MoveMicroshardsRequest(1, 2, (MicroshardRange(0, 1),))
 
 
-class Term:
-    """In place of `driver.Term`: the rows of a simulated cluster."""
+class Leadership:
+    """In place of `driver.Leadership`: the rows of a simulated cluster."""
 
     def __init__(self, cluster: Any) -> None:
         self.cluster = cluster
@@ -32,15 +32,15 @@ class Term:
         state: ClusterState = self.cluster.state
         return state
 
-    def view(self) -> View:
-        view: View = self.cluster.view()
-        return view
+    def observed(self) -> ObservedState:
+        observed: ObservedState = self.cluster.observed()
+        return observed
 
     def address_of(self, node: str) -> str:
         return f"{node}:1"
 
-    async def change(self, made: Callable[[ClusterState, View], tuple[Change, ...]]) -> None:
-        self.cluster.state = changed(self.cluster.state, made(self.state, self.view()))
+    async def change(self, made: Callable[[ClusterState, ObservedState], tuple[RowChange, ...]]) -> None:
+        self.cluster.state = changed(self.cluster.state, made(self.state, self.observed()))
 
     async def open(self, address: str) -> Any:
         self.asked.append(address)
@@ -48,51 +48,51 @@ class Term:
 
 
 @pytest.fixture
-def term(simulated: Any) -> Term:
+def leadership(simulated: Any) -> Leadership:
     cluster = simulated()
     operation = cluster.request(MOVE)
     assert cluster.run(5, lambda: cluster.state.operations[operation].step is Step.COPY)
-    return Term(cluster)
+    return Leadership(cluster)
 
 
-async def test_one_migrator_is_at_work_for_as_long_as_it_is_wanted(term: Term) -> None:
-    migrators = Migrators(term, term.open)
+async def test_one_migrator_is_at_work_for_as_long_as_it_is_wanted(leadership: Leadership) -> None:
+    migrators = Migrators(leadership, leadership.open)
     migrators.follow([1])
     migrators.follow([1])
     async with asyncio.timeout(5):
         while not migrators.progress()[1].trouble:
             await asyncio.sleep(0)
-    assert term.asked == ["n1:1"]
+    assert leadership.asked == ["n1:1"]
     assert migrators.progress()[1].trouble == "nobody is there"
     migrators.follow([])
     assert not migrators.progress()
     await migrators.stop()
 
 
-async def test_the_seal_is_written_once_and_names_a_newer_map(term: Term) -> None:
-    migrators = Migrators(term, term.open)
+async def test_the_seal_is_written_once_and_names_a_newer_map(leadership: Leadership) -> None:
+    migrators = Migrators(leadership, leadership.open)
     version = await migrators.sealing(1)
-    row = term.state.operations[1]
-    assert (row.step, version) == (Step.SEAL, term.state.map.version + 1)
+    row = leadership.state.operations[1]
+    assert (row.step, version) == (Step.SEAL, leadership.state.map.version + 1)
     assert await migrators.sealing(1) == version
-    assert term.state.operations[1] is row
+    assert leadership.state.operations[1] is row
 
 
-async def test_what_was_cancelled_is_not_sealed(term: Term) -> None:
-    term.cluster.state = changed(term.state, [undone(term.state.operations[1], "cancelled", 5)])
+async def test_what_was_cancelled_is_not_sealed(leadership: Leadership) -> None:
+    leadership.cluster.state = changed(leadership.state, [undone(leadership.state.operations[1], "cancelled", 5)])
     with pytest.raises(CannotSeal):
-        await Migrators(term, term.open).sealing(1)
-    assert term.state.operations[1].step is Step.UNDO
+        await Migrators(leadership, leadership.open).sealing(1)
+    assert leadership.state.operations[1].step is Step.UNDO
 
 
-async def test_the_map_follows_the_adoption_and_is_newer_than_those_that_nodes_derived(term: Term) -> None:
-    migrators = Migrators(term, term.open)
+async def test_the_map_follows_the_adoption_and_is_newer_than_those_that_nodes_derived(leadership: Leadership) -> None:
+    migrators = Migrators(leadership, leadership.open)
     await migrators.sealing(1)
-    term.cluster.derive("n1", 40)
+    leadership.cluster.derive("n1", 40)
     await migrators.adopted(1, 6)
-    assert term.state.map.version == 41
-    assert term.state.shard(1).ranges == (MicroshardRange(1, 4),)  # type: ignore[union-attr]
-    assert term.state.shard(2).ranges == (MicroshardRange(0, 1), MicroshardRange(4, 8))  # type: ignore[union-attr]
-    assert term.state.operations[1].step is Step.FORGET
+    assert leadership.state.map.version == 41
+    assert leadership.state.shard(1).ranges == (MicroshardRange(1, 4),)  # type: ignore[union-attr]
+    assert leadership.state.shard(2).ranges == (MicroshardRange(0, 1), MicroshardRange(4, 8))  # type: ignore[union-attr]
+    assert leadership.state.operations[1].step is Step.FORGET
     with pytest.raises(CannotSeal):
         await migrators.adopted(1, 6)

@@ -182,7 +182,7 @@ def test_a_node_that_no_map_could_name_does_not_join(
 
 
 class Controller:
-    """In place of `driver.Term`: the same checks, on a simulated cluster, whose time stands still."""
+    """In place of `driver.Leadership`: the same checks, on a simulated cluster, whose time stands still."""
 
     epoch = 1
     paces = Paces()
@@ -200,8 +200,8 @@ class Controller:
     def loads(self) -> Any:
         return self.cluster.loads
 
-    def view(self) -> Any:
-        return self.cluster.view()
+    def observed(self) -> Any:
+        return self.cluster.observed()
 
     def plan_of(self, operation: int) -> None:
         return None
@@ -354,7 +354,7 @@ HUGE = str(10**30)
         ("drain", "n1", "--timeout", "9" * 400 + "h"),
         ("skip-entry", HUGE, "1", "--plan"),
         ("skip-entry", "1", HUGE, "--plan"),
-        ("skip-entry", "1", "1", "--term", HUGE, "--checksum", "00000000"),
+        ("skip-entry", "1", "1", "--leadership", HUGE, "--checksum", "00000000"),
         ("transfer-leader", HUGE, "n1"),
     ],
     ids=lambda arguments: " ".join(arguments)[:60],

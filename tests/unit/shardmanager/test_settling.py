@@ -200,18 +200,20 @@ def test_a_shard_with_other_microshards_is_not_taken_for_one_that_was_split_off(
 def test_where_two_shards_were_split_off_under_one_number_neither_comes_into_the_map(simulated: Any) -> None:
     cluster = simulated()
     split_off(cluster, MOVING)
-    facts = cluster.facts()
+    situation = cluster.situation()
     name, report = next(
-        (node, report) for node, report in facts.view.reports.items() if node in cluster.groups[50].voters[1:]
+        (node, report) for node, report in situation.observed.reports.items() if node in cluster.groups[50].voters[1:]
     )
     replicas = tuple(
         structs.replace(one, ranges=(MicroshardRange(4, 5),)) if one.shard == 50 else one
         for one in report.status.replicas
     )
     status = structs.replace(report.status, replicas=replicas)
-    view = replace(facts.view, reports={**facts.view.reports, name: replace(report, status=status)}, _leaders={})
+    observed = replace(
+        situation.observed, reports={**situation.observed.reports, name: replace(report, status=status)}, _leaders={}
+    )
     with pytest.raises(Refused, match="it is not, or not everywhere, what was"):
-        check(SettleRequest(1), replace(facts, view=view))
+        check(SettleRequest(1), replace(situation, observed=observed))
 
 
 def test_a_shard_split_off_in_another_keyspace_has_other_microshards_of_the_same_numbers(simulated: Any) -> None:
@@ -223,7 +225,7 @@ def test_a_shard_split_off_in_another_keyspace_has_other_microshards_of_the_same
     cluster.groups[2].ranges = with_ranges(cluster.groups[2].ranges, MOVING)
     split_off(cluster, MOVING, parent=2)
     with pytest.raises(Refused, match="shard 1 lacks microshards 0 by its log, and no leader"):
-        check(SettleRequest(1), cluster.facts())
+        check(SettleRequest(1), cluster.situation())
 
 
 def test_microshards_that_nobody_has_are_not_given_to_anybody(simulated: Any) -> None:

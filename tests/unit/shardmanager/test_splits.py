@@ -12,7 +12,15 @@ from shoal_shardmanager.control.node_requests import Split
 from shoal_shardmanager.control.operations.automatic import MEASURED_MS, SUSTAINED_MS
 from shoal_shardmanager.control.placement_input import Loads
 from shoal_shardmanager.control.requests import MoveMicroshardsRequest, Refused, SplitRequest, Why, with_settings
-from shoal_shardmanager.control.rows import MoveReplica, NodeState, OperationRow, Rebalance, SplitShard, State, Step
+from shoal_shardmanager.control.rows import (
+    MoveReplica,
+    NodeState,
+    OperationRow,
+    Rebalance,
+    SplitShard,
+    State,
+    Step,
+)
 from shoal_shardmanager.control.split_points import best_point, point_at
 from shoal_shardmanager.control.state import changed
 from shoal_shardmanager.placement import Load
@@ -124,7 +132,7 @@ def whole(count: int) -> Shard:
 def leading(simulated: Any, *hot: MicroshardLoad) -> Any:
     cluster = simulated(shards=1)
     cluster.groups[1].hot = hot
-    return cluster.view().leader(1).replica
+    return cluster.observed().leader(1).replica
 
 
 def test_the_point_parts_the_load(simulated: Any) -> None:

@@ -128,8 +128,10 @@ class ControlledCluster(Cluster):
 
     def leading(self) -> ManagerProcess | None:
         """Return the manager that runs the controller, as far as anybody outside can know."""
-        found = [manager for manager in self.managers.values() if manager.running and manager.term is not None]
-        return max(found, key=lambda manager: manager.term.epoch if manager.term is not None else 0, default=None)
+        found = [manager for manager in self.managers.values() if manager.running and manager.leadership is not None]
+        return max(
+            found, key=lambda manager: manager.leadership.epoch if manager.leadership is not None else 0, default=None
+        )
 
     def finish(self) -> None:
         """After the simulation, however it ended."""

@@ -10,7 +10,7 @@ import shoal
 from shoal.errors import ShoalError
 from shoal_server.config import ClusterConfig
 from shoal_shardmanager.process.clock import Clock as ManagerClock
-from shoal_shardmanager.process.driver import Term, begin_term
+from shoal_shardmanager.process.driver import Leadership, begin_leadership
 from shoal_shardmanager.process.store import Deposed, Store
 
 from shoal_chaos.simulation.managers.rows import RowsClient
@@ -26,11 +26,11 @@ UNIX_START = 1_700_000_000
 
 
 class ManagerProcess:
-    """One manager; `term` is the controller while it runs it."""
+    """One manager; `leadership` is the controller while it runs it."""
 
     def __init__(self, cluster: ControlledCluster, name: str, clock: Clock, random: Random) -> None:
         self.name = name
-        self.term: Term | None = None
+        self.leadership: Leadership | None = None
         self.running = False
         self._cluster = cluster
         self._clock = clock
@@ -54,7 +54,7 @@ class ManagerProcess:
     def crash(self) -> None:
         """End the process; requests that it has sent are under way all the same."""
         self.running = False
-        self.term = None
+        self.leadership = None
         self._client.closed = True
         self.loop.paused_until = 0
         self._cluster.streams.end_all(self.name, noticed=self._random.random() < 0.5)
@@ -82,15 +82,15 @@ class ManagerProcess:
         running: asyncio.Task[None] | None = None
         try:
             store = Store(cast(shoal.AsyncClient, client), self.name)
-            term = await begin_term(self._cluster.config, store, clock)
-            self.term = term
-            running = asyncio.create_task(term.run())
+            leadership = await begin_leadership(self._cluster.config, store, clock)
+            self.leadership = leadership
+            running = asyncio.create_task(leadership.run())
             while self._leads() and not running.done():  # noqa: ASYNC110 - as the real one looks
                 await asyncio.sleep(LOOK_SECONDS)
         except (Deposed, ShoalError):
             return
         finally:
-            self.term = None if self._client is client else self.term
+            self.leadership = None if self._client is client else self.leadership
             if running is not None:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)

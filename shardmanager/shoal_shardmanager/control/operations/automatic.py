@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from msgspec.structs import replace
 from shoal.shardmap import Shard, microshards_in
 
-from shoal_shardmanager.control.observed import View, elapsed_ms
+from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.placement_input import Loads
 from shoal_shardmanager.control.rows import (
     NodeState,
@@ -27,7 +27,7 @@ from shoal_shardmanager.control.rows import (
     Step,
 )
 from shoal_shardmanager.control.split_points import Point, best_point
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 from shoal_shardmanager.placement import Load
 
 SUSTAINED_MS = 10_000
@@ -40,7 +40,9 @@ LEAST_SHARE = 0.1
 DOUBLINGS_MAX = 8
 
 
-def splits(state: ClusterState, view: View, loads: Loads, overloaded: dict[int, int]) -> Iterable[Change]:
+def splits(
+    state: ClusterState, observed: ObservedState, loads: Loads, overloaded: dict[int, int]
+) -> Iterable[RowChange]:
     """Begin the split that is needed most.
 
     Args:
@@ -55,11 +57,11 @@ def splits(state: ClusterState, view: View, loads: Loads, overloaded: dict[int, 
         if excess <= 1.0:
             continue
         seen.add(shard.id)
-        since = overloaded.setdefault(shard.id, view.now_ms)
-        leader = view.leader(shard.id)
-        if shard.id in busy or leader is None or view.now_ms - since < SUSTAINED_MS:
+        since = overloaded.setdefault(shard.id, observed.now_ms)
+        leader = observed.leader(shard.id)
+        if shard.id in busy or leader is None or observed.now_ms - since < SUSTAINED_MS:
             continue
-        if _resting(shard.id, state, view.wall_ms) or sum(1 for _ in microshards_in(shard.ranges)) < 2:
+        if _resting(shard.id, state, observed.wall_ms) or sum(1 for _ in microshards_in(shard.ranges)) < 2:
             continue
         point = best_point(shard, leader.replica, load, for_bytes=of_bytes)
         if LEAST_SHARE <= point.share <= 1.0 - LEAST_SHARE:
@@ -74,11 +76,11 @@ def splits(state: ClusterState, view: View, loads: Loads, overloaded: dict[int, 
     number, child = counters.next_operation, counters.next_shard
     yield replace(counters, next_operation=number + 1, next_shard=child + 1)
     work = SplitShard(shard.id, child, point.ranges, automatic=True)
-    now = view.wall_ms
+    now = observed.wall_ms
     yield OperationRow(number, work, State.RUNNING, Step.SPLIT, now, now, reason=reason)
 
 
-def rebalancing(state: ClusterState, view: View) -> Iterable[Change]:
+def rebalancing(state: ClusterState, observed: ObservedState) -> Iterable[RowChange]:
     """Begin a rebalancing, if none has been begun since a split that nobody asked for, or a rolling restart, has ended."""
     if any(row.state is NodeState.GONE for row in state.nodes.values()):
         return
@@ -92,7 +94,7 @@ def rebalancing(state: ClusterState, view: View) -> Iterable[Change]:
                 begun_ms = max(begun_ms, row.created_ms)
     split = _last(_is_automatic_split, begun_ms, state)
     restart = _last(_is_restart, leaders_begun_ms, state)
-    if split is not None and view.wall_ms - split.ended_ms >= MEASURED_MS:
+    if split is not None and observed.wall_ms - split.ended_ms >= MEASURED_MS:
         work = Rebalance(automatic=True)
         reason = f"operation {split.id} has split shard {split.shards[0]}: both halves are on the same nodes"
     elif restart is not None:
@@ -102,7 +104,7 @@ def rebalancing(state: ClusterState, view: View) -> Iterable[Change]:
         return
     number = state.counters.next_operation
     yield replace(state.counters, next_operation=number + 1)
-    now = view.wall_ms
+    now = observed.wall_ms
     yield OperationRow(number, work, State.RUNNING, Step.WORK, now, now, reason=reason)
 
 

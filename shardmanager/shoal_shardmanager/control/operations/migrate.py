@@ -21,10 +21,10 @@ from shoal.protocol.migration import MigrationEnd
 from shoal_server.invariants import invariant
 
 from shoal_shardmanager.control.node_requests import CancelMigration, Forget
-from shoal_shardmanager.control.observed import View, elapsed_ms
+from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, ask, end, go, wait
 from shoal_shardmanager.control.rows import MergeShards, Migration, OperationRow, State, Step
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 
 MIGRATOR_STEPS = frozenset({Step.COPY, Step.SEAL})
 
@@ -56,7 +56,7 @@ class MigrationProgress:
 
 
 def advance(
-    row: OperationRow, work: Migration, state: ClusterState, view: View, progress: MigrationProgress | None
+    row: OperationRow, work: Migration, state: ClusterState, observed: ObservedState, progress: MigrationProgress | None
 ) -> Outcome:
     """Return what comes next, once it has left the queue. Not for the steps that `spread` does."""
     match row.step:
@@ -64,21 +64,21 @@ def advance(
             note = progress.note if progress is not None else Note("the copying begins")
             return Outcome(note=note, migrator=True)
         case Step.UNDO:
-            return _undo(row, work, view)
+            return _undo(row, work, observed)
         case Step.FORGET:
-            return _forget(row, work, view)
+            return _forget(row, work, observed)
         case _:
-            return _linger(row, work, state, view)
+            return _linger(row, work, state, observed)
 
 
-def sealing(row: OperationRow, now_ms: int) -> tuple[Change, ...]:
+def sealing(row: OperationRow, now_ms: int) -> tuple[RowChange, ...]:
     """Return what is written before the source is asked to seal: from here on it only goes forward."""
     return go(row, Step.SEAL, now_ms).changes
 
 
 def adopted(
     row: OperationRow, work: Migration, state: ClusterState, newer_than: int, now_ms: int
-) -> tuple[Change, ...]:
+) -> tuple[RowChange, ...]:
     """Return what is written once the target has the microshards; nodes may have maps up to `newer_than` already."""
     version = state.next_map_version(newer_than)
     shard_map = with_migrated(state.map, work.source, work.target, work.ranges, version)
@@ -91,38 +91,38 @@ def undone(row: OperationRow, reason: str, now_ms: int) -> OperationRow:
     return replace(row, step=Step.UNDO, step_ms=now_ms, undo=reason, cancelled=True)
 
 
-def _undo(row: OperationRow, work: Migration, view: View) -> Outcome:
+def _undo(row: OperationRow, work: Migration, observed: ObservedState) -> Outcome:
     # The source first: once it has ended the migration it never seals, and nothing is missed.
     for shard in (work.source, work.target):
-        leader = view.leader(shard)
+        leader = observed.leader(shard)
         if leader is None:
             return wait(f"shard {shard} reports no leader")
         outgoing = leader.replica.outgoing
         if outgoing is not None and outgoing.migration == row.migration and outgoing.sealed:
             # Somebody else drives it, too: what an operation has begun itself is undone before anybody asks for the seal.
             reason = f"shard {shard} has parted with the microshards meanwhile: `shoal settle {shard}` finishes it"
-            return end(row, State.FAILED, view.wall_ms, reason)
+            return end(row, State.FAILED, observed.wall_ms, reason)
         if leader.ended(row.migration) is not MigrationEnd.CANCELLED:
             request = CancelMigration(leader.node, shard, row.migration, row.id)
             return ask(request, waiting=f"shard {shard} gives the migration up")
     state = State.CANCELLED if row.cancelled else State.DONE
-    return end(row, state, view.wall_ms, f"{row.undo}; all is as it was before")
+    return end(row, state, observed.wall_ms, f"{row.undo}; all is as it was before")
 
 
-def _forget(row: OperationRow, work: Migration, view: View) -> Outcome:
-    leader = view.leader(work.source)
+def _forget(row: OperationRow, work: Migration, observed: ObservedState) -> Outcome:
+    leader = observed.leader(work.source)
     if leader is None:
         return wait(f"shard {work.source} reports no leader")
     if leader.ended(row.migration) is not MigrationEnd.FORGOTTEN:
         request = Forget(leader.node, work.source, row.migration, row.id)
         return ask(request, waiting=f"shard {work.source} deletes what it gave away")
     if isinstance(work, MergeShards):
-        return go(row, Step.LINGER, view.wall_ms)
-    return end(row, State.DONE, view.wall_ms, described(work))
+        return go(row, Step.LINGER, observed.wall_ms)
+    return end(row, State.DONE, observed.wall_ms, described(work))
 
 
-def _linger(row: OperationRow, work: Migration, state: ClusterState, view: View) -> Outcome:
-    left_ms = state.settings.merge_linger_ms - elapsed_ms(row.step_ms, view.wall_ms)
+def _linger(row: OperationRow, work: Migration, state: ClusterState, observed: ObservedState) -> Outcome:
+    left_ms = state.settings.merge_linger_ms - elapsed_ms(row.step_ms, observed.wall_ms)
     if left_ms > 0:
         return wait(
             f"shard {work.source} is empty, and still answers writes that are repeated", left=left_ms, unit="ms"
@@ -132,7 +132,7 @@ def _linger(row: OperationRow, work: Migration, state: ClusterState, view: View)
         return wait(f"operation {other.id} ({other.kind}) is on shard {work.source}")
     shard_map = without_shard(state.map, work.source, state.map.version + 1)
     counters = replace(state.counters, dropped=(*state.counters.dropped, work.source))
-    return go(row, Step.SPREAD, view.wall_ms, shard_map, counters, map_version=shard_map.version)
+    return go(row, Step.SPREAD, observed.wall_ms, shard_map, counters, map_version=shard_map.version)
 
 
 def described(work: Migration) -> str:

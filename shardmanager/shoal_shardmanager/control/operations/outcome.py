@@ -9,7 +9,7 @@ from shoal_server.invariants import invariant
 
 from shoal_shardmanager.control.node_requests import NodeRequest
 from shoal_shardmanager.control.rows import OperationRow, State, Step
-from shoal_shardmanager.control.state import Change
+from shoal_shardmanager.control.state import RowChange
 
 TRANSITIONS: dict[Step, frozenset[Step]] = {
     Step.QUEUED: frozenset({Step.ROUTE, Step.HAND_OVER, Step.TRANSFER, Step.COPY}),
@@ -59,7 +59,7 @@ class Outcome:
     that copies rows is to be at work.
     """
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[RowChange, ...] = ()
     requests: tuple[NodeRequest, ...] = ()
     note: Note = field(default_factory=Note)
     wants_plan: bool = False
@@ -76,14 +76,14 @@ def ask(*requests: NodeRequest, waiting: str) -> Outcome:
     return Outcome(requests=requests, note=Note(waiting))
 
 
-def go(row: OperationRow, step: Step, now_ms: int, *more: Change, map_version: int = 0) -> Outcome:
+def go(row: OperationRow, step: Step, now_ms: int, *more: RowChange, map_version: int = 0) -> Outcome:
     """Go on to another step."""
     invariant(step in TRANSITIONS[row.step], f"{row.step} is followed by one of {sorted(TRANSITIONS[row.step])}")
     moved = replace(row, step=step, step_ms=now_ms, map_version=map_version or row.map_version)
     return Outcome(changes=(moved, *more))
 
 
-def end(row: OperationRow, state: State, now_ms: int, reason: str, *more: Change) -> Outcome:
+def end(row: OperationRow, state: State, now_ms: int, reason: str, *more: RowChange) -> Outcome:
     """End the operation."""
     invariant(state is not State.RUNNING, "an end is no running state")
     return Outcome(changes=(ended(row, state, now_ms, reason), *more))

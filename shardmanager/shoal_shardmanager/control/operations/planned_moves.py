@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from shoal_shardmanager import placement
-from shoal_shardmanager.control.observed import View, elapsed_ms
+from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, end, wait
 from shoal_shardmanager.control.placement_input import SILENT
 from shoal_shardmanager.control.rows import (
@@ -26,9 +26,9 @@ from shoal_shardmanager.control.rows import (
     State,
     Step,
 )
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 
-Campaign = Drain | Heal | Rebalance
+PlannedMoves = Drain | Heal | Rebalance
 
 ROUND_STEPS_MAX = 64
 """How many parts one round begins: what a change of circumstances can make pointless."""
@@ -57,26 +57,28 @@ def planned_from(plan: placement.Plan, known: placement.State, at_ms: int) -> Pl
     )
 
 
-def mode_of(work: Campaign) -> placement.Mode:
+def mode_of(work: PlannedMoves) -> placement.Mode:
     """Return how placement is to be asked."""
     if isinstance(work, Rebalance) and work.leaders_only:
         return placement.Mode.LEADERS
     return placement.Mode.EMERGENCY if isinstance(work, Heal) else placement.Mode.PERIODIC
 
 
-def advance(row: OperationRow, work: Campaign, state: ClusterState, view: View, planned: Planned | None) -> Outcome:
+def advance(
+    row: OperationRow, work: PlannedMoves, state: ClusterState, observed: ObservedState, planned: Planned | None
+) -> Outcome:
     """Return what comes next; `planned` None: there is no plan for what is now, and one is being made."""
-    now = view.wall_ms
+    now = observed.wall_ms
     parts = state.children(row.id)
     active = [part for part in parts if elapsed_ms(part.step_ms, now) < STUCK_MS]
-    over = _end(row, work, state, view)
+    over = _end(row, work, state, observed)
     if over is not None and not parts:
         return over
     if row.undo:
         if parts:
             return wait(f"its last {len(parts)} moves are ending", left=len(parts), unit="moves")
         return end(row, State.CANCELLED, now, row.undo, *_node_after_cancel(work, state, now))
-    left = remaining(work, state, view)
+    left = remaining(work, state, observed)
     unit = "moves" if isinstance(work, Rebalance) else "replicas"
     if active:
         return wait(f"{len(active)} moves are under way", left=left, unit=unit)
@@ -98,18 +100,18 @@ def advance(row: OperationRow, work: Campaign, state: ClusterState, view: View, 
     return wait(reasons or "placement finds nothing to move now", left=left, unit=unit)
 
 
-def remaining(work: Campaign, state: ClusterState, view: View) -> int:
+def remaining(work: PlannedMoves, state: ClusterState, observed: ObservedState) -> int:
     """Return how many replicas still have to leave the node; -1: not known, as of a rebalancing."""
     if isinstance(work, Rebalance):
         return -1
     mapped = {shard.id for shard in state.map.shards if work.node in shard.replicas}
-    status = view.fresh(work.node)
+    status = observed.fresh(work.node)
     if status is not None and not isinstance(work, Heal):
         mapped |= {replica.shard for replica in status.replicas}
     return len(mapped)
 
 
-def usable(work: Campaign, plan: placement.Plan, state: ClusterState) -> Iterable[placement.Step]:
+def usable(work: PlannedMoves, plan: placement.Plan, state: ClusterState) -> Iterable[placement.PlannedStep]:
     """Yield those steps of a plan that serve the operation, and can begin now."""
     taken: set[int] = set()
     busy = state.busy(healing=isinstance(work, Heal))
@@ -128,7 +130,7 @@ def usable(work: Campaign, plan: placement.Plan, state: ClusterState) -> Iterabl
         yield step
 
 
-def _still_fits(step: placement.Step, state: ClusterState) -> bool:
+def _still_fits(step: placement.PlannedStep, state: ClusterState) -> bool:
     """Whether a step makes sense on the map and the nodes as they are by now."""
     shard = state.shard(step.shard)
     if shard is None:
@@ -144,7 +146,7 @@ def _still_fits(step: placement.Step, state: ClusterState) -> bool:
     return known is not None and known.state is NodeState.ACTIVE and takes_replica != (target in shard.replicas)
 
 
-def part_of(step: placement.Step) -> MoveReplica | MoveLeader:
+def part_of(step: placement.PlannedStep) -> MoveReplica | MoveLeader:
     """Return a step of placement as the arguments of an operation."""
     match step:
         case placement.MoveReplica():
@@ -157,7 +159,9 @@ def part_of(step: placement.Step) -> MoveReplica | MoveLeader:
             return MoveLeader(step.shard, step.target)
 
 
-def _parts(row: OperationRow, wanted: list[placement.Step], state: ClusterState, now: int) -> Iterable[Change]:
+def _parts(
+    row: OperationRow, wanted: list[placement.PlannedStep], state: ClusterState, now: int
+) -> Iterable[RowChange]:
     first = state.counters.next_operation
     yield replace(state.counters, next_operation=first + len(wanted))
     for number, step in enumerate(wanted, start=first):
@@ -166,9 +170,9 @@ def _parts(row: OperationRow, wanted: list[placement.Step], state: ClusterState,
         )
 
 
-def _end(row: OperationRow, work: Campaign, state: ClusterState, view: View) -> Outcome | None:
+def _end(row: OperationRow, work: PlannedMoves, state: ClusterState, observed: ObservedState) -> Outcome | None:
     """Return how the operation ends, if what is was asked for is so."""
-    now = view.wall_ms
+    now = observed.wall_ms
     if isinstance(work, Rebalance):
         return None
     node = state.nodes.get(work.node)
@@ -176,11 +180,11 @@ def _end(row: OperationRow, work: Campaign, state: ClusterState, view: View) -> 
         return end(row, State.FAILED, now, f"node {work.node} is no more")
     if isinstance(work, Heal) and node.state is not NodeState.GONE:
         return end(row, State.DONE, now, f"node {work.node} has come back")
-    if remaining(work, state, view):
+    if remaining(work, state, observed):
         return None
     if isinstance(work, Heal):
         return end(row, State.DONE, now, f"no shard has a replica on node {work.node} any more")
-    if view.fresh(work.node) is None and node.state is not NodeState.GONE:
+    if observed.fresh(work.node) is None and node.state is not NodeState.GONE:
         return wait(f"node {work.node} is silent: its report must say that it is empty")
     if node.state is NodeState.GONE:
         return end(row, State.DONE, now, f"node {work.node} is gone, and holds nothing that counts")
@@ -188,7 +192,7 @@ def _end(row: OperationRow, work: Campaign, state: ClusterState, view: View) -> 
     return end(row, State.DONE, now, f"node {work.node} is empty", emptied)
 
 
-def _node_after_cancel(work: Campaign, state: ClusterState, now: int) -> tuple[Change, ...]:
+def _node_after_cancel(work: PlannedMoves, state: ClusterState, now: int) -> tuple[RowChange, ...]:
     if not isinstance(work, Drain):
         return ()
     node = state.nodes[work.node]

@@ -15,13 +15,22 @@ from msgspec.structs import replace
 from shoal.shardmap import Shard
 from shoal_server.invariants import invariant
 
-from shoal_shardmanager.control.node_requests import ADD_FOLLOWER, DEMOTE, PROMOTE, REMOVE, Change, Drop, Transfer
-from shoal_shardmanager.control.observed import Leading, View
+from shoal_shardmanager.control.node_requests import ADD_FOLLOWER, DEMOTE, PROMOTE, REMOVE, ChangeMember, Drop, Transfer
+from shoal_shardmanager.control.observed import Leading, ObservedState
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.control.rows import MoveReplica, NodeState, OperationRow, State, Step
 from shoal_shardmanager.control.state import ClusterState, with_follower, with_shards, without_replica
 
-UNDOABLE = frozenset({Step.QUEUED, Step.ROUTE, Step.ADD, Step.CATCH_UP, Step.PROMOTE, Step.HAND_OVER})
+UNDOABLE = frozenset(
+    {
+        Step.QUEUED,
+        Step.ROUTE,
+        Step.ADD,
+        Step.CATCH_UP,
+        Step.PROMOTE,
+        Step.HAND_OVER,
+    }
+)
 DEAD = frozenset({NodeState.GONE, NodeState.REMOVED})
 
 
@@ -35,24 +44,24 @@ def begin(row: OperationRow, work: MoveReplica, state: ClusterState, now_ms: int
     return go(row, Step.ROUTE, now_ms, shard_map, map_version=shard_map.version)
 
 
-def advance(row: OperationRow, work: MoveReplica, state: ClusterState, view: View) -> Outcome:
+def advance(row: OperationRow, work: MoveReplica, state: ClusterState, observed: ObservedState) -> Outcome:
     """Return what comes next."""
-    now = view.wall_ms
+    now = observed.wall_ms
     shard = state.shard(work.shard)
     if shard is None:
         return end(row, State.FAILED, now, f"shard {work.shard} is no more")
     if not row.undo and work.target and row.step in UNDOABLE and is_dead(work.target, state):
         return Outcome(changes=(undone(row, f"node {work.target} is gone", now, cancelled=False),))
     if row.step is Step.DROP:
-        return _drop(row, work, state, view)
-    leader = view.leader(work.shard)
+        return _drop(row, work, state, observed)
+    leader = observed.leader(work.shard)
     if leader is None:
         return wait(f"shard {work.shard} reports no leader")
     if row.step is not Step.ROUTE and not leader.replica.membership_committed:
         return wait(f"the last change of membership of shard {work.shard} is not committed yet")
     match row.step:
         case Step.ROUTE:
-            return _route(row, work, view, leader)
+            return _route(row, work, observed, leader)
         case Step.ADD:
             return _add(row, work, leader, now)
         case Step.CATCH_UP:
@@ -60,7 +69,7 @@ def advance(row: OperationRow, work: MoveReplica, state: ClusterState, view: Vie
         case Step.PROMOTE:
             return _promote(row, work, leader, now)
         case Step.HAND_OVER:
-            return _hand_over(row, work, leader, state, view)
+            return _hand_over(row, work, leader, state, observed)
         case Step.DEMOTE:
             return _demote(row, work, leader, state, now)
         case _:
@@ -83,14 +92,14 @@ def is_dead(node: str, state: ClusterState) -> bool:
     return known is None or known.state in DEAD
 
 
-def _route(row: OperationRow, work: MoveReplica, view: View, leader: Leading) -> Outcome:
+def _route(row: OperationRow, work: MoveReplica, observed: ObservedState, leader: Leading) -> Outcome:
     for node in (work.target, leader.node):
-        status = view.fresh(node)
+        status = observed.fresh(node)
         if status is None:
             return wait(f"node {node} is silent")
-        if not view.has_map(node, row.map_version):
+        if not observed.has_map(node, row.map_version):
             return wait(f"node {node} has map {status.map_version}, and is to take {row.map_version} first")
-    return go(row, Step.ADD, view.wall_ms)
+    return go(row, Step.ADD, observed.wall_ms)
 
 
 def _add(row: OperationRow, work: MoveReplica, leader: Leading, now: int) -> Outcome:
@@ -126,8 +135,10 @@ def _promote(row: OperationRow, work: MoveReplica, leader: Leading, now: int) ->
     return ask(_change(row, work, leader, PROMOTE, work.target), waiting=f"promoting {work.target} to a voter")
 
 
-def _hand_over(row: OperationRow, work: MoveReplica, leader: Leading, state: ClusterState, view: View) -> Outcome:
-    now = view.wall_ms
+def _hand_over(
+    row: OperationRow, work: MoveReplica, leader: Leading, state: ClusterState, observed: ObservedState
+) -> Outcome:
+    now = observed.wall_ms
     leaving = retiring(row, work)
     if not leaving:
         return end(row, State.DONE, now, f"shard {work.shard} has a replica on {work.target}")
@@ -135,23 +146,24 @@ def _hand_over(row: OperationRow, work: MoveReplica, leader: Leading, state: Clu
         return go(row, Step.REMOVE, now)
     if leader.node != leaving:
         return go(row, Step.DEMOTE, now)
-    successors = leader.successors(avoided(state, view))
+    successors = leader.successors(avoided(state, observed))
     if not successors:
         return wait(f"{leaving} leads shard {work.shard}, and no other voter could take over now")
     chosen = work.target if not row.undo and work.target in successors else successors[0]
     return ask(Transfer(leaving, work.shard, chosen, row.id), waiting=f"handing leadership to {chosen}")
 
 
-def _change(row: OperationRow, work: MoveReplica, leader: Leading, kind: int, member: str) -> Change:
-    return Change(leader.node, work.shard, kind, member, row.id, leader.replica.membership_version)
+def _change(row: OperationRow, work: MoveReplica, leader: Leading, kind: int, member: str) -> ChangeMember:
+    return ChangeMember(leader.node, work.shard, kind, member, row.id, leader.replica.membership_version)
 
 
-def avoided(state: ClusterState, view: View) -> frozenset[str]:
+def avoided(state: ClusterState, observed: ObservedState) -> frozenset[str]:
     """Return the nodes that should lead nothing, if there are others: drained ones, and those that say so themselves."""
     return frozenset(
         node.id
         for node in state.nodes.values()
-        if node.state is not NodeState.ACTIVE or ((status := view.fresh(node.id)) is not None and status.not_leading)
+        if node.state is not NodeState.ACTIVE
+        or ((status := observed.fresh(node.id)) is not None and status.not_leading)
     )
 
 
@@ -187,20 +199,20 @@ def _remove(
     return go(row, Step.DROP, now, shard_map, map_version=shard_map.version)
 
 
-def _drop(row: OperationRow, work: MoveReplica, state: ClusterState, view: View) -> Outcome:
+def _drop(row: OperationRow, work: MoveReplica, state: ClusterState, observed: ObservedState) -> Outcome:
     leaving = retiring(row, work)
-    status = view.fresh(leaving)
+    status = observed.fresh(leaving)
     if not is_dead(leaving, state):
         if status is None:
             return wait(f"node {leaving} is silent; it is to delete its replica")
-        if not view.has_map(leaving, row.map_version):
+        if not observed.has_map(leaving, row.map_version):
             return wait(f"node {leaving} has map {status.map_version}, and is to take {row.map_version} first")
         if any(replica.shard == work.shard for replica in status.replicas):
             return ask(Drop(leaving, work.shard, row.id), waiting=f"deleting the replica on {leaving}")
     if not row.undo:
-        return end(row, State.DONE, view.wall_ms, described(work))
+        return end(row, State.DONE, observed.wall_ms, described(work))
     state_at_end = State.CANCELLED if row.cancelled else State.FAILED
-    return end(row, state_at_end, view.wall_ms, f"{row.undo}; all is as it was before")
+    return end(row, state_at_end, observed.wall_ms, f"{row.undo}; all is as it was before")
 
 
 def described(work: MoveReplica) -> str:

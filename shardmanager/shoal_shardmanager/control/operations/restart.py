@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.operations.leaders import handed_over
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, end, go, wait
 from shoal_shardmanager.control.rows import NodeState, OperationRow, RollingRestart, State, Step
 from shoal_shardmanager.control.state import ClusterState
 
 
-def advance(row: OperationRow, work: RollingRestart, state: ClusterState, view: View) -> Outcome:
+def advance(row: OperationRow, work: RollingRestart, state: ClusterState, observed: ObservedState) -> Outcome:
     """Return what comes next."""
-    now = view.wall_ms
+    now = observed.wall_ms
     if row.undo:
         return end(row, State.CANCELLED, now, f"{row.undo}; {_restarted(work)}")
     node = current_node(work)
@@ -45,11 +45,11 @@ def advance(row: OperationRow, work: RollingRestart, state: ClusterState, view: 
         )
     match row.step:
         case Step.EVACUATE:
-            return _evacuate(row, work, node, state, view)
+            return _evacuate(row, work, node, state, observed)
         case Step.RESTART:
-            return _restart(row, work, node, state, view)
+            return _restart(row, work, node, state, observed)
         case _:
-            problem = unwell(state, view)
+            problem = unwell(state, observed)
             return _wait(work, f"{node} is back; {problem}") if problem else _next(row, work, now)
 
 
@@ -58,9 +58,9 @@ def current_node(work: RollingRestart) -> str:
     return work.nodes[work.done]
 
 
-def unwell(state: ClusterState, view: View) -> str:
+def unwell(state: ClusterState, observed: ObservedState) -> str:
     """Return what speaks against taking a node away; "": every shard has its leader and all its replicas in step."""
-    leaders = view.leaders()
+    leaders = observed.leaders()
     for shard in state.map.shards:
         leader = leaders.get(shard.id)
         if leader is None:
@@ -69,15 +69,15 @@ def unwell(state: ClusterState, view: View) -> str:
             return f"a change of membership of shard {shard.id} is under way"
         behind = leader.behind(state.settings.catch_up_entries)
         if behind:
-            return f"the replica of shard {shard.id} on {behind[0]} is not in step{_absent(behind[0], state, view)}"
+            return f"the replica of shard {shard.id} on {behind[0]} is not in step{_absent(behind[0], state, observed)}"
     return ""
 
 
-def _absent(node: str, state: ClusterState, view: View) -> str:
+def _absent(node: str, state: ClusterState, observed: ObservedState) -> str:
     known = state.nodes.get(node)
     if known is not None and known.state is NodeState.GONE:
         return ", and the node is gone"
-    return "" if view.fresh(node) is not None else ", and the node does not answer"
+    return "" if observed.fresh(node) is not None else ", and the node does not answer"
 
 
 def _restarted(work: RollingRestart) -> str:
@@ -86,28 +86,32 @@ def _restarted(work: RollingRestart) -> str:
     return f"{work.done - len(work.skipped)} of {len(work.nodes)} nodes were restarted{skipped}"
 
 
-def _evacuate(row: OperationRow, work: RollingRestart, node: str, state: ClusterState, view: View) -> Outcome:
-    status = view.fresh(node)
+def _evacuate(
+    row: OperationRow, work: RollingRestart, node: str, state: ClusterState, observed: ObservedState
+) -> Outcome:
+    status = observed.fresh(node)
     if status is None:
         return _wait(work, f"node {node} does not answer: it is skipped once it counts as gone{_after(state)}")
-    problem = unwell(state, view)
+    problem = unwell(state, observed)
     if problem:
         return _wait(work, f"{problem}: {node} is not taken away now")
-    requests, _ = handed_over(node, row.id, state, view)
+    requests, _ = handed_over(node, row.id, state, observed)
     if requests:
         return Outcome(requests=requests, note=_note(work, f"{node} still leads {len(requests)} shards"))
     begun = replace(row, arguments=replace(work, uptime_ms=status.uptime_ms))
-    return go(begun, Step.RESTART, view.wall_ms)
+    return go(begun, Step.RESTART, observed.wall_ms)
 
 
-def _restart(row: OperationRow, work: RollingRestart, node: str, state: ClusterState, view: View) -> Outcome:
-    status = view.fresh(node)
+def _restart(
+    row: OperationRow, work: RollingRestart, node: str, state: ClusterState, observed: ObservedState
+) -> Outcome:
+    status = observed.fresh(node)
     # Half of the first uptime lies between a process that was restarted and one that was not, whatever the clocks of two
     # managers differ by.
-    elapsed = view.asked_ms(node) - row.step_ms
+    elapsed = observed.asked_ms(node) - row.step_ms
     if status is not None and status.uptime_ms < work.uptime_ms // 2 + elapsed:
-        return go(row, Step.SETTLE, view.wall_ms)
-    requests, _ = handed_over(node, row.id, state, view)
+        return go(row, Step.SETTLE, observed.wall_ms)
+    requests, _ = handed_over(node, row.id, state, observed)
     waiting = f"restart node {node} now"
     if status is None:
         waiting = f"node {node} is away, and is to come back before it counts as gone{_after(state)}"

@@ -15,26 +15,26 @@ from shoal.shardmap import Shard, without_ranges
 
 from shoal_shardmanager.control.memberships import unknown_members
 from shoal_shardmanager.control.node_requests import Split
-from shoal_shardmanager.control.observed import Leading, View
+from shoal_shardmanager.control.observed import Leading, ObservedState
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.control.operations.replica import avoided
 from shoal_shardmanager.control.rows import OperationRow, SplitShard, State, Step
 from shoal_shardmanager.control.state import ClusterState
 
 
-def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View) -> Outcome:
+def advance(row: OperationRow, work: SplitShard, state: ClusterState, observed: ObservedState) -> Outcome:
     """Return what comes next at step `split`."""
-    now = view.wall_ms
+    now = observed.wall_ms
     parent = state.shard(work.shard)
     if parent is None:
         return end(row, State.FAILED, now, f"shard {work.shard} is no more")
-    born = _born(work.child, view)
+    born = _born(work.child, observed)
     if born is not None:
         child = _founded(work, parent, born)
-        version = state.next_map_version(view.newest_map())
+        version = state.next_map_version(observed.newest_map())
         shard_map = with_split(state.map, child, version)
         return go(row, Step.SPREAD, now, shard_map, map_version=shard_map.version)
-    leader = view.leader(work.shard)
+    leader = observed.leader(work.shard)
     if leader is None:
         return wait(f"shard {work.shard} reports no leader")
     if not leader.replica.membership_committed:
@@ -45,8 +45,8 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
     unknown = unknown_members(leader.replica, state.map)
     if unknown:
         return wait(f"shard {work.shard} has replicas on {', '.join(unknown)}, which are no nodes of the map")
-    version = state.next_map_version(view.newest_map())
-    first = _first_leader(leader, state, view)
+    version = state.next_map_version(observed.newest_map())
+    first = _first_leader(leader, state, observed)
     voters = (first, *(voter for voter in leader.voters if voter != first))
     child = Shard(work.child, parent.keyspace, work.ranges, voters, leader.replica.followers)
     return ask(
@@ -55,9 +55,9 @@ def advance(row: OperationRow, work: SplitShard, state: ClusterState, view: View
     )
 
 
-def _born(child: int, view: View) -> ReplicaStatus | None:
+def _born(child: int, observed: ObservedState) -> ReplicaStatus | None:
     """Return the replica of the new shard that knows its membership best; None: there is none yet."""
-    found = [replica for node in view.reports if (replica := view.replica(node, child)) and replica.voters]
+    found = [replica for node in observed.reports if (replica := observed.replica(node, child)) and replica.voters]
     return max(found, key=lambda replica: replica.membership_version, default=None)
 
 
@@ -77,11 +77,11 @@ def _founded(work: SplitShard, parent: Shard, born: ReplicaStatus) -> Shard:
     )
 
 
-def _first_leader(leader: Leading, state: ClusterState, view: View) -> str:
+def _first_leader(leader: Leading, state: ClusterState, observed: ObservedState) -> str:
     """Return who is to lead the new shard: of the voters that are in step the one that leads least."""
-    avoid = avoided(state, view)
+    avoid = avoided(state, observed)
     led: dict[str, int] = {}
-    for leading in view.leaders().values():
+    for leading in observed.leaders().values():
         led[leading.node] = led.get(leading.node, 0) + 1
     behind = set(leader.behind(state.settings.catch_up_entries))
     fit = [node for node in leader.voters if node not in avoid and node not in behind]

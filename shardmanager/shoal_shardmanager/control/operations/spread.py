@@ -6,7 +6,7 @@ Splits and merges end so too.
 from __future__ import annotations
 
 from shoal_shardmanager.control.node_requests import Drop
-from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
 from shoal_shardmanager.control.rows import (
     AlterKeyspace,
@@ -30,9 +30,9 @@ DONE_WORDS = {
 }
 
 
-def found(row: OperationRow, work: CreateKeyspace, state: ClusterState, view: View) -> Outcome:
+def found(row: OperationRow, work: CreateKeyspace, state: ClusterState, observed: ObservedState) -> Outcome:
     """Wait until every shard of a new keyspace has its leader and its replicas; nodes that are gone are not waited for."""
-    leaders = view.leaders()
+    leaders = observed.leaders()
     open_ones: list[str] = []
     for shard in state.map.shards:
         if shard.id not in work.shards:
@@ -41,12 +41,12 @@ def found(row: OperationRow, work: CreateKeyspace, state: ClusterState, view: Vi
             open_ones.append(f"shard {shard.id} has no leader yet")
             continue
         missing = [
-            node for node in shard.replicas if not _excused(node, state) and view.replica(node, shard.id) is None
+            node for node in shard.replicas if not _excused(node, state) and observed.replica(node, shard.id) is None
         ]
         if missing:
             open_ones.append(f"shard {shard.id} is not on {', '.join(missing)} yet")
     if not open_ones:
-        return end(row, State.DONE, view.wall_ms, f"keyspace {work.name} serves")
+        return end(row, State.DONE, observed.wall_ms, f"keyspace {work.name} serves")
     return wait(open_ones[0], left=len(open_ones), total=len(work.shards), unit="shards")
 
 
@@ -54,46 +54,50 @@ def spread(
     row: OperationRow,
     work: AlterKeyspace | RemoveNode | Undrain | DropKeyspace | SplitShard | MergeShards,
     state: ClusterState,
-    view: View,
+    observed: ObservedState,
 ) -> Outcome:
     """Wait until every node has the map that the operation has made."""
-    behind = _without_map(row.map_version, state, view)
+    behind = _without_map(row.map_version, state, observed)
     if behind:
         reason = f"not yet with the map of version {row.map_version}: {', '.join(behind[:4])}"
         return wait(reason, left=len(behind), unit="nodes")
     if isinstance(work, DropKeyspace | MergeShards):
-        return go(row, Step.DROP, view.wall_ms)
+        return go(row, Step.DROP, observed.wall_ms)
     if isinstance(work, SplitShard):
-        if view.leader(work.child) is None:
+        if observed.leader(work.child) is None:
             return wait(f"shard {work.child} has no leader yet")
         count = sum(span.end - span.first for span in work.ranges)
-        return end(row, State.DONE, view.wall_ms, f"shard {work.child} has {count} microshards of shard {work.shard}")
+        return end(
+            row, State.DONE, observed.wall_ms, f"shard {work.child} has {count} microshards of shard {work.shard}"
+        )
     done = DONE_WORDS[type(work)]
     if isinstance(work, AlterKeyspace) and _counts_differ(work.keyspace, state):
         done += "; `shoal rebalance` gives its shards the replicas that it asks for"
-    return end(row, State.DONE, view.wall_ms, done)
+    return end(row, State.DONE, observed.wall_ms, done)
 
 
-def delete(row: OperationRow, work: DropKeyspace | MergeShards, state: ClusterState, view: View) -> Outcome:
+def delete(
+    row: OperationRow, work: DropKeyspace | MergeShards, state: ClusterState, observed: ObservedState
+) -> Outcome:
     """Delete the replicas of dropped shards; those of nodes that are away follow when they come back."""
     dropped = {work.source} if isinstance(work, MergeShards) else set(work.shards)
     drops = [
         Drop(node, replica.shard, row.id)
         for node in sorted(state.nodes)
-        if (status := view.fresh(node)) is not None
+        if (status := observed.fresh(node)) is not None
         for replica in status.replicas
         if replica.shard in dropped
     ]
     if drops:
         return ask(*drops, waiting=f"{len(drops)} replicas are being deleted")
-    silent = [node for node in state.nodes if not _excused(node, state) and view.fresh(node) is None]
+    silent = [node for node in state.nodes if not _excused(node, state) and observed.fresh(node) is None]
     if silent:
         return wait(f"{', '.join(silent[:4])} are silent, and may still have replicas")
     if isinstance(work, MergeShards):
         return end(
-            row, State.DONE, view.wall_ms, f"shard {work.target} has all of shard {work.source}, which is no more"
+            row, State.DONE, observed.wall_ms, f"shard {work.target} has all of shard {work.source}, which is no more"
         )
-    return end(row, State.DONE, view.wall_ms, f"keyspace {work.name} is deleted")
+    return end(row, State.DONE, observed.wall_ms, f"keyspace {work.name} is deleted")
 
 
 def _counts_differ(keyspace: int, state: ClusterState) -> bool:
@@ -105,10 +109,10 @@ def _counts_differ(keyspace: int, state: ClusterState) -> bool:
     )
 
 
-def _without_map(version: int, state: ClusterState, view: View) -> list[str]:
+def _without_map(version: int, state: ClusterState, observed: ObservedState) -> list[str]:
     behind: list[str] = []
     for node in sorted(state.nodes):
-        if not _excused(node, state) and not view.has_map(node, version):
+        if not _excused(node, state) and not observed.has_map(node, version):
             behind.append(node)
     return behind
 

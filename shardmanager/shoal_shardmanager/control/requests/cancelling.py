@@ -23,10 +23,10 @@ from shoal_shardmanager.control.rows import (
     State,
     Step,
 )
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 
 
-def cancel(number: int, state: ClusterState, now_ms: int) -> tuple[Change, ...]:
+def cancel(number: int, state: ClusterState, now_ms: int) -> tuple[RowChange, ...]:
     """Return the rows that cancel an operation, and what is part of it.
 
     Raises:

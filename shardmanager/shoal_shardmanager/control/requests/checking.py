@@ -9,13 +9,13 @@ from shoal_shardmanager.control.requests.model import (
     Alter,
     Create,
     DropRequest,
-    Facts,
     MergeRequest,
     MoveMicroshardsRequest,
     OperatorRequest,
     Refused,
     RestartRequest,
     SettleRequest,
+    Situation,
     SplitRequest,
     Why,
 )
@@ -28,51 +28,51 @@ from shoal_shardmanager.control.rows import Drain, Failover, MoveLeader, MoveRep
 from shoal_shardmanager.control.state import map_problem
 
 
-def check(request: OperatorRequest, facts: Facts, if_version: int = 0) -> Accepted:
+def check(request: OperatorRequest, situation: Situation, if_version: int = 0) -> Accepted:
     """Check a request.
 
     Raises:
         Refused: it cannot be done.
     """
-    version = facts.state.map.version
+    version = situation.state.map.version
     if if_version and if_version != version:
         raise Refused(Why.CONFLICT, f"the map is of version {version} by now, not {if_version}: look again, and repeat")
-    accepted = _accepted(request, facts)
-    problem = map_problem(accepted.changes, facts.state.map)
+    accepted = _accepted(request, situation)
+    problem = map_problem(accepted.changes, situation.state.map)
     if problem:
         raise Refused(Why.REFUSED, problem)
     return accepted
 
 
-def _accepted(request: OperatorRequest, facts: Facts) -> Accepted:
+def _accepted(request: OperatorRequest, situation: Situation) -> Accepted:
     match request:
         case MoveReplica():
-            return move(request, facts)
+            return move(request, situation)
         case MoveLeader():
-            return transfer(request, facts)
+            return transfer(request, situation)
         case Failover():
-            return failover(request, facts)
+            return failover(request, situation)
         case Drain():
-            return drain(request, facts)
+            return drain(request, situation)
         case Undrain():
-            return undrain(request, facts)
+            return undrain(request, situation)
         case RemoveNode():
-            return remove_node(request, facts)
+            return remove_node(request, situation)
         case Rebalance():
-            return rebalance(request, facts)
+            return rebalance(request, situation)
         case Create(keyspace):
-            return create_keyspace(keyspace, facts)
+            return create_keyspace(keyspace, situation)
         case Alter(keyspace):
-            return alter_keyspace(keyspace, facts)
+            return alter_keyspace(keyspace, situation)
         case DropRequest(name):
-            return drop_keyspace(name, facts)
+            return drop_keyspace(name, situation)
         case SplitRequest():
-            return split(request, facts)
+            return split(request, situation)
         case MoveMicroshardsRequest():
-            return move_microshards(request, facts)
+            return move_microshards(request, situation)
         case MergeRequest():
-            return merge(request, facts)
+            return merge(request, situation)
         case RestartRequest():
-            return rolling_restart(request, facts)
+            return rolling_restart(request, situation)
         case SettleRequest():
-            return settle(request, facts)
+            return settle(request, situation)

@@ -11,7 +11,7 @@ from shoal_shardmanager import placement
 from shoal_shardmanager.control.observed import Leading
 from shoal_shardmanager.control.operations.planned_moves import part_of
 from shoal_shardmanager.control.placement_input import placement_settings, placement_state
-from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, Unsettled, Why
+from shoal_shardmanager.control.requests.model import Accepted, Refused, Situation, Unsettled, Why
 from shoal_shardmanager.control.rows import (
     Arguments,
     CountersRow,
@@ -22,31 +22,33 @@ from shoal_shardmanager.control.rows import (
     State,
     Step,
 )
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 
 
 def accept(
-    facts: Facts,
+    situation: Situation,
     work: Arguments,
     step: Step,
-    *changes: Change,
+    *changes: RowChange,
     steps: tuple[str, ...] = (),
     version: int = 0,
     counters: object = None,
 ) -> Accepted:
-    base = counters if isinstance(counters, CountersRow) else facts.state.counters
+    base = counters if isinstance(counters, CountersRow) else situation.state.counters
     number = base.next_operation
-    now = facts.view.wall_ms
-    map_version = version or facts.state.map.version
+    now = situation.observed.wall_ms
+    map_version = version or situation.state.map.version
     row = OperationRow(number, work, State.RUNNING, step, now, now, map_version=map_version)
     return Accepted(row, (replace(base, next_operation=number + 1), row, *changes), steps)
 
 
-def plan_for(state: ClusterState, facts: Facts, mode: placement.Mode) -> placement.Plan:
-    return placement.plan(placement_state(state, facts.view, facts.loads), placement_settings(state.settings), mode)
+def plan_for(state: ClusterState, situation: Situation, mode: placement.Mode) -> placement.Plan:
+    return placement.plan(
+        placement_state(state, situation.observed, situation.loads), placement_settings(state.settings), mode
+    )
 
 
-def described_step(step: placement.Step) -> str:
+def described_step(step: placement.PlannedStep) -> str:
     work = part_of(step)
     if isinstance(work, MoveLeader):
         return f"shard {work.shard}: leadership to {work.target} ({step.reason})"
@@ -96,8 +98,8 @@ def check_idle(state: ClusterState, shard: int) -> None:
         )
 
 
-def known_leader(facts: Facts, shard: int) -> Leading:
-    leader = facts.view.leader(shard)
+def known_leader(situation: Situation, shard: int) -> Leading:
+    leader = situation.observed.leader(shard)
     if leader is None:
         raise Unsettled(
             Why.REFUSED,

@@ -11,16 +11,23 @@ from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_shardmanager import placement
 from shoal_shardmanager.control.placement_input import SILENT, placement_keyspace, placement_settings, placement_state
 from shoal_shardmanager.control.requests.common import accept, known_keyspace, listed
-from shoal_shardmanager.control.requests.model import Accepted, Facts, KeyspaceRequest, Refused, Why
-from shoal_shardmanager.control.rows import AlterKeyspace, CreateKeyspace, DropKeyspace, NodeState, PolicyRow, Step
+from shoal_shardmanager.control.requests.model import Accepted, KeyspaceRequest, Refused, Situation, Why
+from shoal_shardmanager.control.rows import (
+    AlterKeyspace,
+    CreateKeyspace,
+    DropKeyspace,
+    NodeState,
+    PolicyRow,
+    Step,
+)
 from shoal_shardmanager.control.state import ClusterState, ForgetPolicy
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 DELIMITER_BYTES_MAX = 16
 
 
-def create_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
-    state = facts.state
+def create_keyspace(request: KeyspaceRequest, situation: Situation) -> Accepted:
+    state = situation.state
     if NAME.fullmatch(request.name) is None:
         raise Refused(
             Why.WRONG,
@@ -53,8 +60,8 @@ def create_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
         _ttl(request.default_ttl_ms, 0),
     )
     ids = tuple(range(first, first + shards))
-    _check_nodes_to_found_on(policy, facts)
-    placed = _placed(keyspace, policy, ids, facts)
+    _check_nodes_to_found_on(policy, situation)
+    placed = _placed(keyspace, policy, ids, situation)
     shard_map = state.map
     after = replace(
         shard_map,
@@ -69,16 +76,16 @@ def create_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
         f"{' '.join((*shard.voters, *(f'({node})' for node in shard.followers)))}"
         for shard in placed
     )
-    return accept(facts, work, Step.FOUND, after, policy, steps=steps, version=after.version, counters=counters)
+    return accept(situation, work, Step.FOUND, after, policy, steps=steps, version=after.version, counters=counters)
 
 
-def _check_nodes_to_found_on(policy: PolicyRow, facts: Facts) -> None:
+def _check_nodes_to_found_on(policy: PolicyRow, situation: Situation) -> None:
     """Refuse to found shards on nodes that could not open them: those are silent, or take no writes."""
-    active = [row.id for _, row in sorted(facts.state.nodes.items()) if row.state is NodeState.ACTIVE]
+    active = [row.id for _, row in sorted(situation.state.nodes.items()) if row.state is NodeState.ACTIVE]
     unfit = {
         node: SILENT if status is None else status.not_writable
         for node in active
-        if (status := facts.view.fresh(node)) is None or status.not_writable
+        if (status := situation.observed.fresh(node)) is None or status.not_writable
     }
     needed, able = policy.voters + policy.followers, len(active) - len(unfit)
     if able < needed:
@@ -90,11 +97,11 @@ def _check_nodes_to_found_on(policy: PolicyRow, facts: Facts) -> None:
         )
 
 
-def _placed(keyspace: Keyspace, policy: PolicyRow, ids: tuple[int, ...], facts: Facts) -> list[Shard]:
-    known = placement_state(facts.state, facts.view, facts.loads)
+def _placed(keyspace: Keyspace, policy: PolicyRow, ids: tuple[int, ...], situation: Situation) -> list[Shard]:
+    known = placement_state(situation.state, situation.observed, situation.loads)
     wanted = [placement.NewShard(shard, keyspace.id) for shard in ids]
     with_new = placement.State(known.nodes, (*known.keyspaces, placement_keyspace(policy, keyspace.name)), known.shards)
-    first = placement.initial(with_new, placement_settings(facts.state.settings), wanted)
+    first = placement.initial(with_new, placement_settings(situation.state.settings), wanted)
     if first.refusals:
         refusal = first.refusals[0]
         raise Refused(Why.REFUSED, f"{refusal.subject}: {refusal.reason}: {refusal.remedy}, or ask for fewer replicas")
@@ -113,8 +120,8 @@ def _placed(keyspace: Keyspace, policy: PolicyRow, ids: tuple[int, ...], facts: 
     ]
 
 
-def alter_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
-    state = facts.state
+def alter_keyspace(request: KeyspaceRequest, situation: Situation) -> Accepted:
+    state = situation.state
     keyspace = known_keyspace(state, request.name)
     if request.microshards is not None or request.delimiter is not None:
         raise Refused(
@@ -142,11 +149,11 @@ def alter_keyspace(request: KeyspaceRequest, facts: Facts) -> Accepted:
     if (policy.voters, policy.followers) != (before.voters, before.followers):
         steps.append(f"then `shoal rebalance` gives each shard {policy.voters} voters and {policy.followers} followers")
     work = AlterKeyspace(keyspace.id, request.name)
-    return accept(facts, work, Step.SPREAD, after, policy, steps=tuple(steps), version=after.version)
+    return accept(situation, work, Step.SPREAD, after, policy, steps=tuple(steps), version=after.version)
 
 
-def drop_keyspace(name: str, facts: Facts) -> Accepted:
-    state = facts.state
+def drop_keyspace(name: str, situation: Situation) -> Accepted:
+    state = situation.state
     keyspace = known_keyspace(state, name)
     ids = tuple(shard.id for shard in state.map.shards if shard.keyspace == keyspace.id)
     busy = [row.id for row in state.running() if not set(row.shards).isdisjoint(ids)]
@@ -164,7 +171,7 @@ def drop_keyspace(name: str, facts: Facts) -> Accepted:
     counters = replace(state.counters, dropped=state.counters.dropped + ids)
     steps = (f"every node forgets keyspace {name!r}", f"the replicas of its {len(ids)} shards are deleted for ever")
     return accept(
-        facts,
+        situation,
         DropKeyspace(keyspace.id, name, ids),
         Step.SPREAD,
         after,

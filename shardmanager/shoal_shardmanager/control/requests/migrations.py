@@ -13,10 +13,10 @@ from shoal_shardmanager.control.requests.common import (
 )
 from shoal_shardmanager.control.requests.model import (
     Accepted,
-    Facts,
     MergeRequest,
     MoveMicroshardsRequest,
     Refused,
+    Situation,
     Why,
 )
 from shoal_shardmanager.control.rows import MergeShards, MoveMicroshards, Step
@@ -25,39 +25,39 @@ ROOM = 1.2
 """A target's nodes must have so many times the bytes free: rows take space in their log, too, for a while."""
 
 
-def move_microshards(request: MoveMicroshardsRequest, facts: Facts) -> Accepted:
-    source, target = _pair(request.source, request.target, facts)
-    ranges = _known_ranges(request.ranges, source, facts)
+def move_microshards(request: MoveMicroshardsRequest, situation: Situation) -> Accepted:
+    source, target = _pair(request.source, request.target, situation)
+    ranges = _known_ranges(request.ranges, source, situation)
     if not without_ranges(source.ranges, ranges):
         raise Refused(
             Why.REFUSED,
             f"these are all microshards of shard {source.id}: `shoal merge {target.id} {source.id}` moves them, and drops it",
         )
-    size = _size(source, ranges, facts)
-    _check_room(target, size, facts)
-    accepted = accept(facts, MoveMicroshards(source.id, target.id, ranges), Step.QUEUED)
-    steps = _steps(source, target, ranges, facts)
+    size = _size(source, ranges, situation)
+    _check_room(target, size, situation)
+    accepted = accept(situation, MoveMicroshards(source.id, target.id, ranges), Step.QUEUED)
+    steps = _steps(source, target, ranges, situation)
     return Accepted(accepted.operation, accepted.changes, steps, bytes=size)
 
 
-def merge(request: MergeRequest, facts: Facts) -> Accepted:
-    source, target = _pair(request.source, request.target, facts)
+def merge(request: MergeRequest, situation: Situation) -> Accepted:
+    source, target = _pair(request.source, request.target, situation)
     if not source.ranges:
         raise Refused(Why.REFUSED, f"shard {source.id} has no microshards any more")
-    size = _size(source, source.ranges, facts)
-    _check_room(target, size, facts)
-    accepted = accept(facts, MergeShards(source.id, target.id, source.ranges), Step.QUEUED)
-    seconds = facts.state.settings.merge_linger_ms / 1000
+    size = _size(source, source.ranges, situation)
+    _check_room(target, size, situation)
+    accepted = accept(situation, MergeShards(source.id, target.id, source.ranges), Step.QUEUED)
+    seconds = situation.state.settings.merge_linger_ms / 1000
     steps = (
-        *_steps(source, target, source.ranges, facts),
+        *_steps(source, target, source.ranges, situation),
         f"shard {source.id} stays for {seconds:g} s, empty, for writes that are repeated",
         f"every node forgets shard {source.id}, and its replicas are deleted",
     )
     return Accepted(accepted.operation, accepted.changes, steps, bytes=size)
 
 
-def _pair(source_id: int, target_id: int, facts: Facts) -> tuple[Shard, Shard]:
-    state = facts.state
+def _pair(source_id: int, target_id: int, situation: Situation) -> tuple[Shard, Shard]:
+    state = situation.state
     source, target = known_shard(state, source_id), known_shard(state, target_id)
     if source.id == target.id:
         raise Refused(Why.WRONG, f"shard {source.id} is named twice: two different shards are needed")
@@ -72,13 +72,15 @@ def _pair(source_id: int, target_id: int, facts: Facts) -> tuple[Shard, Shard]:
         )
     for shard in (source, target):
         check_idle(state, shard.id)
-        known_leader(facts, shard.id)
+        known_leader(situation, shard.id)
     return source, target
 
 
-def _known_ranges(asked: tuple[MicroshardRange, ...], source: Shard, facts: Facts) -> tuple[MicroshardRange, ...]:
+def _known_ranges(
+    asked: tuple[MicroshardRange, ...], source: Shard, situation: Situation
+) -> tuple[MicroshardRange, ...]:
     """Return the microshards in order, if all of them are the source's."""
-    microshards = next(one.microshards for one in facts.state.map.keyspaces if one.id == source.keyspace)
+    microshards = next(one.microshards for one in situation.state.map.keyspaces if one.id == source.keyspace)
     for span in asked:
         if not 0 <= span.first < span.end <= microshards:
             raise Refused(
@@ -96,7 +98,7 @@ def _known_ranges(asked: tuple[MicroshardRange, ...], source: Shard, facts: Fact
     if strange:
         owner = next(
             shard.id
-            for shard in facts.state.map.shards
+            for shard in situation.state.map.shards
             if shard.keyspace == source.keyspace and min(strange) in set(microshards_in(shard.ranges))
         )
         raise Refused(
@@ -107,9 +109,9 @@ def _known_ranges(asked: tuple[MicroshardRange, ...], source: Shard, facts: Fact
     return ranges_of(wanted)
 
 
-def _check_room(target: Shard, size: int, facts: Facts) -> None:
+def _check_room(target: Shard, size: int, situation: Situation) -> None:
     for node in target.replicas:
-        status = facts.view.fresh(node)
+        status = situation.observed.fresh(node)
         if status is None:
             continue
         if status.not_writable:
@@ -124,15 +126,15 @@ def _check_room(target: Shard, size: int, facts: Facts) -> None:
             )
 
 
-def _size(source: Shard, ranges: tuple[MicroshardRange, ...], facts: Facts) -> int:
+def _size(source: Shard, ranges: tuple[MicroshardRange, ...], situation: Situation) -> int:
     """Return about how many bytes microshards have: their part of the shard's."""
     held = sum(span.end - span.first for span in source.ranges)
     moving = sum(span.end - span.first for span in ranges)
-    return facts.loads.of(source.id, source.replicas).bytes * moving // held
+    return situation.loads.of(source.id, source.replicas).bytes * moving // held
 
 
-def _steps(source: Shard, target: Shard, ranges: tuple[MicroshardRange, ...], facts: Facts) -> tuple[str, ...]:
-    giving, taking = known_leader(facts, source.id), known_leader(facts, target.id)
+def _steps(source: Shard, target: Shard, ranges: tuple[MicroshardRange, ...], situation: Situation) -> tuple[str, ...]:
+    giving, taking = known_leader(situation, source.id), known_leader(situation, target.id)
     return (
         f"copy the rows of microshards {described_ranges(ranges)} from {giving.node} (shard {source.id}) to {taking.node} "
         f"(shard {target.id}), then what has changed since; until then it can be cancelled",

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from shoal.shardmap import MicroshardRange
 
-from shoal_shardmanager.control.observed import View
+from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.placement_input import Loads
 from shoal_shardmanager.control.rows import (
     Drain,
@@ -19,7 +19,7 @@ from shoal_shardmanager.control.rows import (
     RemoveNode,
     Undrain,
 )
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 
 
 class Why(StrEnum):
@@ -144,16 +144,16 @@ class Accepted:
     """A request that was checked: the rows that begin it, and what it is going to do. `bytes`: to copy, as far as known."""
 
     operation: OperationRow
-    changes: tuple[Change, ...]
+    changes: tuple[RowChange, ...]
     steps: tuple[str, ...]
     notes: tuple[str, ...] = ()
     bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Situation:
     """What requests are checked against."""
 
     state: ClusterState
-    view: View
+    observed: ObservedState
     loads: Loads = field(default_factory=Loads)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from shoal_shardmanager import placement
 from shoal_shardmanager.control.requests.cancelling import cancel
 from shoal_shardmanager.control.requests.common import accept, check_alone, described_step, known_node, listed, plan_for
-from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, Why
+from shoal_shardmanager.control.requests.model import Accepted, Refused, Situation, Why
 from shoal_shardmanager.control.rows import (
     Drain,
     Failover,
@@ -20,14 +20,14 @@ from shoal_shardmanager.control.rows import (
     Step,
     Undrain,
 )
-from shoal_shardmanager.control.state import Change, ClusterState
+from shoal_shardmanager.control.state import ClusterState, RowChange
 
 
-def failover(request: Failover, facts: Facts) -> Accepted:
-    state, view = facts.state, facts.view
+def failover(request: Failover, situation: Situation) -> Accepted:
+    state, observed = situation.state, situation.observed
     node = known_node(state, request.node)
     check_alone(state, node.id, Failover)
-    led = {shard: leader for shard, leader in sorted(view.leaders().items()) if leader.node == node.id}
+    led = {shard: leader for shard, leader in sorted(observed.leaders().items()) if leader.node == node.id}
     alone = [shard for shard, leader in led.items() if not leader.successors(frozenset())]
     if alone:
         raise Refused(
@@ -38,24 +38,24 @@ def failover(request: Failover, facts: Facts) -> Accepted:
     steps = tuple(
         f"shard {shard}: to {leader.successors(frozenset({node.id}))[0]} or another" for shard, leader in led.items()
     )
-    return accept(facts, request, Step.EVACUATE, steps=steps or (f"{node.id} leads nothing",))
+    return accept(situation, request, Step.EVACUATE, steps=steps or (f"{node.id} leads nothing",))
 
 
-def drain(request: Drain, facts: Facts) -> Accepted:
-    state = facts.state
+def drain(request: Drain, situation: Situation) -> Accepted:
+    state = situation.state
     node = known_node(state, request.node)
     if node.state is NodeState.DRAINED:
         raise Refused(Why.CONFLICT, f"node {node.id} is drained already; `shoal undrain {node.id}` takes it back")
     if node.state is NodeState.GONE:
         raise Refused(Why.REFUSED, f"node {node.id} is gone: its replicas are being replaced as it is")
     check_alone(state, node.id, Drain)
-    draining = replace(node, state=NodeState.DRAINING, since_ms=facts.view.wall_ms)
-    accepted = accept(facts, request, Step.WORK, draining)
+    draining = replace(node, state=NodeState.DRAINING, since_ms=situation.observed.wall_ms)
+    accepted = accept(situation, request, Step.WORK, draining)
     trial = ClusterState(
         state.map, state.nodes | {node.id: draining}, state.policies, state.operations, state.counters, state.settings
     )
     _check_drainable(node, trial)
-    plan = plan_for(trial, facts, placement.Mode.PERIODIC)
+    plan = plan_for(trial, situation, placement.Mode.PERIODIC)
     wanted = [step for step in plan.steps if getattr(step, "source", "") == node.id]
     held = {shard.id for shard in state.map.shards if node.id in shard.replicas}
     leaving = {step.shard for step in wanted if not isinstance(step, placement.TransferLeader)}
@@ -92,8 +92,8 @@ def _check_drainable(node: NodeRow, state: ClusterState) -> None:
         )
 
 
-def undrain(request: Undrain, facts: Facts) -> Accepted:
-    state = facts.state
+def undrain(request: Undrain, situation: Situation) -> Accepted:
+    state = situation.state
     node = known_node(state, request.node)
     before = node.before if node.state is NodeState.GONE else node.state
     if before not in (NodeState.DRAINING, NodeState.DRAINED):
@@ -101,20 +101,20 @@ def undrain(request: Undrain, facts: Facts) -> Accepted:
     if node.state is NodeState.GONE:
         row = replace(node, before=NodeState.ACTIVE)
     else:
-        row = replace(node, state=NodeState.ACTIVE, since_ms=facts.view.wall_ms)
-    stops: list[Change] = []
+        row = replace(node, state=NodeState.ACTIVE, since_ms=situation.observed.wall_ms)
+    stops: list[RowChange] = []
     for running in state.running():
         if isinstance(running.arguments, Drain) and running.node == node.id and not running.undo:
-            stops += cancel(running.id, state, facts.view.wall_ms)
-    return accept(facts, request, Step.SPREAD, row, *stops, steps=(f"{node.id} may hold replicas again",))
+            stops += cancel(running.id, state, situation.observed.wall_ms)
+    return accept(situation, request, Step.SPREAD, row, *stops, steps=(f"{node.id} may hold replicas again",))
 
 
-def remove_node(request: RemoveNode, facts: Facts) -> Accepted:
-    state, view = facts.state, facts.view
+def remove_node(request: RemoveNode, situation: Situation) -> Accepted:
+    state, observed = situation.state, situation.observed
     node = known_node(state, request.node)
     check_alone(state, node.id, RemoveNode)
     held = [shard.id for shard in state.map.shards if node.id in shard.replicas]
-    status = view.fresh(node.id)
+    status = observed.fresh(node.id)
     held += [replica.shard for replica in (status.replicas if status is not None else ()) if replica.shard not in held]
     if held:
         raise Refused(
@@ -136,10 +136,10 @@ def remove_node(request: RemoveNode, facts: Facts) -> Accepted:
         version=shard_map.version + 1,
         nodes=tuple(address for address in shard_map.nodes if address.id != node.id),
     )
-    removed = replace(node, state=NodeState.REMOVED, since_ms=view.wall_ms)
+    removed = replace(node, state=NodeState.REMOVED, since_ms=observed.wall_ms)
     stop = f"end its process: its id is never used again; {node.address} may be"
     return accept(
-        facts,
+        situation,
         request,
         Step.SPREAD,
         removed,
@@ -149,17 +149,17 @@ def remove_node(request: RemoveNode, facts: Facts) -> Accepted:
     )
 
 
-def rebalance(request: Rebalance, facts: Facts) -> Accepted:
+def rebalance(request: Rebalance, situation: Situation) -> Accepted:
     """One that nobody has requested gives way to a request."""
-    state = facts.state
+    state = situation.state
     automatic: list[OperationRow] = []
     for row in state.running():
         if isinstance(row.arguments, Rebalance):
             if not row.arguments.automatic:
                 raise Refused(Why.CONFLICT, f"operation {row.id} is rebalancing already")
             automatic.append(row)
-    plan = plan_for(state, facts, placement.Mode.PERIODIC)
-    accepted = accept(facts, request, Step.WORK)
+    plan = plan_for(state, situation, placement.Mode.PERIODIC)
+    accepted = accept(situation, request, Step.WORK)
     steps = tuple(described_step(step) for step in plan.steps) or ("nothing: everything is as even as it gets",)
     notes = tuple(f"{r.subject}: {r.reason} ({r.remedy})" for r in plan.refusals)
     reason = f"operation {accepted.operation.id} rebalances, as requested"

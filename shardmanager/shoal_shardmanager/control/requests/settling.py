@@ -21,20 +21,20 @@ from shoal_shardmanager.control.requests.common import (
     known_shard,
     listed,
 )
-from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, SettleRequest, Why
+from shoal_shardmanager.control.requests.model import Accepted, Refused, SettleRequest, Situation, Why
 from shoal_shardmanager.control.rows import MoveMicroshards, SplitShard, Step
 
 _UNDO = "it was begun without the shard manager"
 
 
-def settle(request: SettleRequest, facts: Facts) -> Accepted:
-    shard = known_shard(facts.state, request.shard)
-    check_idle(facts.state, shard.id)
-    replica = known_leader(facts, shard.id).replica
+def settle(request: SettleRequest, situation: Situation) -> Accepted:
+    shard = known_shard(situation.state, request.shard)
+    check_idle(situation.state, shard.id)
+    replica = known_leader(situation, shard.id).replica
     if replica.outgoing is not None:
-        return _migration(shard.id, replica.outgoing.other, replica.outgoing, facts)
+        return _migration(shard.id, replica.outgoing.other, replica.outgoing, situation)
     if replica.incoming is not None:
-        return _migration(replica.incoming.other, shard.id, replica.incoming, facts)
+        return _migration(replica.incoming.other, shard.id, replica.incoming, situation)
     missing = without_ranges(shard.ranges, replica.ranges)
     if not missing:
         raise Refused(
@@ -42,23 +42,23 @@ def settle(request: SettleRequest, facts: Facts) -> Accepted:
             f"there is nothing to settle: shard {shard.id} takes part in no migration, and has by its log what the map "
             "gives it",
         )
-    return _taken_over(shard, missing, facts)
+    return _taken_over(shard, missing, situation)
 
 
 # -- a migration that one of its shards is in
 
 
-def _migration(source_id: int, target_id: int, stray: MigrationStatus, facts: Facts) -> Accepted:
-    source, target = known_shard(facts.state, source_id), known_shard(facts.state, target_id)
+def _migration(source_id: int, target_id: int, stray: MigrationStatus, situation: Situation) -> Accepted:
+    source, target = known_shard(situation.state, source_id), known_shard(situation.state, target_id)
     for shard in (source, target):
-        check_idle(facts.state, shard.id)
-    giving, taking = known_leader(facts, source.id), known_leader(facts, target.id)
+        check_idle(situation.state, shard.id)
+    giving, taking = known_leader(situation, source.id), known_leader(situation, target.id)
     number = stray.migration
     work = MoveMicroshards(source.id, target.id, stray.ranges, number)
     outgoing = giving.replica.outgoing
     sealed = outgoing is not None and outgoing.migration == number and outgoing.sealed
     if not sealed and giving.ended(number) is not MigrationEnd.FORGOTTEN:
-        return _undoing(work, facts)
+        return _undoing(work, situation)
     if not _can_be_finished(number, taking, sealed=sealed):
         raise Refused(
             Why.REFUSED,
@@ -71,7 +71,7 @@ def _migration(source_id: int, target_id: int, stray: MigrationStatus, facts: Fa
         "every node hears of it",
         f"shard {source.id} deletes their rows",
     )
-    return accept(facts, work, Step.SEAL, steps=steps)
+    return accept(situation, work, Step.SEAL, steps=steps)
 
 
 def _can_be_finished(number: int, taking: Leading, *, sealed: bool) -> bool:
@@ -81,12 +81,12 @@ def _can_be_finished(number: int, taking: Leading, *, sealed: bool) -> bool:
     return (begun and sealed) or taking.ended(number) is MigrationEnd.ADOPTED
 
 
-def _undoing(work: MoveMicroshards, facts: Facts) -> Accepted:
+def _undoing(work: MoveMicroshards, situation: Situation) -> Accepted:
     steps = (
         f"shard {work.source} gives migration {work.migration} up: it still has microshards {described_ranges(work.ranges)}",
         f"shard {work.target} gives it up, and deletes what was copied",
     )
-    accepted = accept(facts, work, Step.UNDO, steps=steps)
+    accepted = accept(situation, work, Step.UNDO, steps=steps)
     row = replace(accepted.operation, undo=_UNDO)
     changes = tuple(row if change is accepted.operation else change for change in accepted.changes)
     return Accepted(row, changes, steps)
@@ -95,28 +95,28 @@ def _undoing(work: MoveMicroshards, facts: Facts) -> Accepted:
 # -- what a shard has given away, and the map does not know of
 
 
-def _taken_over(shard: Shard, missing: Ranges, facts: Facts) -> Accepted:
-    lacking = known_leader(facts, shard.id)
+def _taken_over(shard: Shard, missing: Ranges, situation: Situation) -> Accepted:
+    lacking = known_leader(situation, shard.id)
     problem = (
         f"shard {shard.id} lacks microshards {described_ranges(missing)} by its log, and no leader that the managers "
         "hear of has them from it: `shoal doctor` says whom they do not hear"
     )
-    for other_id, holder in sorted(facts.view.leaders().items()):
+    for other_id, holder in sorted(situation.observed.leaders().items()):
         held = set(microshards_in(holder.replica.ranges)) & set(microshards_in(missing))
         if not held or other_id == shard.id:
             continue
-        other = facts.state.shard(other_id)
+        other = situation.state.shard(other_id)
         if other is None:
-            parent, unknown = _parent_of(other_id, held, facts)
+            parent, unknown = _parent_of(other_id, held, situation)
             if parent is not None and parent.keyspace == shard.keyspace:
-                check_idle(facts.state, parent.id)
-                return _new_shard(parent, other_id, held, holder, facts)
+                check_idle(situation.state, parent.id)
+                return _new_shard(parent, other_id, held, holder, situation)
             problem = unknown or problem
             continue
         number = _done_between(lacking, holder)
         if other.keyspace == shard.keyspace and number:
-            check_idle(facts.state, other_id)
-            return _moved(MoveMicroshards(shard.id, other_id, ranges_of(held), number), facts)
+            check_idle(situation.state, other_id)
+            return _moved(MoveMicroshards(shard.id, other_id, ranges_of(held), number), situation)
     raise Refused(Why.REFUSED, problem)
 
 
@@ -126,23 +126,23 @@ def _done_between(source: Leading, target: Leading) -> int:
     return next((number for number in reversed(adopted) if source.ended(number) is MigrationEnd.FORGOTTEN), 0)
 
 
-def _moved(work: MoveMicroshards, facts: Facts) -> Accepted:
-    version = facts.state.next_map_version(facts.view.newest_map())
-    shard_map = with_migrated(facts.state.map, work.source, work.target, work.ranges, version)
+def _moved(work: MoveMicroshards, situation: Situation) -> Accepted:
+    version = situation.state.next_map_version(situation.observed.newest_map())
+    shard_map = with_migrated(situation.state.map, work.source, work.target, work.ranges, version)
     steps = (
         f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
     )
-    return accept(facts, work, Step.FORGET, shard_map, steps=steps, version=shard_map.version)
+    return accept(situation, work, Step.FORGET, shard_map, steps=steps, version=shard_map.version)
 
 
-def _parent_of(child: int, held: set[int], facts: Facts) -> tuple[Shard | None, str]:
+def _parent_of(child: int, held: set[int], situation: Situation) -> tuple[Shard | None, str]:
     """Return the shard that `child` was split off, or None and why the map cannot name it.
 
     That need not be the shard which lacks the microshards: they may have been given on before. And a voter that missed the
     split opens no replica of the child for as long as its replica of the parent on the map seems yet to make it.
     """
     child_has = f"shard {child}, which the map does not name, has microshards {described_ranges(ranges_of(held))}"
-    parents = sorted(facts.view.parents(child))
+    parents = sorted(situation.observed.parents(child))
     if not parents:
         return None, f"{child_has}, and no shard that the managers hear of says to have split it off: keep it as it is"
     if len(parents) > 1:
@@ -150,7 +150,7 @@ def _parent_of(child: int, held: set[int], facts: Facts) -> tuple[Shard | None, 
             None,
             f"{child_has}, and shards {listed(parents)} each have split one of that number off: keep all as they are",
         )
-    parent = facts.state.shard(parents[0])
+    parent = situation.state.shard(parents[0])
     if parent is None:
         return None, (
             f"{child_has}, and was split off shard {parents[0]}, which the map does not name either: settle the shard first "
@@ -159,10 +159,14 @@ def _parent_of(child: int, held: set[int], facts: Facts) -> tuple[Shard | None, 
     return parent, ""
 
 
-def _new_shard(parent: Shard, child: int, held: set[int], holder: Leading, facts: Facts) -> Accepted:
-    ranges, counters = ranges_of(held), facts.state.counters
-    members = set(known_leader(facts, parent.id).members)
-    reported = [replica for node in facts.view.reports if (replica := facts.view.replica(node, child)) is not None]
+def _new_shard(parent: Shard, child: int, held: set[int], holder: Leading, situation: Situation) -> Accepted:
+    ranges, counters = ranges_of(held), situation.state.counters
+    members = set(known_leader(situation, parent.id).members)
+    reported = [
+        replica
+        for node in situation.observed.reports
+        if (replica := situation.observed.replica(node, child)) is not None
+    ]
     # Two shards may have been split off under one number: every replica that has anything has to be the same one's.
     alike = all(
         (set(replica.voters + replica.followers), set(microshards_in(replica.ranges))) == (members, held)
@@ -182,4 +186,4 @@ def _new_shard(parent: Shard, child: int, held: set[int], holder: Leading, facts
     )
     work = SplitShard(parent.id, child, ranges)
     grown = replace(counters, next_shard=max(counters.next_shard, child + 1))
-    return accept(facts, work, Step.SPLIT, steps=steps, counters=grown)
+    return accept(situation, work, Step.SPLIT, steps=steps, counters=grown)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from shoal.shardmap import Shard
 
 from shoal_shardmanager.control.requests.common import accept, check_idle, known_leader, known_node, known_shard, listed
-from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, Why
+from shoal_shardmanager.control.requests.model import Accepted, Refused, Situation, Why
 from shoal_shardmanager.control.rows import MoveLeader, MoveReplica, NodeRow, NodeState, Step
 from shoal_shardmanager.control.state import ClusterState
 
 
-def move(request: MoveReplica, facts: Facts) -> Accepted:
-    state = facts.state
+def move(request: MoveReplica, situation: Situation) -> Accepted:
+    state = situation.state
     shard = known_shard(state, request.shard)
     source, target = known_node(state, request.source), known_node(state, request.target)
     check_idle(state, shard.id)
@@ -22,31 +22,32 @@ def move(request: MoveReplica, facts: Facts) -> Accepted:
     if target.id in shard.replicas:
         raise Refused(
             Why.REFUSED,
-            f"node {target.id} has a replica of shard {shard.id} already: {_free(facts, shard, target.id)}",
+            f"node {target.id} has a replica of shard {shard.id} already: {_free(situation, shard, target.id)}",
         )
     if target.state is not NodeState.ACTIVE:
-        raise Refused(Why.REFUSED, f"node {target.id} is {target.state}: {_free(facts, shard, target.id)}")
-    status = facts.view.fresh(target.id)
+        raise Refused(Why.REFUSED, f"node {target.id} is {target.state}: {_free(situation, shard, target.id)}")
+    status = situation.observed.fresh(target.id)
     if status is None:
         raise Refused(
-            Why.REFUSED, f"node {target.id} does not answer: start it; otherwise, {_free(facts, shard, target.id)}"
+            Why.REFUSED, f"node {target.id} does not answer: start it; otherwise, {_free(situation, shard, target.id)}"
         )
     if status.not_writable:
         raise Refused(
-            Why.REFUSED, f"node {target.id} takes no writes: {status.not_writable}; {_free(facts, shard, target.id)}"
+            Why.REFUSED,
+            f"node {target.id} takes no writes: {status.not_writable}; {_free(situation, shard, target.id)}",
         )
-    known_leader(facts, shard.id)
-    _check_domains(request, shard, facts)
-    _check_regions(request, shard, facts)
+    known_leader(situation, shard.id)
+    _check_domains(request, shard, situation)
+    _check_regions(request, shard, situation)
     work = MoveReplica(shard.id, source.id, target.id, source.id in shard.voters)
-    accepted = accept(facts, work, Step.QUEUED, steps=_move_steps(work, facts))
-    bytes_to_copy = facts.loads.of(shard.id, shard.replicas).bytes
+    accepted = accept(situation, work, Step.QUEUED, steps=_move_steps(work, situation))
+    bytes_to_copy = situation.loads.of(shard.id, shard.replicas).bytes
     return Accepted(accepted.operation, accepted.changes, accepted.steps, bytes=bytes_to_copy)
 
 
-def _check_domains(request: MoveReplica, shard: Shard, facts: Facts) -> None:
+def _check_domains(request: MoveReplica, shard: Shard, situation: Situation) -> None:
     """Refuse a move that puts two replicas into one zone where they were in different ones."""
-    state = facts.state
+    state = situation.state
 
     def crowd(replicas: list[str]) -> int:
         places = [_domain(state, node) for node in replicas]
@@ -58,7 +59,7 @@ def _check_domains(request: MoveReplica, shard: Shard, facts: Facts) -> None:
         others = [node for node in before if node != request.source]
         shared = next(node for node in others if _domain(state, node) == _domain(state, request.target))
         taken = {_domain(state, node) for node in others}
-        fit = [row.id for row in _candidates(facts, shard) if _domain(state, row.id) not in taken]
+        fit = [row.id for row in _candidates(situation, shard) if _domain(state, row.id) not in taken]
         raise Refused(
             Why.REFUSED,
             f"nodes {request.target} and {shared} are in one failure domain ({_domain_name(state, shared)}), and shard "
@@ -66,8 +67,8 @@ def _check_domains(request: MoveReplica, shard: Shard, facts: Facts) -> None:
         )
 
 
-def _check_regions(request: MoveReplica, shard: Shard, facts: Facts) -> None:
-    state = facts.state
+def _check_regions(request: MoveReplica, shard: Shard, situation: Situation) -> None:
+    state = situation.state
     policy = state.policies.get(shard.keyspace)
     if policy is None:
         return
@@ -75,7 +76,7 @@ def _check_regions(request: MoveReplica, shard: Shard, facts: Facts) -> None:
     for region, needed in policy.required.items():
         held = sum(state.nodes[node].region == region for node in after if node in state.nodes)
         if held < needed and state.nodes[request.source].region == region:
-            fit = [row.id for row in _candidates(facts, shard) if row.region == region]
+            fit = [row.id for row in _candidates(situation, shard) if row.region == region]
             raise Refused(
                 Why.REFUSED,
                 f"shard {shard.id} would have {held} replicas in region {region}, and its keyspace requires {needed}: "
@@ -83,8 +84,8 @@ def _check_regions(request: MoveReplica, shard: Shard, facts: Facts) -> None:
             )
 
 
-def _move_steps(work: MoveReplica, facts: Facts) -> tuple[str, ...]:
-    leader = facts.view.leader(work.shard)
+def _move_steps(work: MoveReplica, situation: Situation) -> tuple[str, ...]:
+    leader = situation.observed.leader(work.shard)
     lines = []
     if work.target:
         lines += [
@@ -102,12 +103,12 @@ def _move_steps(work: MoveReplica, facts: Facts) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def transfer(request: MoveLeader, facts: Facts) -> Accepted:
-    state = facts.state
+def transfer(request: MoveLeader, situation: Situation) -> Accepted:
+    state = situation.state
     shard = known_shard(state, request.shard)
     target = known_node(state, request.target)
     check_idle(state, shard.id)
-    leader = facts.view.leader(shard.id)
+    leader = situation.observed.leader(shard.id)
     voters = leader.voters if leader is not None else shard.voters
     if target.id not in voters:
         raise Refused(
@@ -115,8 +116,8 @@ def transfer(request: MoveLeader, facts: Facts) -> Accepted:
         )
     if target.state is not NodeState.ACTIVE:
         raise Refused(Why.REFUSED, f"node {target.id} is {target.state}, and should lead nothing")
-    leader = known_leader(facts, shard.id)
-    status = facts.view.fresh(target.id)
+    leader = known_leader(situation, shard.id)
+    status = situation.observed.fresh(target.id)
     if status is None:
         raise Refused(Why.REFUSED, f"node {target.id} does not answer: {_others(voters, target.id)}")
     if status.not_leading:
@@ -125,7 +126,7 @@ def transfer(request: MoveLeader, facts: Facts) -> Accepted:
         )
     line = f"{leader.node} hands the leadership of shard {shard.id} to {target.id}"
     steps = (line,) if leader.node != target.id else (f"{target.id} leads shard {shard.id} already",)
-    return accept(facts, request, Step.QUEUED, steps=steps)
+    return accept(situation, request, Step.QUEUED, steps=steps)
 
 
 def _others(voters: tuple[str, ...], target: str) -> str:
@@ -133,20 +134,20 @@ def _others(voters: tuple[str, ...], target: str) -> str:
     return f"the other voters are {listed(others)}" if others else "it is the only voter"
 
 
-def _candidates(facts: Facts, shard: Shard) -> list[NodeRow]:
+def _candidates(situation: Situation, shard: Shard) -> list[NodeRow]:
     """Return the nodes that could take a replica now, as far as their places allow it."""
     return [
         row
-        for row in facts.state.nodes.values()
+        for row in situation.state.nodes.values()
         if row.state is NodeState.ACTIVE
         and row.id not in shard.replicas
-        and (status := facts.view.fresh(row.id)) is not None
+        and (status := situation.observed.fresh(row.id)) is not None
         and not status.not_writable
     ]
 
 
-def _free(facts: Facts, shard: Shard, target: str) -> str:
-    fit = [row.id for row in _candidates(facts, shard) if row.id != target]
+def _free(situation: Situation, shard: Shard, target: str) -> str:
+    fit = [row.id for row in _candidates(situation, shard) if row.id != target]
     return f"choose {_one_of(fit)}" if fit else "no active node is free to take it: add one"
 
 

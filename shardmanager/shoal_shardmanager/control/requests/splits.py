@@ -12,7 +12,7 @@ from shoal_shardmanager.control.requests.common import (
     known_leader,
     known_shard,
 )
-from shoal_shardmanager.control.requests.model import Accepted, Facts, Refused, SplitRequest, Why
+from shoal_shardmanager.control.requests.model import Accepted, Refused, Situation, SplitRequest, Why
 from shoal_shardmanager.control.rows import SplitShard, Step
 from shoal_shardmanager.control.split_points import Point, best_point, point_at
 
@@ -23,8 +23,8 @@ _BY = {
 }
 
 
-def split(request: SplitRequest, facts: Facts) -> Accepted:
-    state = facts.state
+def split(request: SplitRequest, situation: Situation) -> Accepted:
+    state = situation.state
     shard = known_shard(state, request.shard)
     check_idle(state, shard.id)
     microshards = sorted(microshards_in(shard.ranges))
@@ -34,8 +34,8 @@ def split(request: SplitRequest, facts: Facts) -> Accepted:
             f"shard {shard.id} has one microshard, {described_ranges(shard.ranges)}, and a microshard cannot be split: "
             f"`shoal move {shard.id}` gives it a node with more room",
         )
-    leader = known_leader(facts, shard.id)
-    load = facts.loads.of(shard.id, shard.replicas)
+    leader = known_leader(situation, shard.id)
+    load = situation.loads.of(shard.id, shard.replicas)
     if request.at is None:
         point = best_point(shard, leader.replica, load)
     else:
@@ -45,7 +45,7 @@ def split(request: SplitRequest, facts: Facts) -> Accepted:
     child = counters.next_shard
     work = SplitShard(shard.id, child, point.ranges)
     return accept(
-        facts,
+        situation,
         work,
         Step.SPLIT,
         steps=_steps(work, point, shard),

@@ -87,7 +87,7 @@ class ManagerAnswer(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True):
     """All that the doctor looks at. `target_indexes`: shard -> the log index up to which every replica should be by now."""
 
     survey: Survey

@@ -1,4 +1,4 @@
-"""A term as a task: what it does about writes whose outcome nobody knows, and that it can always be ended."""
+"""A leadership as a task: what it does about writes whose outcome nobody knows, and that it can always be ended."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shoal.protocol.messages import AtomicOperation, Condition, ReplicaStatus, S
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.config import ClusterConfig
 from shoal_shardmanager.control.controller import adopted
-from shoal_shardmanager.control.observed import Report, View
+from shoal_shardmanager.control.observed import NodeReport, ObservedState
 from shoal_shardmanager.control.requests import Create, KeyspaceRequest, Refused, begun_by
 from shoal_shardmanager.control.rows import MoveLeader
 from shoal_shardmanager.process import driver
-from shoal_shardmanager.process.driver import Term, begin_term
+from shoal_shardmanager.process.driver import Leadership, begin_leadership
 from shoal_shardmanager.process.node_watcher import NodeWatcher
 from shoal_shardmanager.process.store import Store
 
@@ -55,14 +55,14 @@ async def client(tmp_path: Path) -> AsyncIterator[LosingClient]:
         yield opened
 
 
-async def begun(client: LosingClient) -> Term:
+async def begun(client: LosingClient) -> Leadership:
     first = Store(client, "m1")
     await first.take_over()
     await first.write(adopted(MAP, {}, 7))
     config = ClusterConfig.model_validate(
         {"cluster": "c", "nodes": [{"id": "n1", "address": NOBODY, "data": "n1"}], "keyspaces": {"default": {}}}
     )
-    return await begin_term(config, Store(client, "m1"))
+    return await begin_leadership(config, Store(client, "m1"))
 
 
 def new_keyspace(name: str) -> dict[str, Any]:
@@ -74,18 +74,18 @@ def new_keyspace(name: str) -> dict[str, Any]:
 
 
 async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    term = await begun(client)
-    empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
-    monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
-    running = asyncio.create_task(term.run())
-    while not term.state.nodes["n1"].incarnation:
-        await term.next_progress(5)
+    leadership = await begun(client)
+    empty = NodeReport(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
+    monkeypatch.setattr(leadership, "observed", lambda: ObservedState(0, 0, {"n1": empty}))
+    running = asyncio.create_task(leadership.run())
+    while not leadership.state.nodes["n1"].incarnation:
+        await leadership.next_progress(5)
     client.loses = True
     with pytest.raises(shoal.DeadlineExceeded):
-        await term.request(**new_keyspace("one"))
+        await leadership.request(**new_keyspace("one"))
     client.loses = False
     with pytest.raises(shoal.DeadlineExceeded):
-        await term.request(**new_keyspace("two"))
+        await leadership.request(**new_keyspace("two"))
     with pytest.raises(shoal.DeadlineExceeded):
         await running
     rows = await Store(client, "m1").load()
@@ -96,17 +96,17 @@ async def test_a_write_of_unknown_outcome_ends_the_term(client: LosingClient, mo
 async def test_a_request_that_comes_twice_begins_one_operation(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    term = await begun(client)
-    empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
-    monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
-    running = asyncio.create_task(term.run())
-    first = await term.request(**new_keyspace("one"), request_id="a")
-    again = await term.request(**new_keyspace("one"), request_id="a")
+    leadership = await begun(client)
+    empty = NodeReport(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
+    monkeypatch.setattr(leadership, "observed", lambda: ObservedState(0, 0, {"n1": empty}))
+    running = asyncio.create_task(leadership.run())
+    first = await leadership.request(**new_keyspace("one"), request_id="a")
+    again = await leadership.request(**new_keyspace("one"), request_id="a")
     assert (again.operation.id, again.changes) == (first.operation.id, ())
     with pytest.raises(Refused, match="there is a keyspace 'one' already"):
-        await term.request(**new_keyspace("one"), request_id="b")
+        await leadership.request(**new_keyspace("one"), request_id="b")
     with pytest.raises(Refused, match="at most 64 characters, this one has 65"):
-        await term.request(**new_keyspace("two"), request_id=65 * "a")
+        await leadership.request(**new_keyspace("two"), request_id=65 * "a")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
@@ -114,15 +114,15 @@ async def test_a_request_that_comes_twice_begins_one_operation(
 async def test_the_next_term_knows_a_request_whose_answer_was_lost(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
-    term = await begun(client)
-    monkeypatch.setattr(term, "view", lambda: View(0, 0, {"n1": empty}))
-    running = asyncio.create_task(term.run())
-    while not term.state.nodes["n1"].incarnation:
-        await term.next_progress(5)
+    empty = NodeReport(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, ()), 0)
+    leadership = await begun(client)
+    monkeypatch.setattr(leadership, "observed", lambda: ObservedState(0, 0, {"n1": empty}))
+    running = asyncio.create_task(leadership.run())
+    while not leadership.state.nodes["n1"].incarnation:
+        await leadership.next_progress(5)
     client.loses = True
     with pytest.raises(shoal.DeadlineExceeded):
-        await term.request(**new_keyspace("one"), request_id="a")
+        await leadership.request(**new_keyspace("one"), request_id="a")
     client.loses = False
     await asyncio.gather(running, return_exceptions=True)
     rows = await Store(client, "m1").load()
@@ -135,15 +135,15 @@ async def test_the_next_term_knows_a_request_whose_answer_was_lost(
 async def test_a_request_for_a_shard_without_a_leader_is_held_until_it_has_one(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    term = await begun(client)
+    leadership = await begun(client)
     replica = ReplicaStatus(1, "leader", "n1", 1, 1, 1, 1, 1, 1, 1, ("n1",), ())
-    leading = Report(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, (replica,)), 0)
-    known: dict[str, Report] = {}
-    monkeypatch.setattr(term, "view", lambda: View(0, 0, known))
-    running = asyncio.create_task(term.run())
-    request = asyncio.create_task(term.request(MoveLeader(1, "n1"), plan_only=True, if_version=0))
+    leading = NodeReport(StatusReply(1, "n1", "c", "i", "0", 1, 3, (), "", 1, (replica,)), 0)
+    known: dict[str, NodeReport] = {}
+    monkeypatch.setattr(leadership, "observed", lambda: ObservedState(0, 0, known))
+    running = asyncio.create_task(leadership.run())
+    request = asyncio.create_task(leadership.request(MoveLeader(1, "n1"), plan_only=True, if_version=0))
     for _ in range(3):
-        await term.next_progress(5)
+        await leadership.next_progress(5)
     assert not request.done()
     known["n1"] = leading
     async with asyncio.timeout(10):
@@ -156,11 +156,11 @@ async def test_a_request_for_a_shard_that_stays_without_a_leader_is_refused(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "SETTLE_SECONDS", 0.1)
-    term = await begun(client)
-    running = asyncio.create_task(term.run())
+    leadership = await begun(client)
+    running = asyncio.create_task(leadership.run())
     with pytest.raises(Refused, match="hear no leader of shard 1"):
-        await term.request(MoveLeader(1, "n1"), plan_only=False, if_version=0)
-    assert not term.state.operations
+        await leadership.request(MoveLeader(1, "n1"), plan_only=False, if_version=0)
+    assert not leadership.state.operations
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
