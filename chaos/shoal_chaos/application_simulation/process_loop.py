@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Container, Coroutine, Generator
-from contextvars import Context
 from random import Random
 from types import FrameType
 from typing import Any, TypeVarTuple
@@ -15,8 +14,6 @@ from shoal_chaos.application_simulation.errors import NotSimulated, RunOver, Tim
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Clock, Events
 from shoal_chaos.simulation.world.loop import Dialer, SimulatedLoop, SimulatedTask
 
-TICK_SECONDS = 2e-9
-"""More than the clock's nanoseconds and the float of seconds differ by."""
 STEPS_MAX = 500_000
 """A process that takes more in a simulated millisecond waits for nothing: a real one would need seconds for them."""
 
@@ -24,7 +21,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class ProcessLoop(SimulatedLoop):
-    """See the module's first line. No timer is early, be it by a rounding: who then set it again would do so for ever.
+    """See the module's first line.
 
     Args:
         hosts: whom connections can be made to.
@@ -42,11 +39,6 @@ class ProcessLoop(SimulatedLoop):
         self._cleaning_up = False
         self._steps = 0
         self._counted_from = 0
-
-    def call_at(
-        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return super().call_at(when + TICK_SECONDS, callback, *args, context=context)
 
     def end_run(self, failure: BaseException) -> None:
         """Let the run end with a failure, now, whatever the application makes of it."""

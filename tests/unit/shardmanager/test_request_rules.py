@@ -237,7 +237,7 @@ def manager() -> Iterator[grpc.Channel]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    host: Any = SimpleNamespace(manager="m1", term=Controller())
+    host: Any = SimpleNamespace(manager="m1", leadership=Controller())
     address = f"127.0.0.1:{port}"
     server, _ = asyncio.run_coroutine_threadsafe(serve(host, address), loop).result(20)
     with grpc.insecure_channel(address) as channel:

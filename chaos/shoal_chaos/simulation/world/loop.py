@@ -118,7 +118,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self.events.at(self._own_clock.true_time(int(when * SECOND)), lambda: self._due(handle))
+        due = int(when * SECOND)
+        while due / SECOND < when:
+            # No timer is early, be it by a rounding: who then set it again would do so for ever, at one moment.
+            due += 1
+        self.events.at(self._own_clock.true_time(due), lambda: self._due(handle))
         return handle
 
     def finish(self, task: asyncio.Task[None]) -> None:
