@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 SHOAL = Path(__file__).resolve().parent.parent / "client" / "shoal"
-SOURCES = [SHOAL / name for name in ("aio.py", "pipelines.py", "transactions.py")]
+SOURCES = [SHOAL / name for name in ("aio.py", "range_calls.py", "pipelines.py", "transactions.py")]
 TARGET = SHOAL / "blocking.py"
 
 BLOCKING_NAMES = {
@@ -150,16 +150,25 @@ def is_docstring(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
+def methods(owner: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Return the methods of a class, with those of the bases that are among `classes`."""
+    found = [each for each in owner.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for base in owner.bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            found += methods(classes[base.id], classes)
+    return found
+
+
 def generate(sources: list[str]) -> str:
     """Return the blocking module for the asyncio modules' sources."""
     lines = [HEADER]
-    for item in (item for source in sources for item in ast.parse(source).body):
-        if not isinstance(item, ast.ClassDef) or item.name not in BLOCKING_NAMES:
+    items = [item for source in sources for item in ast.parse(source).body]
+    classes = {item.name: item for item in items if isinstance(item, ast.ClassDef)}
+    for item in classes.values():
+        if item.name not in BLOCKING_NAMES:
             continue
         lines += ["", "", f"class {BLOCKING_NAMES[item.name]}:", *docstring_lines(item, "    ")]
-        for method in item.body:
-            if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
+        for method in methods(item, classes):
             if method.name.startswith("_") and not method.name.startswith("__"):
                 continue
             lines.append("")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ssl import SSLContext
 from time import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from msgspec import structs
 
@@ -16,13 +16,11 @@ from shoal.arguments import (
     check_timeout,
     many_items,
     many_keys,
-    to_bound,
     to_bytes,
     to_ttl_ms,
 )
 from shoal.caller import Caller
 from shoal.errors import InvalidArgument, TransactionConflict
-from shoal.key_sets import prefix_end
 from shoal.metrics import Family
 from shoal.operations import delete as delete_of
 from shoal.operations import increment as increment_of
@@ -31,10 +29,8 @@ from shoal.operations import touch as touch_of
 from shoal.options import parse_url
 from shoal.pipelines import AsyncPipeline
 from shoal.protocol.messages import DEFAULT_TTL, AtomicOperation, Condition, Put
-from shoal.ranges import check_prefix, delete_range
+from shoal.range_calls import AsyncRangeCalls
 from shoal.results import Consistency, Durability, Entry, WriteResult
-from shoal.scan_plans import check_page_rows, plan, resumed
-from shoal.scans import AsyncScan, MergedRows
 from shoal.steps import (
     Fetch,
     all_or_raise,
@@ -58,7 +54,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncRangeCalls):
     """A client of one keyspace of a Shoal cluster, for asyncio. Safe for many tasks of one event loop.
 
         async with shoal.AsyncClient("shoal://127.0.0.1:7400/default") as db:
@@ -407,133 +403,6 @@ class AsyncClient:
         caller = self._caller
         steps = [to_write(delete_of(key), durability) for key in many_keys(keys)]
         return cast(list[WriteResult], all_or_raise(steps, await caller.run_all(steps, caller.deadline(timeout))))
-
-    @overload
-    def scan(
-        self,
-        prefix: bytes | str = b"",
-        *,
-        start: bytes | str | None = None,
-        end: bytes | str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        keys_only: Literal[False] = False,
-        consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        page_rows: int = 1000,
-        cursor: str | None = None,
-        timeout: float | None = None,
-    ) -> AsyncScan[tuple[bytes, bytes]]: ...
-
-    @overload
-    def scan(
-        self,
-        prefix: bytes | str = b"",
-        *,
-        start: bytes | str | None = None,
-        end: bytes | str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        keys_only: Literal[True],
-        consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        page_rows: int = 1000,
-        cursor: str | None = None,
-        timeout: float | None = None,
-    ) -> AsyncScan[bytes]: ...
-
-    @overload
-    def scan(
-        self,
-        prefix: bytes | str = b"",
-        *,
-        start: bytes | str | None = None,
-        end: bytes | str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        keys_only: bool,
-        consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        page_rows: int = 1000,
-        cursor: str | None = None,
-        timeout: float | None = None,
-    ) -> AsyncScan[Any]: ...
-
-    def scan(
-        self,
-        prefix: bytes | str = b"",
-        *,
-        start: bytes | str | None = None,
-        end: bytes | str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        keys_only: bool = False,
-        consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        page_rows: int = 1000,
-        cursor: str | None = None,
-        timeout: float | None = None,
-    ) -> AsyncScan[Any]:
-        """Return an iterator of the rows whose keys begin with `prefix` and are in [start, end), in key order.
-
-        A prefix that has the keyspace's delimiter is looked for in one shard, any other in all, merged. Rows come in
-        pages, so memory stays bounded; each page is of one instant, the whole is not.
-
-        Args:
-            start: the first key; None: no bound.
-            end: the key that ends the range, itself not in it; None or empty: no bound.
-            limit: the most rows; None: all.
-            reverse: from the last key down.
-            keys_only: iterate over keys instead of `(key, value)`.
-            page_rows: rows asked of a shard at once; up to two such pages of each shard are in memory.
-            cursor: the iterator's `cursor`, to go on behind the row it was at: in place of `prefix`, `start`, `end`,
-                `limit` and `reverse`, which it remembers.
-            timeout: seconds that each page may take.
-
-        Raises:
-            InvalidArgument: an argument is wrong, or the cursor is of another keyspace.
-        """
-        check_timeout(timeout)
-        check_page_rows(page_rows)
-        bound = self._caller.max_staleness_ms(consistency, max_staleness)
-        if cursor is None:
-            wanted = plan(
-                self._caller.keyspace,
-                to_bound("prefix", prefix),
-                None if start is None else to_bound("start", start),
-                None if end is None else to_bound("end", end),
-                limit,
-                reverse,
-                keys_only,
-            )
-        else:
-            wanted = resumed(cursor, self._caller.keyspace, keys_only)
-        return AsyncScan(MergedRows(self._caller, wanted, page_rows, bound, timeout))
-
-    async def delete_prefix(self, prefix: bytes | str, *, timeout: float | None = None) -> int:
-        """Remove all keys that begin with `prefix`; return the number of microshards that this touched.
-
-        Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
-
-        Raises:
-            InvalidArgument: the prefix is empty (that is `delete_range("", "")`).
-        """
-        first = check_prefix(to_bound("prefix", prefix))
-        return await delete_range(self._caller, first, prefix_end(first), self._caller.deadline(timeout), first)
-
-    async def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: float | None = None) -> int:
-        """Remove all keys in [start, end); return the number of microshards that this touched.
-
-        Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
-
-        Args:
-            end: the key that ends the range, itself not in it; empty: to the last key.
-
-        Raises:
-            InvalidArgument: the end is before the start.
-        """
-        first, last = to_bound("start", start), to_bound("end", end)
-        return await delete_range(self._caller, first, last, self._caller.deadline(timeout), b"")
 
     def pipeline(self) -> AsyncPipeline:
         """Return an empty pipeline: queue many calls, send them together, get their results in order."""

@@ -328,6 +328,38 @@ class Client:
         """
         return self._portal.call(self._inner.delete_many, keys, durability=durability, timeout=timeout)
 
+    def pipeline(self) -> Pipeline:
+        """Return an empty pipeline: queue many calls, send them together, get their results in order."""
+        return Pipeline(self._inner.pipeline(), self._portal)
+
+    def transaction(self, *, timeout: float | None = None) -> Transaction:
+        """Return a transaction, to be used in `with`: reads and writes of one shard that take effect together.
+
+        Args:
+            timeout: seconds for the whole block, commit included; None: no bound on the block, and the client's on each
+                of its calls.
+        """
+        return Transaction(self._inner.transaction(timeout=timeout), self._portal)
+
+    def run(self, fn: Callable[[Transaction], T], *, timeout: float | None = None) -> T:
+        """Call `fn` with a transaction, commit, and return its result; again, as often as others got in between.
+
+        So `fn` should do nothing but read and write in the transaction.
+
+        Args:
+            timeout: seconds for all attempts; None: the client's.
+
+        Raises:
+            TransactionConflict: others got in between until the deadline.
+        """
+        attempts = self._inner._attempts(timeout)
+        while True:
+            try:
+                with self.transaction(timeout=attempts.left()) as tx:
+                    return fn(tx)
+            except TransactionConflict as conflict:
+                sleep(attempts.wait(conflict))
+
     @overload
     def scan(
         self,
@@ -452,38 +484,6 @@ class Client:
             InvalidArgument: the end is before the start.
         """
         return self._portal.call(self._inner.delete_range, start, end, timeout=timeout)
-
-    def pipeline(self) -> Pipeline:
-        """Return an empty pipeline: queue many calls, send them together, get their results in order."""
-        return Pipeline(self._inner.pipeline(), self._portal)
-
-    def transaction(self, *, timeout: float | None = None) -> Transaction:
-        """Return a transaction, to be used in `with`: reads and writes of one shard that take effect together.
-
-        Args:
-            timeout: seconds for the whole block, commit included; None: no bound on the block, and the client's on each
-                of its calls.
-        """
-        return Transaction(self._inner.transaction(timeout=timeout), self._portal)
-
-    def run(self, fn: Callable[[Transaction], T], *, timeout: float | None = None) -> T:
-        """Call `fn` with a transaction, commit, and return its result; again, as often as others got in between.
-
-        So `fn` should do nothing but read and write in the transaction.
-
-        Args:
-            timeout: seconds for all attempts; None: the client's.
-
-        Raises:
-            TransactionConflict: others got in between until the deadline.
-        """
-        attempts = self._inner._attempts(timeout)
-        while True:
-            try:
-                with self.transaction(timeout=attempts.left()) as tx:
-                    return fn(tx)
-            except TransactionConflict as conflict:
-                sleep(attempts.wait(conflict))
 
 
 class Pipeline:

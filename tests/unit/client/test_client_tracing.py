@@ -126,7 +126,7 @@ async def test_every_method_is_one_span_of_its_name(cluster: Any, spans: Spans):
 
 
 def test_no_method_that_makes_calls_is_left_out():
-    methods = {name for name, method in vars(shoal.AsyncClient).items() if inspect.iscoroutinefunction(method)}
+    methods = {name for name, method in inspect.getmembers(shoal.AsyncClient) if inspect.iscoroutinefunction(method)}
     public = {name for name in methods if not name.startswith("_")}
     assert public - {"close", "run"} == set(CALLS)
 
