@@ -39,7 +39,7 @@ from shoal.routing.calls import NEVER, STRONG_READ, AnyCall, ReadCall, ScanCall,
 from shoal.routing.counters import ClientCounters
 from shoal.routing.links import Link
 from shoal.routing.network import Network
-from shoal.routing.replica_selector import Replicas
+from shoal.routing.replica_selector import ReplicaSelector
 from shoal.routing.requests import freshness_of, to_message
 from shoal.routing.shard_queue import (
     BATCH_BYTES,
@@ -87,7 +87,9 @@ class Outcomes(Generic[W]):
 class Dispatcher(Generic[W]):
     """See the module's first lines. `next_check`: when something has to be done at the latest, if nothing happens."""
 
-    def __init__(self, network: Network[W], backoff: Backoff, budget: RetryBudget, replicas: Replicas[W]) -> None:
+    def __init__(
+        self, network: Network[W], backoff: Backoff, budget: RetryBudget, selector: ReplicaSelector[W]
+    ) -> None:
         self.outcomes: Outcomes[W] = Outcomes()
         self.counters = ClientCounters()
         self.tracer: AttemptTracer | None = None
@@ -96,7 +98,7 @@ class Dispatcher(Generic[W]):
         self._network = network
         self._backoff = backoff
         self._budget = budget
-        self._replicas = replicas
+        self._selector = selector
         self._dirty: list[ShardQueue[W]] = []
         self._blocked: dict[ShardQueue[W], None] = {}
         self._waiting: dict[ShardQueue[W], float] = {}
@@ -126,7 +128,7 @@ class Dispatcher(Generic[W]):
             if now < shard_queue.blocked_until:
                 self._block(shard_queue)
                 continue
-            link = self._network.usable(shard_queue, routes, now)
+            link = self._selector.leader(shard_queue, routes, now)
             if link is not None:
                 self._pump(shard_queue, link, now)
             elif now < shard_queue.blocked_until:
@@ -208,7 +210,7 @@ class Dispatcher(Generic[W]):
             if not _awaited(query):
                 self._done(query)
                 continue
-            chosen = self._replicas.choose(shard_queue, query.declined, routes, now)
+            chosen = self._selector.replica(shard_queue, query.declined, routes, now)
             if chosen is None:
                 query.freshness = STRONG
                 del shard_queue.open_weak[query]

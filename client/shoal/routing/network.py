@@ -13,7 +13,7 @@ from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, 
 from shoal.routing.backoff import Backoff
 from shoal.routing.calls import NEVER, W
 from shoal.routing.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
-from shoal.routing.shard_queue import InFlightRequest, ShardQueue
+from shoal.routing.shard_queue import InFlightRequest
 from shoal.shardmap import Routes
 
 LOOK_SECONDS = 0.5
@@ -267,41 +267,3 @@ class Network(Generic[W]):
         """Something arrived: the node is alive."""
         link.quiet_since = now
         link.pinged = False
-
-    def usable(self, shard_queue: ShardQueue[W], routes: Routes, now: float) -> Link[W] | None:
-        """Return a link to ask for `shard_queue`, choosing its target; None where the shard queue has to wait for a link.
-
-        The target is kept while it is connected, or worth waiting for. Else the other voters are tried in turn,
-        connected ones first; a failing one is only reconnected in the background, when its time has come.
-        """
-        voters = shard_queue.shard.voters
-        if shard_queue.target in voters:
-            at = voters.index(shard_queue.target)
-            order = (*voters[at:], *voters[:at])
-        else:
-            order = (shard_queue.target, *voters)
-        links = [(node, link) for node in order if (link := self.link_of(node, routes)) is not None]
-        if links and links[0][1].fresh:
-            links = links[:1]
-        for node, link in links:
-            if link.state is LinkState.UP:
-                shard_queue.target = node
-                if not link.paused:
-                    return link
-                link.waiting[shard_queue] = True
-                return None
-            if not link.fresh:
-                self.connect_if_due(link, now)
-        fresh = next(((node, link) for node, link in links if link.fresh), None)
-        if fresh is not None:
-            shard_queue.target, link = fresh
-            self.connect(link)
-            link.waiting[shard_queue] = True
-            return None
-        due = self.discover(now)
-        for _, link in links:
-            link.waiting[shard_queue] = True
-            if link.state is LinkState.DOWN:
-                due = min(due, link.retry_at)
-        shard_queue.blocked_until = max(shard_queue.blocked_until, due if due != NEVER else 0.0)
-        return None

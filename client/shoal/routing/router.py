@@ -67,7 +67,7 @@ from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, W, Wri
 from shoal.routing.dispatch import Dispatcher, Outcomes
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
-from shoal.routing.replica_selector import Replicas
+from shoal.routing.replica_selector import ReplicaSelector
 from shoal.routing.shard_queue import (
     AnyBatch,
     AttemptTracer,
@@ -126,7 +126,7 @@ class Router(Generic[W]):
             self.network,
             backoff,
             RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND),
-            Replicas(self.network, random, region),
+            ReplicaSelector(self.network, random, region),
         )
         self.counters = self._dispatch.counters
         self.routes: Routes | None = None
