@@ -209,7 +209,7 @@ class AsyncClient(AsyncRangeCalls):
         if durability != "quorum":
             return cast(WriteResult, await caller.run(to_write(operation, durability), timeout))
         driver = caller.driver
-        size = check_step(operation, driver.router)
+        size = check_step(operation, driver.router.limits)
         deadline = caller.deadline(timeout)
         space = caller.space
         if driver.busy or space is None:
@@ -238,7 +238,7 @@ class AsyncClient(AsyncRangeCalls):
         else:
             step = caller.fetch(key, False, consistency, max_staleness)
         driver = caller.driver
-        size = check_step(step, driver.router)
+        size = check_step(step, driver.router.limits)
         deadline = caller.deadline(timeout)
         space = caller.space
         if driver.busy or space is None:

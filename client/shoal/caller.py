@@ -163,7 +163,7 @@ class Caller:
     async def run_until(self, step: Step, deadline: float) -> object:
         """Make one call; return its result."""
         driver = self.driver
-        size = check_step(step, driver.router)
+        size = check_step(step, driver.router.limits)
         space = self.space
         if driver.busy or space is None:
             space = await self.admit(deadline)
@@ -183,7 +183,7 @@ class Caller:
     async def run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
         driver = self.driver
-        sizes = [check_step(step, driver.router) for step in steps]
+        sizes = [check_step(step, driver.router.limits) for step in steps]
         calls: list[tuple[Call, Waiter]] = []
         results: list[object] = []
         try:

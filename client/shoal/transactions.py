@@ -209,7 +209,7 @@ class AsyncTransaction:
             )
 
     def _take_key(self, key: bytes) -> None:
-        check_key(key, self._caller.driver.router)
+        check_key(key, self._caller.driver.router.limits)
         self._pin(self._opened().keyspace.microshard_of(key), key)
 
     async def _read(self, key: bytes) -> Entry | None:

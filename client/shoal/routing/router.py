@@ -44,8 +44,6 @@ from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.key_sets import share_a_partition
 from shoal.keys import microshard_of
 from shoal.protocol.messages import (
-    MAX_KEY_BYTES,
-    MAX_VALUE_BYTES,
     ONE_PARTITION_FEATURE,
     Answer,
     Atomic,
@@ -61,13 +59,18 @@ from shoal.protocol.messages import (
     Welcome,
     Written,
 )
+from shoal.routing.answers import Answers
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import misplaced, scattered
 from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, W, WriteCall
-from shoal.routing.dispatch import Dispatcher, Outcomes
+from shoal.routing.counters import ClientCounters
+from shoal.routing.endings import Endings, Outcomes
+from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
 from shoal.routing.replica_selector import ReplicaSelector
+from shoal.routing.schedule import Schedule
+from shoal.routing.sending import Sender
 from shoal.routing.shard_queue import (
     AnyBatch,
     AttemptTracer,
@@ -121,30 +124,23 @@ class Router(Generic[W]):
             region: the client's, for choosing replicas; "": all are equally near.
         """
         backoff = Backoff(FIRST_BACKOFF_SECONDS, BACKOFF_CAP_SECONDS, random)
+        budget = RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND)
+        self.counters = ClientCounters()
+        self.limits = NodeLimits()
         self.network: Network[W] = Network(seeds, backoff)
-        self._dispatch: Dispatcher[W] = Dispatcher(
-            self.network,
-            backoff,
-            RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND),
-            ReplicaSelector(self.network, random, region),
-        )
-        self.counters = self._dispatch.counters
+        self._schedule: Schedule[W] = Schedule()
+        self._endings: Endings[W] = Endings(self._schedule, self.limits)
+        self._answers = Answers(self.network, self._schedule, self._endings, self.counters, backoff, budget)
+        self._sender = Sender(self.network, ReplicaSelector(self.network, random, region), self._schedule, self.limits)
         self.routes: Routes | None = None
-        self.max_key_bytes = MAX_KEY_BYTES
-        self.max_value_bytes = MAX_VALUE_BYTES
         self.one_partition = False
         self._spaces: dict[int, Space[W]] = {}
         self._shard_queues: dict[int, ShardQueue[W]] = {}
         self._retired: list[ShardQueue[W]] = []
 
-    @property
-    def max_batch_bytes(self) -> int:
-        """The most that operations of one write may have."""
-        return self._dispatch.max_batch_bytes
-
     def trace(self, tracer: AttemptTracer) -> None:
         """Have `tracer` told of every attempt from now on."""
-        self._dispatch.tracer = tracer
+        self._sender.tracer = self._answers.tracer = tracer
 
     # -- calls in -----------------------------------------------------------------------------------------------------
 
@@ -169,14 +165,14 @@ class Router(Generic[W]):
         shard_queue = space.shard_queues[microshard_of(key, space.delimiter, space.microshards)]
         shard_queue.writes.add(call)
         if not shard_queue.dirty:
-            self._dispatch.touch(shard_queue)
+            self._schedule.touch(shard_queue)
 
     def read(self, space: Space[W], call: ReadCall[W]) -> None:
         """Take a read that is the leader's, to be sent in the next turn."""
         shard_queue = space.shard_queues[microshard_of(call.key, space.delimiter, space.microshards)]
         shard_queue.reads.add(call)
         if not shard_queue.dirty:
-            self._dispatch.touch(shard_queue)
+            self._schedule.touch(shard_queue)
 
     def weak_read(self, space: Space[W], call: ReadCall[W]) -> None:
         """Take a read that any replica may serve, to be sent in the next turn; the leader's where its session lacks spans."""
@@ -185,13 +181,13 @@ class Router(Generic[W]):
             call.max_staleness_ms = STRONG_READ
         shard_queue.read_queue(call.max_staleness_ms).add(call)
         if not shard_queue.dirty:
-            self._dispatch.touch(shard_queue)
+            self._schedule.touch(shard_queue)
 
     def submit(self, space: Space[W], call: AnyCall[W]) -> None:
         """Take a call of any kind, to be sent in the next turn; one that no shard can serve is over then."""
         shard_queue = self._shard_queue_of(space, call)
         if shard_queue is None:
-            self._dispatch.fail(call, misplaced(call))
+            self._endings.fail(call, misplaced(call))
             return
         if isinstance(call, WriteCall):
             operation = call.operation
@@ -200,10 +196,10 @@ class Router(Generic[W]):
                 and isinstance(operation, Atomic)
                 and not share_a_partition(operation, space.keyspace)
             ):
-                self._dispatch.fail(call, scattered(call, space.delimiter))
+                self._endings.fail(call, scattered(call, space.delimiter))
                 return
             (shard_queue.fast if call.fast else shard_queue.writes).add(call)
-            self._dispatch.touch(shard_queue)
+            self._schedule.touch(shard_queue)
             return
         session_vector = call.session_vector
         if (
@@ -216,7 +212,7 @@ class Router(Generic[W]):
             shard_queue.scans.add(call)
         else:
             shard_queue.read_queue(call.max_staleness_ms).add(call)
-        self._dispatch.touch(shard_queue)
+        self._schedule.touch(shard_queue)
 
     def _shard_queue_of(self, space: Space[W], call: AnyCall[W]) -> ShardQueue[W] | None:
         """Return the shard queue of the one shard that has all that the call is about; None where there is none."""
@@ -252,7 +248,7 @@ class Router(Generic[W]):
     def close(self) -> None:
         """End every open call; nothing may be submitted afterwards."""
         for shard_queue in (*self._shard_queues.values(), *self._retired):
-            self._dispatch.end(shard_queue)
+            self._endings.end(shard_queue)
 
     # -- events of connections ----------------------------------------------------------------------------------------
 
@@ -261,34 +257,26 @@ class Router(Generic[W]):
         link = self.network.up(address, welcome, now)
         if link is None:
             return
-        dispatch = self._dispatch
         self.one_partition = self.one_partition or ONE_PARTITION_FEATURE in welcome.features
-        if self.routes is None:
-            self.max_key_bytes = welcome.max_key_bytes
-            self.max_value_bytes = welcome.max_value_bytes
-            dispatch.max_batch_bytes = welcome.max_batch_bytes
-        else:
-            self.max_key_bytes = min(self.max_key_bytes, welcome.max_key_bytes)
-            self.max_value_bytes = min(self.max_value_bytes, welcome.max_value_bytes)
-            dispatch.max_batch_bytes = min(dispatch.max_batch_bytes, welcome.max_batch_bytes)
+        self.limits.adopt(welcome, first=self.routes is None)
         self._adopt(welcome.shard_map, link)
         self._wake_waiting(link)
 
     def link_down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> None:
         """The connection to `address` ended, or did not come about."""
         link = self.network.link(address)
-        dispatch = self._dispatch
+        answers = self._answers
         trouble = Trouble(ErrorCode.UNAVAILABLE, f"{link}: {reason}")
         for request in self.network.down(address, reason, refusal, now):
             shard_queue = request.shard_queue
-            dispatch.lost(request)
+            answers.lost(request)
             if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
-                dispatch.declined(request, link, reason)
+                answers.declined(request, link, reason)
                 self._recheck(request)
                 continue
             if request.epoch == shard_queue.epoch:
-                dispatch.retry_later(shard_queue, trouble, 0.0, now)
-            dispatch.send_again(request)
+                answers.retry_later(shard_queue, trouble, 0.0, now)
+            answers.send_again(request)
             self._recheck(request)
         for shard_queue, for_leader in link.waiting.items():
             if for_leader or shard_queue.trouble is None:
@@ -312,7 +300,6 @@ class Router(Generic[W]):
         """Take the answers of one frame."""
         link = self.network.link(address)
         self.network.heard(link, now)
-        counters = self._dispatch.counters
         for answer in answers:
             if isinstance(answer, Refused):
                 self._broken(link, f"the node ended the connection: {answer.message}")
@@ -324,7 +311,7 @@ class Router(Generic[W]):
                 self._broken(link, f"{link} sent a {type(answer).__name__} that answers nothing it was asked")
                 return
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
-                counters.answered(owed, now)
+                self.counters.answered(owed, now)
 
     def _take(
         self, link: Link[W], owed: InFlightRequest[W] | MapFetch | Probe | None, answer: Answer, now: float
@@ -333,25 +320,25 @@ class Router(Generic[W]):
         if isinstance(answer, Written) and isinstance(owed, WriteBatch):
             if len(answer.results) != owed.results:
                 return False
-            self._dispatch.written(owed, answer)
+            self._answers.written(owed, answer)
         elif isinstance(answer, Rows) and isinstance(owed, ReadBatch):
             if not 0 < len(answer.values) == len(answer.seqs) <= len(owed.calls):
                 return False
             if answer.expiries and len(answer.expiries) != len(answer.values):
                 return False
-            self._dispatch.rows(owed, answer)
+            self._answers.rows(owed, answer)
         elif isinstance(answer, ScanPage) and isinstance(owed, ScanPageRead):
             if not _fits(owed.calls[0], answer):
                 return False
-            self._dispatch.scanned(owed, answer)
+            self._answers.scanned(owed, answer)
         elif isinstance(answer, Failure) and isinstance(owed, InFlightRequest):
             assert self.routes is not None, "shard queues come with a map"
-            self._dispatch.refused(link, owed, answer, self.routes, now)
+            self._answers.refused(link, owed, answer, self.routes, now)
             self._recheck(owed)
             if answer.map_version > self.routes.map.version:
                 self.network.fetch_map(link, now)
         elif isinstance(answer, SessionOpened) and isinstance(owed, SessionOpen):
-            self._dispatch.opened(owed, answer)
+            self._answers.opened(owed, answer)
         elif isinstance(answer, ShardMapReply | Failure) and isinstance(owed, MapFetch):
             self.network.map_fetched()
             if isinstance(answer, ShardMapReply):
@@ -368,7 +355,7 @@ class Router(Generic[W]):
         for shard_queue, for_leader in waiting.items():
             if for_leader:
                 shard_queue.blocked_until = 0.0
-            self._dispatch.touch(shard_queue)
+            self._schedule.touch(shard_queue)
 
     # -- the shard map ------------------------------------------------------------------------------------------------
 
@@ -410,7 +397,7 @@ class Router(Generic[W]):
         for batch in (*shard_queue.resend, *shard_queue.weak_resend):
             if not self._belongs(batch):
                 shard_queue.take_back(batch)
-                self._dispatch.dissolve(batch, "its microshard has gone to another shard since")
+                self._endings.dissolve(batch, "its microshard has gone to another shard since")
         for queue in shard_queue.call_queues:
             for call in queue.take_all():
                 if call.waiter is not None:
@@ -433,25 +420,24 @@ class Router(Generic[W]):
 
     def take_outcomes(self) -> Outcomes[W] | None:
         """Take out the calls that are over since the last time; None where there are none."""
-        dispatch = self._dispatch
-        outcomes = dispatch.outcomes
+        outcomes = self._endings.outcomes
         if not (outcomes.written or outcomes.read or outcomes.failed or outcomes.scanned):
             return None
-        dispatch.outcomes = Outcomes()
+        self._endings.outcomes = Outcomes()
         return outcomes
 
     def turn(self, now: float) -> Turn[W]:
         """Send what can be sent, end what is late; return what the driver has to do."""
-        dispatch, network = self._dispatch, self.network
-        if now >= dispatch.next_check:
+        schedule, network = self._schedule, self.network
+        if now >= schedule.next_check:
             self._check(now)
         if network.estranged:
             self._disown(now)
         elif self.routes is not None:
-            dispatch.pump_all(self.routes, now)
+            self._sender.send_all(self.routes, now)
         connects, network.connects = network.connects, []
         disconnects, network.disconnects = network.disconnects, []
-        return Turn(network.take_outgoing(), connects, disconnects, dispatch.next_check)
+        return Turn(network.take_outgoing(), connects, disconnects, schedule.next_check)
 
     def _disown(self, now: float) -> None:
         """Another cluster is where this client's was: end all calls; those that came later once it is seen to be so still."""
@@ -461,18 +447,18 @@ class Router(Generic[W]):
         ]
         until = network.look_for_own(now, anybody_waits=bool(shard_queues))
         if now < until:
-            self._dispatch.next_check = min(self._dispatch.next_check, until)
+            self._schedule.next_check = min(self._schedule.next_check, until)
             return
         for shard_queue in shard_queues:
-            self._dispatch.disown(shard_queue, network.estranged)
+            self._endings.disown(shard_queue, network.estranged)
 
     def _check(self, now: float) -> None:
-        dispatch = self._dispatch
+        schedule = self._schedule
         due = self.network.check(now)
         for shard_queue in (*self._shard_queues.values(), *self._retired):
             if not shard_queue.quiet:
-                due = min(due, dispatch.expire(shard_queue, now))
-        dispatch.next_check = min(due, dispatch.unblock(now))
+                due = min(due, self._endings.expire(shard_queue, now))
+        schedule.next_check = min(due, schedule.unblock(now))
 
 
 def _fits(call: ScanCall[W], page: ScanPage) -> bool:

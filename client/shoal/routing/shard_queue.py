@@ -11,8 +11,8 @@ from typing import Any, Generic, Protocol, TypeAlias
 import msgspec
 
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
-from shoal.routing.calls import STRONG_READ, AnyCall, CallQueue, ReadCall, ScanCall, W, WriteCall
+from shoal.protocol.messages import SESSION_WINDOW, Delete, Freshness, Put, TraceContext
+from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, W, WriteCall
 from shoal.shardmap import Ranges, Shard
 
 WRITES_IN_FLIGHT = 1
@@ -50,13 +50,26 @@ class InFlightRequest(Generic[W]):
         self.sent = 0.0
 
 
-class WriteBatch(InFlightRequest[W]):
+class Batch(InFlightRequest[W], Generic[W, C]):
+    """A request that calls travel in."""
+
+    __slots__ = ("calls",)
+
+    calls: list[C]
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody still waits for one of the calls."""
+        return any(call.waiter is not None for call in self.calls)
+
+
+class WriteBatch(Batch[W, WriteCall[W]]):
     """The calls of one `Write`. Once made, its operations, session and number never change.
 
     `uncertain`: an attempt that is over may have been applied. `results` is the number of them that the answer owes.
     """
 
-    __slots__ = ("calls", "fast", "latest", "number", "operations", "results", "session", "uncertain")
+    __slots__ = ("fast", "latest", "number", "operations", "results", "session", "uncertain")
 
     def __init__(
         self,
@@ -85,7 +98,7 @@ class WriteBatch(InFlightRequest[W]):
         return self.in_flight or self.uncertain
 
 
-class Query(InFlightRequest[W]):
+class Query(Batch[W, C]):
     """A read, of the leader or, where `freshness` allows, of any replica.
 
     `declined`: the replicas asked so far that did not serve it, and why; once they all did, the leader is asked.
@@ -94,34 +107,25 @@ class Query(InFlightRequest[W]):
 
     __slots__ = ("declined", "freshness", "latest", "too_stale")
 
-    def __init__(self, shard_queue: ShardQueue[W], latest: float, freshness: Freshness) -> None:
+    def __init__(self, shard_queue: ShardQueue[W], calls: list[C], latest: float, freshness: Freshness) -> None:
         super().__init__(shard_queue)
+        self.calls = calls
         self.latest = latest
         self.freshness = freshness
         self.declined: dict[str, str] = {}
         self.too_stale = False
 
 
-class ReadBatch(Query[W]):
+class ReadBatch(Query[W, ReadCall[W]]):
     """The calls of one `Read`."""
 
-    __slots__ = ("calls",)
-
-    def __init__(
-        self, shard_queue: ShardQueue[W], calls: list[ReadCall[W]], latest: float, freshness: Freshness = STRONG
-    ) -> None:
-        super().__init__(shard_queue, latest, freshness)
-        self.calls = calls
+    __slots__ = ()
 
 
-class ScanPageRead(Query[W]):
-    """The call of one `Scan`."""
+class ScanPageRead(Query[W, ScanCall[W]]):
+    """The one call of a `Scan`."""
 
-    __slots__ = ("calls",)
-
-    def __init__(self, shard_queue: ShardQueue[W], call: ScanCall[W], freshness: Freshness) -> None:
-        super().__init__(shard_queue, call.deadline, freshness)
-        self.calls = [call]
+    __slots__ = ()
 
 
 class SessionOpen(InFlightRequest[W]):
@@ -276,6 +280,15 @@ class ShardQueue(Generic[W]):
             self.resend.remove(batch)
         elif not isinstance(batch, WriteBatch):
             self.weak_resend.remove(batch)
+
+    def close(self, batch: AnyBatch[W]) -> None:
+        """A batch is over: answered, dissolved, or nobody waits for it."""
+        batch.in_flight = False
+        if isinstance(batch, WriteBatch):
+            self.close_write(batch)
+        else:
+            self.open_reads.pop(batch, None)
+            self.open_weak.pop(batch, None)
 
     def may_number(self, fast: bool) -> bool:
         """Say whether the session has room for another write of this durability."""

@@ -1,0 +1,236 @@
+"""What answers do: results for the callers, another attempt elsewhere or later, or the end of the calls.
+
+A lost connection is the answer to all that was asked over it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import Applied, ConditionNotMet, Failure, Rows, ScanPage, SessionOpened, Written
+from shoal.results import WriteResult
+from shoal.routing.backoff import Backoff, RetryBudget
+from shoal.routing.call_errors import condition_failed, impossible
+from shoal.routing.calls import W
+from shoal.routing.counters import ClientCounters
+from shoal.routing.endings import Endings
+from shoal.routing.links import Link
+from shoal.routing.network import Network
+from shoal.routing.schedule import Schedule
+from shoal.routing.shard_queue import (
+    NO_SESSION,
+    AnyQuery,
+    AttemptTracer,
+    InFlightRequest,
+    ReadBatch,
+    ScanPageRead,
+    SessionOpen,
+    ShardQueue,
+    Trouble,
+    WriteBatch,
+)
+from shoal.shardmap import Routes
+
+_ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
+_SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
+_ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
+
+
+class Answers(Generic[W]):
+    """See the module's first lines."""
+
+    def __init__(
+        self,
+        network: Network[W],
+        schedule: Schedule[W],
+        endings: Endings[W],
+        counters: ClientCounters,
+        backoff: Backoff,
+        budget: RetryBudget,
+    ) -> None:
+        self.tracer: AttemptTracer | None = None
+        self._network = network
+        self._schedule = schedule
+        self._endings = endings
+        self._counters = counters
+        self._backoff = backoff
+        self._budget = budget
+
+    # -- results --------------------------------------------------------------------------------------------------------
+
+    def written(self, batch: WriteBatch[W], answer: Written) -> None:
+        result = WriteResult(answer.seq, "fast" if batch.fast else "quorum")
+        if batch.results:
+            self._settle(batch, answer, result)
+        else:
+            self._endings.outcomes.written.append((batch.calls, result, batch.ranges))
+        batch.shard_queue.close(batch)
+        self._succeeded(batch.shard_queue)
+
+    def _settle(self, batch: WriteBatch[W], answer: Written, plain: WriteResult) -> None:
+        """Give each call of a batch its own result."""
+        results = iter(answer.results)
+        written = self._endings.outcomes.written
+        for call in batch.calls:
+            if not call.has_result:
+                written.append(([call], plain, batch.ranges))
+                continue
+            result = next(results)
+            if isinstance(result, Applied):
+                written.append(([call], WriteResult(answer.seq, "quorum", tuple(result.values)), batch.ranges))
+                continue
+            if call.session_vector is not None:
+                # What it found is something the session has seen, though nothing was written.
+                call.session_vector.note(batch.ranges, answer.seq)
+            if isinstance(result, ConditionNotMet):
+                self._endings.fail(call, condition_failed(call, batch, result))
+            else:
+                self._endings.fail(call, impossible(call, batch, result))
+
+    def rows(self, batch: ReadBatch[W], answer: Rows) -> None:
+        """Take values for the first of the batch's keys, at least one; ask again for those that did not fit."""
+        shard_queue = batch.shard_queue
+        served = len(answer.values)
+        calls = batch.calls
+        shard_queue.close(batch)
+        if served < len(calls):
+            shard_queue.read_queue(calls[0].max_staleness_ms).put_back(calls[served:])
+            calls = calls[:served]
+        self._endings.outcomes.read.append((calls, answer, batch.ranges))
+        self._served(batch)
+
+    def scanned(self, read: ScanPageRead[W], answer: ScanPage) -> None:
+        read.shard_queue.close(read)
+        self._endings.outcomes.scanned.append((read.calls[0], answer, read.ranges))
+        self._served(read)
+
+    def _served(self, query: AnyQuery[W]) -> None:
+        shard_queue = query.shard_queue
+        if query.freshness.strong:
+            self._succeeded(shard_queue)
+        elif not shard_queue.idle:
+            # A replica's answer says nothing of the leader's state.
+            self._schedule.touch(shard_queue)
+
+    def opened(self, session_open: SessionOpen[W], answer: SessionOpened) -> None:
+        session_open.shard_queue.start_session(answer.session)
+        self._succeeded(session_open.shard_queue)
+
+    def _succeeded(self, shard_queue: ShardQueue[W]) -> None:
+        shard_queue.retries = 0
+        shard_queue.redirected = False
+        shard_queue.trouble = None
+        self._budget.succeeded()
+        if not shard_queue.idle:
+            self._schedule.touch(shard_queue)
+
+    # -- refusals -------------------------------------------------------------------------------------------------------
+
+    def refused(self, link: Link[W], request: InFlightRequest[W], failure: Failure, routes: Routes, now: float) -> None:
+        """Act on a refusal: ask elsewhere, or later, or tell the callers."""
+        shard_queue = request.shard_queue
+        request.in_flight = False
+        self._counters.refused(failure.code)
+        if self.tracer is not None:
+            self.tracer.failed(request, failure.code)
+        if isinstance(request, WriteBatch) and failure.maybe_applied:
+            request.uncertain = True
+        code = failure.code
+        if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
+            if code in _ANOTHER_REPLICA:
+                request.too_stale = request.too_stale or code == ErrorCode.TOO_STALE
+                self.declined(request, link, failure.message)
+            else:
+                self._endings.fail_batch(request, failure)
+        elif code in _ANOTHER_NODE or code in _SAME_NODE:
+            if request.epoch == shard_queue.epoch:
+                self._move_on(shard_queue, link, failure, routes, now)
+            self.send_again(request)
+        elif code == ErrorCode.SESSION_EXPIRED and isinstance(request, WriteBatch):
+            if request.session == shard_queue.session:
+                shard_queue.session = NO_SESSION
+            self._endings.dissolve(request, "the node no longer knows the session it was sent in")
+        elif isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
+            self._endings.fail_batch(request, failure)
+        else:
+            shard_queue.opening_session = False
+            self._endings.fail_queued_writes(shard_queue, link.node, failure)
+
+    def declined(self, query: AnyQuery[W], link: Link[W], reason: str) -> None:
+        """A replica did not serve a read that others may."""
+        query.in_flight = False
+        query.declined[link.node] = reason
+        query.shard_queue.weak_resend.append(query)
+        self._schedule.touch(query.shard_queue)
+
+    def _move_on(self, shard_queue: ShardQueue[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
+        route = failure.route
+        if (
+            route is not None
+            and route.id == shard_queue.shard.id
+            and route.keyspace == shard_queue.shard.keyspace
+            and route.voters
+        ):
+            shard_queue.shard = route
+        retry_after = failure.retry_after_ms / 1000
+        if failure.code in _SAME_NODE:
+            self.retry_later(shard_queue, _trouble(link, failure), retry_after, now)
+            return
+        hint = route.leader if route is not None else ""
+        # A node may come to lead after it was asked, and before it answers that it did not.
+        if hint and (hint != link.node or failure.code == ErrorCode.NOT_LEADER):
+            shard_queue.target = hint
+            # A name is followed at once, but not to a node that is known to be down: those who say it have yet to hear.
+            if not shard_queue.redirected and self._network.may_reach(hint, routes):
+                shard_queue.redirected = True
+                self._counters.redirects += 1
+                shard_queue.epoch += 1
+                shard_queue.retries = max(1, shard_queue.retries)
+                shard_queue.trouble = _trouble(link, failure)
+                return
+        # A node that says that it leads itself lacks what it was asked for, and so does every other replica.
+        elif hint != link.node and (
+            shard_queue.target == link.node or shard_queue.target not in shard_queue.shard.voters
+        ):
+            voters = shard_queue.shard.voters
+            at = voters.index(shard_queue.target) + 1 if shard_queue.target in voters else 0
+            shard_queue.target = voters[at % len(voters)]
+        self.retry_later(shard_queue, _trouble(link, failure), retry_after, now)
+
+    def retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
+        """Hold the shard queue back for a while: the belief that its target serves it is given up."""
+        delay = self._backoff.delay(shard_queue.retries) if self._budget.spend() else self._backoff.longest()
+        self._counters.retries += 1
+        shard_queue.epoch += 1
+        shard_queue.retries += 1
+        shard_queue.trouble = trouble
+        shard_queue.blocked_until = now + max(delay, at_least)
+        self._schedule.touch(shard_queue)
+
+    def send_again(self, request: InFlightRequest[W]) -> None:
+        """Have a batch that still has somebody waiting sent again when the shard queue may; forget it otherwise."""
+        shard_queue = request.shard_queue
+        if isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
+            if not request.awaited:
+                shard_queue.close(request)
+                return
+            shard_queue.resend.append(request)
+        else:
+            # A session open leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
+            shard_queue.opening_session = False
+        self._schedule.touch(shard_queue)
+
+    def lost(self, request: InFlightRequest[W]) -> None:
+        """The connection went while an answer was owed."""
+        request.in_flight = False
+        if self.tracer is not None:
+            self.tracer.failed(request, "connection_lost")
+        if isinstance(request, WriteBatch):
+            request.uncertain = True
+
+
+def _trouble(link: Link[W], failure: Failure) -> Trouble:
+    code = ErrorCode.OVERLOADED if failure.code == ErrorCode.OVERLOADED else ErrorCode.UNAVAILABLE
+    retry_after = failure.retry_after_ms / 1000 if failure.retry_after_ms else None
+    return Trouble(code, f"{link} answered: {failure.message}", retry_after)

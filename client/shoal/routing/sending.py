@@ -1,0 +1,169 @@
+"""From calls to requests that are sent: the queues become batches, and those that wait for another attempt get it."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Generic
+
+from shoal.protocol.frames import encode_operations
+from shoal.protocol.messages import STRONG, Traces
+from shoal.routing.calls import NEVER, STRONG_READ, W
+from shoal.routing.limits import NodeLimits
+from shoal.routing.links import Link
+from shoal.routing.network import Network
+from shoal.routing.replica_selector import ReplicaSelector
+from shoal.routing.requests import freshness_of, to_message
+from shoal.routing.schedule import Schedule
+from shoal.routing.shard_queue import (
+    BATCH_CALLS,
+    READS_IN_FLIGHT,
+    AttemptTracer,
+    InFlightRequest,
+    ReadBatch,
+    ScanPageRead,
+    SessionOpen,
+    ShardQueue,
+    WriteBatch,
+)
+from shoal.shardmap import Routes
+
+LEAST_SHARE = 32
+"""Fewer reads than this, which any replica may serve, travel to one together."""
+
+
+class Sender(Generic[W]):
+    """See the module's first lines."""
+
+    def __init__(
+        self, network: Network[W], selector: ReplicaSelector[W], schedule: Schedule[W], limits: NodeLimits
+    ) -> None:
+        self.tracer: AttemptTracer | None = None
+        self._network = network
+        self._selector = selector
+        self._schedule = schedule
+        self._limits = limits
+
+    def send_all(self, routes: Routes, now: float) -> None:
+        """Send what the touched shard queues have, as far as it may be sent."""
+        for shard_queue in self._schedule.take_touched():
+            shard_queue.dirty = False
+            if shard_queue.idle:
+                continue
+            self._schedule.next_check = min(self._schedule.next_check, shard_queue.earliest)
+            if shard_queue.scans.calls:
+                self._open_scans(shard_queue)
+            if shard_queue.weak or shard_queue.weak_resend:
+                self._send_weak(shard_queue, routes, now)
+            if shard_queue.leader_idle:
+                continue
+            if now < shard_queue.blocked_until:
+                self._schedule.block(shard_queue)
+                continue
+            link = self._selector.leader(shard_queue, routes, now)
+            if link is not None:
+                self._send_to_leader(shard_queue, link, now)
+            elif now < shard_queue.blocked_until:
+                self._schedule.block(shard_queue)
+
+    def _send_to_leader(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
+        if shard_queue.resend:
+            again, shard_queue.resend = shard_queue.resend, []
+            for request in again:
+                if request.awaited:
+                    self._send(request, link, now)
+                else:
+                    shard_queue.close(request)
+        if (shard_queue.writes.calls or shard_queue.fast.calls) and not shard_queue.session:
+            if not shard_queue.opening_session:
+                shard_queue.opening_session = True
+                self._send(SessionOpen(shard_queue), link, now)
+        else:
+            if shard_queue.writes.calls:
+                self._send_writes(shard_queue, link, now, fast=False)
+            if shard_queue.fast.calls:
+                self._send_writes(shard_queue, link, now, fast=True)
+        reads = shard_queue.reads
+        while reads.calls and len(shard_queue.open_reads) < READS_IN_FLIGHT:
+            latest = reads.latest
+            gets = reads.take(BATCH_CALLS, self._limits.batch_bytes)
+            if gets:
+                read = ReadBatch(shard_queue, gets, latest, STRONG)
+                shard_queue.open_reads[read] = None
+                self._send(read, link, now)
+
+    def _send_writes(self, shard_queue: ShardQueue[W], link: Link[W], now: float, *, fast: bool) -> None:
+        writes = shard_queue.fast if fast else shard_queue.writes
+        max_bytes = self._limits.batch_bytes
+        while writes.calls and shard_queue.may_number(fast):
+            latest = writes.latest
+            calls = writes.take(BATCH_CALLS, max_bytes)
+            if calls:
+                operations = encode_operations([call.operation for call in calls])
+                write = WriteBatch(
+                    shard_queue, calls, operations, shard_queue.session, shard_queue.number(fast), latest, fast
+                )
+                shard_queue.open_writes[write] = None
+                self._send(write, link, now)
+
+    def _open_scans(self, shard_queue: ShardQueue[W]) -> None:
+        """Make each scan call a request, to be sent to the leader or to any replica."""
+        for call in shard_queue.scans.take_all():
+            if call.waiter is None:
+                continue
+            if call.max_staleness_ms == STRONG_READ:
+                strong = ScanPageRead(shard_queue, [call], call.deadline, STRONG)
+                shard_queue.open_reads[strong] = None
+                shard_queue.resend.append(strong)
+            else:
+                weak = ScanPageRead(
+                    shard_queue, [call], call.deadline, freshness_of(shard_queue, [call], call.max_staleness_ms)
+                )
+                shard_queue.open_weak[weak] = None
+                shard_queue.weak_resend.append(weak)
+
+    def _send_weak(self, shard_queue: ShardQueue[W], routes: Routes, now: float) -> None:
+        """Send the reads that any replica may serve; those that all replicas declined become the leader's."""
+        call_queues, shard_queue.weak = shard_queue.weak, {}
+        for max_staleness_ms, queue in call_queues.items():
+            # Many reads are shared out, so that several replicas work on them at once.
+            share = max(LEAST_SHARE, ceil(len(queue.calls) / len(shard_queue.shard.replicas)))
+            while queue.calls:
+                latest = queue.latest
+                gets = queue.take(min(share, BATCH_CALLS), self._limits.batch_bytes)
+                if gets:
+                    read = ReadBatch(shard_queue, gets, latest, freshness_of(shard_queue, gets, max_staleness_ms))
+                    shard_queue.open_weak[read] = None
+                    shard_queue.weak_resend.append(read)
+        again, shard_queue.weak_resend = shard_queue.weak_resend, []
+        for query in again:
+            if not query.awaited:
+                shard_queue.close(query)
+                continue
+            chosen = self._selector.replica(shard_queue, query.declined, routes, now)
+            if chosen is None:
+                query.freshness = STRONG
+                del shard_queue.open_weak[query]
+                shard_queue.open_reads[query] = None
+                shard_queue.resend.append(query)
+            elif isinstance(chosen, Link):
+                self._send(query, chosen, now)
+            else:
+                shard_queue.weak_resend.append(query)
+                if chosen < NEVER:
+                    self._schedule.wait_for_replica(shard_queue, chosen)
+
+    def _send(self, request: InFlightRequest[W], link: Link[W], now: float) -> None:
+        network = self._network
+        shard_queue = request.shard_queue
+        request_id = request.request_id = network.next_request_id()
+        request.epoch = shard_queue.epoch
+        request.asked = link.node
+        request.ranges = shard_queue.shard.ranges
+        request.in_flight = True
+        request.sent = now
+        if self.tracer is not None:
+            contexts = self.tracer.sent(request, link.address)
+            if contexts and link.takes_traces:
+                link.outgoing.append(Traces(request_id, contexts))
+        network.send(link, to_message(request, request_id, now), request, now)
+        self._schedule.next_check = min(self._schedule.next_check, link.due)
