@@ -112,7 +112,7 @@ def forget_what_was_acknowledged(patch: pytest.MonkeyPatch) -> None:
         "can_restore",
         lambda self, index, term: (
             index >= self.log.commit_index
-            if self._failed
+            if self.failed
             else (index > self.log.commit_index and not self.log.matches(index, term))
         ),
     )
@@ -120,7 +120,7 @@ def forget_what_was_acknowledged(patch: pytest.MonkeyPatch) -> None:
 
 def vote_without_a_log(patch: pytest.MonkeyPatch) -> None:
     """A replica whose log is damaged votes as if it had lost nothing."""
-    patch.setattr(Group, "is_silent", property(lambda self: self._history.current.version < self._silent_until))
+    patch.setattr(Group, "is_silent", property(lambda self: self.history.current.version < self.silent_until))
 
 
 def never_rebuild(patch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from shoal.protocol import frames
 from shoal_chaos.simulation.cluster.cluster import Cluster
 from shoal_chaos.simulation.faults.flipped_bits import FlippedBits
 from shoal_chaos.simulation.run import simulate
-from shoal_server.raft import group, leader
+from shoal_server.raft import follower, leader, state
 from shoal_server.storage import layout
 
 from .conftest import MustBeFound
@@ -43,7 +43,7 @@ def no_checksums_of_frames(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_checksums_of_entries(patch: pytest.MonkeyPatch) -> None:
-    for module in (group, leader):
+    for module in (follower, leader, state):
         patch.setattr(module, "first_damaged", lambda _group, _entries: None)
     patch.setattr(layout, "entry_checksum", lambda *_: Anything())
 

@@ -50,7 +50,7 @@ def take_a_lost_log_for_none(patch: pytest.MonkeyPatch) -> None:
         "is_silent",
         property(
             lambda self: (
-                self._silent_until > 0 and (self._awaits_snapshot or self._history.current.version < self._silent_until)
+                self.silent_until > 0 and (self.awaits_snapshot or self.history.current.version < self.silent_until)
             )
         ),
     )

@@ -19,6 +19,7 @@ from shoal_server.node.log_length import LogLength
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.node.splits import Splits
 from shoal_server.node.waiting import QueuedRead
+from shoal_server.raft.candidate import Candidate
 from shoal_server.raft.group import Group
 from shoal_server.raft.leader import Leader
 from shoal_server.raft.liveness import Liveness
@@ -42,7 +43,7 @@ SEEDS = 60
 def forget_the_vote(patch: pytest.MonkeyPatch) -> None:
     """Term and vote never reach the disk."""
     patch.setattr(GroupLogStore, "save_hard_state", lambda *_: None)
-    patch.setattr(Group, "_is_bound", lambda *_: False)
+    patch.setattr(Candidate, "_is_bound", lambda *_: False)
 
 
 def accept_before_the_sync(patch: pytest.MonkeyPatch) -> None:

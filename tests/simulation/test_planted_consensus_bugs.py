@@ -8,6 +8,7 @@ import pytest
 from shoal_chaos.simulation.faults.stalled_links import StalledLinks, short_logs
 from shoal_chaos.simulation.run import simulate
 from shoal_server.node import core
+from shoal_server.raft.follower import Follower
 from shoal_server.raft.group import Group
 from shoal_server.raft.membership import MembershipHistory
 from shoal_server.raft.messages import SnapshotHeader
@@ -20,13 +21,13 @@ SEEDS = 60
 def acknowledge_snapshots_without_following(patch: pytest.MonkeyPatch) -> None:
     """A snapshot settles the term, but not whom its receiver follows; it is acknowledged under whatever promise there is."""
 
-    def header_taken(self: Group, sender: str, message: SnapshotHeader, now: int) -> None:
-        if self._leader is None and self.leader == "":
+    def header_taken(self: Follower, sender: str, message: SnapshotHeader, now: int) -> None:
+        if self._state.leadership is None and self._state.leader == "":
             self._follow(sender, message.epoch, now)
 
-    patch.setattr(Group, "_on_snapshot_header", header_taken)
+    patch.setattr(Follower, "on_snapshot_header", header_taken)
     patch.setattr(Group, "follows", lambda self, sender, term: self.term == term and self.leader == sender)
-    patch.setattr(Group, "_promise_to", lambda self, peer: self._liveness.promise_to(peer, self._leader_epoch))
+    patch.setattr(Group, "promise_to", lambda self, peer: self.liveness.promise_to(peer, self.leader_epoch))
 
 
 def campaign_as_a_voter_only(patch: pytest.MonkeyPatch) -> None:

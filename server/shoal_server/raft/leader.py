@@ -1,7 +1,7 @@
 """What a leader does for its term: feed the replicas, count what they have, confirm reads, hand leadership over.
 
 It exists while its node leads and is thrown away with the leadership, so nothing of it can outlive the term. Its node
-need not be a voter: one that was elected while its own demotion is not committed counts as nothing (see group.py).
+need not be a voter: one that was elected while its own demotion is not committed counts as nothing (see state.py).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from shoal_server.raft.messages import (
     ReadProbe,
     TimeoutNow,
     first_damaged,
+    sealed,
 )
 from shoal_server.raft.progress import Progress, ProgressState
 from shoal_server.raft.quorum import reached_by_quorum
-from shoal_server.raft.ready import BadMessage, LostEntries, TooManyUncommitted
+from shoal_server.raft.ready import BadMessage, LostEntries, TooManyUncommitted, TransferInProgress
 
 
 @dataclass(slots=True)
@@ -125,20 +126,32 @@ class Leader:
 
     # -- proposing
 
-    def admit(self, size: int) -> None:
-        """Make room for a proposal of `size` bytes.
+    def propose(self, payloads: list[bytes]) -> int:
+        """Append COMMAND entries; return the index of the first.
 
         Raises:
-            TooManyUncommitted: there is none.
+            TransferInProgress, TooManyUncommitted: nothing was appended.
         """
+        if self.transfer is not None:
+            raise TransferInProgress(f"leadership of group {self._group} is on its way to {self.transfer.target!r}")
         bound = self._config.max_uncommitted_bytes
+        size = sum(map(len, payloads))
         if self.uncommitted_bytes and self.uncommitted_bytes + size > bound:
             raise TooManyUncommitted(
                 f"shard {self._group} has {self.uncommitted_bytes} bytes proposed and not yet committed, "
                 f"of {bound} allowed: its replicas do not keep up"
             )
         self.uncommitted_bytes += size
+        return self.append(EntryKind.COMMAND, payloads)
+
+    def append(self, kind: EntryKind, payloads: list[bytes]) -> int:
+        """Append entries of this term; return the index of the first."""
+        log = self._log
+        first = log.last_index + 1
+        group, term = self._group, self.term
+        log.append([sealed(group, term, index, kind, payload) for index, payload in enumerate(payloads, first)])
         self.unsent = True
+        return first
 
     # -- replicating
 
@@ -184,6 +197,23 @@ class Leader:
             return None
         progress.promise = max(progress.promise, promise)
         return progress
+
+    def check_answer(self, message: AppendAccepted | AppendRejected, durable_term: int) -> None:
+        """Nobody has more of this term's log than its leader, or answers what has not left.
+
+        Raises:
+            BadMessage: this one does.
+        """
+        last = self._log.last_index
+        if isinstance(message, AppendAccepted):
+            whole = message.match_index <= last and message.commit <= last
+        else:
+            conflict = message.conflict_index
+            whole = conflict == NEEDS_SNAPSHOT or conflict <= message.rejected_index <= last
+        if not whole or self.term > durable_term:
+            raise BadMessage(
+                f"{message} answers nothing that the leader of shard {self._group} has said: its log ends at {last}"
+            )
 
     def on_accepted(self, sender: str, message: AppendAccepted, now: int) -> None:
         progress = self._answered_by(sender, message.promise)
@@ -234,6 +264,23 @@ class Leader:
                     self.uncommitted_bytes -= len(entry.payload)
             invariant(self.uncommitted_bytes >= 0, "no more is committed than was proposed")
             log.commit_index = index
+
+    def needed_from(self) -> int:
+        """Return the first entry that some reachable replica still needs of the log."""
+        return min(
+            (progress.match + 1 for progress in self.progress.values() if progress.reachable),
+            default=self._log.last_index + 1,
+        )
+
+    def snapshot_ended(self, node: str, index: int) -> bool:
+        """A snapshot at `index` has reached `node`, or failed to (0); return whether that one waited for it."""
+        progress = self.progress.get(node)
+        if progress is None or progress.state is not ProgressState.SNAPSHOT:
+            return False
+        # A snapshot that failed may have been refused, or its success not heard of: ask what the replica has first.
+        progress.snapshot_ended(index or self._log.truncated_index)
+        self.unsent = True
+        return True
 
     # -- leading
 
@@ -330,6 +377,25 @@ class Leader:
         if now - taken_at >= patience_ns:
             return True
         return level and (not lagging or now - self.since >= patience_ns)
+
+    def best_successor(self, now: int, able: Callable[[str], bool]) -> str:
+        """Return the voter best placed to lead instead of this node, or "" where none is.
+
+        Args:
+            able: says whether a node may be given leadership at all.
+        """
+        candidates = {
+            voter: self.progress[voter].match
+            for voter in self.membership.voters
+            if voter != self._node
+            and self.progress[voter].state is ProgressState.REPLICATE
+            and self._liveness.supported_until(voter) > now
+            and able(voter)
+        }
+        best = max(candidates.values(), default=0)
+        furthest = sorted(voter for voter, match in candidates.items() if match == best)
+        # Not the same one for all groups: a node that gives up everything it leads must not burden a single other.
+        return furthest[self._group % len(furthest)] if furthest else ""
 
     def begin_transfer(self, target: str, now: int) -> None:
         self.transfer = _Transfer(target, now + self._config.transfer_timeout_ns)

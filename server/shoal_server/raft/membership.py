@@ -18,6 +18,7 @@ from shoal.protocol.bounds import (
 )
 
 from shoal_server.invariants import invariant
+from shoal_server.raft.log import Log
 from shoal_server.raft.messages import Entry, EntryKind, Membership
 
 
@@ -124,6 +125,18 @@ class MembershipHistory:
             if membership.version != before.version + 1 or len(set(membership.voters) ^ set(before.voters)) > 1:
                 return f"the membership of entry {entry.index}, {membership}, is no single step from {before}"
             before = membership
+        return ""
+
+    def read(self, log: Log, behind: int, max_bytes: int) -> str:
+        """Take the memberships in the log behind an index, at which this history ends; return why they do not follow, or ""."""
+        index = behind + 1
+        while index <= log.last_index:
+            stored = log.entries(index, log.last_index + 1, max_bytes)
+            problem = self.problem(stored)
+            if problem:
+                return problem
+            self.append(stored)
+            index = stored[-1].index + 1
         return ""
 
     def append(self, entries: list[Entry]) -> bool:

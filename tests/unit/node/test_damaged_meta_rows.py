@@ -256,7 +256,7 @@ def test_a_replica_of_which_nobody_knows_what_it_has_promised_promises_nothing_a
         assert group.is_silent
         assert group.term < 1000
         assert not group.may_campaign
-        said = [message for _, message in (*group._messages, *group._durable)]
+        said = [message for _, message in (*group.messages, *group.durable_messages)]
         assert not any(isinstance(message, AppendAccepted | VoteResponse) for message in said)
     assert filled.nodes[victim].replicas[2].failure is None
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from shoal.protocol.messages import Failure, Freshness, GetStatus, Put, Rows, Written
 from shoal_server.node.settings import NodeSettings
-from shoal_server.raft.group import Role
 from shoal_server.raft.ready import NotLeader
+from shoal_server.raft.state import Role
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
 from .conftest import NODES, Nodes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from shoal_server.raft.config import Timing
-from shoal_server.raft.group import FEEDING_SUPPORTS, Role
+from shoal_server.raft.group import FEEDING_SUPPORTS
 from shoal_server.raft.messages import NEEDS_SNAPSHOT, AppendRejected, Resigned, VoteResponse
+from shoal_server.raft.state import Role
 
 from .harness import MS, SECOND, Harness
 

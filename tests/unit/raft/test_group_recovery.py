@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from shoal_server.raft.config import RaftConfig
-from shoal_server.raft.group import Role
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.messages import (
     NEEDS_SNAPSHOT,
@@ -26,6 +25,7 @@ from shoal_server.raft.messages import (
     sealed,
 )
 from shoal_server.raft.ready import NotLeader, TooManyUncommitted, TransferInProgress, TransferRefused
+from shoal_server.raft.state import Role
 
 from .harness import MS, SECOND, Harness, follow, kinds
 

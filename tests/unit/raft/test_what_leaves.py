@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from shoal_server.invariants import InvariantViolated
-from shoal_server.raft.group import Role
 from shoal_server.raft.messages import (
     AppendAccepted,
     AppendEntries,
@@ -20,6 +19,7 @@ from shoal_server.raft.messages import (
     VoteResponse,
     sealed,
 )
+from shoal_server.raft.state import Role
 
 from .harness import SECOND, Harness, follow, kinds
 
@@ -173,7 +173,7 @@ def test_a_question_of_a_term_that_is_not_on_disk_waits() -> None:
 def test_a_message_that_runs_ahead_of_its_term_is_an_invariant_violated() -> None:
     harness = Harness()
     harness.step("n2", AppendEntries(1, 3, 0, 0, 0, [], 1))
-    harness.group._messages.append(("n2", Resigned(1, 3)))
+    harness.group.messages.append(("n2", Resigned(1, 3)))
     with pytest.raises(InvariantViolated, match="leaves when that term is on disk"):
         harness.group.ready(harness.now)
 
@@ -181,6 +181,6 @@ def test_a_message_that_runs_ahead_of_its_term_is_an_invariant_violated() -> Non
 def test_a_promise_that_binds_nobody_is_an_invariant_violated() -> None:
     harness = pre_candidate_whose_leader_is_back()
     promise = harness.liveness.promise_to("n2", 1)
-    harness.group._durable.append(("n2", AppendAccepted(1, 3, 1, 0, promise)))
+    harness.group.durable_messages.append(("n2", AppendAccepted(1, 3, 1, 0, promise)))
     with pytest.raises(InvariantViolated, match="a replica that it binds"):
         harness.group.ready(harness.now)
