@@ -27,8 +27,8 @@ from shoal_chaos.application_simulation import (
     SlowDisk,
     TookTooLong,
 )
-from shoal_chaos.application_simulation.cluster import Shape
 from shoal_chaos.application_simulation.run import run_once
+from shoal_chaos.application_simulation.shape import Shape
 from shoal_chaos.application_simulation.shrinking import shrink
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "testing-your-application.md"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
-from shoal_chaos.simulation.faults.crowds import simulate_crowds
+from shoal_chaos.simulation.mixes import CROWDS
 from shoal_server.node import fast_writes
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.founding import Founding
@@ -16,12 +17,12 @@ from shoal_server.shard.sessions import Judgement, SessionTable
 from .conftest import MustBeFound
 
 SEEDS = 30
-FAULT_SECONDS = 5
+SHORT_CROWDS = replace(CROWDS, seconds=5)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_is_acknowledged_fast_is_done_and_sessions_are_their_owners(seed: int) -> None:
-    simulate_crowds(seed, fault_seconds=FAULT_SECONDS)
+    SHORT_CROWDS(seed)
 
 
 def acknowledge_beside_openings(patch: pytest.MonkeyPatch) -> None:
@@ -87,4 +88,4 @@ def test_a_planted_bug_is_found(
     must_be_found: MustBeFound,
 ) -> None:
     bug(monkeypatch)
-    must_be_found(lambda seed: simulate_crowds(seed, fault_seconds=FAULT_SECONDS), range(SEEDS))
+    must_be_found(SHORT_CROWDS, range(SEEDS))

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import pytest
 from shoal.shardmap import Shard
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.faults.damaged_rows import DamagedMeta, DamagedRows, LostLogs
+from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import opening
 from shoal_server.node.core import Node
 from shoal_server.node.rebuilding import Rebuilding
@@ -30,14 +30,14 @@ from .conftest import MustBeFound
 SEEDS = 20
 
 
-T = TypeVar("T", bound=Faults)
+T = TypeVar("T", bound=UsualFaults)
 
 
 def run(seed: int, kind: type[T], seconds: int = 10) -> T:
     made: list[T] = []
 
-    def faults(cluster: Cluster, random: Random) -> T:
-        made.append(kind(cluster, random))
+    def faults(scene: NodesScene, random: Random) -> T:
+        made.append(kind(scene, random))
         return made[0]
 
     simulate(seed, fault_seconds=seconds, make_faults=faults)
@@ -62,9 +62,9 @@ def test_nobody_is_elected_by_a_replica_that_has_lost_its_log(seed: int) -> None
 class Watched(DamagedRows):
     """Damaged rows, and whether the others were whole each time that something was damaged."""
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
-        self.cluster = cluster
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
+        self.cluster = scene.cluster
 
     def _damage(self) -> None:
         before = self.damaged
@@ -162,7 +162,7 @@ BUGS = [
     take_damaged_meta_rows_for_absent,
 ]
 
-FAULTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[type[Faults], int]] = {
+FAULTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[type[UsualFaults], int]] = {
     vote_without_a_log: (LostLogs, 30),
     take_damaged_meta_rows_for_absent: (DamagedMeta, 10),
 }

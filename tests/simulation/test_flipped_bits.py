@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 from shoal.protocol import frames
-from shoal_chaos.simulation.cluster.cluster import Cluster
 from shoal_chaos.simulation.faults.flipped_bits import FlippedBits
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.raft import follower, leader, state
 from shoal_server.storage import layout
 
@@ -18,9 +18,9 @@ from .conftest import MustBeFound
 SEEDS = 20
 
 
-def flipped_bits(made: list[FlippedBits]) -> Callable[[Cluster, Random], FlippedBits]:
-    def make(cluster: Cluster, random: Random) -> FlippedBits:
-        made.append(FlippedBits(cluster, random))
+def flipped_bits(made: list[FlippedBits]) -> Callable[[NodesScene, Random], FlippedBits]:
+    def make(scene: NodesScene, random: Random) -> FlippedBits:
+        made.append(FlippedBits(scene, random))
         return made[-1]
 
     return make

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from shoal_chaos.simulation.cluster.cluster import Cluster
 from shoal_chaos.simulation.faults.lost_tails import LostTails
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.logs import logging_from
 from structlog.testing import capture_logs
 
@@ -25,8 +25,8 @@ def errors_are_logged() -> Iterator[None]:
 def test_disks_that_forget_are_filled_up_from_the_others_and_reported(seed: int) -> None:
     made: list[LostTails] = []
 
-    def lost_tails(cluster: Cluster, random: Random) -> LostTails:
-        made.append(LostTails(cluster, random))
+    def lost_tails(scene: NodesScene, random: Random) -> LostTails:
+        made.append(LostTails(scene, random))
         return made[0]
 
     with capture_logs() as logs:

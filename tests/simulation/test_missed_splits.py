@@ -6,12 +6,13 @@ Each planted bug is what this is for; what is found of each is in docs/simulatio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.missed_splits import FAULT_SECONDS, MissedSplits, short_logs
-from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.faults.missed_splits import MissedSplits
+from shoal_chaos.simulation.mixes import MISSED_SPLITS
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import opening
 from shoal_server.raft.group import Group
 from shoal_server.storage.replica_rows import is_stored
@@ -22,11 +23,11 @@ SEEDS = range(3, 11)
 def run(seed: int) -> MissedSplits:
     made: list[MissedSplits] = []
 
-    def faults(cluster: Cluster, random: Random) -> MissedSplits:
-        made.append(MissedSplits(cluster, random))
+    def faults(scene: NodesScene, random: Random) -> MissedSplits:
+        made.append(MissedSplits(scene, random))
         return made[0]
 
-    simulate(seed, fault_seconds=FAULT_SECONDS, make_faults=faults, make_settings=short_logs)
+    replace(MISSED_SPLITS, faults=faults)(seed)
     return made[0]
 
 

@@ -72,7 +72,7 @@ def test_equal_seeds_give_equal_runs_in_processes_that_differ() -> None:
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         )
-        return [line for line in done.stdout.splitlines() if line.startswith("Report(")]
+        return [line for line in done.stdout.splitlines() if line.startswith("ControlReport(")]
 
     here = printed(TRACE, "1")
     assert len(here) == 1

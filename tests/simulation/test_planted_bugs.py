@@ -8,9 +8,10 @@ from random import Random
 import msgspec
 import pytest
 from shoal.protocol.messages import Read
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.cluster.unmanaged import make_room
+from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import SECOND
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskHealth
@@ -123,7 +124,7 @@ APART = 2 * SECOND
 """Longer than a lease and an election, shorter than a leader that nobody supports goes on for."""
 
 
-class LeadersApart(Faults):
+class LeadersApart(UsualFaults):
     """Leaders are cut off from the other voters, together with the followers that they feed and that ask them.
 
     For so long that the others elect another leader while this one, without a lease, has not yet given up.
@@ -131,8 +132,8 @@ class LeadersApart(Faults):
 
     intervals_ms = (400,)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
         self.kinds = [self._part]
         self._apart = False
 
@@ -140,7 +141,7 @@ class LeadersApart(Faults):
         cluster, random = self._cluster, self._random
         if self._apart:
             return
-        shard = random.choice(cluster.manager.map.shards).id
+        shard = random.choice(self._manager.map.shards).id
         for node in cluster.nodes.values():
             group = node.node.replicas[shard].group if node.node and shard in node.node.replicas else None
             if group is None or not group.is_leader:
@@ -151,8 +152,8 @@ class LeadersApart(Faults):
                 return
             side = {node.name} | followers
             self._apart = True
-            cluster.network.cut({(a, b) for a in cluster.nodes for b in cluster.nodes if (a in side) != (b in side)})
-            cluster.events.after(APART, self._rejoin)
+            self._network.cut({(a, b) for a in cluster.nodes for b in cluster.nodes if (a in side) != (b in side)})
+            self._events.after(APART, self._rejoin)
             return
 
     def _rejoin(self) -> None:
@@ -164,7 +165,7 @@ class LeadersApart(Faults):
         node = cluster.nodes[leader].node
         assert node is not None
         free = [name for name in cluster.nodes if name not in node.replicas[shard].group.membership.voters]
-        if not free or not cluster.nodes[free[0]].make_room(shard):
+        if not free or not make_room(cluster.nodes[free[0]], shard):
             return
         try:
             node.propose_membership(
@@ -175,11 +176,11 @@ class LeadersApart(Faults):
         cluster.nodes[leader].turn_soon()
 
 
-class LostAnswers(Faults):
+class LostAnswers(UsualFaults):
     """Clients ask again, since the network loses what they are answered."""
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
         self.kinds = [self._bad_network]
 
 
@@ -227,11 +228,11 @@ def open_a_child_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Splits, "open_children", open_children)
 
 
-class SlowDisks(Faults):
+class SlowDisks(UsualFaults):
     """Disks are slow, or hang, and nothing else happens."""
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
         self.kinds = [self._slow_disk]
 
 
@@ -300,7 +301,7 @@ FIRST_SEED = {
     continue_with_lower_seqs: 41,
 }
 """Where the search begins for a bug that was found late the last time."""
-FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
+FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[UsualFaults]] = {
     apply_retries_again: LostAnswers,
     vouch_for_freshness_without_a_lease: LeadersApart,
     lead_on_with_a_hung_disk: SlowDisks,
@@ -317,6 +318,6 @@ def test_a_planted_bug_is_found(
     bug(monkeypatch)
     first = FIRST_SEED.get(bug, 0)
     must_be_found(
-        lambda seed: simulate(seed, fault_seconds=FAULT_SECONDS.get(bug, 8), make_faults=FAULTS.get(bug, Faults)),
+        lambda seed: simulate(seed, fault_seconds=FAULT_SECONDS.get(bug, 8), make_faults=FAULTS.get(bug, UsualFaults)),
         (*range(first, SEEDS), *range(first)),
     )

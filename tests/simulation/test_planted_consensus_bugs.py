@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from shoal_chaos.simulation.faults.stalled_links import StalledLinks, short_logs
-from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.faults.stalled_links import StalledLinks
+from shoal_chaos.simulation.mixes import STALLED_LINKS
 from shoal_server.node import core
 from shoal_server.raft.follower import Follower
 from shoal_server.raft.group import Group
@@ -101,11 +102,6 @@ def test_a_planted_bug_is_found(
     bug(monkeypatch)
     first = FIRST_SEED.get(bug, 0)
     must_be_found(
-        lambda seed: simulate(
-            seed,
-            fault_seconds=FAULT_SECONDS[bug],
-            make_faults=FAULTS.get(bug, StalledLinks),
-            make_settings=short_logs,
-        ),
+        replace(STALLED_LINKS, seconds=FAULT_SECONDS[bug], faults=FAULTS[bug]),
         (*range(first, SEEDS), *range(first)),
     )

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from shoal.protocol.messages import Atomic, DeleteRange, Operation, RangeUnchanged
 from shoal.shardmap import Ranges, microshards_in, ranges_of
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND
 from shoal_chaos.simulation.world.network import Conditions
 from shoal_server.node.admission import Admission
@@ -30,19 +30,19 @@ SEEDS = 40
 RANGE_CLIENTS = 4
 
 
-class Resharding(Faults):
+class Resharding(UsualFaults):
     """Shards split and give each other microshards again and again, and nothing else happens; messages take their time."""
 
     intervals_ms = (50, 200)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
         self.kinds = [self._split, self._migrate_in_peace, self._migrate_in_peace, self._migrate_in_peace]
-        cluster.network.conditions = Conditions(delay_max=5 * MILLISECOND)
+        self._network.conditions = Conditions(delay_max=5 * MILLISECOND)
 
     def _migrate_in_peace(self) -> None:
         """One migration after another, each to its end."""
-        if not self._cluster.manager.migrating:
+        if not self._manager.migrating:
             self._migrate()
 
 
@@ -151,7 +151,9 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
 ]
 
 
-FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {compare_ranges_in_what_is_left: HastyResharding}
+FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[UsualFaults]] = {
+    compare_ranges_in_what_is_left: HastyResharding
+}
 FIRST_SEED = {compare_ranges_in_what_is_left: 1}
 """Where the search begins for a bug that was found late the last time."""
 

@@ -10,9 +10,9 @@ from random import Random
 import pytest
 import shoal
 from shoal_chaos.application_simulation import Crash, Fault, ShoalSimulation, Simulation
-from shoal_chaos.application_simulation.quiescence import Rest
+from shoal_chaos.application_simulation.quiescence import Quiescence
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Events
-from shoal_chaos.simulation.world.standstill import World
+from shoal_chaos.simulation.world.standstill import WorldEvents
 
 HOUR = 3600
 
@@ -23,12 +23,12 @@ def run(application: Callable[[Simulation], Awaitable[object]], *faults: Fault, 
 
 def cluster_seconds(sim: Simulation) -> float:
     """Return how much time has passed for nodes and managers."""
-    return sim._cluster.events.now / SECOND
+    return sim._scene.world.events.now / SECOND
 
 
 def rows_on(sim: Simulation, prefix: bytes) -> int:
     """Return how many rows of this prefix the replicas hold, expired ones and all."""
-    stored = [key for node in sim._cluster.nodes.values() for key in node.engine.tables["data"].rows]
+    stored = [key for node in sim._scene.nodes.values() for key in node.engine.tables["data"].rows]
     return sum(prefix in key for key in stored)
 
 
@@ -55,7 +55,7 @@ def order_of(world: Events, cluster: Events) -> list[int]:
 
 def test_what_happens_in_a_cluster_that_never_rests_happens_in_the_order_of_one_timeline() -> None:
     plain = Events()
-    world = World(lambda _: 0, lambda _: None)
+    world = WorldEvents(lambda _: 0, lambda _: None)
     happened = order_of(world, world.of_cluster)
     assert happened == order_of(plain, plain)
     assert len(happened) > 300
@@ -64,7 +64,7 @@ def test_what_happens_in_a_cluster_that_never_rests_happens_in_the_order_of_one_
 def test_the_clusters_events_come_later_by_as_much_as_it_has_stood_still() -> None:
     # It rests until 70 ms, and then no more.
     pauses: list[int] = []
-    world = World(lambda until: min(until, 70 * MILLISECOND), pauses.append)
+    world = WorldEvents(lambda until: min(until, 70 * MILLISECOND), pauses.append)
     cluster, happened = world.of_cluster, list[tuple[str, int, int]]()
 
     def note(name: str) -> Callable[[], None]:
@@ -116,7 +116,7 @@ def test_applications_see_the_same_whether_or_not_clusters_rest(monkeypatch: pyt
         return seen
 
     rested = run(application, Crash(name="n2", at=15, seconds=2))
-    monkeypatch.setattr(Rest, "quiet_until", lambda *_: 0)
+    monkeypatch.setattr(Quiescence, "quiet_until", lambda *_: 0)
     assert run(application, Crash(name="n2", at=15, seconds=2)) == rested
 
 
@@ -143,9 +143,9 @@ def test_time_goes_on_for_a_cluster_while_a_fault_lasts() -> None:
             leader = sim.leader_of("key")
             assert leader is not None
             sim.inject(Crash(name=leader, seconds=20))
-            stood_still = sim._cluster.world.stood_still
+            stood_still = sim._scene.time.stood_still
             await asyncio.sleep(19)
-            assert sim._cluster.world.stood_still == stood_still
+            assert sim._scene.time.stood_still == stood_still
             assert sim.leader_of("key") not in (None, leader)
             await db.put("key", "second")
             await asyncio.sleep(HOUR)
@@ -163,18 +163,18 @@ def test_a_cluster_does_not_rest_before_a_write_is_on_every_replica() -> None:
                 await asyncio.sleep(0.5)
                 positions = {
                     replica.group.log.applied_index
-                    for node in sim._cluster.nodes.values()
+                    for node in sim._scene.nodes.values()
                     for replica in node.replicas.values()
                     if replica.group.group == shard_of(sim, b"key")
                 }
                 assert len(positions) == 1
-            assert sim._cluster.world.stood_still > 0
+            assert sim._scene.time.stood_still > 0
 
     run(application)
 
 
 def shard_of(sim: Simulation, key: bytes) -> int:
-    replicas = [replica for node in sim._cluster.nodes.values() for replica in node.replicas.values()]
+    replicas = [replica for node in sim._scene.nodes.values() for replica in node.replicas.values()]
     microshard = replicas[0].keyspace.microshard_of(key)
     return next(
         replica.shard.id

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from shoal_chaos.simulation.checks.invariants import Violation
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.faults.silent_changes import SilentChanges
+from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import comparisons, digests
 from shoal_server.node.comparisons import Comparisons
 from shoal_server.node.digests import Slice
@@ -27,9 +27,9 @@ from .conftest import MustBeFound
 SEEDS = 40
 
 
-def silent_changes(made: list[SilentChanges]) -> Callable[[Cluster, Random], SilentChanges]:
-    def make(cluster: Cluster, random: Random) -> SilentChanges:
-        made.append(SilentChanges(cluster, random))
+def silent_changes(made: list[SilentChanges]) -> Callable[[NodesScene, Random], SilentChanges]:
+    def make(scene: NodesScene, random: Random) -> SilentChanges:
+        made.append(SilentChanges(scene, random))
         return made[-1]
 
     return make
@@ -126,5 +126,5 @@ def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
 ) -> None:
     bug(monkeypatch)
-    make_faults = silent_changes([]) if bug in BUGS else Faults
+    make_faults = silent_changes([]) if bug in BUGS else UsualFaults
     must_be_found(lambda seed: simulate(seed, make_faults=make_faults), range(SEEDS), sign=Violation)

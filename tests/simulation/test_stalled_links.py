@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
-from shoal_chaos.simulation import run
-from shoal_chaos.simulation.cluster.cluster import Cluster
 from shoal_chaos.simulation.faults import stalled_links
 from shoal_chaos.simulation.faults.stalled_links import StalledLinks
 from shoal_chaos.simulation.many_seeds import run_seeds
+from shoal_chaos.simulation.mixes import STALLED_LINKS
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Events
 from shoal_chaos.simulation.world.network import Network
 from shoal_server.node.snapshot_transfers import SnapshotTransfers
@@ -85,12 +85,9 @@ def test_snapshots_stall_changes_lose_power_and_support_becomes_shorter(monkeypa
         seen.add("snapshot")
         return adopt(*arguments)
 
-    def make_faults(cluster: Cluster, random: Random) -> StalledLinks:
-        return Counted(cluster, random)
-
     monkeypatch.setattr(SnapshotTransfers, "_adopt", adopted)
     for seed in range(8):
-        run.simulate(seed, fault_seconds=5, make_faults=make_faults, make_settings=stalled_links.short_logs)
+        replace(STALLED_LINKS, seconds=5, faults=Counted)(seed)
         if seen == {"lost power", "shorter support", "stalled", "snapshot"}:
             return
     pytest.fail(f"8 seeds do no more than this: {seen}")
@@ -104,5 +101,5 @@ def test_snapshots_stall_changes_lose_power_and_support_becomes_shorter(monkeypa
     ],
 )
 def test_no_seed_breaks_an_invariant_or_fails_to_recover(seeds: range) -> None:
-    failures = [ended.failure for ended in run_seeds(stalled_links.simulate, seeds) if ended.failure]
+    failures = [ended.failure for ended in run_seeds(STALLED_LINKS, seeds, mix="stalled-links") if ended.failure]
     assert not failures, "\n".join(failures)

@@ -8,16 +8,9 @@ from typing import cast
 
 import pytest
 from shoal_chaos.simulation.checks.invariants import Violation
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
-from shoal_chaos.simulation.faults.wrong_clocks import (
-    COLD_START_SECONDS,
-    ColdStart,
-    MostClocksWrong,
-    WrongClocks,
-    simulate_wrong_clocks,
-)
-from shoal_chaos.simulation.run import simulate
+from shoal_chaos.simulation.faults.wrong_clocks import MostClocksWrong, WrongClocks
+from shoal_chaos.simulation.mixes import COLD_START, MIXES, WRONG_CLOCKS, Mix
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import wall_clock
 from shoal_server.node.core import Node
 from shoal_server.node.outbox import Outbox
@@ -27,27 +20,28 @@ from shoal_server.node.wall_clock import MILLISECOND, WallClock
 from .conftest import MustBeFound
 
 SEEDS = 30
+MOST_CLOCKS_WRONG = Mix(MostClocksWrong)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_rows_live_as_long_as_they_are_to(seed: int) -> None:
-    simulate_wrong_clocks(seed)
+    MIXES["wrong-clocks"](seed)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_most_clocks_have_set_is_set_right_when_they_are(seed: int) -> None:
-    simulate(seed, make_faults=MostClocksWrong)
+    MOST_CLOCKS_WRONG(seed)
 
 
 def test_there_is_something_to_see() -> None:
-    clusters: list[Cluster] = []
+    scenes: list[NodesScene] = []
 
-    def wrong_clocks(cluster: Cluster, random: Random) -> WrongClocks:
-        clusters.append(cluster)
-        return WrongClocks(cluster, random)
+    def wrong_clocks(scene: NodesScene, random: Random) -> WrongClocks:
+        scenes.append(scene)
+        return WrongClocks(scene, random)
 
-    simulate(1, fault_seconds=8, make_faults=wrong_clocks)
-    looks = clusters[0].histories.looks
+    Mix(wrong_clocks, 8)(1)
+    looks = scenes[0].clients.histories.looks
     assert {look.how for look in looks} == {"take", "touch", "strong", "eventual"}
     late = [look for look in looks if look.invoked > look.life.latest]
     assert min(len(late), len(looks) - len(late)) > 50
@@ -114,12 +108,12 @@ def wait_until_a_clock_is_right(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WallClock, "judge", judge)
 
 
-BUGS: dict[Callable[[pytest.MonkeyPatch], None], type[Faults]] = {
-    believe_ones_own_clock: WrongClocks,
-    look_by_ones_own_clock: WrongClocks,
-    follow_a_jump_that_nobody_confirms: WrongClocks,
-    never_set_a_clock_back: MostClocksWrong,
-    wait_until_a_clock_is_right: ColdStart,
+BUGS: dict[Callable[[pytest.MonkeyPatch], None], Mix] = {
+    believe_ones_own_clock: WRONG_CLOCKS,
+    look_by_ones_own_clock: WRONG_CLOCKS,
+    follow_a_jump_that_nobody_confirms: WRONG_CLOCKS,
+    never_set_a_clock_back: Mix(MostClocksWrong, 12),
+    wait_until_a_clock_is_right: COLD_START,
 }
 
 
@@ -128,7 +122,4 @@ def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
 ) -> None:
     bug(monkeypatch)
-    seconds = COLD_START_SECONDS if BUGS[bug] is ColdStart else 12
-    must_be_found(
-        lambda seed: simulate(seed, fault_seconds=seconds, make_faults=BUGS[bug]), range(SEEDS), sign=Violation
-    )
+    must_be_found(BUGS[bug], range(SEEDS), sign=Violation)

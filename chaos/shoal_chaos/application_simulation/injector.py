@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 from shoal.protocol.messages import TransferLeader
 
@@ -18,25 +17,23 @@ from shoal_chaos.application_simulation.faults import (
     Pause,
     SlowDisk,
 )
+from shoal_chaos.application_simulation.scene import ApplicationScene
+from shoal_chaos.simulation.cluster.node import USUAL_SYNC_DELAY
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 from shoal_chaos.simulation.world.network import Conditions
-
-if TYPE_CHECKING:
-    from shoal_chaos.application_simulation.cluster import ApplicationCluster
 
 OPERATOR = 0
 """The number, as a client of the nodes, of whoever asks for other leaders."""
 OPERATOR_REQUEST = 1 << 40
 TRANSFER_MS = 1000
-USUAL_SYNC_DELAY = (MILLISECOND // 10, MILLISECOND)
 
 
 class Injector:
     """Begins and ends faults. `story` has a line for each, in order of time."""
 
-    def __init__(self, cluster: ApplicationCluster, random: Random) -> None:
+    def __init__(self, scene: ApplicationScene, random: Random) -> None:
         self.story: list[str] = []
-        self._cluster = cluster
+        self._scene = scene
         self._random = random
         self._active: list[tuple[Fault, int]] = []
 
@@ -47,7 +44,7 @@ class Injector:
             ValueError: it is about a process that there is not.
         """
         self._check(fault)
-        self._cluster.world.after(round(fault.at * SECOND), lambda: self._begin(fault))
+        self._scene.time.after(round(fault.at * SECOND), lambda: self._begin(fault))
 
     def heal(self) -> None:
         """End all faults that have begun."""
@@ -56,15 +53,15 @@ class Injector:
 
     def refresh(self) -> None:
         """Derive the state of links and disks from the faults there are."""
-        cluster = self._cluster
-        cluster.network.cut(self._cuts())
+        scene = self._scene
+        scene.world.network.cut(self._cuts())
         bad = [fault for fault, _ in self._active if isinstance(fault, BadNetwork)]
         usual = Conditions()
-        cluster.network.conditions = Conditions(
+        scene.world.network.conditions = Conditions(
             loss=max((fault.loss for fault in bad), default=usual.loss),
             delay_max=max((fault.delay_ms * MILLISECOND for fault in bad), default=usual.delay_max),
         )
-        for node in cluster.nodes.values():
+        for node in scene.nodes.values():
             slow = [
                 fault.sync_ms for fault, _ in self._active if isinstance(fault, SlowDisk) and fault.name == node.name
             ]
@@ -73,12 +70,12 @@ class Injector:
     # -- one fault
 
     def _check(self, fault: Fault) -> None:
-        nodes, everybody = list(self._cluster.nodes), self._cluster.names()
+        nodes, everybody = list(self._scene.nodes), self._scene.names()
         match fault:
             case SlowDisk(name=name) | ClockJump(name=name) | LeaderMove(name=name):
                 named, known = [name], nodes
             case Crash(name=name):
-                named, known = [name], [*nodes, *self._cluster.managers]
+                named, known = [name], [*nodes, *self._scene.managers]
             case Pause(name=name):
                 named, known = [name], everybody
             case Partition(side=side):
@@ -92,24 +89,24 @@ class Injector:
                 raise ValueError(f"{fault}: there is no {name!r} that this can happen to, only {', '.join(known)}")
 
     def _begin(self, fault: Fault) -> None:
-        cluster = self._cluster
+        scene = self._scene
         self._tell(f"{fault}")
         if isinstance(fault, LeaderMove):
             self._move_leaders(fault.name)
             return
         length = round(fault.seconds * SECOND)
-        self._active.append((fault, cluster.world.now + length))
-        cluster.under_fault = True
+        self._active.append((fault, scene.time.now + length))
+        scene.under_fault = True
         match fault:
             case Crash():
                 self._crash(fault.name)
             case Pause():
                 self._hold_up(fault.name)
             case ClockJump():
-                cluster.nodes[fault.name].wall_skew_ms += fault.ms
+                scene.nodes[fault.name].wall_skew_ms += fault.ms
             case _:
                 self._changed()
-        cluster.world.after(length, lambda: self._end(fault))
+        scene.time.after(length, lambda: self._end(fault))
 
     def _end(self, fault: Fault) -> None:
         """Undo a fault, unless it has been healed before."""
@@ -117,40 +114,40 @@ class Injector:
         if len(active) == len(self._active):
             return
         self._active = active
-        cluster = self._cluster
-        cluster.under_fault = bool(active)
+        scene = self._scene
+        scene.under_fault = bool(active)
         match fault:
             case Crash():
                 if not any(isinstance(other, Crash) and other.name == fault.name for other, _ in active):
-                    cluster.start_again(fault.name)
+                    scene.start_again(fault.name)
             case Pause():
                 self._hold_up(fault.name)
             case ClockJump():
-                cluster.nodes[fault.name].wall_skew_ms -= fault.ms
+                scene.nodes[fault.name].wall_skew_ms -= fault.ms
             case _:
                 self._changed()
         self._tell(f"over: {fault}")
 
     def _tell(self, what: str) -> None:
-        self.story.append(f"{self._cluster.world.now / SECOND:9.3f} s  {what}")
+        self.story.append(f"{self._scene.time.now / SECOND:9.3f} s  {what}")
 
     # -- effects
 
     def _hold_up(self, name: str) -> None:
         """Let a process stand still until the last of its pauses ends."""
         ends = [end for fault, end in self._active if isinstance(fault, Pause) and fault.name == name]
-        self._cluster.pause(name, max(ends, default=0))
+        self._scene.pause(name, max(ends, default=0))
 
     def _crash(self, name: str) -> None:
-        cluster = self._cluster
-        if name in cluster.managers:
-            if cluster.managers[name].running:
-                cluster.managers[name].crash()
-        elif cluster.nodes[name].node is not None:
-            cluster.nodes[name].crash()
+        scene = self._scene
+        if name in scene.managers:
+            if scene.managers[name].running:
+                scene.managers[name].crash()
+        elif scene.nodes[name].node is not None:
+            scene.nodes[name].crash()
 
     def _move_leaders(self, name: str) -> None:
-        for node in self._cluster.nodes.values():
+        for node in self._scene.nodes.values():
             if node.node is None:
                 continue
             for shard, replica in list(node.node.replicas.items()):
@@ -160,7 +157,7 @@ class Injector:
                     node.turn_soon()
 
     def _cuts(self) -> set[tuple[str, str]]:
-        names = self._cluster.names()
+        names = self._scene.names()
         cut: set[tuple[str, str]] = set()
         for fault, _ in self._active:
             if isinstance(fault, Partition):
@@ -172,4 +169,4 @@ class Injector:
     def _changed(self) -> None:
         """Derive the links' state, and tell nodes of it."""
         self.refresh()
-        self._cluster.tell_of_links(self._random)
+        self._scene.managed.cluster.tell_of_links(self._random)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Coroutine
+from random import Random
+from typing import Any
 
 from shoal_chaos.application_simulation.process_loop import ProcessLoop
 from shoal_chaos.simulation.world.events import SECOND, Clock
-
-if TYPE_CHECKING:
-    from shoal_chaos.application_simulation.cluster import ApplicationCluster
+from shoal_chaos.simulation.world.streams import Streams
+from shoal_chaos.simulation.world.world import World
 
 FOR_EVER = 1 << 62
 """A moment that no simulation comes to, in ns."""
@@ -22,16 +22,28 @@ class Process:
     `killed`: it was, before it had ended. `awaited`: somebody has waited for it, and knows what became of it.
     """
 
-    def __init__(self, cluster: ApplicationCluster, name: str, main: Coroutine[Any, Any, Any]) -> None:
-        random = cluster.derived(f"process {name}")
+    def __init__(
+        self,
+        world: World,
+        streams: Streams,
+        random: Random,
+        hosts: Container[str],
+        name: str,
+        main: Coroutine[Any, Any, Any],
+    ) -> None:
+        """
+        Args:
+            hosts: whom it can connect to.
+            main: what it runs.
+        """
         self.name = name
         self.killed = False
         self.awaited = False
-        self._streams = cluster.streams
+        self._streams = streams
         self._waiters: list[asyncio.Future[None]] = []
         # Its clock began at some time, and drifts, as those of nodes do.
-        clock = Clock(cluster.world, random.randrange(1, 1000 * SECOND), 1000 + random.randint(-2, 2))
-        self.loop = ProcessLoop(name, cluster.world, clock, random, cluster.streams, cluster.nodes)
+        clock = Clock(world.time, random.randrange(1, 1000 * SECOND), 1000 + random.randint(-2, 2))
+        self.loop = ProcessLoop(name, world.time, clock, random, streams, hosts)
         self.task: asyncio.Task[Any] = self.loop.create_task(main, name=name)
         self.task.add_done_callback(lambda _: self._ended())
 

@@ -11,14 +11,16 @@ from typing import Any, TypeAlias
 from zlib import crc32
 
 from shoal_chaos.application_simulation.blocking_clients import no_blocking_clients
-from shoal_chaos.application_simulation.cluster import ApplicationCluster, Shape
 from shoal_chaos.application_simulation.errors import RunOver, TimeStoodStill, TookTooLong
 from shoal_chaos.application_simulation.faults import Fault
 from shoal_chaos.application_simulation.injector import Injector
 from shoal_chaos.application_simulation.processes import Process
+from shoal_chaos.application_simulation.scene import ApplicationScene
+from shoal_chaos.application_simulation.shape import Shape
 from shoal_chaos.application_simulation.simulation import Simulation
 from shoal_chaos.application_simulation.sources import simulated_sources
 from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.checks.rows import compare_rows
 from shoal_chaos.simulation.managers.process import UNIX_START
 from shoal_chaos.simulation.world.events import SECOND
 from shoal_chaos.simulation.world.garbage import collecting_when_told
@@ -32,7 +34,7 @@ Application: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, Any]]
 
 
 @dataclass(slots=True)
-class Outcome:
+class ApplicationOutcome:
     """What became of a run.
 
     Args:
@@ -49,7 +51,9 @@ class Outcome:
     story: list[str] = field(default_factory=list)
 
 
-def run_once(application: Application, seed: int, faults: Sequence[Fault], shape: Shape, seconds_max: float) -> Outcome:
+def run_once(
+    application: Application, seed: int, faults: Sequence[Fault], shape: Shape, seconds_max: float
+) -> ApplicationOutcome:
     """Run `application` on a new cluster.
 
     Args:
@@ -61,52 +65,50 @@ def run_once(application: Application, seed: int, faults: Sequence[Fault], shape
         TypeError: `application` returns no coroutine.
     """
     with logging_from(logging.CRITICAL), collecting_when_told(), no_blocking_clients():
-        cluster = ApplicationCluster(seed, shape)
-        injector = Injector(cluster, cluster.derived("faults' chances"))
-        simulation = Simulation(cluster, injector)
+        scene = ApplicationScene(seed, shape)
+        injector = Injector(scene, scene.random("faults' chances"))
+        simulation = Simulation(scene, injector)
         main: Process | None = None
         try:
             with simulated_sources(
-                cluster.derived("the process"), lambda: simulation.now, lambda: UNIX_START + simulation.now
+                scene.random("the process"), lambda: simulation.now, lambda: UNIX_START + simulation.now
             ):
                 main = simulation.process(APPLICATION, partial(application, simulation))
                 simulation.inject(*faults)
-                failure = _failure(cluster, main, round(seconds_max * SECOND))
+                failure = _failure(scene, main, round(seconds_max * SECOND))
                 seconds = simulation.now
         finally:
-            for process in cluster.processes.values():
-                process.finish()
-            cluster.finish()
-    unseen = [error for process in cluster.processes.values() for error in process.loop.unseen]
+            scene.finish()
+    unseen = [error for process in scene.processes.values() for error in process.loop.unseen]
     if unseen and failure is None:
         failure = unseen[0]
     elif unseen and isinstance(failure, TookTooLong):
         failure.__cause__ = unseen[0]
-    unhandled = [line for process in cluster.processes.values() for line in process.loop.failures]
+    unhandled = [line for process in scene.processes.values() for line in process.loop.failures]
     result = main.task.result() if failure is None else None
-    trace = crc32(repr((cluster.world.now, result)).encode(), cluster.trace)
-    return Outcome(result, failure, seconds, trace, [*injector.story, *unhandled])
+    trace = crc32(repr((scene.time.now, result)).encode(), scene.world.trace)
+    return ApplicationOutcome(result, failure, seconds, trace, [*injector.story, *unhandled])
 
 
-def _failure(cluster: ApplicationCluster, main: Process, until: int) -> BaseException | None:
+def _failure(scene: ApplicationScene, main: Process, until: int) -> BaseException | None:
     """Let things happen until the application has ended; return what went wrong."""
-    events = cluster.world
+    events, cluster = scene.time, scene.managed.cluster
     try:
         while not main.task.done():
             if events.now > until:
                 return TookTooLong(f"the application had not ended after {until / SECOND:g} simulated seconds")
             events.step()
-        cluster.compare_states()
+        compare_rows(cluster.nodes.values(), cluster.invariants)
     except (Violation, TimeStoodStill) as failure:
         return failure
     except RunOver as over:
         return over.failure
-    broken = [line for loop in cluster.loops for line in loop.failures]
+    broken = [line for loop in scene.managed.managers.loops for line in loop.failures]
     if broken:
         return Violation("\n".join(broken))
     if main.task.cancelled():
         return asyncio.CancelledError("the application has cancelled itself")
-    for process in cluster.processes.values():
+    for process in scene.processes.values():
         if process.task.done() and not process.task.cancelled() and (process is main or not process.awaited):
             error = process.task.exception()
             if error is not None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shoal_chaos.application_simulation.cluster import Shape
 from shoal_chaos.application_simulation.coroutines import check_coroutine_function
 from shoal_chaos.application_simulation.faults import Fault, draw_plan
-from shoal_chaos.application_simulation.run import APPLICATION, Application, Outcome, run_once
+from shoal_chaos.application_simulation.run import APPLICATION, Application, ApplicationOutcome, run_once
+from shoal_chaos.application_simulation.shape import Shape
 from shoal_chaos.application_simulation.shrinking import shrink
 from shoal_chaos.simulation.world.events import derived_random
 
@@ -69,7 +69,7 @@ class ShoalSimulation:
         check_coroutine_function(application)
         shape = Shape(nodes, shards, managers, tuple(keyspaces), max_staleness, default_ttl)
 
-        def outcome_under(plan: Sequence[Fault]) -> Outcome:
+        def outcome_under(plan: Sequence[Fault]) -> ApplicationOutcome:
             return run_once(application, self.seed, plan, shape, seconds_max)
 
         outcome = outcome_under(faults or ())
@@ -109,7 +109,7 @@ class ShoalSimulation:
             shortest,
         )
 
-    def _told(self, outcome: Outcome, said: str, plan: Sequence[Fault]) -> BaseException:
+    def _told(self, outcome: ApplicationOutcome, said: str, plan: Sequence[Fault]) -> BaseException:
         """Return the failure of a run, with all that helps in its notes."""
         failure = outcome.failure
         assert failure is not None, "a run that failed has a failure"

@@ -4,49 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import shoal
 
 from shoal_chaos.application_simulation.coroutines import begun
 from shoal_chaos.application_simulation.faults import Fault
+from shoal_chaos.application_simulation.injector import Injector
 from shoal_chaos.application_simulation.processes import Process
+from shoal_chaos.application_simulation.scene import ApplicationScene
 from shoal_chaos.simulation.world.events import SECOND
-
-if TYPE_CHECKING:
-    from shoal_chaos.application_simulation.cluster import ApplicationCluster
-    from shoal_chaos.application_simulation.injector import Injector
 
 
 class Simulation:
     """One run. `random` is for the test's own choices: it draws the same whenever the seed is the same."""
 
-    def __init__(self, cluster: ApplicationCluster, injector: Injector) -> None:
-        self.seed = cluster.seed
-        self.random: Random = cluster.derived("test")
-        self._cluster = cluster
+    def __init__(self, scene: ApplicationScene, injector: Injector) -> None:
+        self.seed = scene.world.seed
+        self.random: Random = scene.random("test")
+        self._scene = scene
         self._injector = injector
 
     @property
     def now(self) -> float:
         """Seconds since the run began, of true time, which no clock of the simulation has exactly."""
-        return self._cluster.world.now / SECOND
+        return self._scene.time.now / SECOND
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes' names, which are host names of the simulated network, too."""
-        return tuple(self._cluster.nodes)
+        return tuple(self._scene.nodes)
 
     @property
     def managers(self) -> tuple[str, ...]:
         """The shard managers' names."""
-        return tuple(self._cluster.managers)
+        return tuple(self._scene.managers)
 
     def url(self, keyspace: str = "", **settings: str) -> str:
         """Return the URL for clients of a keyspace (default: the first), with settings such as `consistency="eventual"`."""
         hosts = ",".join(f"{name}:1" for name in self.nodes)
         query = "&".join(f"{name}={value}" for name, value in settings.items())
-        return f"shoal://{hosts}/{keyspace or self._cluster.shape.keyspaces[0]}" + (f"?{query}" if query else "")
+        return f"shoal://{hosts}/{keyspace or self._scene.shape.keyspaces[0]}" + (f"?{query}" if query else "")
 
     def client(self, keyspace: str = "", **settings: str) -> shoal.AsyncClient:
         """Return a client, the real one: `async with sim.client(timeout="2s") as db`. It belongs to one process."""
@@ -63,11 +61,12 @@ class Simulation:
             ValueError: there is or was one of that name.
             TypeError: `main` returns no coroutine.
         """
-        cluster = self._cluster
-        if name in cluster.names():
+        scene = self._scene
+        if name in scene.names():
             raise ValueError(f"there is a process {name!r} already")
-        process = Process(cluster, name, begun(main))
-        cluster.processes[name] = process
+        chance = scene.random(f"process {name}")
+        process = Process(scene.world, scene.managed.streams, chance, scene.nodes, name, begun(main))
+        scene.processes[name] = process
         self._injector.refresh()
         return process
 
@@ -88,5 +87,5 @@ class Simulation:
 
     def leader_of(self, key: bytes | str, keyspace: str = "") -> str | None:
         """Return the node that leads the shard of a key at the moment, or None."""
-        name = keyspace or self._cluster.shape.keyspaces[0]
-        return self._cluster.leader_of(name, key.encode() if isinstance(key, str) else key)
+        name = keyspace or self._scene.shape.keyspaces[0]
+        return self._scene.leader_of(name, key.encode() if isinstance(key, str) else key)

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, cast
 
 from shoal.errors import ShoalError
 from shoal.shardmap import MicroshardRange, Shard
@@ -29,11 +28,8 @@ from shoal_shardmanager.process.driver import Leadership
 from shoal_shardmanager.process.store import Deposed
 
 from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.managers.scene import ManagedScene
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
-
-if TYPE_CHECKING:
-    from shoal_chaos.simulation.managers.cluster import ControlledCluster
-    from shoal_chaos.simulation.managers.nodes import ControlledNode
 
 NODES_MAX = 7
 KEYSPACES_MAX = 3
@@ -47,10 +43,12 @@ Maker = Callable[[ClusterState], OperatorRequest | None]
 class Operators:
     """Give requests at random moments until told to stop. `answers` counts what became of them."""
 
-    def __init__(self, cluster: ControlledCluster, random: Random, *, unreplicated: bool) -> None:
+    def __init__(self, scene: ManagedScene, random: Random, *, unreplicated: bool) -> None:
         """`unreplicated`: keyspaces of one voter may be created; they do not outlive the loss of a node."""
         self.answers: Counter[str] = Counter()
-        self._cluster = cluster
+        self._scene = scene
+        self._nodes = scene.cluster.nodes
+        self._events = scene.world.events
         self._random = random
         self._active = True
         self._voters = [1, 3] if unreplicated else [3]
@@ -91,18 +89,18 @@ class Operators:
         self._active = False
 
     def _next(self) -> None:
-        self._cluster.events.after(self._random.randrange(1, 2 * self._interval), self._act)
+        self._events.after(self._random.randrange(1, 2 * self._interval), self._act)
 
     def _act(self) -> None:
         if not self._active:
             return
         self._next()
         self._end_removed()
-        random, cluster = self._random, self._cluster
-        if random.random() < self._joins and len(cluster.nodes) < NODES_MAX:
-            cluster.add_node()
+        random, scene = self._random, self._scene
+        if random.random() < self._joins and len(self._nodes) < NODES_MAX:
+            scene.nodes.add_node()
             return
-        manager = cluster.leading()
+        manager = scene.managers.leading()
         if manager is None or manager.leadership is None:
             return
         leadership = manager.leadership
@@ -141,22 +139,22 @@ class Operators:
 
     def _end_removed(self) -> None:
         """Whoever removes a node ends its process, some time after."""
-        for name, row in self._cluster.checks.nodes.items():
-            node = cast("ControlledNode", self._cluster.nodes[name])
+        for name, row in self._scene.checks.nodes.items():
+            node = self._nodes[name]
             if row.state is NodeState.REMOVED and not node.ended:
-                self._cluster.events.after(self._random.randrange(REMOVED_RUNS_FOR), node.end)
+                self._events.after(self._random.randrange(REMOVED_RUNS_FOR), node.end)
 
     def _supervise(self) -> None:
         """Restart the nodes that rolling restarts ask for, as whoever runs them would."""
-        self._cluster.events.after(SECOND, self._supervise)
-        for row in self._cluster.checks.running():
+        self._events.after(SECOND, self._supervise)
+        for row in self._scene.checks.running():
             work = row.arguments
             if not isinstance(work, RollingRestart) or row.step is not Step.RESTART:
                 continue
-            node = cast("ControlledNode", self._cluster.nodes[work.nodes[work.done]])
+            node = self._nodes[work.nodes[work.done]]
             if node.node is not None and self._random.random() < 0.5:
                 node.crash()
-                self._cluster.events.after(self._random.randrange(SECOND), node.start_again)
+                self._events.after(self._random.randrange(SECOND), node.start_again)
 
     # -- requests
 

@@ -29,15 +29,22 @@ class Ended(Generic[T]):
     failure: str = ""
 
 
-def run_seeds(simulate: Callable[[int], T], seeds: Iterable[int], *, processes: int = 2) -> list[Ended[T]]:
-    """Run `simulate`, a function of a module whose package can be run with `--seed`, for each seed."""
+def run_seeds(
+    simulate: Callable[[int], T], seeds: Iterable[int], *, processes: int = 2, mix: str = ""
+) -> list[Ended[T]]:
+    """Run `simulate`, of a module whose package can be run with `--seed`, for each seed.
+
+    Args:
+        mix: by what name of a mix it is run there.
+    """
     with ProcessPoolExecutor(processes, get_context("spawn"), configure_logging, (logging.CRITICAL,)) as pool:
-        return list(pool.map(partial(_run, simulate), seeds, chunksize=4))
+        return list(pool.map(partial(_run, simulate, mix), seeds, chunksize=4))
 
 
-def _run(simulate: Callable[[int], T], seed: int) -> Ended[T]:
+def _run(simulate: Callable[[int], T], mix: str, seed: int) -> Ended[T]:
     try:
         return Ended(seed, simulate(seed))
     except Exception:
+        named = f" --mix {mix}" if mix else ""
         package = simulate.__module__.rpartition(".")[0]
-        return Ended(seed, None, f"{traceback.format_exc()}\nreplay with: python -m {package} --seed {seed}")
+        return Ended(seed, None, f"{traceback.format_exc()}\nreplay with: python -m {package} --seed {seed}{named}")

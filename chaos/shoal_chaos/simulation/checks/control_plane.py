@@ -6,8 +6,8 @@ The checks know the rows' format and nothing of how operations decide.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 from shoal.shardmap import Routes, Shard, ShardMap
@@ -32,10 +32,7 @@ from shoal_shardmanager.control.rows import (
 )
 
 from shoal_chaos.simulation.checks.invariants import Violation
-
-if TYPE_CHECKING:
-    from shoal_chaos.simulation.managers.cluster import ControlledCluster
-    from shoal_chaos.simulation.managers.nodes import ControlledNode
+from shoal_chaos.simulation.cluster.node import SimulatedNode
 
 MOVES_NOTHING_MS = 30_000
 """A move that is stuck for so long does not count against the caps."""
@@ -53,7 +50,7 @@ def _decoded(value: bytes, kind: type[T]) -> T:
 class ControlChecks:
     """Remembers the rows and the committed memberships, and compares."""
 
-    def __init__(self, cluster: ControlledCluster) -> None:
+    def __init__(self, nodes: Mapping[str, SimulatedNode]) -> None:
         self.map = ShardMap(0, "", (), (), ())
         self.nodes: dict[str, NodeRow] = {}
         self.policies: dict[int, PolicyRow] = {}
@@ -62,7 +59,7 @@ class ControlChecks:
         self.counters = CountersRow()
         self.memberships: dict[int, Membership] = {}
         self.ended: Counter[str] = Counter()
-        self._cluster = cluster
+        self._nodes = nodes
         self._votes_asked: dict[int, int] = {}
         """By keyspace, the fewest voters that were ever asked for: what it had before a change may be on its way still."""
         self._promised: set[tuple[int, str]] = set()
@@ -136,7 +133,7 @@ class ControlChecks:
     def _check_empty(self, name: str) -> None:
         """A node is said to be empty: so it is."""
         holding = [shard.id for shard in self.map.shards if name in shard.replicas]
-        node = cast("ControlledNode | None", self._cluster.nodes.get(name))
+        node = self._nodes.get(name)
         if node is not None and node.node is not None:
             holding += list(node.node.replicas)
         counted = {shard.id for shard in self.map.shards}
@@ -199,7 +196,7 @@ class ControlChecks:
 
     # -- nodes
 
-    def check_node(self, node: ControlledNode) -> None:
+    def check_node(self, node: SimulatedNode) -> None:
         """Look at the groups of a node after its turn."""
         for replica in node.replicas.values():
             group = replica.group
@@ -244,7 +241,7 @@ class ControlChecks:
         if len(holding) * 2 <= len(membership.voters):
             raise Violation(f"shard {shard_id} has lost its quorum: of {membership} only {holding} have a replica")
 
-    def replica_dropped(self, node: ControlledNode, shard_id: int) -> None:
+    def replica_dropped(self, node: SimulatedNode, shard_id: int) -> None:
         """A node has deleted a replica: nobody may count on it."""
         membership = self.memberships.get(shard_id)
         if self._mapped(shard_id) is None and shard_id not in self.counters.dropped:
@@ -253,7 +250,7 @@ class ControlChecks:
             return
         if node.name in membership.voters + membership.learners:
             raise Violation(f"{node.name} deleted its replica of shard {shard_id}, which has {membership}")
-        for other in self._cluster.nodes.values():
+        for other in self._nodes.values():
             for group in other.groups():
                 if group.group == shard_id and group.is_leader and node.name in group.membership.voters:
                     raise Violation(
@@ -300,11 +297,11 @@ class ControlChecks:
             yield f"shard {shard.id} has no replica on {missing}"
         leaders = [
             node.name
-            for node in self._cluster.controlled()
+            for node in self._nodes.values()
             if any(group.group == shard.id and group.is_leader for group in node.groups())
         ]
         if len(leaders) != 1:
             yield f"shard {shard.id} has leaders {leaders}"
 
-    def _node(self, name: str) -> ControlledNode:
-        return cast("ControlledNode", self._cluster.nodes[name])
+    def _node(self, name: str) -> SimulatedNode:
+        return self._nodes[name]

@@ -85,6 +85,10 @@ class Invariants:
         self._said: dict[tuple[str, int], int] = {}
         self.terms_may_fall = False
         """Whether disks lose what they had confirmed, and with it the terms that replicas were in."""
+        self.replicas_may_fail = False
+        """Whether something happens to their rows that they are to notice."""
+        self.rows_may_differ = False
+        """Whether replicas may have other rows than their logs say."""
         self._votes: dict[tuple[str, int, int], str] = {}
         self._terms: dict[tuple[str, int], int] = {}
         self._states: dict[tuple[int, int], int] = {}

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated cluster: each seed picks some kinds of faults and how often they come."""
+"""What goes wrong with the nodes of any simulated cluster: each seed picks some kinds of faults and how often they come."""
 
 from __future__ import annotations
 
@@ -6,27 +6,22 @@ from collections.abc import Callable
 from random import Random
 from typing import ClassVar
 
-from shoal.protocol.messages import TransferLeader
-from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
-from shoal_server.raft.ready import NotLeader
-
-from shoal_chaos.simulation.cluster.cluster import Cluster, SimulatedNode
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.cluster.node import USUAL_SYNC_DELAY, SimulatedNode
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 from shoal_chaos.simulation.world.network import Conditions
-
-ADMIN_CLIENT = 0
-ADMIN_REQUEST = 1 << 40
 
 
 class Faults:
     """Injects faults at random moments until told to stop."""
 
     intervals_ms: ClassVar[tuple[int, ...]] = (100, 300, 1000)
-    rows_differ: ClassVar[bool] = False
-    """Whether they let replicas have other rows than their logs say."""
 
     def __init__(self, cluster: Cluster, random: Random) -> None:
         self._cluster = cluster
+        self._world = cluster.world
+        self._network = cluster.world.network
+        self._events = cluster.world.events
         self._random = random
         self._active = True
         # Swarm testing (Groce and others, ISSTA 2012): leaving kinds out finds what their presence would mask.
@@ -44,14 +39,10 @@ class Faults:
             self._bad_network,
             self._slow_disk,
             self._failing_sync,
-            self._transfer,
-            self._change_membership,
-            self._split,
-            self._migrate,
         ]
 
     def _next(self) -> None:
-        self._cluster.events.after(self._random.randrange(1, 2 * self._interval), self._inject)
+        self._events.after(self._random.randrange(1, 2 * self._interval), self._inject)
 
     def _inject(self) -> None:
         if self._active:
@@ -62,22 +53,25 @@ class Faults:
         """Inject no more, and mend everything."""
         self._active = False
         cluster = self._cluster
-        cluster.network.cut(set())
-        cluster.network.conditions = Conditions()
+        self._network.cut(set())
+        self._network.conditions = Conditions()
         for node in cluster.nodes.values():
             node.paused_until = 0
             node.syncs_fail = False
-            node.sync_delay = (MILLISECOND // 10, MILLISECOND)
-            if node.node is None:
-                node.start()
+            node.sync_delay = USUAL_SYNC_DELAY
+            node.start_again()
             node.turn_soon()
         self._cluster.tell_of_links(self._random)
-        self._mend_manager()
+        self._mend_others()
 
-    def _mend_manager(self) -> None:
-        self._cluster.manager.resume()
+    def _mend_others(self) -> None:
+        """Mend what is not of nodes or links."""
 
     # -- kinds
+
+    def _names(self) -> list[str]:
+        """Return everybody who may be cut off."""
+        return list(self._cluster.nodes)
 
     def _some_node(self) -> SimulatedNode:
         return self._random.choice(list(self._cluster.nodes.values()))
@@ -85,11 +79,7 @@ class Faults:
     def _crash_one(self, node: SimulatedNode) -> None:
         if node.node is not None:
             node.crash()
-            self._cluster.events.after(self._random.randrange(3 * SECOND), lambda: self._restart(node))
-
-    def _restart(self, node: SimulatedNode) -> None:
-        if node.node is None:
-            node.start()
+            self._events.after(self._random.randrange(3 * SECOND), node.start_again)
 
     def _crash(self) -> None:
         self._crash_one(self._some_node())
@@ -101,29 +91,29 @@ class Faults:
 
     def _pause(self) -> None:
         node = self._some_node()
-        node.paused_until = self._cluster.events.now + self._random.randrange(3 * SECOND)
+        node.paused_until = self._events.now + self._random.randrange(3 * SECOND)
 
     def _partition(self) -> None:
-        names = list(self._cluster.nodes)
+        names = self._names()
         side = {name for name in names if self._random.random() < 0.5}
         self._cut({(a, b) for a in names for b in names if (a in side) != (b in side)})
 
     def _one_way_cut(self) -> None:
-        names = list(self._cluster.nodes)
+        names = self._names()
         self._cut({(a, b) for a in names for b in names if a != b and self._random.random() < 0.3})
 
     def _cut(self, links: set[tuple[str, str]]) -> None:
-        self._cluster.network.cut(links)
+        self._network.cut(links)
         self._cluster.tell_of_links(self._random)
-        self._cluster.events.after(self._random.randrange(4 * SECOND), self._heal)
+        self._events.after(self._random.randrange(4 * SECOND), self._heal)
 
     def _heal(self) -> None:
-        self._cluster.network.cut(set())
+        self._network.cut(set())
         self._cluster.tell_of_links(self._random)
 
     def _bad_network(self) -> None:
         random = self._random
-        self._cluster.network.conditions = Conditions(
+        self._network.conditions = Conditions(
             loss=random.choice([0, 0.02, 0.2]),
             repeat=random.choice([0, 0.1]),
             reorder=random.choice([0, 0.3]),
@@ -135,39 +125,3 @@ class Faults:
 
     def _failing_sync(self) -> None:
         self._some_node().syncs_fail = True
-
-    def _transfer(self) -> None:
-        cluster = self._cluster
-        shard = self._random.choice(cluster.manager.map.shards)
-        target = self._random.choice(list(cluster.nodes))
-        for node in cluster.nodes.values():
-            if node.node is not None:
-                node.node.receive_client(ADMIN_CLIENT, [TransferLeader(ADMIN_REQUEST, shard.id, target, 1000)])
-                node.turn_soon()
-
-    def _split(self) -> None:
-        self._cluster.manager.split()
-
-    def _migrate(self) -> None:
-        self._cluster.manager.migrate()
-
-    def _change_membership(self) -> None:
-        cluster, random = self._cluster, self._random
-        shard = random.choice(cluster.manager.map.shards)
-        for node in cluster.nodes.values():
-            if node.node is None or shard.id not in node.node.replicas:
-                continue
-            membership = node.node.replicas[shard.id].group.membership
-            kind = random.choice(list(ChangeKind))
-            if kind is ChangeKind.DEMOTE and len(membership.voters) <= 2:
-                continue
-            change = MembershipChange(kind, random.choice(list(cluster.nodes)))
-            target = cluster.nodes[change.node]
-            if kind is ChangeKind.ADD_LEARNER and not target.make_room(shard.id):
-                continue
-            try:
-                node.node.propose_membership(shard.id, change, node.local_now())
-            except (NotLeader, MembershipRefused):
-                continue
-            node.turn_soon()
-            return

@@ -17,9 +17,8 @@ from shoal.protocol.messages import Answer, OpenSession, Put, Request, Write, Wr
 from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.clients.client import SimulatedClient
 from shoal_chaos.simulation.clients.steps import FastPutStep, PutStep, Step
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
-from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND
 
 FORGED = b"forged"
@@ -96,30 +95,22 @@ class Forger(SimulatedClient):
                 raise Violation(f"{self.name} wrote in somebody else's session: {answer}")
 
 
-class Crowds(Faults):
+class Crowds(UsualFaults):
     """The usual faults, and the clients of this module beside the usual ones."""
 
     intervals_ms: ClassVar[tuple[int, ...]] = (300, 1000)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
-        crowd: list[SimulatedClient] = [cluster.add_client(HastyClient, f"hasty-{number}") for number in range(2)]
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
+        clients = scene.clients
+        crowd: list[SimulatedClient] = [clients.add(HastyClient, f"hasty-{number}") for number in range(2)]
         if random.random() < 0.7:
-            crowd.append(cluster.add_client(Opener, "opener"))
+            crowd.append(clients.add(Opener, "opener"))
         if random.random() < 0.7:
-            forger = cluster.add_client(Forger, "forger")
-            forger.victims = [client for client in cluster.clients if not isinstance(client, Opener | Forger)]
+            forger = clients.add(Forger, "forger")
+            forger.victims = [client for client in clients.of_keys if not isinstance(client, Opener | Forger)]
             crowd.append(forger)
-            for number, client in enumerate(cluster.clients):
-                cluster.introduce(number, client.name.encode())
+            for number, client in enumerate(clients.of_keys):
+                self._cluster.introduce(number, client.name.encode())
         for client in crowd:
             client.start()
-
-
-def simulate_crowds(seed: int, *, fault_seconds: int = 8) -> Report:
-    """Run one seed.
-
-    Raises:
-        Violation: as `simulate`, and for what this module adds.
-    """
-    return simulate(seed, fault_seconds=fault_seconds, make_faults=Crowds)

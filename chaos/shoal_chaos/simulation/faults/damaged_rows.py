@@ -10,18 +10,17 @@ from shoal_server.node.core import Node
 from shoal_server.storage.meta_rows import KIND_OF, DamageRule
 from shoal_server.storage.twice import COPIES
 
-from shoal_chaos.simulation.cluster.cluster import Cluster, SimulatedNode
-from shoal_chaos.simulation.faults.base import Faults
-from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.cluster.node import SimulatedNode
+from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import SECOND
 
 ROWS_MOST = 8
-LOST_LOGS_SECONDS = 30
 GROUP_BYTES = 4
 """Of a log entry's key, which begins with them."""
 
 
-class DamagedRows(Faults):
+class DamagedRows(UsualFaults):
     """Neighbouring rows on a node's disk are damaged: of users, of what replicas have applied, or of their logs.
 
     No other node's are, before all replicas are whole again and nothing damaged is left: of every row there is a copy that
@@ -30,10 +29,10 @@ class DamagedRows(Faults):
 
     intervals_ms: ClassVar[tuple[int, ...]] = (100, 300)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.damaged = 0
-        super().__init__(cluster, random)
-        cluster.replicas_may_fail = True
+        super().__init__(scene, random)
+        self._cluster.invariants.replicas_may_fail = True
         self.kinds += [self._damage] * len(self.kinds)
 
     def _all_kinds(self) -> list[Callable[[], None]]:
@@ -97,7 +96,7 @@ class DamagedMeta(DamagedRows):
             self.damaged += 1
 
 
-class LostLogs(Faults):
+class LostLogs(UsualFaults):
     """A replica's log is damaged just when a leader is cut off that knows, with it, what the third has never heard of.
 
     Of three voters, one is cut off for a while; then the log of another is damaged, whose process starts again; then the
@@ -106,17 +105,17 @@ class LostLogs(Faults):
 
     intervals_ms: ClassVar[tuple[int, ...]] = (2000,)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.lost = 0
         self._busy = False
-        super().__init__(cluster, random)
-        cluster.replicas_may_fail = True
+        super().__init__(scene, random)
+        self._cluster.invariants.replicas_may_fail = True
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._lose_log]
 
     def _lose_log(self) -> None:
-        nodes, events = self._cluster.nodes, self._cluster.events
+        nodes, events = self._cluster.nodes, self._events
         whole = not any(is_damaged(node, nodes.values()) for node in nodes.values())
         led = self._led_by_three()
         if self._busy or not whole or not led:
@@ -143,7 +142,7 @@ class LostLogs(Faults):
         keys = node.engine.tables["log"].keys
         entries = {key for key in keys if not key.startswith(COPIES)}
         node.engine.damage.add("log", entries - _ends_of_logs(keys))
-        self._cluster.events.after(self._random.randrange(SECOND // 2), lambda: self._restart(node))
+        self._events.after(self._random.randrange(SECOND // 2), node.start_again)
 
     def _led_by_three(self) -> list[tuple[int, str, list[str]]]:
         """Return which shards have a leader and two voters beside it, and who these are."""
@@ -159,7 +158,7 @@ class LostLogs(Faults):
 
     def _apart(self, name: str) -> None:
         others = [other for other in self._cluster.nodes if other != name]
-        self._cluster.network.cut({(name, other) for other in others} | {(other, name) for other in others})
+        self._network.cut({(name, other) for other in others} | {(other, name) for other in others})
         self._cluster.tell_of_links(self._random)
 
 
@@ -206,18 +205,3 @@ def _members(shard: int, nodes: Iterable[SimulatedNode]) -> set[str]:
     """Return who has a replica of a shard, as far as any of them knows."""
     replicas = [node.replicas[shard] for node in nodes if shard in node.replicas]
     return {member for replica in replicas for member in replica.group.members}
-
-
-def simulate_damaged_rows(seed: int) -> Report:
-    """Run one seed under `DamagedRows` (see `run.simulate`)."""
-    return simulate(seed, make_faults=DamagedRows)
-
-
-def simulate_damaged_meta(seed: int) -> Report:
-    """Run one seed under `DamagedMeta` (see `run.simulate`)."""
-    return simulate(seed, make_faults=DamagedMeta)
-
-
-def simulate_lost_logs(seed: int) -> Report:
-    """Run one seed under `LostLogs` (see `run.simulate`)."""
-    return simulate(seed, fault_seconds=LOST_LOGS_SECONDS, make_faults=LostLogs)

@@ -15,18 +15,11 @@ from msgspec.structs import replace
 from shoal.protocol.frames import encode_frame
 from shoal_server.raft.messages import AppendEntries
 
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
-from shoal_chaos.simulation.run import Report
-from shoal_chaos.simulation.run import simulate as simulate_under
+from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 
 
-def simulate_flipped_bits(seed: int, *, fault_seconds: int = 10) -> Report:
-    """Run one seed of this mix; see `run.simulate`."""
-    return simulate_under(seed, fault_seconds=fault_seconds, make_faults=FlippedBits)
-
-
-class FlippedBits(Faults):
+class FlippedBits(UsualFaults):
     """See the module's first lines. `flipped`: how many bits were.
 
     Leaders change and nodes end meanwhile, so that there are replicas to be filled up.
@@ -34,17 +27,17 @@ class FlippedBits(Faults):
 
     intervals_ms: ClassVar[tuple[int, ...]] = (500, 1500)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.flipped = 0
-        super().__init__(cluster, random)
+        super().__init__(scene, random)
         self._on_the_wire, self._in_memory = random.choice([0.0, 0.002, 0.02]), random.choice([0.0, 0.005, 0.05])
-        cluster.network.harm, cluster.network.refused = self._harm, self._refused
+        self._network.harm, self._network.refused = self._harm, self._refused
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._transfer, self._transfer, self._crash]
 
     def stop(self) -> None:
-        self._cluster.network.harm = None
+        self._network.harm = None
         super().stop()
 
     def _harm(self, messages: list[Any]) -> bytes:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from random import Random
 from typing import ClassVar
 
-from shoal_chaos.simulation.cluster.cluster import Cluster
-from shoal_chaos.simulation.faults.base import Faults
+from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import SECOND
 
 AWAY = 3 * SECOND
 """A node is away for at least so long, in which those who know all that was acknowledged elect whoever is to lead."""
 
 
-class LostTails(Faults):
+class LostTails(UsualFaults):
     """A node's disk is, when its process starts again, as it was some time before that one was killed.
 
     Nothing else goes wrong: a replica that has forgotten what it acknowledged must not be needed by a majority before it
@@ -23,11 +23,11 @@ class LostTails(Faults):
 
     intervals_ms: ClassVar[tuple[int, ...]] = (500,)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.lost = 0
         self._losing = False
-        super().__init__(cluster, random)
-        cluster.invariants.terms_may_fall = True
+        super().__init__(scene, random)
+        self._cluster.invariants.terms_may_fall = True
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._lose_tail]
@@ -46,12 +46,12 @@ class LostTails(Faults):
             events.after(AWAY + self._random.randrange(AWAY), come_back)
 
         def come_back() -> None:
-            self._restart(node)
+            node.start_again()
             # Time to be filled up, before the next one is.
             events.after(AWAY, rest)
 
         def rest() -> None:
             self._losing = False
 
-        events = self._cluster.events
+        events = self._events
         events.after(self._random.randrange(1, 2 * SECOND), lose)

@@ -15,16 +15,14 @@ from typing import ClassVar
 import msgspec
 from shoal.protocol.messages import DropReplica, InstallShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.settings import NodeSettings
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
-from shoal_chaos.simulation.cluster.cluster import Cluster, SimulatedNode
-from shoal_chaos.simulation.faults.base import ADMIN_CLIENT, ADMIN_REQUEST
+from shoal_chaos.simulation.cluster.node import SimulatedNode
 from shoal_chaos.simulation.faults.damaged_rows import LostLogs, is_damaged
-from shoal_chaos.simulation.run import Report, random_settings, simulate
+from shoal_chaos.simulation.faults.usual import ADMIN_CLIENT, ADMIN_REQUEST
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
-FAULT_SECONDS = 40
 LOOK = MILLISECOND // 4
 LOOKS = 400
 """A split that has not been applied after so many looks was refused, or its leader is gone."""
@@ -35,16 +33,16 @@ class MissedSplits(LostLogs):
 
     intervals_ms: ClassVar[tuple[int, ...]] = (1000,)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.missed = 0
-        super().__init__(cluster, random)
+        super().__init__(scene, random)
         self.kinds = self._all_kinds()
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._miss_split, self._lose_log]
 
     def _miss_split(self) -> None:
-        nodes, events = self._cluster.nodes, self._cluster.events
+        nodes, events = self._cluster.nodes, self._events
         led = self._led_by_three()
         if self._busy or not led or any(is_damaged(node, nodes.values()) for node in nodes.values()):
             return
@@ -55,7 +53,7 @@ class MissedSplits(LostLogs):
         def split() -> None:
             replica = nodes[leader].replicas.get(shard)
             if replica is not None:
-                self._cluster.manager.split(shard)
+                self._manager.split(shard)
                 self._fail_once_split(shard, leader, failing, replica.machine.state.children, LOOKS)
 
         self._apart(lagging)
@@ -70,7 +68,7 @@ class MissedSplits(LostLogs):
         if leading is None or replica is None or node.node is None or not looks:
             return
         if leading.machine.state.children == before:
-            self._cluster.events.after(LOOK, lambda: self._fail_once_split(shard, leader, failing, before, looks - 1))
+            self._events.after(LOOK, lambda: self._fail_once_split(shard, leader, failing, before, looks - 1))
         elif replica.machine.state.children == before:
             failure = ReplicaFailure(FailureKind.DIVERGED, "a split is to be missed", replica.machine.state.index)
             node.node.fail_replica(replica, failure, node.local_now())
@@ -92,13 +90,3 @@ class MissedSplits(LostLogs):
         ):
             core.receive_client(ADMIN_CLIENT, [request])
         node.turn_soon()
-
-
-def short_logs(random: Random) -> NodeSettings:
-    """Return settings with which a replica that was cut off needs a snapshot."""
-    return msgspec.structs.replace(random_settings(random), log_retain_bytes=300, log_checkpoint_bytes=100)
-
-
-def simulate_missed_splits(seed: int) -> Report:
-    """Run one seed under `MissedSplits` (see `run.simulate`)."""
-    return simulate(seed, fault_seconds=FAULT_SECONDS, make_faults=MissedSplits, make_settings=short_logs)

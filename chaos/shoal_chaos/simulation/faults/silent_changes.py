@@ -17,9 +17,9 @@ from shoal_server.storage.applied_state import applied_state_row
 from shoal_server.storage.layout import applied_state_key, prefix_end, value_header
 
 from shoal_chaos.simulation.checks.invariants import Violation
-from shoal_chaos.simulation.cluster.cluster import Cluster, SimulatedNode
-from shoal_chaos.simulation.faults.base import Faults
-from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.cluster.node import SimulatedNode
+from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.disk import SimulatedEngine
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
@@ -31,28 +31,28 @@ BOUND = 8 * SECOND
 """Within so long a replica that differs, on a node that is up, has been found and put right, or is shown to operators."""
 
 
-class SilentChanges(Faults):
+class SilentChanges(UsualFaults):
     """Changes a row of one replica after the other; beside that, leaders, members and microshards move, and nodes crash.
 
     `changed`: how many. `found`: how many were then seen to be right again. `shown`: how often nobody could know who is right.
     """
 
     intervals_ms: ClassVar[tuple[int, ...]] = (200, 600)
-    rows_differ: ClassVar[bool] = True
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.changed = self.found = self.shown = 0
         self._wrong_since: dict[tuple[str, int], int] = {}
         self._shown: set[tuple[str, int]] = set()
         self._last_index: dict[int, int] = {}
         self._grows: set[int] = set()
-        super().__init__(cluster, random)
-        cluster.replicas_may_fail = True
+        super().__init__(scene, random)
+        invariants = self._cluster.invariants
+        invariants.replicas_may_fail = invariants.rows_may_differ = True
         self.kinds += [self._change] * (2 + len(self.kinds))
-        for node in cluster.nodes.values():
+        for node in self._cluster.nodes.values():
             for replica in node.replicas.values():
                 _lay_ballast(node.engine, replica)
-        cluster.events.after(LOOK_INTERVAL, self._look)
+        self._events.after(LOOK_INTERVAL, self._look)
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._transfer, self._change_membership, self._split, self._migrate_if_right, self._crash]
@@ -99,7 +99,7 @@ class SilentChanges(Faults):
     # -- looking
 
     def _look(self) -> None:
-        now = self._cluster.events.now
+        now = self._events.now
         self._grows = set()
         leaders = self._leaders()
         for shard, replica in leaders.items():
@@ -123,7 +123,7 @@ class SilentChanges(Faults):
                     self._shown.add((name, shard))
                 if now - self._wrong_since.setdefault((name, shard), now) >= BOUND:
                     self._must_be_shown(name, shard, replica)
-        self._cluster.events.after(LOOK_INTERVAL, self._look)
+        self._events.after(LOOK_INTERVAL, self._look)
 
     def _leaders(self) -> dict[int, Replica]:
         return {
@@ -144,11 +144,6 @@ class SilentChanges(Faults):
         for node in self._nodes():
             if shard in node.replicas:
                 _lay_ballast(node.engine, node.replicas[shard])
-
-
-def simulate_silent_changes(seed: int) -> Report:
-    """Run one seed under such faults, and no others; raise as `simulate` does."""
-    return simulate(seed, make_faults=SilentChanges)
 
 
 def _lay_ballast(engine: SimulatedEngine, replica: Replica) -> None:

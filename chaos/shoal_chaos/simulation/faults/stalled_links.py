@@ -15,17 +15,15 @@ from typing import Any, ClassVar
 import msgspec
 from shoal.protocol.messages import TransferLeader
 from shoal_server.node.replica import Replica
-from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import Timing
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.messages import VoteRequest, VoteResponse
 from shoal_server.raft.ready import NotLeader
 from shoal_server.storage.snapshot import SnapshotChunk
 
-from shoal_chaos.simulation.cluster.cluster import Cluster, SimulatedNode
-from shoal_chaos.simulation.faults.base import ADMIN_CLIENT, ADMIN_REQUEST, Faults
-from shoal_chaos.simulation.run import Report, random_settings
-from shoal_chaos.simulation.run import simulate as simulate_under
+from shoal_chaos.simulation.cluster.node import SimulatedNode
+from shoal_chaos.simulation.faults.usual import ADMIN_CLIENT, ADMIN_REQUEST, UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
 STALL_SHORTEST = 800 * MILLISECOND
@@ -35,38 +33,20 @@ DIALLED_AFTER = (5 * MILLISECOND, 1000 * MILLISECOND)
 """A link that broke is made anew within one of these."""
 POWER_LOST_WITHIN = 20 * MILLISECOND
 SLOWER_THAN_POWER = (5 * SECOND, 6 * SECOND)
-LONG_SUPPORT = Timing(support_ns=1900 * MILLISECOND)
 SHORT_SUPPORT = Timing(heartbeat_interval_ns=100 * MILLISECOND, support_ns=400 * MILLISECOND)
 
 
-def simulate(seed: int, *, fault_seconds: int = 15) -> Report:
-    """Run one seed of this mix; see `run.simulate`."""
-    return simulate_under(seed, fault_seconds=fault_seconds, make_faults=StalledLinks, make_settings=short_logs)
-
-
-def short_logs(random: Random) -> NodeSettings:
-    """Return settings with which a replica that was away for a second needs a snapshot."""
-    settings = random_settings(random)
-    return msgspec.structs.replace(
-        settings,
-        timing=random.choice([settings.timing, LONG_SUPPORT]),
-        log_retain_bytes=300,
-        log_checkpoint_bytes=100,
-        snapshot_timeout_ns=4 * SECOND,
-    )
-
-
-class StalledLinks(Faults):
+class StalledLinks(UsualFaults):
     """See the module's first lines."""
 
     intervals_ms: ClassVar[tuple[int, ...]] = (200, 400, 1000)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        self._first_timing = cluster.settings.timing
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        self._first_timing = scene.cluster.settings.timing
         self._restarting_until = 0
-        super().__init__(cluster, random)
+        super().__init__(scene, random)
         self._stalls_chunks, self._stalls_votes = random.choice([0.0, 0.5, 1.0]), random.choice([0.0, 0.5, 0.9])
-        cluster.network.watch = self._look_at_frame
+        self._network.watch = self._look_at_frame
 
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [
@@ -85,36 +65,36 @@ class StalledLinks(Faults):
         ]
 
     def stop(self) -> None:
-        self._cluster.network.watch = None
-        self._cluster.network.flow()
+        self._network.watch = None
+        self._network.flow()
         super().stop()
 
     # -- stalls
 
     def _stall(self, sender: str, receiver: str, *, lost: bool = True) -> None:
         """Let a link stall; what is in it arrives in the end, or, if it may be `lost`, is and both ends are told."""
-        cluster, random = self._cluster, self._random
-        if cluster.network.is_stalled(sender, receiver):
+        random = self._random
+        if self._network.is_stalled(sender, receiver):
             return
         length = random.randrange(STALL_SHORTEST, STALL_LONGEST)
-        cluster.network.stall(sender, receiver, cluster.events.now + length)
+        self._network.stall(sender, receiver, self._events.now + length)
         if lost and random.random() < 0.25:
-            cluster.events.after(random.randrange(length), lambda: self._break_off(sender, receiver))
+            self._events.after(random.randrange(length), lambda: self._break_off(sender, receiver))
 
     def _break_off(self, sender: str, receiver: str) -> None:
         """Break a link, of which both ends are told, and mend it after a while."""
         cluster, random = self._cluster, self._random
-        cluster.network.break_off(sender, receiver)
+        self._network.break_off(sender, receiver)
         for one, other in ((sender, receiver), (receiver, sender)):
             node = cluster.nodes[one]
             if node.node is not None:
                 node.node.peer_lost(other)
                 node.turn_soon()
-        cluster.events.after(random.randrange(random.choice(DIALLED_AFTER)), lambda: self._mend(sender, receiver))
+        self._events.after(random.randrange(random.choice(DIALLED_AFTER)), lambda: self._mend(sender, receiver))
 
     def _mend(self, sender: str, receiver: str) -> None:
         cluster = self._cluster
-        cluster.network.mend(sender, receiver)
+        self._network.mend(sender, receiver)
         for one, other in ((sender, receiver), (receiver, sender)):
             node = cluster.nodes[one]
             if node.node is not None and cluster.nodes[other].node is not None:
@@ -145,7 +125,7 @@ class StalledLinks(Faults):
         for sender, receiver in self._links():
             if sender == leader.name or (receiver != leader.name and self._random.random() < 0.5):
                 delay = self._random.randrange(300 * MILLISECOND)
-                self._cluster.events.after(delay, lambda link=(sender, receiver): self._stall(*link))  # type: ignore[misc]
+                self._events.after(delay, lambda link=(sender, receiver): self._stall(*link))  # type: ignore[misc]
 
     def _stall_one_after_another(self) -> None:
         """All that a leader says to one voter stalls, and before that is over what it says to another.
@@ -161,7 +141,7 @@ class StalledLinks(Faults):
             first, second = self._random.sample(others, 2)
             self._stall(leader.name, first, lost=False)
             later = self._random.randrange(300 * MILLISECOND, STALL_SHORTEST)
-            self._cluster.events.after(later, lambda: self._stall(leader.name, second, lost=False))
+            self._events.after(later, lambda: self._stall(leader.name, second, lost=False))
 
     def _lead_behind_a_stall(self) -> None:
         """Leadership goes to another node while what both say to a third stalls; and is lost, more often than not."""
@@ -176,7 +156,7 @@ class StalledLinks(Faults):
         for sender in (leader.name, target):
             self._stall(sender, behind, lost=False)
             if self._random.random() < 0.7:
-                self._cluster.events.after(STALL_SHORTEST, lambda sender=sender: self._break_off(sender, behind))  # type: ignore[misc]
+                self._events.after(STALL_SHORTEST, lambda sender=sender: self._break_off(sender, behind))  # type: ignore[misc]
         leader.node.receive_client(ADMIN_CLIENT, [TransferLeader(ADMIN_REQUEST, replica.shard.id, target, 1000)])
         leader.turn_soon()
 
@@ -239,7 +219,7 @@ class StalledLinks(Faults):
             if leader.epoch == life:
                 self._crash_one(leader)
 
-        self._cluster.events.after(self._random.randrange(MILLISECOND, POWER_LOST_WITHIN), lose)
+        self._events.after(self._random.randrange(MILLISECOND, POWER_LOST_WITHIN), lose)
 
     def _smaller_or_larger(self, replica: Replica) -> MembershipChange | None:
         """Return a step of a group's voters down to one, or from there up again."""
@@ -260,7 +240,7 @@ class StalledLinks(Faults):
         """
         found = self._some_leader()
         cluster, random = self._cluster, self._random
-        if found is None or cluster.events.now < self._restarting_until:
+        if found is None or self._events.now < self._restarting_until:
             return
         is_short = cluster.settings.timing == SHORT_SUPPORT
         timing = self._first_timing if is_short else SHORT_SUPPORT
@@ -275,10 +255,10 @@ class StalledLinks(Faults):
         at = 0
         for node in (*others, leader):
             at += random.randrange(20 * MILLISECOND, longest) if node is not leader else 2 * SECOND
-            cluster.events.after(at, lambda node=node: self._restart_at_once(node))  # type: ignore[misc]
-        self._restarting_until = cluster.events.now + at + SECOND
+            self._events.after(at, lambda node=node: self._restart_at_once(node))  # type: ignore[misc]
+        self._restarting_until = self._events.now + at + SECOND
 
     def _restart_at_once(self, node: SimulatedNode) -> None:
         if node.node is not None:
             node.crash()
-            self._cluster.events.after(self._random.randrange(50 * MILLISECOND), lambda: self._restart(node))
+            self._events.after(self._random.randrange(50 * MILLISECOND), node.start_again)

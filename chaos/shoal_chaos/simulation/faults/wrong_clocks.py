@@ -10,9 +10,9 @@ from random import Random
 from typing import ClassVar
 
 from shoal_chaos.simulation.clients.lives import Lives
-from shoal_chaos.simulation.cluster.cluster import Cluster, SimulatedNode
-from shoal_chaos.simulation.faults.base import Faults
-from shoal_chaos.simulation.run import Report, simulate
+from shoal_chaos.simulation.cluster.node import SimulatedNode
+from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
 HOUR_MS = 3_600_000
@@ -27,7 +27,7 @@ COLD_START_SECONDS = 2 + 18 + 10
 DRIFT_STEP = 50 * MILLISECOND
 
 
-class WrongClocks(Faults):
+class WrongClocks(UsualFaults):
     """One wall clock at a time jumps, or runs away, for a while; one node at a time is killed, stopped or cut off beside it.
 
     Of two nodes that are left, nobody can say by their clocks which is wrong, but they have known the time before. One that
@@ -36,15 +36,16 @@ class WrongClocks(Faults):
 
     intervals_ms: ClassVar[tuple[int, ...]] = (200, 500)
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
+    def __init__(self, scene: NodesScene, random: Random) -> None:
         self.wrong: SimulatedNode | None = None
         self._quiet_until = 0
-        cluster.histories.expiry_allowance_ns = ALLOWANCE_NS
-        for node in cluster.nodes.values():
+        self._histories = scene.clients.histories
+        self._histories.expiry_allowance_ns = ALLOWANCE_NS
+        for node in scene.cluster.nodes.values():
             node.wall_skew_ms = random.randint(-RIGHT_WITHIN_MS, RIGHT_WITHIN_MS)
-        for client in cluster.clients:
-            client.lives = Lives(client.name, cluster.histories)
-        super().__init__(cluster, random)
+        for client in scene.clients.of_keys:
+            client.lives = Lives(client.name, self._histories)
+        super().__init__(scene, random)
         self.kinds = [*self.kinds, self._jump, self._jump, self._run_away]
 
     def _all_kinds(self) -> list[Callable[[], None]]:
@@ -61,7 +62,7 @@ class WrongClocks(Faults):
             return None
         leaders = [node for node in self._cluster.nodes.values() if any(group.is_leader for group in node.groups())]
         self.wrong = self._random.choice(leaders) if leaders and self._random.random() < 0.7 else self._some_node()
-        self._cluster.events.after(self._random.randrange(SECOND // 5, 4 * SECOND), self._set_right)
+        self._events.after(self._random.randrange(SECOND // 5, 4 * SECOND), self._set_right)
         return self.wrong
 
     def _set_right(self) -> None:
@@ -83,13 +84,13 @@ class WrongClocks(Faults):
     def _drift(self, node: SimulatedNode, step_ms: int) -> None:
         if self.wrong is node:
             node.wall_skew_ms += step_ms
-            self._cluster.events.after(DRIFT_STEP, lambda: self._drift(node, step_ms))
+            self._events.after(DRIFT_STEP, lambda: self._drift(node, step_ms))
 
     # -- and the rest
 
     def _victim(self) -> SimulatedNode | None:
         """Return a node that something may happen to, whichever clock is wrong; None while that has not passed."""
-        now = self._cluster.events.now
+        now = self._events.now
         if now < self._quiet_until:
             return None
         # It comes back after four seconds at the most (`_cut`), and has heard the others after another one.
@@ -104,7 +105,7 @@ class WrongClocks(Faults):
     def _stop(self) -> None:
         node = self._victim()
         if node is not None:
-            node.paused_until = self._cluster.events.now + self._random.randrange(3 * SECOND)
+            node.paused_until = self._events.now + self._random.randrange(3 * SECOND)
 
     def _cut_off(self) -> None:
         node = self._victim()
@@ -119,10 +120,10 @@ class ColdStart(WrongClocks):
     It leads with what joins it first, if it will, while nothing but another clock contradicts its own.
     """
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
         self.kinds = [self._transfer]
-        cluster.events.after(2 * SECOND, self._fail)
+        self._events.after(2 * SECOND, self._fail)
 
     def _fail(self) -> None:
         cluster, random = self._cluster, self._random
@@ -137,7 +138,7 @@ class ColdStart(WrongClocks):
         wrong.wall_skew_ms = off if ahead else -off
         if not ahead:
             # With one other, it may hold the newest stamp there was for the time: as far back as they were down.
-            cluster.histories.expiry_allowance_ns = DOWN_MOST
+            self._histories.expiry_allowance_ns = DOWN_MOST
         self.wrong = wrong
         joins = 0
         for place, node in enumerate(nodes):
@@ -147,11 +148,11 @@ class ColdStart(WrongClocks):
             )
             if place == len(nodes) // 2 + 1:
                 joins += 4 * SECOND
-            cluster.events.after(joins, lambda node=node: self._restart(node))  # type: ignore[misc]
-        cluster.events.after(joins + 4 * SECOND, self._set_right)
+            self._events.after(joins, node.start_again)
+        self._events.after(joins + 4 * SECOND, self._set_right)
 
 
-class MostClocksWrong(Faults):
+class MostClocksWrong(UsualFaults):
     """All wall clocks are ahead for a while: nobody can know, and rows expire by it; after it the shards' clocks are right."""
 
     intervals_ms: ClassVar[tuple[int, ...]] = (1_000,)
@@ -159,26 +160,15 @@ class MostClocksWrong(Faults):
     def _all_kinds(self) -> list[Callable[[], None]]:
         return [self._transfer, self._crash, self._partition]
 
-    def __init__(self, cluster: Cluster, random: Random) -> None:
-        super().__init__(cluster, random)
-        cluster.events.after(SECOND, self._ahead)
+    def __init__(self, scene: NodesScene, random: Random) -> None:
+        super().__init__(scene, random)
+        self._events.after(SECOND, self._ahead)
 
     def _ahead(self) -> None:
         for node in self._cluster.nodes.values():
             node.wall_skew_ms = YEAR_MS
-        self._cluster.events.after(2 * SECOND, self._right)
+        self._events.after(2 * SECOND, self._right)
 
     def _right(self) -> None:
         for node in self._cluster.nodes.values():
             node.wall_skew_ms = 0
-
-
-def simulate_wrong_clocks(seed: int, *, fault_seconds: int = 12) -> Report:
-    """Run one seed; every fourth is a cold start, which takes its own time.
-
-    Raises:
-        Violation: as `simulate`, and for rows that were gone too early or there too late.
-    """
-    if seed % 4 == 0:
-        return simulate(seed, fault_seconds=COLD_START_SECONDS, make_faults=ColdStart)
-    return simulate(seed, fault_seconds=fault_seconds, make_faults=WrongClocks)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from random import Random
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
 import shoal
 from shoal.errors import ShoalError
@@ -13,12 +13,11 @@ from shoal_shardmanager.process.clock import Clock as ManagerClock
 from shoal_shardmanager.process.driver import Leadership, begin_leadership
 from shoal_shardmanager.process.store import Deposed, Store
 
-from shoal_chaos.simulation.managers.rows import RowsClient
+from shoal_chaos.simulation.managers.rows import ManagerRows, RowsClient
 from shoal_chaos.simulation.world.events import SECOND, Clock
 from shoal_chaos.simulation.world.loop import SimulatedLoop
-
-if TYPE_CHECKING:
-    from shoal_chaos.simulation.managers.cluster import ControlledCluster
+from shoal_chaos.simulation.world.streams import Streams
+from shoal_chaos.simulation.world.world import World
 
 LOOK_SECONDS = 0.2
 RETRY_SECONDS = 1.0
@@ -28,13 +27,30 @@ UNIX_START = 1_700_000_000
 class ManagerProcess:
     """One manager; `leadership` is the controller while it runs it."""
 
-    def __init__(self, cluster: ControlledCluster, name: str, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        world: World,
+        streams: Streams,
+        rows: ManagerRows,
+        config: ClusterConfig,
+        name: str,
+        clock: Clock,
+        leads: Callable[[], bool],
+    ) -> None:
+        """
+        Args:
+            leads: says whether it believes to lead.
+        """
         self.name = name
         self.leadership: Leadership | None = None
         self.running = False
-        self._cluster = cluster
+        self._world = world
+        self._streams = streams
+        self._rows = rows
+        self._config = config
         self._clock = clock
-        self._random = random
+        self._random = world.random(f"manager {name}")
+        self._leads = leads
         self.loop: SimulatedLoop
         self._client: RowsClient
         self._task: asyncio.Task[None]
@@ -43,13 +59,17 @@ class ManagerProcess:
 
     def start(self) -> None:
         """Begin a new process."""
-        cluster = self._cluster
+        events = self._world.events
         self.running = True
-        self.loop = SimulatedLoop(self.name, cluster.events, self._clock, self._random, cluster.streams)
-        self._client = RowsClient(self.name, cluster.rows, cluster.events, self._random, cluster.network)
+        self.loop = SimulatedLoop(self.name, events, self._clock, self._random, self._streams)
+        self._client = RowsClient(self.name, self._rows, events, self._random, self._world.network)
         self._task = self.loop.create_task(self._control(self._client))
         self._lives.append((self.loop, self._task))
-        cluster.loops.append(self.loop)
+
+    @property
+    def loops(self) -> list[SimulatedLoop]:
+        """Those of all its lives."""
+        return [loop for loop, _ in self._lives]
 
     def crash(self) -> None:
         """End the process; requests that it has sent are under way all the same."""
@@ -57,7 +77,7 @@ class ManagerProcess:
         self.leadership = None
         self._client.closed = True
         self.loop.paused_until = 0
-        self._cluster.streams.end_all(self.name, noticed=self._random.random() < 0.5)
+        self._streams.end_all(self.name, noticed=self._random.random() < 0.5)
         self._task.cancel()
 
     def finish(self) -> None:
@@ -65,9 +85,6 @@ class ManagerProcess:
         self._client.closed = True
         for loop, task in self._lives:
             loop.finish(task)
-
-    def _leads(self) -> bool:
-        return self._cluster.believed_leader(self.name) == self.name
 
     async def _control(self, client: RowsClient) -> None:
         while True:
@@ -82,7 +99,7 @@ class ManagerProcess:
         running: asyncio.Task[None] | None = None
         try:
             store = Store(cast(shoal.AsyncClient, client), self.name)
-            leadership = await begin_leadership(self._cluster.config, store, clock)
+            leadership = await begin_leadership(self._config, store, clock)
             self.leadership = leadership
             running = asyncio.create_task(leadership.run())
             while self._leads() and not running.done():  # noqa: ASYNC110 - as the real one looks
@@ -98,7 +115,7 @@ class ManagerProcess:
             running.result()
 
     def _unix(self) -> float:
-        return UNIX_START + self._cluster.events.now / SECOND
+        return UNIX_START + self._world.events.now / SECOND
 
 
 def config_of(cluster: str, nodes: list[str], shards: int, microshards: int) -> ClusterConfig:

@@ -22,7 +22,7 @@ DELAY_MAX = 5 * MILLISECOND
 T = TypeVar("T")
 
 
-class Rows:
+class ManagerRows:
     """What outlives every manager. `written` is called with what each write has changed; None: deleted."""
 
     def __init__(self, written: Callable[[dict[str, bytes | None]], None]) -> None:
@@ -53,7 +53,7 @@ class Rows:
 class RowsClient:
     """What a manager reads and writes the rows with: the part of `shoal.AsyncClient` that `Store` uses."""
 
-    def __init__(self, name: str, rows: Rows, events: Events, random: Random, network: Network) -> None:
+    def __init__(self, name: str, rows: ManagerRows, events: Events, random: Random, network: Network) -> None:
         self.closed = False
         self._name = name
         self._rows = rows

@@ -8,21 +8,20 @@ a migration is a client like others, and may die.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 import msgspec
 from shoal.map_changes import with_migrated, with_split
 from shoal.protocol.messages import InstallShardMap, SplitShard
 from shoal.protocol.migration import MigrationEnd
-from shoal.shardmap import MicroshardRange, Shard, ShardMap, microshards_in, ranges_of, without_ranges
+from shoal.shardmap import MicroshardRange, Shard, microshards_in, ranges_of, without_ranges
 from shoal_server.node.core import Node
 from shoal_server.node.replica import Replica
 
+from shoal_chaos.simulation.clients.answers import decoding
+from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.cluster.node import client_name
 from shoal_chaos.simulation.resharding.migrating import MigrationOrder, SimulatedDriver
 from shoal_chaos.simulation.world.events import MILLISECOND
-
-if TYPE_CHECKING:
-    from shoal_chaos.simulation.cluster.cluster import Cluster
 
 CLIENT = 0
 FIRST_DRIVER = 1000
@@ -38,17 +37,19 @@ class SimulatedManager:
     `drivers` are all that there ever were, by the number of the client that each of them is.
     """
 
-    def __init__(self, cluster: Cluster, shard_map: ShardMap, random: Random) -> None:
+    def __init__(self, cluster: Cluster, random: Random) -> None:
+        shard_map = cluster.shard_map
         self.map = shard_map
         self.drivers: list[SimulatedDriver] = []
         self.migrations = 0
         self._order: MigrationOrder | None = None
         self._version = shard_map.version
         self._cluster = cluster
+        self._events = cluster.world.events
         self._random = random
         self._splits: dict[int, Shard] = {}
         self._next_shard = max(shard.id for shard in shard_map.shards)
-        cluster.events.after(PUSH_INTERVAL, self._push)
+        self._events.after(PUSH_INTERVAL, self._push)
 
     def _running(self) -> list[Node]:
         return [node.node for node in self._cluster.nodes.values() if node.node is not None]
@@ -68,7 +69,7 @@ class SimulatedManager:
             if node.node is not None and node.node.routes.map.version < self.map.version:
                 node.node.receive_client(CLIENT, [InstallShardMap(REQUEST, self.map)])
                 self._cluster.nodes[name].turn_soon()
-        self._cluster.events.after(PUSH_INTERVAL, self._push)
+        self._events.after(PUSH_INTERVAL, self._push)
 
     def _adopt(self, child: Shard) -> None:
         self.map = with_split(self.map, child, self.map.version + 1)
@@ -112,18 +113,18 @@ class SimulatedManager:
         if alone:
             for driver in self.drivers:
                 driver.stop()
-        cluster = self._cluster
-        self.drivers.append(
-            SimulatedDriver(
-                order,
-                list(cluster.nodes),
-                cluster.events,
-                Random(self._random.getrandbits(64)),
-                cluster.sender(FIRST_DRIVER + len(self.drivers)),
-                self._next_version,
-                in_haste=in_haste,
-            )
+        world, name = self._cluster.world, client_name(FIRST_DRIVER + len(self.drivers))
+        driver = SimulatedDriver(
+            order,
+            list(self._cluster.nodes),
+            world.events,
+            Random(self._random.getrandbits(64)),
+            world.sender(name),
+            self._next_version,
+            in_haste=in_haste,
         )
+        world.listen(name, decoding(driver.receive))
+        self.drivers.append(driver)
 
     def _next_version(self) -> int:
         """Return a version that no map had yet, for a change that is about to happen."""

@@ -19,9 +19,9 @@ WORTH_A_LOOK = 5 * MILLISECOND
 
 
 class ClusterEvents(Events):
-    """What is to happen in the cluster, by the cluster's time. It happens in its place among the world's: see `World`."""
+    """What is to happen in the cluster, by the cluster's time. It happens in its place among the world's: see `WorldEvents`."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: WorldEvents) -> None:
         super().__init__()
         self._world = world
 
@@ -32,7 +32,7 @@ class ClusterEvents(Events):
             heappush(self._heap, (time, self._world.next_sequence(), action))
 
 
-class World(Events):
+class WorldEvents(Events):
     """What is to happen, in the world and in the cluster. There always is something in the world, where garbage is collected.
 
     Invariant: the world's time is that of the cluster and what that has stood still for, `stood_still` (ns).

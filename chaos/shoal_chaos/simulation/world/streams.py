@@ -17,6 +17,8 @@ RESEND = 200 * MILLISECOND
 
 Runner = Callable[[Callable[[], None]], None]
 """How a process has something done: at once, or when it is no longer held up; never once it has ended."""
+Acceptor = Callable[[], tuple[asyncio.Protocol, Runner] | None]
+"""How a process takes a connection, with which protocol; None: it does not run."""
 
 
 class SimulatedSocket:
@@ -116,8 +118,7 @@ class SimulatedTransport(asyncio.Transport):
 
 
 class Streams:
-    """All connections. `accept(callee)` returns the protocol and the runner of whoever listens there, or None. What a
-    connection carries takes its time by the events of whoever has opened it.
+    """All connections. What one carries takes its time by the events of whoever has opened it.
 
     `left_open`: what was closed by nobody but the collector of garbage.
     """
@@ -126,15 +127,18 @@ class Streams:
         self,
         random: Random,
         network: Network,
-        accept: Callable[[str], tuple[asyncio.Protocol, Runner] | None],
         collector: Collector,
     ) -> None:
         self.left_open: list[str] = []
         self.collector = collector
         self.network = network
         self._random = random
-        self._accept = accept
+        self._listeners: dict[str, Acceptor] = {}
         self._open: list[SimulatedTransport] = []
+
+    def listen(self, name: str, accept: Acceptor) -> None:
+        """Have connections to `name` taken by what `accept` returns, if anything."""
+        self._listeners[name] = accept
 
     def delay(self) -> int:
         """Return how long a piece takes now."""
@@ -172,17 +176,18 @@ class Streams:
         if not (self.network.connected(caller.name, callee) and self.network.connected(callee, caller.name)):
             caller.events.after(SECOND, lambda: self._knock(caller, callee, protocol, future))
             return
-        accepted = self._accept(callee)
+        listener = self._listeners.get(callee)
+        accepted = None if listener is None else listener()
         if accepted is None:
             future.set_exception(ConnectionRefusedError(f"nobody listens at {callee}"))
             return
-        listener, run = accepted
+        protocol_there, run = accepted
         events = caller.events
         near = SimulatedTransport(self, events, caller.name, callee, protocol, lambda action: _soon(caller, action))
-        far = SimulatedTransport(self, events, callee, caller.name, listener, run)
+        far = SimulatedTransport(self, events, callee, caller.name, protocol_there, run)
         near.peer, far.peer = far, near
         self._open += [near, far]
-        run(lambda: listener.connection_made(far))
+        run(lambda: protocol_there.connection_made(far))
         events.after(self.delay(), lambda: self._established(caller, near, protocol, future))
 
     @staticmethod
