@@ -21,8 +21,8 @@ from shoal.routing.schedule import Schedule
 from shoal.routing.shard_queue import (
     NO_SESSION,
     AnyQuery,
+    AnyRequest,
     AttemptTracer,
-    InFlightRequest,
     ReadBatch,
     ScanPageRead,
     SessionOpen,
@@ -127,10 +127,9 @@ class Answers(Generic[W]):
 
     # -- refusals -------------------------------------------------------------------------------------------------------
 
-    def refused(self, link: Link[W], request: InFlightRequest[W], failure: Failure, routes: Routes, now: float) -> None:
+    def refused(self, link: Link[W], request: AnyRequest[W], failure: Failure, routes: Routes, now: float) -> None:
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
         shard_queue = request.shard_queue
-        request.in_flight = False
         self._counters.refused(failure.code)
         if self.tracer is not None:
             self.tracer.failed(request, failure.code)
@@ -140,29 +139,54 @@ class Answers(Generic[W]):
         if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
             if code in _ANOTHER_REPLICA:
                 request.too_stale = request.too_stale or code == ErrorCode.TOO_STALE
-                self.declined(request, link, failure.message)
+                self._declined(request, link, failure.message)
             else:
                 self._endings.fail_batch(request, failure)
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
             if request.epoch == shard_queue.epoch:
                 self._move_on(shard_queue, link, failure, routes, now)
-            self.send_again(request)
+            self._ask_again(request)
         elif code == ErrorCode.SESSION_EXPIRED and isinstance(request, WriteBatch):
             if request.session == shard_queue.session:
                 shard_queue.session = NO_SESSION
             self._endings.dissolve(request, "the node no longer knows the session it was sent in")
-        elif isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
-            self._endings.fail_batch(request, failure)
-        else:
+        elif isinstance(request, SessionOpen):
             shard_queue.opening_session = False
             self._endings.fail_queued_writes(shard_queue, link.node, failure)
+        else:
+            self._endings.fail_batch(request, failure)
 
-    def declined(self, query: AnyQuery[W], link: Link[W], reason: str) -> None:
+    def lost(self, link: Link[W], request: AnyRequest[W], trouble: Trouble, now: float) -> None:
+        """The connection went while an answer was owed, for the reason that the trouble names."""
+        shard_queue = request.shard_queue
+        if self.tracer is not None:
+            self.tracer.failed(request, "connection_lost")
+        if isinstance(request, WriteBatch):
+            request.uncertain = True
+        if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
+            self._declined(request, link, link.reason)
+            return
+        if request.epoch == shard_queue.epoch:
+            self._retry_later(shard_queue, trouble, 0.0, now)
+        self._ask_again(request)
+
+    def _declined(self, query: AnyQuery[W], link: Link[W], reason: str) -> None:
         """A replica did not serve a read that others may."""
-        query.in_flight = False
         query.declined[link.node] = reason
-        query.shard_queue.weak_resend.append(query)
-        self._schedule.touch(query.shard_queue)
+        self._ask_again(query)
+
+    def _ask_again(self, request: AnyRequest[W]) -> None:
+        """Have a batch that still has somebody waiting sent again when that may be; forget it otherwise."""
+        shard_queue = request.shard_queue
+        if isinstance(request, SessionOpen):
+            # It leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
+            shard_queue.opening_session = False
+        elif request.awaited:
+            shard_queue.wait(request)
+        else:
+            shard_queue.close(request)
+            return
+        self._schedule.touch(shard_queue)
 
     def _move_on(self, shard_queue: ShardQueue[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
         route = failure.route
@@ -175,7 +199,7 @@ class Answers(Generic[W]):
             shard_queue.shard = route
         retry_after = failure.retry_after_ms / 1000
         if failure.code in _SAME_NODE:
-            self.retry_later(shard_queue, _trouble(link, failure), retry_after, now)
+            self._retry_later(shard_queue, _trouble(link, failure), retry_after, now)
             return
         hint = route.leader if route is not None else ""
         # A node may come to lead after it was asked, and before it answers that it did not.
@@ -196,9 +220,9 @@ class Answers(Generic[W]):
             voters = shard_queue.shard.voters
             at = voters.index(shard_queue.target) + 1 if shard_queue.target in voters else 0
             shard_queue.target = voters[at % len(voters)]
-        self.retry_later(shard_queue, _trouble(link, failure), retry_after, now)
+        self._retry_later(shard_queue, _trouble(link, failure), retry_after, now)
 
-    def retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
+    def _retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
         """Hold the shard queue back for a while: the belief that its target serves it is given up."""
         delay = self._backoff.delay(shard_queue.retries) if self._budget.spend() else self._backoff.longest()
         self._counters.retries += 1
@@ -207,27 +231,6 @@ class Answers(Generic[W]):
         shard_queue.trouble = trouble
         shard_queue.blocked_until = now + max(delay, at_least)
         self._schedule.touch(shard_queue)
-
-    def send_again(self, request: InFlightRequest[W]) -> None:
-        """Have a batch that still has somebody waiting sent again when the shard queue may; forget it otherwise."""
-        shard_queue = request.shard_queue
-        if isinstance(request, WriteBatch | ReadBatch | ScanPageRead):
-            if not request.awaited:
-                shard_queue.close(request)
-                return
-            shard_queue.resend.append(request)
-        else:
-            # A session open leaves nothing to repeat: the next turn asks for a session anew, if writes wait for one.
-            shard_queue.opening_session = False
-        self._schedule.touch(shard_queue)
-
-    def lost(self, request: InFlightRequest[W]) -> None:
-        """The connection went while an answer was owed."""
-        request.in_flight = False
-        if self.tracer is not None:
-            self.tracer.failed(request, "connection_lost")
-        if isinstance(request, WriteBatch):
-            request.uncertain = True
 
 
 def _trouble(link: Link[W], failure: Failure) -> Trouble:

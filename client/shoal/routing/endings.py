@@ -15,7 +15,7 @@ from shoal.routing.call_errors import closed, disowned, expired, outcome_lost, r
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.limits import NodeLimits
 from shoal.routing.schedule import Schedule
-from shoal.routing.shard_queue import AnyBatch, Query, ReadBatch, ShardQueue, WriteBatch, may_have_applied
+from shoal.routing.shard_queue import AnyBatch, Query, ReadBatch, ShardQueue, Stage, WriteBatch, may_have_applied
 from shoal.shardmap import Ranges
 
 _FOR_A_PART = frozenset((ErrorCode.INVALID_ARGUMENT.value, ErrorCode.TOO_LARGE.value))
@@ -121,12 +121,11 @@ class Endings(Generic[W]):
         shard_queue = batch.shard_queue
         awaited = [call for call in batch.calls if call.waiter is not None]
         late = [call for call in awaited if call.deadline <= now]
-        unanswered = batch.in_flight
+        unanswered = batch.stage is Stage.IN_FLIGHT
         if isinstance(batch, WriteBatch):
             unanswered = batch.unsettled
             if late and not unanswered:
                 # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
-                shard_queue.resend.remove(batch)
                 self._requeue(batch)
                 return NEVER
         for call in late:
@@ -137,12 +136,9 @@ class Endings(Generic[W]):
                 self.fail(call, expired(call, shard_queue, batch, unanswered=unanswered, maybe_applied=maybe))
         if len(late) < len(awaited):
             return min(call.deadline for call in awaited if call.deadline > now)
-        if not batch.in_flight:
-            shard_queue.take_back(batch)
+        if batch.stage is not Stage.IN_FLIGHT or isinstance(batch, WriteBatch):
+            # Whatever becomes of a write in flight interests nobody, so it must not hold up the session's window.
             shard_queue.close(batch)
-        elif isinstance(batch, WriteBatch):
-            # Whatever becomes of it interests nobody, so it must not hold up the session's window.
-            shard_queue.close_write(batch)
         return NEVER
 
     def end(self, shard_queue: ShardQueue[W]) -> None:
@@ -163,8 +159,6 @@ class Endings(Generic[W]):
                 if call.waiter is not None:
                     maybe = may_have_applied(batch, call)
                     self.fail(call, disowned(call, shard_queue, batch.request_id, reason, maybe_applied=maybe))
-            if not batch.in_flight:
-                shard_queue.take_back(batch)
             shard_queue.close(batch)
         for queue in shard_queue.call_queues:
             for queued in queue.take_all():

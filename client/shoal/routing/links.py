@@ -8,7 +8,7 @@ from typing import Generic
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
 from shoal.routing.calls import W
-from shoal.routing.shard_queue import InFlightRequest, ShardQueue
+from shoal.routing.shard_queue import AnyRequest, ShardQueue
 
 PING_SECONDS = 0.5
 """A node that owes answers and has been silent for so long is asked whether it is there."""
@@ -74,7 +74,7 @@ class Link(Generic[W]):
         self.reason = ""
         self.refusal: ErrorCode | None = None
         self.max_frame_bytes = MAX_FRAME_BYTES
-        self.pending: dict[int, InFlightRequest[W] | MapFetch | Probe] = {}
+        self.pending: dict[int, AnyRequest[W] | MapFetch | Probe] = {}
         self.outgoing: list[TracedRequest] = []
         self.waiting: dict[ShardQueue[W], bool] = {}
         self.quiet_since = 0.0

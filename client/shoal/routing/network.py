@@ -13,7 +13,7 @@ from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, 
 from shoal.routing.backoff import Backoff
 from shoal.routing.calls import NEVER, W
 from shoal.routing.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
-from shoal.routing.shard_queue import InFlightRequest
+from shoal.routing.shard_queue import AnyRequest, InFlightRequest
 from shoal.shardmap import Routes
 
 LOOK_SECONDS = 0.5
@@ -139,7 +139,7 @@ class Network(Generic[W]):
         self._by_node.setdefault(welcome.node, link)
         return link
 
-    def down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> list[InFlightRequest[W]]:
+    def down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> list[AnyRequest[W]]:
         """A connection ended or did not come about; returns what was unanswered on it, in the order it was sent."""
         link = self._links[address]
         if self._by_node.get(link.node) is link:
@@ -152,7 +152,7 @@ class Network(Generic[W]):
         link.outgoing = []
         self._sending.pop(link, None)
         pending, link.pending = link.pending, {}
-        lost: list[InFlightRequest[W]] = []
+        lost: list[AnyRequest[W]] = []
         for waiting in pending.values():
             if isinstance(waiting, InFlightRequest):
                 lost.append(waiting)
@@ -215,7 +215,7 @@ class Network(Generic[W]):
         self._requests += 1
         return self._requests
 
-    def send(self, link: Link[W], message: Request, owed: InFlightRequest[W] | MapFetch | Probe, now: float) -> None:
+    def send(self, link: Link[W], message: Request, owed: AnyRequest[W] | MapFetch | Probe, now: float) -> None:
         """Put a request into the link's next frame, and remember what its answer is for."""
         if not link.pending:
             link.quiet_since = now

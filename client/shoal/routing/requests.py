@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from shoal.protocol.messages import Freshness, OpenSession, Read, Request, Scan, Write
 from shoal.routing.calls import ReadCall, ScanCall, W
-from shoal.routing.shard_queue import InFlightRequest, ReadBatch, ScanPageRead, ShardQueue, WriteBatch
+from shoal.routing.shard_queue import AnyRequest, ReadBatch, ScanPageRead, ShardQueue, WriteBatch
 
 
-def to_message(request: InFlightRequest[W], request_id: int, now: float) -> Request:
+def to_message(request: AnyRequest[W], request_id: int, now: float) -> Request:
     """Return the message of request number `request_id`, of the shard queue's present shard."""
     shard = request.shard_queue.shard
     if isinstance(request, WriteBatch):

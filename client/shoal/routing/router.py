@@ -73,12 +73,14 @@ from shoal.routing.schedule import Schedule
 from shoal.routing.sending import Sender
 from shoal.routing.shard_queue import (
     AnyBatch,
+    AnyRequest,
     AttemptTracer,
     InFlightRequest,
     ReadBatch,
     ScanPageRead,
     SessionOpen,
     ShardQueue,
+    Stage,
     Trouble,
     WriteBatch,
 )
@@ -265,18 +267,9 @@ class Router(Generic[W]):
     def link_down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> None:
         """The connection to `address` ended, or did not come about."""
         link = self.network.link(address)
-        answers = self._answers
         trouble = Trouble(ErrorCode.UNAVAILABLE, f"{link}: {reason}")
         for request in self.network.down(address, reason, refusal, now):
-            shard_queue = request.shard_queue
-            answers.lost(request)
-            if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
-                answers.declined(request, link, reason)
-                self._recheck(request)
-                continue
-            if request.epoch == shard_queue.epoch:
-                answers.retry_later(shard_queue, trouble, 0.0, now)
-            answers.send_again(request)
+            self._answers.lost(link, request, trouble, now)
             self._recheck(request)
         for shard_queue, for_leader in link.waiting.items():
             if for_leader or shard_queue.trouble is None:
@@ -313,9 +306,7 @@ class Router(Generic[W]):
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
                 self.counters.answered(owed, now)
 
-    def _take(
-        self, link: Link[W], owed: InFlightRequest[W] | MapFetch | Probe | None, answer: Answer, now: float
-    ) -> bool:
+    def _take(self, link: Link[W], owed: AnyRequest[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
         """Act on an answer; False where it does not fit what it answers."""
         if isinstance(answer, Written) and isinstance(owed, WriteBatch):
             if len(answer.results) != owed.results:
@@ -394,9 +385,8 @@ class Router(Generic[W]):
     def _reroute(self, shard_queue: ShardQueue[W]) -> None:
         """Place the shard queue's queued calls, and those of batches that wait to be sent again, by the present map."""
         space = self._spaces[shard_queue.shard.keyspace]
-        for batch in (*shard_queue.resend, *shard_queue.weak_resend):
+        for batch in (*shard_queue.waiting, *shard_queue.weak_waiting):
             if not self._belongs(batch):
-                shard_queue.take_back(batch)
                 self._endings.dissolve(batch, "its microshard has gone to another shard since")
         for queue in shard_queue.call_queues:
             for call in queue.take_all():
@@ -409,11 +399,11 @@ class Router(Generic[W]):
         space = self._spaces[shard_queue.shard.keyspace]
         return all(self._shard_queue_of(space, call) is shard_queue for call in batch.calls)
 
-    def _recheck(self, request: InFlightRequest[W]) -> None:
+    def _recheck(self, request: AnyRequest[W]) -> None:
         """Before another attempt: is this still the shard queue that the batch belongs to?"""
-        if not isinstance(request, WriteBatch | ReadBatch | ScanPageRead) or self._belongs(request):
+        if isinstance(request, SessionOpen):
             return
-        if request in request.shard_queue.resend or request in request.shard_queue.weak_resend:
+        if request.stage is Stage.WAITING and not self._belongs(request):
             self._reroute(request.shard_queue)
 
     # -- time ---------------------------------------------------------------------------------------------------------

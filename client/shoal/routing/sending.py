@@ -17,8 +17,9 @@ from shoal.routing.schedule import Schedule
 from shoal.routing.shard_queue import (
     BATCH_CALLS,
     READS_IN_FLIGHT,
+    AnyQuery,
+    AnyRequest,
     AttemptTracer,
-    InFlightRequest,
     ReadBatch,
     ScanPageRead,
     SessionOpen,
@@ -45,34 +46,37 @@ class Sender(Generic[W]):
 
     def send_all(self, routes: Routes, now: float) -> None:
         """Send what the touched shard queues have, as far as it may be sent."""
-        for shard_queue in self._schedule.take_touched():
+        schedule = self._schedule
+        for shard_queue in schedule.take_touched():
             shard_queue.dirty = False
             if shard_queue.idle:
                 continue
-            self._schedule.next_check = min(self._schedule.next_check, shard_queue.earliest)
+            earliest = shard_queue.earliest
+            if earliest < schedule.next_check:
+                schedule.next_check = earliest
             if shard_queue.scans.calls:
                 self._open_scans(shard_queue)
-            if shard_queue.weak or shard_queue.weak_resend:
+            if shard_queue.weak or shard_queue.weak_waiting:
                 self._send_weak(shard_queue, routes, now)
             if shard_queue.leader_idle:
                 continue
             if now < shard_queue.blocked_until:
-                self._schedule.block(shard_queue)
+                schedule.block(shard_queue)
                 continue
             link = self._selector.leader(shard_queue, routes, now)
             if link is not None:
                 self._send_to_leader(shard_queue, link, now)
             elif now < shard_queue.blocked_until:
-                self._schedule.block(shard_queue)
+                schedule.block(shard_queue)
 
     def _send_to_leader(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
-        if shard_queue.resend:
-            again, shard_queue.resend = shard_queue.resend, []
-            for request in again:
-                if request.awaited:
-                    self._send(request, link, now)
+        if shard_queue.waiting:
+            for batch in list(shard_queue.waiting):
+                if batch.awaited:
+                    shard_queue.launch(batch)
+                    self._send(batch, link, now)
                 else:
-                    shard_queue.close(request)
+                    shard_queue.close(batch)
         if (shard_queue.writes.calls or shard_queue.fast.calls) and not shard_queue.session:
             if not shard_queue.opening_session:
                 shard_queue.opening_session = True
@@ -88,7 +92,7 @@ class Sender(Generic[W]):
             gets = reads.take(BATCH_CALLS, self._limits.batch_bytes)
             if gets:
                 read = ReadBatch(shard_queue, gets, latest, STRONG)
-                shard_queue.open_reads[read] = None
+                shard_queue.launch(read)
                 self._send(read, link, now)
 
     def _send_writes(self, shard_queue: ShardQueue[W], link: Link[W], now: float, *, fast: bool) -> None:
@@ -102,7 +106,7 @@ class Sender(Generic[W]):
                 write = WriteBatch(
                     shard_queue, calls, operations, shard_queue.session, shard_queue.number(fast), latest, fast
                 )
-                shard_queue.open_writes[write] = None
+                shard_queue.launch(write)
                 self._send(write, link, now)
 
     def _open_scans(self, shard_queue: ShardQueue[W]) -> None:
@@ -110,19 +114,13 @@ class Sender(Generic[W]):
         for call in shard_queue.scans.take_all():
             if call.waiter is None:
                 continue
-            if call.max_staleness_ms == STRONG_READ:
-                strong = ScanPageRead(shard_queue, [call], call.deadline, STRONG)
-                shard_queue.open_reads[strong] = None
-                shard_queue.resend.append(strong)
-            else:
-                weak = ScanPageRead(
-                    shard_queue, [call], call.deadline, freshness_of(shard_queue, [call], call.max_staleness_ms)
-                )
-                shard_queue.open_weak[weak] = None
-                shard_queue.weak_resend.append(weak)
+            bound = call.max_staleness_ms
+            freshness = STRONG if bound == STRONG_READ else freshness_of(shard_queue, [call], bound)
+            shard_queue.wait(ScanPageRead(shard_queue, [call], call.deadline, freshness))
 
     def _send_weak(self, shard_queue: ShardQueue[W], routes: Routes, now: float) -> None:
         """Send the reads that any replica may serve; those that all replicas declined become the leader's."""
+        queries: list[AnyQuery[W]] = list(shard_queue.weak_waiting)
         call_queues, shard_queue.weak = shard_queue.weak, {}
         for max_staleness_ms, queue in call_queues.items():
             # Many reads are shared out, so that several replicas work on them at once.
@@ -131,39 +129,36 @@ class Sender(Generic[W]):
                 latest = queue.latest
                 gets = queue.take(min(share, BATCH_CALLS), self._limits.batch_bytes)
                 if gets:
-                    read = ReadBatch(shard_queue, gets, latest, freshness_of(shard_queue, gets, max_staleness_ms))
-                    shard_queue.open_weak[read] = None
-                    shard_queue.weak_resend.append(read)
-        again, shard_queue.weak_resend = shard_queue.weak_resend, []
-        for query in again:
+                    freshness = freshness_of(shard_queue, gets, max_staleness_ms)
+                    queries.append(ReadBatch(shard_queue, gets, latest, freshness))
+        for query in queries:
             if not query.awaited:
                 shard_queue.close(query)
                 continue
             chosen = self._selector.replica(shard_queue, query.declined, routes, now)
             if chosen is None:
-                query.freshness = STRONG
-                del shard_queue.open_weak[query]
-                shard_queue.open_reads[query] = None
-                shard_queue.resend.append(query)
+                shard_queue.give_to_leader(query)
             elif isinstance(chosen, Link):
+                shard_queue.launch(query)
                 self._send(query, chosen, now)
             else:
-                shard_queue.weak_resend.append(query)
+                shard_queue.wait(query)
                 if chosen < NEVER:
                     self._schedule.wait_for_replica(shard_queue, chosen)
 
-    def _send(self, request: InFlightRequest[W], link: Link[W], now: float) -> None:
+    def _send(self, request: AnyRequest[W], link: Link[W], now: float) -> None:
         network = self._network
         shard_queue = request.shard_queue
         request_id = request.request_id = network.next_request_id()
         request.epoch = shard_queue.epoch
         request.asked = link.node
         request.ranges = shard_queue.shard.ranges
-        request.in_flight = True
         request.sent = now
         if self.tracer is not None:
             contexts = self.tracer.sent(request, link.address)
             if contexts and link.takes_traces:
                 link.outgoing.append(Traces(request_id, contexts))
         network.send(link, to_message(request, request_id, now), request, now)
-        self._schedule.next_check = min(self._schedule.next_check, link.due)
+        due = link.due
+        if due < self._schedule.next_check:
+            self._schedule.next_check = due

@@ -6,12 +6,13 @@ open one of its durability, and inside the `SESSION_WINDOW` that the nodes remem
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias
 
 import msgspec
 
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import SESSION_WINDOW, Delete, Freshness, Put, TraceContext
+from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
 from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, W, WriteCall
 from shoal.shardmap import Ranges, Shard
 
@@ -31,14 +32,31 @@ NO_SESSION = b""
 """In place of a session's id: none is open."""
 
 
+class Stage(Enum):
+    """How far a batch has come; its shard queue alone brings it on, by `wait`, `launch` and `close`.
+
+    | from            | to                 | because                                              |
+    | --------------- | ------------------ | ---------------------------------------------------- |
+    | made            | waiting, in flight | it was made of calls                                 |
+    | waiting         | in flight          | there is somebody to ask                             |
+    | in flight       | waiting            | it was refused, or its answer lost                   |
+    | any             | closed             | it was answered, dissolved, or nobody waits for it   |
+    """
+
+    MADE = "made"
+    WAITING = "waiting"
+    IN_FLIGHT = "in flight"
+    CLOSED = "closed"
+
+
 class InFlightRequest(Generic[W]):
     """Something to be asked of a shard's leader until it is answered.
 
-    `in_flight`: an attempt is unanswered. `request_id`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the
-    microshards that the shard was believed to have) are of the last attempt; `sent` is when that was (seconds).
+    `request_id`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the microshards that the shard was
+    believed to have) are of the last attempt; `sent` is when that was (seconds).
     """
 
-    __slots__ = ("asked", "epoch", "in_flight", "ranges", "request_id", "sent", "shard_queue")
+    __slots__ = ("asked", "epoch", "ranges", "request_id", "sent", "shard_queue")
 
     def __init__(self, shard_queue: ShardQueue[W]) -> None:
         self.shard_queue = shard_queue
@@ -46,16 +64,16 @@ class InFlightRequest(Generic[W]):
         self.request_id = 0
         self.asked = ""
         self.ranges: Ranges = ()
-        self.in_flight = False
         self.sent = 0.0
 
 
 class Batch(InFlightRequest[W], Generic[W, C]):
     """A request that calls travel in."""
 
-    __slots__ = ("calls",)
+    __slots__ = ("calls", "stage")
 
     calls: list[C]
+    stage: Stage
 
     @property
     def awaited(self) -> bool:
@@ -83,6 +101,7 @@ class WriteBatch(Batch[W, WriteCall[W]]):
     ) -> None:
         super().__init__(shard_queue)
         self.calls = calls
+        self.stage = Stage.MADE
         self.operations = operations
         self.session = session
         self.number = number
@@ -95,7 +114,7 @@ class WriteBatch(Batch[W, WriteCall[W]]):
     @property
     def unsettled(self) -> bool:
         """An attempt is unanswered, or was: nobody here knows what became of it."""
-        return self.in_flight or self.uncertain
+        return self.stage is Stage.IN_FLIGHT or self.uncertain
 
 
 class Query(Batch[W, C]):
@@ -110,6 +129,7 @@ class Query(Batch[W, C]):
     def __init__(self, shard_queue: ShardQueue[W], calls: list[C], latest: float, freshness: Freshness) -> None:
         super().__init__(shard_queue)
         self.calls = calls
+        self.stage = Stage.MADE
         self.latest = latest
         self.freshness = freshness
         self.declined: dict[str, str] = {}
@@ -149,6 +169,7 @@ class AttemptTracer(Protocol):
 AnyBatch: TypeAlias = WriteBatch[W] | ReadBatch[W] | ScanPageRead[W]
 
 AnyQuery: TypeAlias = ReadBatch[W] | ScanPageRead[W]
+AnyRequest: TypeAlias = AnyBatch[W] | SessionOpen[W]
 
 
 def may_have_applied(batch: AnyBatch[W], call: AnyCall[W]) -> bool:
@@ -174,8 +195,8 @@ class ShardQueue(Generic[W]):
         shard: the newest route known; replaced whole.
 
     `open_writes`, `open_reads` (of the leader) and `open_weak` (of any replica) are the batches that still have to be
-    answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast. `resend` is
-    what waits for another attempt at the leader, `weak_resend` at a replica; `opening_session`: a session is
+    answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast. `waiting` are
+    those of them that wait for an attempt at the leader, `weak_waiting` at a replica; `opening_session`: a session is
     asked for. `weak` are the reads that any replica may serve, by the staleness that they accept.
     `target` is the node to ask, believed to lead. `epoch` grows whenever that belief is given up, so that many
     refusals of one and the same belief count once. `retries` in a row without a success set the backoff; `redirected`: one
@@ -195,15 +216,15 @@ class ShardQueue(Generic[W]):
         "opening_session",
         "reads",
         "redirected",
-        "resend",
         "retries",
         "scans",
         "session",
         "shard",
         "target",
         "trouble",
+        "waiting",
         "weak",
-        "weak_resend",
+        "weak_waiting",
         "writes",
     )
 
@@ -228,18 +249,18 @@ class ShardQueue(Generic[W]):
         self.numbers: dict[int, bool] = {}
         self.open_reads: dict[AnyQuery[W], None] = {}
         self.open_weak: dict[AnyQuery[W], None] = {}
-        self.resend: list[AnyBatch[W]] = []
-        self.weak_resend: list[AnyQuery[W]] = []
+        self.waiting: dict[AnyBatch[W], None] = {}
+        self.weak_waiting: dict[AnyQuery[W], None] = {}
 
     @property
     def leader_idle(self) -> bool:
         """Nothing is waiting to be sent to the leader."""
-        return not (self.writes.calls or self.reads.calls or self.resend or self.fast.calls)
+        return not (self.writes.calls or self.reads.calls or self.waiting or self.fast.calls)
 
     @property
     def idle(self) -> bool:
         """Nothing is waiting to be sent."""
-        return self.leader_idle and not (self.weak or self.weak_resend or self.scans.calls)
+        return self.leader_idle and not (self.weak or self.weak_waiting or self.scans.calls)
 
     @property
     def quiet(self) -> bool:
@@ -274,21 +295,58 @@ class ShardQueue(Generic[W]):
             queue = self.weak[max_staleness_ms] = CallQueue()
         return queue
 
-    def take_back(self, batch: AnyBatch[W]) -> None:
-        """A batch that waits for another attempt will get none."""
-        if batch in self.resend:
-            self.resend.remove(batch)
-        elif not isinstance(batch, WriteBatch):
-            self.weak_resend.remove(batch)
+    # -- stages of batches --------------------------------------------------------------------------------------------
+
+    def wait(self, batch: AnyBatch[W]) -> None:
+        """A batch waits for an attempt, its first or another one: at the leader or, where that will do, at any replica."""
+        assert batch.stage is not Stage.CLOSED, "what is over is not asked for again"
+        if isinstance(batch, WriteBatch):
+            self.open_writes[batch] = self.waiting[batch] = None
+        elif batch.freshness.strong:
+            self.open_reads[batch] = self.waiting[batch] = None
+        else:
+            self.open_weak[batch] = self.weak_waiting[batch] = None
+        batch.stage = Stage.WAITING
+
+    def give_to_leader(self, query: AnyQuery[W]) -> None:
+        """A read that any replica may serve waits for the leader from now on: no other one serves it."""
+        if query.stage is Stage.WAITING:
+            del self.weak_waiting[query], self.open_weak[query]
+        query.freshness = STRONG
+        self.wait(query)
+
+    def launch(self, batch: AnyBatch[W]) -> None:
+        """A batch is sent now."""
+        if batch.stage is Stage.WAITING:
+            self._end_wait(batch)
+        elif isinstance(batch, WriteBatch):
+            self.open_writes[batch] = None
+        elif batch.freshness.strong:
+            self.open_reads[batch] = None
+        else:
+            self.open_weak[batch] = None
+        batch.stage = Stage.IN_FLIGHT
 
     def close(self, batch: AnyBatch[W]) -> None:
-        """A batch is over: answered, dissolved, or nobody waits for it."""
-        batch.in_flight = False
+        """A batch is over: answered, dissolved, or nobody waits for it. A write needs its number no more."""
+        if batch.stage is Stage.WAITING:
+            self._end_wait(batch)
         if isinstance(batch, WriteBatch):
-            self.close_write(batch)
+            self.open_writes.pop(batch, None)
+            if batch.session == self.session:
+                self.numbers.pop(batch.number, None)
         else:
             self.open_reads.pop(batch, None)
             self.open_weak.pop(batch, None)
+        batch.stage = Stage.CLOSED
+
+    def _end_wait(self, batch: AnyBatch[W]) -> None:
+        if isinstance(batch, WriteBatch) or batch.freshness.strong:
+            del self.waiting[batch]
+        else:
+            del self.weak_waiting[batch]
+
+    # -- the session --------------------------------------------------------------------------------------------------
 
     def may_number(self, fast: bool) -> bool:
         """Say whether the session has room for another write of this durability."""
@@ -307,12 +365,6 @@ class ShardQueue(Generic[W]):
         self.next_number = number + 1
         self.numbers[number] = fast
         return number
-
-    def close_write(self, batch: WriteBatch[W]) -> None:
-        """A write needs its number no more: answered, dissolved, or nobody waits for it."""
-        self.open_writes.pop(batch, None)
-        if batch.session == self.session:
-            self.numbers.pop(batch.number, None)
 
     def start_session(self, session: bytes) -> None:
         """Number writes from 1 again, in a session just opened."""
