@@ -31,6 +31,7 @@ from shoal.pipelines import AsyncPipeline
 from shoal.protocol.messages import DEFAULT_TTL, AtomicOperation, Condition, Put
 from shoal.range_calls import AsyncRangeCalls
 from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.routing.calls import WriteCall
 from shoal.steps import (
     Fetch,
     all_or_raise,
@@ -44,7 +45,7 @@ from shoal.steps import (
     was_there,
 )
 from shoal.transactions import AsyncTransaction, Attempts
-from shoal.transport.driver import Driver
+from shoal.transport.driver import Driver, Waiter
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -214,8 +215,8 @@ class AsyncClient(AsyncRangeCalls):
         space = caller.space
         if driver.busy or space is None:
             space = await caller.admit(deadline)
-        call = driver.submit_write(space, operation, size, deadline, caller.session_vector)
-        waiter: Any = call.waiter
+        call: WriteCall[Waiter] = WriteCall(None, deadline, size, operation, caller.session_vector)
+        waiter: Any = driver.submit(driver.write, space, call)
         try:
             result: WriteResult = await waiter
             return result

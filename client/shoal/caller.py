@@ -178,7 +178,7 @@ class Caller:
 
     async def run_page(self, space: Keyspace, call: ScanCall[Waiter]) -> object:
         """Make the call of a scan's page, of an admitted caller."""
-        return await self._finish(call, self.driver.submit(space, call))
+        return await self._finish(call, self.driver.submit(self.driver.router.submit, space, call))
 
     async def run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
@@ -212,17 +212,22 @@ class Caller:
 
     def submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
         """Submit a read of an admitted caller."""
-        if step.max_staleness_ms == STRONG_READ:
-            return self.driver.submit_read(space, step.key, size, step.whole, deadline, self.session_vector)
-        bound = self.bound(space, step.max_staleness_ms)
-        return self.driver.submit_weak_read(space, step.key, size, step.whole, deadline, self.session_vector, bound)
+        driver, session_vector, bound = self.driver, self.session_vector, step.max_staleness_ms
+        call: ReadCall[Waiter]
+        if bound == STRONG_READ:
+            call = ReadCall(None, deadline, size, step.key, step.whole, session_vector)
+            driver.submit(driver.read, space, call)
+        else:
+            call = ReadCall(None, deadline, size, step.key, step.whole, session_vector, self.bound(space, bound))
+            driver.submit(driver.weak_read, space, call)
+        return call
 
     def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
         driver, session_vector = self.driver, self.session_vector
-        call: Call
         if isinstance(step, Fetch):
-            call = self.submit_fetch(space, step, size, deadline)
-            return call, cast(Waiter, call.waiter)
+            fetch = self.submit_fetch(space, step, size, deadline)
+            return fetch, cast(Waiter, fetch.waiter)
+        call: WriteCall[Waiter]
         if isinstance(step, FastWrite):
             call = WriteCall(None, deadline, size, step.operation, session_vector, True)
         elif isinstance(step, Atomic):
@@ -230,9 +235,9 @@ class Caller:
         elif isinstance(step, DeleteRange):
             call = WriteCall(None, deadline, size, step, session_vector)
         else:
-            call = driver.submit_write(space, step, size, deadline, session_vector)
-            return call, cast(Waiter, call.waiter)
-        return call, driver.submit(space, call)
+            call = WriteCall(None, deadline, size, step, session_vector)
+            return call, driver.submit(driver.write, space, call)
+        return call, driver.submit(driver.router.submit, space, call)
 
     async def _finish(self, call: Call, waiter: Waiter) -> object:
         try:

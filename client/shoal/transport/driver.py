@@ -17,12 +17,11 @@ from typing import Any, Protocol, TypeAlias
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
 from shoal.metrics import Family, gauge
 from shoal.options import Options
-from shoal.protocol.messages import Answer, Operation, Welcome
+from shoal.protocol.messages import Answer, Welcome
 from shoal.results import Entry
-from shoal.routing.calls import NEVER, AnyCall, ReadCall, WriteCall
+from shoal.routing.calls import NEVER, AnyCall, C
 from shoal.routing.router import Router, Space
 from shoal.routing.shard_queue import AttemptTracer
-from shoal.sessions import SessionVector
 from shoal.transport.connection import Connection
 from shoal.transport.embedded import EmbeddedConnection
 
@@ -47,12 +46,15 @@ class Driver:
     """One per client object; belongs to the event loop it is first used in.
 
     `busy`: a caller may not submit before it was admitted: the cluster is not found yet, or the bound is reached, or
-    the client is closed. It is the one thing that the fast path has to look at.
+    the client is closed. It is the one thing that the fast path has to look at. `write`, `read` and `weak_read` are the
+    router's ways for single keys.
     """
 
     def __init__(self, options: Options, tls: SSLContext | None, tracer: CallTracer | None = None) -> None:
         self.busy = True
         self.router: Router[Waiter] = Router(options.seeds, Random(), options.region)
+        # Bound once: to bind them for every call would cost one more object each.
+        self.write, self.read, self.weak_read = self.router.write, self.router.read, self.router.weak_read
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
@@ -75,63 +77,20 @@ class Driver:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def submit_write(
-        self, space: Keyspace, operation: Operation, size: int, deadline: float, session_vector: SessionVector | None
-    ) -> WriteCall[Waiter]:
-        """Submit an operation on one key of an admitted caller; the result comes to the call's waiter."""
-        if not self._flushing:
-            self._flush_soon()
-        self._open = count = self._open + 1
-        if count >= self._options.max_in_flight:
-            self.busy = True
-        call: WriteCall[Waiter] = WriteCall(self._create_future(), deadline, size, operation, session_vector)
-        self.router.write(space, call)
-        return call
+    def submit(self, way: Callable[[Keyspace, C], None], space: Keyspace, call: C) -> Waiter:
+        """Submit a call of an admitted caller; return the waiter that it gets.
 
-    def submit_read(
-        self, space: Keyspace, key: bytes, size: int, whole: bool, deadline: float, session_vector: SessionVector | None
-    ) -> ReadCall[Waiter]:
-        """Submit a read that is the leader's, of an admitted caller; the value or `Entry` comes to the call's waiter."""
+        Args:
+            way: the router's way for such a call: `write`, `read` or `weak_read` here, or `Router.submit`.
+        """
         if not self._flushing:
             self._flush_soon()
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        call: ReadCall[Waiter] = ReadCall(self._create_future(), deadline, size, key, whole, session_vector)
-        self.router.read(space, call)
-        return call
-
-    def submit_weak_read(
-        self,
-        space: Keyspace,
-        key: bytes,
-        size: int,
-        whole: bool,
-        deadline: float,
-        session_vector: SessionVector | None,
-        max_staleness_ms: int,
-    ) -> ReadCall[Waiter]:
-        """Submit a read that any replica may serve, as `submit_read`."""
-        if not self._flushing:
-            self._flush_soon()
-        self._open = count = self._open + 1
-        if count >= self._options.max_in_flight:
-            self.busy = True
-        call: ReadCall[Waiter] = ReadCall(
-            self._create_future(), deadline, size, key, whole, session_vector, max_staleness_ms
-        )
-        self.router.weak_read(space, call)
-        return call
-
-    def submit(self, space: Keyspace, call: Call) -> Waiter:
-        """Submit a call of any kind, of an admitted caller; return the waiter that it gets."""
-        if not self._flushing:
-            self._flush_soon()
-        self._open = count = self._open + 1
-        if count >= self._options.max_in_flight:
-            self.busy = True
-        waiter = call.waiter = self._create_future()
-        self.router.submit(space, call)
+        waiter: Waiter = self._create_future()
+        call.waiter = waiter
+        way(space, call)
         return waiter
 
     def forget(self, call: Call) -> None:
