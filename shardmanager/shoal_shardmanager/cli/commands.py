@@ -25,10 +25,9 @@ from shoal_shardmanager.cli.options import (
     PlanOption,
     ShardArgument,
     TimeoutOption,
-    VersionOption,
     client_of,
     environment,
-    run_request,
+    request_command,
 )
 from shoal_shardmanager.cli.output import follow, print_operation, print_operations
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
@@ -84,101 +83,50 @@ def manager(
     raise typer.Exit(run(cluster, manager_id))
 
 
+@request_command
 def move(
     shard: ShardArgument,
     source: Annotated[str, typer.Option("--from", metavar="NODE", help="The node that gives its replica up.")],
     target: Annotated[str, typer.Option("--to", metavar="NODE", help="The node that takes it.")],
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Move a replica of a shard from one node to another, live.
 
     The new replica votes before the old one loses its vote, so that there are never fewer voters than asked for.
     """
-    request = pb.StartRequest(move=pb.Move(shard=shard, source=source, target=target))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(move=pb.Move(shard=shard, source=source, target=target))
 
 
-def drain(
-    node: NodeArgument,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+@request_command
+def drain(node: NodeArgument) -> pb.StartRequest:
     """Move everything off a node; nothing new is placed there from the first moment.
 
     Refused if the node cannot be emptied. Done once the node itself says that it holds nothing.
     """
-    request = pb.StartRequest(drain=pb.Drain(node=node))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(drain=pb.Drain(node=node))
 
 
-def undrain(
-    node: NodeArgument,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+@request_command
+def undrain(node: NodeArgument) -> pb.StartRequest:
     """Let a drained or draining node hold replicas again."""
-    request = pb.StartRequest(undrain=pb.Undrain(node=node))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(undrain=pb.Undrain(node=node))
 
 
-def remove_node(
-    node: NodeArgument,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+@request_command
+def remove_node(node: NodeArgument) -> pb.StartRequest:
     """Have the cluster forget a node that is empty: drained, or gone and replaced. Its id is never used again."""
-    request = pb.StartRequest(remove_node=pb.RemoveNode(node=node))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(remove_node=pb.RemoveNode(node=node))
 
 
-def failover(
-    node: NodeArgument,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+@request_command
+def failover(node: NodeArgument) -> pb.StartRequest:
     """Take all leaderships from a node at once; its replicas stay."""
-    request = pb.StartRequest(failover=pb.Failover(node=node))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(failover=pb.Failover(node=node))
 
 
-def rebalance(
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+@request_command
+def rebalance() -> pb.StartRequest:
     """Even out replicas, leaders and load over the nodes, a few moves at a time, until nothing is gained any more."""
-    request = pb.StartRequest(rebalance=pb.Rebalance())
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(rebalance=pb.Rebalance())
 
 
 def operations(
@@ -269,6 +217,7 @@ LeaderRegionOption = Annotated[
 
 
 @keyspace_app.command("create")
+@request_command
 def create_keyspace(
     name: NameArgument,
     microshards: MicroshardsOption = None,
@@ -280,14 +229,7 @@ def create_keyspace(
     default_ttl: TtlOption = None,
     require: RequireOption = None,
     leader_region: LeaderRegionOption = None,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Create a keyspace, live; done once all its shards serve."""
     settings = _settings(name, voters, followers, max_staleness, default_ttl, require, leader_region)
     if microshards is not None:
@@ -296,11 +238,11 @@ def create_keyspace(
         settings.shards = shards
     if delimiter is not None:
         settings.delimiter = delimiter.encode()
-    request = pb.StartRequest(create_keyspace=settings)
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(create_keyspace=settings)
 
 
 @keyspace_app.command("alter")
+@request_command
 def alter_keyspace(
     name: NameArgument,
     voters: VotersOption = None,
@@ -309,39 +251,25 @@ def alter_keyspace(
     default_ttl: TtlOption = None,
     require: RequireOption = None,
     leader_region: LeaderRegionOption = None,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Change the settings of a keyspace, live; `shoal rebalance` then makes replica counts true."""
     settings = _settings(name, voters, followers, max_staleness, default_ttl, require, leader_region)
     if settings == pb.KeyspaceSettings(name=name):
         raise CommandFailed(f"say what is to change of keyspace {name}, such as --voters 5", ExitCode.USAGE)
-    request = pb.StartRequest(alter_keyspace=settings)
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(alter_keyspace=settings)
 
 
 @keyspace_app.command("drop")
+@request_command
 def drop_keyspace(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
     plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Drop a keyspace with all its data, for ever."""
     if not plan and not yes:
         typer.confirm(f"Delete keyspace {name} and all its data?", abort=True, err=True)
-    request = pb.StartRequest(drop_keyspace=pb.DropKeyspace(name=name))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(drop_keyspace=pb.DropKeyspace(name=name))
 
 
 def _settings(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.cli.options import checked_duration, checked_url
+from shoal.cli.options import JsonOption, checked_duration, checked_url
 from shoal.options import parse_duration, parse_url
 from shoal.protocol.bounds import MAX_SHARD, MAX_VERSION
 from shoal.tls import TlsFiles
@@ -114,9 +117,17 @@ def process_files(cluster: ClusterConfig, *, certificate: bool) -> TlsFiles | No
 
 
 def run_request(
-    request: pb.StartRequest, client: ManagersClient, plan: bool, detach: bool, if_version: int, as_json: bool
+    request: pb.StartRequest,
+    managers: ManagersOption = None,
+    config: ConfigOption = None,
+    plan: PlanOption = False,
+    detach: DetachOption = False,
+    if_version: VersionOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
+    as_json: JsonOption = False,
 ) -> None:
     """Give a request, and show it to its end, its plan alone, or how it began."""
+    client = client_of(managers, config, timeout)
     request.plan_only, request.if_version = plan, if_version
     reply = client.start(request)
     if plan:
@@ -125,3 +136,22 @@ def run_request(
         print_operation(reply.operation, as_json=as_json)
     else:
         follow(client, reply.operation.id, as_json=as_json)
+
+
+def request_command(asked: Callable[..., pb.StartRequest]) -> Callable[..., None]:
+    """Make a command of a function from its arguments to a request: one that takes `run_request`'s options, too.
+
+    A function that needs one of these itself names it among its parameters.
+    """
+    own = signature(asked, eval_str=True).parameters
+    shared = dict(list(signature(run_request, eval_str=True).parameters.items())[1:])
+
+    @wraps(asked)
+    def command(**given: Any) -> None:
+        run_request(asked(**{name: given[name] for name in own}), **{name: given[name] for name in shared})
+
+    # What the command line is made of: typer asks the function for its signature.
+    parameters = [*(one for name, one in own.items() if name not in shared), *shared.values()]
+    setattr(command, "__signature__", Signature(parameters))  # noqa: B010 - no attribute that mypy knows of
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command

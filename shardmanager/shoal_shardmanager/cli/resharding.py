@@ -7,20 +7,11 @@ from typing import Annotated
 
 import typer
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.cli.options import JsonOption
 from shoal.protocol.bounds import MAX_MICROSHARDS, MAX_SHARD
 
 from shoal_shardmanager.cli.options import (
-    DEFAULT_TIMEOUT,
-    ConfigOption,
-    DetachOption,
-    ManagersOption,
-    PlanOption,
     ShardArgument,
-    TimeoutOption,
-    VersionOption,
-    client_of,
-    run_request,
+    request_command,
 )
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
@@ -35,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("settle")(settle)
 
 
+@request_command
 def split(
     shard: ShardArgument,
     at: Annotated[
@@ -47,44 +39,30 @@ def split(
             help="The first of the new shard.  [default: where it parts the load]",
         ),
     ] = None,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Split a shard in two, live, where its replicas are; no row moves.
 
     Without --at the point is where it parts reads and writes best, else bytes, else microshards.
     """
-    request = pb.StartRequest(split=pb.Split(shard=shard, at=at))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(split=pb.Split(shard=shard, at=at))
 
 
+@request_command
 def merge(
     shard: ShardArgument,
     other: Annotated[
         int,
         typer.Argument(metavar="OTHER", min=0, max=MAX_SHARD, help="The shard that is merged into it, and dropped."),
     ],
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Give a shard all microshards of another one, live; the other one is then dropped.
 
     The other one stays for a while, empty, to answer writes that are repeated (`shoal settings`: merge_linger).
     """
-    request = pb.StartRequest(merge=pb.Merge(target=shard, source=other))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(merge=pb.Merge(target=shard, source=other))
 
 
+@request_command
 def move_microshards(
     source: Annotated[
         int, typer.Option("--from", metavar="SHARD", min=0, max=MAX_SHARD, help="The shard that gives them.")
@@ -93,37 +71,20 @@ def move_microshards(
         int, typer.Option("--to", metavar="SHARD", min=0, max=MAX_SHARD, help="The shard that gets them.")
     ],
     microshards: Annotated[str, typer.Option("--microshards", metavar="LIST", help="Which: such as 10-19,30.")],
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+) -> pb.StartRequest:
     """Move microshards from one shard to another, live, wherever the replicas of both are."""
     move = pb.MoveMicroshards(source=source, target=target, ranges=parse_microshards(microshards))
-    request = pb.StartRequest(move_microshards=move)
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(move_microshards=move)
 
 
-def settle(
-    shard: ShardArgument,
-    managers: ManagersOption = None,
-    config: ConfigOption = None,
-    plan: PlanOption = False,
-    detach: DetachOption = False,
-    if_version: VersionOption = 0,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT,
-    as_json: JsonOption = False,
-) -> None:
+@request_command
+def settle(shard: ShardArgument) -> pb.StartRequest:
     """Settle what was begun on a shard without the shard manager, as `shoal doctor` finds it.
 
     A migration is undone, or finished where its source has parted with the microshards already; a new shard that a split
     has made comes into the map.
     """
-    request = pb.StartRequest(settle=pb.Settle(shard=shard))
-    run_request(request, client_of(managers, config, timeout), plan, detach, if_version, as_json)
+    return pb.StartRequest(settle=pb.Settle(shard=shard))
 
 
 def parse_microshards(text: str) -> list[pb.MicroshardRange]:

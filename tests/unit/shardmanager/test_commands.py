@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from shoal.cli.main import app
-from shoal_shardmanager.cli import commands, options, resharding, restart, settings
+from shoal_shardmanager.cli import commands, options, restart, settings
 from shoal_shardmanager.control.requests import SETTINGS, with_settings
 from shoal_shardmanager.control.rows import SettingsRow
 from shoal_shardmanager.rpc.convert import settings_message
@@ -56,7 +56,7 @@ class Managers:
 def managers(monkeypatch: pytest.MonkeyPatch) -> Managers:
     # All that have it must be loaded by now: one that is loaded later would keep what stands in for it.
     found = Managers()
-    for module in (commands, options, resharding, restart, settings):
+    for module in (commands, options, restart, settings):
         monkeypatch.setattr(module, "client_of", lambda *_: found)
     return found
 
