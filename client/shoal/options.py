@@ -10,7 +10,6 @@ database in this process (see embedded_url.py).
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from ssl import SSLContext
 from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -28,6 +27,7 @@ from shoal.embedded_url import (
 from shoal.errors import InvalidArgument
 from shoal.protocol.bounds import MAX_TTL_MS
 from shoal.results import Consistency
+from shoal.suggestions import did_you_mean
 from shoal.tls import TlsFiles, client_context
 
 DEFAULT_PORT = 7400
@@ -137,8 +137,7 @@ def _settings(query: str, names: tuple[str, ...]) -> dict[str, str]:
         if name in TLS_NAMES and name not in names:
             raise InvalidArgument(f"{name!r} in the URL is for TLS: begin it with shoals://")
         if name not in names:
-            near = get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+            hint = did_you_mean(name, names) or f"known are {', '.join(names)}"
             raise InvalidArgument(f"unknown setting {name!r} in the URL: {hint}")
         settings[name] = value
     return settings

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from shoal.protocol.bounds import MAX_SHARDS
+from shoal.suggestions import did_you_mean
 from yaml.constructor import SafeConstructor
 from yaml.reader import ReaderError
 
@@ -473,5 +473,5 @@ def _dotted(location: Location) -> str:
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:
-    near = get_close_matches(name, list(candidates), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    hint = did_you_mean(name, candidates, similarity=0.5)
+    return f"; {hint}" if hint else ""

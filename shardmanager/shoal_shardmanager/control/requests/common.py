@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from msgspec.structs import replace
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
+from shoal.suggestions import did_you_mean
 
 from shoal_shardmanager import placement
 from shoal_shardmanager.control.observed import Leading
@@ -72,9 +71,9 @@ def known_shard(state: ClusterState, shard: int) -> Shard:
 def known_node(state: ClusterState, node: str) -> NodeRow:
     found = state.nodes.get(node)
     if found is None:
-        near = get_close_matches(node, list(state.nodes), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise Refused(Why.NOT_FOUND, f"no node {node!r}; the nodes are {listed(sorted(state.nodes))}{hint}")
+        hint = did_you_mean(node, state.nodes)
+        known = f"no node {node!r}; the nodes are {listed(sorted(state.nodes))}"
+        raise Refused(Why.NOT_FOUND, f"{known}; {hint}" if hint else known)
     if found.state is NodeState.REMOVED:
         raise Refused(Why.NOT_FOUND, f"node {node!r} was removed; ids are never used again")
     return found

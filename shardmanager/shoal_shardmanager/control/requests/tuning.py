@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum, auto
 
 from msgspec.structs import replace
+from shoal.suggestions import did_you_mean
 from shoal_server.config.units import duration_ns, size_bytes, whole_number
 
 from shoal_shardmanager.control.requests.model import Refused, Why
@@ -119,8 +119,7 @@ def with_settings(row: SettingsRow, values: Mapping[str, str], if_version: int =
     for name, text in values.items():
         setting = _BY_NAME.get(name)
         if setting is None:
-            near = get_close_matches(name, list(_BY_NAME), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_BY_NAME)}"
+            hint = did_you_mean(name, _BY_NAME) or f"there are {', '.join(_BY_NAME)}"
             raise Refused(Why.NOT_FOUND, f"no setting {name!r}; {hint}")
         fields[setting.field] = setting.parsed(text)
     if all(getattr(row, field) == value for field, value in fields.items()):
