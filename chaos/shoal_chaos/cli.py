@@ -18,7 +18,7 @@ from shoal.cli.output import note, print_json, print_line, print_table
 from shoal.options import parse_duration
 
 from shoal_chaos.report.page import page
-from shoal_chaos.report.records import Outcome, RunRecord, keep, kept, make_folder
+from shoal_chaos.report.records import RunOutcome, RunRecord, keep, kept, make_folder
 from shoal_chaos.report.table import table
 from shoal_chaos.scenarios.library import ALL, BY_NAME
 from shoal_chaos.scenarios.model import Scenario
@@ -115,7 +115,7 @@ def run(
             ("scenario", "outcome", "score", "why"),
             [(one.scenario, str(one.outcome), _score(one), one.reason) for one in records],
         )
-    refuted = [one.scenario for one in records if one.outcome is Outcome.REFUTED]
+    refuted = [one.scenario for one in records if one.outcome is RunOutcome.REFUTED]
     if refuted:
         raise CommandFailed(
             f"refuted: {', '.join(refuted)}; again with `shoal chaos run {' '.join(refuted)} --seed {seed} "
@@ -124,11 +124,11 @@ def run(
 
 
 def _score(record: RunRecord) -> int | str:
-    return "" if record.outcome is Outcome.SKIPPED else record.score
+    return "" if record.outcome is RunOutcome.SKIPPED else record.score
 
 
 def _judged(record: RunRecord) -> str:
-    return str(record.outcome) if record.outcome is Outcome.SKIPPED else f"{record.outcome}, score {record.score}"
+    return str(record.outcome) if record.outcome is RunOutcome.SKIPPED else f"{record.outcome}, score {record.score}"
 
 
 def _wanted(names: list[str]) -> list[Scenario]:
@@ -160,7 +160,7 @@ def _run_once(scenario: Scenario, seed: int, seconds: float, url: str) -> RunRec
     except BaseException:
         note(f"configuration, data and logs are in {folder}")
         raise
-    if record.outcome is Outcome.REFUTED:
+    if record.outcome is RunOutcome.REFUTED:
         note(f"configuration, data and logs are in {folder}")
     else:
         shutil.rmtree(folder)

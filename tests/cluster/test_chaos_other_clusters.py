@@ -13,7 +13,7 @@ from shoal.routing.network import Network
 from shoal_chaos.nemeses.other_clusters import ComesBack, OtherCluster
 from shoal_chaos.report.records import Outcome, RunRecord
 from shoal_chaos.scenarios.library import BY_NAME
-from shoal_chaos.scenarios.model import Fault, Scenario
+from shoal_chaos.scenarios.model import Scenario, TimedNemesis
 from shoal_chaos.scenarios.run import run_here
 
 SEED = 1
@@ -21,8 +21,8 @@ ONE_FAULT_SECONDS = 1.0
 
 
 def with_one_fault(as_what: ComesBack) -> Scenario:
-    def make(random: Random) -> Sequence[Fault]:
-        return [Fault(OtherCluster(as_what), ONE_FAULT_SECONDS)]
+    def make(random: Random) -> Sequence[TimedNemesis]:
+        return [TimedNemesis(OtherCluster(as_what), ONE_FAULT_SECONDS)]
 
     return replace(BY_NAME["other-cluster"], round=make)
 

@@ -49,7 +49,7 @@ def check(suite: Suite) -> None:
     violations = suite.violations()
     assert not violations, "\n".join(violations[:10])
     for workload in suite.workloads:
-        assert workload.book.done > 5, f"{workload.name} must have done something"
+        assert workload.recorder.done > 5, f"{workload.name} must have done something"
 
 
 @pytest.mark.timeout(120)

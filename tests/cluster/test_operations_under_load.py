@@ -52,4 +52,4 @@ async def test_no_operation_costs_a_call_or_breaks_a_history(tmp_path: Path) -> 
     violations = suite.violations()
     assert not violations, "\n".join(violations[:10])
     for workload in suite.workloads:
-        assert workload.book.done > 5, f"{workload.name} must have done something"
+        assert workload.recorder.done > 5, f"{workload.name} must have done something"

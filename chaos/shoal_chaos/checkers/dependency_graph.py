@@ -52,7 +52,7 @@ class Arc(NamedTuple):
     guess: int | None = None
 
 
-class Step(NamedTuple):
+class CycleStep(NamedTuple):
     """An arc, from one node to another."""
 
     before: int
@@ -116,7 +116,7 @@ class DependencyGraph:
                 incoming[after].append(before)
         return incoming
 
-    def find_worst_cycle(self) -> list[Step] | None:
+    def find_worst_cycle(self) -> list[CycleStep] | None:
         """Return a short cycle of the worst kind that there is, beginning at a transaction."""
         left = self._without_ends(range(len(self.arcs)))
         if not left:
@@ -127,7 +127,7 @@ class DependencyGraph:
             written._find_cycle(left)
             or read._find_cycle(left)
             or read._find_closed(
-                Step(node, after, arc)
+                CycleStep(node, after, arc)
                 for node in sorted(left)
                 for after, arc in self.arcs[node].items()
                 if after in left and arc.kind in AGAINST
@@ -135,7 +135,7 @@ class DependencyGraph:
             or self._find_cycle(left)
         )
 
-    def describe(self, cycle: Sequence[Step]) -> tuple[Edge, ...]:
+    def describe(self, cycle: Sequence[CycleStep]) -> tuple[Edge, ...]:
         """Return the cycle as edges between transactions, without the instants between them."""
         edges: list[Edge] = []
         source = ""
@@ -153,19 +153,19 @@ class DependencyGraph:
             }
         return graph
 
-    def _find_cycle(self, nodes: Collection[int]) -> list[Step] | None:
+    def _find_cycle(self, nodes: Collection[int]) -> list[CycleStep] | None:
         left = self._without_ends(nodes)
-        shortest: list[Step] | None = None
+        shortest: list[CycleStep] | None = None
         for tried, start in enumerate(sorted(node for node in left if self.labels[node])):
             if tried >= STARTS and shortest is not None:
                 break
             shortest = _shorter(shortest, self._path(start, start, left))
         return shortest
 
-    def _find_closed(self, steps: Iterator[Step]) -> list[Step] | None:
+    def _find_closed(self, steps: Iterator[CycleStep]) -> list[CycleStep] | None:
         """Return a shortest cycle of one of the steps and, otherwise, arcs of this graph."""
         everywhere = range(len(self.arcs))
-        shortest: list[Step] | None = None
+        shortest: list[CycleStep] | None = None
         for tried, step in enumerate(steps):
             if tried >= STARTS and shortest is not None:
                 break
@@ -192,7 +192,7 @@ class DependencyGraph:
                             ends.append(other)
         return left
 
-    def _path(self, start: int, end: int, nodes: Collection[int]) -> list[Step] | None:
+    def _path(self, start: int, end: int, nodes: Collection[int]) -> list[CycleStep] | None:
         """Return a shortest path of at least one arc, breadth first; steps to instants are free."""
         came_from: dict[int, int] = {}
         distances = {start: 0}
@@ -209,7 +209,7 @@ class DependencyGraph:
                     while node != start:
                         node = came_from[node]
                         path.append(node)
-                    return [Step(one, other, self.arcs[one][other]) for one, other in pairwise(path[::-1])]
+                    return [CycleStep(one, other, self.arcs[one][other]) for one, other in pairwise(path[::-1])]
                 step = 1 if self.labels[after] else 0
                 if after in nodes and distances[node] + step < distances.get(after, len(self.arcs)):
                     distances[after] = distances[node] + step
@@ -246,7 +246,7 @@ def _weakness(arc: Arc) -> tuple[bool, int]:
     return arc.guess is not None, STRENGTH.index(arc.kind)
 
 
-def _shorter(one: list[Step] | None, other: list[Step] | None) -> list[Step] | None:
+def _shorter(one: list[CycleStep] | None, other: list[CycleStep] | None) -> list[CycleStep] | None:
     if one is None or other is None:
         return one or other
     return other if len(other) < len(one) else one

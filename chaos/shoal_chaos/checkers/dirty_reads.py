@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Outcome = Literal["committed", "aborted", "unknown"]
+TransactionOutcome = Literal["committed", "aborted", "unknown"]
 """Unknown: it may have been committed, or may yet be."""
 
 
@@ -20,7 +20,7 @@ class WrittenValue(NamedTuple):
     transaction: int
     value: bytes
     last: bool
-    outcome: Outcome
+    outcome: TransactionOutcome
 
 
 class ReadValue(NamedTuple):

@@ -18,7 +18,7 @@ from shoal_chaos.checkers.dependency_graph import Arc, DependencyGraph, Edge, na
 Order = Literal["none", "session", "real time"]
 """What, beside the data, a serial order has to keep. Real time covers sessions."""
 
-Outcome = Literal["committed", "aborted", "unknown"]
+TransactionOutcome = Literal["committed", "aborted", "unknown"]
 """Unknown: it may have been committed, or may yet be."""
 
 
@@ -53,7 +53,7 @@ class ListTransaction:
     id: int
     session: str
     operations: Sequence[Operation]
-    outcome: Outcome
+    outcome: TransactionOutcome
     invoked: int
     completed: int | None
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from shoal_chaos.checkers.dependency_graph import Arc, DependencyGraph, Edge, Step, sentence_of
+from shoal_chaos.checkers.dependency_graph import Arc, CycleStep, DependencyGraph, Edge, sentence_of
 
 INITIAL = -1
 """The place, among a key's versions, of the absence before all of them."""
@@ -215,7 +215,7 @@ class _Builder:
         )
         return None if cycle is None else self._describe(cycle)
 
-    def _solve(self, certain: DependencyGraph, guesses: dict[int, int]) -> list[Step] | None:
+    def _solve(self, certain: DependencyGraph, guesses: dict[int, int]) -> list[CycleStep] | None:
         """Try the guesses; what a cycle blames is settled, one absence at a time, in each place that is left for it."""
         while True:
             graph = certain.copy()
@@ -241,7 +241,7 @@ class _Builder:
                     return None
             self._place(certain, self._absences[number], places[0], number)
 
-    def _describe(self, cycle: Sequence[Step]) -> SerializabilityViolation:
+    def _describe(self, cycle: Sequence[CycleStep]) -> SerializabilityViolation:
         edges = self._graph.describe(cycle)
         sentence = sentence_of(edges)
         if any(step.arc.guess is not None for step in cycle):

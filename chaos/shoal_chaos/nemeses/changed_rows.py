@@ -33,7 +33,7 @@ FOUND = b'"kind": "diverged"'
 REBUILT = b'"event": "snapshot_adopted"'
 
 
-class Change(StrEnum):
+class RowChange(StrEnum):
     """What becomes of a row."""
 
     VALUE = "has another value"
@@ -63,8 +63,8 @@ class ChangedRow(Nemesis):
         async with AsyncClient(cluster.url, timeout=PUT_SECONDS) as db:
             await db.put_many(dict.fromkeys(keys, b"as it was"))
         (self._node,) = await choose(cluster, self._who, random)
-        change = random.choice(list(Change))
-        key = f"{run}-new".encode() if change is Change.NEW else random.choice(keys)
+        change = random.choice(list(RowChange))
+        key = f"{run}-new".encode() if change is RowChange.NEW else random.choice(keys)
         routes = Routes((await cluster.survey()).shard_map)
         keyspace = routes.keyspaces_by_name[parse_url(cluster.url).keyspace]
         shard = routes.shard_of(keyspace, key)
@@ -107,8 +107,8 @@ def _log(cluster: FaultyCluster, name: str) -> Path:
     return cluster.managed.folder.log_file(name)
 
 
-def _change(database: Path, keyspace: int, shard: int, microshard: int, key: bytes, change: Change) -> bool:
-    """Change a row of a replica whose node is down, past its log; return whether it had what there is to change."""
+def _change(database: Path, keyspace: int, shard: int, microshard: int, key: bytes, change: RowChange) -> bool:
+    """RowChange a row of a replica whose node is down, past its log; return whether it had what there is to change."""
     engine = RocksEngine(database, block_cache_bytes=MEMORY_BYTES, write_buffer_bytes=MEMORY_BYTES)
     try:
         state = load_applied_state(engine, shard)
@@ -116,15 +116,15 @@ def _change(database: Path, keyspace: int, shard: int, microshard: int, key: byt
         assert state is not None
         stored = data_prefix(keyspace, microshard, state.generations(state.ranges)[microshard]) + key
         row = engine.get(engine.data, stored)
-        if (row is None) is not (change is Change.NEW):
+        if (row is None) is not (change is RowChange.NEW):
             return False
         batch = engine.batch()
         match change:
-            case Change.VALUE:
+            case RowChange.VALUE:
                 batch.put(stored, (row or b"")[:-1] + b"?", engine.data)
-            case Change.GONE:
+            case RowChange.GONE:
                 batch.delete(stored, engine.data)
-            case Change.NEW:
+            case RowChange.NEW:
                 batch.put(stored, value_header(1) + b"by nobody", engine.data)
         engine.write(batch)
         return True

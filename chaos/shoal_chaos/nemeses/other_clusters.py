@@ -14,7 +14,7 @@ from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.workloads.book import says_another_cluster
+from shoal_chaos.workloads.recorder import says_another_cluster
 
 CALLS = 10
 ROWS = 100

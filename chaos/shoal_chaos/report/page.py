@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from shoal_chaos.report import plot
-from shoal_chaos.report.records import Outcome, RunRecord, Verdict
+from shoal_chaos.report.records import RunOutcome, RunRecord, Verdict
 
 RUNS_SHOWN = 30
 """How many runs of a scenario its trend shows, at most: the newest."""
@@ -74,7 +74,7 @@ def page(records: Sequence[RunRecord]) -> str:
 
 def _summary(records: Sequence[RunRecord], runs: Mapping[str, Sequence[RunRecord]]) -> str:
     newest = [of_it[-1] for of_it in runs.values()]
-    numbers = {outcome: sum(run.outcome is outcome for run in newest) for outcome in Outcome}
+    numbers = {outcome: sum(run.outcome is outcome for run in newest) for outcome in RunOutcome}
     counts = ", ".join(
         f'<span class="{outcome}">{number} {outcome}</span>' for outcome, number in numbers.items() if number
     )
@@ -89,15 +89,15 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _row(name: str, runs: Sequence[RunRecord]) -> Sequence[str]:
     newest = runs[-1]
-    done = [run for run in runs if run.outcome is not Outcome.SKIPPED]
+    done = [run for run in runs if run.outcome is not RunOutcome.SKIPPED]
     waits = [shard.after_heal for run in done for shard in run.shards]
     return (
         f'<a href="#{escape(name)}">{escape(name)}</a>',
         str(len(runs)),
-        str(sum(run.outcome is Outcome.HELD for run in runs)),
-        str(sum(run.outcome is Outcome.REFUTED for run in runs)),
+        str(sum(run.outcome is RunOutcome.HELD for run in runs)),
+        str(sum(run.outcome is RunOutcome.REFUTED for run in runs)),
         _outcome(newest),
-        str(newest.score) if newest.outcome is not Outcome.SKIPPED else "",
+        str(newest.score) if newest.outcome is not RunOutcome.SKIPPED else "",
         plot.trend(done[-RUNS_SHOWN:]) if done else "",
         f"{max(waits):.1f} s" if waits else "",
     )
@@ -114,7 +114,7 @@ def _newest(run: RunRecord) -> str:
         f'<p class="dim">{escape(run.cluster)}; seed {run.seed}, {run.seconds:g} s, began {escape(run.began)}. '
         f"{escape(run.reason[:1].upper() + run.reason[1:])}.</p>",
     ]
-    if run.outcome is Outcome.SKIPPED:
+    if run.outcome is RunOutcome.SKIPPED:
         return "".join(parts)
     parts += [plot.timeline(run.timeline, run.faults), f'<p class="dim">{LEGEND}</p>', _faults(run), _verdicts(run)]
     parts += [_phases(run), _shards(run)]

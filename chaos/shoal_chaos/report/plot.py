@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from math import ceil, log10
 from typing import TypeAlias
 
-from shoal_chaos.report.records import Bucket, FaultSpan, Outcome, RunRecord
+from shoal_chaos.report.records import Bucket, FaultSpan, RunOutcome, RunRecord
 
 WIDTH, LEFT, RIGHT = 900, 64, 24
 LATENCY_TOP, LATENCY_BOTTOM = 26, 176
@@ -58,7 +58,7 @@ def trend(runs: Sequence[RunRecord]) -> str:
         parts.append(f'<line class="grid" x1="0" x2="{TREND_WIDTH}" y1="{rule}" y2="{rule}"/>')
     parts.append('<polyline class="longest" points="' + " ".join(f"{x:.1f},{y:.1f}" for x, y in spots) + '"/>')
     for run, (x, y) in zip(runs, spots, strict=True):
-        name = "dot bad" if run.outcome is Outcome.REFUTED else "dot"
+        name = "dot bad" if run.outcome is RunOutcome.REFUTED else "dot"
         told = escape(f"{run.began}, seed {run.seed}: {run.outcome}, score {run.score}")
         parts.append(f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"><title>{told}</title></circle>')
     return "".join([*parts, "</svg>"])

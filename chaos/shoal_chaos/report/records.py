@@ -11,7 +11,7 @@ import msgspec
 SUFFIX = ".run.json"
 
 
-class Outcome(StrEnum):
+class RunOutcome(StrEnum):
     """What a run says about its hypothesis."""
 
     HELD = "held"
@@ -93,7 +93,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     scenario: str
     hypothesis: str
-    outcome: Outcome
+    outcome: RunOutcome
     reason: str
     seed: int
     began: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from shoal_chaos.report.records import Outcome, Phase, RunRecord
+from shoal_chaos.report.records import Phase, RunOutcome, RunRecord
 
 HEADS = ("scenario", "hypothesis", "held", "calls answered under faults", "longest wait after a heal", "score")
 
@@ -28,10 +28,10 @@ def table(records: Sequence[RunRecord]) -> str:
 
 def _line(name: str, runs: Sequence[RunRecord]) -> tuple[str, ...]:
     hypothesis = runs[-1].hypothesis.replace("|", "\\|")
-    done = [run for run in runs if run.outcome is not Outcome.SKIPPED]
+    done = [run for run in runs if run.outcome is not RunOutcome.SKIPPED]
     if not done:
         return (f"`{name}`", hypothesis, "skipped", "", "", "")
-    held = f"{sum(run.outcome is Outcome.HELD for run in done)} of {len(done)}"
+    held = f"{sum(run.outcome is RunOutcome.HELD for run in done)} of {len(done)}"
     if runs[-1].must_break:
         return (f"`{name}`", hypothesis, held, "", "", "")
     answered = [one.availability for run in done for one in run.phases if one.phase is Phase.FAULTS]

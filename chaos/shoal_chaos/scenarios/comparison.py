@@ -9,9 +9,9 @@ from itertools import pairwise
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
-    Outcome,
     Phase,
     PhaseFigures,
+    RunOutcome,
     ShardRecovery,
     Verdict,
 )
@@ -118,17 +118,17 @@ def liveness(
     ]  # fmt: skip
 
 
-def outcome(scenario: Scenario, verdicts: Sequence[Verdict]) -> tuple[Outcome, str]:
+def outcome(scenario: Scenario, verdicts: Sequence[Verdict]) -> tuple[RunOutcome, str]:
     """Return what the verdicts say of the hypothesis, and why."""
     broken = [verdict.checker for verdict in verdicts if not verdict.passed]
     unsafe = [verdict.checker for verdict in verdicts if not verdict.passed and verdict.safety]
     if scenario.must_break:
         if unsafe:
-            return Outcome.HELD, f"the loss was found by: {', '.join(unsafe)}"
-        return Outcome.REFUTED, "nothing was found, though the faults are beyond what can be borne"
+            return RunOutcome.HELD, f"the loss was found by: {', '.join(unsafe)}"
+        return RunOutcome.REFUTED, "nothing was found, though the faults are beyond what can be borne"
     if broken:
-        return Outcome.REFUTED, f"broken: {', '.join(broken)}"
-    return Outcome.HELD, "nothing was found"
+        return RunOutcome.REFUTED, f"broken: {', '.join(broken)}"
+    return RunOutcome.HELD, "nothing was found"
 
 
 def score(
@@ -137,7 +137,7 @@ def score(
     """Return the resilience of one run, from 0 to 100 (see `AVAILABILITY_POINTS`)."""
     found = outcome(scenario, verdicts)[0]
     if scenario.must_break:
-        return 100 if found is Outcome.HELD else 0
+        return 100 if found is RunOutcome.HELD else 0
     if any(verdict.safety and not verdict.passed for verdict in verdicts):
         return 0
     steady, under, after = (next(one for one in phases if one.phase is phase) for phase in Phase)

@@ -39,7 +39,7 @@ from shoal_chaos.nemeses.partitions import (
 )
 from shoal_chaos.nemeses.processes import Kill, LosePower, Pause
 from shoal_chaos.nemeses.slow_links import HalfOpen, MachineGone, PoorLinks
-from shoal_chaos.scenarios.model import ESSENTIAL, Fault, Scenario
+from shoal_chaos.scenarios.model import ESSENTIAL, Scenario, TimedNemesis
 from shoal_chaos.workloads.operations import (
     DRAIN,
     MERGE,
@@ -51,7 +51,7 @@ from shoal_chaos.workloads.operations import (
     without_manager,
 )
 
-Round = Callable[[Random], Sequence[Fault]]
+Round = Callable[[Random], Sequence[TimedNemesis]]
 
 FIVE = Shape(nodes=5, voters=5)
 MANAGED = Shape(nodes=4, managers=1)
@@ -78,8 +78,8 @@ LATE_PACKETS = LinkRule(delay_seconds=0.002, jitter_seconds=0.02, duplicates=0.0
 def _each(*makers: Callable[[], Nemesis], seconds: tuple[float, float], rest_seconds: float = 1.0) -> Round:
     """Return a round in which each nemesis has its turn, for some time within `seconds`."""
 
-    def make(random: Random) -> list[Fault]:
-        return [Fault(maker(), random.uniform(*seconds), rest_seconds) for maker in makers]
+    def make(random: Random) -> list[TimedNemesis]:
+        return [TimedNemesis(maker(), random.uniform(*seconds), rest_seconds) for maker in makers]
 
     return make
 
@@ -87,7 +87,7 @@ def _each(*makers: Callable[[], Nemesis], seconds: tuple[float, float], rest_sec
 def _shuffled(*makers: Callable[[], Nemesis], seconds: tuple[float, float]) -> Round:
     """As `_each`, in an order that each round draws anew."""
 
-    def make(random: Random) -> Sequence[Fault]:
+    def make(random: Random) -> Sequence[TimedNemesis]:
         return _each(*random.sample(makers, len(makers)), seconds=seconds)(random)
 
     return make
@@ -391,7 +391,7 @@ OPERATORS = (
 )
 
 
-def _mix(random: Random) -> list[Fault]:
+def _mix(random: Random) -> list[TimedNemesis]:
     """Two faults at a time, drawn from those that may meet without more than a minority being away for good."""
     alone: list[Callable[[], Nemesis]] = [
         lambda: Kill(Who.ANY), lambda: Kill(Who.MAJORITY), lambda: Kill(Who.ALL), lambda: LosePower(Who.ALL),
@@ -404,7 +404,7 @@ def _mix(random: Random) -> list[Fault]:
         lambda: WallJump(2.0), lambda: Drift(DRIFT_PERMILLE), nearly_full_disk, lambda: LoadSpike(64),
     ]  # fmt: skip
     nemesis = Together(random.choice(beside)(), random.choice(alone)())
-    return [Fault(nemesis, random.uniform(1.0, 4.0))]
+    return [TimedNemesis(nemesis, random.uniform(1.0, 4.0))]
 
 
 MIXED = (

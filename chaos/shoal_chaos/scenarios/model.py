@@ -17,7 +17,7 @@ SMALL = Shape()
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class TimedNemesis:
     """A nemesis at work: how long it is left to it, and how long the cluster is left alone after it, in seconds."""
 
     nemesis: Nemesis
@@ -46,7 +46,7 @@ class Scenario:
 
     name: str
     hypothesis: str
-    round: Callable[[Random], Sequence[Fault]]
+    round: Callable[[Random], Sequence[TimedNemesis]]
     workloads: tuple[str, ...] = ESSENTIAL
     shape: Shape = SMALL
     availability: float = 0.0

@@ -20,15 +20,15 @@ from shoal_chaos.nemeses.possible import NotPossibleHere
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
-    Outcome,
     Phase,
     PhaseFigures,
+    RunOutcome,
     RunRecord,
     ShardRecovery,
     Verdict,
 )
 from shoal_chaos.scenarios import comparison, replicas
-from shoal_chaos.scenarios.model import Fault, Scenario
+from shoal_chaos.scenarios.model import Scenario, TimedNemesis
 from shoal_chaos.scenarios.probes import Probes
 from shoal_chaos.scenarios.remote import RemoteCluster
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
@@ -63,7 +63,7 @@ async def run_here(scenario: Scenario, seed: int, seconds: float, folder: Path, 
             folder, scenario.shape, random, system_faults=scenario.needs_system_faults, medium=scenario.medium
         )
     except NotPossibleHere as lack:
-        return _record(scenario, seed, Outcome.SKIPPED, str(lack), datetime.now(UTC), 0.0, scenario.shape.words)
+        return _record(scenario, seed, RunOutcome.SKIPPED, str(lack), datetime.now(UTC), 0.0, scenario.shape.words)
     try:
         await cluster.start()
         experiment = _Experiment(scenario, cluster, random, f"chaos-{seed}", say)
@@ -167,7 +167,7 @@ class _Experiment:
                 if time.monotonic() >= until:
                     return
 
-    async def _inflict(self, fault: Fault) -> bool:
+    async def _inflict(self, fault: TimedNemesis) -> bool:
         """Let one fault do its work; return whether the cluster has got over it."""
         began = time.monotonic()
         try:
@@ -200,12 +200,12 @@ class _Experiment:
             await asyncio.sleep(fault.rest_seconds)
         return ready is not None
 
-    async def _begin(self, fault: Fault) -> str:
+    async def _begin(self, fault: TimedNemesis) -> str:
         if isinstance(fault.nemesis, Disturbance):
             return await fault.nemesis.start(self._cluster, self._random)
         return await fault.nemesis.start(self._own(), self._random)
 
-    async def _heal(self, fault: Fault) -> None:
+    async def _heal(self, fault: TimedNemesis) -> None:
         if isinstance(fault.nemesis, Disturbance):
             await fault.nemesis.heal(self._cluster)
         else:
@@ -229,7 +229,7 @@ class _Experiment:
     def _judge(self, suite: Suite) -> None:
         for workload in suite.workloads:
             found = workload.violations()
-            judged = f"{workload.book.done:,} calls"
+            judged = f"{workload.recorder.done:,} calls"
             self._verdicts.append(Verdict(workload.name, not found, judged, tuple(found[:SHOWN])))
         broken = tuple(self._cluster.broken[:SHOWN])
         self._verdicts.append(Verdict("what faults themselves have shown", not broken, found=broken))
@@ -259,7 +259,7 @@ class _Experiment:
 def _record(
     scenario: Scenario,
     seed: int,
-    outcome: Outcome,
+    outcome: RunOutcome,
     reason: str,
     began: datetime,
     seconds: float,

@@ -22,7 +22,7 @@ from shoal_server.local.cluster import LocalCluster
 from shoal_server.local.layout import ClusterFolder, free_ports
 
 from shoal_chaos.checkers.divergence import find_violations as find_divergence
-from shoal_chaos.workloads.faults import Fault, inflict, schedule
+from shoal_chaos.workloads.faults import ProcessFault, inflict, schedule
 from shoal_chaos.workloads.layout import regional_config, regions_of
 from shoal_chaos.workloads.own_cluster import OwnCluster
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
@@ -104,7 +104,7 @@ async def _running(suite: Suite) -> AsyncIterator[None]:
             stop.set()
 
 
-async def _disturb(nodes: OwnCluster | None, faults: Iterator[Fault]) -> None:
+async def _disturb(nodes: OwnCluster | None, faults: Iterator[ProcessFault]) -> None:
     """Do harm for as long as a round lasts; or wait."""
     if nodes is None:
         await asyncio.sleep(ROUND_SECONDS)

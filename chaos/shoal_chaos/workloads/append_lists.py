@@ -9,8 +9,15 @@ from typing import ClassVar
 
 from shoal import AsyncClient, AsyncTransaction, ShoalError
 
-from shoal_chaos.checkers.list_append import Append, ListTransaction, Operation, Outcome, ReadList, find_violations
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
+from shoal_chaos.checkers.list_append import (
+    Append,
+    ListTransaction,
+    Operation,
+    ReadList,
+    TransactionOutcome,
+    find_violations,
+)
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
 
 CLIENTS = 4
 GROUPS = 2
@@ -35,7 +42,7 @@ class AppendLists(Workload):
         self._elements = 0
         self._clients = 0
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._client() for _ in range(CLIENTS)]
 
     async def finish(self, db: AsyncClient) -> None:
@@ -46,7 +53,7 @@ class AppendLists(Workload):
         for found in find_violations(self.transactions):
             yield str(found)
 
-    def _client(self) -> Step:
+    def _client(self) -> WorkloadStep:
         self._clients += 1
         session = f"c{self._clients}"
 
@@ -64,9 +71,9 @@ class AppendLists(Workload):
         try:
             value = await db.get(key, timeout=timeout)
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.done += 1
+        self.recorder.done += 1
         self._record(session, [ReadList(key.encode(), _decode(value))], "committed", began, monotonic_ns())
 
     async def _transaction(self, db: AsyncClient, session: str, lists: list[str]) -> None:
@@ -78,10 +85,10 @@ class AppendLists(Workload):
                 for _ in range(self.random.randint(1, MOST_OPERATIONS)):
                     await self._operate(tx, lists, operations)
         except ShoalError as error:
-            outcome: Outcome = "unknown" if self.book.failed(error) else "aborted"
+            outcome: TransactionOutcome = "unknown" if self.recorder.failed(error) else "aborted"
             self._record(session, operations, outcome, began, None)
         else:
-            self.book.wrote()
+            self.recorder.wrote()
             self._record(session, operations, "committed", began, monotonic_ns())
 
     async def _operate(self, tx: AsyncTransaction, lists: list[str], operations: list[Operation]) -> None:
@@ -99,7 +106,7 @@ class AppendLists(Workload):
             lists[place] = self._new_list(self._lists.index(lists))
 
     def _record(
-        self, session: str, operations: list[Operation], outcome: Outcome, began: int, completed: int | None
+        self, session: str, operations: list[Operation], outcome: TransactionOutcome, began: int, completed: int | None
     ) -> None:
         number = len(self.transactions) + 1
         self.transactions.append(ListTransaction(number, session, operations, outcome, began, completed))

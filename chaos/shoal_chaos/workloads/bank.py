@@ -9,8 +9,8 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.serializability import BankRead, find_bank_violations
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
-from shoal_chaos.workloads.ledger import Ledger, RecordedTransaction, payload_of
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
+from shoal_chaos.workloads.transaction_recorder import RecordedTransaction, TransactionRecorder, payload_of
 
 CLIENTS = 4
 ACCOUNTS = 5
@@ -26,44 +26,44 @@ class Bank(Workload):
 
     def __init__(self, run: str, random: Random) -> None:
         super().__init__(run, random)
-        self.ledger = Ledger(self.book)
+        self.transactions = TransactionRecorder(self.recorder)
         self.audits: list[BankRead] = []
         self._prefix = f"{self.prefix}/".encode()
         self._opened = 0
         self._accounts: list[bytes] = []
         """What is believed to be open, which the transactions find out."""
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     async def prepare(self, db: AsyncClient) -> None:
-        await self.ledger.commit(db, self._found, PATIENT_SECONDS)
+        await self.transactions.commit(db, self._found, PATIENT_SECONDS)
 
     def check(self) -> Iterator[str]:
         for found in find_bank_violations(self.audits, ACCOUNTS * FIRST_BALANCE):
             yield f"{found.sentence} {dict(found.read.balances)}"
-        yield from self.ledger.check()
+        yield from self.transactions.check()
 
     async def _step(self, db: AsyncClient) -> None:
         kind = self.random.random()
         if kind < 0.15:
             await self._audit(db)
         elif kind < 0.3:
-            await self.ledger.attempt(db, self._read_all_only, self.patience())
+            await self.transactions.attempt(db, self._read_all_only, self.patience())
         elif kind < 0.4:
-            await self.ledger.attempt(db, self._open, self.patience())
+            await self.transactions.attempt(db, self._open, self.patience())
         elif kind < 0.5:
-            await self.ledger.attempt(db, self._close, self.patience())
+            await self.transactions.attempt(db, self._close, self.patience())
         else:
-            await self.ledger.attempt(db, self._transfer, self.patience())
+            await self.transactions.attempt(db, self._transfer, self.patience())
 
     async def _audit(self, db: AsyncClient) -> None:
         try:
             rows = {key: value async for key, value in db.scan(self._prefix, timeout=self.patience())}
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.saw(*rows.values())
+        self.recorder.saw(*rows.values())
         self._note(0, {key: payload_of(value) for key, value in rows.items()})
 
     async def _read_all(self, tx: RecordedTransaction) -> dict[bytes, int]:

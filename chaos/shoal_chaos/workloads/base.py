@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from shoal import AsyncClient
 
-from shoal_chaos.workloads.book import Book
+from shoal_chaos.workloads.recorder import Recorder
 
 PACE_SECONDS = 0.02
 """The mean time between two calls of one task: histories are to be long in time, not to fill the machine."""
@@ -23,7 +23,7 @@ SHORTEST_SECONDS = 0.001
 LONGEST_SECONDS = 0.25
 IMPATIENT_SHARE = 0.15
 
-Step = Callable[[AsyncClient], Awaitable[None]]
+WorkloadStep = Callable[[AsyncClient], Awaitable[None]]
 
 
 class Workload(ABC):
@@ -38,7 +38,7 @@ class Workload(ABC):
         """
         self.prefix = f"{run}-{self.name}"
         self.random = random
-        self.book = Book()
+        self.recorder = Recorder()
         self.impatient_share = IMPATIENT_SHARE
         self.stopping = False
 
@@ -54,10 +54,10 @@ class Workload(ABC):
 
     def violations(self) -> list[str]:
         """Return, in words, all that is wrong with what was seen."""
-        return [f"{self.name}: {found}" for found in (*self.book.violations(), *self.check())]
+        return [f"{self.name}: {found}" for found in (*self.recorder.violations(), *self.check())]
 
     @abstractmethod
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         """Return what each of the concurrent tasks does, again and again."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Workload(ABC):
             return PATIENT_SECONDS
         return exp(self.random.uniform(log(SHORTEST_SECONDS), log(LONGEST_SECONDS)))
 
-    async def _repeat(self, step: Step, db: AsyncClient) -> None:
+    async def _repeat(self, step: WorkloadStep, db: AsyncClient) -> None:
         while not self.stopping:
             await step(db)
             await asyncio.sleep(self.random.uniform(0, 2 * PACE_SECONDS))

@@ -11,7 +11,7 @@ import shoal
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.counters import Increment, find_violations
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
 
 CLIENTS = 4
 
@@ -30,7 +30,7 @@ class Counting(Workload):
         self.histories: dict[str, list[Increment]] = {key: [] for key in (*self._rising, self._any, *self._pair)}
         self._final: dict[str, int] = {}
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     async def finish(self, db: AsyncClient) -> None:
@@ -71,24 +71,24 @@ class Counting(Workload):
             return
         self._done(self._pair, by, result.results, began)
         if len(set(result.results)) != 1:
-            self.book.complain(f"Two counters that are only incremented together returned {result.results}.")
+            self.recorder.complain(f"Two counters that are only incremented together returned {result.results}.")
 
     async def _compare_pair(self, db: AsyncClient) -> None:
         try:
             values = [value async for _, value in db.scan(self._pair_prefix, timeout=self.patience())]
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.done += 1
+        self.recorder.done += 1
         if values and (len(values) != 2 or values[0] != values[1]):
-            self.book.complain(f"One page showed two counters that are only incremented together as {values}.")
+            self.recorder.complain(f"One page showed two counters that are only incremented together as {values}.")
 
     def _done(self, keys: list[str], by: int, values: list[int] | tuple[int, ...], began: int) -> None:
-        self.book.wrote()
+        self.recorder.wrote()
         for key, value in zip(keys, values, strict=True):
             self.histories[key].append(Increment(by, value, began, monotonic_ns()))
 
     def _failed(self, error: ShoalError, keys: list[str], by: int, began: int) -> None:
-        if self.book.failed(error):
+        if self.recorder.failed(error):
             for key in keys:
                 self.histories[key].append(Increment(by, None, began, None))

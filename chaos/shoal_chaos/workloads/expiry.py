@@ -11,7 +11,7 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.expirations import Lifetime, Look, find_violations
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import Workload, WorkloadStep
 
 CLIENTS = 4
 TTL_SECONDS = (0.2, 1.5)
@@ -39,7 +39,7 @@ class Expiry(Workload):
         """Let clocks be wrong: whoever stamps a row and whoever looks at it may each be off by the tolerance."""
         self.allowance_ns = ALLOWANCE_NS + 2 * tolerance_ms * 1_000_000
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     def check(self) -> Iterator[str]:
@@ -48,14 +48,14 @@ class Expiry(Workload):
 
     async def _step(self, db: AsyncClient) -> None:
         self._keys += 1
-        key, value, ttl = f"{self.prefix}-{self._keys}", self.book.new_value(), self.random.uniform(*TTL_SECONDS)
+        key, value, ttl = f"{self.prefix}-{self._keys}", self.recorder.new_value(), self.random.uniform(*TTL_SECONDS)
         began = monotonic_ns()
         try:
             await db.put(key, value, ttl=ttl, timeout=self.patience())
         except ShoalError as error:
-            self.book.failed(error, value)
+            self.recorder.failed(error, value)
             return
-        self.book.wrote()
+        self.recorder.wrote()
         life: Lifetime | None = Lifetime(began + _ns(ttl), monotonic_ns() + _ns(ttl))
         touch_at = began + _ns(ttl / 2) if self.random.random() < TOUCH_SHARE else None
         while life is not None and monotonic_ns() < life.latest + WATCHED_NS and not self.stopping:
@@ -73,9 +73,9 @@ class Expiry(Workload):
         try:
             there = await db.touch(key, ttl, timeout=self.patience())
         except ShoalError as error:
-            return None if self.book.failed(error) else life
+            return None if self.recorder.failed(error) else life
         now = monotonic_ns()
-        self.book.wrote()
+        self.recorder.wrote()
         self.looks.append(Look(key, "touch", there, False, life, began, now))
         return Lifetime(began + _ns(ttl), now + _ns(ttl)) if there else life
 
@@ -101,15 +101,15 @@ class Expiry(Workload):
                 )
                 there = entry is not None
                 if entry is not None:
-                    self.book.saw(entry.value)
+                    self.recorder.saw(entry.value)
                     expires_at = entry.expires_at
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.done += 1
+        self.recorder.done += 1
         self.looks.append(Look(key, how, there, how == "eventual", life, began, monotonic_ns()))
         if expires_at is not None and wall > expires_at + self.allowance_ns / 1e9:
-            self.book.complain(
+            self.recorder.complain(
                 f"A read ({how}) at {wall:.3f} returned {key}, which it says expired at {expires_at:.3f}."
             )
 

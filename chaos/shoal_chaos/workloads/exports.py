@@ -15,7 +15,7 @@ from shoal.options import parse_url
 from shoal.shardmap import ShardMap
 
 from shoal_chaos.checkers.exports import find_violations, rows_of
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import Workload, WorkloadStep
 from shoal_chaos.workloads.commands import COMMAND, LOW_PRIORITY
 
 ROWS = 8_000
@@ -57,7 +57,7 @@ class Exports(Workload):
         for first in range(0, ROWS, ROWS_AT_ONCE):
             await db.put_many(dict(rows[first : first + ROWS_AT_ONCE]), timeout=PUT_SECONDS)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._export, self._survey]
 
     def check(self) -> Iterator[str]:
@@ -70,9 +70,9 @@ class Exports(Workload):
             self._failed(f"an export ended with {code}: {said}")
         else:
             for found in find_violations(self._kept, rows_of(printed.splitlines())):
-                self.book.complain(f"In an export that says that it is whole, {found}.")
+                self.recorder.complain(f"In an export that says that it is whole, {found}.")
             self.exported += 1
-            self.book.done += 1
+            self.recorder.done += 1
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def _survey(self, db: AsyncClient) -> None:  # noqa: ARG002 - as operators do
@@ -83,9 +83,9 @@ class Exports(Workload):
             self._failed(f"a survey ended with {error!r}")
         else:
             for problem in whole_or_not(found.shard_map):
-                self.book.complain(f"In a survey, {problem}.")
+                self.recorder.complain(f"In a survey, {problem}.")
             self._note_version(found)
-            self.book.done += 1
+            self.recorder.done += 1
         await asyncio.sleep(PAUSE_SECONDS)
 
     def _note_version(self, found: Survey) -> None:
@@ -93,14 +93,16 @@ class Exports(Workload):
         if all(report.status is not None for report in found.nodes):
             version = found.shard_map.version
             if version < self._newest:
-                self.book.complain(f"A survey of all nodes shows map {version}, an earlier one showed {self._newest}.")
+                self.recorder.complain(
+                    f"A survey of all nodes shows map {version}, an earlier one showed {self._newest}."
+                )
             self._newest = max(self._newest, version)
 
     def _failed(self, why: str) -> None:
         if self._may_fail:
-            self.book.not_done += 1
+            self.recorder.not_done += 1
         else:
-            self.book.complain(f"Though nothing is broken, {why}.")
+            self.recorder.complain(f"Though nothing is broken, {why}.")
 
 
 async def _exported(url: str) -> tuple[int, bytes, str]:

@@ -45,7 +45,7 @@ class Nodes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ProcessFault:
     """What happens to the leaders of shards (see `Nodes.leader`), and for how long.
 
     kill: the leader is killed, and started again.
@@ -61,16 +61,16 @@ class Fault:
     other: float = 0.0
 
 
-def schedule(random: Random) -> Iterator[Fault]:
+def schedule(random: Random) -> Iterator[ProcessFault]:
     """Yield faults without end, of each kind in turn."""
     while True:
-        yield Fault("kill", random.uniform(*DOWN_SECONDS), random.random())
-        yield Fault("pause", random.uniform(*PAUSED_SECONDS), random.random())
-        yield Fault("both", random.uniform(*PAUSED_SECONDS), random.random(), random.random())
-        yield Fault("alone", random.uniform(*DOWN_SECONDS), random.random())
+        yield ProcessFault("kill", random.uniform(*DOWN_SECONDS), random.random())
+        yield ProcessFault("pause", random.uniform(*PAUSED_SECONDS), random.random())
+        yield ProcessFault("both", random.uniform(*PAUSED_SECONDS), random.random(), random.random())
+        yield ProcessFault("alone", random.uniform(*DOWN_SECONDS), random.random())
 
 
-async def inflict(fault: Fault, nodes: Nodes) -> str:
+async def inflict(fault: ProcessFault, nodes: Nodes) -> str:
     """Do it, undo it, wait until the cluster serves; return in words what was done."""
     leader = await nodes.leader(fault.place)
     others = [name for name in nodes.names if name != leader]

@@ -13,7 +13,7 @@ from typing import ClassVar
 import shoal
 from shoal import AsyncClient, ConditionFailed, ShoalError
 
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import Workload, WorkloadStep
 
 CLIENTS = 4
 LOCKS = 2
@@ -49,7 +49,7 @@ class Locks(Workload):
         self.allowance_ns = ALLOWANCE_NS + 2 * tolerance_ms * 1_000_000
         self.ttl_seconds = TTL_SECONDS + 2 * tolerance_ms / 1000
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     def check(self) -> Iterator[str]:
@@ -62,17 +62,17 @@ class Locks(Workload):
                     yield f"two held {one.lock} at once: {one} and {other}"
 
     async def _step(self, db: AsyncClient) -> None:
-        lock, holder = f"{self.prefix}-{self.random.randrange(LOCKS)}", self.book.new_value()
+        lock, holder = f"{self.prefix}-{self.random.randrange(LOCKS)}", self.recorder.new_value()
         began = monotonic_ns()
         try:
             mine = await db.put_if_absent(lock, holder, ttl=self.ttl_seconds, timeout=self.patience())
         except ShoalError as error:
-            self.book.failed(error, holder)
+            self.recorder.failed(error, holder)
             return
         if not mine:
-            self.book.refused("somebody had it", holder)
+            self.recorder.refused("somebody had it", holder)
             return
-        self.book.wrote()
+        self.recorder.wrote()
         since, until = monotonic_ns(), began + int(self.ttl_seconds * 1e9) - self.allowance_ns
         # Let go a little before or after the time is up, or somewhere in between.
         releasing = self.random.random() < RELEASE_SHARE
@@ -90,16 +90,16 @@ class Locks(Workload):
         try:
             found = await db.get(lock, timeout=self.patience())
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.saw(found)
+        self.recorder.saw(found)
         if found != holder and monotonic_ns() < until:
-            self.book.complain(f"{lock} is {holder!r}'s, but a strong read found {found!r}.")
+            self.recorder.complain(f"{lock} is {holder!r}'s, but a strong read found {found!r}.")
 
     async def _release(self, db: AsyncClient, lock: str, holder: bytes) -> None:
         try:
             await db.write([shoal.delete(lock)], when=[shoal.value_equals(lock, holder)], timeout=self.patience())
         except ConditionFailed as failed:
-            self.book.saw(failed.found)
+            self.recorder.saw(failed.found)
         except ShoalError as error:
-            self.book.failed(error)
+            self.recorder.failed(error)

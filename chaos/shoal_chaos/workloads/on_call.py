@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from shoal import AsyncClient, ShoalError
 
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
-from shoal_chaos.workloads.ledger import Ledger, RecordedTransaction, payload_of
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
+from shoal_chaos.workloads.transaction_recorder import RecordedTransaction, TransactionRecorder, payload_of
 
 CLIENTS = 4
 SHIFTS = 2
@@ -24,10 +24,10 @@ class OnCall(Workload):
 
     def __init__(self, run: str, random: Random) -> None:
         super().__init__(run, random)
-        self.ledger = Ledger(self.book)
+        self.transactions = TransactionRecorder(self.recorder)
         self._shifts = [f"{self.prefix}{number}/".encode() for number in range(SHIFTS)]
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     async def prepare(self, db: AsyncClient) -> None:
@@ -38,10 +38,10 @@ class OnCall(Workload):
                     for doctor in DOCTORS:
                         tx.put(shift + doctor, ON)
 
-            await self.ledger.commit(db, begin, PATIENT_SECONDS)
+            await self.transactions.commit(db, begin, PATIENT_SECONDS)
 
     def check(self) -> Iterator[str]:
-        return self.ledger.check()
+        return self.transactions.check()
 
     async def _step(self, db: AsyncClient) -> None:
         shift = self.random.choice(self._shifts)
@@ -52,17 +52,17 @@ class OnCall(Workload):
         async def change(tx: RecordedTransaction) -> None:
             await self._change(tx, shift)
 
-        await self.ledger.attempt(db, change, self.patience())
+        await self.transactions.attempt(db, change, self.patience())
 
     async def _look(self, db: AsyncClient, shift: bytes) -> None:
         try:
             values = [value async for _, value in db.scan(shift, timeout=self.patience())]
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.saw(*values)
+        self.recorder.saw(*values)
         if [payload_of(value) for value in values].count(ON) == 0:
-            self.book.complain(f"Nobody is on call in {shift!r}: {values}.")
+            self.recorder.complain(f"Nobody is on call in {shift!r}: {values}.")
 
     async def _change(self, tx: RecordedTransaction, shift: bytes) -> None:
         one, other = self.random.sample([shift + doctor for doctor in DOCTORS], 2)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.queues import Put, Take, find_violations
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
 
 QUEUES = 2
 PRODUCERS = 2
@@ -28,7 +28,7 @@ class Queues(Workload):
         self.takes: list[list[Take]] = [[] for _ in range(QUEUES)]
         self._left: list[list[bytes]] = []
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [*[self._put] * PRODUCERS, *[self._take] * CONSUMERS]
 
     async def finish(self, db: AsyncClient) -> None:
@@ -43,7 +43,7 @@ class Queues(Workload):
                 yield f"queue {queue}: {found.sentence}"
 
     async def _put(self, db: AsyncClient) -> None:
-        queue, element = self.random.randrange(QUEUES), self.book.new_value()
+        queue, element = self.random.randrange(QUEUES), self.recorder.new_value()
         counter = f"{self.prefix}{queue}/count"
         began = monotonic_ns()
         try:
@@ -52,10 +52,10 @@ class Queues(Workload):
                 tx.put(counter, b"%d" % number)
                 tx.put(f"{self._rows_of(queue)}{number:09d}", element)
         except ShoalError as error:
-            if self.book.failed(error, element):
+            if self.recorder.failed(error, element):
                 self.puts[queue].append(Put(element, began, None))
         else:
-            self.book.wrote()
+            self.recorder.wrote()
             self.puts[queue].append(Put(element, began, monotonic_ns()))
 
     async def _take(self, db: AsyncClient) -> None:
@@ -68,10 +68,10 @@ class Queues(Workload):
                     element = value
                     tx.delete(key)
         except ShoalError as error:
-            if self.book.failed(error) and element is not None:
+            if self.recorder.failed(error) and element is not None:
                 self.takes[queue].append(Take(element, began, None))
         else:
-            self.book.saw(element)
+            self.recorder.saw(element)
             self.takes[queue].append(Take(element, began, monotonic_ns()))
 
     def _rows_of(self, queue: int) -> str:

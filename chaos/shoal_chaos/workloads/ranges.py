@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from shoal import AsyncClient, ShoalError
 
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
 
 TASKS = 2
 ROWS = 40
@@ -22,7 +22,7 @@ PAGE_ROWS = 15
 TRANSACTION_SHARE = 0.3
 
 
-class _Rows:
+class _ExpectedRows:
     """The rows of a prefix that a task takes to be there."""
 
     def __init__(self, prefix: str) -> None:
@@ -53,12 +53,12 @@ class Ranges(Workload):
         super().__init__(run, random)
         self._taken = 0
         self._rows = [
-            _Rows(f"{self.prefix}-{task}-{kind}") for task in range(TASKS) for kind in ("partition/", "spread")
+            _ExpectedRows(f"{self.prefix}-{task}-{kind}") for task in range(TASKS) for kind in ("partition/", "spread")
         ]
         for rows in self._rows:
             self._turn_to_others(rows)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step_of(rows) for rows in self._rows]
 
     async def finish(self, db: AsyncClient) -> None:
@@ -68,11 +68,11 @@ class Ranges(Workload):
     def check(self) -> Iterator[str]:
         yield from ()
 
-    def _turn_to_others(self, rows: _Rows) -> None:
+    def _turn_to_others(self, rows: _ExpectedRows) -> None:
         self._taken += 1
         rows.turn_to_others(self._taken)
 
-    def _step_of(self, rows: _Rows) -> Step:
+    def _step_of(self, rows: _ExpectedRows) -> WorkloadStep:
         async def step(db: AsyncClient) -> None:
             chance = self.random.random()
             if chance < 0.3:
@@ -84,20 +84,20 @@ class Ranges(Workload):
 
         return step
 
-    async def _fill(self, db: AsyncClient, rows: _Rows) -> None:
-        value = self.book.new_value()
+    async def _fill(self, db: AsyncClient, rows: _ExpectedRows) -> None:
+        value = self.recorder.new_value()
         keys = [rows.key(at).encode() for at in self.random.sample(range(ROWS), ROWS // 2)]
         try:
             await db.put_many(dict.fromkeys(keys, value), timeout=self.patience())
         except ShoalError as error:
             # Not atomic over shards: some of the keys may have it.
-            self.book.failed(error)
+            self.recorder.failed(error)
             self._turn_to_others(rows)
             return
-        self.book.wrote()
+        self.recorder.wrote()
         rows.there.update(dict.fromkeys(keys, value))
 
-    async def _clear(self, db: AsyncClient, rows: _Rows) -> None:
+    async def _clear(self, db: AsyncClient, rows: _ExpectedRows) -> None:
         """Delete several ranges at once: they travel together, and become one entry of each shard's log."""
         end = rows.stem[:-1] + chr(ord(rows.stem[-1]) + 1)
         spans = [(rows.key(first), self.random.choice([rows.key(last), end])) for first, last in self._spans()]
@@ -106,11 +106,11 @@ class Ranges(Workload):
         for error in failed:
             if not isinstance(error, ShoalError):
                 raise error
-            self.book.failed(error)
+            self.recorder.failed(error)
         if failed:
             self._turn_to_others(rows)
             return
-        self.book.wrote()
+        self.recorder.wrote()
         for key in list(rows.there):
             if any(start.encode() <= key < stop.encode() for start, stop in spans):
                 del rows.there[key]
@@ -120,26 +120,26 @@ class Ranges(Workload):
         starts = [self.random.choice([shared, shared, self.random.randrange(ROWS - 1)]) for _ in range(3)]
         return [(start, self.random.randrange(start + 1, ROWS + 1)) for start in starts[: self.random.choice([1, 3])]]
 
-    async def _look(self, db: AsyncClient, rows: _Rows, seconds: float) -> None:
+    async def _look(self, db: AsyncClient, rows: _ExpectedRows, seconds: float) -> None:
         whole = rows.prefix.endswith("/") and self.random.random() < TRANSACTION_SHARE
         try:
             found = [row async for row in self._read(db, rows, seconds, whole)]
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.saw(*[value for _, value in found])
+        self.recorder.saw(*[value for _, value in found])
         if found != sorted(rows.there.items()):
             lost = sorted(rows.there.items() - set(found))
             strange = sorted(set(found) - rows.there.items())
             doubled = " Some are there twice." if len(found) > len(set(found)) else ""
-            self.book.complain(
+            self.recorder.complain(
                 f"Rows of {rows.stem!r}: {lost} are missing, and {strange} are there that are deleted or of another value."
                 f"{doubled}"
             )
             self._turn_to_others(rows)
 
     async def _read(
-        self, db: AsyncClient, rows: _Rows, seconds: float, whole: bool
+        self, db: AsyncClient, rows: _ExpectedRows, seconds: float, whole: bool
     ) -> AsyncIterator[tuple[bytes, bytes]]:
         if not whole:
             async for row in db.scan(rows.stem, page_rows=PAGE_ROWS, timeout=seconds):

@@ -10,8 +10,8 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.linearizability import NEVER, RegisterOperation
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
-from shoal_chaos.workloads.slots import Slots
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
+from shoal_chaos.workloads.register_pool import RegisterPool
 
 REGISTERS = 3
 CLIENTS = 6
@@ -34,7 +34,7 @@ class Registers(Workload):
             urls: of single nodes, for clients that know no other; none: no such clients.
         """
         super().__init__(run, random)
-        self.slots = Slots(self.prefix, REGISTERS)
+        self.registers = RegisterPool(self.prefix, REGISTERS)
         self._urls = urls
         self._stranger_seconds = STRANGER_SECONDS
 
@@ -42,30 +42,30 @@ class Registers(Workload):
         super().be_patient()
         self._stranger_seconds = PATIENT_SECONDS
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         strangers = STRANGERS if self._urls else 0
         return [*[self._step] * CLIENTS, *[self._read_as_stranger] * strangers]
 
     def check(self) -> Iterator[str]:
-        return self.slots.check()
+        return self.registers.check()
 
     async def _step(self, db: AsyncClient) -> None:
-        key = self.slots.key(self.random.randrange(REGISTERS))
+        key = self.registers.key(self.random.randrange(REGISTERS))
         kind = self.random.random()
         if kind < 0.4:
-            await self._write(db, key, self.book.new_value())
+            await self._write(db, key, self.recorder.new_value())
         elif kind < 0.45:
             await self._write(db, key, None)
         else:
             await self._read(db, key, self.patience())
 
     async def _read_as_stranger(self, db: AsyncClient) -> None:  # noqa: ARG002 - on a connection of its own
-        key = self.slots.key(self.random.randrange(REGISTERS))
+        key = self.registers.key(self.random.randrange(REGISTERS))
         try:
             async with AsyncClient(self.random.choice(self._urls), timeout=self._stranger_seconds) as stranger:
                 await self._read(stranger, key, self._stranger_seconds)
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
 
     async def _write(self, db: AsyncClient, key: str, value: bytes | None) -> None:
         began = monotonic_ns()
@@ -75,11 +75,11 @@ class Registers(Workload):
             else:
                 await db.put(key, value, timeout=self.patience())
         except ShoalError as error:
-            if self.book.failed(error, *([] if value is None else [value])):
-                self.slots.add(key, RegisterOperation("", True, value, began, NEVER), unknown=True)
+            if self.recorder.failed(error, *([] if value is None else [value])):
+                self.registers.add(key, RegisterOperation("", True, value, began, NEVER), unknown=True)
         else:
-            self.book.wrote()
-            self.slots.add(key, RegisterOperation("", True, value, began, monotonic_ns()))
+            self.recorder.wrote()
+            self.registers.add(key, RegisterOperation("", True, value, began, monotonic_ns()))
 
     async def _read(self, db: AsyncClient, key: str, timeout: float) -> None:  # noqa: ASYNC109 - the call's
         began = monotonic_ns()
@@ -91,11 +91,11 @@ class Registers(Workload):
                 entry = await db.get_entry(key, timeout=timeout)
                 value = None if entry is None else entry.value
                 if entry is not None and entry.staleness != 0:
-                    self.book.complain(f"A strong read of {key!r} says that it is stale: {entry}.")
+                    self.recorder.complain(f"A strong read of {key!r} says that it is stale: {entry}.")
             else:
                 (value,) = await db.get_many([key], timeout=timeout)
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
         else:
-            self.book.saw(value)
-            self.slots.add(key, RegisterOperation("", False, value, began, monotonic_ns()))
+            self.recorder.saw(value)
+            self.registers.add(key, RegisterOperation("", False, value, began, monotonic_ns()))

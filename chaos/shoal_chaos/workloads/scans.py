@@ -11,7 +11,7 @@ from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.linearizability import NEVER, RegisterOperation, find_violation
 from shoal_chaos.checkers.scans import Scan, find_violations, reads_of
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import Workload, WorkloadStep
 
 CLIENTS = 4
 KEYS = 6
@@ -35,7 +35,7 @@ class Scans(Workload):
         self._prefix = b""
         self._calls = 0
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     def check(self) -> Iterator[str]:
@@ -63,7 +63,7 @@ class Scans(Workload):
         if kind < SCAN_SHARE:
             await self._scan(db)
         elif kind < 0.85:
-            await self._write(db, key, self.book.new_value())
+            await self._write(db, key, self.recorder.new_value())
         elif kind < 0.98:
             await self._write(db, key, None)
         else:
@@ -83,10 +83,10 @@ class Scans(Workload):
             else:
                 await db.put(key, value, timeout=self.patience())
         except ShoalError as error:
-            if self.book.failed(error, *([] if value is None else [value])):
+            if self.recorder.failed(error, *([] if value is None else [value])):
                 self.writes[key].append(RegisterOperation("", True, value, began, NEVER))
         else:
-            self.book.wrote()
+            self.recorder.wrote()
             self.writes[key].append(RegisterOperation("", True, value, began, monotonic_ns()))
 
     async def _delete_together(self, db: AsyncClient) -> None:
@@ -96,10 +96,10 @@ class Scans(Workload):
         try:
             await db.delete_prefix(prefix, timeout=self.patience())
         except ShoalError as error:
-            if not self.book.failed(error):
+            if not self.recorder.failed(error):
                 return
         else:
-            self.book.wrote()
+            self.recorder.wrote()
             ended = monotonic_ns()
         for key in keys:
             self.writes[key].append(RegisterOperation("", True, None, began, ended))
@@ -123,10 +123,10 @@ class Scans(Workload):
             )
             rows = [(row, b"") if keys_only else row async for row in found]
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
         if keys_only:
-            self.book.done += 1
+            self.recorder.done += 1
         else:
-            self.book.saw(*(value for _, value in rows))
+            self.recorder.saw(*(value for _, value in rows))
         self.scans.append(Scan(start, end, limit, reverse, keys_only, rows, began, monotonic_ns()))

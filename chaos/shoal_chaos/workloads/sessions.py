@@ -12,7 +12,7 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.sessions import SessionEvent, find_violations
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import Workload, WorkloadStep
 
 SESSIONS = 4
 PARTITIONS = 2
@@ -41,7 +41,7 @@ class Sessions(Workload):
         self._clients = clients
         self._begun = 0
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [_Traveller(self).step for _ in range(SESSIONS)]
 
     def check(self) -> Iterator[str]:
@@ -65,14 +65,14 @@ class Sessions(Workload):
 
     async def put(self, name: str, session: AsyncClient) -> None:
         partition, key = self._any_key()
-        value = self.book.new_value()
+        value = self.recorder.new_value()
         began = monotonic_ns()
         try:
             result = await session.put(key, value, timeout=self.patience())
         except ShoalError as error:
-            self.book.failed(error, value)
+            self.recorder.failed(error, value)
             return
-        self.book.wrote()
+        self.recorder.wrote()
         event = SessionEvent(name, key.encode(), "write", result.seq, began, monotonic_ns(), result.seq, partition)
         self.events.append(event)
 
@@ -82,9 +82,9 @@ class Sessions(Workload):
         try:
             entry = await session.get_entry(key, timeout=self.patience())
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.saw(None if entry is None else entry.value)
+        self.recorder.saw(None if entry is None else entry.value)
         seq = 0 if entry is None else entry.seq
         self.events.append(SessionEvent(name, key.encode(), "read", seq, began, monotonic_ns(), seq, partition))
 

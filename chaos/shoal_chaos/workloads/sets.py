@@ -10,7 +10,7 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.sets import Addition, SetRead, find_violations
-from shoal_chaos.workloads.base import PATIENT_SECONDS, Step, Workload
+from shoal_chaos.workloads.base import PATIENT_SECONDS, Workload, WorkloadStep
 
 CLIENTS = 3
 SCAN_SHARE = 0.3
@@ -29,7 +29,7 @@ class Sets(Workload):
         self.additions: list[list[Addition]] = [[]]
         self.reads: list[list[SetRead]] = [[]]
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     async def finish(self, db: AsyncClient) -> None:
@@ -52,19 +52,19 @@ class Sets(Workload):
             await self._add(db, number)
 
     async def _add(self, db: AsyncClient, number: int) -> None:
-        element = self.book.new_value()
+        element = self.recorder.new_value()
         key = self._prefix_of(number) + element
         began = monotonic_ns()
         try:
             if self.random.random() < 0.5:
                 await db.put(key, element, timeout=self.patience())
             elif not await db.put_if_absent(key, element, timeout=self.patience()):
-                self.book.complain(f"{element!r} was refused as already there, and had never been added.")
+                self.recorder.complain(f"{element!r} was refused as already there, and had never been added.")
         except ShoalError as error:
-            if self.book.failed(error, element):
+            if self.recorder.failed(error, element):
                 self.additions[number].append(Addition(element, began, None))
         else:
-            self.book.wrote()
+            self.recorder.wrote()
             self.additions[number].append(Addition(element, began, monotonic_ns()))
 
     async def _scan(self, db: AsyncClient, number: int, timeout: float) -> None:  # noqa: ASYNC109 - each page's
@@ -73,9 +73,9 @@ class Sets(Workload):
             rows = db.scan(self._prefix_of(number), page_rows=PAGE_ROWS, timeout=timeout)
             elements = [value async for _, value in rows]
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
-        self.book.saw(*elements)
+        self.recorder.saw(*elements)
         self.reads[number].append(SetRead(elements, began, monotonic_ns()))
 
     def _prefix_of(self, number: int) -> bytes:

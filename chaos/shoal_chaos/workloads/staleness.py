@@ -11,7 +11,7 @@ from typing import ClassVar
 from shoal import AsyncClient, ShoalError
 
 from shoal_chaos.checkers.staleness import AcknowledgedWrite, BoundedRead, find_violations
-from shoal_chaos.workloads.base import Step, Workload
+from shoal_chaos.workloads.base import Workload, WorkloadStep
 
 KEYS = 4
 WRITERS = 2
@@ -35,7 +35,7 @@ class Staleness(Workload):
         self.weakly_served: Counter[str] = Counter()
         self._clients = clients
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._write] * WRITERS + [self._reader(bound) for bound in BOUNDS_SECONDS] * READERS
 
     def check(self) -> Iterator[str]:
@@ -46,16 +46,16 @@ class Staleness(Workload):
         return f"{self.prefix}-{self.random.randrange(KEYS)}"
 
     async def _write(self, db: AsyncClient) -> None:
-        key, value = self._any_key(), self.book.new_value()
+        key, value = self._any_key(), self.recorder.new_value()
         try:
             result = await db.put(key, value, timeout=self.patience())
         except ShoalError as error:
-            self.book.failed(error, value)
+            self.recorder.failed(error, value)
             return
-        self.book.wrote()
+        self.recorder.wrote()
         self.writes.append(AcknowledgedWrite(key.encode(), result.seq, monotonic_ns()))
 
-    def _reader(self, bound: float) -> Step:
+    def _reader(self, bound: float) -> WorkloadStep:
         async def read(db: AsyncClient) -> None:  # noqa: ARG001 - reads go through all clients
             await self._read(bound)
 
@@ -67,18 +67,18 @@ class Staleness(Workload):
         try:
             entry = await client.get_entry(key, consistency="eventual", max_staleness=bound, timeout=self.patience())
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
             return
         now = monotonic_ns()
         if entry is None:
-            self.book.saw(None)
+            self.recorder.saw(None)
             # Nothing is deleted here, so whoever shows nothing has applied no write of this key.
             self.reads.append(BoundedRead(key.encode(), 0, 0, began, now, round(bound * 1e9)))
             return
-        self.book.saw(entry.value)
+        self.recorder.saw(entry.value)
         if entry.staleness:
             self.weakly_served[entry.served_by] += 1
         if entry.staleness > bound:
-            self.book.complain(f"At most {bound} s of staleness were asked for, and {entry} was returned.")
+            self.recorder.complain(f"At most {bound} s of staleness were asked for, and {entry} was returned.")
         said = round(entry.staleness * 1e9)
         self.reads.append(BoundedRead(key.encode(), entry.seq, entry.seq, began, now, said))

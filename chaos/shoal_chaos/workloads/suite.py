@@ -85,7 +85,7 @@ class Suite:
     def allow_other_clusters(self) -> None:
         """Let calls end since another cluster answers at the addresses, as long as they say so."""
         for workload in self.workloads:
-            workload.book.other_clusters = True
+            workload.recorder.other_clusters = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""
@@ -100,21 +100,19 @@ class Suite:
     def failures(self) -> list[str]:
         """Return, in words, the calls that failed; a conflict with another transaction is an answer."""
         return [
-            f"{workload.name}: {count} x {name}, the last of them {workload.book.last_errors[name]!r}"
+            f"{workload.name}: {count} x {name}, the last of them {workload.recorder.last_errors[name]!r}"
             for workload in self.workloads
-            for name, count in workload.book.errors.items()
+            for name, count in workload.recorder.errors.items()
             if name not in ANSWERS
         ]
 
     def summary(self) -> str:
         """Say how much there was to judge."""
-        books = [workload.book for workload in self.workloads]
-        done, unknown = sum(book.done for book in books), sum(book.unknown for book in books)
+        recorders = [workload.recorder for workload in self.workloads]
+        done, unknown = sum(recorder.done for recorder in recorders), sum(recorder.unknown for recorder in recorders)
         weak = sum(self.staleness.weakly_served.values())
-        return (
-            f"{done:,} calls answered, {unknown:,} of unknown outcome, {sum(book.not_done for book in books):,} surely "
-            f"not done; {weak:,} of {len(self.staleness.reads):,} bounded reads served by followers"
-        )
+        not_done = sum(recorder.not_done for recorder in recorders)
+        return f"{done:,} calls answered, {unknown:,} of unknown outcome, {not_done:,} surely not done; {weak:,} of {len(self.staleness.reads):,} bounded reads served by followers"
 
 
 async def open_clients(stack: AsyncExitStack, url: str, regions: Sequence[str]) -> list[AsyncClient]:

@@ -11,8 +11,8 @@ import shoal
 from shoal import AsyncClient, ConditionFailed, ShoalError
 
 from shoal_chaos.checkers.linearizability import NEVER, Found, RegisterOperation
-from shoal_chaos.workloads.base import Step, Workload
-from shoal_chaos.workloads.slots import Slots
+from shoal_chaos.workloads.base import Workload, WorkloadStep
+from shoal_chaos.workloads.register_pool import RegisterPool
 
 REGISTERS = 2
 CLIENTS = 4
@@ -25,17 +25,17 @@ class Swaps(Workload):
 
     def __init__(self, run: str, random: Random) -> None:
         super().__init__(run, random)
-        self.slots = Slots(self.prefix, REGISTERS)
+        self.registers = RegisterPool(self.prefix, REGISTERS)
         self._known: dict[str, bytes | None] = {}
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[WorkloadStep]:
         return [self._step] * CLIENTS
 
     def check(self) -> Iterator[str]:
-        return self.slots.check()
+        return self.registers.check()
 
     async def _step(self, db: AsyncClient) -> None:
-        key = self.slots.key(self.random.randrange(REGISTERS))
+        key = self.registers.key(self.random.randrange(REGISTERS))
         kind = self.random.random()
         if kind < 0.3:
             await self._read(db, key)
@@ -49,12 +49,12 @@ class Swaps(Workload):
         try:
             value = await db.get(key, timeout=self.patience())
         except ShoalError as error:
-            self.book.read_failed(error)
+            self.recorder.read_failed(error)
         else:
             self._found(key, value, began)
 
     async def _compare_and_set(self, db: AsyncClient, key: str) -> None:
-        expected, value = self._known.get(key), self.book.new_value()
+        expected, value = self._known.get(key), self.recorder.new_value()
         began = monotonic_ns()
         try:
             if expected is None and self.random.random() < 0.5:
@@ -67,19 +67,19 @@ class Swaps(Workload):
         if done:
             self._done(key, expected, value, began)
         else:
-            self.book.refused("the value was another", value)
+            self.recorder.refused("the value was another", value)
             self._known.pop(key, None)
             refusal = RegisterOperation("", False, None, began, monotonic_ns(), Found(expected, equal=False))
-            self.slots.add(key, refusal)
+            self.registers.add(key, refusal)
 
     async def _write_when(self, db: AsyncClient, key: str) -> None:
-        expected, value = self._known.get(key), self.book.new_value()
+        expected, value = self._known.get(key), self.recorder.new_value()
         condition = shoal.key_absent(key) if expected is None else shoal.value_equals(key, expected)
         began = monotonic_ns()
         try:
             await db.write([shoal.put(key, value)], when=[condition], timeout=self.patience())
         except ConditionFailed as failed:
-            self.book.refused("its condition did not hold", value)
+            self.recorder.refused("its condition did not hold", value)
             if failed.found is None and failed.found_seq:
                 self._known.pop(key, None)  # there is a value, which a repeated answer need not show
             else:
@@ -90,15 +90,15 @@ class Swaps(Workload):
             self._done(key, expected, value, began)
 
     def _found(self, key: str, value: bytes | None, began: int) -> None:
-        self.book.saw(value)
+        self.recorder.saw(value)
         self._known[key] = value
-        self.slots.add(key, RegisterOperation("", False, value, began, monotonic_ns()))
+        self.registers.add(key, RegisterOperation("", False, value, began, monotonic_ns()))
 
     def _done(self, key: str, expected: bytes | None, value: bytes, began: int) -> None:
-        self.book.wrote()
+        self.recorder.wrote()
         self._known[key] = value
-        self.slots.add(key, RegisterOperation("", True, value, began, monotonic_ns(), Found(expected)))
+        self.registers.add(key, RegisterOperation("", True, value, began, monotonic_ns(), Found(expected)))
 
     def _failed(self, error: ShoalError, key: str, expected: bytes | None, value: bytes, began: int) -> None:
-        if self.book.failed(error, value):
-            self.slots.add(key, RegisterOperation("", True, value, began, NEVER, Found(expected)), unknown=True)
+        if self.recorder.failed(error, value):
+            self.registers.add(key, RegisterOperation("", True, value, began, NEVER, Found(expected)), unknown=True)

@@ -34,7 +34,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     environment: dict[str, str]
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
+class CommandOutcome(msgspec.Struct, frozen=True, array_like=True):
     """A command's exit code, and what it printed."""
 
     code: int
@@ -66,7 +66,7 @@ class Terminal:
                 async with asyncio.timeout(ORDER_SECONDS):
                     process.stdin.write(LENGTH.pack(len(body)) + body)
                     (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
-                    outcome = msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Outcome)
+                    outcome = msgspec.msgpack.decode(await process.stdout.readexactly(size), type=CommandOutcome)
             except BaseException:
                 process.kill()
                 await self._ended()
@@ -97,7 +97,7 @@ def serve(orders: BinaryIO, outcomes: BinaryIO) -> None:
         outcomes.flush()
 
 
-def _run(order: Order) -> Outcome:
+def _run(order: Order) -> CommandOutcome:
     from shoal.cli.main import app
 
     os.environ.update(order.environment)
@@ -110,7 +110,7 @@ def _run(order: Order) -> Outcome:
             code = ended.code
     assert isinstance(printed.buffer, io.BytesIO)
     assert isinstance(said.buffer, io.BytesIO)
-    return Outcome(
+    return CommandOutcome(
         code if isinstance(code, int) else int(code is not None), printed.buffer.getvalue(), said.buffer.getvalue()
     )
 

@@ -15,9 +15,9 @@ from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
     Kept,
-    Outcome,
     Phase,
     PhaseFigures,
+    RunOutcome,
     RunRecord,
     ShardRecovery,
     Verdict,
@@ -32,7 +32,7 @@ def record(scenario: str = "leader-kill", began: str = "2026-11-21T10:00:00+00:0
     plain = RunRecord(
         scenario=scenario,
         hypothesis="Others are <elected>.",
-        outcome=Outcome.HELD,
+        outcome=RunOutcome.HELD,
         reason="nothing was found",
         seed=7,
         began=began,
@@ -104,7 +104,7 @@ def test_a_record_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path:
 
 def test_the_page_is_well_formed_and_needs_nothing_beside_itself() -> None:
     balance = Balance()
-    balance.feed(page([record(), record("ring", outcome=Outcome.SKIPPED, reason="no compiler", score=0)]))
+    balance.feed(page([record(), record("ring", outcome=RunOutcome.SKIPPED, reason="no compiler", score=0)]))
     assert balance.open == []
     assert all(link.startswith("#") for link in balance.links)
 
@@ -128,7 +128,7 @@ def test_the_page_shows_faults_verdicts_and_recovery_and_escapes_what_it_quotes(
 def test_the_trend_has_the_scores_of_all_runs_that_were_not_skipped() -> None:
     runs = [
         record(score=10),
-        record(score=0, outcome=Outcome.SKIPPED),
+        record(score=0, outcome=RunOutcome.SKIPPED),
         record(score=95, began="2026-11-21T12:00:00+00:00"),
     ]
     text = page(runs)
@@ -147,7 +147,7 @@ def test_a_line_of_latencies_has_gaps_where_nothing_was_answered_and_stays_withi
 
 
 def test_what_was_refuted_stands_out_in_the_trend() -> None:
-    text = page([record(), record(score=0, outcome=Outcome.REFUTED, seed=8, began="2026-11-21T12:00:00+00:00")])
+    text = page([record(), record(score=0, outcome=RunOutcome.REFUTED, seed=8, began="2026-11-21T12:00:00+00:00")])
     assert re.findall(r'class="dot bad"[^>]*><title>[^<]*seed 8: refuted, score 0', text)
 
 

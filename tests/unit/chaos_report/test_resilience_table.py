@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from shoal_chaos.report.records import Outcome, Phase, PhaseFigures, RunRecord, ShardRecovery
+from shoal_chaos.report.records import Phase, PhaseFigures, RunOutcome, RunRecord, ShardRecovery
 from shoal_chaos.report.table import HEADS, table
 
 
 def record(
-    scenario: str, outcome: Outcome, score: int, answered: int, *waits: float, must_break: bool = False
+    scenario: str, outcome: RunOutcome, score: int, answered: int, *waits: float, must_break: bool = False
 ) -> RunRecord:
     return RunRecord(
         scenario=scenario,
@@ -31,10 +31,10 @@ def lines(*records: RunRecord) -> list[str]:
 
 def test_each_scenario_has_a_line_with_the_medians_of_its_runs_and_the_worst_wait() -> None:
     head, rule, ring, split = lines(
-        record("split", Outcome.HELD, 90, 80, 1.0),
-        record("ring", Outcome.HELD, 90, 80, 1.0, 0.5),
-        record("ring", Outcome.REFUTED, 0, 50, 7.0),
-        record("ring", Outcome.HELD, 96, 90, 0.2, 2.0),
+        record("split", RunOutcome.HELD, 90, 80, 1.0),
+        record("ring", RunOutcome.HELD, 90, 80, 1.0, 0.5),
+        record("ring", RunOutcome.REFUTED, 0, 50, 7.0),
+        record("ring", RunOutcome.HELD, 96, 90, 0.2, 2.0),
     )
     assert head == f"| {' | '.join(HEADS)} |"
     assert rule == "| --- | --- | --- | --- | --- | --- |"
@@ -43,10 +43,10 @@ def test_each_scenario_has_a_line_with_the_medians_of_its_runs_and_the_worst_wai
 
 
 def test_skipped_runs_count_for_nothing() -> None:
-    skipped = record("disks", Outcome.SKIPPED, 0, 0)
+    skipped = record("disks", RunOutcome.SKIPPED, 0, 0)
     assert "| skipped |" in lines(skipped)[-1]
-    assert "| 1 of 1 | 90.0% |" in lines(skipped, record("disks", Outcome.HELD, 95, 90, 1.0))[-1]
+    assert "| 1 of 1 | 90.0% |" in lines(skipped, record("disks", RunOutcome.HELD, 95, 90, 1.0))[-1]
 
 
 def test_a_scenario_that_must_break_has_no_figures() -> None:
-    assert lines(record("lies", Outcome.HELD, 100, 10, 9.0, must_break=True))[-1].endswith("| 1 of 1 |  |  |  |")
+    assert lines(record("lies", RunOutcome.HELD, 100, 10, 9.0, must_break=True))[-1].endswith("| 1 of 1 |  |  |  |")

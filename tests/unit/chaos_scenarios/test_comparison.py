@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal_chaos.report.records import FaultSpan, Outcome, Phase, PhaseFigures, ShardRecovery, Verdict
+from shoal_chaos.report.records import FaultSpan, Phase, PhaseFigures, RunOutcome, ShardRecovery, Verdict
 from shoal_chaos.scenarios.comparison import figures, liveness, outcome, recoveries, score, timeline
 from shoal_chaos.scenarios.model import Scenario
 from shoal_chaos.scenarios.probes import Sample
@@ -79,16 +79,16 @@ def test_liveness_is_measured_by_what_the_scenario_allows(
 @pytest.mark.parametrize(
     ("scenario", "verdicts", "expected"),
     [
-        (PLAIN, [GOOD], Outcome.HELD),
-        (PLAIN, [GOOD, STALE], Outcome.REFUTED),
-        (PLAIN, [GOOD, SLOW], Outcome.REFUTED),
-        (HOPELESS, [GOOD, STALE], Outcome.HELD),
-        (HOPELESS, [GOOD, SLOW], Outcome.REFUTED),
-        (HOPELESS, [GOOD], Outcome.REFUTED),
+        (PLAIN, [GOOD], RunOutcome.HELD),
+        (PLAIN, [GOOD, STALE], RunOutcome.REFUTED),
+        (PLAIN, [GOOD, SLOW], RunOutcome.REFUTED),
+        (HOPELESS, [GOOD, STALE], RunOutcome.HELD),
+        (HOPELESS, [GOOD, SLOW], RunOutcome.REFUTED),
+        (HOPELESS, [GOOD], RunOutcome.REFUTED),
     ],
 )
 def test_a_hypothesis_holds_when_nothing_is_found_unless_something_has_to_be(
-    scenario: Scenario, verdicts: list[Verdict], expected: Outcome
+    scenario: Scenario, verdicts: list[Verdict], expected: RunOutcome
 ) -> None:
     assert outcome(scenario, verdicts)[0] is expected
 

@@ -14,8 +14,8 @@ from shoal_chaos.checkers.list_append import (
     ListTransaction,
     Operation,
     Order,
-    Outcome,
     ReadList,
+    TransactionOutcome,
     find_violations,
 )
 
@@ -26,7 +26,7 @@ def transaction(
     number: int,
     *operations: Operation,
     during: tuple[int, int | None] = (0, 1000),
-    outcome: Outcome = "committed",
+    outcome: TransactionOutcome = "committed",
     session: str = "",
 ) -> ListTransaction:
     return ListTransaction(number, session or f"s{number}", operations, outcome, *during)
@@ -151,7 +151,7 @@ def serial(random: Random, length: int) -> list[ListTransaction]:
     lists: dict[bytes, tuple[int, ...]] = {}
     history: list[ListTransaction] = []
     for number in range(length):
-        outcome: Outcome = random.choice(["committed", "committed", "committed", "aborted", "unknown"])
+        outcome: TransactionOutcome = random.choice(["committed", "committed", "committed", "aborted", "unknown"])
         takes_effect = outcome == "committed" or (outcome == "unknown" and random.random() < 0.5)
         after = dict(lists)
         operations: list[Operation] = []

@@ -10,12 +10,12 @@ import typer.testing
 from shoal.cli.failures import ExitCode
 from shoal.cli.main import app
 from shoal_chaos import cli
-from shoal_chaos.report.records import SUFFIX, Outcome, RunRecord, keep
+from shoal_chaos.report.records import SUFFIX, RunOutcome, RunRecord, keep
 
 RUNNER = typer.testing.CliRunner()
 
 
-def record(outcome: Outcome = Outcome.HELD) -> RunRecord:
+def record(outcome: RunOutcome = RunOutcome.HELD) -> RunRecord:
     return RunRecord(
         scenario="ring", hypothesis="It holds.", outcome=outcome, reason="nothing was found", seed=1,
         began="2026-11-21T10:00:00+00:00", seconds=1.0, cluster="5 nodes", score=99,
@@ -48,10 +48,10 @@ def test_a_scenario_that_needs_our_own_processes_is_refused_on_any_cluster(tmp_p
 
 @pytest.mark.parametrize(
     ("outcome", "code"),
-    [(Outcome.HELD, ExitCode.DONE), (Outcome.SKIPPED, ExitCode.DONE), (Outcome.REFUTED, ExitCode.FAILED)],
+    [(RunOutcome.HELD, ExitCode.DONE), (RunOutcome.SKIPPED, ExitCode.DONE), (RunOutcome.REFUTED, ExitCode.FAILED)],
 )
 def test_the_exit_code_says_whether_the_hypothesis_was_refuted_and_the_run_is_kept(
-    outcome: Outcome, code: ExitCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outcome: RunOutcome, code: ExitCode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli, "_run_once", lambda *_: record(outcome))
     result = RUNNER.invoke(app, ["chaos", "run", "ring", "--seed", "1", "--runs", str(tmp_path), "--json"])
@@ -120,7 +120,7 @@ def test_a_run_that_cannot_be_kept_in_the_end_is_told_all_the_same(
 
 
 def test_a_scenario_that_was_skipped_has_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_run_once", lambda *_: record(Outcome.SKIPPED))
+    monkeypatch.setattr(cli, "_run_once", lambda *_: record(RunOutcome.SKIPPED))
     result = RUNNER.invoke(app, ["chaos", "run", "ring", "--runs", str(tmp_path)])
     assert "skipped; nothing was found" in result.stderr
     assert "99" not in result.stdout

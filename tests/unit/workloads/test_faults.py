@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from shoal_chaos.workloads import faults
-from shoal_chaos.workloads.faults import Fault, inflict, schedule
+from shoal_chaos.workloads.faults import ProcessFault, inflict, schedule
 
 
 class Recorder:
@@ -39,13 +39,15 @@ class Recorder:
 @pytest.mark.parametrize(
     ("fault", "done"),
     [
-        (Fault("kill", 0, 0.9), ["kill n2", "start n2"]),
-        (Fault("pause", 0, 0.1), ["pause n1", "resume n1"]),
-        (Fault("both", 0, 0.1, 0.9), ["pause n1", "kill n3", "start n3", "resume n1"]),
-        (Fault("alone", 0, 0.1), ["pause n2", "pause n3", "kill n1", "resume n3", "resume n2", "start n1"]),
+        (ProcessFault("kill", 0, 0.9), ["kill n2", "start n2"]),
+        (ProcessFault("pause", 0, 0.1), ["pause n1", "resume n1"]),
+        (ProcessFault("both", 0, 0.1, 0.9), ["pause n1", "kill n3", "start n3", "resume n1"]),
+        (ProcessFault("alone", 0, 0.1), ["pause n2", "pause n3", "kill n1", "resume n3", "resume n2", "start n1"]),
     ],
 )
-async def test_a_fault_is_done_and_undone(fault: Fault, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_is_done_and_undone(
+    fault: ProcessFault, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(faults, "ALONE_SECONDS", 0)
     nodes = Recorder()
     await inflict(fault, nodes)
@@ -59,7 +61,7 @@ async def test_nodes_go_on_after_a_kill_that_failed() -> None:
 
     nodes = Stubborn()
     with pytest.raises(RuntimeError):
-        await inflict(Fault("both", 0, 0.1, 0.9), nodes)
+        await inflict(ProcessFault("both", 0, 0.1, 0.9), nodes)
     assert nodes.done == ["pause n1", "resume n1"]
 
 

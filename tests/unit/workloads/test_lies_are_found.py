@@ -71,7 +71,7 @@ async def test_an_honest_database_has_no_violations(db: shoal.AsyncClient) -> No
     asyncio.get_running_loop().call_later(SECONDS, stop.set)
     await suite.run(stop)
     assert suite.violations() == []
-    assert all(workload.book.done > 0 for workload in suite.workloads)
+    assert all(workload.recorder.done > 0 for workload in suite.workloads)
 
 
 class ForgetsDeletions(Liar):

@@ -31,12 +31,12 @@ from shoal_chaos.simulation.clients.histories import Histories
 from shoal_chaos.simulation.clients.lives import Lives, LookStep
 from shoal_chaos.simulation.clients.steps import (
     BankReadStep,
+    ClientStep,
     ExpiringPutStep,
     FastPutStep,
     IncrementStep,
     PutStep,
     ReadStep,
-    Step,
 )
 from shoal_chaos.simulation.world.events import MILLISECOND, Events
 
@@ -83,7 +83,7 @@ class SimulatedClient:
         self._marks: dict[int, int] = {}
         self._request = 0
         self._steps = number << 32
-        self._step: Step | None = None
+        self._step: ClientStep | None = None
         self._sent = 0
         self._shard = 0
         self._number = 0
@@ -99,7 +99,7 @@ class SimulatedClient:
             return
         self._begin(self._some_step())
 
-    def _some_step(self) -> Step:
+    def _some_step(self) -> ClientStep:
         random, histories, now = self._random, self._histories, self._events.now
         self._steps += 1
         if self.lives is not None and random.random() < LIVES_SHARE:
@@ -123,7 +123,7 @@ class SimulatedClient:
             return IncrementStep(histories, random.randint(1, 5), now)
         return BankReadStep(histories, random, self._steps, now)
 
-    def _begin(self, step: Step) -> None:
+    def _begin(self, step: ClientStep) -> None:
         self._step = step
         self._shard = self._routes.shard_of(self._keyspace, step.key)
         self._number = 0

@@ -27,7 +27,7 @@ from shoal.protocol.messages import (
 
 from shoal_chaos.checkers.expirations import Lifetime, Look
 from shoal_chaos.simulation.clients.histories import Histories
-from shoal_chaos.simulation.clients.steps import Step
+from shoal_chaos.simulation.clients.steps import ClientStep
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
 KEPT = 8
@@ -50,7 +50,7 @@ class Lives:
         self._rows: dict[bytes, Lifetime] = {}
         self._made = 0
 
-    def step(self, random: Random, now: int) -> Step:
+    def step(self, random: Random, now: int) -> ClientStep:
         """Return what to do next."""
         self._rows = {key: life for key, life in self._rows.items() if now < life.latest + WATCHED}
         kind, ttl_ms = random.random(), random.choice(TTLS_MS)
@@ -119,7 +119,7 @@ class TakeStep(_WriteStep):
         super().__init__(key, ttl_ms, life, began, histories, lived)
         self.operations: list[Operation] = [Atomic([KeyAbsent(key)], [Put(key, b"held", ttl_ms)])]
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         assert isinstance(answer, Written)
         taken = isinstance(answer.results[0], Applied)
         self._found("take", now, there=not taken, lives_on=taken)
@@ -135,7 +135,7 @@ class TouchStep(_WriteStep):
         super().__init__(key, ttl_ms, life, began, histories, lived)
         self.operations: list[Operation] = [Touch(key, ttl_ms)]
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         assert isinstance(answer, Written)
         there = answer.results[0] == Applied([1])
         self._found("touch", now, there=there, lives_on=there)
@@ -162,7 +162,7 @@ class LookStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:  # noqa: ARG002
         return Read(number, shard, keyspace, 0, [self.key], self._freshness)
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:
         assert isinstance(answer, Rows)
         how = "strong" if self._freshness.strong else "eventual"
         there = answer.values[0] is not None

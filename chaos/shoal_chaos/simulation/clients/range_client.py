@@ -86,8 +86,8 @@ class Unknown:
     """Nobody can say whether the write was done, or will be."""
 
 
-Outcome: TypeAlias = Written | ScanPage | Page | Elsewhere | Unknown | None
-Script: TypeAlias = Generator[Ask | Wait, Outcome, None]
+RequestOutcome: TypeAlias = Written | ScanPage | Page | Elsewhere | Unknown | None
+Script: TypeAlias = Generator[Ask | Wait, RequestOutcome, None]
 
 
 class RangeClient:
@@ -317,7 +317,7 @@ class RangeClient:
 
     # -- requests
 
-    def _resume(self, outcome: Outcome) -> None:
+    def _resume(self, outcome: RequestOutcome) -> None:
         """Go on with the script, which has been told what came of what it asked."""
         script = self._script
         assert script is not None, "somebody asked"

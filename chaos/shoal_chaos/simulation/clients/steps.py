@@ -38,7 +38,7 @@ BANK = b"bank/"
 BANK_END = b"bank0"
 
 
-class Step(Protocol):
+class ClientStep(Protocol):
     """One request, of the shard of `key`. A write has `operations`; a read makes its own request."""
 
     key: bytes
@@ -51,7 +51,7 @@ class Step(Protocol):
         """Return the request of a read."""
         ...
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:
         """Record the outcome; return what to do next, or None. `sent`: when the request that it answers was."""
         ...
 
@@ -77,7 +77,7 @@ class PutStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:
         raise NotImplementedError
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         self._record(now)
         histories = self._histories
         histories.acknowledged.append(staleness.AcknowledgedWrite(self.key, answer.seq, now))
@@ -97,7 +97,7 @@ class PutStep:
 class FastPutStep(PutStep):
     """Writes such a value fast: it is acknowledged before it is safe, and a failover may lose it."""
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         # It has taken effect for whoever reads from then on, unless it is lost: nobody can tell for how long.
         self._record(NEVER)
         return None
@@ -136,7 +136,7 @@ class ReadStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:  # noqa: ARG002
         return Read(number, shard, keyspace, 0, [self.key], self._freshness)
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:
         assert isinstance(answer, Rows)
         histories = self._histories
         if self._freshness.strong:
@@ -173,7 +173,7 @@ class IncrementStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:
         raise NotImplementedError
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         assert isinstance(answer, Written)
         result = answer.results[0]
         assert isinstance(result, Applied), result
@@ -196,7 +196,7 @@ class ExpiringPutStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:
         raise NotImplementedError
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         return None
 
     def given_up(self) -> None:
@@ -225,7 +225,7 @@ class BankReadStep:
             return Scan(number, shard, keyspace, 0, one_microshard(microshard), BANK, BANK_END, False, False, 1000)
         return Read(number, shard, keyspace, 0, [self._source, self._target])
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         conditions: list[Condition]
         reads: dict[bytes, int] = {}
         ranges: tuple[serializability.RangeRead, ...] = ()
@@ -285,7 +285,7 @@ class TransferStep:
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:
         raise NotImplementedError
 
-    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> Step | None:  # noqa: ARG002
+    def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
         assert isinstance(answer, Written)
         result = answer.results[0]
         if isinstance(result, ConditionNotMet):

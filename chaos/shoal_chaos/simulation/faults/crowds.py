@@ -16,7 +16,7 @@ from shoal.protocol.messages import Answer, OpenSession, Put, Request, Write, Wr
 
 from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.clients.client import SimulatedClient
-from shoal_chaos.simulation.clients.steps import FastPutStep, PutStep, Step
+from shoal_chaos.simulation.clients.steps import ClientStep, FastPutStep, PutStep
 from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND
@@ -32,7 +32,7 @@ FIRST_REPETITION = 1 << 40
 class HastyClient(SimulatedClient):
     """Writes fast, more often than not, and sends half of its writes once more within the next moment."""
 
-    def _some_step(self) -> Step:
+    def _some_step(self) -> ClientStep:
         random = self._random
         self._steps += 1
         key = random.choice(self._keys)

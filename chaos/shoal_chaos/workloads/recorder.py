@@ -28,7 +28,7 @@ def says_another_cluster(error: ShoalError) -> bool:
     return isinstance(error, ProtocolMismatch | OutcomeUnknown) and "another cluster" in str(error)
 
 
-class Book:
+class Recorder:
     """Every value is written at most once, so whoever reads it tells which call it is of."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ MOST_UNKNOWN = 8
 LAST_SHOWN = 12
 
 
-class Slots:
+class RegisterPool:
     """A few registers at a time, each with its history."""
 
     def __init__(self, prefix: str, count: int) -> None:
@@ -22,11 +22,11 @@ class Slots:
         self._current = [self._new() for _ in range(count)]
         self._unknown = dict.fromkeys(self._current, 0)
 
-    def key(self, slot: int) -> str:
+    def key(self, place: int) -> str:
         """Return the key of a register that may still be used."""
-        key = self._current[slot % len(self._current)]
+        key = self._current[place % len(self._current)]
         if len(self.histories[key]) >= MOST_OPERATIONS or self._unknown[key] >= MOST_UNKNOWN:
-            key = self._current[slot % len(self._current)] = self._new()
+            key = self._current[place % len(self._current)] = self._new()
             self._unknown[key] = 0
         return key
 

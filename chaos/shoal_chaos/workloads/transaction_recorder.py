@@ -12,9 +12,9 @@ from time import monotonic_ns
 from shoal import AsyncClient, AsyncTransaction, ShoalError, TransactionConflict
 
 from shoal_chaos.checkers import dirty_reads
-from shoal_chaos.checkers.dirty_reads import Outcome, ReadValue, WrittenValue
+from shoal_chaos.checkers.dirty_reads import ReadValue, TransactionOutcome, WrittenValue
 from shoal_chaos.checkers.serializability import RangeRead, Transaction, find_violation
-from shoal_chaos.workloads.book import Book
+from shoal_chaos.workloads.recorder import Recorder
 
 
 def payload_of(value: bytes) -> bytes:
@@ -25,7 +25,7 @@ def payload_of(value: bytes) -> bytes:
 class RecordedTransaction:
     """What one transaction reads and writes; the payloads of values, not the values."""
 
-    def __init__(self, number: int, tx: AsyncTransaction, book: Book) -> None:
+    def __init__(self, number: int, tx: AsyncTransaction, recorder: Recorder) -> None:
         self.number = number
         self.tx = tx
         self.reads: dict[bytes, int] = {}
@@ -34,7 +34,7 @@ class RecordedTransaction:
         self.deletes: set[bytes] = set()
         self.seen: dict[bytes, bytes] = {}
         self.differences: list[str] = []
-        self._book = book
+        self._recorder = recorder
 
     async def get(self, key: bytes) -> bytes | None:
         """Read one key, which the transaction must not have written yet."""
@@ -60,7 +60,7 @@ class RecordedTransaction:
 
     def put(self, key: bytes, payload: bytes) -> None:
         value = b"%d %s" % (self.number, payload)
-        self._book.attempting(value)
+        self._recorder.attempting(value)
         self.tx.put(key, value)
         self.writes[key] = value
 
@@ -72,12 +72,12 @@ class RecordedTransaction:
 Body = Callable[[RecordedTransaction], Awaitable[None]]
 
 
-class Ledger:
+class TransactionRecorder:
     """The transactions of one workload."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.transactions: list[Transaction] = []
-        self._book = book
+        self._recorder = recorder
         self._attempts = 0
         self._maybe_deleted: set[bytes] = set()
         self._written: dict[bytes, list[WrittenValue]] = {}
@@ -88,16 +88,16 @@ class Ledger:
         self._attempts += 1
         began = monotonic_ns()
         tx = db.transaction(timeout=timeout)
-        recorded = RecordedTransaction(self._attempts, tx, self._book)
+        recorded = RecordedTransaction(self._attempts, tx, self._recorder)
         try:
             async with tx:
                 await body(recorded)
         except TransactionConflict as conflict:
-            self._book.failed(conflict, *recorded.writes.values())
+            self._recorder.failed(conflict, *recorded.writes.values())
             self._note_written(recorded, "aborted")
             return False
         except ShoalError as error:
-            unknown = self._book.failed(error, *recorded.writes.values())
+            unknown = self._recorder.failed(error, *recorded.writes.values())
             if unknown:
                 self._maybe_deleted |= recorded.deletes
             self._note_written(recorded, "unknown" if unknown else "aborted")
@@ -119,16 +119,16 @@ class Ledger:
         if cycle is not None:
             yield str(cycle)
 
-    def _note_written(self, recorded: RecordedTransaction, outcome: Outcome) -> None:
+    def _note_written(self, recorded: RecordedTransaction, outcome: TransactionOutcome) -> None:
         for key, value in recorded.writes.items():
             self._written.setdefault(key, []).append(WrittenValue(recorded.number, value, True, outcome))
 
     def _committed(self, recorded: RecordedTransaction, began: int) -> None:
-        self._book.saw(*recorded.seen.values())
+        self._recorder.saw(*recorded.seen.values())
         self._note_written(recorded, "committed")
         self._read.extend(ReadValue(recorded.number, key, value) for key, value in recorded.seen.items())
         for difference in recorded.differences:
-            self._book.complain(f"T{recorded.number} was committed, though {difference}.")
+            self._recorder.complain(f"T{recorded.number} was committed, though {difference}.")
         result = recorded.tx.result
         seqs = [*recorded.reads.values(), *(seq for each in recorded.ranges for seq in each.contents.values())]
         self.transactions.append(
