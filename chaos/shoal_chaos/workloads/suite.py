@@ -112,7 +112,10 @@ class Suite:
         done, unknown = sum(recorder.done for recorder in recorders), sum(recorder.unknown for recorder in recorders)
         weak = sum(self.staleness.weakly_served.values())
         not_done = sum(recorder.not_done for recorder in recorders)
-        return f"{done:,} calls answered, {unknown:,} of unknown outcome, {not_done:,} surely not done; {weak:,} of {len(self.staleness.reads):,} bounded reads served by followers"
+        return (
+            f"{done:,} calls answered, {unknown:,} of unknown outcome, {not_done:,} surely not done; "
+            f"{weak:,} of {len(self.staleness.reads):,} bounded reads served by followers"
+        )
 
 
 async def open_clients(stack: AsyncExitStack, url: str, regions: Sequence[str]) -> list[AsyncClient]:
