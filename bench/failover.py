@@ -26,7 +26,7 @@ from shoal import AsyncClient
 from shoal.admin.connection import AdminConnection
 from shoal.admin.survey import Survey
 from shoal.shardmap import Routes
-from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
+from shoal_chaos.clusters.process_cluster import ManagedCluster, until
 
 SHARDS = 8
 QUIET_SECONDS = 0.25

@@ -23,7 +23,7 @@ import uvloop
 from records import Record, machine, quantile
 from rich.console import Console
 from rich.table import Table
-from shoal_chaos.workloads.managed_cluster import ManagedCluster
+from shoal_chaos.clusters.process_cluster import ManagedCluster
 from shoal_chaos.workloads.operations import ALL, Operation
 from shoal_chaos.workloads.terminal import Terminal
 from steady_load import Call, Seen, steady_load

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shoal_chaos.nemeses.system_faults import LibraryMissing, library
+from shoal_chaos.clusters.system_faults import LibraryMissing, library
 from shoal_chaos.report.records import Outcome, RunRecord
 from shoal_chaos.scenarios.library import BY_NAME
 from shoal_chaos.scenarios.run import run_here

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 from shoal import AsyncClient
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster, Shape
-from shoal_chaos.nemeses.namespaces import NamespacesMissing
-from shoal_chaos.nemeses.networks import Medium
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster, Shape
+from shoal_chaos.clusters.namespaces import NamespacesMissing
+from shoal_chaos.clusters.networks import Medium
+from shoal_chaos.clusters.system_faults import LibraryMissing, library
 from shoal_chaos.nemeses.partitions import Partition, isolated_from_all
-from shoal_chaos.nemeses.system_faults import LibraryMissing, library
 from shoal_chaos.report.page import page
 from shoal_chaos.report.records import Outcome, RunRecord, kept
 from shoal_chaos.scenarios.library import BY_NAME

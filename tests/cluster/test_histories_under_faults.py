@@ -15,8 +15,8 @@ import shoal
 from shoal.admin.survey import fetch_shard_map
 from shoal.shardmap import Routes
 from shoal_chaos.checkers.staleness import AcknowledgedWrite, BoundedRead, find_violations
+from shoal_chaos.clusters.regions import regional_config, regions_of
 from shoal_chaos.workloads.faults import inflict, schedule
-from shoal_chaos.workloads.layout import regional_config, regions_of
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
 
 NODES = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from shoal_chaos.workloads.managed_cluster import ManagedCluster
+from shoal_chaos.clusters.process_cluster import ManagedCluster
 from shoal_chaos.workloads.operations import (
     ADD_NODES,
     DRAIN,

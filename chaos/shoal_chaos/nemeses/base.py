@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
+    from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 
 
 class Target(Protocol):

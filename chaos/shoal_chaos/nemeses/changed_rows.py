@@ -18,9 +18,9 @@ from shoal_server.storage.folder import DATABASE_FOLDER
 from shoal_server.storage.layout import data_prefix, value_header
 from shoal_server.storage.rocks import RocksEngine
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 
 ROWS = 64
 PUT_SECONDS = 10.0

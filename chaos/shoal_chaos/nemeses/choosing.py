@@ -6,7 +6,7 @@ from collections import Counter
 from enum import StrEnum
 from random import Random
 
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 
 
 class Who(StrEnum):

@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar, Literal
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
+from shoal_chaos.clusters.system_faults import Field
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.nemeses.system_faults import Field
 
 SUFFIXES = (".sst", ".log")
 """The files that are damaged: tables, and the write-ahead log."""

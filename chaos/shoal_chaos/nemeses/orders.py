@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from shoal import ShoalError
 
+from shoal_chaos.clusters.commands import OrderFailed
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.base import Disturbance, Nemesis, Target
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.workloads.commands import OrderFailed
 from shoal_chaos.workloads.operations import Operation
 
 PAUSE_SECONDS = 0.2

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from shoal import AsyncClient, ShoalError
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.base import Nemesis
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 from shoal_chaos.workloads.recorder import says_another_cluster
 
 CALLS = 10

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import ClassVar
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
+from shoal_chaos.clusters.links import CLIENTS, HELD, Link, both_ways
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.nemeses.links import CLIENTS, HELD, Link, both_ways
 
 Cut = Callable[[Sequence[str]], list[Link]]
 """Which links are cut, given all nodes, of which the first is to suffer most."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import ClassVar
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
 
 
 class Kill(Nemesis):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 from typing import ClassVar
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
+from shoal_chaos.clusters.links import CLIENTS, HELD, Link, LinkRule, both_ways
 from shoal_chaos.nemeses.base import Nemesis
 from shoal_chaos.nemeses.choosing import Who, choose
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.nemeses.links import CLIENTS, HELD, Link, LinkRule, both_ways
 
 
 class PoorLinks(Nemesis):

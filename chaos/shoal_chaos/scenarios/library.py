@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
+from shoal_chaos.clusters.faulty_cluster import Shape
+from shoal_chaos.clusters.links import LinkRule
+from shoal_chaos.clusters.networks import Medium
 from shoal_chaos.nemeses.base import Nemesis, Together
 from shoal_chaos.nemeses.changed_rows import ChangedRow
 from shoal_chaos.nemeses.choosing import Who
@@ -19,10 +22,7 @@ from shoal_chaos.nemeses.disks import (
     nearly_full_disk,
     slow_sync,
 )
-from shoal_chaos.nemeses.faulty_cluster import Shape
-from shoal_chaos.nemeses.links import LinkRule
 from shoal_chaos.nemeses.load import LoadSpike
-from shoal_chaos.nemeses.networks import Medium
 from shoal_chaos.nemeses.orders import Operations, Shuffle
 from shoal_chaos.nemeses.other_clusters import ComesBack, OtherCluster
 from shoal_chaos.nemeses.partitions import (

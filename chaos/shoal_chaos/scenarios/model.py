@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from shoal_chaos.clusters.faulty_cluster import Shape
+from shoal_chaos.clusters.networks import Medium
 from shoal_chaos.nemeses.base import Nemesis
-from shoal_chaos.nemeses.faulty_cluster import Shape
-from shoal_chaos.nemeses.networks import Medium
 
 ESSENTIAL = ("registers", "counters", "bank", "append-lists", "sessions", "staleness")
 """Workloads that between them ask for every promise of consistency, and leave a small machine room for faults."""

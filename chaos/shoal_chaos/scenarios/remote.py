@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shoal.admin.survey import ProblemKind, Survey, examine, survey
 from shoal.options import parse_url
 
-from shoal_chaos.workloads.commands import command_output
+from shoal_chaos.clusters.commands import command_output
 
 READY_SECONDS = 30.0
 

@@ -14,9 +14,9 @@ from shoal import ShoalError
 from shoal.admin.survey import fetch_shard_map
 from shoal.options import parse_url
 
+from shoal_chaos.clusters.faulty_cluster import FaultyCluster
+from shoal_chaos.clusters.possible import NotPossibleHere
 from shoal_chaos.nemeses.base import Disturbance
-from shoal_chaos.nemeses.faulty_cluster import FaultyCluster
-from shoal_chaos.nemeses.possible import NotPossibleHere
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,

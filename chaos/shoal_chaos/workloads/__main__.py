@@ -22,8 +22,8 @@ from shoal_server.local.cluster import LocalCluster
 from shoal_server.local.layout import ClusterFolder, free_ports
 
 from shoal_chaos.checkers.divergence import find_violations as find_divergence
+from shoal_chaos.clusters.regions import regional_config, regions_of
 from shoal_chaos.workloads.faults import ProcessFault, inflict, schedule
-from shoal_chaos.workloads.layout import regional_config, regions_of
 from shoal_chaos.workloads.own_cluster import OwnCluster
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
 from shoal_chaos.workloads.under_operations import rounds

@@ -15,8 +15,8 @@ from shoal.options import parse_url
 from shoal.shardmap import ShardMap
 
 from shoal_chaos.checkers.exports import find_violations, rows_of
+from shoal_chaos.clusters.commands import COMMAND, LOW_PRIORITY
 from shoal_chaos.workloads.base import Workload, WorkloadStep
-from shoal_chaos.workloads.commands import COMMAND, LOW_PRIORITY
 
 ROWS = 8_000
 """Every microshard has some."""

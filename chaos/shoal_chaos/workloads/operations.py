@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shoal.admin.survey import Survey
 from shoal.shardmap import Shard
 
-from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
+from shoal_chaos.clusters.process_cluster import ManagedCluster, until
 
 MANAGER = "m1"
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from shoal_chaos.workloads.commands import ORDER_SECONDS
+from shoal_chaos.clusters.commands import ORDER_SECONDS
 
 COMMAND = (sys.executable, "-m", "shoal_chaos.workloads.terminal")
 LENGTH = struct.Struct("<I")

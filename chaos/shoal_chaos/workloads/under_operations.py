@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from shoal_chaos.checkers.divergence import find_violations as find_divergence
-from shoal_chaos.workloads.managed_cluster import ManagedCluster
+from shoal_chaos.clusters.process_cluster import ManagedCluster
 from shoal_chaos.workloads.operations import ALL, Operation
 from shoal_chaos.workloads.suite import Suite, open_clients
 

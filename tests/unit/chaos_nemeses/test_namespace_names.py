@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from shoal_chaos.nemeses import namespaces
-from shoal_chaos.nemeses.namespaces import NamespacesMissing, Owner, leftovers, owner_of, require_tools
+from shoal_chaos.clusters import namespaces
+from shoal_chaos.clusters.namespaces import NamespacesMissing, Owner, leftovers, owner_of, require_tools
 
 LIVING, DEAD = Owner(11, 100), Owner(12, 100)
 OTHERS = ["", "default", "shoal", "shoal-chaos", "shoal-chaos-12", "shoal-chaos-12-100", "my-shoal-chaos-12-100-n1",

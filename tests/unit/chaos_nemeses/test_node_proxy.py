@@ -10,8 +10,8 @@ from random import Random
 import pytest
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import Hello
-from shoal_chaos.nemeses.links import CLIENTS, HELD, LinkRule, Links, both_ways
-from shoal_chaos.nemeses.proxy import HELD_BYTES, NodeProxy
+from shoal_chaos.clusters.links import CLIENTS, HELD, LinkRule, Links, both_ways
+from shoal_chaos.clusters.proxy import HELD_BYTES, NodeProxy
 from shoal_server.local.layout import LOOPBACK, free_ports
 
 PEER = encode_frame([Hello("peer", 1, 1, "c", "n1", "i")])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 import pytest
-from shoal_chaos.nemeses.links import CLEAR, HELD, LinkRule, NoSuchRule
-from shoal_chaos.nemeses.packet_filters import Instruction, bytecode, checked, filter_program, lateness
+from shoal_chaos.clusters.links import CLEAR, HELD, LinkRule, NoSuchRule
+from shoal_chaos.clusters.packet_filters import Instruction, bytecode, checked, filter_program, lateness
 
 ONE, OTHER, THIRD = (IPv4Address(f"10.77.0.{number}") for number in (1, 2, 3))
 IPV4, ARP = 0x0800, 0x0806

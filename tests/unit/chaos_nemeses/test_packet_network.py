@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from shoal_chaos.nemeses import namespaces
-from shoal_chaos.nemeses.links import CLIENTS, HELD, LinkRule, Links, NoSuchRule
-from shoal_chaos.nemeses.namespaces import FOLDER, NamespacesMissing, Owner, ToolFailed
-from shoal_chaos.nemeses.packet_network import PacketNetwork, require
+from shoal_chaos.clusters import namespaces
+from shoal_chaos.clusters.links import CLIENTS, HELD, LinkRule, Links, NoSuchRule
+from shoal_chaos.clusters.namespaces import FOLDER, NamespacesMissing, Owner, ToolFailed
+from shoal_chaos.clusters.packet_network import PacketNetwork, require
 
 LONG = 20.0
 SHORT = 0.2
@@ -24,8 +24,8 @@ DATAGRAMS = 200
 
 KILLED_RUN = """
 import asyncio, os, signal, subprocess
-from shoal_chaos.nemeses.links import Links
-from shoal_chaos.nemeses.packet_network import PacketNetwork
+from shoal_chaos.clusters.links import Links
+from shoal_chaos.clusters.packet_network import PacketNetwork
 network = PacketNetwork(["n1"], [], Links())
 asyncio.run(network.start({}))
 node = subprocess.Popen([*network.wrappers["n1"], "sleep", "600"], stdout=subprocess.DEVNULL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal_chaos.nemeses.links import CLIENTS
+from shoal_chaos.clusters.links import CLIENTS
 from shoal_chaos.nemeses.partitions import (
     SHAPES,
     Cut,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shoal_chaos.nemeses.system_faults import Field, LibraryMissing, SystemFaults, library
+from shoal_chaos.clusters.system_faults import Field, LibraryMissing, SystemFaults, library
 
 SECOND_NS = 1_000_000_000
 

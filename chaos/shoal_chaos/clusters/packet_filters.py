@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
-from shoal_chaos.nemeses.links import LinkRule, NoSuchRule
+from shoal_chaos.clusters.links import LinkRule, NoSuchRule
 
 LOAD_HALF, LOAD_WORD, JUMP_EQUAL, JUMP_AT_LEAST, RETURN = 0x28, 0x20, 0x15, 0x35, 0x06
 ETHERTYPE_OFFSET, SOURCE_OFFSET = 12, 26

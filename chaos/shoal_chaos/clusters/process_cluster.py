@@ -16,7 +16,7 @@ from shoal_server.local.cluster import NODE_COMMAND, LocalCluster, NodeExit
 from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports
 from shoal_server.local.processes import ChildNode
 
-from shoal_chaos.workloads.commands import CommandRunner, OrderFailed, command_output, run_command
+from shoal_chaos.clusters.commands import CommandRunner, OrderFailed, command_output, run_command
 
 CONDITION_SECONDS = 60.0
 CONDITION_INTERVAL_SECONDS = 0.05

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from shoal_chaos.nemeses.possible import NotPossibleHere
+from shoal_chaos.clusters.possible import NotPossibleHere
 
 FOLDER = Path("/var/run/netns")
 """Where `ip netns` keeps names."""

@@ -15,7 +15,7 @@ import msgspec
 from shoal.protocol.frames import BadFrame, FrameReader, greeting_decoder
 from shoal.protocol.messages import Hello
 
-from shoal_chaos.nemeses.links import CLEAR, CLIENTS, Links
+from shoal_chaos.clusters.links import CLEAR, CLIENTS, Links
 
 HELD_BYTES = 4 * 1024 * 1024
 """More than this on its way in one direction, and the sender has to wait: the window of the network."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from shoal_server.storage.wal_watermark import WATERMARK_FILE
 
-from shoal_chaos.nemeses.possible import NotPossibleHere
+from shoal_chaos.clusters.possible import NotPossibleHere
 
 SOURCE = "faulty_system.c"
 COMPILER_SECONDS = 60.0

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from shoal_server.local.layout import LOOPBACK
 
-from shoal_chaos.nemeses.links import Links, NoSuchRule
-from shoal_chaos.nemeses.packet_network import PacketNetwork
-from shoal_chaos.nemeses.proxy import NodeProxy
+from shoal_chaos.clusters.links import Links, NoSuchRule
+from shoal_chaos.clusters.packet_network import PacketNetwork
+from shoal_chaos.clusters.proxy import NodeProxy
 
 
 class Medium(StrEnum):

@@ -12,11 +12,11 @@ from random import Random
 from shoal import AsyncClient, ShoalError
 from shoal.admin.survey import Survey, survey
 
-from shoal_chaos.nemeses.links import Links, NoSuchRule
-from shoal_chaos.nemeses.networks import Medium, ProxyNetwork, network
-from shoal_chaos.nemeses.proxy import NodeProxy
-from shoal_chaos.nemeses.system_faults import LibraryMissing, SystemFaults
-from shoal_chaos.workloads.managed_cluster import ManagedCluster, until
+from shoal_chaos.clusters.links import Links, NoSuchRule
+from shoal_chaos.clusters.networks import Medium, ProxyNetwork, network
+from shoal_chaos.clusters.process_cluster import ManagedCluster, until
+from shoal_chaos.clusters.proxy import NodeProxy
+from shoal_chaos.clusters.system_faults import LibraryMissing, SystemFaults
 
 SURVEY_SECONDS = 1.0
 READY_SECONDS = 30.0

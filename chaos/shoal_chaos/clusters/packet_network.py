@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
-from shoal_chaos.nemeses import namespaces
-from shoal_chaos.nemeses.links import CLIENTS, Links
-from shoal_chaos.nemeses.namespaces import NamespacesMissing, Owner, ToolFailed, use
-from shoal_chaos.nemeses.packet_filters import PASS, RETURN, bytecode, checked, filter_program, lateness
+from shoal_chaos.clusters import namespaces
+from shoal_chaos.clusters.links import CLIENTS, Links
+from shoal_chaos.clusters.namespaces import NamespacesMissing, Owner, ToolFailed, use
+from shoal_chaos.clusters.packet_filters import PASS, RETURN, bytecode, checked, filter_program, lateness
 
 FIRST_ADDRESS = IPv4Address("10.77.0.1")
 PREFIX_BITS = 24
