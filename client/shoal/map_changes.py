@@ -1,6 +1,6 @@
-"""What a split, a migration and a removal make of a shard map: the same for whoever derives it, manager or node.
+"""What splits, migrations, removals and changes of members make of a shard map: the same, whoever derives it.
 
-Pure: maps in, maps out. A node that has applied a split knows of it before any manager does, and routes by the map that it
+Pure: maps in, maps out. Managers and nodes both derive maps: a node that has applied a split knows of it before any manager does, and routes by the map that it
 derives from its own; the manager's map of the same change has to be the same one.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from shoal.protocol.bounds import Names
 from shoal.shardmap import Ranges, Shard, ShardMap, with_ranges, without_ranges
 
 
@@ -41,8 +42,21 @@ def without_shard(shard_map: ShardMap, shard: int, version: int) -> ShardMap:
     )
 
 
+def with_members(shard: Shard, voters: Names, followers: Names, membership_version: int) -> Shard:
+    """Return the shard with other members. Whom its group began with is kept from the first change on."""
+    founders, founding_followers = shard.founded_by
+    return structs.replace(
+        shard,
+        voters=voters,
+        followers=followers,
+        founders=founders,
+        founding_followers=founding_followers,
+        membership_version=membership_version,
+    )
+
+
 def _with(shard: Shard, ranges: Ranges) -> Shard:
     """Return the shard with other microshards. What its group began with is kept from the first change on."""
     if ranges == shard.ranges:
         return shard
-    return structs.replace(shard, ranges=ranges, founding_ranges=shard.founding_ranges or shard.ranges)
+    return structs.replace(shard, ranges=ranges, founding_ranges=shard.founded_with)

@@ -98,11 +98,28 @@ def _refuse_changes(new: ShardMap, old: ShardMap) -> str:
 
 
 def refuse_successor(shard: Shard, known: Shard | None) -> str:
-    """A shard stays in its keyspace, and its membership's version near the one before; `known` None: it is new."""
+    """A shard stays what it was made as, and its membership's version near the one before; `known` None: it is new.
+
+    A replica that has applied nothing yet begins with what the map says that its group began with. Two that began with
+    different founders elect two leaders, and one with other microshards applies the log to other rows.
+    """
     before = known.membership_version if known is not None else 0
     problem = refuse_leap(shard.membership_version, before, f"the version of shard {shard.id}'s membership")
     if problem:
         return problem
     if known is not None and known.keyspace != shard.keyspace:
         return f"shard {shard.id} is of keyspace {known.keyspace}, not of {shard.keyspace}"
+    if known is not None and known.parent != shard.parent:
+        return f"shard {shard.id} has been split off shard {known.parent}, not {shard.parent} (0: none)"
+    if known is not None and known.founded_by != shard.founded_by:
+        return (
+            f"shard {shard.id} was founded by {_named(*known.founded_by)}, not by {_named(*shard.founded_by)}: "
+            "what its log goes on from is for ever"
+        )
+    if known is not None and known.founded_with != shard.founded_with:
+        return f"shard {shard.id} was founded with other microshards: what its log goes on from is for ever"
     return ""
+
+
+def _named(voters: tuple[str, ...], followers: tuple[str, ...]) -> str:
+    return f"{', '.join(voters)} (and {', '.join(followers)} without a vote)" if followers else ", ".join(voters)

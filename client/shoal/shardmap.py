@@ -98,6 +98,16 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
     def replicas(self) -> tuple[str, ...]:
         return self.voters + self.followers
 
+    @property
+    def founded_by(self) -> tuple[Names, Names]:
+        """The voters and the followers that the group began with."""
+        return (self.founders, self.founding_followers) if self.founders else (self.voters, self.followers)
+
+    @property
+    def founded_with(self) -> Ranges:
+        """The microshards that the group began with."""
+        return self.founding_ranges or self.ranges
+
 
 class ShardMap(msgspec.Struct, frozen=True, array_like=True):
     """The whole map of a cluster at one version; a higher version replaces a lower one whole.

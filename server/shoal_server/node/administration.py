@@ -33,7 +33,7 @@ from shoal.protocol.migration import MigrationStep, ReadMoving
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.migrations import Migrations
-from shoal_server.node.opening import origin_of_empty
+from shoal_server.node.opening import put_origin_of_new
 from shoal_server.node.order_rules import refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica, describe_entry
@@ -45,7 +45,7 @@ from shoal_server.shard.commands import SplitCommand
 from shoal_server.storage.dropped_replicas import DroppedReplica, is_remembered, put_dropped
 from shoal_server.storage.node_rows import put_shard_map
 from shoal_server.storage.replica_failure import lost_to_at_worst
-from shoal_server.storage.replica_rows import ReplicaOrigin, drop_replica, is_stored, put_origin
+from shoal_server.storage.replica_rows import drop_replica, is_stored
 from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
 
 if TYPE_CHECKING:
@@ -139,11 +139,7 @@ class Administration:
         new_here: list[int] = []
         for shard in new.shards:
             if node.lacks_replica(shard):
-                if shard.id in request.found:
-                    origin = ReplicaOrigin(True, shard.membership_version, shard.parent)
-                else:
-                    origin = origin_of_empty(node.engine, node.identity.node, shard)
-                put_origin(batch, node.engine, shard.id, origin)
+                put_origin_of_new(batch, node.engine, node.identity.node, shard, founds=shard.id in request.found)
                 new_here.append(shard.id)
         node.engine.write(batch)
         node.adopt_map(routes, new_here, now)
@@ -182,13 +178,12 @@ class Administration:
             return f"shard {shard_id} is to be founded, and not in the shard map"
         node = self._node
         if node.lacks_replica(shard):
-            if shard_id in node.routes.shards or is_remembered(node.engine, shard_id):
+            if shard_id in node.routes.shards:
                 return f"shard {shard_id} is there already: a replica of it that is new here cannot found it"
-            if shard.founders and node.identity.node not in shard.founders + shard.founding_followers:
-                return (
-                    f"shard {shard_id} was founded elsewhere: on {', '.join(shard.founders + shard.founding_followers)}"
-                )
-        wanted = set(microshards_in(shard.founding_ranges or shard.ranges))
+            voters, followers = shard.founded_by
+            if node.identity.node not in voters + followers:
+                return f"shard {shard_id} was founded elsewhere: on {', '.join(voters + followers)}"
+        wanted = set(microshards_in(shard.founded_with))
         for known in node.routes.map.shards:
             if (
                 known.id != shard_id

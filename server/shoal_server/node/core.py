@@ -66,7 +66,7 @@ from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
 from shoal_server.node.migrations import Migrations
-from shoal_server.node.opening import ReplicaOpener, origin_of_empty
+from shoal_server.node.opening import ReplicaOpener, put_origin_of_new
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
@@ -94,7 +94,7 @@ from shoal_server.storage.node_rows import (
     put_shard_map,
 )
 from shoal_server.storage.replica_failure import STORED, FailureKind, ReplicaFailure, put_failure
-from shoal_server.storage.replica_rows import is_stored, put_origin
+from shoal_server.storage.replica_rows import is_stored
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 log = structlog.get_logger("shoal.node")
@@ -229,11 +229,9 @@ class Node:
     def open_replica(self, shard_id: int, now: int) -> None:
         """Make room for a replica that the shard map does not put here: a group may then add this node as a follower."""
         if shard_id not in self.replicas:
-            if not is_stored(self.engine, shard_id):
-                batch = self.engine.batch()
-                shard = self.routes.shards[shard_id]
-                origin = origin_of_empty(self.engine, self.identity.node, shard)
-                put_origin(batch, self.engine, shard_id, origin)
+            batch = self.engine.batch()
+            put_origin_of_new(batch, self.engine, self.identity.node, self.routes.shards[shard_id], founds=False)
+            if not batch.is_empty():
                 self.engine.write(batch)
             self._add_replica(shard_id, now)
 

@@ -23,8 +23,8 @@ from shoal_server.shard.beginnings import Beginnings
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState, load_applied_state
 from shoal_server.storage.damaged_meta import set_right
-from shoal_server.storage.dropped_replicas import has_never_had, take_up_dropped
-from shoal_server.storage.engine import Damaged, Engine
+from shoal_server.storage.dropped_replicas import has_never_had, is_remembered, take_up_dropped
+from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.layout import (
     LogStart,
@@ -45,7 +45,15 @@ from shoal_server.storage.replica_failure import (
     put_failure,
     regained,
 )
-from shoal_server.storage.replica_rows import ReplicaOrigin, discard_staged, load_origin, origin_of_newcomer, put_strays
+from shoal_server.storage.replica_rows import (
+    ReplicaOrigin,
+    discard_staged,
+    is_stored,
+    load_origin,
+    origin_of_newcomer,
+    put_origin,
+    put_strays,
+)
 from shoal_server.storage.skipped_entries import load_skipped
 
 
@@ -62,6 +70,25 @@ def origin_of_empty(engine: Engine, node: str, shard: Shard) -> ReplicaOrigin:
     if missed_the_split and has_never_had(engine, shard.id):
         return ReplicaOrigin(False, 0, shard.parent)
     return origin_of_newcomer(shard)
+
+
+def put_origin_of_new(batch: Batch, engine: Engine, node: str, shard: Shard, *, founds: bool) -> None:
+    """Store where a replica comes from that is about to be opened, unless there is one here, which only is not open.
+
+    A map that left a shard out, and one that has it again, find its replica as it was. Its log goes on from what its origin
+    says, whoever may want it to have begun anew.
+
+    Args:
+        founds: it begins its group, as one of the founders: unless the node remembers a replica of the shard that it has
+            dropped, or may have forgotten one. What that had promised binds this one, which waits for the others' snapshot.
+    """
+    if is_stored(engine, shard.id):
+        return
+    if founds and not is_remembered(engine, shard.id):
+        origin = ReplicaOrigin(True, shard.membership_version, shard.parent)
+    else:
+        origin = origin_of_empty(engine, node, shard)
+    put_origin(batch, engine, shard.id, origin)
 
 
 class ReplicaOpener:
@@ -107,7 +134,7 @@ class ReplicaOpener:
         origin = load_origin(engine, shard_id)
         store = GroupLogStore(engine, shard_id)
         known = failure = load_failure(engine, shard_id)
-        founded_ranges = (shard.founding_ranges or shard.ranges) if origin.founded else shard.ranges
+        founded_ranges = shard.founded_with if origin.founded else shard.ranges
         awaits_snapshot = rows_unknown = False
         log_start = load_log_start(engine, shard_id)
         try:
@@ -264,9 +291,7 @@ def _initial(shard: Shard, engine: Engine, ranges: tuple[MicroshardRange, ...]) 
         term=0,
         seq_base=0,
         generation=next_generation(engine),
-        membership=Membership(1, shard.founders, shard.founding_followers)
-        if shard.founders
-        else Membership(1, shard.voters, shard.followers),
+        membership=Membership(1, *shard.founded_by),
         membership_index=0,
         ranges=ranges,
     )

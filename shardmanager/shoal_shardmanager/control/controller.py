@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from msgspec.structs import replace
 from shoal.protocol.bounds import MAX_NODES
@@ -303,9 +304,7 @@ def _pushes(state: ClusterState, observed: ObservedState) -> Iterable[Install]:
         if status is None or observed.has_map(node, state.map.version):
             continue
         found = tuple(
-            shard.id
-            for shard in state.map.shards
-            if shard.id in founding and node in (shard.founders or shard.voters) + shard.founding_followers
+            shard.id for shard in state.map.shards if shard.id in founding and node in chain(*shard.founded_by)
         )
         yield Install(node, state.map.version, found)
 

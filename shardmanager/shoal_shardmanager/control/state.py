@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from msgspec import structs
+from shoal.map_changes import with_members
 from shoal.map_rules import refuse_map
 from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.invariants import invariant
@@ -148,12 +149,12 @@ def with_follower(shard: Shard, node: str) -> Shard:
     """Return the shard with a replica on `node` for routing; its membership is the Raft group's matter."""
     if node in shard.replicas:
         return shard
-    return _founded(shard, shard.voters, (*shard.followers, node), shard.membership_version)
+    return with_members(shard, shard.voters, (*shard.followers, node), shard.membership_version)
 
 
 def without_replica(shard: Shard, node: str) -> Shard:
     """Return the shard without a replica on `node`."""
-    return _founded(
+    return with_members(
         shard,
         tuple(voter for voter in shard.voters if voter != node),
         tuple(follower for follower in shard.followers if follower != node),
@@ -164,19 +165,7 @@ def without_replica(shard: Shard, node: str) -> Shard:
 def with_membership(shard: Shard, voters: tuple[str, ...], followers: tuple[str, ...], version: int) -> Shard:
     """Return the shard as its Raft group has it; voters that stay keep their order."""
     kept = tuple(voter for voter in shard.voters if voter in voters)
-    return _founded(shard, kept + tuple(voter for voter in voters if voter not in kept), followers, version)
-
-
-def _founded(shard: Shard, voters: tuple[str, ...], followers: tuple[str, ...], version: int) -> Shard:
-    # The founders are those at the beginning: written down before the first change, they never change after.
-    return structs.replace(
-        shard,
-        voters=voters,
-        followers=followers,
-        founders=shard.founders or shard.voters,
-        founding_followers=shard.founding_followers if shard.founders else shard.followers,
-        membership_version=version,
-    )
+    return with_members(shard, kept + tuple(voter for voter in voters if voter not in kept), followers, version)
 
 
 def with_counters(state: ClusterState, counters: CountersRow) -> ClusterState:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from shoal.map_rules import MAX_LEAP
+from shoal.map_changes import with_members
+from shoal.map_rules import MAX_LEAP, refuse_map
 from shoal.protocol.bounds import MAX_MOVED_SEQ, MAX_VERSION
 from shoal.protocol.messages import (
     Answer,
@@ -184,7 +186,7 @@ def test_a_replica_that_goes_and_comes_back_in_one_turn_begins_with_nothing(node
         nodes.pass_time(100)
     group = nodes.replica(leader).group
     shard = nodes.shard_map.shards[0]
-    gone = replace(shard, voters=(leader, other), membership_version=group.membership.version)
+    gone = with_members(shard, (leader, other), (), group.membership.version)
     back = replace(gone, followers=(victim,), membership_version=group.membership.version + 1)
     without, again = (replace(nodes.shard_map, version=2 + n, shards=(each,)) for n, each in enumerate((gone, back)))
     for name in nodes.nodes:
@@ -215,9 +217,7 @@ def without(shard_map: ShardMap, node: str, version: int, membership_version: in
     """The map without a replica of its one shard on a node."""
     shard = shard_map.shards[0]
     voters = tuple(voter for voter in shard.voters if voter != node)
-    return replace(
-        shard_map, version=version, shards=(replace(shard, voters=voters, membership_version=membership_version),)
-    )
+    return replace(shard_map, version=version, shards=(with_members(shard, voters, (), membership_version),))
 
 
 def write_behind_the_back_of_one(nodes: Any) -> tuple[str, str, str]:
@@ -322,14 +322,18 @@ def test_a_map_founds_no_shard_that_is_there(make_nodes: Callable[..., Any]) -> 
     nodes = make_nodes(shards=shards)
     nodes.pass_time(3000)
     known = nodes.nodes["n3"].routes.map
-    wrong = replace(known, version=2, shards=(replace(known.shards[0], voters=("n3",)), known.shards[1]))
+    moved = replace(known.shards[0], voters=("n3",), founders=("n1", "n2"))
+    wrong = replace(known, version=2, shards=(moved, known.shards[1]))
     refusal = order(nodes, "n3", lambda request: InstallShardMap(request, wrong, (1,)))
     assert isinstance(refusal, Failure)
     assert "is there already" in refusal.message
     assert 1 not in nodes.nodes["n3"].replicas
 
 
-def test_a_map_founds_no_shard_that_the_node_has_dropped(nodes: Any) -> None:
+def test_a_node_that_has_dropped_a_replica_takes_a_map_that_founds_its_shard_anew_and_begins_as_a_newcomer(
+    nodes: Any,
+) -> None:
+    """Were the map refused, and every later one with it, one shard would keep all news from the node."""
     node = nodes.others[0]
     known = nodes.nodes[node].routes.map
     for make in (
@@ -338,7 +342,58 @@ def test_a_map_founds_no_shard_that_the_node_has_dropped(nodes: Any) -> None:
     ):
         assert isinstance(order(nodes, node, make), Done)
     again = replace(known, version=3)
-    assert isinstance(order(nodes, node, lambda request: InstallShardMap(request, again, (1,))), Failure)
+    assert isinstance(order(nodes, node, lambda request: InstallShardMap(request, again, (1,))), Done)
+    assert nodes.nodes[node].routes.map.version == 3
+    group = nodes.replica(node).group
+    assert group.awaits_snapshot
+    assert group.is_silent
+    assert not group.may_campaign
+
+
+@pytest.mark.parametrize("left_out", ["the shard", "the node"])
+def test_a_shard_that_a_map_has_left_out_while_the_node_was_killed_is_there_again_with_the_next(left_out: str) -> None:
+    """Whoever wrote that map: no log is thrown away by one, nor taken for that of a newcomer."""
+    lone = LoneNode()
+    lone.turn()
+    lone.node.receive_client(1, [OpenSession(1, 1)])
+    for _ in range(50):
+        lone.turn()
+    index = lone.node.replicas[1].group.log.last_index
+    elsewhere = replace(MAP.shards[0], voters=("n2",), founders=("n1",), membership_version=9)
+    wrong = {
+        "the shard": replace(MAP, version=2, keyspaces=(), shards=()),
+        "the node": replace(MAP, version=2, shards=(elsewhere,)),
+    }[left_out]
+    lone.install(wrong)
+    lone.begin(wrong, epoch=2)
+    assert not lone.node.replicas
+    lone.install(replace(MAP, version=3))
+    for _ in range(50):
+        lone.turn()
+    replica = lone.node.replicas[1]
+    assert replica.failure is None
+    assert replica.group.log.last_index >= index
+    assert not replica.group.awaits_snapshot
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"founders": ("n2",)}, "was founded by n1, not by n2"),
+        ({"voters": ("n2",)}, "was founded by n1, not by n2"),
+        ({"founders": ("n1",), "founding_followers": ("n2",)}, r"not by n1 \(and n2 without a vote\)"),
+        ({"ranges": (MicroshardRange(0, 2),)}, "was founded with other microshards"),
+        ({"founding_ranges": (MicroshardRange(0, 2),)}, "was founded with other microshards"),
+        ({"parent": 7}, "has been split off shard 0, not 7"),
+    ],
+)
+def test_what_a_shard_was_founded_as_is_for_ever(changed: dict[str, Any], words: str) -> None:
+    """A replica that has applied nothing begins with it: two that began with other founders elect a leader each."""
+    shard = MAP.shards[0]
+    wrong = replace(MAP, version=2, shards=(replace(shard, **changed),))
+    assert re.search(words, refuse_map(wrong, MAP))
+    changed_since = replace(shard, voters=("n2",), founders=("n1",), ranges=(), founding_ranges=shard.ranges)
+    assert not refuse_map(replace(MAP, version=2, shards=(changed_since,)), MAP)
 
 
 def test_versions_leave_room_for_those_that_follow(nodes: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from shoal.errors import ErrorCode
+from shoal.map_changes import with_members
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     Answer,
@@ -378,11 +379,7 @@ def drop_source(two: TwoShards, node: str) -> None:
     """Have `node` drop its replica of the source, by a shard map that has none there."""
     shard_map = two.nodes.nodes[node].routes.map
     without = tuple(
-        msgspec.structs.replace(
-            shard,
-            voters=tuple(voter for voter in shard.voters if voter != node),
-            membership_version=shard.membership_version + 1,
-        )
+        with_members(shard, tuple(voter for voter in shard.voters if voter != node), (), shard.membership_version + 1)
         if shard.id == SOURCE
         else shard
         for shard in shard_map.shards
@@ -406,7 +403,7 @@ def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoSh
 def test_a_map_gives_no_replica_what_its_log_does_not(two: TwoShards) -> None:
     node = two.leading(TARGET)
     wrong = tuple(
-        msgspec.structs.replace(shard, ranges=ranges)
+        msgspec.structs.replace(shard, ranges=ranges, founding_ranges=shard.ranges)
         for shard, ranges in zip(SHARDS, ((), (MicroshardRange(0, 4),)), strict=True)
     )
     shard_map = msgspec.structs.replace(two.nodes.nodes[node].routes.map, version=2, shards=wrong)
@@ -418,7 +415,7 @@ def test_a_map_gives_no_replica_what_its_log_does_not(two: TwoShards) -> None:
 def test_no_shard_is_founded_with_microshards_that_another_one_has(two: TwoShards) -> None:
     node = NODES[0]
     shards = (
-        msgspec.structs.replace(SHARDS[0], ranges=(MicroshardRange(0, 1),)),
+        msgspec.structs.replace(SHARDS[0], ranges=(MicroshardRange(0, 1),), founding_ranges=SHARDS[0].ranges),
         SHARDS[1],
         Shard(3, 1, (MicroshardRange(1, 2),), (node,)),
     )

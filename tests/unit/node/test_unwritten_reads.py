@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from shoal.map_changes import with_members
 from shoal.protocol.messages import DropReplica, InstallShardMap, Put
 from shoal_server.invariants import InvariantViolated
 from shoal_server.node.administration import Administration
@@ -75,7 +76,7 @@ def test_a_replica_opened_on_rows_that_the_same_turn_deletes_is_found(
     drops_wait_for_the_turns_batch(monkeypatch)
     victim, other = nodes.others
     [shard] = nodes.shard_map.shards
-    gone = replace(shard, voters=(nodes.leader, other), membership_version=2)
+    gone = with_members(shard, (nodes.leader, other), (), 2)
     back = replace(gone, followers=(victim,), membership_version=3)
     without, again = (replace(nodes.shard_map, version=2 + n, shards=(each,)) for n, each in enumerate((gone, back)))
     nodes.ask_and_wait(victim, lambda request: InstallShardMap(request, without, []))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from shoal.map_changes import with_members
 from shoal.map_rules import refuse_map
 from shoal_shardmanager.control.node_requests import ChangeMember, Split
 from shoal_shardmanager.control.requests import Create, KeyspaceRequest, SplitRequest
@@ -61,7 +62,7 @@ def test_a_map_that_nodes_refuse_already_is_mended_and_planned_with(simulated: A
     cluster.run(10)
     change_past_managers(cluster)
     (first, *others) = cluster.state.map.shards
-    wrong = replace(first, followers=(STRANGER,), membership_version=cluster.groups[1].version)
+    wrong = with_members(first, first.voters, (STRANGER,), cluster.groups[1].version)
     cluster.state = changed(
         cluster.state, [replace(cluster.state.map, version=cluster.state.map.version + 1, shards=(wrong, *others))]
     )
