@@ -1,7 +1,7 @@
 """What splits, migrations, removals and changes of members make of a shard map: the same, whoever derives it.
 
-Pure: maps in, maps out. Managers and nodes both derive maps: a node that has applied a split knows of it before any manager does, and routes by the map that it
-derives from its own; the manager's map of the same change has to be the same one.
+Pure: maps in, maps out. Managers and nodes both derive maps: a node that has applied a split knows of it before any manager
+does, and routes by the map that it derives from its own; the manager's map of the same change has to be the same one.
 """
 
 from __future__ import annotations
