@@ -48,6 +48,7 @@ from shoal_server.storage.engine import (
     StorageFull,
     View,
 )
+from shoal_server.storage.manifest import ManifestWatermark
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
 from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
@@ -256,6 +257,7 @@ class RocksEngine:
         self._options_of = families
         self.rewritten: tuple[str, ...] = ()
         try:
+            self._manifest = self._open_manifest()
             self._damage = DamagedFamilies(path)
             for name in self._damage.columns:
                 families[name].set_disable_auto_compactions(True)
@@ -280,6 +282,21 @@ class RocksEngine:
             raise StorageFailed(f"the database in {path} cannot be opened: {error}") from error
         self._keep_what_was_recovered()
 
+    def _open_manifest(self) -> ManifestWatermark:
+        """Check that the tables are known that were confirmed to be on disk, before anything goes on without them."""
+        try:
+            manifest = ManifestWatermark(self._path)
+            lost = manifest.lost()
+        except OSError as error:
+            raise self._failure("read the MANIFEST of", error) from error
+        if lost:
+            raise StorageDamaged(
+                f"the database in {self._path} has lost what was confirmed to be on disk ({lost}): the disk lies, or files "
+                f"were damaged or brought back from an old copy; {REPLACE_NODE}. Only where no other replica is left: remove "
+                f"{manifest.path} to start with what is there"
+            )
+        return manifest
+
     def _open_watermark(self, found: int) -> WalWatermark:
         """Check that everything is there that a sync has ever confirmed.
 
@@ -287,7 +304,7 @@ class RocksEngine:
             found: the number of the last write that recovery has brought back.
         """
         try:
-            watermark = WalWatermark(self._path / WATERMARK_FILE)
+            watermark = WalWatermark(self._path / WATERMARK_FILE, self._manifest.note)
         except OSError as error:
             raise self._failure("read the marks of", error) from error
         if found < watermark.noted:
@@ -309,6 +326,7 @@ class RocksEngine:
         try:
             for family in self._families.values():
                 family.flush()
+            self._manifest.note()
         except Exception as error:
             raise self._failure("flush", error) from error
 
@@ -418,6 +436,7 @@ class RocksEngine:
             self._families[self.data].flush()
         except Exception as error:
             raise self._failure("flush", error) from error
+        self._watermark.look_again()
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         try:
@@ -490,6 +509,7 @@ class RocksEngine:
             self._watermark.close()
             self._families[self.data].flush()
             self._close_database()
+            self._manifest.note()
         except Exception as error:
             raise self._failure("close", error) from error
 

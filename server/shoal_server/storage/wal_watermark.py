@@ -17,6 +17,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from typing import BinaryIO
@@ -36,12 +37,16 @@ _LINE_BYTES = 30
 class WalWatermark:
     """The file of the watermark. `noted` is the newest one. Its methods belong to one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, beside: Callable[[], None] = lambda: None) -> None:
         """
+        Args:
+            beside: called in the thread whenever it has put a note on disk; may raise `OSError`, as that may.
+
         Raises:
             OSError: the file cannot be read.
         """
         self.path = path
+        self._beside = beside
         content = path.read_bytes() if path.exists() else b""
         self.noted = max(_read(content[at : at + _LINE_BYTES]) for at in range(0, PLACES * SECTOR, SECTOR))
         self._place = 0
@@ -70,6 +75,10 @@ class WalWatermark:
         if not self._wanted.is_set():
             self._wanted.set()
 
+    def look_again(self) -> None:
+        """Have the thread put on disk what there is, though no sync has confirmed more."""
+        self._wanted.set()
+
     def _begin(self, written: int) -> mmap.mmap:
         """Put a new file in place of the old one, and map it."""
         new = self.path.with_name(self.path.name + ".new")
@@ -91,6 +100,7 @@ class WalWatermark:
                 self._wanted.clear()
                 # Not the map's own `flush`, which holds the interpreter lock while it waits for the disk.
                 os.fsync(file)
+                self._beside()
                 self._closing.wait(NOTE_SECONDS)
             os.fsync(file)
         except OSError as error:
