@@ -26,7 +26,8 @@ from shoal import AsyncClient
 from shoal.admin.connection import AdminConnection
 from shoal.admin.survey import Survey
 from shoal.shardmap import Routes
-from shoal_chaos.clusters.process_cluster import ManagedCluster, until
+from shoal_chaos.clusters.configuration import loopback
+from shoal_chaos.clusters.process_cluster import ProcessCluster, until
 
 SHARDS = 8
 QUIET_SECONDS = 0.25
@@ -49,7 +50,7 @@ class Figures:
 class Bench:
     """A running cluster, its probes, and the events."""
 
-    def __init__(self, cluster: ManagedCluster, probes: Probes) -> None:
+    def __init__(self, cluster: ProcessCluster, probes: Probes) -> None:
         self._cluster = cluster
         self._probes = probes
         self._turn = 0
@@ -159,10 +160,11 @@ def _target(event: str, what: str) -> float | None:
 
 async def measure(folder: Path, runs: int, only: str, progress: Console) -> tuple[list[Figures], int]:
     """Start a cluster, let every event happen `runs` times; return the figures, and how many calls failed in all."""
-    cluster = ManagedCluster(folder, joiners=0, keyspace=f"shards: {SHARDS}")
+    cluster = ProcessCluster(folder, loopback(managers=1, keyspace=f"shards: {SHARDS}"))
     figures: dict[tuple[str, str], Figures] = {}
     try:
-        await cluster.start_all()
+        cluster.start_all()
+        await cluster.ready()
         probes = Probes(Routes((await cluster.survey()).shard_map))
         bench = Bench(cluster, probes)
         events: dict[str, Callable[[], Awaitable[dict[str, float]]]] = {

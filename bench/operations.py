@@ -23,7 +23,8 @@ import uvloop
 from records import Record, machine, quantile
 from rich.console import Console
 from rich.table import Table
-from shoal_chaos.clusters.process_cluster import ManagedCluster
+from shoal_chaos.clusters.configuration import loopback
+from shoal_chaos.clusters.process_cluster import ProcessCluster
 from shoal_chaos.workloads.operations import ALL, Operation
 from shoal_chaos.workloads.terminal import Terminal
 from steady_load import Call, Seen, steady_load
@@ -39,7 +40,7 @@ SETTLE_SECONDS = 1.0
 LOOKS = 8
 
 
-async def look(cluster: ManagedCluster) -> None:
+async def look(cluster: ProcessCluster) -> None:
     """Run a command that changes nothing, as often as others are run that do."""
     for _ in range(LOOKS):
         await cluster.run("operations", "--json")
@@ -75,9 +76,13 @@ async def measure(
 ) -> list[Figures]:
     """Run all operations, so many times, on a new cluster under load; the first figures are those of the quiet times."""
     terminal = Terminal()
-    cluster = ManagedCluster(folder, keyspace=f"shards: {SHARDS}", run_command=terminal.run)
+    cluster = ProcessCluster(
+        folder, loopback(joiners=2, managers=1, keyspace=f"shards: {SHARDS}"), run_command=terminal.run
+    )
     try:
-        await cluster.start_all()
+        cluster.start_all()
+        await cluster.ready()
+        await cluster.linger_briefly()
         await cluster.run("operations", "--json")
         quiet_spans: list[Span] = []
         spans: list[Span] = []
@@ -100,7 +105,7 @@ async def measure(
     return [_figures("quiet", quiet_spans, seen), *of_operations]
 
 
-async def _timed(operation: Operation, cluster: ManagedCluster) -> Span:
+async def _timed(operation: Operation, cluster: ProcessCluster) -> Span:
     began = time.monotonic()
     await operation.run(cluster)
     return Span(operation.name, began, time.monotonic())

@@ -55,15 +55,15 @@ def _cluster_helpers() -> ModuleType:
 def _running_cluster(folder: Path) -> Iterator[str]:
     """Run three nodes; yield the URL of the keyspace "default". Their event loop has a thread of its own."""
     helpers = _cluster_helpers()
-    cluster = helpers.RealCluster(folder, FURTHER_KEYSPACES)
+    cluster = helpers.real_nodes(folder, FURTHER_KEYSPACES)
     with ThreadPoolExecutor(1) as thread:
         loop = thread.submit(asyncio.Runner).result()
         try:
-            thread.submit(loop.run, cluster.start_all()).result()
+            thread.submit(cluster.start_all).result()
             thread.submit(loop.run, cluster.ready()).result()
             yield cluster.url
         finally:
-            thread.submit(loop.run, cluster.stop_all()).result()
+            thread.submit(loop.run, cluster.kill_all()).result()
             thread.submit(loop.close).result()
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import shoal
+from shoal_chaos.clusters.configuration import loopback
+from shoal_chaos.clusters.process_cluster import ProcessCluster
 
-from .managed import ManagedCluster
-from .real import RealCluster
+from .managed import OperatedCluster
+from .real import real_nodes
 
 
 @pytest.fixture
@@ -21,14 +23,14 @@ def real_cluster(tmp_path: Path) -> Callable[..., object]:
     @asynccontextmanager
     async def run(
         extra: str = "", nodes: int = 3, layout: Callable[[Sequence[int]], str] | None = None
-    ) -> AsyncIterator[RealCluster]:
-        cluster = RealCluster(tmp_path, extra, nodes, layout)
+    ) -> AsyncIterator[ProcessCluster]:
+        cluster = real_nodes(tmp_path, extra, nodes, layout)
         try:
-            await cluster.start_all()
+            cluster.start_all()
             await cluster.ready()
             yield cluster
         finally:
-            await cluster.stop_all()
+            await cluster.kill_all()
 
     return run
 
@@ -38,17 +40,20 @@ def managed_cluster(tmp_path: Path) -> Callable[..., Any]:
     """Return a context manager that runs a cluster with managers."""
 
     @asynccontextmanager
-    async def run(*, nodes: int, managers: int, first_nodes: int = 3) -> AsyncIterator[ManagedCluster]:
-        cluster = ManagedCluster(tmp_path, nodes=nodes, managers=managers, first_nodes=first_nodes)
+    async def run(*, nodes: int, managers: int, first_nodes: int = 3) -> AsyncIterator[OperatedCluster]:
+        configuration = loopback(
+            founders=first_nodes,
+            joiners=nodes - first_nodes,
+            managers=managers,
+            keyspace="microshards: 16, shards: 4",
+        )
+        cluster = OperatedCluster(tmp_path, configuration)
         try:
-            for number in range(1, first_nodes + 1):
-                await cluster.start(f"n{number}")
-            for number in range(1, managers + 1):
-                await cluster.start(f"m{number}")
+            cluster.start_all()
             async with shoal.AsyncClient(cluster.url, timeout=20.0) as db:
                 await db.put_many({f"key-{number}": f"value-{number}" for number in range(200)})
             yield cluster
         finally:
-            await cluster.stop_all()
+            await cluster.kill_all()
 
     return run

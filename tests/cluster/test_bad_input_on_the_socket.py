@@ -169,9 +169,9 @@ async def test_a_client_that_does_not_read_its_answers_is_cut_off_and_others_are
 async def test_a_second_process_on_a_data_folder_in_use_is_refused(real_cluster: Any) -> None:
     async with real_cluster() as cluster:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shoal.cli", "node", "--config", str(cluster.config), "--id", "n1",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=cluster.folder,
+            sys.executable, "-m", "shoal.cli", "node", "--config", str(cluster.folder.config_file), "--id", "n1",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=cluster.root,
         )  # fmt: skip
         output, _ = await asyncio.wait_for(process.communicate(), 20)
         assert process.returncode != 0
-        assert f"in use by process {cluster.processes['n1'].pid}".encode() in output
+        assert f"in use by process {cluster.running['n1'].pid}".encode() in output

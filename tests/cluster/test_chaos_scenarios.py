@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from shoal import AsyncClient
-from shoal_chaos.clusters.faulty_cluster import FaultyCluster, Shape
+from shoal_chaos.clusters.faulty_cluster import ClusterShape, FaultyCluster
 from shoal_chaos.clusters.namespaces import NamespacesMissing
 from shoal_chaos.clusters.networks import Medium
 from shoal_chaos.clusters.system_faults import LibraryMissing, library
@@ -62,7 +62,7 @@ async def test_when_all_disks_lie_and_all_power_is_lost_the_checkers_find_what_i
 @pytest.mark.timeout(120)
 async def test_when_all_packets_of_a_leader_vanish_the_others_serve_every_shard(tmp_path: Path) -> None:
     try:
-        cluster = FaultyCluster(tmp_path, Shape(), Random(SEED), system_faults=False, medium=Medium.PACKETS)
+        cluster = FaultyCluster(tmp_path, ClusterShape(), Random(SEED), system_faults=False, medium=Medium.PACKETS)
     except NamespacesMissing as missing:
         pytest.skip(str(missing))
     cut = Partition(isolated_from_all)

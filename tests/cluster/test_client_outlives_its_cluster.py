@@ -13,42 +13,42 @@ from shoal.admin.survey import survey
 from shoal_server.storage.copies import rename_stored_cluster
 
 if TYPE_CHECKING:
-    from conftest import RealCluster
+    from shoal_chaos.clusters.process_cluster import ProcessCluster
 
 WRITES = 10
 OTHER = "0123456789abcdef" * 2
 
 
-def empty(cluster: RealCluster) -> None:
+def empty(cluster: ProcessCluster) -> None:
     for name in cluster.names:
-        shutil.rmtree(cluster.folder / name)
+        shutil.rmtree(cluster.root / name)
 
 
-def restored(cluster: RealCluster) -> None:
+def restored(cluster: ProcessCluster) -> None:
     empty(cluster)
     for name in cluster.names:
-        shutil.copytree(cluster.folder / f"{name}-copy", cluster.folder / name)
-        rename_stored_cluster([cluster.folder / name], OTHER)
+        shutil.copytree(cluster.root / f"{name}-copy", cluster.root / name)
+        rename_stored_cluster([cluster.root / name], OTHER)
 
 
 @pytest.mark.parametrize("comes_back", [empty, restored])
 async def test_nothing_is_acknowledged_that_is_not_there_and_the_client_says_why(
-    real_cluster: Any, comes_back: Callable[[RealCluster], None]
+    real_cluster: Any, comes_back: Callable[[ProcessCluster], None]
 ) -> None:
     async with real_cluster() as cluster:
         old = shoal.AsyncClient(cluster.url, timeout=10)
         session = old.session()
         await session.put("k", "before")
-        await cluster.stop_all()
+        await cluster.kill_all()
         for name in cluster.names:
-            shutil.copytree(cluster.folder / name, cluster.folder / f"{name}-copy")
-        await cluster.start_all()
+            shutil.copytree(cluster.root / name, cluster.root / f"{name}-copy")
+        cluster.start_all()
         for number in range(WRITES):
             await session.put(f"old-{number}", "v")
         token = session.token()
-        await cluster.stop_all()
+        await cluster.kill_all()
         comes_back(cluster)
-        await cluster.start_all()
+        cluster.start_all()
         async with shoal.AsyncClient(cluster.url, timeout=20) as new:
             # As many writes as the old client's session had, in a session of the same place.
             for number in range(2 * WRITES):
@@ -71,18 +71,18 @@ async def test_nothing_is_acknowledged_that_is_not_there_and_the_client_says_why
         await old.close()
 
 
-def old_addresses(cluster: RealCluster) -> tuple[str, ...]:
-    return tuple(f"127.0.0.1:{port}" for port in cluster.ports)
+def old_addresses(cluster: ProcessCluster) -> tuple[str, ...]:
+    return cluster.addresses
 
 
 async def test_a_node_whose_folder_was_left_out_is_refused_by_the_others_and_says_why(real_cluster: Any) -> None:
     async with real_cluster() as cluster:
         async with shoal.AsyncClient(cluster.url, timeout=20) as db:
             await db.put("k", "v")
-        await cluster.stop_all()
+        await cluster.kill_all()
         for name in cluster.names[:2]:
-            rename_stored_cluster([cluster.folder / name], OTHER)
-        await cluster.start_all()
+            rename_stored_cluster([cluster.root / name], OTHER)
+        cluster.start_all()
         others = ",".join(old_addresses(cluster)[:2])
         async with shoal.AsyncClient(f"shoal://{others}/default", timeout=20) as db:
             async with asyncio.timeout(20):

@@ -26,7 +26,7 @@ SMALL = "storage: {block_cache: 1MiB, write_buffer: 4MiB}\n"
 
 
 def seeds(cluster: Any) -> list[str]:
-    return [f"127.0.0.1:{port}" for port in cluster.ports]
+    return cluster.addresses
 
 
 def largest_of_data(database: Path) -> Path:
@@ -92,10 +92,10 @@ async def test_a_node_with_a_damaged_table_is_whole_and_compacts_again_after_one
     async with real_cluster(SMALL, layout=layout) as cluster, shoal.AsyncClient(cluster.url) as db:
         values = {f"key-{number}": os.urandom(150).hex() for number in range(KEYS)}
         await db.put_many(values)
-        database = cluster.folder / "n2" / DATABASE_FOLDER
+        database = cluster.root / "n2" / DATABASE_FOLDER
         assert await cluster.stop("n2") == 0
         table = largest_of_data(database)
-        await cluster.start("n2")
+        cluster.start("n2")
         await cluster.ready()
         damage(table)
         # That the node has come back is reason enough to compare its rows with the others'.
@@ -104,7 +104,7 @@ async def test_a_node_with_a_damaged_table_is_whole_and_compacts_again_after_one
         assert await metric(page, "shoal_storage_damaged_families") == 1
 
         assert await cluster.stop("n2") == 0
-        await cluster.start("n2")
+        cluster.start("n2")
         await until_said(cluster, "tables_rewritten")
         await until_whole(cluster, 60)
         assert await metric(page, "shoal_storage_damaged_families") == 0

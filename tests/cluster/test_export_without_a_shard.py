@@ -41,7 +41,7 @@ async def test_an_export_without_a_lost_shard_has_the_rows_of_the_others(
         async with shoal.AsyncClient(cluster.url) as db:
             await db.put_many(rows)
             everything = {key async for key in db.scan("", keys_only=True)}
-        routes = Routes(await fetch_shard_map([f"127.0.0.1:{cluster.ports[0]}"], TIMEOUT_SECONDS, None))
+        routes = Routes(await fetch_shard_map(cluster.addresses[:1], TIMEOUT_SECONDS, None))
         lost = next(shard for shard in routes.map.shards if shard.replicas == ("n2",))
         await cluster.kill("n2")
 
@@ -64,7 +64,7 @@ async def test_an_export_without_a_lost_shard_has_the_rows_of_the_others(
             f"exported {len(left)} rows to {output}; rows of {count} of 1024 microshards are missing"
         )
 
-        await cluster.start("n2")
+        cluster.start("n2")
         await cluster.ready()
         code, said = await export(cluster.url, output, "--skip-unavailable")
         assert (code, said) == (0, f"exported {len(everything)} rows to {output}\n")

@@ -22,16 +22,16 @@ async def said(cluster: Any, name: str, event: str, times: int) -> None:
 @pytest.mark.timeout(90)
 async def test_a_node_that_met_its_peers_before_the_id_was_settled_serves(real_cluster: Any) -> None:
     async with real_cluster(nodes=4) as cluster:
-        await cluster.stop_all()
+        await cluster.kill_all()
         for name in cluster.names:
             # One of the four may have been stopped before it had made its folder: the others serve without it.
-            shutil.rmtree(cluster.folder / name, ignore_errors=True)
-            (cluster.folder / f"{name}.log").unlink()
+            shutil.rmtree(cluster.root / name, ignore_errors=True)
+            cluster.folder.log_file(name).unlink()
         # n4 has no replica of the first shard, and neither of the two that it meets can know anything yet.
-        await cluster.start("n1")
-        await cluster.start("n4")
+        cluster.start("n1")
+        cluster.start("n4")
         await said(cluster, "n4", '"event": "peer_connected"', 1)
-        await cluster.start("n2")
+        cluster.start("n2")
         await said(cluster, "n1", KNOWN, 1)
         await said(cluster, "n4", KNOWN, 1)
         async with shoal.AsyncClient(cluster.url, timeout=WAIT_SECONDS) as db:

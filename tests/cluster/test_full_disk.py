@@ -16,8 +16,10 @@ async def test_with_every_disk_full_writes_are_refused_with_the_reason_and_reads
             await db.put("before", "it was full")
         for name in cluster.names:
             await cluster.stop(name)
-        cluster.config.write_text(cluster.config.read_text() + "storage: {disk_reserve: 1000000GiB}\n")
-        await cluster.start_all()
+        cluster.folder.config_file.write_text(
+            cluster.folder.config_file.read_text() + "storage: {disk_reserve: 1000000GiB}\n"
+        )
+        cluster.start_all()
         async with shoal.AsyncClient(cluster.url, timeout=20) as db:
             assert await db.get("before") == b"it was full"
             with pytest.raises(shoal.Unavailable, match="bytes free, less than the reserve") as caught:
@@ -30,9 +32,9 @@ async def test_with_every_disk_full_writes_are_refused_with_the_reason_and_reads
 async def test_a_node_with_a_full_disk_hands_its_leaderships_to_those_that_have_room(real_cluster: Any) -> None:
     async with real_cluster() as cluster, shoal.AsyncClient(cluster.url, timeout=20) as db:
         await cluster.stop("n1")
-        good = cluster.config.read_text()
-        cluster.config.write_text(good + "storage: {disk_reserve: 1000000GiB}\n")
-        await cluster.start("n1")
+        good = cluster.folder.config_file.read_text()
+        cluster.folder.config_file.write_text(good + "storage: {disk_reserve: 1000000GiB}\n")
+        cluster.start("n1")
         async with asyncio.timeout(30):
             while "writes_refused" not in cluster.log_of("n1"):
                 await db.put("meanwhile", "written")

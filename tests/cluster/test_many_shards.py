@@ -30,7 +30,7 @@ def layout(ports: Sequence[int]) -> str:
 @pytest.mark.timeout(180)
 async def test_a_hundred_shards_of_four_thousand_microshards_start_serve_and_report(real_cluster: Any) -> None:
     async with real_cluster(layout=layout) as cluster:
-        addresses = [f"127.0.0.1:{port}" for port in cluster.ports]
+        addresses = cluster.addresses
         async with asyncio.timeout(WAIT_SECONDS):
             found = await survey(addresses)
             while not all(found.leader(shard) for shard in range(1, SHARDS + 1)):

@@ -67,7 +67,7 @@ class Driver:
 
 async def test_no_call_fails_and_nothing_is_lost_while_microshards_move(real_cluster: Callable[..., Any]) -> None:
     async with real_cluster(nodes=4) as cluster, shoal.AsyncClient(cluster.url) as db:
-        addresses = {f"n{number}": f"127.0.0.1:{port}" for number, port in enumerate(cluster.ports, 1)}
+        addresses = dict(zip(cluster.names, cluster.addresses, strict=True))
         async with await AdminConnection.open(addresses["n1"]) as connection:
             shard_map: ShardMap = await connection.shard_map()
         source = shard_map.shards[0]

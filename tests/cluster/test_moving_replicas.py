@@ -90,12 +90,12 @@ def shard_of(shard_map: ShardMap) -> Shard:
 async def test_a_replica_moves_to_a_node_that_joined_while_writes_go_on(real_cluster: Any) -> None:
     newcomer = f"127.0.0.1:{free_ports(1)[0]}"
     async with real_cluster() as cluster:
-        known = cluster.config.read_text()
+        known = cluster.folder.config_file.read_text()
         joined = known.replace("nodes:\n", f"nodes:\n  - {{id: n4, zone: z4, address: '{newcomer}', data: ./n4}}\n", 1)
         assert joined != known
-        cluster.config.write_text(joined)
-        await cluster.start("n4", "--join")
-        addresses = {name: f"127.0.0.1:{port}" for name, port in zip(cluster.names, cluster.ports, strict=True)}
+        cluster.folder.config_file.write_text(joined)
+        cluster.start("n4", "--join")
+        addresses = dict(zip(cluster.names, cluster.addresses, strict=True))
         manager = Manager({**addresses, "n4": newcomer})
         async with shoal.AsyncClient(cluster.url, timeout=10) as db:
             written: dict[str, str] = {}
@@ -153,7 +153,7 @@ async def test_a_replica_moves_to_a_node_that_joined_while_writes_go_on(real_clu
                     await connection.change_membership(99, ChangeKind.PROMOTE, "n1")
             # A restart finds the map and the replica where they were.
             assert await cluster.stop("n4") == 0
-            await cluster.start("n4", "--join")
+            cluster.start("n4", "--join")
             await manager.answers("n4")
             await manager.until(
                 lambda now: any(peer.node == "n4" and peer.match_index >= now.commit_index for peer in now.peers)
@@ -163,7 +163,7 @@ async def test_a_replica_moves_to_a_node_that_joined_while_writes_go_on(real_clu
 
 async def test_a_shard_splits_in_place_while_writes_and_reads_go_on_without_an_error(real_cluster: Any) -> None:
     async with real_cluster() as cluster:
-        addresses = {name: f"127.0.0.1:{port}" for name, port in zip(cluster.names, cluster.ports, strict=True)}
+        addresses = dict(zip(cluster.names, cluster.addresses, strict=True))
         manager = Manager(addresses)
         async with shoal.AsyncClient(cluster.url, timeout=10) as db:
             session = db.session()
@@ -207,7 +207,7 @@ async def test_a_shard_splits_in_place_while_writes_and_reads_go_on_without_an_e
             victim = next(node for node in addresses if node != leader)
             await cluster.kill(victim)
             await asyncio.sleep(1.5)
-            await cluster.start(victim)
+            cluster.start(victim)
             await manager.answers(victim)
             await asyncio.sleep(0.5)
             stopping = True

@@ -32,6 +32,7 @@ def slow_sync(engine):
     sync(engine)
 
 RocksEngine.sync = slow_sync
+del sys.argv[1:4]  # the command in whose place this is run: python -m shoal.cli
 main()
 """
 
@@ -100,14 +101,10 @@ async def busiest(observer: Observer, nodes: list[str]) -> str:
 @asynccontextmanager
 async def with_a_slow_disk(cluster: Any, node: str) -> AsyncIterator[SlowDisk]:
     """Restart `node` on a disk that can be slowed down."""
-    disk = SlowDisk(cluster.folder)
+    disk = SlowDisk(cluster.root)
     await cluster.stop(node)
-    with (cluster.folder / f"{node}.log").open("ab") as log:
-        cluster.processes[node] = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", NODE_WITH_A_DISK_THAT_CAN_BE_SLOWED,
-            "node", "--config", str(cluster.config), "--id", node,
-            stdout=log, stderr=log, cwd=cluster.folder,
-        )  # fmt: skip
+    cluster.wrappers[node] = (sys.executable, "-c", NODE_WITH_A_DISK_THAT_CAN_BE_SLOWED)
+    cluster.start(node)
     await Observer(cluster).answers(node)
     try:
         yield disk
@@ -212,7 +209,7 @@ async def test_nodes_count_their_rows_also_after_a_restart(real_cluster: Any) ->
         for node in cluster.names:
             await counted(node)
         await cluster.kill("n2")
-        await cluster.start("n2")
+        cluster.start("n2")
         await observer.answers("n2")
         await counted("n2")
         status = await observer.status("n1")

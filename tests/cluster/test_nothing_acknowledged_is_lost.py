@@ -64,7 +64,7 @@ async def test_killing_nodes_under_load_loses_no_acknowledged_write(real_cluster
             await cluster.kill(victim)
             # The cluster goes on without it before it comes back.
             await db.put_many({f"without-{number}": victim for number in range(50)}, timeout=10)
-            await cluster.start(victim)
+            cluster.start(victim)
             await cluster.ready()
             assert (len(load.acknowledged), sum(load.acknowledged.values())) > before
         load.stopping = True
@@ -83,7 +83,7 @@ async def test_killing_all_nodes_at_once_under_load_loses_no_acknowledged_write(
                     await asyncio.sleep(0.01)
                 await asyncio.gather(*(cluster.kill(name) for name in cluster.names))
                 load.stopping = True
-                await cluster.start_all()
+                cluster.start_all()
                 await asyncio.gather(*writers)
                 await check_all(load, db)
 
@@ -96,10 +96,10 @@ async def test_a_terminated_node_hands_over_ends_cleanly_and_comes_back_with_its
         assert "node_stopped" in cluster.log_of("n1")
         assert "hand_over_incomplete" not in cluster.log_of("n1")
         await db.put("after", "n1 left", timeout=10)
-        await cluster.start("n1")
+        cluster.start("n1")
         for name in ("n2", "n3"):
             await cluster.stop(name)
-            await cluster.start(name)
+            cluster.start(name)
         await cluster.ready()
         values = await db.get_many([f"key-{number}" for number in range(500)], timeout=20)
         assert values == [str(number).encode() for number in range(500)]
@@ -115,14 +115,14 @@ async def test_a_node_that_was_away_for_longer_than_the_log_catches_up_by_snapsh
         for part in range(10):
             await db.put_many({f"key-{part}-{number}": "x" * 2000 for number in range(1000)}, timeout=20)
         await db.delete_many([f"old-{number}" for number in range(1000)], timeout=20)
-        await cluster.start("n1")
+        cluster.start("n1")
         async with asyncio.timeout(60):
             while cluster.log_of("n1").count("snapshot_adopted") < 8:
                 await db.put("meanwhile", "the others go on")
         # With the other two ended in turn, what n1 took in by snapshot is what a majority rests on.
         for name in ("n2", "n3"):
             assert await cluster.stop(name) == 0
-            await cluster.start(name)
+            cluster.start(name)
             await cluster.ready()
         found = await db.get_many([f"key-{part}-{number}" for part in range(10) for number in range(1000)], timeout=30)
         assert found == [b"x" * 2000] * 10_000

@@ -6,7 +6,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from shoal_chaos.clusters.process_cluster import ManagedCluster
+from shoal_chaos.clusters.configuration import loopback
+from shoal_chaos.clusters.process_cluster import ProcessCluster
 from shoal_chaos.workloads.operations import (
     ADD_NODES,
     DRAIN,
@@ -39,9 +40,11 @@ OPERATIONS = (
 
 @pytest.mark.timeout(600)
 async def test_no_operation_costs_a_call_or_breaks_a_history(tmp_path: Path) -> None:
-    cluster = ManagedCluster(tmp_path, keyspace=KEYSPACE)
+    cluster = ProcessCluster(tmp_path, loopback(joiners=2, managers=1, keyspace=KEYSPACE))
     try:
-        await cluster.start_all()
+        cluster.start_all()
+        await cluster.ready()
+        await cluster.linger_briefly()
         suite = await operate(cluster, "t", Random(1), OPERATIONS)
         exits = cluster.take_exits()
     finally:

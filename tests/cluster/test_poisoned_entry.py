@@ -56,7 +56,7 @@ async def failures(seeds: list[str], shard: int) -> list[ReplicaFailure | None]:
 async def command(cluster: Any, *arguments: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "shoal.cli", *arguments, "--url", cluster.url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=cluster.folder,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=cluster.root,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode or 0, output.decode()
@@ -67,7 +67,7 @@ async def test_the_runbook_leads_past_an_entry_that_no_replica_can_apply_and_not
     real_cluster: Any,
 ) -> None:
     async with real_cluster("storage: {compare_replicas: false}\n") as cluster:
-        seeds = [f"127.0.0.1:{port}" for port in cluster.ports]
+        seeds = cluster.addresses
         before = {f"key-{number}": f"{number}".encode() for number in range(KEYS)}
         async with shoal.AsyncClient(cluster.url) as db:
             await db.put_many(before)
@@ -81,12 +81,12 @@ async def test_the_runbook_leads_past_an_entry_that_no_replica_can_apply_and_not
             cluster.pause(name)
         for name in cluster.names:
             await cluster.kill(name)
-        ends = {name: end_of(cluster.folder / name, shard) for name in cluster.names}
+        ends = {name: end_of(cluster.root / name, shard) for name in cluster.names}
         [(last, term)] = set(ends.values())
         poisoned = last + 1
         for name in cluster.names:
-            append(cluster.folder / name, shard, poisoned, term)
-        await cluster.start_all()
+            append(cluster.root / name, shard, poisoned, term)
+        cluster.start_all()
 
         async with shoal.AsyncClient(cluster.url, timeout=20) as db:
             assert await db.get(others[0]) == before[others[0]]
@@ -118,7 +118,7 @@ async def test_the_runbook_leads_past_an_entry_that_no_replica_can_apply_and_not
             await db.put("key-0", "after")
             # A node that starts again comes to the entry once more, and passes it by what it noted.
             await cluster.kill("n2")
-            await cluster.start("n2")
+            cluster.start("n2")
             await cluster.ready()
             assert await db.get("key-0") == b"after"
         assert await find_violations(seeds) == []

@@ -23,7 +23,7 @@ PLANTED = b"planted"
 
 
 def seeds(cluster: Any) -> list[str]:
-    return [f"127.0.0.1:{port}" for port in cluster.ports]
+    return cluster.addresses
 
 
 def plant(database: Path, keyspace: int, shard: int, microshard: int) -> None:
@@ -52,8 +52,8 @@ async def test_a_row_planted_in_one_replica_is_found_and_named(real_cluster: Any
         (keyspace,) = routes.map.keyspaces
         shard = routes.shard_of(keyspace, PLANTED)
         assert await cluster.stop("n2") == 0
-        plant(cluster.folder / "n2" / DATABASE_FOLDER, keyspace.id, shard, keyspace.microshard_of(PLANTED))
-        await cluster.start("n2")
+        plant(cluster.root / "n2" / DATABASE_FOLDER, keyspace.id, shard, keyspace.microshard_of(PLANTED))
+        cluster.start("n2")
         await cluster.ready()
         (found,) = await find_violations(seeds(cluster))
         assert found.shard == shard
@@ -75,8 +75,8 @@ async def test_a_row_planted_in_one_replica_is_found_by_its_leader_and_goes_agai
         (keyspace,) = routes.map.keyspaces
         shard = routes.shard_of(keyspace, PLANTED)
         assert await cluster.stop("n2") == 0
-        plant(cluster.folder / "n2" / DATABASE_FOLDER, keyspace.id, shard, keyspace.microshard_of(PLANTED))
-        await cluster.start("n2")
+        plant(cluster.root / "n2" / DATABASE_FOLDER, keyspace.id, shard, keyspace.microshard_of(PLANTED))
+        cluster.start("n2")
         await cluster.ready()
         # Nothing is written: that the node has come back is reason enough to compare.
         async with asyncio.timeout(90):

@@ -15,7 +15,7 @@ from shoal.protocol.migration import MigrationCursor
 from shoal.shardmap import MicroshardRange, NodeAddress, Ranges, Routes, Shard
 from shoal_server.raft.membership import ChangeKind
 
-from .managed import ManagedCluster
+from .managed import OperatedCluster
 
 ROWS = {f"key-{number}".encode(): f"value-{number}".encode() for number in range(200)}
 MIGRATION = 900
@@ -24,11 +24,11 @@ MIGRATION = 900
 class ByHand:
     """What somebody sends to the shards' leaders, past the managers."""
 
-    def __init__(self, cluster: ManagedCluster) -> None:
+    def __init__(self, cluster: OperatedCluster) -> None:
         self._cluster = cluster
 
     async def leader(self, shard: int) -> AdminConnection:
-        for port in self._cluster.ports[: self._cluster.first_nodes]:
+        for port in self._cluster.ports:
             connection = await AdminConnection.open(f"127.0.0.1:{port}")
             for replica in (await connection.status()).replicas:
                 if replica.shard == shard and replica.role == "leader":
@@ -75,7 +75,7 @@ class ByHand:
             await leader.split_shard(shard, made, known.map.version + 1)
 
 
-async def until_found(cluster: ManagedCluster, code: str, shard: int) -> None:
+async def until_found(cluster: OperatedCluster, code: str, shard: int) -> None:
     """Wait until the doctor has this finding of the shard, whose advice names the command."""
 
     async def found() -> bool:
@@ -89,19 +89,19 @@ async def until_found(cluster: ManagedCluster, code: str, shard: int) -> None:
     await cluster.wait_for(found)
 
 
-async def doctor(cluster: ManagedCluster) -> tuple[int, str]:
+async def doctor(cluster: OperatedCluster) -> tuple[int, str]:
     """Return the doctor's exit code and report."""
     return await cluster.run_printing("doctor", "--json")
 
 
-async def until_well(cluster: ManagedCluster) -> None:
+async def until_well(cluster: OperatedCluster) -> None:
     async def well() -> bool:
         return (await doctor(cluster))[0] == 0
 
     await cluster.wait_for(well)
 
 
-async def every_row_is_there(cluster: ManagedCluster) -> None:
+async def every_row_is_there(cluster: OperatedCluster) -> None:
     async with shoal.AsyncClient(cluster.url, timeout=20.0) as db:
         values = await db.get_many(list(ROWS))
         assert dict(zip(ROWS, values, strict=True)) == ROWS
@@ -117,7 +117,7 @@ async def test_a_migration_that_no_operation_drives_is_undone_or_finished(manage
 
         await hand.begin(1, 2, MIGRATION, (first,))
         await until_found(cluster, "migration_without_operation", 1)
-        code, said = await cluster.run("settle", "1", "--plan")
+        code, said = await cluster.shoal("settle", "1", "--plan")
         assert (code, f"shard 1 gives migration {MIGRATION} up" in said) == (0, True)
         undone = await cluster.done("settle", "2")
         assert "all is as it was before" in undone["reason"]
@@ -140,7 +140,7 @@ async def test_a_migration_that_no_operation_drives_is_undone_or_finished(manage
         await until_well(cluster)
         await every_row_is_there(cluster)
         assert (await cluster.shards())[1]["microshards"] == f"{span.first + 2}-{span.end - 1}"
-        assert (await cluster.run("settle", "1"))[0] == 3, "there is nothing left to settle"
+        assert (await cluster.shoal("settle", "1"))[0] == 3, "there is nothing left to settle"
 
 
 async def test_a_shard_that_was_split_off_without_the_managers_comes_into_their_map(
@@ -182,5 +182,5 @@ async def test_a_member_that_is_no_node_stays_out_of_the_map_and_is_taken_out_of
         assert "n9" not in (await hand.shard(1)).replicas
         await until_well(cluster)
         for command in (("why", "1"), ("rebalance", "--plan"), ("drain", "n3", "--plan")):
-            assert "unknown node" not in (await cluster.run(*command))[1], command
+            assert "unknown node" not in (await cluster.shoal(*command))[1], command
         await cluster.done("split", "1")

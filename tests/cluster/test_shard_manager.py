@@ -13,13 +13,13 @@ import shoal
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from .managed import ManagedCluster
+from .managed import OperatedCluster
 
 
 async def test_nodes_join_and_shards_move_with_one_command_each(managed_cluster: Callable[..., Any]) -> None:
     async with managed_cluster(nodes=4, managers=1) as cluster:
         await cluster.join("n4")
-        code, text = await cluster.run("move", "1", "--from", "n1", "--to", "n4", "--plan")
+        code, text = await cluster.shoal("move", "1", "--from", "n1", "--to", "n4", "--plan")
         assert code == 0
         assert "promote n4 to a voter" in text
         assert sorted((await cluster.shards())[1]["voters"]) == ["n1", "n2", "n3"]
@@ -28,7 +28,7 @@ async def test_nodes_join_and_shards_move_with_one_command_each(managed_cluster:
         assert sorted((await cluster.shards())[1]["voters"]) == ["n2", "n3", "n4"]
         await cluster.done("drain", "n2")
         assert all("n2" not in shard["voters"] for shard in (await cluster.shards()).values())
-        code, text = await cluster.run("drain", "n3")
+        code, text = await cluster.shoal("drain", "n3")
         assert code == 1
         assert "nowhere to go" in text
         await cluster.done("undrain", "n2")
@@ -58,11 +58,11 @@ async def test_nodes_join_and_shards_move_with_one_command_each(managed_cluster:
             (("rolling-restart", "n1", "--if-version", "1"), 4),
             (("operations", "--managers", "127.0.0.1:1", "--timeout", "1s"), 5),
         ):
-            assert (await cluster.run(*arguments))[0] == expected, arguments
-        code, text = await cluster.run("why", "1")
+            assert (await cluster.shoal(*arguments))[0] == expected, arguments
+        code, text = await cluster.shoal("why", "1")
         assert code == 0
         assert "shard 1" in text
-        await asyncio.to_thread(check_reflection_and_health, cluster.admin[0])
+        await asyncio.to_thread(check_reflection_and_health, cluster.environment["SHOAL_MANAGERS"].split(",")[0])
 
 
 def check_reflection_and_health(address: str) -> None:
@@ -93,13 +93,13 @@ async def test_operations_outlive_the_managers_that_run_them(managed_cluster: Ca
             await cluster.kill(leader)
             await requested
             assert all(node not in shard["voters"] for shard in (await cluster.shards()).values())
-            await cluster.start(leader)
+            cluster.start(leader)
             await cluster.done("undrain", node)
             await cluster.done("rebalance")
         for name in ("m1", "m2", "m3"):
             await cluster.kill(name)
         await cluster.kill("n5")
-        await cluster.start("n5")
+        cluster.start("n5")
         await asyncio.sleep(3.0)
         stop.set()
         written, failures = await load
@@ -132,25 +132,25 @@ async def test_replicas_of_dead_and_wiped_nodes_are_replaced_and_nodes_restart_i
 ) -> None:
     async with managed_cluster(nodes=4, managers=1) as cluster:
         await cluster.join("n4")
-        assert (await cluster.run("settings", "--set", "gone_after=3s"))[0] == 0
+        assert (await cluster.shoal("settings", "--set", "gone_after=3s"))[0] == 0
         await cluster.kill("n1")
         await cluster.wait_for(lambda: cluster.healed("n1"))
-        await cluster.start("n1")
+        cluster.start("n1")
         await cluster.wait_for(cluster.all_well)
         assert all("n1" not in shard["voters"] for shard in (await cluster.shards()).values())
 
         await cluster.kill("n2")
-        shutil.rmtree(cluster.folder / "n2")
-        await cluster.start("n2")
+        shutil.rmtree(cluster.root / "n2")
+        cluster.start("n2")
         await cluster.wait_for(lambda: cluster.healed("n2"))
         assert all("n2" not in shard["voters"] for shard in (await cluster.shards()).values())
-        assert (await cluster.run("remove-node", "n2"))[0] == 0
+        assert (await cluster.shoal("remove-node", "n2"))[0] == 0
         await cluster.kill("n2")
 
         stop = asyncio.Event()
         load = asyncio.create_task(write_until(cluster.url, stop))
         await cluster.wait_for(cluster.all_well)
-        asked = cluster.folder / "asked"
+        asked = cluster.root / "asked"
         command = f"echo {{node}} >> {asked}"
         restart = asyncio.create_task(cluster.done("rolling-restart", "n1", "n3", "--command", command))
         for position, node in enumerate(("n1", "n3")):
@@ -162,7 +162,7 @@ async def test_replicas_of_dead_and_wiped_nodes_are_replaced_and_nodes_restart_i
             assert asked.read_text().split()[-1] == node
             assert all(shard["leader"] != node for shard in (await cluster.shards()).values())
             await cluster.kill(node)
-            await cluster.start(node)
+            cluster.start(node)
         await restart
         stop.set()
         written, failures = await load
@@ -173,13 +173,13 @@ async def test_replicas_of_dead_and_wiped_nodes_are_replaced_and_nodes_restart_i
 async def test_shards_split_and_merge_and_microshards_move_under_load(managed_cluster: Callable[..., Any]) -> None:
     async with managed_cluster(nodes=4, managers=1) as cluster:
         await cluster.join("n4")
-        code, text = await cluster.run("settings", "--set", "merge_linger=2s", "--set", "gone_after=20s", "--json")
+        code, text = await cluster.shoal("settings", "--set", "merge_linger=2s", "--set", "gone_after=20s", "--json")
         assert code == 0
         assert json.loads(text)["version"] == 2
         stop = asyncio.Event()
         load = asyncio.create_task(write_until(cluster.url, stop))
 
-        code, text = await cluster.run("split", "1", "--plan", "--json")
+        code, text = await cluster.shoal("split", "1", "--plan", "--json")
         assert code == 0
         assert "no row moves" in json.loads(text)["steps"][2]
         await cluster.done("split", "1")
@@ -206,7 +206,7 @@ async def test_shards_split_and_merge_and_microshards_move_under_load(managed_cl
                 assert await db.get(f"key-{number}") == f"value-{number}".encode()
 
 
-async def restart_manager(cluster: ManagedCluster) -> None:
+async def restart_manager(cluster: OperatedCluster) -> None:
     await asyncio.sleep(0.5)
     await cluster.kill("m1")
-    await cluster.start("m1")
+    cluster.start("m1")

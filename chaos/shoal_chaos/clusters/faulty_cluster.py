@@ -12,9 +12,10 @@ from random import Random
 from shoal import AsyncClient, ShoalError
 from shoal.admin.survey import Survey, survey
 
+from shoal_chaos.clusters.configuration import loopback
 from shoal_chaos.clusters.links import Links, NoSuchRule
 from shoal_chaos.clusters.networks import Medium, ProxyNetwork, network
-from shoal_chaos.clusters.process_cluster import ManagedCluster, until
+from shoal_chaos.clusters.process_cluster import ProcessCluster, until
 from shoal_chaos.clusters.proxy import NodeProxy
 from shoal_chaos.clusters.system_faults import LibraryMissing, SystemFaults
 
@@ -28,7 +29,7 @@ STARTED = b'"event": "node_started"'
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ClusterShape:
     """How large a cluster is, and how it is set up.
 
     Attributes:
@@ -54,7 +55,7 @@ class FaultyCluster:
     """Nodes with faulty links between them (see `networks`), and with the library for faults of disks and clocks loaded."""
 
     def __init__(
-        self, root: Path, shape: Shape, random: Random, *, system_faults: bool, medium: Medium = Medium.PROXIES
+        self, root: Path, shape: ClusterShape, random: Random, *, system_faults: bool, medium: Medium = Medium.PROXIES
     ) -> None:
         """Write the configuration; start nothing.
 
@@ -73,16 +74,20 @@ class FaultyCluster:
         self.managers = [f"m{number}" for number in range(1, shape.managers + 1)]
         self.links = Links()
         self._network = network(medium, names, self.managers, self.links, random)
-        self.managed = ManagedCluster(
-            root,
+        configuration = loopback(
             founders=shape.nodes,
             joiners=shape.joiners,
             managers=shape.managers,
             keyspace=f"microshards: {shape.microshards}, shards: {shape.shards}, voters: {shape.voters}",
             timing=f"clock_tolerance: {shape.clock_tolerance_ms}ms",
             fronted=self._network.fronted,
-            environments={name: system.environment for name, system in self._systems.items()},
             hosts=self._network.hosts,
+        )
+        self._ports = configuration.ports
+        self.processes = ProcessCluster(
+            root,
+            configuration,
+            environments={name: system.environment for name, system in self._systems.items()},
             wrappers=self._network.wrappers,
         )
         self.root = root
@@ -100,14 +105,17 @@ class FaultyCluster:
 
     async def start(self) -> None:
         """Start everything; wait until it serves."""
-        await self._network.start(self.managed.ports)
-        await self.managed.start_all()
+        await self._network.start(self._ports)
+        self.processes.start_all()
+        await self.processes.ready()
+        if self.managers:
+            await self.processes.linger_briefly()
 
     async def stop(self) -> None:
         """End everything."""
         self._note_exits()
         try:
-            await self.managed.stop_all()
+            await self.processes.stop_all()
         finally:
             await self._network.stop()
         for system in self._systems.values():
@@ -115,7 +123,7 @@ class FaultyCluster:
 
     @property
     def url(self) -> str:
-        return self.managed.url
+        return self.processes.url
 
     async def ready(self) -> None:
         """Start what faults have ended, and wait until every process has begun and every shard takes a write.
@@ -154,7 +162,7 @@ class FaultyCluster:
 
     async def survey(self) -> Survey:
         """Ask all nodes how they are; those that are paused or cut off say nothing."""
-        return await survey(self.managed.addresses, SURVEY_SECONDS)
+        return await survey(self.processes.addresses, SURVEY_SECONDS)
 
     async def leaders(self) -> Mapping[int, str]:
         found = await self.survey()
@@ -165,21 +173,21 @@ class FaultyCluster:
         return {shard.id: shard.voters for shard in (await self.survey()).shard_map.shards}
 
     async def run(self, *arguments: str) -> bytes:
-        return await self.managed.run(*arguments)
+        return await self.processes.run(*arguments)
 
     # -- processes
 
     @property
     def running(self) -> set[str]:
         """The nodes and managers whose processes run."""
-        return self.managed.running
+        return set(self.processes.running)
 
     async def kill(self, names: Iterable[str]) -> None:
         """SIGKILL, all at once, and wait for their ends."""
         dying = [name for name in names if name in self.running]
         self._excused.update(dying)
         for name in dying:
-            self.managed.send_signal(name, signal.SIGKILL)
+            self.processes.send_signal(name, signal.SIGKILL)
 
         async def gone() -> bool:
             return not self.running & set(dying)
@@ -192,12 +200,12 @@ class FaultyCluster:
         self._note_exits()
         for name in names:
             if name not in self.running and name not in self._lost:
-                self._log_lengths[name] = self.managed.folder.log_file(name).stat().st_size
-                self.managed.start(name)
+                self._log_lengths[name] = self.processes.folder.log_file(name).stat().st_size
+                self.processes.start(name)
 
     def has_begun(self, name: str) -> bool:
         """Return whether a process has begun to serve, that was started again since the cluster was ready last."""
-        with self.managed.folder.log_file(name).open("rb") as log:
+        with self.processes.folder.log_file(name).open("rb") as log:
             log.seek(self._log_lengths[name])
             return STARTED in log.read()
 
@@ -213,13 +221,13 @@ class FaultyCluster:
     def pause(self, names: Iterable[str]) -> None:
         """SIGSTOP."""
         for name in names:
-            self.managed.send_signal(name, signal.SIGSTOP)
+            self.processes.send_signal(name, signal.SIGSTOP)
 
     def resume(self, names: Iterable[str]) -> None:
         """SIGCONT."""
         for name in names:
             if name in self.running:
-                self.managed.send_signal(name, signal.SIGCONT)
+                self.processes.send_signal(name, signal.SIGCONT)
 
     def excuse(self, names: Iterable[str]) -> None:
         """Let processes end by themselves until the cluster is ready again: what is done to them is reason enough."""
@@ -257,6 +265,6 @@ class FaultyCluster:
         return self._network.proxy(name)
 
     def _note_exits(self) -> None:
-        for gone in self.managed.take_exits():
+        for gone in self.processes.take_exits():
             if gone.node not in self._excused:
                 self.failures.append(f"{gone.node} has ended by itself, with {gone.exit_code}: {gone.last_lines}")

@@ -1,4 +1,4 @@
-"""A cluster with shard managers, whose orders are given by the command line, and nodes that join it later."""
+"""A cluster of processes on this machine, whose operators' requests are given by the command line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from shoal import AsyncClient
 from shoal.admin.survey import Survey, examine, survey
 from shoal.cli.failures import ExitCode
 from shoal_server.local.cluster import NODE_COMMAND, LocalCluster, NodeExit
-from shoal_server.local.layout import LOOPBACK, ClusterFolder, free_ports
+from shoal_server.local.layout import ClusterFolder
 from shoal_server.local.processes import ChildNode
 
 from shoal_chaos.clusters.commands import CommandRunner, OrderFailed, command_output, run_command
+from shoal_chaos.clusters.configuration import Configuration
 
 CONDITION_SECONDS = 60.0
 CONDITION_INTERVAL_SECONDS = 0.05
@@ -26,7 +27,6 @@ MANAGER_TIMEOUT = "30s"
 
 STEP_BEGUN = ('"event": "operation"', '"state": "running"')
 MERGE_LINGER = "2s"
-"""How long a shard that was merged into another still answers; by default for longer than anybody wants to watch."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -40,73 +40,48 @@ class Ended(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class ManagedCluster:
-    """Processes on loopback: some nodes that found the cluster, others that join it when asked, and managers."""
+class ProcessCluster:
+    """Processes that this one has started: nodes, managers, and nodes that join when asked. No others are ever signalled.
+
+    `folder`: where their configuration, data and logs are. `names`, `joiners`, `managers`: who there is; of the nodes, those
+    that found the cluster, and those that join it. `wrappers`: looked at each time that a process is started.
+    """
 
     def __init__(
         self,
         root: Path,
+        configuration: Configuration,
         *,
-        founders: int = 3,
-        joiners: int = 2,
-        managers: int = 1,
-        keyspace: str,
-        timing: str = "",
-        fronted: bool = False,
         environments: Mapping[str, Mapping[str, str]] | None = None,
-        hosts: Mapping[str, str] | None = None,
         wrappers: Mapping[str, Sequence[str]] | None = None,
         run_command: CommandRunner = run_command,
     ) -> None:
         """Write the configuration; start nothing.
 
         Args:
-            keyspace: the settings of the keyspace `default`, such as "shards: 8".
-            timing: settings of the section `timing`, such as "support: 2s"; "": the defaults.
-            fronted: nodes listen elsewhere than where others look for them (see `ports`).
             environments: by node or manager, variables for its process.
-            hosts: by node or manager, the address that it listens at, where that is not loopback.
             wrappers: by node or manager, what its command is begun with.
             run_command: runs `shoal ...`, as `commands.run_command` does.
         """
-        folder = ClusterFolder(root)
-        nodes = founders + joiners
-        ports = free_ports(2 * nodes + 2 * managers)
-        fronts, backs, manager_ports = ports[:nodes], ports[nodes : 2 * nodes], ports[2 * nodes :]
-        self.ports = {
-            f"n{number}": (front, back if fronted else front)
-            for number, (front, back) in enumerate(zip(fronts, backs, strict=True), start=1)
-        }
-        """By node: at which port others look for it, and at which it listens."""
-        manager_names = [f"m{number}" for number in range(1, managers + 1)]
-        host = {name: (hosts or {}).get(name, LOOPBACK) for name in (*self.ports, *manager_names)}
-        node_lines = [
-            f"  - {{id: {name}, region: local, zone: z{name[1:]}, address: {host[name]}:{front}, "
-            f"listen: '{host[name]}:{back}', data: ./{name}}}"
-            for name, (front, back) in self.ports.items()
-        ]
-        manager_lines = [
-            f"  - {{id: {name}, address: {host[name]}:{port}, admin: '{host[name]}:{admin}', data: ./{name}}}"
-            for name, port, admin in zip(manager_names, manager_ports[::2], manager_ports[1::2], strict=True)
-        ]
-        # Others on this machine may have clusters, too: should one get a port of ours, it must not be taken for one of us.
-        cluster = f"managed-{ports[0]}"
-        rest = ["managers:", *manager_lines, f"timing: {{{timing}}}", "keyspaces:", f"  default: {{{keyspace}}}"]
+        self.folder = folder = ClusterFolder(root)
         root.mkdir(parents=True, exist_ok=True)
-        founding = root / "founding.yaml"
-        founding.write_text("\n".join([f"cluster: {cluster}", "nodes:", *node_lines[:founders], *rest]) + "\n", "utf-8")
-        folder.config_file.write_text("\n".join([f"cluster: {cluster}", "nodes:", *node_lines, *rest]) + "\n", "utf-8")
-        self.folder = folder
+        folder.config_file.write_text(configuration.text, "utf-8")
+        founding = folder.config_file
+        if configuration.founding:
+            founding = root / "founding.yaml"
+            founding.write_text(configuration.founding, "utf-8")
+        self.wrappers: dict[str, Sequence[str]] = dict(wrappers or {})
+        self._founding = LocalCluster(folder, founding, NODE_COMMAND, environments, self.wrappers)
+        self._joining = LocalCluster(folder, folder.config_file, NODE_COMMAND, environments, self.wrappers)
+        self.names = [node.id for node in self._founding.config.nodes]
+        self.joiners = [node.id for node in self._joining.config.nodes if node.id not in self.names]
+        self.managers = [manager.id for manager in self._founding.config.managers]
         self._run_command = run_command
         self._ending: set[str] = set()
-        self._founding = LocalCluster(folder, founding, NODE_COMMAND, environments, wrappers)
-        joining = (*NODE_COMMAND, "--join")
-        self._joining = LocalCluster(folder, folder.config_file, joining, environments, wrappers)
-        self._founders = [node.id for node in self._founding.config.nodes]
-        self._managers = [manager.id for manager in self._founding.config.managers]
-        self.joiners = [node.id for node in self._joining.config.nodes if node.id not in self._founders]
 
-    # -- processes
+    @property
+    def root(self) -> Path:
+        return self.folder.root
 
     @property
     def url(self) -> str:
@@ -118,26 +93,72 @@ class ManagedCluster:
         """Where the founding nodes listen."""
         return self._founding.addresses
 
-    def start(self, name: str) -> None:
-        """Start a node or a manager that does not run."""
-        self._home(name).start(name)
+    @property
+    def ports(self) -> list[int]:
+        """At which the founding nodes listen."""
+        return [int(address.rpartition(":")[2]) for address in self.addresses]
 
     @property
-    def running(self) -> set[str]:
+    def environment(self) -> dict[str, str]:
+        """Where the commands of `shoal` find this cluster."""
+        admin = ",".join(manager.admin for manager in self._founding.config.managers if manager.admin)
+        return {"SHOAL_MANAGERS": admin, "SHOAL_URL": self.url}
+
+    def log_of(self, name: str) -> str:
+        """Return what a process has logged, in all its lives."""
+        return self.folder.log_file(name).read_text()
+
+    # -- processes
+
+    def start(self, name: str, *options: str) -> None:
+        """Start a node or a manager that does not run; a node that does not found the cluster joins it."""
+        joins = ("--join",) if name in self.joiners else ()
+        self._home(name).start(name, (*joins, *options))
+
+    def start_all(self) -> None:
+        """Start the founding nodes and the managers."""
+        self._founding.start_all()
+
+    @property
+    def running(self) -> dict[str, ChildNode]:
         """The nodes and managers whose processes run."""
-        return {*self._founding.running, *self._joining.running}
+        return {**self._founding.running, **self._joining.running}
 
     def send_signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a node or a manager."""
-        self._child(name).signal(number)
+        self.running[name].signal(number)
 
-    async def end(self, name: str, number: signal.Signals) -> None:
-        """End a node or a manager by a signal, and wait until it is gone.
+    def pause(self, name: str) -> None:
+        """SIGSTOP."""
+        self.send_signal(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        self.send_signal(name, signal.SIGCONT)
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, and wait for the end.
+
+        Raises:
+            RuntimeError: see `end`.
+        """
+        await self.end(name, signal.SIGKILL)
+
+    async def stop(self, name: str) -> int:
+        """SIGTERM, and wait for the end; return the exit code.
+
+        Raises:
+            RuntimeError: see `end`.
+        """
+        return await self.end(name, signal.SIGTERM)
+
+    async def end(self, name: str, number: signal.Signals) -> int:
+        """End a node or a manager by a signal, and wait until it is gone; return the exit code, negative for a signal.
 
         Raises:
             RuntimeError: others have ended as well, by themselves.
         """
-        child = self._child(name)
+        child = self.running[name]
         self._ending.add(name)
         child.signal(number)
         await until(f"{name} has ended", _ended(child))
@@ -145,31 +166,65 @@ class ManagedCluster:
         self._ending.discard(name)
         if others:
             raise RuntimeError(f"processes have ended by themselves: {others}")
+        return child.exit_code() or 0
+
+    async def kill_all(self) -> None:
+        """SIGKILL whatever runs, and wait for the ends."""
+        dying = list(self.running.values())
+        for child in dying:
+            child.signal(signal.SIGKILL)
+        for child in dying:
+            await until(f"{child.node} has ended", _ended(child))
+        self.take_exits()
+
+    async def stop_all(self) -> None:
+        """End whatever runs, in order."""
+        await self._joining.stop()
+        await self._founding.stop()
 
     def take_exits(self) -> list[NodeExit]:
         """Return the processes that have ended since the last call."""
         return self._founding.take_exits() + self._joining.take_exits()
 
-    async def start_all(self) -> None:
-        """Start the founding nodes and the managers; wait until all serves."""
-        self._founding.start_all()
-        async with AsyncClient(self.url, timeout=CONDITION_SECONDS) as db:
-            await db.put_many({f"ready-{number}": "yes" for number in range(READY_KEYS)})
-        if not self._managers:
-            return
-        await until("the managers answer", self._managers_answer)
-        await self.run("settings", "--set", f"merge_linger={MERGE_LINGER}")
-
-    async def stop_all(self) -> None:
-        """End whatever runs."""
-        await self._joining.stop()
-        await self._founding.stop()
-
     def _home(self, name: str) -> LocalCluster:
         return self._joining if name in self.joiners else self._founding
 
-    def _child(self, name: str) -> ChildNode:
-        return self._home(name).running[name]
+    # -- how it is
+
+    async def ready(self) -> None:
+        """Wait until every shard of the keyspace `default` takes a write, and the managers answer, if there are some."""
+        async with AsyncClient(self.url, timeout=CONDITION_SECONDS) as db:
+            await db.put_many({f"ready-{number}": "yes" for number in range(READY_KEYS)})
+        if self.managers:
+            await until("the managers answer", self._managers_answer)
+
+    async def leader(self, place: float) -> str:
+        """Return the node that leads the shard at `place`, from 0 to 1, among all that have a leader."""
+        found = await survey(self.addresses)
+        leaders = [found.leader(shard.id) for shard in found.shard_map.shards]
+        nodes = [leader.node for leader in leaders if leader is not None]
+        return nodes[int(place * len(nodes))]
+
+    async def survey(self) -> Survey:
+        """Ask all nodes how they are."""
+        return await survey(self.addresses)
+
+    async def well(self) -> None:
+        """Wait until every shard has its leader and all its replicas are in step."""
+
+        async def is_well() -> bool:
+            return not (await examine(self.addresses)).problems
+
+        await until("every replica is in step", is_well)
+
+    def operation_steps(self) -> int:
+        """Return how many steps of operations the managers have begun, as they say in their logs."""
+        lines = [line for name in self.managers for line in self.log_of(name).splitlines()]
+        return sum(all(words in line for words in STEP_BEGUN) for line in lines)
+
+    async def _managers_answer(self) -> bool:
+        code, _, _ = await self._run_command(("operations", "--json", "--timeout", "1s"), self.environment)
+        return code == ExitCode.DONE
 
     # -- orders
 
@@ -179,7 +234,7 @@ class ManagedCluster:
         Raises:
             OrderFailed: it did not end well.
         """
-        return await command_output(arguments, self._environment, self._run_command)
+        return await command_output(arguments, self.environment, self._run_command)
 
     async def order(self, *arguments: str) -> Ended:
         """Give an order, and wait until the operation is done.
@@ -222,31 +277,9 @@ class ManagedCluster:
                 self.start(name)
             await asyncio.sleep(CONDITION_INTERVAL_SECONDS)
 
-    async def survey(self) -> Survey:
-        """Ask all nodes how they are."""
-        return await survey(self.addresses)
-
-    async def well(self) -> None:
-        """Wait until every shard has its leader and all its replicas are in step."""
-
-        async def is_well() -> bool:
-            return not (await examine(self.addresses)).problems
-
-        await until("every replica is in step", is_well)
-
-    def operation_steps(self) -> int:
-        """Return how many steps of operations the managers have begun, as they say in their logs."""
-        lines = [line for name in self._managers for line in self.folder.log_file(name).read_text().splitlines()]
-        return sum(all(words in line for words in STEP_BEGUN) for line in lines)
-
-    async def _managers_answer(self) -> bool:
-        code, _, _ = await self._run_command(("operations", "--json", "--timeout", "1s"), self._environment)
-        return code == ExitCode.DONE
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        admin = ",".join(manager.admin for manager in self._founding.config.managers if manager.admin)
-        return {"SHOAL_MANAGERS": admin, "SHOAL_URL": self.url}
+    async def linger_briefly(self) -> None:
+        """Have shards that were merged into others go soon: by default they answer for longer than anybody wants to watch."""
+        await self.run("settings", "--set", f"merge_linger={MERGE_LINGER}")
 
 
 async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:

@@ -70,7 +70,7 @@ class ChangedRow(Nemesis):
         shard = routes.shard_of(keyspace, key)
         cluster.excuse([self._node])
         # In good order, so that nothing of its log is applied again, and with it what was changed.
-        await cluster.managed.end(self._node, signal.SIGTERM)
+        await cluster.processes.end(self._node, signal.SIGTERM)
         self._log_lengths = {name: _log(cluster, name).stat().st_size for name in cluster.nodes}
         database = cluster.root / self._node / DATABASE_FOLDER
         microshard = keyspace.microshard_of(key)
@@ -104,7 +104,7 @@ class ChangedRow(Nemesis):
 
 
 def _log(cluster: FaultyCluster, name: str) -> Path:
-    return cluster.managed.folder.log_file(name)
+    return cluster.processes.folder.log_file(name)
 
 
 def _change(database: Path, keyspace: int, shard: int, microshard: int, key: bytes, change: RowChange) -> bool:

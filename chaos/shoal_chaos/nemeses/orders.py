@@ -46,7 +46,7 @@ class Operations(Nemesis):
             if self._stopping:
                 return
             try:
-                await operation.run(cluster.managed)
+                await operation.run(cluster.processes)
             except (OrderFailed, ShoalError) as error:
                 cluster.remarks.append(f"{operation.name}: {error}")
             except RuntimeError as error:

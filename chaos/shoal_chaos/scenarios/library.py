@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from shoal_chaos.clusters.faulty_cluster import Shape
+from shoal_chaos.clusters.faulty_cluster import ClusterShape
 from shoal_chaos.clusters.links import LinkRule
 from shoal_chaos.clusters.networks import Medium
 from shoal_chaos.nemeses.base import Nemesis, Together
@@ -53,9 +53,9 @@ from shoal_chaos.workloads.operations import (
 
 Round = Callable[[Random], Sequence[TimedNemesis]]
 
-FIVE = Shape(nodes=5, voters=5)
-MANAGED = Shape(nodes=4, managers=1)
-TIGHT_CLOCKS = Shape(clock_tolerance_ms=100)
+FIVE = ClusterShape(nodes=5, voters=5)
+MANAGED = ClusterShape(nodes=4, managers=1)
+TIGHT_CLOCKS = ClusterShape(clock_tolerance_ms=100)
 
 MAJORITY_STAYS = 0.3
 """While one node is away: its leaders' shards are out for an election, others only slow. A low bar: it is to tell an

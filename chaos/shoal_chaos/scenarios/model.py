@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from shoal_chaos.clusters.faulty_cluster import Shape
+from shoal_chaos.clusters.faulty_cluster import ClusterShape
 from shoal_chaos.clusters.networks import Medium
 from shoal_chaos.nemeses.base import Nemesis
 
 ESSENTIAL = ("registers", "counters", "bank", "append-lists", "sessions", "staleness")
 """Workloads that between them ask for every promise of consistency, and leave a small machine room for faults."""
 
-SMALL = Shape()
+SMALL = ClusterShape()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Scenario:
     hypothesis: str
     round: Callable[[Random], Sequence[TimedNemesis]]
     workloads: tuple[str, ...] = ESSENTIAL
-    shape: Shape = SMALL
+    shape: ClusterShape = SMALL
     availability: float = 0.0
     recovery_seconds: float = 10.0
     needs_system_faults: bool = False

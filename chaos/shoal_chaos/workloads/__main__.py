@@ -18,13 +18,13 @@ from random import Random
 from typing import Annotated
 
 import typer
-from shoal_server.local.cluster import LocalCluster
-from shoal_server.local.layout import ClusterFolder, free_ports
+from shoal_server.local.layout import free_ports
 
 from shoal_chaos.checkers.divergence import find_violations as find_divergence
+from shoal_chaos.clusters.configuration import Configuration
+from shoal_chaos.clusters.process_cluster import ProcessCluster
 from shoal_chaos.clusters.regions import regional_config, regions_of
 from shoal_chaos.workloads.faults import ProcessFault, inflict, schedule
-from shoal_chaos.workloads.own_cluster import OwnCluster
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
 from shoal_chaos.workloads.under_operations import rounds
 
@@ -49,28 +49,26 @@ def main(
 
 
 async def _on_own_cluster(minutes: float, seed: int) -> int:
-    folder = ClusterFolder(Path(tempfile.mkdtemp(prefix="shoal-workloads-")))
-    folder.config_file.write_text(regional_config(free_ports(NODES)), "utf-8")
-    cluster = LocalCluster(folder, folder.config_file)
+    configuration = Configuration(regional_config(free_ports(NODES)))
+    cluster = ProcessCluster(Path(tempfile.mkdtemp(prefix="shoal-workloads-")), configuration)
     cluster.start_all()
     failed = 1
     try:
-        nodes = OwnCluster(cluster)
-        await nodes.ready()
-        failed = await _on(cluster.url(), minutes, seed, nodes)
+        await cluster.ready()
+        failed = await _on(cluster.url, minutes, seed, cluster)
     finally:
         for ended in cluster.take_exits():
             print(f"node {ended.node} has ended by itself, with {ended.exit_code}: {' | '.join(ended.last_lines)}")
             failed += 1
-        await cluster.stop()
+        await cluster.stop_all()
         if failed:
-            print(f"configuration, data and logs are kept in {folder.root}")
+            print(f"configuration, data and logs are kept in {cluster.root}")
         else:
-            shutil.rmtree(folder.root)
+            shutil.rmtree(cluster.root)
     return failed
 
 
-async def _on(url: str, minutes: float, seed: int, nodes: OwnCluster | None = None) -> int:
+async def _on(url: str, minutes: float, seed: int, nodes: ProcessCluster | None = None) -> int:
     """Run rounds; return how many had violations."""
     until = time.monotonic() + minutes * 60
     random, faults = Random(seed), schedule(Random(seed))
@@ -104,7 +102,7 @@ async def _running(suite: Suite) -> AsyncIterator[None]:
             stop.set()
 
 
-async def _disturb(nodes: OwnCluster | None, faults: Iterator[ProcessFault]) -> None:
+async def _disturb(nodes: ProcessCluster | None, faults: Iterator[ProcessFault]) -> None:
     """Do harm for as long as a round lasts; or wait."""
     if nodes is None:
         await asyncio.sleep(ROUND_SECONDS)

@@ -29,7 +29,7 @@ class Nodes(Protocol):
         """SIGKILL, and wait for the end."""
         ...
 
-    async def start(self, name: str) -> None: ...
+    def start(self, name: str) -> None: ...
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""
@@ -94,6 +94,6 @@ async def inflict(fault: ProcessFault, nodes: Nodes) -> str:
             stopped.close()
         await asyncio.sleep(fault.seconds)
         if killed:
-            await nodes.start(killed)
+            nodes.start(killed)
     await nodes.ready()
     return f"{', '.join(done)} for {fault.seconds:.1f} s"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shoal.admin.survey import Survey
 from shoal.shardmap import Shard
 
-from shoal_chaos.clusters.process_cluster import ManagedCluster, until
+from shoal_chaos.clusters.process_cluster import ProcessCluster, until
 
 MANAGER = "m1"
 
@@ -20,30 +20,30 @@ class Operation:
     """Something that operators do, by its name, and how. `once`: a second time, it would have nothing to do."""
 
     name: str
-    run: Callable[[ManagedCluster], Awaitable[object]]
+    run: Callable[[ProcessCluster], Awaitable[object]]
     once: bool = False
 
 
-async def transfer_leaders(cluster: ManagedCluster) -> None:
+async def transfer_leaders(cluster: ProcessCluster) -> None:
     """Hand every shard to another of its voters."""
     found = await cluster.survey()
     for shard in found.shard_map.shards:
         await cluster.run("transfer-leader", str(shard.id), _another_voter(found, shard))
 
 
-async def fail_over(cluster: ManagedCluster) -> None:
+async def fail_over(cluster: ProcessCluster) -> None:
     """Take all leaderships from each node in turn."""
     for node in (await cluster.survey()).shard_map.nodes:
         await cluster.order("failover", node.id)
 
 
-async def split(cluster: ManagedCluster) -> None:
+async def split(cluster: ProcessCluster) -> None:
     """Split the shard that has most microshards."""
     shards = await _shards_by_size(cluster)
     await cluster.order("split", str(shards[-1].id))
 
 
-async def move_microshards(cluster: ManagedCluster) -> None:
+async def move_microshards(cluster: ProcessCluster) -> None:
     """Give half of the microshards of the shard that has most to the one that has fewest."""
     smallest, *_, largest = await _shards_by_size(cluster)
     part = largest.ranges[0]
@@ -54,18 +54,18 @@ async def move_microshards(cluster: ManagedCluster) -> None:
     )  # fmt: skip
 
 
-async def merge(cluster: ManagedCluster) -> None:
+async def merge(cluster: ProcessCluster) -> None:
     """Merge the shard that has fewest microshards into the one that has the next fewest."""
     source, target, *_ = await _shards_by_size(cluster)
     await cluster.order("merge", str(target.id), str(source.id))
 
 
-async def rolling_restart(cluster: ManagedCluster) -> None:
+async def rolling_restart(cluster: ProcessCluster) -> None:
     """Restart every node, one after another."""
     await cluster.rolling_restart()
 
 
-async def move(cluster: ManagedCluster) -> None:
+async def move(cluster: ProcessCluster) -> None:
     """Move a replica, the leader, to a node that has none of the shard."""
     found = await cluster.survey()
     nodes = [node.id for node in found.shard_map.nodes]
@@ -78,18 +78,18 @@ async def move(cluster: ManagedCluster) -> None:
     raise RuntimeError("every shard has replicas on all nodes: none can move")
 
 
-async def drain(cluster: ManagedCluster) -> None:
+async def drain(cluster: ProcessCluster) -> None:
     """Empty a node that leads shards."""
     await cluster.order("drain", "n2")
 
 
-async def undrain(cluster: ManagedCluster) -> None:
+async def undrain(cluster: ProcessCluster) -> None:
     """Let the node take replicas again, and give it some."""
     await cluster.order("undrain", "n2")
     await cluster.order("rebalance")
 
 
-async def add_nodes(cluster: ManagedCluster) -> None:
+async def add_nodes(cluster: ProcessCluster) -> None:
     """Start nodes that are new, and spread replicas and leaders over them."""
     for node in cluster.joiners:
         await cluster.join(node)
@@ -99,7 +99,7 @@ async def add_nodes(cluster: ManagedCluster) -> None:
 def without_manager(operation: Operation) -> Operation:
     """Return the same, but in its middle the manager is killed and started again."""
 
-    async def run(cluster: ManagedCluster) -> None:
+    async def run(cluster: ProcessCluster) -> None:
         ordered = cluster.operation_steps()
         working = asyncio.create_task(_run(operation, cluster))
 
@@ -144,7 +144,7 @@ ALL: Sequence[Operation] = (
 """In an order in which each has something to do, on a cluster that has just been founded, and then again."""
 
 
-async def _run(operation: Operation, cluster: ManagedCluster) -> None:
+async def _run(operation: Operation, cluster: ProcessCluster) -> None:
     await operation.run(cluster)
 
 
@@ -153,7 +153,7 @@ def _another_voter(found: Survey, shard: Shard) -> str:
     return next(node for node in shard.voters if leader is None or node != leader.node)
 
 
-async def _shards_by_size(cluster: ManagedCluster) -> list[Shard]:
+async def _shards_by_size(cluster: ProcessCluster) -> list[Shard]:
     """Return the shards that have microshards, those with the fewest first."""
     shards = (await cluster.survey()).shard_map.shards
     return sorted((shard for shard in shards if shard.ranges), key=_microshards)

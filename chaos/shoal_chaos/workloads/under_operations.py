@@ -12,7 +12,8 @@ from pathlib import Path
 from random import Random
 
 from shoal_chaos.checkers.divergence import find_violations as find_divergence
-from shoal_chaos.clusters.process_cluster import ManagedCluster
+from shoal_chaos.clusters.configuration import loopback
+from shoal_chaos.clusters.process_cluster import ProcessCluster
 from shoal_chaos.workloads.operations import ALL, Operation
 from shoal_chaos.workloads.suite import Suite, open_clients
 
@@ -20,7 +21,7 @@ CLIENTS = 2
 KEYSPACE = "microshards: 64, shards: 4"
 
 
-async def operate(cluster: ManagedCluster, run: str, random: Random, operations: Sequence[Operation]) -> Suite:
+async def operate(cluster: ProcessCluster, run: str, random: Random, operations: Sequence[Operation]) -> Suite:
     """Do one operation after another under load; return what the load has seen.
 
     Raises:
@@ -58,10 +59,12 @@ async def rounds(minutes: float, seed: int) -> int:
 async def _round(run: str, random: Random) -> bool:
     """Run one round; return whether anything was wrong, in which case its folder is kept."""
     folder = Path(tempfile.mkdtemp(prefix="shoal-operations-"))
-    cluster = ManagedCluster(folder, keyspace=KEYSPACE)
+    cluster = ProcessCluster(folder, loopback(joiners=2, managers=1, keyspace=KEYSPACE))
     wrong: list[str] = []
     try:
-        await cluster.start_all()
+        cluster.start_all()
+        await cluster.ready()
+        await cluster.linger_briefly()
         suite = await operate(cluster, run, random, ALL)
         wrong += [f"{one.node} has ended by itself, with {one.exit_code}" for one in cluster.take_exits()]
         wrong += [found.sentence for found in await find_divergence(cluster.addresses)]

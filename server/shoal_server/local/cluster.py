@@ -135,7 +135,7 @@ class LocalCluster:
         self.config = load_config(self.config_file, os.environ)
         self._node_command = tuple(node_command)
         self._environments = environments or {}
-        self._wrappers = wrappers or {}
+        self._wrappers = {} if wrappers is None else wrappers
         self._children: dict[str, ChildNode] = {}
 
     @property
@@ -186,13 +186,17 @@ class LocalCluster:
                     _check_free(address)
         return missing
 
-    def start(self, node: str) -> ChildNode:
-        """Start one node, or manager, which must not run."""
+    def start(self, node: str, options: Sequence[str] = ()) -> ChildNode:
+        """Start one node, or manager, which must not run.
+
+        Args:
+            options: of its command, beside those that name its configuration and itself.
+        """
         if node in self.running:
             raise ValueError(f"node {node} runs already")
         manages = any(manager.id == node for manager in self.config.managers)
         run = MANAGER_COMMAND if manages else self._node_command
-        command = [*self._wrappers.get(node, ()), *run, "--config", str(self.config_file), "--id", node]
+        command = [*self._wrappers.get(node, ()), *run, "--config", str(self.config_file), "--id", node, *options]
         # Relative paths of the configuration mean its own folder, whoever starts the node and from wherever.
         child = start_node(self.folder, node, command, self.config_file.parent, self._environments.get(node))
         self._children[node] = child

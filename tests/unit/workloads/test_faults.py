@@ -23,7 +23,7 @@ class Recorder:
     async def kill(self, name: str) -> None:
         self.done.append(f"kill {name}")
 
-    async def start(self, name: str) -> None:
+    def start(self, name: str) -> None:
         self.done.append(f"start {name}")
 
     def pause(self, name: str) -> None:
