@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from shoal.shardmap import Shard
 from shoal_chaos.control_simulation.run import Focus, simulate
-from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.many_seeds import run_seeds
 from shoal_shardmanager.control import operation_queue
 from shoal_shardmanager.control.node_requests import DEMOTE, ChangeMember

@@ -7,9 +7,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.faults.silent_changes import SilentChanges
 from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.run import simulate
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import comparisons, digests

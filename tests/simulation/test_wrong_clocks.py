@@ -7,8 +7,8 @@ from random import Random
 from typing import cast
 
 import pytest
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.faults.wrong_clocks import MostClocksWrong, WrongClocks
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.mixes import COLD_START, MIXES, WRONG_CLOCKS, Mix
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import wall_clock

@@ -18,7 +18,7 @@ from shoal_chaos.application_simulation.faults import (
 from shoal_chaos.application_simulation.processes import Process
 from shoal_chaos.application_simulation.search import ShoalSimulation
 from shoal_chaos.application_simulation.simulation import Simulation
-from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.invariants import Violation
 
 __all__ = [
     "BadNetwork",

@@ -19,8 +19,8 @@ from shoal_chaos.application_simulation.scene import ApplicationScene
 from shoal_chaos.application_simulation.shape import Shape
 from shoal_chaos.application_simulation.simulation import Simulation
 from shoal_chaos.application_simulation.sources import simulated_sources
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.checks.rows import compare_rows
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.managers.process import UNIX_START
 from shoal_chaos.simulation.world.events import SECOND
 from shoal_chaos.simulation.world.garbage import collecting_when_told

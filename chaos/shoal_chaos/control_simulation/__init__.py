@@ -1,5 +1,5 @@
 """The shard manager in simulation: its real process code, on simulated time, over simulated streams, beside real node cores.
 
-What is in time and connections is in simulation/world, nodes and managers in simulation/managers, what must hold in
-simulation/checks/control_plane.py. Here: operators.py (what operators ask for), faults.py, run.py.
+Nodes, managers and their rows are in simulation/managers, what must hold in simulation/checks/control_plane.py. Here:
+operators.py (what operators ask for), faults.py, run.py.
 """

@@ -27,7 +27,7 @@ from shoal_shardmanager.control.state import ClusterState
 from shoal_shardmanager.process.driver import Leadership
 from shoal_shardmanager.process.store import Deposed
 
-from shoal_chaos.simulation.checks.invariants import Violation
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.managers.scene import ManagedScene
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 

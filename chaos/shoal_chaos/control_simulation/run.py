@@ -10,11 +10,11 @@ from shoal_shardmanager.control.rows import Drain, Heal, NodeState, OperationRow
 
 from shoal_chaos.control_simulation.faults import ControlFaults
 from shoal_chaos.control_simulation.operators import Operators
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.checks.recovery import count_stored
 from shoal_chaos.simulation.checks.rows import compare_rows
 from shoal_chaos.simulation.clients.clients import Clients
 from shoal_chaos.simulation.cluster.cluster import one_keyspace
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.managers.scene import ManagedScene, managed_scene
 from shoal_chaos.simulation.settings import random_settings
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND

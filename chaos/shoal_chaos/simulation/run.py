@@ -8,11 +8,11 @@ from random import Random
 
 from shoal_server.node.settings import NodeSettings
 
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.checks.recovery import check_recovered, count_stored
 from shoal_chaos.simulation.checks.rows import compare_rows
 from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.scene import NodesScene, nodes_scene
 from shoal_chaos.simulation.settings import random_settings
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, derived_random

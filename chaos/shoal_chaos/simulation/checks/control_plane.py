@@ -31,8 +31,8 @@ from shoal_shardmanager.control.rows import (
     Step,
 )
 
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.cluster.node import SimulatedNode
+from shoal_chaos.simulation.invariants import Violation
 
 MOVES_NOTHING_MS = 30_000
 """A move that is stuck for so long does not count against the caps."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from shoal.shardmap import Shard
 
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.checks.rows import stray_rows
 from shoal_chaos.simulation.clients.histories import COUNTER
 from shoal_chaos.simulation.cluster.cluster import Cluster
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.scene import NodesScene
 
 

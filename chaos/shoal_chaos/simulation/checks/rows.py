@@ -17,8 +17,8 @@ from shoal_server.storage.layout import (
     split_off_key,
 )
 
-from shoal_chaos.simulation.checks.invariants import Invariants, Violation
 from shoal_chaos.simulation.cluster.node import SimulatedNode
+from shoal_chaos.simulation.invariants import Invariants, Violation
 
 
 def compare_rows(nodes: Iterable[SimulatedNode], invariants: Invariants) -> None:

@@ -42,8 +42,8 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import Keyspace, Ranges, Routes, all_of, microshards_in, one_microshard
 
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.clients.histories import Histories, SharedWrite
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.world.events import MILLISECOND, Events
 
 TIMEOUT = 400 * MILLISECOND

@@ -7,8 +7,8 @@ from random import Random
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.settings import NodeSettings
 
-from shoal_chaos.simulation.checks.invariants import Invariants
 from shoal_chaos.simulation.cluster.node import DISK_LOOK_INTERVAL, Keeper, SimulatedNode
+from shoal_chaos.simulation.invariants import Invariants
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Clock
 from shoal_chaos.simulation.world.world import World
 

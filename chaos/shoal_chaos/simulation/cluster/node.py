@@ -20,7 +20,7 @@ from shoal_server.storage.layout import applied_state_key, split_off_key
 from shoal_server.storage.node_rows import load_shard_map
 from shoal_server.storage.replica_rows import is_stored
 
-from shoal_chaos.simulation.checks.invariants import Invariants, Serving, Violation
+from shoal_chaos.simulation.invariants import Invariants, Serving, Violation
 from shoal_chaos.simulation.world.disk import SimulatedEngine
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Clock
 from shoal_chaos.simulation.world.world import World

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import Answer, OpenSession, Put, Request, Write, Written
 
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.clients.client import SimulatedClient
 from shoal_chaos.simulation.clients.steps import ClientStep, FastPutStep, PutStep
 from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.events import MILLISECOND
 

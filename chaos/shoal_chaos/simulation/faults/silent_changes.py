@@ -16,9 +16,9 @@ from shoal_server.node.replica import Replica
 from shoal_server.storage.applied_state import applied_state_row
 from shoal_server.storage.layout import applied_state_key, prefix_end, value_header
 
-from shoal_chaos.simulation.checks.invariants import Violation
 from shoal_chaos.simulation.cluster.node import SimulatedNode
 from shoal_chaos.simulation.faults.usual import UsualFaults
+from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_chaos.simulation.world.disk import SimulatedEngine
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
