@@ -299,6 +299,7 @@ FIRST_SEED = {
     commit_without_a_majority: 16,
     lease_without_end: 6,
     continue_with_lower_seqs: 41,
+    open_a_child_before_the_flush: 29,
 }
 """Where the search begins for a bug that was found late the last time."""
 FAULTS: dict[Callable[[pytest.MonkeyPatch], None], type[UsualFaults]] = {

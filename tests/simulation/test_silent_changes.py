@@ -18,7 +18,7 @@ from shoal_server.node.digests import Slice
 from shoal_server.node.verdicts import Copy, CopyVerdict, judge
 from shoal_server.raft.messages import Entry, Membership
 from shoal_server.shard.commands import DigestCursor
-from shoal_server.shard.machine import Outcome, ShardStateMachine
+from shoal_server.shard.machine import CommandOutcome, ShardStateMachine
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Engine
 
@@ -98,7 +98,7 @@ def apply_on_before_the_digest(patch: pytest.MonkeyPatch) -> None:
     """A digest is made of whatever is applied when there is time for it."""
     original = ShardStateMachine.apply
 
-    def apply(self: ShardStateMachine, entries: list[Entry], *others: Any) -> list[tuple[Entry, list[Outcome]]]:
+    def apply(self: ShardStateMachine, entries: list[Entry], *others: Any) -> list[tuple[Entry, list[CommandOutcome]]]:
         due, self.digest_due = self.digest_due, None
         results = original(self, entries, *others)
         while self.state.index < entries[-1].index:
