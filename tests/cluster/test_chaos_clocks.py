@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from shoal_chaos.clusters import process_cluster
 from shoal_chaos.clusters.system_faults import LibraryMissing, library
-from shoal_chaos.report.records import Outcome, RunRecord
+from shoal_chaos.report.records import RunOutcome, RunRecord
 from shoal_chaos.scenarios.library import BY_NAME
 from shoal_chaos.scenarios.run import run_here
-from shoal_chaos.workloads import managed_cluster
 
 SEED = 1
 SECONDS = 4.0
@@ -50,7 +50,7 @@ def broken_promises(record: RunRecord) -> dict[str, tuple[str, ...]]:
 async def test_rows_live_as_long_as_they_are_to_while_one_clock_is_wrong(tmp_path: Path) -> None:
     record = await run_here(BY_NAME["clock-jump"], SEED, SECONDS, tmp_path, print)
     assert broken_promises(record) == {}
-    assert record.outcome is Outcome.HELD, record.reason
+    assert record.outcome is RunOutcome.HELD, record.reason
     assert record.faults
 
 
@@ -58,7 +58,7 @@ async def test_rows_live_as_long_as_they_are_to_while_one_clock_is_wrong(tmp_pat
 async def test_nodes_that_believe_their_own_clocks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = tmp_path / "believing_node.py"
     planted.write_text(BELIEVING_NODE, "utf-8")
-    monkeypatch.setattr(managed_cluster, "NODE_COMMAND", (sys.executable, str(planted), "node"))
+    monkeypatch.setattr(process_cluster, "NODE_COMMAND", (sys.executable, str(planted), "node"))
     record = await run_here(BY_NAME["clock-jump"], SEED, SECONDS, tmp_path / "cluster", print)
-    assert record.outcome is Outcome.REFUTED
+    assert record.outcome is RunOutcome.REFUTED
     assert {"expiry", "locks"} & broken_promises(record).keys(), record.verdicts

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from shoal.routing.network import Network
 from shoal_chaos.nemeses.other_clusters import ComesBack, OtherCluster
-from shoal_chaos.report.records import Outcome, RunRecord
+from shoal_chaos.report.records import RunOutcome, RunRecord
 from shoal_chaos.scenarios.library import BY_NAME
 from shoal_chaos.scenarios.model import Scenario, TimedNemesis
 from shoal_chaos.scenarios.run import run_here
@@ -35,7 +35,7 @@ def broken_promises(record: RunRecord) -> dict[str, tuple[str, ...]]:
 async def test_clients_believe_nothing_of_another_cluster_and_say_so(tmp_path: Path) -> None:
     record = await run_here(with_one_fault(ComesBack.OLDER), SEED, ONE_FAULT_SECONDS, tmp_path, print)
     assert broken_promises(record) == {}
-    assert record.outcome is Outcome.HELD, record.reason
+    assert record.outcome is RunOutcome.HELD, record.reason
     assert ComesBack.OLDER in record.faults[0].words
 
 
@@ -50,7 +50,7 @@ async def test_clients_that_take_every_cluster_for_their_own_are_found(
 
     monkeypatch.setattr(Network, "up", up)
     record = await run_here(with_one_fault(ComesBack.EMPTY), SEED, ONE_FAULT_SECONDS, tmp_path, print)
-    assert record.outcome is Outcome.REFUTED
+    assert record.outcome is RunOutcome.REFUTED
     found = broken_promises(record)
     assert "what faults themselves have shown" in found
     assert {"acknowledged writes", "registers"} & found.keys(), "what the other cluster acknowledged must be missed"

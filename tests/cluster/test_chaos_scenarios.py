@@ -18,7 +18,7 @@ from shoal_chaos.clusters.networks import Medium
 from shoal_chaos.clusters.system_faults import LibraryMissing, library
 from shoal_chaos.nemeses.partitions import Partition, isolated_from_all
 from shoal_chaos.report.page import page
-from shoal_chaos.report.records import Outcome, RunRecord, kept
+from shoal_chaos.report.records import RunOutcome, RunRecord, kept
 from shoal_chaos.scenarios.library import BY_NAME
 from shoal_chaos.scenarios.run import run_here
 
@@ -44,7 +44,7 @@ def broken_promises(record: RunRecord) -> list[str]:
 async def test_when_a_leader_is_cut_off_every_promise_is_kept_and_every_shard_comes_back(tmp_path: Path) -> None:
     record = await run("isolated-leader", tmp_path)
     assert broken_promises(record) == []
-    assert record.outcome is Outcome.HELD, record.reason
+    assert record.outcome is RunOutcome.HELD, record.reason
     assert all(fault.ready is not None for fault in record.faults)
 
 
@@ -55,7 +55,7 @@ async def test_when_all_disks_lie_and_all_power_is_lost_the_checkers_find_what_i
     except LibraryMissing as missing:
         pytest.skip(str(missing))
     record = await run("lying-fsync-everywhere", tmp_path)
-    assert record.outcome is Outcome.HELD, record.reason
+    assert record.outcome is RunOutcome.HELD, record.reason
     assert any(promise.startswith("acknowledged writes") for promise in broken_promises(record))
 
 
@@ -84,7 +84,7 @@ async def test_where_there_are_no_packet_filters_a_scenario_is_skipped_and_says_
 ) -> None:
     monkeypatch.setenv("PATH", "")
     record = await run_here(BY_NAME[name], SEED, ONE_FAULT_SECONDS, tmp_path, print)
-    assert record.outcome is Outcome.SKIPPED
+    assert record.outcome is RunOutcome.SKIPPED
     assert "need" in record.reason
     assert not record.faults
 
