@@ -77,11 +77,21 @@ class KeyspaceCoverage:
             at, self.after = positions[-1]
             self._parts[0] = ShardPart(part.shard, _from(part.ranges, at))
 
-    def leave(self) -> Unread:
-        """Go on without what is left of `part`, and return what that is."""
+    def leave(self, served: Ranges = ()) -> Unread:
+        """Go on without what is left of `part`, but for `served`, and return what that is.
+
+        Args:
+            served: microshards that the shard does have; where it has all of them, it is to go on without all the same.
+        """
         part = self._parts.popleft()
-        unread = Unread(part.shard, part.ranges, self.after)
-        self.after = b""
+        lost = without_ranges(part.ranges, served) or part.ranges
+        kept = without_ranges(part.ranges, lost)
+        begun_is_lost = lost[0].first == part.ranges[0].first
+        unread = Unread(part.shard, lost, self.after if begun_is_lost else b"")
+        if begun_is_lost:
+            self.after = b""
+        if kept:
+            self._parts.appendleft(ShardPart(part.shard, kept))
         return unread
 
     def follow(self, routes: Routes) -> None:

@@ -29,7 +29,7 @@ from shoal.coverage import KeyspaceCoverage, Unread
 from shoal.errors import DeadlineExceeded, KeyspaceNotFound, Overloaded, ShoalError, Unavailable
 from shoal.options import Options
 from shoal.protocol.messages import Page
-from shoal.shardmap import Routes, count_in, one_microshard, without_ranges
+from shoal.shardmap import Ranges, Routes, count_in, one_microshard, without_ranges
 
 PAGE_ROWS = 2048
 RETRY_SECONDS = 0.1
@@ -163,7 +163,8 @@ class _Pages:
                 except _OF_NO_LEADER as error:
                     if not self._skip_unavailable:
                         raise
-                    self.missing.append(_Missing(coverage.leave(), str(error)))
+                    served = await self._served() if isinstance(error, WrongShard) else ()
+                    self.missing.append(_Missing(coverage.leave(served), str(error)))
                     continue
                 coverage.take(page.microshards, page.keys, done=page.done)
                 yield page
@@ -191,6 +192,16 @@ class _Pages:
                 if isinstance(error, NotLeader) and error.route is not None and error.route.leader:
                     self._candidates.insert(0, error.route.leader)
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _served(self) -> Ranges:
+        """Return what the shard has by its log, whose leader has just refused a page; () where that is not known."""
+        if self._connection is None:
+            return ()
+        try:
+            status = await self._connection.status()
+        except ShoalError:
+            return ()
+        return next((replica.ranges for replica in status.replicas if replica.shard == self._shard), ())
 
     async def _connected(self, shard: int) -> AdminConnection:
         """Return a connection to the node that leads a shard, or may."""

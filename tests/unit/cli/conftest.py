@@ -100,6 +100,8 @@ class Script:
     failed: dict[tuple[int, str], ReplicaFailure] = field(default_factory=dict)
     silent: set[type] = field(default_factory=set)
     old_maps: set[str] = field(default_factory=set)
+    unserved: dict[int, set[int]] = field(default_factory=dict)
+    """By shard, microshards that the map gives it and its log does not."""
     page_rows: int = 3
     staleness_ms: int = 0
     on_page: Callable[[ReadPage], None] | None = None
@@ -306,7 +308,10 @@ class FakeCluster:
         return Written(request.request, self.seq, [result for result in results if result is not None])
 
     def _has(self, shard: int, ranges: Ranges) -> bool:
-        return set(microshards_in(ranges)) <= set(microshards_in(self.shards[shard].ranges))
+        return set(microshards_in(ranges)) <= self._held(shard)
+
+    def _held(self, shard: int) -> set[int]:
+        return set(microshards_in(self.shards[shard].ranges)) - self.script.unserved.get(shard, set())
 
     def _do(self, rows: dict[tuple[int, bytes], bytes], operation: Operation) -> OperationResult | None:
         """Apply an operation to a shard's rows; return its result, None for those without."""
@@ -412,6 +417,7 @@ class FakeCluster:
             followers=(),
             peers=peers if leader == node else (),
             failure=self.script.failed.get((shard, node)),
+            ranges=ranges_of(self._held(shard)),
         )
 
 

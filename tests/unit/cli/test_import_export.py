@@ -238,6 +238,21 @@ def test_an_export_that_loses_a_shard_half_way_names_the_last_key_that_it_has(fa
     assert len(exported) + len(left) == 80
 
 
+def test_an_export_goes_without_the_microshards_that_nobody_serves_and_has_the_others_of_their_shard(fake, shoal):
+    for number in range(80):
+        fake.put(f"k{number}".encode(), b"v")
+    shard = fake.routes.shard_of(fake.keyspace, b"k0")
+    first = fake.shards[shard].ranges[0].first
+    fake.script.unserved[shard] = {first + 1, first + 2}
+    result = shoal("export", "--skip-unavailable", "--url", fake.url.replace("2s", "300ms"), code=8)
+    exported = {json.loads(line)["key"].encode() for line in result.stdout.splitlines()}
+    lost = {key for position, key in fake.rows[shard] if position in (first + 1, first + 2)}
+    assert lost
+    assert exported == {f"k{number}".encode() for number in range(80)} - lost
+    assert result.stderr.startswith(f"not exported: microshards {first + 1}-{first + 2} (shard {shard}): ")
+    assert "rows of 2 of 16 microshards are missing" in result.stderr
+
+
 def test_an_export_that_may_skip_and_need_not_ends_as_any_other(fake, shoal):
     fake.put(b"k", b"v")
     assert shoal("export", "--skip-unavailable").stderr == "exported 1 rows\n"

@@ -14,6 +14,7 @@ from shoal.shardmap import (
     Routes,
     Shard,
     ShardMap,
+    ShardPart,
     count_in,
     is_well_formed,
     microshards_in,
@@ -116,3 +117,16 @@ def test_what_is_left_out_is_named_to_the_microshard_and_key_and_stays_out_by_ne
     unread = coverage.leave()
     assert (unread.shard, ranges_of(microshards_in(unread.ranges)), unread.after) == (3, (MicroshardRange(4, 12),), b"")
     assert coverage.part is None
+
+
+def test_what_a_shard_serves_of_a_part_that_is_left_out_is_read_all_the_same() -> None:
+    coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 8), KEYSPACE)
+    coverage.take([1, 1], [b"1-0", b"1-1"], done=False)
+    served = (MicroshardRange(0, 2), MicroshardRange(3, 4))
+    assert coverage.leave(served) == Unread(1, (MicroshardRange(2, 3),), b"")
+    assert coverage.part == ShardPart(1, (MicroshardRange(1, 2), MicroshardRange(3, 4)))
+    assert coverage.after == b"1-1"
+    assert coverage.leave((MicroshardRange(3, 4),)) == Unread(1, (MicroshardRange(1, 2),), b"1-1")
+    assert (coverage.part, coverage.after) == (ShardPart(1, (MicroshardRange(3, 4),)), b"")
+    assert coverage.leave((MicroshardRange(0, 12),)) == Unread(1, (MicroshardRange(3, 4),), b"")
+    assert coverage.part == ShardPart(2, (MicroshardRange(4, 12),))
