@@ -18,7 +18,6 @@ from typing import Annotated
 
 import typer
 import uvloop
-from probes import Probes
 from records import Record, machine, quantile
 from rich.console import Console
 from rich.table import Table
@@ -28,10 +27,14 @@ from shoal.admin.survey import Survey
 from shoal.shardmap import Routes
 from shoal_chaos.clusters.configuration import loopback
 from shoal_chaos.clusters.process_cluster import ProcessCluster, until
+from shoal_chaos.probes.closed_loop import ClosedLoopProbes
 
 SHARDS = 8
 QUIET_SECONDS = 0.25
 """Between two runs, and after an event until its calls are judged."""
+
+PAUSE_SECONDS = 0.003
+"""Between two calls of one probe: what a probe can miss of an outage."""
 
 TARGET_BACK_SECONDS = 1.5
 TARGET_BLOCKED_SECONDS = 0.05
@@ -50,7 +53,7 @@ class Figures:
 class Bench:
     """A running cluster, its probes, and the events."""
 
-    def __init__(self, cluster: ProcessCluster, probes: Probes) -> None:
+    def __init__(self, cluster: ProcessCluster, probes: ClosedLoopProbes) -> None:
         self._cluster = cluster
         self._probes = probes
         self._turn = 0
@@ -165,7 +168,8 @@ async def measure(folder: Path, runs: int, only: str, progress: Console) -> tupl
     try:
         cluster.start_all()
         await cluster.ready()
-        probes = Probes(Routes((await cluster.survey()).shard_map))
+        routes = Routes((await cluster.survey()).shard_map)
+        probes = ClosedLoopProbes(routes, routes.keyspaces_by_name["default"], PAUSE_SECONDS)
         bench = Bench(cluster, probes)
         events: dict[str, Callable[[], Awaitable[dict[str, float]]]] = {
             "nothing": bench.quiet,

@@ -18,8 +18,8 @@ from shoal.shardmap import Routes
 from shoal_server.local.cluster import LocalCluster, prepare_folder
 
 from shoal_chaos.demo.load import Rows, count_wrong, write_all
-from shoal_chaos.demo.probes import Probes
 from shoal_chaos.demo.unicode_rows import unicode_rows
+from shoal_chaos.probes.closed_loop import ClosedLoopProbes
 
 NODES = 3
 STEP_TIMEOUT_SECONDS = 120.0
@@ -94,48 +94,44 @@ async def _read_back(db: AsyncClient, rows: Rows, verdict: Verdict) -> None:
 async def _fail_over(cluster: LocalCluster, db: AsyncClient, verdict: Verdict) -> None:
     survey = (await cluster.examine()).survey
     routes = Routes(survey.shard_map)
-    probes = Probes(routes, routes.keyspaces_by_name[KEYSPACE])
-    probes.start(db)
-    try:
+    probes = ClosedLoopProbes(routes, routes.keyspaces_by_name[KEYSPACE])
+    async with probes.running(db):
         await asyncio.sleep(QUIET_SECONDS)
         before = (await cluster.examine()).survey
         victim = _busiest(before)
-        probes.begin_outage()
+        killed_at = time.monotonic()
         cluster.running[victim].signal(signal.SIGKILL)
         print_line(f"killed node {victim} (SIGKILL) with a writer and a reader on each shard")
-        await _until("every shard is written to and read from again", _checked(probes))
+        await _until("every shard is written to and read from again", _served_since(probes, killed_at))
         after = (await cluster.examine()).survey
-        _print_outage(probes, before, after)
+        _print_outage(probes, killed_at, before, after)
         cluster.take_exits()
         cluster.start(victim)
         seconds = await _until(f"node {victim} has caught up", _well(cluster))
         print_line(f"started node {victim} again: all replicas in step after {seconds:.1f} s, under load")
         await asyncio.sleep(QUIET_SECONDS)
         probes.check_running()
-    finally:
-        await probes.stop()
     await _verify(probes, db, verdict)
 
 
-async def _verify(probes: Probes, db: AsyncClient, verdict: Verdict) -> None:
+async def _verify(probes: ClosedLoopProbes, db: AsyncClient, verdict: Verdict) -> None:
     acknowledged = probes.acknowledged
     wrong = await count_wrong(db, acknowledged, "verifying")
     verdict.add(len(acknowledged), wrong)
     verdict.add(0, len(probes.lost_reads))
     print_line(
         f"{len(acknowledged):,} writes acknowledged meanwhile: {wrong} missing or changed, "
-        f"{len(probes.lost_reads)} not seen by a strong read, {len(probes.errors)} calls failed"
+        f"{len(probes.lost_reads)} not seen by a strong read, {len(probes.failed)} calls failed"
     )
-    for message, count in Counter(str(error) for error in probes.errors).most_common(3):
+    for message, count in Counter(str(error) for error in probes.failed).most_common(3):
         print_line(f"  {count} x {message}")
 
 
-def _checked(probes: Probes) -> Callable[[], Awaitable[bool]]:
-    async def over() -> bool:
-        probes.check_running()
-        return probes.outage_over
+def _served_since(probes: ClosedLoopProbes, moment: float) -> Callable[[], Awaitable[bool]]:
+    async def served() -> bool:
+        return probes.back_after(moment)
 
-    return over
+    return served
 
 
 def _well(cluster: LocalCluster) -> Callable[[], Awaitable[bool]]:
@@ -168,7 +164,7 @@ def _busiest(survey: Survey) -> str:
     return Counter(leader.node for leader in leaders if leader is not None).most_common(1)[0][0]
 
 
-def _print_outage(probes: Probes, before: Survey, after: Survey) -> None:
+def _print_outage(probes: ClosedLoopProbes, killed_at: float, before: Survey, after: Survey) -> None:
     print_table(
         ("shard", "led by", "then by", "first write after (ms)", "first read after (ms)"),
         [
@@ -176,8 +172,8 @@ def _print_outage(probes: Probes, before: Survey, after: Survey) -> None:
                 probe.shard,
                 _leader(before, probe.shard),
                 _leader(after, probe.shard),
-                _milliseconds(probe.outage.first_write_seconds if probe.outage else None),
-                _milliseconds(probe.outage.first_read_seconds if probe.outage else None),
+                _milliseconds(probe.writes.back_after(killed_at)),
+                _milliseconds(probe.reads.back_after(killed_at)),
             )
             for probe in probes.all
         ],

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from shoal_chaos.probes.open_loop import Sample
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
@@ -16,7 +17,6 @@ from shoal_chaos.report.records import (
     Verdict,
 )
 from shoal_chaos.scenarios.model import Scenario
-from shoal_chaos.scenarios.probes import Sample
 
 BUCKET_SECONDS = 0.25
 

@@ -17,6 +17,7 @@ from shoal.options import parse_url
 from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 from shoal_chaos.clusters.possible import NotPossibleHere
 from shoal_chaos.nemeses.base import Disturbance
+from shoal_chaos.probes.open_loop import OpenLoopProbes
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
@@ -29,7 +30,6 @@ from shoal_chaos.report.records import (
 )
 from shoal_chaos.scenarios import comparison, replicas
 from shoal_chaos.scenarios.model import Scenario, TimedNemesis
-from shoal_chaos.scenarios.probes import Probes
 from shoal_chaos.scenarios.remote import RemoteCluster
 from shoal_chaos.workloads.suite import Suite, open_clients, urls_of_single_nodes
 
@@ -104,7 +104,7 @@ class _Experiment:
         self._verdicts: list[Verdict] = []
         self._began_at: datetime
         self._began = self._harmed = self._calmed = self._ended = 0.0
-        self._probes: Probes
+        self._probes: OpenLoopProbes
 
     async def run(self, seconds: float) -> None:
         """Do everything but judge liveness: see `record`."""
@@ -121,7 +121,7 @@ class _Experiment:
             if self._scenario.wall_clocks_wrong:
                 suite.allow_clocks(self._scenario.shape.clock_tolerance_ms)
             suite.workloads = [one for one in suite.workloads if one.name in self._scenario.workloads]
-            self._probes = Probes(
+            self._probes = OpenLoopProbes(
                 clients[0], await fetch_shard_map(options.seeds, tls=tls), options.keyspace, self._run
             )
             self._began_at, self._began = datetime.now(UTC), time.monotonic()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from shoal_chaos.probes.open_loop import Sample
 from shoal_chaos.report.records import FaultSpan, Phase, PhaseFigures, RunOutcome, ShardRecovery, Verdict
 from shoal_chaos.scenarios.comparison import figures, liveness, outcome, recoveries, score, timeline
 from shoal_chaos.scenarios.model import Scenario
-from shoal_chaos.scenarios.probes import Sample
 
 PLAIN = Scenario("plain", "All is well.", lambda _: [], availability=0.5, recovery_seconds=10.0)
 HOPELESS = Scenario("hopeless", "It is found.", lambda _: [], must_break=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Routes, Shard, ShardMap
-from shoal_chaos.demo.probes import Outage, Probes
 from shoal_chaos.demo.unicode_rows import unicode_rows
+from shoal_chaos.probes.closed_loop import Call, ClosedLoopProbes
 
 KEYSPACE = Keyspace(1, "default", 64, b"/")
 ROUTES = Routes(
@@ -37,13 +37,20 @@ def test_the_code_points_spread_over_all_shards():
 
 
 def test_there_is_a_probe_for_every_shard_with_its_keys_there():
-    probes = Probes(ROUTES, KEYSPACE).all
+    probes = ClosedLoopProbes(ROUTES, KEYSPACE).all
     assert [probe.shard for probe in probes] == list(range(1, 9))
     for probe in probes:
         assert ROUTES.shard_of(KEYSPACE, f"{probe.partition}00000001".encode()) == probe.shard
 
 
-def test_an_outage_is_over_once_both_a_write_and_a_read_succeeded():
-    assert not Outage(0.0).over
-    assert not Outage(0.0, first_write_seconds=1.0).over
-    assert Outage(0.0, first_write_seconds=1.0, first_read_seconds=0.5).over
+def test_shards_are_back_once_both_a_write_and_a_read_that_began_after_the_moment_have_ended():
+    probes = ClosedLoopProbes(ROUTES, KEYSPACE)
+    moment = 10.0
+    for probe in probes.all:
+        probe.writes.done += [Call(9.9, 10.5), Call(10.5, 11.0)]
+    assert not probes.back_after(moment)
+    for probe in probes.all:
+        probe.reads.done += [Call(10.0, 10.5)]
+    assert probes.back_after(moment)
+    assert {probe.writes.back_after(moment) for probe in probes.all} == {1.0}
+    assert {probe.reads.back_after(moment) for probe in probes.all} == {0.5}

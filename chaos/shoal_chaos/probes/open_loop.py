@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from shoal import AsyncClient, ShoalError
 from shoal.shardmap import Routes, ShardMap
 
+from shoal_chaos.probes.partitions import partitions_of_shards
+
 INTERVAL_SECONDS = 0.1
 """Between two calls of a shard; every other one is a write."""
 
@@ -36,7 +38,7 @@ class Sample:
     error: str = ""
 
 
-class Probes:
+class OpenLoopProbes:
     """A probe for each shard that a keyspace has at the beginning; its keys stay together wherever they may move."""
 
     def __init__(self, db: AsyncClient, shard_map: ShardMap, keyspace: str, run: str) -> None:
@@ -45,7 +47,8 @@ class Probes:
             run: begins all keys.
         """
         self.samples: list[Sample] = []
-        self.partitions = _partitions(Routes(shard_map), keyspace, run)
+        routes = Routes(shard_map)
+        self.partitions = partitions_of_shards(routes, routes.keyspaces_by_name[keyspace], f"{run}-probe")
         self._db = db
         self._acknowledged: dict[bytes, bytes] = {}
         self._open: set[asyncio.Task[None]] = set()
@@ -106,16 +109,3 @@ class Probes:
         except ShoalError as failure:
             error = type(failure).__name__
         self.samples.append(Sample(shard, write, due, time.monotonic() - due, error))
-
-
-def _partitions(routes: Routes, name: str, run: str) -> dict[int, str]:
-    """Return, of each shard of a keyspace, a partition, with its delimiter, that belongs to it."""
-    keyspace = routes.keyspaces_by_name[name]
-    wanted = {shard.id for shard in routes.map.shards if shard.keyspace == keyspace.id and shard.ranges}
-    found: dict[int, str] = {}
-    number = 0
-    while len(found) < len(wanted):
-        partition = f"{run}-probe:{number}{keyspace.delimiter.decode()}"
-        found.setdefault(routes.shard_of(keyspace, partition.encode()), partition)
-        number += 1
-    return dict(sorted(found.items()))
