@@ -57,7 +57,8 @@ def skip_entry(
     although_applied: Annotated[
         bool,
         typer.Option(
-            "--although-applied", help="Go on although a replica has applied it: that one differs from then on."
+            "--although-applied",
+            help="Go on although a replica has applied it, or may have: that one differs from then on.",
         ),
     ] = False,
     url: ClusterUrlOption = DEFAULT_URL,
@@ -103,6 +104,12 @@ async def _skip(
             "bring the nodes that cannot to the same version; "
             "skipped there, their rows would differ (--although-applied)"
         )
+    unheard = [each.node for each in view.replicas if each.state == "unreachable"]
+    if unheard and not although:
+        raise InvalidArgument(
+            f"{', '.join(unheard)} cannot be reached, and may have applied entry {index}: bring every replica back first, or "
+            "take those out of the shard that are gone for good; skipped by the others, rows may differ (--although-applied)"
+        )
     stuck = [each for each in view.replicas if each.state == "stuck"]
     if not stuck:
         raise CommandFailed(f"no replica of shard {shard_id} is stuck at entry {index}", ExitCode.NOT_FOUND)
@@ -123,6 +130,12 @@ def _what_next(view: SkipView) -> str:
     if len(stuck) > 1:
         return (
             "nothing was done; the replicas are stuck at different entries of that index, which is a defect: report it"
+        )
+    unheard = [each.node for each in view.replicas if each.state == "unreachable"]
+    if unheard:
+        return (
+            f"nothing was done; {', '.join(unheard)} cannot be reached, and may have applied it: bring every replica back "
+            "first, or take those out of the shard that are gone for good"
         )
     [(term, checksum)] = stuck
     return (

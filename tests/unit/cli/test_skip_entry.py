@@ -10,6 +10,7 @@ from shoal.protocol.failures import FailureKind, ReplicaFailure
 
 WELL = ReplicaView("n1", 9, "applied", 0, "")
 BEHIND = ReplicaView("n2", 5, "behind", 0, "")
+GONE = ReplicaView("n2", 0, "unreachable", 0, "")
 STUCK = ReplicaView("n3", 6, "stuck", 3, "5f1d0c9a")
 
 
@@ -19,6 +20,7 @@ STUCK = ReplicaView("n3", 6, "stuck", 3, "5f1d0c9a")
         ([WELL, BEHIND], "no replica is stuck at entry 7"),
         ([WELL, STUCK], "bring the nodes that cannot to the same version"),
         ([BEHIND, STUCK], "shoal skip-entry 1 7 --term 3 --checksum 5f1d0c9a"),
+        ([STUCK, GONE], "n2 cannot be reached, and may have applied it"),
         ([STUCK, ReplicaView("n1", 6, "stuck", 4, "5f1d0c9a")], "different entries"),
     ],
 )
@@ -49,6 +51,15 @@ def test_an_entry_that_is_not_named_is_wrong_usage(shoal):
 def test_those_that_have_applied_it_are_named(shoal):
     refused = shoal("skip-entry", "1", "1", "--term", "1", "--checksum", "00000000", code=1).stderr
     assert "n1, n2, n3 have applied entry 1" in refused
+
+
+def test_nothing_is_skipped_while_a_replica_that_may_have_applied_it_is_not_heard(shoal, fake):
+    for node in ("n2", "n3"):
+        fake.script.failed[1, node] = ReplicaFailure(FailureKind.STUCK, "entry 8 (term 9", 107, 3, 0x5F1D0C9A)
+    fake.take_down("n1")
+    entry = ("skip-entry", "1", "107", "--term", "3", "--checksum", "5f1d0c9a")
+    assert "n1 cannot be reached, and may have applied entry 107" in shoal(*entry, code=1).stderr
+    assert "nothing was done; n1 cannot be reached" in shoal("skip-entry", "1", "107", "--plan").stdout
 
 
 @pytest.mark.parametrize("command", ["skip-entry", "export", "status"])
