@@ -212,11 +212,11 @@ class AsyncClient(AsyncRangeCalls):
         driver = caller.driver
         size = check_step(operation, driver.router.limits)
         deadline = caller.deadline(timeout)
-        space = caller.space
-        if driver.busy or space is None:
-            space = await caller.admit(deadline)
+        routed = caller.routed
+        if driver.busy or routed is None:
+            routed = await caller.admit(deadline)
         call: WriteCall[Waiter] = WriteCall(None, deadline, size, operation, caller.session_vector)
-        waiter: Any = driver.submit(driver.write, space, call)
+        waiter: Any = driver.submit(driver.write, routed, call)
         try:
             result: WriteResult = await waiter
             return result
@@ -241,10 +241,10 @@ class AsyncClient(AsyncRangeCalls):
         driver = caller.driver
         size = check_step(step, driver.router.limits)
         deadline = caller.deadline(timeout)
-        space = caller.space
-        if driver.busy or space is None:
-            space = await caller.admit(deadline)
-        call = caller.submit_fetch(space, step, size, deadline)
+        routed = caller.routed
+        if driver.busy or routed is None:
+            routed = await caller.admit(deadline)
+        call = caller.submit_fetch(routed, step, size, deadline)
         waiter: Any = call.waiter
         try:
             value: bytes | None = await waiter

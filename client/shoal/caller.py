@@ -22,13 +22,13 @@ from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.sessions import SessionVector
 from shoal.shardmap import Ranges, ShardPart
 from shoal.steps import FastWrite, Fetch, Step, check_step
-from shoal.transport.driver import Call, Driver, Keyspace, Waiter
+from shoal.transport.driver import Call, ClientKeyspace, Driver, Waiter
 
 
 class Caller:
     """See the module's first lines.
 
-    `space` is the keyspace as it is routed, None before the first call; `session_vector` what the session has seen, None
+    `routed` is the keyspace as it is routed, None before the first call; `session_vector` what the session has seen, None
     where there is no session. `default_staleness_ms` is of reads that name no level, as `Fetch` has it.
     """
 
@@ -51,7 +51,7 @@ class Caller:
         """
         self.driver = driver
         self.keyspace = keyspace
-        self.space: Keyspace | None = None
+        self.routed: ClientKeyspace | None = None
         self.session_vector = session_vector
         self._consistency = check_consistency(consistency)
         if max_staleness is not None:
@@ -114,9 +114,9 @@ class Caller:
         level = self._consistency if consistency is None else consistency
         return to_max_staleness_ms(level, max_staleness, self._max_staleness)
 
-    def bound(self, space: Keyspace, max_staleness_ms: int) -> int:
+    def bound(self, routed: ClientKeyspace, max_staleness_ms: int) -> int:
         """Return the bound on staleness as calls carry it."""
-        return space.keyspace.max_staleness_ms if max_staleness_ms == KEYSPACE_STALENESS else max_staleness_ms
+        return routed.keyspace.max_staleness_ms if max_staleness_ms == KEYSPACE_STALENESS else max_staleness_ms
 
     def deadline(self, timeout: float | None) -> float:
         """Return the deadline of a call that begins now, on the event loop's clock.
@@ -131,13 +131,13 @@ class Caller:
             check_timeout(timeout)
         return self.driver.deadline(timeout)
 
-    def parts_of(self, space: Keyspace, ranges: Ranges) -> list[ShardPart]:
+    def parts_of(self, routed: ClientKeyspace, ranges: Ranges) -> list[ShardPart]:
         """Return which shards have these microshards, and which of them each has, by the present map."""
-        return self.driver.router.parts_of(space, ranges)
+        return self.driver.router.parts_of(routed, ranges)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    async def admit(self, deadline: float) -> Keyspace:
+    async def admit(self, deadline: float) -> ClientKeyspace:
         """Wait until a call may be submitted, which has to be done before anything else is awaited; return the keyspace.
 
         Raises:
@@ -148,13 +148,13 @@ class Caller:
         driver = self.driver
         if driver.busy:
             await driver.admit(deadline)
-        space = self.space
-        if space is None:
-            space = driver.router.space(self.keyspace)
-            assert space is not None, "who is admitted has a shard map"
+        routed = self.routed
+        if routed is None:
+            routed = driver.router.routed(self.keyspace)
+            assert routed is not None, "who is admitted has a shard map"
             sessions.check_cluster(self._cluster, driver.router.network.cluster)
-            self.space = space
-        return space
+            self.routed = routed
+        return routed
 
     async def run(self, step: Step, timeout: float | None) -> object:
         """Make one call; return its result."""
@@ -164,10 +164,10 @@ class Caller:
         """Make one call; return its result."""
         driver = self.driver
         size = check_step(step, driver.router.limits)
-        space = self.space
-        if driver.busy or space is None:
-            space = await self.admit(deadline)
-        return await self._finish(*self._submit(space, step, size, deadline))
+        routed = self.routed
+        if driver.busy or routed is None:
+            routed = await self.admit(deadline)
+        return await self._finish(*self._submit(routed, step, size, deadline))
 
     async def attempt(self, step: Step, timeout: float | None) -> object:
         """Make one call; return its result, or the error that it ended with."""
@@ -176,9 +176,9 @@ class Caller:
         except ShoalError as error:
             return error
 
-    async def run_page(self, space: Keyspace, call: ScanCall[Waiter]) -> object:
+    async def run_page(self, routed: ClientKeyspace, call: ScanCall[Waiter]) -> object:
         """Make the call of a scan's page, of an admitted caller."""
-        return await self._finish(call, self.driver.submit(self.driver.router.submit, space, call))
+        return await self._finish(call, self.driver.submit(self.driver.router.submit, routed, call))
 
     async def run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
@@ -188,14 +188,14 @@ class Caller:
         results: list[object] = []
         try:
             for step, size in zip(steps, sizes, strict=True):
-                space = self.space
-                if driver.busy or space is None:
+                routed = self.routed
+                if driver.busy or routed is None:
                     try:
-                        space = await self.admit(deadline)
+                        routed = await self.admit(deadline)
                     except ShoalError as error:
                         results = [error] * (len(steps) - len(calls))
                         break
-                calls.append(self._submit(space, step, size, deadline))
+                calls.append(self._submit(routed, step, size, deadline))
             not_sent, results = results, []
             for _, waiter in calls:
                 try:
@@ -210,34 +210,34 @@ class Caller:
             raise
         return results + not_sent
 
-    def submit_fetch(self, space: Keyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
+    def submit_fetch(self, routed: ClientKeyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
         """Submit a read of an admitted caller."""
         driver, session_vector, bound = self.driver, self.session_vector, step.max_staleness_ms
         call: ReadCall[Waiter]
         if bound == STRONG_READ:
             call = ReadCall(None, deadline, size, step.key, step.whole, session_vector)
-            driver.submit(driver.read, space, call)
+            driver.submit(driver.read, routed, call)
         else:
-            call = ReadCall(None, deadline, size, step.key, step.whole, session_vector, self.bound(space, bound))
-            driver.submit(driver.weak_read, space, call)
+            call = ReadCall(None, deadline, size, step.key, step.whole, session_vector, self.bound(routed, bound))
+            driver.submit(driver.weak_read, routed, call)
         return call
 
-    def _submit(self, space: Keyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
+    def _submit(self, routed: ClientKeyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
         driver, session_vector = self.driver, self.session_vector
         if isinstance(step, Fetch):
-            fetch = self.submit_fetch(space, step, size, deadline)
+            fetch = self.submit_fetch(routed, step, size, deadline)
             return fetch, cast(Waiter, fetch.waiter)
         call: WriteCall[Waiter]
         if isinstance(step, FastWrite):
             call = WriteCall(None, deadline, size, step.operation, session_vector, True)
         elif isinstance(step, Atomic):
-            call = WriteCall(None, deadline, size, step, session_vector, False, microshards_of(step, space.keyspace))
+            call = WriteCall(None, deadline, size, step, session_vector, False, microshards_of(step, routed.keyspace))
         elif isinstance(step, DeleteRange):
             call = WriteCall(None, deadline, size, step, session_vector)
         else:
             call = WriteCall(None, deadline, size, step, session_vector)
-            return call, driver.submit(driver.write, space, call)
-        return call, driver.submit(driver.router.submit, space, call)
+            return call, driver.submit(driver.write, routed, call)
+        return call, driver.submit(driver.router.submit, routed, call)
 
     async def _finish(self, call: Call, waiter: Waiter) -> object:
         try:

@@ -37,11 +37,11 @@ async def delete_range(caller: Caller, start: bytes, end: bytes, deadline: float
         raise InvalidArgument(f"a range runs from its start up to its end, not from {start!r} down to {end!r}")
     if start == end and end:
         return 0
-    space = await caller.admit(deadline)
-    wanted = left = microshards_of_range(space.keyspace, prefix, start, end)
+    routed = await caller.admit(deadline)
+    wanted = left = microshards_of_range(routed.keyspace, prefix, start, end)
     touched = False
     while left:
-        steps = [DeleteRange(part.ranges, start, end) for part in caller.parts_of(space, left)]
+        steps = [DeleteRange(part.ranges, start, end) for part in caller.parts_of(routed, left)]
         results = await caller.run_all(steps, deadline)
         again: list[DeleteRange] = []
         failed: list[ShoalError] = []

@@ -18,7 +18,7 @@ from shoal.routing.call_errors import ShardChanged
 from shoal.routing.calls import ScanCall
 from shoal.scan_plans import ALL_ROWS, Cursor, behind
 from shoal.shardmap import Ranges
-from shoal.transport.driver import Keyspace
+from shoal.transport.driver import ClientKeyspace
 from shoal.transport.portal import Portal
 
 R = TypeVar("R")
@@ -26,7 +26,7 @@ R = TypeVar("R")
 _SCAN_BYTES = 64
 
 
-class Rows(Protocol[R]):
+class RowSource(Protocol[R]):
     """Where the rows of a scan come from."""
 
     async def chunk(self) -> list[R]:
@@ -45,7 +45,7 @@ class AsyncScan(Generic[R]):
     is asked again.
     """
 
-    def __init__(self, source: Rows[R]) -> None:
+    def __init__(self, source: RowSource[R]) -> None:
         self._source = source
         self._rows: list[R] = []
         self._at = 0
@@ -105,7 +105,7 @@ class Scan(Generic[R]):
         return self._inner.cursor
 
 
-class _Source:
+class _ShardSource:
     """One shard's part of a scan: rows that were fetched and not yet taken, and the range [start, end) of the rest."""
 
     def __init__(self, ranges: Ranges, start: bytes, end: bytes) -> None:
@@ -163,7 +163,7 @@ class MergedRows:
         self._page_rows = min(page_rows, MAX_ROWS)
         self._max_staleness_ms = max_staleness_ms
         self._timeout = timeout
-        self._sources: list[_Source] | None = None
+        self._sources: list[_ShardSource] | None = None
 
     async def chunk(self) -> list[Any]:
         """Return the next rows, at least one; none at the end."""
@@ -223,18 +223,18 @@ class MergedRows:
                     self._fetch(source)
         return rows
 
-    async def _open(self) -> list[_Source]:
+    async def _open(self) -> list[_ShardSource]:
         caller, at = self._caller, self._plan
-        space = await caller.admit(caller.deadline(self._timeout))
-        ranges = microshards_of_range(space.keyspace, at.prefix, at.start, at.end)
-        return [_Source(part.ranges, at.start, at.end) for part in caller.parts_of(space, ranges)]
+        routed = await caller.admit(caller.deadline(self._timeout))
+        ranges = microshards_of_range(routed.keyspace, at.prefix, at.start, at.end)
+        return [_ShardSource(part.ranges, at.start, at.end) for part in caller.parts_of(routed, ranges)]
 
-    def _fetch(self, source: _Source) -> None:
+    def _fetch(self, source: _ShardSource) -> None:
         if source.page is None:
             source.page = asyncio.ensure_future(self._page(source))
             source.page.add_done_callback(_retrieved)
 
-    def _page(self, source: _Source) -> Any:
+    def _page(self, source: _ShardSource) -> Any:
         limit = self._plan.limit
         return read_page(
             self._caller,
@@ -262,7 +262,7 @@ async def read_page(
     deadline: float,
 ) -> ScanPage | None:
     """Read the first rows of `part` in the microshards `ranges`; None: these are of several shards by now."""
-    space: Keyspace = await caller.admit(deadline)
+    routed: ClientKeyspace = await caller.admit(deadline)
     call: ScanCall[Any] = ScanCall(
         None,
         deadline,
@@ -274,10 +274,10 @@ async def read_page(
         part.keys_only,
         max_rows,
         caller.session_vector,
-        caller.bound(space, max_staleness_ms),
+        caller.bound(routed, max_staleness_ms),
     )
     try:
-        return cast(ScanPage, await caller.run_page(space, call))
+        return cast(ScanPage, await caller.run_page(routed, call))
     except ShardChanged:
         return None
 

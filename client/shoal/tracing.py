@@ -152,7 +152,7 @@ class TracedWaiter(asyncio.Future[Any]):
         self.again = False
 
 
-class Client(Protocol):
+class TracedClient(Protocol):
     """What is traced: an `AsyncClient`, of which this is what no name in `CALLS` says."""
 
     def pipeline(self) -> AsyncPipeline: ...
@@ -170,7 +170,7 @@ class Tracing:
 
     # -- calls
 
-    def follow(self, client: Client, caller: Caller) -> None:
+    def follow(self, client: TracedClient, caller: Caller) -> None:
         """Have the calls of `client`, which `caller` makes, make spans."""
         keyspace = caller.keyspace
         for name in CALLS:

@@ -35,7 +35,7 @@ from shoal.scan_plans import ALL_ROWS, Cursor, check_page_rows, plan
 from shoal.scans import AsyncScan, read_page
 from shoal.shardmap import Ranges, count_in
 from shoal.steps import Fetch, check_key
-from shoal.transport.driver import Keyspace
+from shoal.transport.driver import ClientKeyspace
 
 MAX_READS = 10_000
 """The most keys and rows that one transaction may read: what its commit has to validate."""
@@ -69,7 +69,7 @@ class AsyncTransaction:
         self._timeout = timeout
         self._used = False
         self._deadline: float | None = None
-        self._space: Keyspace | None = None
+        self._routed: ClientKeyspace | None = None
         self._first: bytes | None = None
         self._microshard = -1
         self._entries: dict[bytes, Entry | None] = {}
@@ -89,7 +89,7 @@ class AsyncTransaction:
         self._used = True
         if self._timeout is not None:
             self._deadline = self._caller.deadline(self._timeout)
-        self._space = await self._caller.admit(self._due())
+        self._routed = await self._caller.admit(self._due())
         return self
 
     async def __aexit__(
@@ -99,7 +99,7 @@ class AsyncTransaction:
             if kind is None:
                 await self._commit()
         finally:
-            self._space = None
+            self._routed = None
 
     @property
     def result(self) -> WriteResult | None:
@@ -146,10 +146,10 @@ class AsyncTransaction:
         Raises:
             CrossShard: the range is not within one shard: a prefix that has the keyspace's delimiter is.
         """
-        space = self._opened()
+        routed = self._opened()
         check_page_rows(page_rows)
         wanted = plan(
-            space.keyspace.name,
+            routed.keyspace.name,
             to_bound("prefix", prefix),
             None if start is None else to_bound("start", start),
             None if end is None else to_bound("end", end),
@@ -157,7 +157,7 @@ class AsyncTransaction:
             reverse,
             False,
         )
-        ranges = microshards_of_range(space.keyspace, wanted.prefix, wanted.start, wanted.end)
+        ranges = microshards_of_range(routed.keyspace, wanted.prefix, wanted.start, wanted.end)
         self._check_within_one_shard(ranges, wanted.start, wanted.end)
         if count_in(ranges) == 1:
             self._pin(ranges[0].first, wanted.start)
@@ -165,10 +165,10 @@ class AsyncTransaction:
 
     # -- underneath ---------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> Keyspace:
-        if self._space is None:
+    def _opened(self) -> ClientKeyspace:
+        if self._routed is None:
             raise InvalidArgument("a transaction is used inside its `with` block")
-        return self._space
+        return self._routed
 
     def _due(self) -> float:
         """Return the deadline of a call that begins now."""
@@ -176,16 +176,16 @@ class AsyncTransaction:
 
     def _pin(self, microshard: int, key: bytes) -> None:
         """Take a key into the transaction, whose keys all have to be of one shard."""
-        space = self._opened()
-        shard_queues = space.shard_queues
+        routed = self._opened()
+        shard_queues = routed.shard_queues
         if self._first is None:
             self._first, self._microshard = key, microshard
         elif self._caller.driver.router.one_partition and (
-            partition_of(key, space.delimiter) != partition_of(self._first, space.delimiter)
+            partition_of(key, routed.delimiter) != partition_of(self._first, routed.delimiter)
         ):
             raise CrossShard(
                 f"a transaction is of one shard: keys {shown(self._first)} and {shown(key)} are of two partitions; "
-                f"{ONE_SHARD_HERE}; give them a common partition: {same_text(space.delimiter)}"
+                f"{ONE_SHARD_HERE}; give them a common partition: {same_text(routed.delimiter)}"
             )
         elif shard_queues[microshard] is not shard_queues[self._microshard]:
             raise CrossShard(
@@ -195,17 +195,17 @@ class AsyncTransaction:
             )
 
     def _check_within_one_shard(self, ranges: Ranges, start: bytes, end: bytes) -> None:
-        space = self._opened()
+        routed = self._opened()
         router = self._caller.driver.router
-        if router.one_partition and partition_of_range(space.keyspace, start, end) is None:
+        if router.one_partition and partition_of_range(routed.keyspace, start, end) is None:
             raise CrossShard(
                 f"scan from {shown(start)} in a transaction: the range is of several partitions; {ONE_SHARD_HERE}; "
-                f"scan a prefix that is or begins with one: {same_text(space.delimiter)}"
+                f"scan a prefix that is or begins with one: {same_text(routed.delimiter)}"
             )
-        if len(router.parts_of(space, ranges)) > 1:
+        if len(router.parts_of(routed, ranges)) > 1:
             raise CrossShard(
                 f"scan from {shown(start)} in a transaction: the range is in several shards; "
-                f"a prefix that has the delimiter {space.delimiter!r} is in one"
+                f"a prefix that has the delimiter {routed.delimiter!r} is in one"
             )
 
     def _take_key(self, key: bytes) -> None:

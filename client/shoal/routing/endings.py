@@ -23,7 +23,7 @@ _FOR_A_PART = frozenset((ErrorCode.INVALID_ARGUMENT.value, ErrorCode.TOO_LARGE.v
 
 
 @dataclass(slots=True)
-class Outcomes(Generic[W]):
+class CallOutcomes(Generic[W]):
     """Calls that are over. The driver takes the waiters out of the calls, where there still is one; rows belong to the
     calls beside them, in order. The ranges are what sessions note the seq for. `failed` are waiters already taken out.
     """
@@ -38,7 +38,7 @@ class Endings(Generic[W]):
     """See the module's first lines. `outcomes` are for the driver, which takes them out."""
 
     def __init__(self, schedule: Schedule[W], limits: NodeLimits) -> None:
-        self.outcomes: Outcomes[W] = Outcomes()
+        self.outcomes: CallOutcomes[W] = CallOutcomes()
         self._schedule = schedule
         self._limits = limits
 

@@ -64,7 +64,7 @@ from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import misplaced, scattered
 from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.counters import ClientCounters
-from shoal.routing.endings import Endings, Outcomes
+from shoal.routing.endings import CallOutcomes, Endings
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
@@ -93,7 +93,7 @@ RETRY_BUDGET_TOKENS = 100.0
 RETRY_BUDGET_REFUND = 0.1
 
 
-class Space(Generic[W]):
+class RoutedKeyspace(Generic[W]):
     """A keyspace as routed now: `shard_queues[microshard]`. The list is changed in place when the map changes."""
 
     __slots__ = ("delimiter", "keyspace", "microshards", "shard_queues")
@@ -136,7 +136,7 @@ class Router(Generic[W]):
         self._sender = Sender(self.network, ReplicaSelector(self.network, random, region), self._schedule, self.limits)
         self.routes: Routes | None = None
         self.one_partition = False
-        self._spaces: dict[int, Space[W]] = {}
+        self._keyspaces: dict[int, RoutedKeyspace[W]] = {}
         self._shard_queues: dict[int, ShardQueue[W]] = {}
         self._retired: list[ShardQueue[W]] = []
 
@@ -146,7 +146,7 @@ class Router(Generic[W]):
 
     # -- calls in -----------------------------------------------------------------------------------------------------
 
-    def space(self, name: str) -> Space[W] | None:
+    def routed(self, name: str) -> RoutedKeyspace[W] | None:
         """Return the keyspace of that name, or None before the first shard map.
 
         Raises:
@@ -159,35 +159,35 @@ class Router(Generic[W]):
         if keyspace is None:
             names = ", ".join(sorted(routes.keyspaces_by_name)) or "none"
             raise KeyspaceNotFound(f"no keyspace {name!r} in the cluster {routes.map.cluster!r}; there are: {names}")
-        return self._spaces[keyspace.id]
+        return self._keyspaces[keyspace.id]
 
-    def write(self, space: Space[W], call: WriteCall[W]) -> None:
+    def write(self, routed: RoutedKeyspace[W], call: WriteCall[W]) -> None:
         """Take an operation on one key that is to be safe at a quorum, to be sent in the next turn."""
         key: bytes = call.operation.key  # type: ignore[union-attr]  # the caller's to see to: this is the hot path
-        shard_queue = space.shard_queues[microshard_of(key, space.delimiter, space.microshards)]
+        shard_queue = routed.shard_queues[microshard_of(key, routed.delimiter, routed.microshards)]
         shard_queue.writes.add(call)
         if not shard_queue.dirty:
             self._schedule.touch(shard_queue)
 
-    def read(self, space: Space[W], call: ReadCall[W]) -> None:
+    def read(self, routed: RoutedKeyspace[W], call: ReadCall[W]) -> None:
         """Take a read that is the leader's, to be sent in the next turn."""
-        shard_queue = space.shard_queues[microshard_of(call.key, space.delimiter, space.microshards)]
+        shard_queue = routed.shard_queues[microshard_of(call.key, routed.delimiter, routed.microshards)]
         shard_queue.reads.add(call)
         if not shard_queue.dirty:
             self._schedule.touch(shard_queue)
 
-    def weak_read(self, space: Space[W], call: ReadCall[W]) -> None:
+    def weak_read(self, routed: RoutedKeyspace[W], call: ReadCall[W]) -> None:
         """Take a read that any replica may serve, to be sent in the next turn; the leader's where its session lacks spans."""
-        shard_queue = space.shard_queues[microshard_of(call.key, space.delimiter, space.microshards)]
+        shard_queue = routed.shard_queues[microshard_of(call.key, routed.delimiter, routed.microshards)]
         if call.session_vector is not None and call.session_vector.floor(shard_queue.shard.ranges) == ASK_LEADER:
             call.max_staleness_ms = STRONG_READ
         shard_queue.read_queue(call.max_staleness_ms).add(call)
         if not shard_queue.dirty:
             self._schedule.touch(shard_queue)
 
-    def submit(self, space: Space[W], call: AnyCall[W]) -> None:
+    def submit(self, routed: RoutedKeyspace[W], call: AnyCall[W]) -> None:
         """Take a call of any kind, to be sent in the next turn; one that no shard can serve is over then."""
-        shard_queue = self._shard_queue_of(space, call)
+        shard_queue = self._shard_queue_of(routed, call)
         if shard_queue is None:
             self._endings.fail(call, misplaced(call))
             return
@@ -196,9 +196,9 @@ class Router(Generic[W]):
             if (
                 self.one_partition
                 and isinstance(operation, Atomic)
-                and not share_a_partition(operation, space.keyspace)
+                and not share_a_partition(operation, routed.keyspace)
             ):
-                self._endings.fail(call, scattered(call, space.delimiter))
+                self._endings.fail(call, scattered(call, routed.delimiter))
                 return
             (shard_queue.fast if call.fast else shard_queue.writes).add(call)
             self._schedule.touch(shard_queue)
@@ -216,36 +216,36 @@ class Router(Generic[W]):
             shard_queue.read_queue(call.max_staleness_ms).add(call)
         self._schedule.touch(shard_queue)
 
-    def _shard_queue_of(self, space: Space[W], call: AnyCall[W]) -> ShardQueue[W] | None:
+    def _shard_queue_of(self, routed: RoutedKeyspace[W], call: AnyCall[W]) -> ShardQueue[W] | None:
         """Return the shard queue of the one shard that has all that the call is about; None where there is none."""
         if isinstance(call, ReadCall):
-            return space.shard_queues[space.keyspace.microshard_of(call.key)]
+            return routed.shard_queues[routed.keyspace.microshard_of(call.key)]
         if isinstance(call, ScanCall):
-            return self._shard_queue_with(space, call.ranges)
+            return self._shard_queue_with(routed, call.ranges)
         if isinstance(call.operation, DeleteRange):
-            return self._shard_queue_with(space, call.operation.ranges)
+            return self._shard_queue_with(routed, call.operation.ranges)
         if call.microshards is None:
-            return space.shard_queues[space.keyspace.microshard_of(call.key)]
-        shard_queues = {space.shard_queues[microshard] for microshard in call.microshards}
+            return routed.shard_queues[routed.keyspace.microshard_of(call.key)]
+        shard_queues = {routed.shard_queues[microshard] for microshard in call.microshards}
         return shard_queues.pop() if len(shard_queues) == 1 else None
 
-    def _shard_queue_with(self, space: Space[W], ranges: Ranges) -> ShardQueue[W] | None:
+    def _shard_queue_with(self, routed: RoutedKeyspace[W], ranges: Ranges) -> ShardQueue[W] | None:
         """Return the shard queue of the shard that has all of these microshards; None where several have them."""
         assert self.routes is not None, "shard queues come with a map"
-        shard_queue = space.shard_queues[ranges[0].first]
+        shard_queue = routed.shard_queues[ranges[0].first]
         if self.routes.shards[shard_queue.shard.id].ranges == ranges:
             return shard_queue
-        shard_queues = space.shard_queues
+        shard_queues = routed.shard_queues
         return (
             shard_queue
             if all(shard_queues[microshard] is shard_queue for microshard in microshards_in(ranges))
             else None
         )
 
-    def parts_of(self, space: Space[W], ranges: Ranges) -> list[ShardPart]:
+    def parts_of(self, routed: RoutedKeyspace[W], ranges: Ranges) -> list[ShardPart]:
         """Return which shards have these microshards, and which of them each has, by the present map."""
         assert self.routes is not None, "a keyspace comes with a map"
-        return self.routes.parts(space.keyspace.id, ranges)
+        return self.routes.parts(routed.keyspace.id, ranges)
 
     def close(self) -> None:
         """End every open call; nothing may be submitted afterwards."""
@@ -374,30 +374,30 @@ class Router(Generic[W]):
         ]
         self._shard_queues = shard_queues
         for keyspace in shard_map.keyspaces:
-            space = self._spaces.get(keyspace.id)
-            if space is None:
-                space = self._spaces[keyspace.id] = Space(keyspace)
-            space.keyspace = keyspace
-            space.shard_queues[:] = [shard_queues[shard] for shard in routes.shard_table(keyspace.id)]
+            routed = self._keyspaces.get(keyspace.id)
+            if routed is None:
+                routed = self._keyspaces[keyspace.id] = RoutedKeyspace(keyspace)
+            routed.keyspace = keyspace
+            routed.shard_queues[:] = [shard_queues[shard] for shard in routes.shard_table(keyspace.id)]
         for shard_queue in former:
             self._reroute(shard_queue)
 
     def _reroute(self, shard_queue: ShardQueue[W]) -> None:
         """Place the shard queue's queued calls, and those of batches that wait to be sent again, by the present map."""
-        space = self._spaces[shard_queue.shard.keyspace]
+        routed = self._keyspaces[shard_queue.shard.keyspace]
         for batch in (*shard_queue.waiting, *shard_queue.weak_waiting):
             if not self._belongs(batch):
                 self._endings.dissolve(batch, "its microshard has gone to another shard since")
         for queue in shard_queue.call_queues:
             for call in queue.take_all():
                 if call.waiter is not None:
-                    self.submit(space, call)
+                    self.submit(routed, call)
 
     def _belongs(self, batch: AnyBatch[W]) -> bool:
         """Say whether all that a batch is about is still its shard queue's."""
         shard_queue = batch.shard_queue
-        space = self._spaces[shard_queue.shard.keyspace]
-        return all(self._shard_queue_of(space, call) is shard_queue for call in batch.calls)
+        routed = self._keyspaces[shard_queue.shard.keyspace]
+        return all(self._shard_queue_of(routed, call) is shard_queue for call in batch.calls)
 
     def _recheck(self, request: AnyRequest[W]) -> None:
         """Before another attempt: is this still the shard queue that the batch belongs to?"""
@@ -408,12 +408,12 @@ class Router(Generic[W]):
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
-    def take_outcomes(self) -> Outcomes[W] | None:
+    def take_outcomes(self) -> CallOutcomes[W] | None:
         """Take out the calls that are over since the last time; None where there are none."""
         outcomes = self._endings.outcomes
         if not (outcomes.written or outcomes.read or outcomes.failed or outcomes.scanned):
             return None
-        self._endings.outcomes = Outcomes()
+        self._endings.outcomes = CallOutcomes()
         return outcomes
 
     def turn(self, now: float) -> Turn[W]:

@@ -36,7 +36,7 @@ WRITE_BUFFER_BYTES = 4 * 1024 * 1024
 """Beyond so many unsent bytes requests wait in the router."""
 
 
-class Host(Protocol):
+class ConnectionHost(Protocol):
     """What a connection tells whom it belongs to."""
 
     def connection_up(self, connection: Connection, welcome: Welcome) -> None: ...
@@ -49,7 +49,7 @@ class Host(Protocol):
 class Connection(asyncio.Protocol):
     """See the module's first lines. `connect` begins it; `end` ends it and names the reason that the host is told."""
 
-    def __init__(self, host: Host, address: str) -> None:
+    def __init__(self, host: ConnectionHost, address: str) -> None:
         self.address = address
         self._host = host
         self._reader = FrameReader()

@@ -20,7 +20,7 @@ from shoal.options import Options
 from shoal.protocol.messages import Answer, Welcome
 from shoal.results import Entry
 from shoal.routing.calls import NEVER, AnyCall, C
-from shoal.routing.router import Router, Space
+from shoal.routing.router import RoutedKeyspace, Router
 from shoal.routing.shard_queue import AttemptTracer
 from shoal.transport.connection import Connection
 from shoal.transport.embedded import EmbeddedConnection
@@ -29,7 +29,7 @@ Waiter: TypeAlias = "asyncio.Future[Any]"
 """What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`; of a
 scan the `ScanPage`."""
 
-Keyspace: TypeAlias = Space[Waiter]
+ClientKeyspace: TypeAlias = RoutedKeyspace[Waiter]
 AnyConnection: TypeAlias = Connection | EmbeddedConnection
 Call: TypeAlias = AnyCall[Waiter]
 
@@ -77,7 +77,7 @@ class Driver:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def submit(self, way: Callable[[Keyspace, C], None], space: Keyspace, call: C) -> Waiter:
+    def submit(self, way: Callable[[ClientKeyspace, C], None], routed: ClientKeyspace, call: C) -> Waiter:
         """Submit a call of an admitted caller; return the waiter that it gets.
 
         Args:
@@ -90,7 +90,7 @@ class Driver:
             self.busy = True
         waiter: Waiter = self._create_future()
         call.waiter = waiter
-        way(space, call)
+        way(routed, call)
         return waiter
 
     def forget(self, call: Call) -> None:

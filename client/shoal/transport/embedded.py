@@ -19,7 +19,7 @@ from shoal.protocol.messages import Answer, Request, TracedRequest, Welcome
 DATABASE_MODULE = "shoal_server.embedded"
 
 
-class Host(Protocol):
+class EmbeddedHost(Protocol):
     """What an embedded connection tells whom it belongs to."""
 
     def connection_up(self, connection: EmbeddedConnection, welcome: Welcome) -> None: ...
@@ -56,7 +56,7 @@ class OpenDatabase(Protocol):
 class EmbeddedConnection:
     """One per client: it may be ended and connected again, which leaves the database open; `close` closes that, too."""
 
-    def __init__(self, host: Host, options: EmbeddedOptions, keyspace: str) -> None:
+    def __init__(self, host: EmbeddedHost, options: EmbeddedOptions, keyspace: str) -> None:
         """
         Raises:
             InvalidArgument: the server's part is not installed.

@@ -197,22 +197,22 @@ class World:
     def submit(self, write: bool, timeout: float, kind: str = "") -> None:
         name = len(self.calls)
         self.waiting[name] = write
-        space = self.router.space("default")
-        assert space is not None
+        routed = self.router.routed("default")
+        assert routed is not None
         key = b"%d" % name
         call: Any
         if kind == "weak get":
             call = ReadCall(name, self.now + timeout, 8, key, False, None, 1000)
-            self.router.submit(space, call)
+            self.router.submit(routed, call)
         elif kind == "fast put":
             call = WriteCall(name, self.now + timeout, 8, Put(key, b"v"), None, True)
-            self.router.submit(space, call)
+            self.router.submit(routed, call)
         elif write:
             call = WriteCall(name, self.now + timeout, 8, Increment(key) if kind else Put(key, b"v"))
-            self.router.write(space, call)
+            self.router.write(routed, call)
         else:
             call = ReadCall(name, self.now + timeout, 8, key, False)
-            self.router.read(space, call)
+            self.router.read(routed, call)
         self.calls[name] = call
         if name % 2:
             self.turn()
