@@ -1,4 +1,8 @@
-"""The calls of a client that are about ranges of keys. The blocking ones are generated from this file, too."""
+"""The calls of a client that are about ranges of keys: scans, and deletions, of which this is the doing, too.
+
+A range is in one microshard where it fixes one, else in all, shard by shard. The blocking calls are generated from this
+file, as those of aio.py.
+"""
 
 # ruff: noqa: ASYNC109 - the timeout is the whole call's, retries included; it ends with an error that says what is known
 from __future__ import annotations
@@ -7,11 +11,15 @@ from typing import Any, Literal, overload
 
 from shoal.arguments import check_timeout, to_bound
 from shoal.caller import Caller
-from shoal.key_sets import prefix_end
-from shoal.ranges import check_prefix, delete_range
+from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable
+from shoal.key_sets import microshards_of_range, prefix_end
+from shoal.protocol.messages import DeleteRange
 from shoal.results import Consistency
+from shoal.routing.call_errors import ShardChanged
 from shoal.scan_plans import check_page_rows, plan, resumed
 from shoal.scans import AsyncScan, MergedRows
+from shoal.shardmap import count_in, microshards_in, ranges_of
+from shoal.steps import first_result
 
 
 class AsyncRangeCalls:
@@ -129,8 +137,8 @@ class AsyncRangeCalls:
         Raises:
             InvalidArgument: the prefix is empty (that is `delete_range("", "")`).
         """
-        first = check_prefix(to_bound("prefix", prefix))
-        return await delete_range(self._caller, first, prefix_end(first), self._caller.deadline(timeout), first)
+        first = _check_prefix(to_bound("prefix", prefix))
+        return await _delete_range(self._caller, first, prefix_end(first), self._caller.deadline(timeout), first)
 
     async def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: float | None = None) -> int:
         """Remove all keys in [start, end); return the number of microshards that this touched.
@@ -144,4 +152,71 @@ class AsyncRangeCalls:
             InvalidArgument: the end is before the start.
         """
         first, last = to_bound("start", start), to_bound("end", end)
-        return await delete_range(self._caller, first, last, self._caller.deadline(timeout), b"")
+        return await _delete_range(self._caller, first, last, self._caller.deadline(timeout), b"")
+
+
+def _check_prefix(prefix: bytes) -> bytes:
+    """Return the prefix.
+
+    Raises:
+        InvalidArgument: it is empty, and would mean all keys.
+    """
+    if not prefix:
+        raise InvalidArgument(
+            'an empty prefix would delete every key of the keyspace: say delete_range("", "") for that'
+        )
+    return prefix
+
+
+async def _delete_range(caller: Caller, start: bytes, end: bytes, deadline: float, prefix: bytes) -> int:
+    """Delete the keys of [start, end), an empty `end` for the last; return the number of microshards.
+
+    Each deletion says which microshards it is for, so that it is done in all of them or in none. Those of a shard that
+    has given some of its microshards away since, or of whose deletion nobody knows any more, are deleted in again.
+
+    Args:
+        prefix: of all keys in the range, where there is one.
+    """
+    if end and end < start:
+        raise InvalidArgument(f"a range runs from its start up to its end, not from {start!r} down to {end!r}")
+    if start == end and end:
+        return 0
+    routed = await caller.admit(deadline)
+    wanted = left = microshards_of_range(routed.keyspace, prefix, start, end)
+    touched = False
+    while left:
+        steps = [DeleteRange(part.ranges, start, end) for part in caller.parts_of(routed, left)]
+        results = await caller.run_all(steps, deadline)
+        again: list[DeleteRange] = []
+        failed: list[ShoalError] = []
+        for step, result in zip(steps, results, strict=True):
+            if isinstance(result, ShardChanged | OutcomeUnknown):
+                again.append(step)
+            elif isinstance(result, ShoalError):
+                failed.append(result)
+            elif first_result(result) != count_in(step.ranges):
+                raise Internal(f"a shard deleted in {first_result(result)} microshards of {count_in(step.ranges)}")
+            touched = touched or not isinstance(result, ShoalError) or result.maybe_applied
+        if failed:
+            raise _failure(failed, len(steps), touched)
+        left = ranges_of(microshard for step in again for microshard in microshards_in(step.ranges))
+    return count_in(wanted)
+
+
+def _failure(failed: list[ShoalError], shards: int, touched: bool) -> ShoalError:
+    """Return the error of a deletion that some of the shards have not done; `touched`: some rows may be gone."""
+    first = failed[0]
+    if shards == 1 and first.maybe_applied == touched:
+        return first
+    # Those two say that surely nothing was done.
+    kind = OutcomeUnknown if touched and isinstance(first, Unavailable | Overloaded) else type(first)
+    error = kind(
+        f"{len(failed)} of {shards} shards have not deleted their part of the range; the first: {first}; "
+        "to delete it again does no harm",
+        maybe_applied=touched,
+        retry_after=first.retry_after,
+        shard=first.shard,
+        request_id=first.request_id,
+    )
+    error.__cause__ = first
+    return error
