@@ -46,14 +46,15 @@ class Answers(Generic[W]):
         schedule: Schedule[W],
         endings: Endings[W],
         counters: ClientCounters,
+        tracer: AttemptTracer | None,
         backoff: Backoff,
         budget: RetryBudget,
     ) -> None:
-        self.tracer: AttemptTracer | None = None
         self._network = network
         self._schedule = schedule
         self._endings = endings
         self._counters = counters
+        self._tracer = tracer
         self._backoff = backoff
         self._budget = budget
 
@@ -131,8 +132,8 @@ class Answers(Generic[W]):
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
         shard_queue = request.shard_queue
         self._counters.refused(failure.code)
-        if self.tracer is not None:
-            self.tracer.failed(request, failure.code)
+        if self._tracer is not None:
+            self._tracer.failed(request, failure.code)
         if isinstance(request, WriteBatch) and failure.maybe_applied:
             request.uncertain = True
         code = failure.code
@@ -159,8 +160,8 @@ class Answers(Generic[W]):
     def lost(self, link: Link[W], request: AnyRequest[W], trouble: Trouble, now: float) -> None:
         """The connection went while an answer was owed, for the reason that the trouble names."""
         shard_queue = request.shard_queue
-        if self.tracer is not None:
-            self.tracer.failed(request, "connection_lost")
+        if self._tracer is not None:
+            self._tracer.failed(request, "connection_lost")
         if isinstance(request, WriteBatch):
             request.uncertain = True
         if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:

@@ -120,10 +120,13 @@ class Router(Generic[W]):
     `one_partition`: what is written together must share a partition (`ONE_PARTITION_FEATURE`).
     """
 
-    def __init__(self, seeds: tuple[str, ...], random: Random, region: str = "") -> None:
+    def __init__(
+        self, seeds: tuple[str, ...], random: Random, region: str = "", tracer: AttemptTracer | None = None
+    ) -> None:
         """
         Args:
             region: the client's, for choosing replicas; "": all are equally near.
+            tracer: told of every attempt.
         """
         backoff = Backoff(FIRST_BACKOFF_SECONDS, BACKOFF_CAP_SECONDS, random)
         budget = RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND)
@@ -132,17 +135,15 @@ class Router(Generic[W]):
         self.network: Network[W] = Network(seeds, backoff)
         self._schedule: Schedule[W] = Schedule()
         self._endings: Endings[W] = Endings(self._schedule, self.limits)
-        self._answers = Answers(self.network, self._schedule, self._endings, self.counters, backoff, budget)
-        self._sender = Sender(self.network, ReplicaSelector(self.network, random, region), self._schedule, self.limits)
+        self._answers = Answers(self.network, self._schedule, self._endings, self.counters, tracer, backoff, budget)
+        self._sender = Sender(
+            self.network, ReplicaSelector(self.network, random, region), self._schedule, self.limits, tracer
+        )
         self.routes: Routes | None = None
         self.one_partition = False
         self._keyspaces: dict[int, RoutedKeyspace[W]] = {}
         self._shard_queues: dict[int, ShardQueue[W]] = {}
         self._retired: list[ShardQueue[W]] = []
-
-    def trace(self, tracer: AttemptTracer) -> None:
-        """Have `tracer` told of every attempt from now on."""
-        self._sender.tracer = self._answers.tracer = tracer
 
     # -- calls in -----------------------------------------------------------------------------------------------------
 

@@ -36,13 +36,18 @@ class Sender(Generic[W]):
     """See the module's first lines."""
 
     def __init__(
-        self, network: Network[W], selector: ReplicaSelector[W], schedule: Schedule[W], limits: NodeLimits
+        self,
+        network: Network[W],
+        selector: ReplicaSelector[W],
+        schedule: Schedule[W],
+        limits: NodeLimits,
+        tracer: AttemptTracer | None,
     ) -> None:
-        self.tracer: AttemptTracer | None = None
         self._network = network
         self._selector = selector
         self._schedule = schedule
         self._limits = limits
+        self._tracer = tracer
 
     def send_all(self, routes: Routes, now: float) -> None:
         """Send what the touched shard queues have, as far as it may be sent."""
@@ -154,8 +159,8 @@ class Sender(Generic[W]):
         request.asked = link.node
         request.ranges = shard_queue.shard.ranges
         request.sent = now
-        if self.tracer is not None:
-            contexts = self.tracer.sent(request, link.address)
+        if self._tracer is not None:
+            contexts = self._tracer.sent(request, link.address)
             if contexts and link.takes_traces:
                 link.outgoing.append(Traces(request_id, contexts))
         network.send(link, to_message(request, request_id, now), request, now)

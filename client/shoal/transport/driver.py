@@ -52,15 +52,13 @@ class Driver:
 
     def __init__(self, options: Options, tls: SSLContext | None, tracer: CallTracer | None = None) -> None:
         self.busy = True
-        self.router: Router[Waiter] = Router(options.seeds, Random(), options.region)
+        self.router: Router[Waiter] = Router(options.seeds, Random(), options.region, tracer)
         # Bound once: to bind them for every call would cost one more object each.
         self.write, self.read, self.weak_read = self.router.write, self.router.read, self.router.weak_read
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
         self._tracer = tracer
-        if tracer is not None:
-            self.router.trace(tracer)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._open = 0
