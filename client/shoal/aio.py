@@ -215,8 +215,9 @@ class AsyncClient(AsyncRangeCalls):
         routed = caller.routed
         if driver.busy or routed is None:
             routed = await caller.admit(deadline)
-        call: WriteCall[Waiter] = WriteCall(None, deadline, size, operation, caller.session_vector)
-        waiter: Any = driver.submit(driver.write, routed, call)
+        waiter: Any = driver.open_call()
+        call: WriteCall[Waiter] = WriteCall(waiter, deadline, size, operation, caller.session_vector)
+        driver.router.write(routed, call)
         try:
             result: WriteResult = await waiter
             return result

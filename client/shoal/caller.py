@@ -178,7 +178,9 @@ class Caller:
 
     async def run_page(self, routed: ClientKeyspace, call: ScanCall[Waiter]) -> object:
         """Make the call of a scan's page, of an admitted caller."""
-        return await self._finish(call, self.driver.submit(self.driver.router.submit, routed, call))
+        waiter = call.waiter = self.driver.open_call()
+        self.driver.router.submit(routed, call)
+        return await self._finish(call, waiter)
 
     async def run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
@@ -212,32 +214,36 @@ class Caller:
 
     def submit_fetch(self, routed: ClientKeyspace, step: Fetch, size: int, deadline: float) -> ReadCall[Waiter]:
         """Submit a read of an admitted caller."""
-        driver, session_vector, bound = self.driver, self.session_vector, step.max_staleness_ms
+        driver = self.driver
+        waiter = driver.open_call()
         call: ReadCall[Waiter]
-        if bound == STRONG_READ:
-            call = ReadCall(None, deadline, size, step.key, step.whole, session_vector)
-            driver.submit(driver.read, routed, call)
+        if step.max_staleness_ms == STRONG_READ:
+            call = ReadCall(waiter, deadline, size, step.key, step.whole, self.session_vector)
+            driver.router.read(routed, call)
         else:
-            call = ReadCall(None, deadline, size, step.key, step.whole, session_vector, self.bound(routed, bound))
-            driver.submit(driver.weak_read, routed, call)
+            bound = self.bound(routed, step.max_staleness_ms)
+            call = ReadCall(waiter, deadline, size, step.key, step.whole, self.session_vector, bound)
+            driver.router.weak_read(routed, call)
         return call
 
     def _submit(self, routed: ClientKeyspace, step: Step, size: int, deadline: float) -> tuple[Call, Waiter]:
-        driver, session_vector = self.driver, self.session_vector
         if isinstance(step, Fetch):
             fetch = self.submit_fetch(routed, step, size, deadline)
             return fetch, cast(Waiter, fetch.waiter)
+        driver, session_vector = self.driver, self.session_vector
+        waiter = driver.open_call()
         call: WriteCall[Waiter]
         if isinstance(step, FastWrite):
-            call = WriteCall(None, deadline, size, step.operation, session_vector, True)
+            call = WriteCall(waiter, deadline, size, step.operation, session_vector, True)
         elif isinstance(step, Atomic):
-            call = WriteCall(None, deadline, size, step, session_vector, False, microshards_of(step, routed.keyspace))
-        elif isinstance(step, DeleteRange):
-            call = WriteCall(None, deadline, size, step, session_vector)
+            call = WriteCall(waiter, deadline, size, step, session_vector, False, microshards_of(step, routed.keyspace))
         else:
-            call = WriteCall(None, deadline, size, step, session_vector)
-            return call, driver.submit(driver.write, routed, call)
-        return call, driver.submit(driver.router.submit, routed, call)
+            call = WriteCall(waiter, deadline, size, step, session_vector)
+            if not isinstance(step, DeleteRange):
+                driver.router.write(routed, call)
+                return call, waiter
+        driver.router.submit(routed, call)
+        return call, waiter
 
     async def _finish(self, call: Call, waiter: Waiter) -> object:
         try:

@@ -19,7 +19,7 @@ from shoal.metrics import Family, gauge
 from shoal.options import Options
 from shoal.protocol.messages import Answer, Welcome
 from shoal.results import Entry
-from shoal.routing.calls import NEVER, AnyCall, C
+from shoal.routing.calls import NEVER, AnyCall
 from shoal.routing.router import RoutedKeyspace, Router
 from shoal.routing.shard_queue import AttemptTracer
 from shoal.transport.connection import Connection
@@ -46,15 +46,12 @@ class Driver:
     """One per client object; belongs to the event loop it is first used in.
 
     `busy`: a caller may not submit before it was admitted: the cluster is not found yet, or the bound is reached, or
-    the client is closed. It is the one thing that the fast path has to look at. `write`, `read` and `weak_read` are the
-    router's ways for single keys.
+    the client is closed. It is the one thing that the fast path has to look at.
     """
 
     def __init__(self, options: Options, tls: SSLContext | None, tracer: CallTracer | None = None) -> None:
         self.busy = True
         self.router: Router[Waiter] = Router(options.seeds, Random(), options.region, tracer)
-        # Bound once: to bind them for every call would cost one more object each.
-        self.write, self.read, self.weak_read = self.router.write, self.router.read, self.router.weak_read
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
@@ -75,21 +72,14 @@ class Driver:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def submit(self, way: Callable[[ClientKeyspace, C], None], routed: ClientKeyspace, call: C) -> Waiter:
-        """Submit a call of an admitted caller; return the waiter that it gets.
-
-        Args:
-            way: the router's way for such a call: `write`, `read` or `weak_read` here, or `Router.submit`.
-        """
+    def open_call(self) -> Waiter:
+        """Take a place for a call of an admitted caller, who gives it to the router next; return the waiter for it."""
         if not self._flushing:
             self._flush_soon()
         self._open = count = self._open + 1
         if count >= self._options.max_in_flight:
             self.busy = True
-        waiter: Waiter = self._create_future()
-        call.waiter = waiter
-        way(routed, call)
-        return waiter
+        return self._create_future()
 
     def forget(self, call: Call) -> None:
         """The caller left (its task was cancelled): free its place; unsent, the call goes nowhere."""
