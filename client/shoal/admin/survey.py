@@ -15,9 +15,9 @@ from shoal.admin.connection import DEFAULT_TIMEOUT_SECONDS, AdminConnection
 from shoal.errors import ShoalError, Unavailable
 from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
-from shoal.shardmap import NodeAddress, Shard, ShardMap
+from shoal.shardmap import NodeAddress, Shard, ShardMap, microshards_in
 
-LAG_PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 1.0
 SURVEY_INTERVAL_SECONDS = 0.1
 APPLY_LAG_ENTRIES = 1_000
 """A replica that has more than this still to apply is not in step: it answers nothing until it has."""
@@ -27,6 +27,7 @@ class ProblemKind(StrEnum):
     """What can be wrong with a cluster, the worst first."""
 
     SHARD_WITHOUT_LEADER = "shard_without_leader"
+    MICROSHARDS_UNSERVED = "microshards_unserved"
     NODE_UNREACHABLE = "node_unreachable"
     NODE_NOT_WRITABLE = "node_not_writable"
     NODE_NOT_LEADING = "node_not_leading"
@@ -35,6 +36,10 @@ class ProblemKind(StrEnum):
     REPLICA_MISSING = "replica_missing"
     REPLICA_DISCONNECTED = "replica_disconnected"
     REPLICA_BEHIND = "replica_behind"
+
+
+_PASSING = frozenset({ProblemKind.MICROSHARDS_UNSERVED, ProblemKind.REPLICA_BEHIND})
+"""What is so for a moment while all is well: under load, and while microshards go from shard to shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,13 @@ class Survey:
             if self._behind(shard, node, target_indexes) is None and self._failure(shard, node) is None
         )
 
+    def unserved(self, shard: Shard) -> list[int]:
+        """Return the microshards that the map gives a shard and that it lacks by its leader's log, in order."""
+        leader = self.leader(shard.id)
+        if leader is None:
+            return []
+        return sorted(set(microshards_in(shard.ranges)).difference(microshards_in(leader.replica.ranges)))
+
     def problems(self, target_indexes: Mapping[int, int]) -> list[Problem]:
         """Return all that is wrong, the worst first; empty only when every shard has its leader and all its replicas.
 
@@ -148,6 +160,13 @@ class Survey:
                     Problem(ProblemKind.SHARD_WITHOUT_LEADER, f"shard {shard.id} has no leader", shard=shard.id)
                 )
                 continue
+            unserved = self.unserved(shard)
+            if unserved:
+                message = (
+                    f"shard {shard.id} lacks {len(unserved)} microshards by its log that the map gives it (the first is "
+                    f"{unserved[0]}): their keys can be neither read nor written"
+                )
+                found.append(Problem(ProblemKind.MICROSHARDS_UNSERVED, message, shard=shard.id))
             found.extend(self._differences(shard))
             for node in shard.replicas:
                 # An unreachable node is one problem, not one for each of its replicas; a failed replica is behind, too.
@@ -244,8 +263,8 @@ async def examine(
 ) -> Examination:
     """Survey the cluster until nothing is wrong, or for `wait_seconds`; return the last survey and its problems.
 
-    A replica that is behind is given at least `LAG_PATIENCE_SECONDS` to get to where the leader was at first: under
-    load every replica is a moment behind at any instant.
+    What passes by itself is given at least `PATIENCE_SECONDS`, such as a replica that is behind to get to where the leader
+    was at first: under load every replica is a moment behind at any instant.
 
     Raises:
         Unavailable: no seed answered, until the end.
@@ -263,8 +282,8 @@ async def examine(
         else:
             target_indexes = found.target_indexes() | target_indexes
             problems = found.problems(target_indexes)
-            only_behind = all(problem.kind is ProblemKind.REPLICA_BEHIND for problem in problems)
-            patience = max(wait_seconds, LAG_PATIENCE_SECONDS if only_behind else 0.0)
+            passing = all(problem.kind in _PASSING for problem in problems)
+            patience = max(wait_seconds, PATIENCE_SECONDS if passing else 0.0)
             if not problems or waited >= patience:
                 return Examination(found, tuple(problems), target_indexes)
         await asyncio.sleep(SURVEY_INTERVAL_SECONDS)

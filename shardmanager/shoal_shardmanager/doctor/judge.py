@@ -8,11 +8,12 @@ from statistics import median_low
 
 from shoal.admin.survey import Problem, ProblemKind
 from shoal.protocol.messages import StatusReply
-from shoal.shardmap import Shard, microshards_in
+from shoal.shardmap import Shard
 
 from shoal_shardmanager.control.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
 from shoal_shardmanager.control.memberships import is_news, refused, reported, unknown_members
 from shoal_shardmanager.doctor.evidence import Evidence, Finding, Severity
+from shoal_shardmanager.doctor.holdings import stray_migrations, unserved_microshards
 
 CLOCK_SKEW_MS_MAX = 500
 """Nodes that keep time differ by far less; by twice this they lead nothing."""
@@ -285,36 +286,6 @@ def _maps(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _microshards(evidence: Evidence) -> Iterator[Finding]:
-    """Shards that do not have what the newest map says, where nothing under way explains it, and whoever else has it."""
-    shards = evidence.survey.shard_map.shards
-    known = {shard.id for shard in shards}
-    unknown = [
-        replica
-        for status in _statuses(evidence)
-        for replica in status.replicas
-        if replica.shard not in known and replica.role == "leader"
-    ]
-    for shard in shards:
-        leader = evidence.survey.leader(shard.id)
-        if leader is None or not leader.replica.ranges or leader.replica.outgoing or leader.replica.incoming:
-            continue
-        missing = set(microshards_in(shard.ranges)).difference(microshards_in(leader.replica.ranges))
-        if not missing:
-            continue
-        holders = [other.shard for other in unknown if not missing.isdisjoint(microshards_in(other.ranges))]
-        where = f"; shard {_some(holders)} has some of them, which the map does not name" if holders else ""
-        yield Finding(
-            Severity.CRITICAL,
-            "microshards_unserved",
-            f"the map gives shard {shard.id} {len(missing)} microshards (the first is {min(missing)}) that it does not have by "
-            f"its log: their keys can be neither read nor written{where}",
-            "if a split or a move is under way, it is over within seconds; else it was made without the shard manager, whose "
-            f"map has replaced the nodes': `shoal settle {shard.id}` has the map follow the shards, which keep their rows",
-            shard=shard.id,
-        )
-
-
 def _memberships(evidence: Evidence) -> Iterator[Finding]:
     """Memberships that the map cannot follow: no node would take it."""
     shard_map = evidence.survey.shard_map
@@ -341,24 +312,6 @@ def _memberships(evidence: Evidence) -> Iterator[Finding]:
             node=unknown[0] if unknown else "",
             shard=shard.id,
         )
-
-
-def _stray_migrations(evidence: Evidence) -> Iterator[Finding]:
-    """Migrations that no operation of the managers drives."""
-    if not evidence.control.asked or not evidence.control.manager or evidence.control.operations:
-        return
-    for shard in evidence.survey.shard_map.shards:
-        leader = evidence.survey.leader(shard.id)
-        if leader is not None and (leader.replica.outgoing or leader.replica.incoming):
-            yield Finding(
-                Severity.WARNING,
-                "migration_without_operation",
-                f"shard {shard.id} takes part in a migration that no operation of the shard manager is about: it can be "
-                f"neither split, merged nor moved from meanwhile",
-                "if an operation has just begun or ended, look again; else it was begun without the shard manager: "
-                f"`shoal settle {shard.id}` undoes it, or finishes it where the microshards have changed hands already",
-                shard=shard.id,
-            )
 
 
 def _clocks_off(evidence: Evidence) -> Iterator[Finding]:
@@ -490,9 +443,9 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _control,
     _operations,
     _maps,
-    _microshards,
+    unserved_microshards,
     _memberships,
-    _stray_migrations,
+    stray_migrations,
     _versions,
     _clocks_off,
     _clocks,

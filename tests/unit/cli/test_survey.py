@@ -20,7 +20,8 @@ SHARD_MAP = ShardMap(1, "c", tuple(NodeAddress(n, "h:1") for n in NODES), (Keysp
 
 
 def replica(role: str, *, term: int = 1, last_index: int = 10, peers: tuple[PeerProgress, ...] = ()) -> ReplicaStatus:
-    return ReplicaStatus(1, role, "", term, 1, last_index, last_index, last_index, 1, 100, NODES, (), peers)
+    status = ReplicaStatus(1, role, "", term, 1, last_index, last_index, last_index, 1, 100, NODES, (), peers)
+    return replace(status, ranges=SHARD.ranges)
 
 
 def progress(node: str, match_index: int = 10) -> PeerProgress:
@@ -68,6 +69,15 @@ def test_of_two_that_claim_to_lead_the_newer_term_does():
     )
     assert found.leader(1).node == "n2"
     assert kinds(found, found.target_indexes()) == []
+
+
+def test_microshards_that_the_map_gives_a_shard_and_its_leader_lacks_are_a_problem():
+    leader = replica("leader", peers=(progress("n2"), progress("n3")))
+    lacking = replace(leader, ranges=(MicroshardRange(1, 4),))
+    found = survey(report("n1", lacking), report("n2", replica("voter")), report("n3", replica("voter")))
+    [problem] = found.problems(found.target_indexes())
+    assert (problem.kind, problem.shard) == (ProblemKind.MICROSHARDS_UNSERVED, 1)
+    assert "lacks 1 microshards by its log that the map gives it (the first is 0)" in problem.message
 
 
 def test_a_replica_behind_now_but_past_the_earlier_mark_is_in_step():

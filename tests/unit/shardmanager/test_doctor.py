@@ -38,7 +38,7 @@ HOUR_MS = 3_600_000
 def replica(role: str, **changes: object) -> ReplicaStatus:
     peers = tuple(PeerProgress(node, "voter", 10, "replicate", True) for node in NODES) if role == "leader" else ()
     lease = 900 if role == "leader" else 0
-    status = ReplicaStatus(1, role, "n1", 2, 9, 10, 10, 10, 1, lease, NODES, (), peers)
+    status = ReplicaStatus(1, role, "n1", 2, 9, 10, 10, 10, 1, lease, NODES, (), peers, ranges=SHARD.ranges)
     return replace(status, **changes)
 
 
@@ -258,7 +258,8 @@ def test_findings_are_documented_by_their_codes():
     documented = {
         code for row in re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)
     }
-    source = Path(judge_module.__file__).read_text()
+    rules = Path(judge_module.__file__).parent
+    source = "\n".join(module.read_text() for module in sorted(rules.glob("*.py")))
     named = set(re.findall(r'^ +"([a-z]+(?:_[a-z]+)+)",$', source, re.MULTILINE))
     replicas = {kind.value for kind in judge_module._REPLICA_ADVICE}
     assert named | replicas == documented
@@ -291,15 +292,28 @@ def test_a_membership_that_the_map_is_about_to_follow_is_no_finding():
     assert judge(evidence(status("n1", replicas=(leader,)))) == []
 
 
-def test_microshards_that_are_on_their_way_are_no_finding():
-    left = (MicroshardRange(0, 3),)
-    moving = MigrationStatus(7, 2, (MicroshardRange(3, 4),), sealed=True)
-    running = (RunningOperation(1, "move-microshards", "3", "seal", 1.0),)
+def test_a_shard_that_has_nothing_left_of_what_the_map_gives_it_is_found():
+    said = only(evidence(status("n1", replicas=(replica("leader", ranges=()),))))
+    assert (said.code, "4 microshards (the first is 0)" in said.what) == ("microshards_unserved", True)
+
+
+def test_microshards_that_are_copied_are_no_finding():
+    moving = MigrationStatus(7, 2, (MicroshardRange(3, 4),))
+    running = (RunningOperation(1, "move-microshards", "3", "copy", 1.0),)
     under_way = msgspec.structs.replace(CONTROL, operations=running)
-    assert (
-        judge(evidence(status("n1", replicas=(replica("leader", ranges=left, outgoing=moving),)), control=under_way))
-        == []
-    )
+    assert judge(evidence(status("n1", replicas=(replica("leader", outgoing=moving),)), control=under_way)) == []
+
+
+@pytest.mark.parametrize("driven", [True, False])
+def test_microshards_that_stay_between_two_shards_are_found_and_who_is_to_finish_it(driven: bool):
+    moving = MigrationStatus(7, 2, (MicroshardRange(3, 4),), sealed=True)
+    running = (RunningOperation(1, "move-microshards", "3", "seal", 1.0),) if driven else ()
+    control = msgspec.structs.replace(CONTROL, operations=running)
+    leader = replica("leader", ranges=(MicroshardRange(0, 3),), outgoing=moving)
+    found = {one.code: one for one in judge(evidence(status("n1", replicas=(leader,)), control=control))}
+    assert ("migration_without_operation" in found) == (not driven)
+    advice = found["microshards_unserved"].advice
+    assert ("`shoal operations`" in advice, "`shoal settle 1`" in advice) == (driven, not driven)
 
 
 def test_a_migration_that_no_operation_drives_is_found():
