@@ -222,13 +222,16 @@ class AdminConnection:
         """
         await self._ask(SetLogLevel(self._number(), level), Done)
 
-    async def drop_replica(self, shard: int) -> None:
+    async def drop_replica(self, shard: int, *, empty_at: int = -1) -> None:
         """Have the node remove its replica of `shard`, which its shard map must not put there.
 
+        Args:
+            empty_at: from this entry of the shard's log on, nothing is left of it; -1: what the replica has may go.
+
         Raises:
-            InvalidArgument: the map puts one there, or the replica leads.
+            InvalidArgument: the map puts one there, or the replica leads, or has microshards that it should not have.
         """
-        await self._ask(DropReplica(self._number(), shard), Done)
+        await self._ask(DropReplica(self._number(), shard, empty_at), Done)
 
     async def read_page(
         self,

@@ -22,6 +22,7 @@ from shoal.protocol.bounds import (
     Int64,
     KeyspaceId,
     LogIndex,
+    LogIndexOrNone,
     MicroshardNumber,
     MinSeq,
     Name,
@@ -408,10 +409,16 @@ class DropReplica(_Message, frozen=True, tag=21):
 
     Refused where the node votes in the group, as far as it knows, unless the map has no such shard any more, or is made
     for a newer membership than the replica has heard of.
+
+    Args:
+        empty_at: whoever drops the whole shard knows that nothing was left of it at this entry of its log: refused where the
+            replica is as far or further, and has microshards, or takes part in a migration; -1: all that the replica has may
+            go, as others have it, or are to lose it, too.
     """
 
     request: RequestNumber
     shard: ShardId
+    empty_at: LogIndexOrNone = -1
 
 
 class SplitShard(_Message, frozen=True, tag=22):

@@ -204,6 +204,13 @@ class Administration:
             return ""
         if replica.group.is_leader and shard is not None:
             return f"{node.identity.node} leads shard {request.shard}: transfer its leadership first"
+        state = replica.machine.state
+        # A replica that is not yet so far is of a time when the shard had what others have from it since.
+        if 0 <= request.empty_at <= state.index and state.stored_ranges:
+            return (
+                f"shard {request.shard} is to be empty since entry {request.empty_at} of its log, and its replica on "
+                f"{node.identity.node}, at entry {state.index}, has microshards: it is kept"
+            )
         if replica.machine.microshards.split_offs:
             # Its log is all that could make the new one again, if a crash came before that is on disk.
             return f"what was split off shard {request.shard} is not on disk yet: ask again in a moment"

@@ -41,6 +41,7 @@ from shoal_shardmanager.control.rows import (
     Drain,
     DropKeyspace,
     Failover,
+    FollowLogs,
     Heal,
     MergeShards,
     Migration,
@@ -202,7 +203,7 @@ def _advance(
             return _migrate(row, work, state, observed, memory, decision)
         case DropKeyspace() | MergeShards() if row.step is Step.DROP:
             return spread.delete(row, work, state, observed)
-        case AlterKeyspace() | RemoveNode() | Undrain() | DropKeyspace() | SplitShard() | MergeShards():
+        case AlterKeyspace() | RemoveNode() | Undrain() | DropKeyspace() | SplitShard() | MergeShards() | FollowLogs():
             return spread.spread(row, work, state, observed)
 
 
@@ -314,6 +315,11 @@ def _remainders(state: ClusterState, observed: ObservedState) -> Iterable[Drop]:
     shards = {shard.id: shard for shard in state.map.shards}
     busy = state.busy()
     dropped = set(state.counters.dropped) - busy
+    emptied = {
+        row.arguments.source: row.arguments.empty_at
+        for row in state.operations.values()
+        if isinstance(row.arguments, MergeShards)
+    }
     view_leaders = observed.leaders()
     for node in sorted(state.nodes):
         status = observed.fresh(node)
@@ -323,7 +329,7 @@ def _remainders(state: ClusterState, observed: ObservedState) -> Iterable[Drop]:
             shard = shards.get(held.shard)
             if shard is None:
                 if held.shard in dropped:
-                    yield Drop(node, held.shard)
+                    yield Drop(node, held.shard, empty_at=emptied.get(held.shard, -1))
                 continue
             if node in shard.replicas or held.shard in busy:
                 continue

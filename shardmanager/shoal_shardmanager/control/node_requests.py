@@ -44,11 +44,15 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Have `node` delete its replica of a shard. `operation` 0: it is a remainder that no operation cares for."""
+    """Have `node` delete its replica of a shard. `operation` 0: it is a remainder that no operation cares for.
+
+    `empty_at`: it is to refuse where the replica has microshards at this entry of its log or later; -1: it is not to look.
+    """
 
     node: str
     shard: int
     operation: int = 0
+    empty_at: int = -1
 
 
 @dataclass(frozen=True, slots=True)

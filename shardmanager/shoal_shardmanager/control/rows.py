@@ -21,6 +21,7 @@ from shoal.protocol.bounds import (
     Count,
     DurationMs,
     KeyspaceId,
+    LogIndexOrNone,
     Name,
     Place,
     ShardId,
@@ -285,11 +286,16 @@ class MoveMicroshards(msgspec.Struct, frozen=True, tag="move-microshards"):
 
 
 class MergeShards(msgspec.Struct, frozen=True, tag="merge"):
-    """Give all microshards of shard `source` to shard `target`, then drop it."""
+    """Give all microshards of shard `source` to shard `target`, then drop it.
+
+    `empty_at`: up to this entry of its log the source was known to have nothing left when it was taken out of the map; -1: it
+    is in the map.
+    """
 
     source: ShardId
     target: ShardId
     ranges: Ranges
+    empty_at: LogIndexOrNone = -1
 
 
 class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
@@ -305,6 +311,18 @@ class RollingRestart(msgspec.Struct, frozen=True, tag="rolling-restart"):
     done: Count = 0
     uptime_ms: Count = 0
     skipped: Nodes = ()
+
+
+class FollowLogs(msgspec.Struct, frozen=True, tag="settle"):
+    """Spread a map that gives microshards to the shards that have them by their logs.
+
+    Args:
+        shards: those that have, or are without, some that the map had otherwise.
+        microshards: how many these are.
+    """
+
+    shards: Shards
+    microshards: Count
 
 
 Migration: TypeAlias = MoveMicroshards | MergeShards
@@ -325,6 +343,7 @@ Arguments: TypeAlias = (
     | MoveMicroshards
     | MergeShards
     | RollingRestart
+    | FollowLogs
 )
 
 
@@ -374,7 +393,7 @@ class OperationRow(msgspec.Struct, frozen=True):
                 return (self.arguments.shard, self.arguments.child)
             case MoveMicroshards() | MergeShards():
                 return (self.arguments.source, self.arguments.target)
-            case CreateKeyspace() | DropKeyspace():
+            case CreateKeyspace() | DropKeyspace() | FollowLogs():
                 return self.arguments.shards
             case _:
                 return ()

@@ -141,7 +141,7 @@ class NodeWatcher:
                 case Transfer():
                     await connection.transfer_leader(request.shard, request.target)
                 case Drop():
-                    await connection.drop_replica(request.shard)
+                    await connection.drop_replica(request.shard, empty_at=request.empty_at)
                 case Split():
                     await connection.split_shard(request.shard, request.child, request.map_version)
                 case Forget():

@@ -27,6 +27,7 @@ from shoal_shardmanager.control.rows import (
     Drain,
     DropKeyspace,
     Failover,
+    FollowLogs,
     MergeShards,
     MoveLeader,
     MoveMicroshards,
@@ -169,6 +170,8 @@ def subject_of(row: OperationRow) -> str:
             return f"from shard {source} to shard {target}"
         case MergeShards(source, target):
             return f"shard {source} into shard {target}"
+        case FollowLogs(shards):
+            return f"shards {', '.join(map(str, shards))}"
         case RollingRestart(nodes):
             return f"{len(nodes)} nodes"
         case _:

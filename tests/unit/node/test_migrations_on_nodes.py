@@ -377,6 +377,12 @@ def test_what_was_forgotten_too_early_is_not_left_out_in_silence(two: TwoShards)
 
 def drop_source(two: TwoShards, node: str) -> None:
     """Have `node` drop its replica of the source, by a shard map that has none there."""
+    without_source(two, node)
+    assert isinstance(two.nodes.ask_and_wait(node, lambda request: DropReplica(request, SOURCE)), Done)
+
+
+def without_source(two: TwoShards, node: str) -> None:
+    """Give `node` a shard map that has no replica of the source there."""
     shard_map = two.nodes.nodes[node].routes.map
     without = tuple(
         with_members(shard, tuple(voter for voter in shard.voters if voter != node), (), shard.membership_version + 1)
@@ -386,7 +392,25 @@ def drop_source(two: TwoShards, node: str) -> None:
     )
     later = msgspec.structs.replace(shard_map, version=VERSION + 1, shards=without)
     assert isinstance(two.nodes.ask_and_wait(node, lambda request: InstallShardMap(request, later)), Done)
-    assert isinstance(two.nodes.ask_and_wait(node, lambda request: DropReplica(request, SOURCE)), Done)
+
+
+def test_a_replica_of_a_shard_that_is_to_be_empty_and_is_not_is_kept(two: TwoShards) -> None:
+    two.write(SOURCE, Put(MOVED, b"1"))
+    node = next(name for name in NODES if name != two.leading(SOURCE))
+    without_source(two, node)
+    applied = two.replica(SOURCE, node).machine.state.index
+
+    def drop(empty_at: int) -> Answer:
+        answer: Answer = two.nodes.ask_and_wait(node, lambda request: DropReplica(request, SOURCE, empty_at))
+        return answer
+
+    for empty_at in (0, applied):
+        said = refusal(drop(empty_at)).message
+        assert f"is to be empty since entry {empty_at} of its log" in said
+        assert said.endswith("has microshards: it is kept")
+    assert two.replica(SOURCE, node).machine.state.ranges == two.replica(SOURCE).machine.state.ranges
+    # It only has not yet heard of what left the shard since.
+    assert isinstance(drop(applied + 100), Done)
 
 
 def test_dropping_a_replica_of_one_shard_leaves_the_rows_of_the_other(two: TwoShards) -> None:

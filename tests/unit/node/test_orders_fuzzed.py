@@ -120,7 +120,7 @@ def orders(request: int) -> st.SearchStrategy[Request]:
     return st.one_of(
         st.builds(InstallShardMap, asked, shard_map, st.lists(shard_id, max_size=3)),
         st.builds(ChangeMembership, asked, shard_id, small, name, small),
-        st.builds(DropReplica, asked, shard_id),
+        st.builds(DropReplica, asked, shard_id, st.integers(-1, 60)),
         st.builds(SplitShard, asked, shard_id, child, small),
         st.builds(TransferLeader, asked, shard_id, name, number),
         st.builds(BeginIncoming, asked, shard_id, small, shard_id, ranges),

@@ -91,6 +91,7 @@ class SimulatedCluster:
         self.disk_free: dict[str, int] = {}
         self.not_writable: dict[str, str] = {}
         self.not_leading: dict[str, str] = {}
+        self.unapplied: dict[int, int] = {}
         self.events = 0
         self.crash_at = -1
         self.lose_at = -1
@@ -262,6 +263,7 @@ class SimulatedCluster:
             leader=group.leader,
             term=group.term,
             last_index=ENTRIES,
+            applied_index=ENTRIES - self.unapplied.get(shard, 0),
             voters=tuple(group.voters),
             followers=tuple(group.followers),
             peers=peers if leads else (),
@@ -291,7 +293,7 @@ class SimulatedCluster:
             case Transfer(name, shard, target):
                 self._transfer(name, shard, target)
             case Drop(name, shard):
-                self._drop(name, shard)
+                self._drop(name, shard, request.empty_at)
             case Split():
                 self._split(request)
             case Forget(name, shard, migration):
@@ -395,11 +397,13 @@ class SimulatedCluster:
         assert not self.not_leading.get(target), "leaderships go to nodes that take them"
         group.leader, group.term = target, group.term + 1
 
-    def _drop(self, node: str, shard: int) -> None:
+    def _drop(self, node: str, shard: int, empty_at: int) -> None:
         holder = self.nodes[node]
         if any(known.id == shard and node in known.replicas for known in holder.map.shards):
             raise RequestRefused("the map puts it here")
         group = self.groups.get(shard)
+        if group is not None and node in group.members and 0 <= empty_at <= ENTRIES and group.ranges:
+            raise RequestRefused("it has microshards")
         if group is not None and shard not in self.state.counters.dropped:
             assert node not in group.members, f"a copy that counts was deleted: shard {shard} on {node}"
         holder.replicas.discard(shard)

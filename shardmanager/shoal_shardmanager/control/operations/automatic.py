@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from msgspec.structs import replace
 from shoal.shardmap import Shard, microshards_in
 
+from shoal_shardmanager.control.holdings import disagreement
 from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.placement_input import Loads
 from shoal_shardmanager.control.rows import (
@@ -60,6 +61,8 @@ def splits(
         since = overloaded.setdefault(shard.id, observed.now_ms)
         leader = observed.leader(shard.id)
         if shard.id in busy or leader is None or observed.now_ms - since < SUSTAINED_MS:
+            continue
+        if disagreement(shard, leader.replica):
             continue
         if _resting(shard.id, state, observed.wall_ms) or sum(1 for _ in microshards_in(shard.ranges)) < 2:
             continue

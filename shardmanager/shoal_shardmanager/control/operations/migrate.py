@@ -9,6 +9,9 @@
 The state of a migration is in both shards' logs (docs/decisions/0011): the migrator, a task of the manager that runs the
 controller, keeps none, and may be begun again at any time. Until `seal` everything can be undone, from then on it goes
 forward: `sealing` is written before the source is asked to seal, `adopted` after the target has the microshards.
+
+What is dropped is what the shard's own log says is empty, whatever the map says: it may have come by microshards that no
+operation knows of, and their only rows would be deleted with it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from shoal.map_changes import with_migrated, without_shard
 from shoal.protocol.migration import MigrationEnd
 from shoal_server.invariants import invariant
 
+from shoal_shardmanager.control.holdings import has_applied_all, still_held
 from shoal_shardmanager.control.node_requests import CancelMigration, Forget
 from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, ask, end, go, wait
@@ -68,6 +72,7 @@ def advance(
         case Step.FORGET:
             return _forget(row, work, observed)
         case _:
+            assert isinstance(work, MergeShards), "nothing else leaves an empty shard behind"
             return _linger(row, work, state, observed)
 
 
@@ -121,7 +126,7 @@ def _forget(row: OperationRow, work: Migration, observed: ObservedState) -> Outc
     return end(row, State.DONE, observed.wall_ms, described(work))
 
 
-def _linger(row: OperationRow, work: Migration, state: ClusterState, observed: ObservedState) -> Outcome:
+def _linger(row: OperationRow, work: MergeShards, state: ClusterState, observed: ObservedState) -> Outcome:
     left_ms = state.settings.merge_linger_ms - elapsed_ms(row.step_ms, observed.wall_ms)
     if left_ms > 0:
         return wait(
@@ -130,9 +135,22 @@ def _linger(row: OperationRow, work: Migration, state: ClusterState, observed: O
     other = next((other for other in state.running() if other.id != row.id and work.source in other.shards), None)
     if other is not None:
         return wait(f"operation {other.id} ({other.kind}) is on shard {work.source}")
+    leader = observed.leader(work.source)
+    if leader is None:
+        return wait(f"shard {work.source} reports no leader, which would say whether it is empty")
+    if not has_applied_all(leader.replica):
+        return wait(f"{leader.node}, which leads shard {work.source}, is yet to apply the end of its log")
+    held = still_held(leader.replica)
+    if held:
+        # Were this to wait, the shard would be busy for as long, and nobody could settle it.
+        reason = (
+            f"{held}, of which this merge knows nothing, and is not dropped: `shoal settle {work.source}`, then merge"
+        )
+        return end(row, State.FAILED, observed.wall_ms, reason)
+    emptied = replace(row, arguments=replace(work, empty_at=leader.replica.applied_index))
     shard_map = without_shard(state.map, work.source, state.map.version + 1)
     counters = replace(state.counters, dropped=(*state.counters.dropped, work.source))
-    return go(row, Step.SPREAD, observed.wall_ms, shard_map, counters, map_version=shard_map.version)
+    return go(emptied, Step.SPREAD, observed.wall_ms, shard_map, counters, map_version=shard_map.version)
 
 
 def described(work: Migration) -> str:

@@ -5,6 +5,7 @@ Splits and merges end so too.
 
 from __future__ import annotations
 
+from shoal_shardmanager.control.holdings import still_held
 from shoal_shardmanager.control.node_requests import Drop
 from shoal_shardmanager.control.observed import ObservedState
 from shoal_shardmanager.control.operations.outcome import Outcome, ask, end, go, wait
@@ -12,6 +13,7 @@ from shoal_shardmanager.control.rows import (
     AlterKeyspace,
     CreateKeyspace,
     DropKeyspace,
+    FollowLogs,
     MergeShards,
     NodeState,
     OperationRow,
@@ -52,7 +54,7 @@ def found(row: OperationRow, work: CreateKeyspace, state: ClusterState, observed
 
 def spread(
     row: OperationRow,
-    work: AlterKeyspace | RemoveNode | Undrain | DropKeyspace | SplitShard | MergeShards,
+    work: AlterKeyspace | RemoveNode | Undrain | DropKeyspace | SplitShard | MergeShards | FollowLogs,
     state: ClusterState,
     observed: ObservedState,
 ) -> Outcome:
@@ -61,6 +63,14 @@ def spread(
     if behind:
         reason = f"not yet with the map of version {row.map_version}: {', '.join(behind[:4])}"
         return wait(reason, left=len(behind), unit="nodes")
+    if isinstance(work, MergeShards):
+        # No node knows a way to it any more, so what it has now is what it has for good; with no leader, what was known of it.
+        leader = observed.leader(work.source)
+        held = "" if leader is None else still_held(leader.replica)
+        if held:
+            return wait(
+                f"{held}, though nothing was left of it: somebody else has given it some, and it is not dropped"
+            )
     if isinstance(work, DropKeyspace | MergeShards):
         return go(row, Step.DROP, observed.wall_ms)
     if isinstance(work, SplitShard):
@@ -69,6 +79,14 @@ def spread(
         count = sum(span.end - span.first for span in work.ranges)
         return end(
             row, State.DONE, observed.wall_ms, f"shard {work.child} has {count} microshards of shard {work.shard}"
+        )
+    if isinstance(work, FollowLogs):
+        noun = "microshard" if work.microshards == 1 else "microshards"
+        return end(
+            row,
+            State.DONE,
+            observed.wall_ms,
+            f"the map gives {work.microshards} {noun} to who has them by the shards' logs",
         )
     done = DONE_WORDS[type(work)]
     if isinstance(work, AlterKeyspace) and _counts_differ(work.keyspace, state):
@@ -81,8 +99,9 @@ def delete(
 ) -> Outcome:
     """Delete the replicas of dropped shards; those of nodes that are away follow when they come back."""
     dropped = {work.source} if isinstance(work, MergeShards) else set(work.shards)
+    empty_at = work.empty_at if isinstance(work, MergeShards) else -1
     drops = [
-        Drop(node, replica.shard, row.id)
+        Drop(node, replica.shard, row.id, empty_at)
         for node in sorted(state.nodes)
         if (status := observed.fresh(node)) is not None
         for replica in status.replicas

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from shoal.shardmap import Keyspace, MicroshardRange, Shard
+from shoal.shardmap import Keyspace, Shard
 from shoal.suggestions import did_you_mean
 
 from shoal_shardmanager import placement
+from shoal_shardmanager.control.holdings import disagreement
 from shoal_shardmanager.control.observed import Leading
 from shoal_shardmanager.control.operations.planned_moves import part_of
 from shoal_shardmanager.control.placement_input import placement_settings, placement_state
@@ -108,9 +109,12 @@ def known_leader(situation: Situation, shard: int) -> Leading:
     return leader
 
 
-def described_ranges(ranges: tuple[MicroshardRange, ...]) -> str:
-    spans = [str(span.first) if span.end == span.first + 1 else f"{span.first}-{span.end - 1}" for span in ranges]
-    return ", ".join(spans[:10]) + (f" and {len(spans) - 10} ranges more" if len(spans) > 10 else "")
+def check_agreed(situation: Situation, shard: Shard) -> None:
+    """Refuse what is about the microshards of a shard that has others by its log than the map says."""
+    problem = disagreement(shard, known_leader(situation, shard.id).replica)
+    if problem:
+        # Just after an operation has ended the newest report may still be from before.
+        raise Unsettled(Why.REFUSED, f"{problem}: `shoal settle {shard.id}` comes first")
 
 
 def check_alone(state: ClusterState, node: str, kind: type) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from shoal.shardmap import MicroshardRange, Shard, microshards_in, ranges_of, without_ranges
 
+from shoal_shardmanager.control.holdings import described_ranges
 from shoal_shardmanager.control.requests.common import (
     accept,
+    check_agreed,
     check_idle,
-    described_ranges,
     known_leader,
     known_shard,
 )
@@ -42,14 +43,18 @@ def move_microshards(request: MoveMicroshardsRequest, situation: Situation) -> A
 
 def merge(request: MergeRequest, situation: Situation) -> Accepted:
     source, target = _pair(request.source, request.target, situation)
-    if not source.ranges:
-        raise Refused(Why.REFUSED, f"shard {source.id} has no microshards any more")
-    size = _size(source, source.ranges, situation)
-    _check_room(target, size, situation)
-    accepted = accept(situation, MergeShards(source.id, target.id, source.ranges), Step.QUEUED)
+    work = MergeShards(source.id, target.id, source.ranges)
     seconds = situation.state.settings.merge_linger_ms / 1000
+    size = _size(source, source.ranges, situation) if source.ranges else 0
+    if source.ranges:
+        _check_room(target, size, situation)
+        accepted = accept(situation, work, Step.QUEUED)
+        moving = _steps(source, target, source.ranges, situation)
+    else:
+        # Whoever moved the last of them left the shard behind.
+        accepted, moving = accept(situation, work, Step.LINGER), ()
     steps = (
-        *_steps(source, target, source.ranges, situation),
+        *moving,
         f"shard {source.id} stays for {seconds:g} s, empty, for writes that are repeated",
         f"every node forgets shard {source.id}, and its replicas are deleted",
     )
@@ -72,7 +77,7 @@ def _pair(source_id: int, target_id: int, situation: Situation) -> tuple[Shard, 
         )
     for shard in (source, target):
         check_idle(state, shard.id)
-        known_leader(situation, shard.id)
+        check_agreed(situation, shard)
     return source, target
 
 

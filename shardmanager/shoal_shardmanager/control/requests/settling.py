@@ -1,8 +1,9 @@
 """The request to settle what was begun on a shard without the managers: by hand, or under managers that were lost.
 
 The shards' logs decide what a shard has, so the map follows them. A migration before the seal is undone, since nobody
-knows whether it was wanted; from the seal on it can only be finished. What both shards are done with, and what a split has
-made, is taken into the map. Nothing here says anything about a shard that an operation is on.
+knows whether it was wanted; from the seal on it can only be finished. Where none is under way, the map gives each microshard
+to the shard that has it by what its leader says now; which migrations brought it there, and through which shards, is no
+matter. What a split has made is taken into the map. Nothing here says anything about a shard that an operation is on.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from shoal.map_changes import with_migrated
 from shoal.protocol.migration import MigrationEnd, MigrationStatus
 from shoal.shardmap import Ranges, Shard, microshards_in, ranges_of, without_ranges
 
+from shoal_shardmanager.control.holdings import described_ranges
 from shoal_shardmanager.control.observed import Leading
 from shoal_shardmanager.control.requests.common import (
     accept,
     check_idle,
-    described_ranges,
     known_leader,
     known_shard,
     listed,
 )
 from shoal_shardmanager.control.requests.model import Accepted, Refused, SettleRequest, Situation, Why
-from shoal_shardmanager.control.rows import MoveMicroshards, SplitShard, Step
+from shoal_shardmanager.control.rows import FollowLogs, MoveMicroshards, SplitShard, Step
 
 _UNDO = "it was begun without the shard manager"
 
@@ -35,14 +36,14 @@ def settle(request: SettleRequest, situation: Situation) -> Accepted:
         return _migration(shard.id, replica.outgoing.other, replica.outgoing, situation)
     if replica.incoming is not None:
         return _migration(replica.incoming.other, shard.id, replica.incoming, situation)
-    missing = without_ranges(shard.ranges, replica.ranges)
-    if not missing:
+    missing, beyond = without_ranges(shard.ranges, replica.ranges), without_ranges(replica.ranges, shard.ranges)
+    if not missing and not beyond:
         raise Refused(
             Why.NOT_FOUND,
             f"there is nothing to settle: shard {shard.id} takes part in no migration, and has by its log what the map "
             "gives it",
         )
-    return _taken_over(shard, missing, situation)
+    return _following(shard, missing, beyond, situation)
 
 
 # -- a migration that one of its shards is in
@@ -92,47 +93,71 @@ def _undoing(work: MoveMicroshards, situation: Situation) -> Accepted:
     return Accepted(row, changes, steps)
 
 
-# -- what a shard has given away, and the map does not know of
+# -- a shard that is done with what the map does not know of
 
 
-def _taken_over(shard: Shard, missing: Ranges, situation: Situation) -> Accepted:
-    lacking = known_leader(situation, shard.id)
+def _following(shard: Shard, missing: Ranges, beyond: Ranges, situation: Situation) -> Accepted:
+    """Have the map give microshards to the shards that have them, however they came there: through others, or in several."""
+    lacking, spare = set(microshards_in(missing)), set(microshards_in(beyond))
+    state, observed = situation.state, situation.observed
+    moves: list[tuple[int, int, set[int]]] = []
+    for other in state.map.shards:
+        if other.keyspace != shard.keyspace or other.id == shard.id:
+            continue
+        theirs = spare.intersection(microshards_in(other.ranges))
+        holder = known_leader(situation, other.id) if theirs else observed.leader(other.id)
+        held: set[int] = set() if holder is None else set(microshards_in(holder.replica.ranges))
+        if twice := theirs & held:
+            raise Refused(
+                Why.REFUSED,
+                f"shards {shard.id} and {other.id} both have microshards {described_ranges(ranges_of(twice))} by their logs: "
+                "keep both as they are, and report it",
+            )
+        found = [(shard.id, other.id, lacking & held), (other.id, shard.id, theirs)]
+        if holder is None or not any(microshards for _, _, microshards in found):
+            continue
+        check_idle(state, other.id)
+        if holder.replica.outgoing or holder.replica.incoming:
+            raise Refused(
+                Why.REFUSED,
+                f"shard {other.id}, which is to settle with shard {shard.id}, takes part in a migration: "
+                f"`shoal settle {other.id}` first",
+            )
+        lacking -= held
+        moves += [move for move in found if move[2]]
+    if not moves:
+        return _split_off(shard, missing, situation)
+    version = state.next_map_version(observed.newest_map())
+    shard_map = state.map
+    for source, target, microshards in moves:
+        shard_map = with_migrated(shard_map, source, target, ranges_of(microshards), version)
+    steps = [
+        f"microshards {described_ranges(ranges_of(microshards))} are shard {target}'s in the map, no longer shard {source}'s"
+        for source, target, microshards in moves
+    ]
+    shards = {number for source, target, _ in moves for number in (source, target)}
+    work = FollowLogs(tuple(sorted(shards)), sum(len(microshards) for _, _, microshards in moves))
+    return accept(
+        situation, work, Step.SPREAD, shard_map, steps=(*steps, "every node hears of it"), version=shard_map.version
+    )
+
+
+def _split_off(shard: Shard, missing: Ranges, situation: Situation) -> Accepted:
+    """Take a shard into the map that has what this one lacks, and that the map does not name."""
     problem = (
         f"shard {shard.id} lacks microshards {described_ranges(missing)} by its log, and no leader that the managers "
         "hear of has them from it: `shoal doctor` says whom they do not hear"
     )
-    for other_id, holder in sorted(situation.observed.leaders().items()):
+    for child, holder in sorted(situation.observed.leaders().items()):
         held = set(microshards_in(holder.replica.ranges)) & set(microshards_in(missing))
-        if not held or other_id == shard.id:
+        if not held or situation.state.shard(child) is not None:
             continue
-        other = situation.state.shard(other_id)
-        if other is None:
-            parent, unknown = _parent_of(other_id, held, situation)
-            if parent is not None and parent.keyspace == shard.keyspace:
-                check_idle(situation.state, parent.id)
-                return _new_shard(parent, other_id, held, holder, situation)
-            problem = unknown or problem
-            continue
-        number = _done_between(lacking, holder)
-        if other.keyspace == shard.keyspace and number:
-            check_idle(situation.state, other_id)
-            return _moved(MoveMicroshards(shard.id, other_id, ranges_of(held), number), situation)
+        parent, unknown = _parent_of(child, held, situation)
+        if parent is not None and parent.keyspace == shard.keyspace:
+            check_idle(situation.state, parent.id)
+            return _new_shard(parent, child, held, holder, situation)
+        problem = unknown or problem
     raise Refused(Why.REFUSED, problem)
-
-
-def _done_between(source: Leading, target: Leading) -> int:
-    """Return the last migration from one shard to the other that both are done with; 0: there is none."""
-    adopted = [one.migration for one in target.replica.migrations_ended if one.end == MigrationEnd.ADOPTED]
-    return next((number for number in reversed(adopted) if source.ended(number) is MigrationEnd.FORGOTTEN), 0)
-
-
-def _moved(work: MoveMicroshards, situation: Situation) -> Accepted:
-    version = situation.state.next_map_version(situation.observed.newest_map())
-    shard_map = with_migrated(situation.state.map, work.source, work.target, work.ranges, version)
-    steps = (
-        f"microshards {described_ranges(work.ranges)} are shard {work.target}'s in the map, and every node hears of it",
-    )
-    return accept(situation, work, Step.FORGET, shard_map, steps=steps, version=shard_map.version)
 
 
 def _parent_of(child: int, held: set[int], situation: Situation) -> tuple[Shard | None, str]:

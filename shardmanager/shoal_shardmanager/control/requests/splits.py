@@ -5,10 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 from shoal.shardmap import Shard, microshards_in, without_ranges
 
+from shoal_shardmanager.control.holdings import described_ranges
 from shoal_shardmanager.control.requests.common import (
     accept,
+    check_agreed,
     check_idle,
-    described_ranges,
     known_leader,
     known_shard,
 )
@@ -27,6 +28,7 @@ def split(request: SplitRequest, situation: Situation) -> Accepted:
     state = situation.state
     shard = known_shard(state, request.shard)
     check_idle(state, shard.id)
+    check_agreed(situation, shard)
     microshards = sorted(microshards_in(shard.ranges))
     if len(microshards) < 2:
         raise Refused(
