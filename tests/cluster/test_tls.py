@@ -24,9 +24,10 @@ from shoal.protocol.frames import FrameReader, encode_frame, greeting_decoder
 from shoal.protocol.messages import Hello, Refused
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal.tls import TlsFiles, client_context
+from shoal_chaos.clusters.configuration import Configuration
+from shoal_chaos.clusters.process_cluster import ProcessCluster
 from shoal_server.api.generated import shoal_pb2 as pb
-from shoal_server.local.cluster import LocalCluster
-from shoal_server.local.layout import ClusterFolder, free_ports, generated_config
+from shoal_server.local.layout import free_ports, generated_config
 
 NODES = 3
 PATIENCE_SECONDS = 60.0
@@ -50,9 +51,7 @@ class SecureCluster:
             generated_config(NODES, ports[:NODES], [(ports[-2], ports[-1])], ports[NODES : 2 * NODES])
             + "tls: {certificate: node.crt, key: node.key, authorities: ca.pem}\n"
         )
-        place = ClusterFolder(folder)
-        place.config_file.write_text(config)
-        self.processes = LocalCluster(place, place.config_file)
+        self.processes = ProcessCluster(folder, Configuration(config))
         self.config = self.processes.config
 
     def issue(self) -> None:
@@ -63,17 +62,15 @@ class SecureCluster:
     async def start(self) -> None:
         self.processes.start_all()
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not await self.processes.is_ready():
-                    await asyncio.sleep(LOOK_SECONDS)
-        except TimeoutError:
+            await self.processes.ready()
+        except (TimeoutError, shoal.ShoalError):
             logs = sorted((self.folder / "logs").iterdir())
             pytest.fail("\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs))
         await self.told("m1", "node_started", "")  # which a manager is, too
 
     @property
     def url(self) -> str:
-        return f"{self.processes.url()}?timeout=20s&cafile={self.folder / 'ca.pem'}"
+        return f"{self.processes.url}&timeout=20s"
 
     def context(self, certificate: str = "") -> ssl.SSLContext:
         return client_context(
@@ -81,11 +78,7 @@ class SecureCluster:
         )
 
     def shoal(self, *arguments: str, cafile: str = "ca.pem", code: int | tuple[int, ...] = 0) -> typer.testing.Result:
-        environment = {
-            "SHOAL_URL": self.processes.url(),
-            "SHOAL_MANAGERS": f"shoals://{self.config.managers[0].admin}",
-            "SHOAL_CAFILE": str(self.folder / cafile),
-        }
+        environment = {**self.processes.environment, "SHOAL_CAFILE": str(self.folder / cafile)}
         done = typer.testing.CliRunner().invoke(app, list(arguments), env=environment)
         expected = (code,) if isinstance(code, int) else code
         assert done.exit_code in expected, (
@@ -97,7 +90,7 @@ class SecureCluster:
         return done
 
     def events(self, process: str, event: str) -> list[dict[str, Any]]:
-        lines = self.processes.folder.log_file(process).read_text().splitlines()
+        lines = self.processes.log_of(process).splitlines()
         found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
         return [each for each in found if each["event"] == event]
 
@@ -118,9 +111,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]
         asyncio.run(made.start())
         yield made
     finally:
-        for process in made.processes.running.values():
-            process.signal(signal.SIGKILL)
-        asyncio.run(made.processes.stop())
+        asyncio.run(made.processes.kill_all())
 
 
 def test_applications_and_operators_are_served_over_tls(cluster):
@@ -130,14 +121,14 @@ def test_applications_and_operators_are_served_over_tls(cluster):
         assert len(list(db.scan("key-"))) == 100
     assert "3 of 3 reachable" in cluster.shoal("status", "--wait", "20s").stdout
     assert cluster.shoal("get", "key-7").stdout.strip() == "value"
-    assert cluster.shoal("export").stdout.count("\n") == 100
+    assert cluster.shoal("export").stdout.count('"key":"key-') == 100
 
 
 def test_managers_control_nodes_and_take_orders_over_tls(cluster):
     cluster.shoal("rebalance")
     cluster.shoal("transfer-leader", "1", "n2")
-    assert "rebalance" in cluster.shoal("operations", "--config", str(cluster.processes.config_file)).stdout
-    assert cluster.shoal("doctor", "--config", str(cluster.processes.config_file)).stdout.startswith(
+    assert "rebalance" in cluster.shoal("operations", "--config", str(cluster.processes.folder.config_file)).stdout
+    assert cluster.shoal("doctor", "--config", str(cluster.processes.folder.config_file)).stdout.startswith(
         "cluster local: well"
     )
 
@@ -215,7 +206,7 @@ async def test_a_new_certificate_is_taken_over_while_the_cluster_serves(cluster)
         await db.put("key-7", "newer")
     async with shoal.AsyncClient(cluster.url) as db:
         assert await db.get("key-7") == b"newer"
-    assert not any("half a key" in cluster.processes.folder.log_file(name).read_text() for name in processes)
+    assert not any("half a key" in cluster.processes.log_of(name) for name in processes)
 
 
 async def test_a_node_ends_in_good_order(cluster):

@@ -12,6 +12,7 @@ import msgspec
 from shoal import AsyncClient
 from shoal.admin.survey import Survey, examine, survey
 from shoal.cli.failures import ExitCode
+from shoal_server.config import ClusterConfig
 from shoal_server.local.cluster import NODE_COMMAND, LocalCluster, NodeExit
 from shoal_server.local.layout import ClusterFolder
 from shoal_server.local.processes import ChildNode
@@ -73,9 +74,9 @@ class ProcessCluster:
         self.wrappers: dict[str, Sequence[str]] = dict(wrappers or {})
         self._founding = LocalCluster(folder, founding, NODE_COMMAND, environments, self.wrappers)
         self._joining = LocalCluster(folder, folder.config_file, NODE_COMMAND, environments, self.wrappers)
-        self.names = [node.id for node in self._founding.config.nodes]
+        self.names = [node.id for node in self.config.nodes]
         self.joiners = [node.id for node in self._joining.config.nodes if node.id not in self.names]
-        self.managers = [manager.id for manager in self._founding.config.managers]
+        self.managers = [manager.id for manager in self.config.managers]
         self._run_command = run_command
         self._ending: set[str] = set()
 
@@ -85,8 +86,14 @@ class ProcessCluster:
 
     @property
     def url(self) -> str:
-        """For clients: the nodes that found the cluster."""
-        return self._founding.url()
+        """For clients: the nodes that found the cluster, and over TLS whom to trust."""
+        tls = self.config.tls
+        return self._founding.url() + (f"?cafile={tls.authorities}" if tls.on else "")
+
+    @property
+    def config(self) -> ClusterConfig:
+        """What the founding nodes are configured by."""
+        return self._founding.config
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -101,8 +108,11 @@ class ProcessCluster:
     @property
     def environment(self) -> dict[str, str]:
         """Where the commands of `shoal` find this cluster."""
-        admin = ",".join(manager.admin for manager in self._founding.config.managers if manager.admin)
-        return {"SHOAL_MANAGERS": admin, "SHOAL_URL": self.url}
+        tls = self.config.tls
+        scheme = "shoals://" if tls.on else ""
+        admin = ",".join(f"{scheme}{manager.admin}" for manager in self.config.managers if manager.admin)
+        trust = {"SHOAL_CAFILE": str(tls.authorities)} if tls.on else {}
+        return {"SHOAL_MANAGERS": admin, "SHOAL_URL": self._founding.url(), **trust}
 
     def log_of(self, name: str) -> str:
         """Return what a process has logged, in all its lives."""
@@ -200,20 +210,20 @@ class ProcessCluster:
 
     async def leader(self, place: float) -> str:
         """Return the node that leads the shard at `place`, from 0 to 1, among all that have a leader."""
-        found = await survey(self.addresses)
+        found = await self.survey()
         leaders = [found.leader(shard.id) for shard in found.shard_map.shards]
         nodes = [leader.node for leader in leaders if leader is not None]
         return nodes[int(place * len(nodes))]
 
     async def survey(self) -> Survey:
         """Ask all nodes how they are."""
-        return await survey(self.addresses)
+        return await survey(self.addresses, tls=self._founding.tls())
 
     async def well(self) -> None:
         """Wait until every shard has its leader and all its replicas are in step."""
 
         async def is_well() -> bool:
-            return not (await examine(self.addresses)).problems
+            return not (await examine(self.addresses, tls=self._founding.tls())).problems
 
         await until("every replica is in step", is_well)
 

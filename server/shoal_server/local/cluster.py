@@ -224,9 +224,10 @@ class LocalCluster:
         Raises:
             Unavailable: none answers.
         """
-        return await examine(self.addresses, EXAMINE_TIMEOUT_SECONDS, tls=self._tls())
+        return await examine(self.addresses, EXAMINE_TIMEOUT_SECONDS, tls=self.tls())
 
-    def _tls(self) -> SSLContext | None:
+    def tls(self) -> SSLContext | None:
+        """Return what one of its nodes connects to others with; None: without TLS."""
         tls = self.config.tls
         if not tls.on:
             return None
