@@ -9,7 +9,6 @@ reading the engine.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 import structlog
 from shoal.errors import ErrorCode
@@ -17,6 +16,7 @@ from shoal.protocol.messages import Done, SessionOpened, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
 from shoal_server.invariants import invariant
+from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
@@ -51,9 +51,6 @@ from shoal_server.storage.engine import Batch, StorageFailed
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 from shoal_server.storage.skipped_entries import SkippedEntry
-
-if TYPE_CHECKING:
-    from shoal_server.node.comparisons import Comparison
 
 OVERLOADED_RETRY_MS = 50
 
