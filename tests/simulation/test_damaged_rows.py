@@ -16,7 +16,7 @@ from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.run import simulate
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import opening
-from shoal_server.node.core import Node
+from shoal_server.node.failing import Failing
 from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.raft.group import Group
 from shoal_server.storage.damaged_meta import LOADERS
@@ -130,7 +130,7 @@ def never_rebuild(patch: pytest.MonkeyPatch) -> None:
 
 def serve_what_is_left(patch: pytest.MonkeyPatch) -> None:
     """A replica that has met damage goes on as if nothing were."""
-    patch.setattr(Node, "fail_replica", lambda *_: None)
+    patch.setattr(Failing, "fail", lambda *_: None)
 
 
 def take_damaged_meta_rows_for_absent(patch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def report_a_sync_before_it_is_done(patch: pytest.MonkeyPatch) -> None:
     original = Node.turn
 
     def turn(self: Node, now: int, wall_ms: int) -> object:
-        self._synced = self._ticket
+        self._storing.synced_to = self._storing.ticket
         return original(self, now, wall_ms)
 
     patch.setattr(Node, "turn", turn)
@@ -168,7 +168,7 @@ class LeadersApart(UsualFaults):
         if not free or not make_room(cluster.nodes[free[0]], shard):
             return
         try:
-            node.propose_membership(
+            node.replica_set.propose_membership(
                 shard, MembershipChange(ChangeKind.ADD_LEARNER, free[0]), cluster.nodes[leader].local_now()
             )
         except (NotLeader, MembershipRefused):
@@ -221,7 +221,7 @@ def open_a_child_before_the_flush(patch: pytest.MonkeyPatch) -> None:
     original = Splits.open_children
 
     def open_children(self: Splits, now: int) -> None:
-        for replica in list(self._node.replicas.values()):
+        for replica in list(self._replicas.by_shard.values()):
             self.flushed(replica, replica.machine.state.index)
         original(self, now)
 

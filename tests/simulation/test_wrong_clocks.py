@@ -12,8 +12,7 @@ from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.mixes import COLD_START, MIXES, WRONG_CLOCKS, Mix
 from shoal_chaos.simulation.scene import NodesScene
 from shoal_server.node import wall_clock
-from shoal_server.node.core import Node
-from shoal_server.node.outbox import Outbox
+from shoal_server.node.core import Node, TurnEnd
 from shoal_server.node.replica import Replica
 from shoal_server.node.wall_clock import MILLISECOND, WallClock
 
@@ -69,14 +68,16 @@ class _OneTime:
 
 def look_by_ones_own_clock(patch: pytest.MonkeyPatch) -> None:
     """Stamps are right, and replicas hide rows by their own wall clocks."""
-    original = Node._apply
+    original = Node.finish_turn
 
-    def apply(self: Node, now: int, outbox: Outbox) -> None:
-        clock, self.clock = self.clock, cast(WallClock, _OneTime(self._wall_ms))
-        original(self, now, outbox)
-        self.clock = clock
+    def finish_turn(self: Node, now: int) -> TurnEnd:
+        applying = self._applying
+        clock, applying._clock = applying._clock, cast(WallClock, _OneTime(self._wall_ms))
+        end = original(self, now)
+        applying._clock = clock
+        return end
 
-    patch.setattr(Node, "_apply", apply)
+    patch.setattr(Node, "finish_turn", finish_turn)
 
 
 def follow_a_jump_that_nobody_confirms(patch: pytest.MonkeyPatch) -> None:

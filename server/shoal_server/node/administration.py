@@ -12,7 +12,8 @@ is opened must see what was deleted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -32,24 +33,25 @@ from shoal.protocol.messages import (
 from shoal.protocol.migration import MigrationStep, ReadMoving
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
+from shoal_server.node.agenda import Agenda
+from shoal_server.node.founding import Founding
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import put_origin_of_new
 from shoal_server.node.order_rules import refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica, describe_entry
+from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.messages import EntryKind
 from shoal_server.raft.ready import NotLeader
 from shoal_server.shard.commands import SplitCommand
 from shoal_server.storage.dropped_replicas import DroppedReplica, is_remembered, put_dropped
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.node_rows import put_shard_map
 from shoal_server.storage.replica_failure import lost_to_at_worst
 from shoal_server.storage.replica_rows import drop_replica, is_stored
 from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
-
-if TYPE_CHECKING:
-    from shoal_server.node.core import Node
 
 log = structlog.get_logger("shoal.node")
 
@@ -64,11 +66,24 @@ SPLIT_BYTES = 1024
 class Administration:
     """Does what the shard manager asks."""
 
-    __slots__ = ("_answers", "_migrations", "_node")
+    __slots__ = ("_agenda", "_answers", "_engine", "_founding", "_migrations", "_replicas", "_set_log_level")
 
-    def __init__(self, node: Node, migrations: Migrations) -> None:
-        self._node = node
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        engine: Engine,
+        agenda: Agenda,
+        founding: Founding,
+        migrations: Migrations,
+        set_log_level: Callable[[str], str],
+    ) -> None:
+        """`set_log_level` sets the process's, and returns "" or why not."""
+        self._replicas = replicas
+        self._engine = engine
+        self._agenda = agenda
+        self._founding = founding
         self._migrations = migrations
+        self._set_log_level = set_log_level
         self._answers: list[tuple[int, Answer]] = []
 
     def take(
@@ -86,7 +101,7 @@ class Administration:
         elif isinstance(request, SkipEntry):
             problem = self._skip(request, now)
         elif isinstance(request, SetLogLevel):
-            problem = self._node.set_log_level(request.level)
+            problem = self._set_log_level(request.level)
         else:
             self._ask_leader(client, request, now, outbox)
             return
@@ -102,10 +117,10 @@ class Administration:
 
     def _install(self, request: InstallShardMap, now: int) -> str:
         """Take over the map; return "" or why not."""
-        node = self._node
-        new, old = request.shard_map, node.routes.map
-        if new.cluster != node.identity.cluster:
-            return f"the shard map is of cluster {new.cluster!r}, this node of {node.identity.cluster!r}"
+        replicas = self._replicas
+        new, old = request.shard_map, replicas.routes.map
+        if new.cluster != replicas.identity.cluster:
+            return f"the shard map is of cluster {new.cluster!r}, this node of {replicas.identity.cluster!r}"
         if not new.cluster_id:
             new = replace(new, cluster_id=old.cluster_id)
         elif old.cluster_id and new.cluster_id != old.cluster_id:
@@ -114,9 +129,9 @@ class Administration:
                 f"{old.cluster_id}"
             )
         else:
-            node.learn_cluster_id(new.cluster_id)
-            old = node.routes.map
-        if new.version == old.version and not node.map_is_derived:
+            self._founding.learn(new.cluster_id)
+            old = replicas.routes.map
+        if new.version == old.version and not replicas.map_is_derived:
             return (
                 "" if new == old else f"there are two shard maps of version {new.version}: give the newer one another"
             )
@@ -134,41 +149,41 @@ class Administration:
             problem = self._refuse_to_found(found, routes)
             if problem:
                 return problem
-        batch = node.engine.batch()
-        put_shard_map(batch, node.engine, new, derived=False)
+        batch = self._engine.batch()
+        put_shard_map(batch, self._engine, new, derived=False)
         new_here: list[int] = []
         for shard in new.shards:
-            if node.lacks_replica(shard):
-                put_origin_of_new(batch, node.engine, node.identity.node, shard, founds=shard.id in request.found)
+            if replicas.lacks(shard):
+                put_origin_of_new(batch, self._engine, replicas.identity.node, shard, founds=shard.id in request.found)
                 new_here.append(shard.id)
-        node.engine.write(batch)
-        node.adopt_map(routes, new_here, now)
+        self._engine.write(batch)
+        replicas.adopt_map(routes, new_here, now)
         return ""
 
     def _skip(self, request: SkipEntry, now: int) -> str:
         """Have a replica go on behind the entry that it is stuck at; return "" or why not."""
-        node = self._node
-        replica = node.replicas.get(request.shard)
+        replicas = self._replicas
+        replica = replicas.by_shard.get(request.shard)
         if replica is None:
-            return f"{node.identity.node} has no replica of shard {request.shard}"
+            return f"{replicas.identity.node} has no replica of shard {request.shard}"
         failure = replica.failure
         wanted = SkippedEntry(request.term, request.checksum)
         if replica.skipped.get(request.index) == wanted:
             return ""
         stuck = replica.stuck_at
         if failure is None or failure is not stuck or failure.at_index != request.index:
-            return f"the replica on {node.identity.node} is not stuck at entry {request.index} of shard {request.shard}"
+            return f"the replica on {replicas.identity.node} is not stuck at entry {request.index} of shard {request.shard}"
         [entry] = replica.group.log.entries(request.index, request.index + 1, 1)
         if (entry.term, entry.checksum) != (request.term, request.checksum):
-            return f"the replica on {node.identity.node} is stuck at another one: {describe_entry(entry)}"
+            return f"the replica on {replicas.identity.node} is stuck at another one: {describe_entry(entry)}"
         if entry.kind == EntryKind.MEMBERSHIP:
             return "a change of membership is in force from the moment it is in the log, and cannot be skipped"
-        batch = node.engine.batch()
-        put_skipped(batch, node.engine, request.shard, request.index, wanted)
-        node.engine.write(batch)
+        batch = self._engine.batch()
+        put_skipped(batch, self._engine, request.shard, request.index, wanted)
+        self._engine.write(batch)
         replica.skip(request.index, wanted, now)
-        node.mark_dirty(replica)
-        log.warning("entry_skipped", node=node.identity.node, shard=request.shard, entry=describe_entry(entry))
+        self._agenda.mark(replica)
+        log.warning("entry_skipped", node=replicas.identity.node, shard=request.shard, entry=describe_entry(entry))
         return ""
 
     def _refuse_to_found(self, shard_id: int, routes: Routes) -> str:
@@ -176,15 +191,15 @@ class Administration:
         shard = routes.shards.get(shard_id)
         if shard is None:
             return f"shard {shard_id} is to be founded, and not in the shard map"
-        node = self._node
-        if node.lacks_replica(shard):
-            if shard_id in node.routes.shards:
+        replicas = self._replicas
+        if replicas.lacks(shard):
+            if shard_id in replicas.routes.shards:
                 return f"shard {shard_id} is there already: a replica of it that is new here cannot found it"
             voters, followers = shard.founded_by
-            if node.identity.node not in voters + followers:
+            if replicas.identity.node not in voters + followers:
                 return f"shard {shard_id} was founded elsewhere: on {', '.join(voters + followers)}"
         wanted = set(microshards_in(shard.founded_with))
-        for known in node.routes.map.shards:
+        for known in replicas.routes.map.shards:
             if (
                 known.id != shard_id
                 and known.keyspace == shard.keyspace
@@ -195,21 +210,21 @@ class Administration:
 
     def _drop(self, request: DropReplica) -> str:
         """Remove a replica; return "" or why not."""
-        node = self._node
-        shard = node.routes.shards.get(request.shard)
-        if shard is not None and node.identity.node in shard.replicas:
-            return f"the shard map has a replica of shard {request.shard} on {node.identity.node}: change the map first"
-        replica = node.replicas.get(request.shard)
+        replicas = self._replicas
+        shard = replicas.routes.shards.get(request.shard)
+        if shard is not None and replicas.identity.node in shard.replicas:
+            return f"the shard map has a replica of shard {request.shard} on {replicas.identity.node}: change the map first"
+        replica = replicas.by_shard.get(request.shard)
         if replica is None:
             return ""
         if replica.group.is_leader and shard is not None:
-            return f"{node.identity.node} leads shard {request.shard}: transfer its leadership first"
+            return f"{replicas.identity.node} leads shard {request.shard}: transfer its leadership first"
         state = replica.machine.state
         # A replica that is not yet so far is of a time when the shard had what others have from it since.
         if 0 <= request.empty_at <= state.index and state.stored_ranges:
             return (
                 f"shard {request.shard} is to be empty since entry {request.empty_at} of its log, and its replica on "
-                f"{node.identity.node}, at entry {state.index}, has microshards: it is kept"
+                f"{replicas.identity.node}, at entry {state.index}, has microshards: it is kept"
             )
         if replica.machine.microshards.split_offs:
             # Its log is all that could make the new one again, if a crash came before that is on disk.
@@ -218,15 +233,15 @@ class Administration:
         if shard is not None and group.may_have_to_vote and shard.membership_version <= group.membership.version:
             # It may only not have heard that it was removed: then the map's membership is a newer one.
             return (
-                f"{node.identity.node} votes in shard {request.shard}, as far as it knows: remove it from the group "
+                f"{replicas.identity.node} votes in shard {request.shard}, as far as it knows: remove it from the group "
                 f"first, and give it a shard map made for that, of a membership newer than {group.membership.version}"
             )
-        acknowledged_to = max(group.log.last_index, lost_to_at_worst(node.engine, request.shard))
-        batch = node.engine.batch()
-        drop_replica(batch, node.engine, replica.shard, replica.stored_state, replica.cleared_rows)
-        put_dropped(batch, node.engine, request.shard, DroppedReplica(group.term, group.vote, acknowledged_to))
-        node.engine.write(batch)
-        node.forget_replica(request.shard)
+        acknowledged_to = max(group.log.last_index, lost_to_at_worst(self._engine, request.shard))
+        batch = self._engine.batch()
+        drop_replica(batch, self._engine, replica.shard, replica.stored_state, replica.cleared_rows)
+        put_dropped(batch, self._engine, request.shard, DroppedReplica(group.term, group.vote, acknowledged_to))
+        self._engine.write(batch)
+        replicas.forget(request.shard)
         return ""
 
     def _ask_leader(
@@ -237,11 +252,11 @@ class Administration:
         outbox: Outbox,
     ) -> None:
         """Have done what the shard's leader decides, if that is here."""
-        node = self._node
-        replica = node.replicas.get(request.shard)
+        replicas = self._replicas
+        replica = replicas.by_shard.get(request.shard)
         if replica is None or not replica.group.is_leader:
-            where = f"{node.identity.node} does not lead shard {request.shard}"
-            route = replica.refusals.route if replica is not None else node.routes.shards.get(request.shard)
+            where = f"{replicas.identity.node} does not lead shard {request.shard}"
+            route = replica.refusals.route if replica is not None else replicas.routes.shards.get(request.shard)
             outbox.fail(client, request.request, ErrorCode.NOT_LEADER, where, route=route)
         elif isinstance(request, SplitShard):
             self._split(client, request, replica, outbox)
@@ -253,21 +268,21 @@ class Administration:
             self._migrations.queue_step(client, request, replica, outbox)
 
     def _split(self, client: int, request: SplitShard, replica: Replica, outbox: Outbox) -> None:
-        node = self._node
+        replicas = self._replicas
         status, child, parent = replica.group.status(), request.child, replica.shard
         membership = status.membership
-        problem = refuse_split(request, replica.keyspace, node.routes.map.version)
+        problem = refuse_split(request, replica.keyspace, replicas.routes.map.version)
         if problem:
             pass
         elif self._knows_of(child.id):
             problem = f"there is a shard {child.id} already: give the new one another number"
         elif child.keyspace != parent.keyspace:
             problem = f"shard {parent.id} is of keyspace {parent.keyspace}, the new one of {child.keyspace}"
-        elif request.map_version <= node.routes.map.version:
-            problem = f"the shard map has version {node.routes.map.version} already: a split needs a newer one"
+        elif request.map_version <= replicas.routes.map.version:
+            problem = f"the shard map has version {replicas.routes.map.version} already: a split needs a newer one"
         elif replica.machine.state.outgoing is not None or replica.machine.state.incoming is not None:
             problem = f"shard {parent.id} is in a migration: try again when that is over"
-        elif unknown := sorted(set(membership.voters + membership.learners) - self._node.routes.nodes.keys()):
+        elif unknown := sorted(set(membership.voters + membership.learners) - self._replicas.routes.nodes.keys()):
             problem = f"it has replicas on {', '.join(unknown)}, which the shard map has not: remove these from the group first"
         elif not status.membership_committed:
             problem = "a change of its membership is under way: try again in a moment"
@@ -293,38 +308,41 @@ class Administration:
         )
         command = SplitCommand(founded, request.map_version)
         replica.queue_command(QueuedCommand(client, request.request, command, None, SPLIT_BYTES))
-        node.mark_dirty(replica)
+        self._agenda.mark(replica)
 
     def _knows_of(self, shard: int) -> bool:
         """Say whether there is a shard of this number, or may be soon, as far as this node knows."""
-        node = self._node
+        replicas = self._replicas
         return (
-            shard in node.routes.shards
-            or shard in node.replicas
-            or is_stored(node.engine, shard)
-            or is_remembered(node.engine, shard)
+            shard in replicas.routes.shards
+            or shard in replicas.by_shard
+            or is_stored(self._engine, shard)
+            or is_remembered(self._engine, shard)
             or any(
                 shard in replica.machine.state.children or replica.is_to_beget(shard)
-                for replica in node.replicas.values()
+                for replica in replicas.by_shard.values()
             )
         )
 
     def _change(self, client: int, request: ChangeMembership, now: int, outbox: Outbox) -> None:
-        membership = self._node.replicas[request.shard].group.membership
+        membership = self._replicas.by_shard[request.shard].group.membership
         if request.if_version not in (0, membership.version):
             problem = f"the membership of shard {request.shard} is of version {membership.version} by now"
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, f"{problem}, not {request.if_version}")
             return
-        if request.kind in (ChangeKind.ADD_LEARNER, ChangeKind.PROMOTE) and request.node not in self._node.routes.nodes:
+        if (
+            request.kind in (ChangeKind.ADD_LEARNER, ChangeKind.PROMOTE)
+            and request.node not in self._replicas.routes.nodes
+        ):
             # A node that joins is in the managers' map before it is given replicas: then this one's is an older one.
             problem = (
-                f"the shard map of {self._node.identity.node}, of version {self._node.routes.map.version}, has no node "
+                f"the shard map of {self._replicas.identity.node}, of version {self._replicas.routes.map.version}, has no node "
                 f"{request.node!r}: install one that has it first, and ask again"
             )
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
             return
         try:
-            self._node.propose_membership(request.shard, MembershipChange(request.kind, request.node), now)
+            self._replicas.propose_membership(request.shard, MembershipChange(request.kind, request.node), now)
         except (MembershipRefused, NotLeader) as error:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, str(error))
             return

@@ -252,6 +252,10 @@ class NodeCounters:
         self.retired_writes += traffic.writes
         self.retired_written_bytes += traffic.written_bytes
 
+    def failed_replica(self, kind: str) -> None:
+        """Count that a replica has failed, or had when it was opened."""
+        self.replica_failures[kind] = self.replica_failures.get(kind, 0) + 1
+
     def take_slow(self) -> list[TimedRequest]:
         """Return the slow requests of the turn."""
         slow, self.slow = self.slow, []

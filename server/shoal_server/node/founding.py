@@ -10,19 +10,18 @@ docs/operating.md).
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
 
 import structlog
 from msgspec.structs import replace
 from shoal.shardmap import Routes
 
+from shoal_server.node.agenda import Agenda
 from shoal_server.node.outbox import NOBODY
+from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.shard.commands import FoundCommand
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.node_rows import CLUSTER_ID_BYTES, put_shard_map
-
-if TYPE_CHECKING:
-    from shoal_server.node.core import Node
 
 log = structlog.get_logger("shoal.node")
 
@@ -35,17 +34,18 @@ PROPOSE_AGAIN_NS = 1_000_000_000
 class Founding:
     """Has the cluster's id settled, and takes it up, on one node."""
 
-    __slots__ = ("_node", "_propose_at", "_random")
+    __slots__ = ("_agenda", "_engine", "_propose_at", "_random", "_replicas")
 
-    def __init__(self, node: Node, random: Random) -> None:
-        self._node = node
+    def __init__(self, replicas: ReplicaSet, engine: Engine, agenda: Agenda, random: Random) -> None:
+        self._replicas = replicas
+        self._engine = engine
+        self._agenda = agenda
         self._random = random
         self._propose_at = 0
 
     def step(self, now: int) -> None:
         """Go on, on a node that does not know the id yet."""
-        node = self._node
-        replica = node.replicas.get(FIRST_SHARD)
+        replica = self._replicas.by_shard.get(FIRST_SHARD)
         if replica is None:
             return
         state = replica.machine.state
@@ -56,16 +56,16 @@ class Founding:
             self._propose_at = now + PROPOSE_AGAIN_NS
             found = FoundCommand(self._random.randbytes(CLUSTER_ID_BYTES).hex())
             replica.queue_command(QueuedCommand(NOBODY, 0, found, None, len(found.cluster_id)))
-            node.want_turn(replica, now)
+            self._agenda.want_turn(replica, now)
 
     def learn(self, cluster_id: str) -> None:
         """Take up the id, for good. A crash may lose it again, but neither the log nor the peers do."""
-        node = self._node
-        if node.cluster_id:
+        replicas, engine = self._replicas, self._engine
+        if replicas.cluster_id:
             return
-        known = replace(node.routes.map, cluster_id=cluster_id)
-        batch = node.engine.batch()
-        put_shard_map(batch, node.engine, known, derived=node.map_is_derived)
-        node.engine.write(batch)
-        node.name_cluster(Routes(known))
-        log.info("cluster_known", node=node.identity.node, cluster=known.cluster, id=cluster_id)
+        known = replace(replicas.routes.map, cluster_id=cluster_id)
+        batch = engine.batch()
+        put_shard_map(batch, engine, known, derived=replicas.map_is_derived)
+        engine.write(batch)
+        replicas.name_cluster(Routes(known))
+        log.info("cluster_known", node=replicas.identity.node, cluster=known.cluster, id=cluster_id)

@@ -8,7 +8,6 @@ of the version that the driver has named, or of a newer one, knows of it already
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import structlog
 from shoal.errors import ErrorCode
@@ -25,9 +24,12 @@ from shoal.protocol.migration import (
 )
 from shoal.shardmap import without_ranges
 
+from shoal_server.node.agenda import Agenda
+from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.order_rules import refuse_step
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
+from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.shard.commands import (
     AdoptCommand,
@@ -40,9 +42,6 @@ from shoal_server.shard.commands import (
     StoreMovedCommand,
 )
 from shoal_server.shard.microshards import HandOver
-
-if TYPE_CHECKING:
-    from shoal_server.node.core import Node
 
 log = structlog.get_logger("shoal.node")
 
@@ -72,24 +71,26 @@ def command_of(request: MigrationStep) -> MigrationCommand:
 class Migrations:
     """See the module's first lines."""
 
-    __slots__ = ("_node",)
+    __slots__ = ("_agenda", "_disk", "_replicas")
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, replicas: ReplicaSet, agenda: Agenda, disk: DiskHealth) -> None:
+        self._replicas = replicas
+        self._agenda = agenda
+        self._disk = disk
 
     def queue_step(self, client: int, request: MigrationStep, replica: Replica, outbox: Outbox) -> None:
         """Have the step become an entry of the shard's log; `replica` leads."""
-        problem = refuse_step(request, replica.keyspace, self._node.routes.map.version, replica.machine.state.seq)
+        problem = refuse_step(request, replica.keyspace, self._replicas.routes.map.version, replica.machine.state.seq)
         if problem:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
             return
         other = _other_shard(request)
-        if other is not None and other not in self._node.routes.shards:
+        if other is not None and other not in self._replicas.routes.shards:
             # By a newer map there may be one: then this one comes soon, and whoever drives it asks again.
             where = f"there is no shard {other} in the shard map of this node: give microshards to one that is there"
             outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)
             return
-        not_writable = self._node.disk.state.not_writable
+        not_writable = self._disk.state.not_writable
         if not_writable and _fills_disk(request):
             reason = f"this node takes no writes now: {not_writable}"
             outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, reason)
@@ -98,12 +99,12 @@ class Migrations:
         if isinstance(request, StoreMoved):
             size += sum(len(key) + len(row or b"") for _, key, row in request.rows)
         replica.queue_command(QueuedCommand(client, request.request, command_of(request), None, size))
-        self._node.mark_dirty(replica)
+        self._agenda.mark(replica)
 
     def queue_read(self, client: int, request: ReadMoving, replica: Replica) -> None:
         """Have the read served once this node is sure to lead; `replica` thinks that it does."""
         replica.reads.queue(QueuedRead(client, request, []))
-        self._node.mark_dirty(replica)
+        self._agenda.mark(replica)
 
     def take_hand_overs(self, replicas: Iterable[Replica], now: int) -> None:
         """Route by what these replicas have applied just now."""
@@ -112,19 +113,19 @@ class Migrations:
                 self._route(hand_over, now)
 
     def _route(self, hand_over: HandOver, now: int) -> None:
-        node = self._node
-        known = node.routes.map
-        source, target = (node.routes.shards.get(shard) for shard in (hand_over.source, hand_over.target))
+        replicas = self._replicas
+        known = replicas.routes.map
+        source, target = (replicas.routes.shards.get(shard) for shard in (hand_over.source, hand_over.target))
         if source is None or target is None or known.version >= hand_over.map_version:
             return
         if without_ranges(hand_over.ranges, source.ranges):
             # They have moved on since: this replica has come to an old entry of its log.
             return
         derived = with_migrated(known, source.id, target.id, hand_over.ranges, hand_over.map_version)
-        node.adopt_derived_map(derived, now)
+        replicas.adopt_derived_map(derived, now)
         log.info(
             "microshards_moved",
-            node=node.identity.node,
+            node=replicas.identity.node,
             source=source.id,
             target=target.id,
             map_version=hand_over.map_version,

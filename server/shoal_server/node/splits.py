@@ -8,23 +8,18 @@ derived from the split, until the manager's of the same version comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
 import structlog
 from shoal.map_changes import with_split
 from shoal.protocol.bounds import MAX_VERSION
 
 from shoal_server.node.replica import Replica
+from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.raft.messages import VoteRequest
-from shoal_server.storage.engine import Damaged
+from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import (
     SplitOff,
     load_split_off,
 )
-
-if TYPE_CHECKING:
-    from shoal_server.node.core import Node
 
 log = structlog.get_logger("shoal.node")
 
@@ -34,24 +29,25 @@ EARLY_REQUESTS = 256
 class Splits:
     """What splits have left to do on a node."""
 
-    __slots__ = ("_durable", "_early", "_node")
+    __slots__ = ("_durable", "_early", "_replicas")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, replicas: ReplicaSet, engine: Engine) -> None:
         """Take up what the last process left."""
-        self._node = node
+        self._replicas = replicas
+        node, opened = replicas.identity.node, replicas.by_shard
         self._early: dict[tuple[int, str], VoteRequest] = {}
-        routes = node.routes
+        routes = replicas.routes
         self._durable: list[SplitOff] = []
-        children = {child for replica in node.replicas.values() for child in replica.machine.state.children}
-        for shard in sorted({*routes.shards, *children} - node.replicas.keys()):
+        children = {child for replica in opened.values() for child in replica.machine.state.children}
+        for shard in sorted({*routes.shards, *children} - opened.keys()):
             known = routes.shards.get(shard)
-            if known is not None and node.identity.node not in known.replicas:
+            if known is not None and node not in known.replicas:
                 continue
             try:
-                split_off = load_split_off(node.engine, shard)
+                split_off = load_split_off(engine, shard)
             except Damaged as error:
                 # See `is_split_off`.
-                log.error("split_off_damaged", node=node.identity.node, shard=shard, reason=str(error))
+                log.error("split_off_damaged", node=node, shard=shard, reason=str(error))
                 continue
             if split_off is not None:
                 self._durable.append(split_off)
@@ -73,15 +69,11 @@ class Splits:
             del self._early[next(iter(self._early))]
 
     def _answer_early(self, shard: int, now: int) -> None:
-        group = self._node.replicas[shard].group
+        group = self._replicas.by_shard[shard].group
         for voter in group.members:
             request = self._early.pop((shard, voter), None)
             if request is not None:
                 group.step(voter, request, now)
-
-    def want_flush(self, replicas: Iterable[Replica]) -> bool:
-        """Say whether a flush is what a new replica waits for that one of these has split off."""
-        return any(replica.machine.microshards.split_offs for replica in replicas)
 
     def flushed(self, replica: Replica, index: int) -> None:
         """What `replica` had applied up to `index` is on disk."""
@@ -91,30 +83,25 @@ class Splits:
 
     def open_children(self, now: int) -> None:
         """Open the replicas that are on disk for good."""
-        node = self._node
+        replicas = self._replicas
         durable, self._durable = self._durable, []
         for split_off in durable:
             child = split_off.child
-            if child.id in node.replicas:
+            if child.id in replicas.by_shard:
                 continue
-            if child.id not in node.routes.shards:
+            if child.id not in replicas.routes.shards:
                 self._derive_map(split_off, now)
-            node.adopt_map(node.routes, (child.id,), now)
+            replicas.adopt_map(replicas.routes, (child.id,), now)
             self._answer_early(child.id, now)
-            log.info("shard_split", node=node.identity.node, child=child.id, map_version=node.routes.map.version)
-            if child.voters and child.voters[0] == node.identity.node:
-                node.replicas[child.id].group.campaign(now)
+            log.info(
+                "shard_split", node=replicas.identity.node, child=child.id, map_version=replicas.routes.map.version
+            )
+            if child.voters and child.voters[0] == replicas.identity.node:
+                replicas.by_shard[child.id].group.campaign(now)
 
     def _derive_map(self, split_off: SplitOff, now: int) -> None:
         """Route by the map that the split makes of the present one."""
-        node = self._node
-        known, child = node.routes.map, split_off.child
+        replicas = self._replicas
+        known, child = replicas.routes.map, split_off.child
         version = min(max(split_off.map_version, known.version + 1), MAX_VERSION)
-        node.adopt_derived_map(with_split(known, child, version), now)
-
-    def open_missing(self, now: int) -> None:
-        """Open what the map puts here, as far as no split may yet make it."""
-        node = self._node
-        for shard in node.routes.map.shards:
-            if node.lacks_replica(shard):
-                node.open_replica(shard.id, now)
+        replicas.adopt_derived_map(with_split(known, child, version), now)

@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from shoal.protocol.bounds import MAX_CHILDREN, MAX_INDEX
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.migration import MigrationStatus
+from shoal.shardmap import Routes
 
+from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.replica import OUT_OF_TERMS, Replica
+from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.node.wall_clock import WallClock
+from shoal_server.raft.liveness import Liveness
 from shoal_server.storage.applied_state import AppliedState
-
-if TYPE_CHECKING:
-    from shoal_server.node.core import Node
+from shoal_server.storage.engine import Engine
 
 SOFTWARE = version("shoal")
 
 
-def describe(node: Node, request: int, now: int) -> StatusReply:
+class DescribedNode(Protocol):
+    """What a node says of itself; see `Node` for what each is."""
+
+    identity: NodeIdentity
+    settings: NodeSettings
+    engine: Engine
+    liveness: Liveness
+    disk: DiskHealth
+    clock: WallClock
+    started_at: int
+    cpu: float
+
+    @property
+    def routes(self) -> Routes: ...
+
+    @property
+    def replicas(self) -> Mapping[int, Replica]: ...
+
+    @property
+    def connected(self) -> Collection[str]: ...
+
+    @property
+    def not_leading(self) -> str: ...
+
+    @property
+    def map_is_derived(self) -> bool: ...
+
+    @property
+    def cluster_id(self) -> str: ...
+
+    @property
+    def wall_ms(self) -> int: ...
+
+
+def describe(node: DescribedNode, request: int, now: int) -> StatusReply:
     """Return the answer to a `GetStatus`."""
     return StatusReply(
         request=request,
@@ -46,7 +84,7 @@ def describe(node: Node, request: int, now: int) -> StatusReply:
     )
 
 
-def _replica(node: Node, replica: Replica, now: int) -> ReplicaStatus:
+def _replica(node: DescribedNode, replica: Replica, now: int) -> ReplicaStatus:
     status = replica.group.status()
     membership = status.membership
     traffic = replica.machine.traffic

@@ -8,11 +8,13 @@ the removal: it outlives the process, as the rows do.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import structlog
 
-from shoal_server.storage.engine import Damaged
+from shoal_server.node.replica import Replica
+from shoal_server.node.replica_set import ReplicaSet
+from shoal_server.node.splits import Splits
+from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import is_split_off, stored_groups
 from shoal_server.storage.replica_rows import (
     drop_all_but,
@@ -22,9 +24,6 @@ from shoal_server.storage.replica_rows import (
     load_strays,
 )
 
-if TYPE_CHECKING:
-    from shoal_server.node.core import Node
-
 LOOK_NS = 1_000_000_000
 
 log = structlog.get_logger("shoal.node")
@@ -33,16 +32,19 @@ log = structlog.get_logger("shoal.node")
 class StrayRows:
     """What is left to remove on a node: `_left` has the keyspaces of such shards, by shard."""
 
-    __slots__ = ("_due", "_left", "_node")
+    __slots__ = ("_due", "_engine", "_left", "_replicas", "_splits")
 
-    def __init__(self, node: Node, now: int) -> None:
-        self._node = node
-        self._left = load_strays(node.engine, [replica.shard for replica in node.replicas.values()])
+    def __init__(self, replicas: ReplicaSet, engine: Engine, splits: Splits, now: int) -> None:
+        self._replicas = replicas
+        self._engine = engine
+        self._splits = splits
+        self._left = load_strays(engine, [replica.shard for replica in replicas.by_shard.values()])
         self._due = now
 
-    def added(self, shard: int, keyspace: int) -> None:
-        """A replica of `shard` has been opened that does not know its rows."""
-        self._left[shard] = keyspace
+    def opened(self, replica: Replica) -> None:
+        """A replica has been opened, be it that it does not know its rows."""
+        if replica.rows_unknown:
+            self._left[replica.shard.id] = replica.keyspace.id
 
     def tick(self, now: int) -> int | None:
         """Remove what can be removed, in a batch of its own; return when to look again, None where nothing is left."""
@@ -55,25 +57,25 @@ class StrayRows:
 
     def _all_known(self, keyspace: int) -> bool:
         """Say whether it is known of every row of a keyspace that is somebody's."""
-        node = self._node
+        opened = self._replicas.by_shard
         try:
-            unopened = stored_groups(node.engine) - node.replicas.keys()
+            unopened = stored_groups(self._engine) - opened.keys()
         except Damaged:
             # It is known when the rows of the node have been written anew, at its next start.
             return False
-        if node.splits_waiting or unopened:
+        if self._splits.waiting or unopened:
             return False
-        replicas = [replica for replica in node.replicas.values() if replica.keyspace.id == keyspace]
+        replicas = [replica for replica in opened.values() if replica.keyspace.id == keyspace]
         if any(replica.rows_unknown or replica.machine.microshards.split_offs for replica in replicas):
             return False
         children = {child for replica in replicas for child in replica.machine.state.children}
-        return not any(is_split_off(node.engine, child) for child in children - node.replicas.keys())
+        return not any(is_split_off(self._engine, child) for child in children - opened.keys())
 
     def _remove(self, keyspace: int) -> None:
-        node, engine = self._node, self._node.engine
+        replicas, engine = self._replicas, self._engine
         known: defaultdict[int, set[int]] = defaultdict(set)
         own: defaultdict[int, set[int]] = defaultdict(set)
-        for shard, replica in node.replicas.items():
+        for shard, replica in replicas.by_shard.items():
             if replica.keyspace.id != keyspace:
                 continue
             state = replica.stored_state
@@ -91,10 +93,10 @@ class StrayRows:
                     known[microshard].add(staged.generation)
         shards = [shard for shard, of in self._left.items() if of == keyspace]
         batch = engine.batch()
-        drop_all_but(batch, engine, keyspace, node.routes.keyspaces[keyspace].microshards, known)
+        drop_all_but(batch, engine, keyspace, replicas.routes.keyspaces[keyspace].microshards, known)
         for shard in shards:
             drop_own_rows_but(batch, engine, shard, own[shard])
             forget_strays(batch, engine, shard)
             del self._left[shard]
         engine.write(batch)
-        log.info("stray_rows_removed", node=node.identity.node, keyspace=keyspace, shards=shards)
+        log.info("stray_rows_removed", node=replicas.identity.node, keyspace=keyspace, shards=shards)

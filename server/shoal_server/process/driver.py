@@ -80,6 +80,7 @@ class NodeDriver:
         self._map_changed = map_changed
         self._slow = slow
         self._cut_off = cut_off
+        self._replica_set = node.replica_set
         self._map_version = node.routes.map.version
         self._syncs = DiskThread("sync", engine.sync, self._in_loop(self._sync_done))
         self._flushes = DiskThread("flush", engine.flush, self._in_loop(self._flush_done))
@@ -116,8 +117,9 @@ class NodeDriver:
         except Exception as error:  # the root of the node's work: whatever failed, nothing after it may be trusted
             self.fail(f"{type(error).__name__}: {error}", error)
             return
-        if self._node.routes.map.version != self._map_version:
-            self._map_version = self._node.routes.map.version
+        version = self._replica_set.routes.map.version
+        if version != self._map_version:
+            self._map_version = version
             self._map_changed()
         while self._node.cut_off:
             self._cut_off(*self._node.cut_off.popitem())

@@ -23,7 +23,7 @@ def lose_replica(nodes: Any, name: str) -> Node:
     shard_map = msgspec.structs.replace(nodes.shard_map, version=2, shards=shards)
     nodes.ask_and_wait(name, lambda request: InstallShardMap(request, shard_map))
     node: Node = nodes.nodes[name]
-    node.forget_replica(SHARD)
+    node.replica_set.forget(SHARD)
     return node
 
 

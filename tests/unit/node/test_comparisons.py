@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from shoal.protocol.messages import Delete, Put
 from shoal.shardmap import MicroshardRange, Shard
-from shoal_server.node.comparisons import MAX_BEHIND_ENTRIES, Comparison
+from shoal_server.node.comparison import Comparison
+from shoal_server.node.comparisons import MAX_BEHIND_ENTRIES
 from shoal_server.node.digests import MAX_BYTES, MAX_ROWS, START, DigestVerdict, describe, slice_after
 from shoal_server.node.settings import ComparisonSettings, NodeSettings
 from shoal_server.shard.commands import DigestCursor

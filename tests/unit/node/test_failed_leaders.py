@@ -18,7 +18,7 @@ STRONG = Freshness()
 
 def fail(nodes: Any, name: str, kind: FailureKind, log_lost_to: int = 0) -> None:
     failure = ReplicaFailure(kind, "for this test", nodes.replica(name).machine.state.index, log_lost_to)
-    nodes.nodes[name].fail_replica(nodes.replica(name), failure, nodes.now)
+    nodes.nodes[name].failing.fail(nodes.replica(name), failure, nodes.now)
 
 
 def lose_leader(nodes: Any) -> tuple[str, str]:

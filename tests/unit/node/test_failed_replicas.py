@@ -159,7 +159,7 @@ def test_a_shard_goes_on_without_its_failed_leader_which_applies_nothing_and_doe
     failed = nodes.replica(old)
     waiting = nodes.write(Put(b"waits", b"v"))
     nodes.step()
-    nodes.nodes[old].fail_replica(failed, ReplicaFailure(kind, "a test", failed.machine.state.index), nodes.now)
+    nodes.nodes[old].failing.fail(failed, ReplicaFailure(kind, "a test", failed.machine.state.index), nodes.now)
     assert nodes.answer(waiting).maybe_applied
     applied = failed.machine.state.index
     refuse_snapshots(nodes)
@@ -183,7 +183,7 @@ def test_a_failed_replica_gets_its_rows_anew_and_keeps_what_it_has_acknowledged_
     fill(nodes)
     victim, other = nodes.others
     failed = nodes.replica(victim)
-    nodes.nodes[victim].fail_replica(failed, ReplicaFailure(kind, "a test", failed.machine.state.index), nodes.now)
+    nodes.nodes[victim].failing.fail(failed, ReplicaFailure(kind, "a test", failed.machine.state.index), nodes.now)
     nodes.step()
     # While its snapshot is on its way the replica is needed for every write.
     nodes.cut |= {(other, name) for name in nodes.nodes} | {(name, other) for name in nodes.nodes}
@@ -207,7 +207,7 @@ def test_a_rebuilt_replica_may_begin_before_what_it_had_applied(make_nodes: Any)
     fill(nodes)
     victim, _ = nodes.others
     failed = nodes.replica(victim)
-    nodes.nodes[victim].fail_replica(failed, ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now)
+    nodes.nodes[victim].failing.fail(failed, ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now)
     nodes.until(lambda: nodes.nodes[victim].queues()["snapshots_taking"][0] == 1)
     failed.machine.state = replace(failed.machine.state, index=failed.machine.state.index + 5)
     nodes.until(lambda: failed.failure is None)
@@ -234,7 +234,7 @@ def test_a_leader_that_meets_damage_while_it_sends_a_snapshot_makes_no_copy_of_i
     victim, _ = nodes.others
     leader = nodes.leader
     damage(nodes, leader, b"k020")
-    nodes.nodes[victim].fail_replica(
+    nodes.nodes[victim].failing.fail(
         nodes.replica(victim), ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now
     )
     nodes.until(lambda: nodes.replica(leader).failure is not None)
@@ -245,7 +245,7 @@ def test_a_leader_that_meets_damage_while_it_sends_a_snapshot_makes_no_copy_of_i
 def test_what_a_restart_cannot_find_out_by_itself_is_stored(nodes: Any) -> None:
     fill(nodes)
     for name, kind in zip(nodes.others, (FailureKind.DIVERGED, FailureKind.STUCK), strict=True):
-        nodes.nodes[name].fail_replica(nodes.replica(name), ReplicaFailure(kind, "a test", 7), nodes.now)
+        nodes.nodes[name].failing.fail(nodes.replica(name), ReplicaFailure(kind, "a test", 7), nodes.now)
     stored = [load_failure(nodes.engines[name], 1) for name in nodes.others]
     assert stored == [ReplicaFailure(FailureKind.DIVERGED, "a test", 7), None]
     again = restart(nodes, nodes.others[0]).replicas[1]
@@ -298,7 +298,7 @@ def test_a_replica_whose_log_is_damaged_while_it_runs_has_it_anew_and_votes_when
     failed = nodes.replica(victim)
     with pytest.raises(Damaged) as raised:
         failed.store.entries(1, 2, 1)
-    nodes.nodes[victim].fail_replica(failed, failure_of(raised.value, failed), nodes.now)
+    nodes.nodes[victim].failing.fail(failed, failure_of(raised.value, failed), nodes.now)
     lost_to = failed.group.log.last_index
     assert failed.failure.log_lost_to == lost_to
     nodes.until(lambda: failed.failure is None)
@@ -332,7 +332,7 @@ def test_a_log_with_a_membership_that_cannot_be_is_damaged(nodes: Any, payload: 
 def test_a_failure_leaves_a_count_when_it_has_healed(nodes: Any) -> None:
     fill(nodes)
     victim = nodes.others[0]
-    nodes.nodes[victim].fail_replica(nodes.replica(victim), ReplicaFailure(FailureKind.DAMAGED, "a test", 7), nodes.now)
+    nodes.nodes[victim].failing.fail(nodes.replica(victim), ReplicaFailure(FailureKind.DAMAGED, "a test", 7), nodes.now)
     nodes.pass_time(2000)
     assert nodes.replica(victim).failure is None
     assert nodes.nodes[victim].counters.replica_failures == {"damaged": 1}
@@ -351,7 +351,7 @@ def test_other_replicas_of_the_node_go_on(make_nodes: Any) -> None:
     nodes.pass_time(3000)
     leader = nodes.leader
     node = nodes.nodes[leader]
-    node.fail_replica(node.replicas[1], ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now)
+    node.failing.fail(node.replicas[1], ReplicaFailure(FailureKind.DIVERGED, "a test", 1), nodes.now)
     nodes.pass_time(500)
     assert sum(other.replicas[2].group.read_index(nodes.now) is not None for other in nodes.nodes.values()) == 1
     assert [replica.failure is None for replica in node.replicas.values()] == [False, True]

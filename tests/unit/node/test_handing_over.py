@@ -156,7 +156,7 @@ def test_leadership_is_not_handed_to_a_replica_that_gets_its_rows_anew(nodes: An
     # The one that would be chosen, were it whole; of snapshots none gets through.
     nodes.nodes[leader]._transfers._settings = replace(nodes.settings, snapshots_at_once=0)
     replica = nodes.replica(failed)
-    nodes.nodes[failed].fail_replica(replica, ReplicaFailure(FailureKind.DIVERGED, "planted", 1), nodes.now)
+    nodes.nodes[failed].failing.fail(replica, ReplicaFailure(FailureKind.DIVERGED, "planted", 1), nodes.now)
     nodes.pass_time(20)
     assert replica.failure is not None
     refused = nodes.ask_and_wait(leader, lambda request: TransferLeader(request, SHARD, failed, 5000))

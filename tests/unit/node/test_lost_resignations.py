@@ -17,7 +17,7 @@ def fail_leader(nodes: Any) -> str:
     nodes.pass_time(300)
     old: str = nodes.leader
     failure = ReplicaFailure(FailureKind.STUCK, "for this test", 1)
-    nodes.nodes[old].fail_replica(nodes.replica(old), failure, nodes.now)
+    nodes.nodes[old].failing.fail(nodes.replica(old), failure, nodes.now)
     nodes.until(lambda: bool(under_way(nodes, Resigned)))
     return old
 
@@ -87,7 +87,7 @@ def test_answers_that_are_lost_are_asked_for_again(nodes: Any) -> None:
 
 def test_a_replica_that_is_gone_since_it_resigned_is_answered_for(nodes: Any) -> None:
     old = fail_leader(nodes)
-    nodes.nodes[old].forget_replica(1)
+    nodes.nodes[old].replica_set.forget(1)
     for sender, receiver in under_way(nodes, Resigned):
         break_link(nodes, sender, receiver)
     nodes.until(lambda: leads(nodes, [name for name in nodes.nodes if name != old]), 1000)

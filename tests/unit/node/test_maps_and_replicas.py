@@ -107,7 +107,7 @@ def test_a_node_that_forgets_a_peer_rests() -> None:
 def test_the_managers_map_replaces_one_that_was_derived() -> None:
     lone = LoneNode()
     lone.turn()
-    lone.node.adopt_derived_map(replace(MAP, version=2), lone.now)
+    lone.node.replica_set.adopt_derived_map(replace(MAP, version=2), lone.now)
     assert lone.node.map_is_derived
     lone.install(replace(MAP, version=2))
     assert not lone.node.map_is_derived
@@ -116,7 +116,7 @@ def test_the_managers_map_replaces_one_that_was_derived() -> None:
 def test_a_derived_map_is_known_as_one_after_a_restart_until_the_managers_replaces_it() -> None:
     lone = LoneNode()
     lone.turn()
-    lone.node.adopt_derived_map(replace(MAP, version=2), lone.now)
+    lone.node.replica_set.adopt_derived_map(replace(MAP, version=2), lone.now)
     lone.begin(stored_map(lone), epoch=2)
     assert lone.node.map_is_derived
     lone.install(replace(MAP, version=2))
@@ -169,7 +169,7 @@ def test_a_shard_with_a_member_that_the_map_lacks_is_not_split(nodes: Any) -> No
     """An earlier version may have let one in: the map that the split makes would be one that no node takes."""
     leader = nodes.leader
     nodes.cut.update((name, "n9") for name in nodes.nodes)
-    nodes.nodes[leader].propose_membership(1, MembershipChange(ChangeKind.ADD_LEARNER, "n9"), nodes.now)
+    nodes.nodes[leader].replica_set.propose_membership(1, MembershipChange(ChangeKind.ADD_LEARNER, "n9"), nodes.now)
     nodes.pass_time(200)
     child = Shard(2, 1, (MicroshardRange(2, 4),), VOTERS, ("n9",))
     refusal = order(nodes, leader, lambda request: SplitShard(request, 1, child, 9))

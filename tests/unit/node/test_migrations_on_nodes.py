@@ -578,7 +578,7 @@ def test_a_snapshot_removes_what_an_entry_removed_that_a_crash_would_not_bring_b
     undo(two, follower, rows)
     replica = two.replica(SOURCE, follower)
     failure = ReplicaFailure(FailureKind.DAMAGED, "a row cannot be read", replica.machine.state.index)
-    two.nodes.nodes[follower].fail_replica(replica, failure, two.nodes.now)
+    two.nodes.nodes[follower].failing.fail(replica, failure, two.nodes.now)
     two.nodes.until(lambda: replica.failure is None)
     assert not stored(two, follower, rows)
     assert replica.machine.microshards.cleared == []
@@ -595,7 +595,7 @@ def test_rows_of_nobody_are_not_those_whose_removal_may_be_applied_once_more(two
     follower, rows = forgotten(two)
     undo(two, follower, rows)
     node = two.nodes.nodes[follower]
-    node._stray_rows.added(TARGET, KEYSPACE.id)
+    node._stray_rows._left[TARGET] = KEYSPACE.id
     node._stray_rows.tick(two.nodes.now)
     assert stored(two, follower, rows) == rows.keys()
 
@@ -606,7 +606,7 @@ def test_what_is_on_disk_is_removed_only_once(two: TwoShards) -> None:
     [cleared] = microshards.cleared
     microshards.flushed(cleared.index - 1)
     assert microshards.cleared == [cleared]
-    node._flush_wanted = True
+    node._flushes.wanted = True
     two.nodes.until(lambda: microshards.cleared == [])
 
 

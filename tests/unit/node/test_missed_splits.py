@@ -57,7 +57,7 @@ class Missed:
         acknowledged = parent.group.log.last_index
         nodes.until(lambda: parent.group.log.last_index > acknowledged)
         assert CHILD not in parent.machine.state.children
-        nodes.nodes[self.failed].fail_replica(
+        nodes.nodes[self.failed].failing.fail(
             parent, ReplicaFailure(FailureKind.DIVERGED, "a test", parent.machine.state.index), nodes.now
         )
 

@@ -83,7 +83,7 @@ def poison(nodes: Any) -> int:
     node = nodes.nodes[leader]
     replica = node.replicas[1]
     replica.queue_command(QueuedCommand(NOBODY, 0, POISON, None, 100))
-    node.mark_dirty(replica)
+    node._agenda.mark(replica)
     index = replica.group.log.last_index + 1
     nodes.until(lambda: all(nodes.nodes[name].replicas[1].failure is not None for name in NODES))
     return int(index)

@@ -85,7 +85,7 @@ def test_a_replica_that_hears_of_a_term_by_a_snapshot_first_is_in_that_term_when
     old, (behind, new) = nodes.leader, nodes.others
     nodes.isolate(behind)
     nodes.nodes[old].replicas[SHARD].group.transfer_leadership(new, nodes.now)
-    nodes.nodes[old].mark_dirty(nodes.replica(old))
+    nodes.nodes[old]._agenda.mark(nodes.replica(old))
     nodes.until(lambda: nodes.replica(new).group.is_leader)
     nodes.until(lambda: nodes.leader == new)
     group, node = nodes.replica(behind).group, nodes.nodes[behind]

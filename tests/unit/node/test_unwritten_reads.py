@@ -53,7 +53,7 @@ def drops_wait_for_the_turns_batch(patch: pytest.MonkeyPatch) -> None:
     drop, store = Administration._drop, SnapshotTransfers.store
 
     def _drop(self: Administration, request: DropReplica) -> str:
-        engine = self._node.engine
+        engine = self._engine
         assert isinstance(engine, WatchedEngine)
         with pytest.MonkeyPatch.context() as held:
             held.setattr(engine, "write", lambda batch: waiting.append((engine, batch)))

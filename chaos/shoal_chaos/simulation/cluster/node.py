@@ -46,9 +46,6 @@ def client_name(number: int) -> str:
 class Keeper(Protocol):
     """Who gives nodes their maps, and knows them to each other: managers, or nobody but the simulation."""
 
-    @property
-    def core_type(self) -> type[Node]: ...
-
     def first_map(self, node: SimulatedNode) -> ShardMap:
         """Return the map of a node that has none yet."""
         ...
@@ -191,7 +188,7 @@ class SimulatedNode:
         identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
         keeper = cluster.keeper
         shard_map = load_shard_map(self.engine) or keeper.first_map(self)
-        self.node = keeper.core_type(identity, shard_map, self.engine, cluster.settings, self.random, self.local_now())
+        self.node = Node(identity, shard_map, self.engine, cluster.settings, self.random, self.local_now())
         for client, certificate in cluster.certificates.items():
             self.node.client_connected(client, certificate)
         keeper.open_replicas(self, self.node, shard_map)

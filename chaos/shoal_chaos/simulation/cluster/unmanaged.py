@@ -16,8 +16,6 @@ from shoal_chaos.simulation.cluster.node import SimulatedNode
 class UnmanagedNodes:
     """The `Keeper` of such nodes."""
 
-    core_type = Node
-
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
@@ -55,8 +53,8 @@ def make_room(node: SimulatedNode, shard_id: int) -> bool:
         return False
     shard = core.routes.shards[shard_id]
     elsewhere = msgspec.structs.replace(shard, followers=(*shard.followers, node.name))
-    if core.lacks_replica(elsewhere):
-        core.open_replica(shard_id, node.local_now())
+    if core.replica_set.lacks(elsewhere):
+        core.replica_set.open(shard_id, node.local_now())
     return shard_id in core.replicas
 
 

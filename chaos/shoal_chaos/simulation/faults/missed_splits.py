@@ -71,7 +71,7 @@ class MissedSplits(LostLogs):
             self._events.after(LOOK, lambda: self._fail_once_split(shard, leader, failing, before, looks - 1))
         elif replica.machine.state.children == before:
             failure = ReplicaFailure(FailureKind.DIVERGED, "a split is to be missed", replica.machine.state.index)
-            node.node.fail_replica(replica, failure, node.local_now())
+            node.node.failing.fail(replica, failure, node.local_now())
             node.turn_soon()
             self.missed += 1
 

@@ -207,7 +207,7 @@ class StalledLinks(UsualFaults):
         leader.sync_delay = SLOWER_THAN_POWER
         try:
             assert leader.node is not None, "it leads"
-            leader.node.propose_membership(replica.shard.id, change, leader.local_now())
+            leader.node.replica_set.propose_membership(replica.shard.id, change, leader.local_now())
         except (NotLeader, MembershipRefused):
             leader.sync_delay = before
             return

@@ -63,7 +63,7 @@ class UsualFaults(Faults):
             if kind is ChangeKind.ADD_LEARNER and not make_room(target, shard.id):
                 continue
             try:
-                node.node.propose_membership(shard.id, change, node.local_now())
+                node.node.replica_set.propose_membership(shard.id, change, node.local_now())
             except (NotLeader, MembershipRefused):
                 continue
             node.turn_soon()

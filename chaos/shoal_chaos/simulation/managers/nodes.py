@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 from shoal.protocol.messages import Answer
 from shoal.shardmap import ShardMap
@@ -22,20 +20,8 @@ NOTICED = 0.7
 """How often whoever has a connection with a process is told that this has ended."""
 
 
-class WatchedNode(Node):
-    """The real core, which says what it deletes."""
-
-    dropped: Callable[[int], None]
-
-    def forget_replica(self, shard_id: int) -> None:
-        super().forget_replica(shard_id)
-        self.dropped(shard_id)
-
-
 class ManagedNodes:
     """The `Keeper` of such nodes. `joining`: those that began with no map, to ask whether they may join."""
-
-    core_type = WatchedNode
 
     def __init__(self, cluster: Cluster, listeners: Listeners, rows: ManagerRows, checks: ControlChecks) -> None:
         self.joining: set[str] = set()
@@ -77,8 +63,7 @@ class ManagedNodes:
 
     def open_replicas(self, node: SimulatedNode, core: Node, shard_map: ShardMap) -> None:  # noqa: ARG002
         """Replicas come by the managers' maps alone."""
-        assert isinstance(core, WatchedNode)
-        core.dropped = lambda shard: self._dropped(node, shard)
+        core.replica_set.forgotten.append(lambda replica: self._dropped(node, replica.shard.id))
 
     def _dropped(self, node: SimulatedNode, shard: int) -> None:
         self._cluster.invariants.forget_replica(node.name, shard)
