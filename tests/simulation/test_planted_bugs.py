@@ -251,9 +251,9 @@ def continue_with_lower_seqs(patch: pytest.MonkeyPatch) -> None:
     original = Microshards.migrate
 
     def migrate(self: Microshards, command: MigrationCommand, index: int, overlay: Overlay) -> str:
-        base = self._machine.state.seq_base
+        base = self._shared.state.seq_base
         problem = original(self, command, index, overlay)
-        self._machine.state = msgspec.structs.replace(self._machine.state, seq_base=base)
+        self._shared.state = msgspec.structs.replace(self._shared.state, seq_base=base)
         return problem
 
     patch.setattr(Microshards, "migrate", migrate)

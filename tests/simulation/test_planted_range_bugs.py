@@ -61,7 +61,7 @@ def know_ranges_of_the_journal_by_their_start(patch: pytest.MonkeyPatch) -> None
     def journal(self: Microshards, index: int, overlay: Overlay) -> None:
         keys, spans = overlay.take_changes()
         moving, rows = self._outgoing, overlay.rows
-        prefix = journal_prefix(self._machine.shard.id, self._machine.state.generation)
+        prefix = journal_prefix(self._shared.shard.id, self._shared.state.generation)
         for key in keys:
             microshard = moving.get(key[:DATA_PREFIX_BYTES])
             if microshard is not None:

@@ -178,7 +178,7 @@ class ReplicaReads:
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
-            page = machine.scan(
+            page = machine.pages.scan(
                 read.ranges,
                 read.start,
                 read.end,
@@ -194,7 +194,7 @@ class ReplicaReads:
             )
         elif type(read) is ReadPage:
             rows = max(1, min(read.max_rows, limits.page_rows))
-            found = machine.read_page(read.ranges, read.after, rows, limits.page_bytes, now)
+            found = machine.pages.read_page(read.ranges, read.after, rows, limits.page_bytes, now)
             outbox.answer(
                 queued.client,
                 Page(read.request, seq, found.done, found.microshards, found.keys, found.values, found.expiries),

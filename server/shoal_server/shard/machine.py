@@ -11,8 +11,7 @@ per microshard, and stay so when microshards change shards as long as the new sh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from heapq import merge
+from dataclasses import dataclass
 
 import msgspec
 from shoal.protocol.messages import (
@@ -44,25 +43,18 @@ from shoal_server.shard.commands import (
     decode_operations,
     named_ranges,
 )
-from shoal_server.shard.expiry import ExpiryIndex
 from shoal_server.shard.microshards import EntryPosition, Microshards
 from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
+from shoal_server.shard.pages import PageReader
 from shoal_server.shard.sessions import CommandVerdict, SessionTable
-from shoal_server.shard.traffic import Traffic
+from shoal_server.shard.state import ShardState
 from shoal_server.storage.applied_state import AppliedState, Outgoing, applied_state_row
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import (
     applied_state_key,
-    data_prefix,
-    is_visible,
-    prefix_end,
-    row_expiry,
-    row_seq,
-    row_value,
     split_rows,
-    whole_row,
 )
 from shoal_server.storage.session_rows import (
     encode_session,
@@ -78,9 +70,6 @@ GIVEN_RESULTS_BYTES = 64 * 1024
 
 KEPT_RESULTS_BYTES = 16 * 1024
 """Results of a write that are longer are kept, for a repetition of it, without the values that conditions found."""
-
-MAX_HIDDEN_ROWS = 16
-"""A page of a scan ends after so many times the rows asked for, seen or expired: it must not hold up the node."""
 
 _results_encoder = msgspec.msgpack.Encoder()
 _results_decoder: msgspec.msgpack.Decoder[list[OperationResult]] = msgspec.msgpack.Decoder(list[OperationResult])
@@ -119,29 +108,12 @@ class DigestDue:
     cursor: DigestCursor
 
 
-@dataclass(slots=True)
-class ScannedPage:
-    """Rows in key order, and where to go on (None: nothing follows). `values` is empty where only keys were wanted."""
+class ShardStateMachine(ShardState):
+    """One replica's applied state of one shard. `digest_due`: a digest is to be made before anything more is applied.
 
-    keys: list[bytes]
-    values: list[bytes]
-    seqs: list[int]
-    resume: bytes | None
-
-
-@dataclass(slots=True)
-class RowsPage:
-    """Rows in (microshard, key) order, and whether that was all. `expiries` are as `split_rows` has them."""
-
-    microshards: list[int] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
-    values: list[bytes] = field(default_factory=list)
-    expiries: list[int] = field(default_factory=list)
-    done: bool = True
-
-
-class ShardStateMachine:
-    """One replica's applied state of one shard. `digest_due`: a digest is to be made before anything more is applied."""
+    While entries are applied, `state` is that after the commands before, but for its position (index, term, clock and
+    membership), which `apply` sets when all are: see `ShardState`.
+    """
 
     def __init__(
         self,
@@ -156,31 +128,23 @@ class ShardStateMachine:
             state: the applied state as stored, or the initial one of a new shard.
             beginnings: the node's; one that is alone on its node needs none.
         """
-        self.shard = shard
-        self.keyspace = keyspace
-        self.state = state
+        super().__init__(shard, keyspace, state)
         self._engine = engine
-        self.traffic = Traffic()
         self.digest_due: DigestDue | None = None
         self.applying: Entry | None = None
         """The entry that is being applied, or was the last."""
-        self.prefixes: dict[int, bytes] = {}
         self.sessions = SessionTable()
         self.microshards = Microshards(self, engine, beginnings or Beginnings())
+        self.pages = PageReader(self, engine)
         self.adopt(state)
 
     def adopt(self, state: AppliedState) -> None:
         """Take `state` and the rows it speaks of as they are on disk: at start, and after a snapshot."""
         self.state = state
         self.digest_due = None
-        generations = state.generations(state.ranges)
-        self.prefixes = {
-            microshard: data_prefix(self.keyspace.id, microshard, generation)
-            for microshard, generation in generations.items()
-        }
+        self.serve(self._engine)
         self.sessions = SessionTable()
         self.sessions.load(stored_sessions(self._engine, self.shard.id, state.generation))
-        self.expiry = ExpiryIndex(self._engine, self.keyspace.id, generations)
         self.microshards.adopt()
         self.traffic.changed.update(self.prefixes)
 
@@ -412,95 +376,11 @@ class ShardStateMachine:
         stored = [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
         return split_rows(stored, self._engine.get_many(self._engine.data, stored), now)
 
-    def scan(
-        self,
-        ranges: Ranges,
-        start: bytes,
-        end: bytes,
-        *,
-        reverse: bool,
-        keys_only: bool,
-        max_rows: int,
-        max_bytes: int,
-        now: int,
-    ) -> ScannedPage:
-        """Return rows of [start, end) (an empty `end`: to the last) in key order, in reverse from the end down.
-
-        Args:
-            ranges: microshards that are all here.
-        """
-        page = ScannedPage([], [], [], None)
-        size = 0
-        last = b""
-        examined = 0
-        for key, row in self._in_order(ranges, start, end, reverse):
-            if len(page.keys) >= max_rows or size >= max_bytes or examined >= MAX_HIDDEN_ROWS * max_rows:
-                # The smallest key greater than another is that with a zero byte behind it.
-                page.resume = last if reverse else last + b"\x00"
-                return page
-            last = key
-            examined += 1
-            if not is_visible(row, now):
-                continue
-            page.keys.append(key)
-            page.seqs.append(row_seq(row))
-            size += len(key)
-            if not keys_only:
-                page.values.append(row_value(row))
-                size += len(row)
-        return page
-
-    def _in_order(self, ranges: Ranges, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (user key, row) of microshards, all in one order."""
-        prefixes = self.prefixes
-        chosen = [prefixes[microshard] for microshard in microshards_in(ranges)]
-        parts = [self._rows_between(prefix, start, end, reverse) for prefix in chosen]
-        return parts[0] if len(parts) == 1 else merge(*parts, key=_key_of, reverse=reverse)
-
-    def _rows_between(self, prefix: bytes, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        engine = self._engine
-        skip = len(prefix)
-        scan = engine.scan_reverse if reverse else engine.scan
-        for key, row in scan(engine.data, prefix + start, prefix + end if end else prefix_end(prefix)):
-            yield key[skip:], whole_row(key, row)
-
     def read_moving(self, cursor: MigrationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
         """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""
         invariant(cursor.mark <= self.state.index, "a source is read from no earlier point than it was before")
         reader = MovingReader(self._engine, self.shard.id, self.keyspace.id, self.state, outgoing, max_bytes)
         return reader.read(cursor)
-
-    def read_page(self, ranges: Ranges, after: bytes, max_rows: int, max_bytes: int, now: int) -> RowsPage:
-        """Return rows after a cursor.
-
-        Args:
-            ranges: microshards that are all here.
-            after: the last key already read of the first of them, b"" for none.
-        """
-        page = RowsPage()
-        size = 0
-        for current, key, row in self._rows_after(ranges, after):
-            if len(page.keys) >= max_rows or size >= max_bytes:
-                page.done = False
-                break
-            if is_visible(row, now):
-                page.microshards.append(current)
-                page.keys.append(key)
-                page.values.append(row_value(row))
-                page.expiries.append(row_expiry(row))
-                size += len(key) + len(row)
-        if not any(page.expiries):
-            page.expiries = []
-        return page
-
-    def _rows_after(self, ranges: Ranges, after: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-        engine = self._engine
-        for current in microshards_in(ranges):
-            prefix = self.prefixes[current]
-            start = prefix + after + b"\x00" if after else prefix
-            after = b""
-            for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
-                yield current, key[len(prefix) :], whole_row(key, row)
 
 
 def _done_or_refused(seq: int, problem: str) -> CommandOutcome:
@@ -527,7 +407,3 @@ def given_and_kept(results: list[OperationResult]) -> tuple[list[OperationResult
         for result in results
     ]
     return shorter if len(encoded) > GIVEN_RESULTS_BYTES else results, _results_encoder.encode(shorter)
-
-
-def _key_of(item: tuple[bytes, bytes]) -> bytes:
-    return item[0]

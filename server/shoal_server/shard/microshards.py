@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 from shoal.protocol.migration import EndedMigration, MigrationCursor, MigrationEnd
@@ -39,6 +38,7 @@ from shoal_server.shard.commands import (
 )
 from shoal_server.shard.moving import journal_place, journal_resumption
 from shoal_server.shard.overlay import Overlay
+from shoal_server.shard.state import ShardState
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, applied_state_row, placements_of
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.generations import next_generation
@@ -55,9 +55,6 @@ from shoal_server.storage.layout import (
     row_expiry,
     split_off_key,
 )
-
-if TYPE_CHECKING:
-    from shoal_server.shard.machine import ShardStateMachine
 
 ENDED_KEPT = 32
 """How many migrations that are over a shard remembers."""
@@ -91,7 +88,7 @@ class EntryPosition:
 
 
 class Microshards:
-    """Applies splits and the steps of migrations to a shard's state machine.
+    """Applies splits and the steps of migrations to what the parts of a shard's state machine share.
 
     `split_offs` are the shards that splits have made, each beside the index of its entry; the node takes them out.
     `cleared` are the rows whose removal was applied, and is not known to be on disk: a crash brings them back, and only the
@@ -104,14 +101,14 @@ class Microshards:
         "_engine",
         "_hand_overs",
         "_incoming_prefixes",
-        "_machine",
         "_outgoing",
+        "_shared",
         "cleared",
         "split_offs",
     )
 
-    def __init__(self, machine: ShardStateMachine, engine: Engine, beginnings: Beginnings) -> None:
-        self._machine = machine
+    def __init__(self, shared: ShardState, engine: Engine, beginnings: Beginnings) -> None:
+        self._shared = shared
         self._beginnings = beginnings
         self._engine = engine
         self._hand_overs: list[HandOver] = []
@@ -124,26 +121,26 @@ class Microshards:
         """Go by the machine's present state: at start, and after a snapshot."""
         self._outgoing = {}
         self._incoming_prefixes = {}
-        state = self._machine.state
+        state = self._shared.state
         if state.outgoing is not None:
             self._outgoing = {prefix: each for each, prefix in self._prefixes(state.outgoing.ranges).items()}
         if state.incoming is not None:
             self._incoming_prefixes = self._prefixes(state.incoming.ranges)
 
     def _prefixes(self, ranges: tuple[MicroshardRange, ...]) -> dict[int, bytes]:
-        keyspace = self._machine.keyspace.id
-        generations = self._machine.state.generations(ranges)
+        keyspace = self._shared.keyspace.id
+        generations = self._shared.state.generations(ranges)
         return {
             microshard: data_prefix(keyspace, microshard, generation) for microshard, generation in generations.items()
         }
 
     def stored_prefixes(self) -> dict[int, bytes]:
         """Return what the rows of each microshard begin with that the shard has, has parted with, or is to get."""
-        machine = self._machine
+        shared = self._shared
         if not (self._outgoing or self._incoming_prefixes):
-            return machine.prefixes
+            return shared.prefixes
         return {
-            **machine.prefixes,
+            **shared.prefixes,
             **self._incoming_prefixes,
             **{microshard: prefix for prefix, microshard in self._outgoing.items()},
         }
@@ -159,7 +156,7 @@ class Microshards:
             self._beginnings.forget(split_off.child.id)
         del self.split_offs[split_offs:]
         self._hand_overs = []
-        index = self._machine.state.index
+        index = self._shared.state.index
         self.cleared = [each for each in self.cleared if each.index <= index]
 
     def flushed(self, index: int) -> None:
@@ -172,14 +169,14 @@ class Microshards:
     @property
     def journals(self) -> bool:
         """Whether changes are to be recorded."""
-        outgoing = self._machine.state.outgoing
+        outgoing = self._shared.state.outgoing
         return outgoing is not None and not outgoing.sealed
 
     def journal(self, index: int, overlay: Overlay) -> None:
         """Note what the entry at `index` has changed, as far as it was recorded and another shard is to get it."""
         keys, spans = overlay.take_changes()
         moving, rows = self._outgoing, overlay.rows
-        prefix = journal_prefix(self._machine.shard.id, self._machine.state.generation)
+        prefix = journal_prefix(self._shared.shard.id, self._shared.state.generation)
         for key in keys:
             microshard = moving.get(key[:DATA_PREFIX_BYTES])
             if microshard is not None:
@@ -202,16 +199,18 @@ class Microshards:
             ShardBegunTwice: this node has a shard of that number which is not this one's. The other nodes may not, so it
                 cannot be refused; the replica stops before it with all its rows.
         """
-        machine, child = self._machine, command.child
-        state = machine.state
+        shared, child = self._shared, command.child
+        state = shared.state
         taken = set(microshards_in(child.ranges))
         if state.outgoing is not None or state.incoming is not None:
-            return f"{_busy(state)}: split shard {machine.shard.id} when that is over"
-        if not taken or not taken < machine.prefixes.keys() or child.keyspace != machine.keyspace.id:
-            return f"shard {machine.shard.id} cannot be split so: some of the microshards are not in it, or none would stay"
-        if child.id == machine.shard.id or child.id in state.children:
-            return f"shard {child.id} was split off shard {machine.shard.id} before: give the new one another number"
-        split_off = SplitOff(msgspec.structs.replace(child, parent=machine.shard.id), command.map_version)
+            return f"{_busy(state)}: split shard {shared.shard.id} when that is over"
+        if not taken or not taken < shared.prefixes.keys() or child.keyspace != shared.keyspace.id:
+            return (
+                f"shard {shared.shard.id} cannot be split so: some of the microshards are not in it, or none would stay"
+            )
+        if child.id == shared.shard.id or child.id in state.children:
+            return f"shard {child.id} was split off shard {shared.shard.id} before: give the new one another number"
+        split_off = SplitOff(msgspec.structs.replace(child, parent=shared.shard.id), command.map_version)
         child_state = AppliedState(
             index=at.index,
             term=at.term,
@@ -226,36 +225,36 @@ class Microshards:
             copied_index=state.copied_index,
         )
         begun_by = self._beginnings.parent_of(child.id, self._engine)
-        if begun_by is not None and begun_by != machine.shard.id:
+        if begun_by is not None and begun_by != shared.shard.id:
             whose = f"a part of shard {begun_by}" if begun_by else "founded"
             raise ShardBegunTwice(
-                f"shard {child.id} is there already, {whose}: it cannot be split off shard {machine.shard.id} as well"
+                f"shard {child.id} is there already, {whose}: it cannot be split off shard {shared.shard.id} as well"
             )
         if begun_by is not None:
             # It came here before its parent did, and is fed by its own leader.
             self._clear_rows(child.ranges, at.index, overlay)
         else:
-            self._beginnings.begin(child.id, machine.shard.id)
+            self._beginnings.begin(child.id, shared.shard.id)
             overlay.rows[applied_state_key(child.id)] = applied_state_row(child_state)
             overlay.rows[split_off_key(child.id)] = encode_split_off(split_off)
             self.split_offs.append((at.index, split_off))
         self._part_with(child.ranges)
-        self._place(state.generations(machine.state.ranges))
-        machine.state = msgspec.structs.replace(machine.state, children=(*state.children, child.id))
+        self._place(state.generations(shared.state.ranges))
+        shared.state = msgspec.structs.replace(shared.state, children=(*state.children, child.id))
         return ""
 
     def _part_with(self, ranges: tuple[MicroshardRange, ...]) -> None:
         """Serve microshards no more."""
-        machine = self._machine
-        machine.state = msgspec.structs.replace(machine.state, ranges=without_ranges(machine.state.ranges, ranges))
+        shared = self._shared
+        shared.state = msgspec.structs.replace(shared.state, ranges=without_ranges(shared.state.ranges, ranges))
         gone = list(microshards_in(ranges))
         for microshard in gone:
-            del machine.prefixes[microshard]
-        machine.expiry.forget(gone)
+            del shared.prefixes[microshard]
+        shared.expiry.forget(gone)
 
     def _place(self, generations: dict[int, int]) -> None:
-        state = self._machine.state
-        self._machine.state = msgspec.structs.replace(state, placements=placements_of(generations, state.generation))
+        state = self._shared.state
+        self._shared.state = msgspec.structs.replace(state, placements=placements_of(generations, state.generation))
 
     # -- migrations
 
@@ -271,7 +270,7 @@ class Microshards:
         if isinstance(command, StoreMovedCommand | AdoptCommand):
             if end:
                 return self._refuse_ended(end, MigrationEnd.ADOPTED)
-            incoming = self._machine.state.incoming
+            incoming = self._shared.state.incoming
             if incoming is None or incoming.migration != command.migration:
                 return self._unknown(command.migration)
             if isinstance(command, AdoptCommand):
@@ -279,7 +278,7 @@ class Microshards:
             return self._store(command, incoming, overlay)
         if end:
             return self._refuse_ended(end, MigrationEnd.FORGOTTEN)
-        outgoing = self._machine.state.outgoing
+        outgoing = self._shared.state.outgoing
         if outgoing is None or outgoing.migration != command.migration:
             return self._unknown(command.migration)
         if isinstance(command, SealCommand):
@@ -287,24 +286,22 @@ class Microshards:
         return self._forget(command, outgoing, index, overlay)
 
     def _end_of(self, migration: int) -> MigrationEnd | None:
-        ended = self._machine.state.ended
+        ended = self._shared.state.ended
         return next((each.end for each in ended if each.migration == migration), None)
 
     def _refuse_ended(self, end: MigrationEnd, wanted: MigrationEnd) -> str:
-        return (
-            "" if end is wanted else f"this migration has ended on shard {self._machine.shard.id}: {end.name.lower()}"
-        )
+        return "" if end is wanted else f"this migration has ended on shard {self._shared.shard.id}: {end.name.lower()}"
 
     def _unknown(self, migration: int) -> str:
-        return f"migration {migration} was never begun on shard {self._machine.shard.id}, or long ago"
+        return f"migration {migration} was never begun on shard {self._shared.shard.id}, or long ago"
 
     def _end(self, migration: int, end: MigrationEnd) -> None:
-        state = self._machine.state
+        state = self._shared.state
         ended = (*state.ended, EndedMigration(migration, end))[-ENDED_KEPT:]
-        self._machine.state = msgspec.structs.replace(state, ended=ended)
+        self._shared.state = msgspec.structs.replace(state, ended=ended)
 
     def _take(self, command: BeginIncomingCommand) -> str:
-        machine, state = self._machine, self._machine.state
+        shared, state = self._shared, self._shared.state
         wanted = Incoming(command.migration, command.source, ranges_of(microshards_in(command.ranges)))
         known = state.incoming
         if known is not None and known.migration == command.migration:
@@ -313,18 +310,18 @@ class Microshards:
         if known is not None or state.outgoing is not None:
             return f"{_busy(state)}: a shard is in one migration at a time"
         microshards = set(microshards_in(wanted.ranges))
-        if not microshards or not microshards <= set(range(machine.keyspace.microshards)):
-            return f"the microshards must be some of the keyspace's {machine.keyspace.microshards}"
-        if not microshards.isdisjoint(machine.prefixes):
-            return f"shard {machine.shard.id} has some of the microshards already"
+        if not microshards or not microshards <= set(range(shared.keyspace.microshards)):
+            return f"the microshards must be some of the keyspace's {shared.keyspace.microshards}"
+        if not microshards.isdisjoint(shared.prefixes):
+            return f"shard {shared.shard.id} has some of the microshards already"
         generations = state.generations(state.ranges) | dict.fromkeys(microshards, next_generation(self._engine))
-        machine.state = msgspec.structs.replace(state, incoming=wanted)
+        shared.state = msgspec.structs.replace(state, incoming=wanted)
         self._place(generations)
         self.adopt()
         return ""
 
     def _give(self, command: BeginOutgoingCommand, index: int, overlay: Overlay) -> str:
-        machine, state = self._machine, self._machine.state
+        shared, state = self._shared, self._shared.state
         wanted = Outgoing(command.migration, command.target, ranges_of(microshards_in(command.ranges)))
         known = state.outgoing
         if known is not None and known.migration == command.migration:
@@ -334,9 +331,9 @@ class Microshards:
         if known is not None or state.incoming is not None:
             return f"{_busy(state)}: a shard is in one migration at a time"
         microshards = set(microshards_in(wanted.ranges))
-        if not microshards or not microshards <= machine.prefixes.keys():
-            return f"shard {machine.shard.id} has not all of the microshards"
-        machine.state = msgspec.structs.replace(state, outgoing=wanted)
+        if not microshards or not microshards <= shared.prefixes.keys():
+            return f"shard {shared.shard.id} has not all of the microshards"
+        shared.state = msgspec.structs.replace(state, outgoing=wanted)
         self.adopt()
         overlay.record()
         return ""
@@ -349,11 +346,11 @@ class Microshards:
         if confirmed.mark > index:
             return f"nobody has read up to index {confirmed.mark}: this is {index}"
         if confirmed.scanned:
-            prefix = journal_prefix(self._machine.shard.id, self._machine.state.generation)
+            prefix = journal_prefix(self._shared.shard.id, self._shared.state.generation)
             overlay.clear([(prefix, prefix + journal_resumption(confirmed))])
             forgotten = max(journal_place(confirmed), outgoing.forgotten)
             outgoing = msgspec.structs.replace(outgoing, forgotten=forgotten)
-            self._machine.state = msgspec.structs.replace(self._machine.state, outgoing=outgoing)
+            self._shared.state = msgspec.structs.replace(self._shared.state, outgoing=outgoing)
         return ""
 
     def _store(self, command: StoreMovedCommand, incoming: Incoming, overlay: Overlay) -> str:
@@ -366,16 +363,16 @@ class Microshards:
         if command.behind is not None and command.behind != incoming.cursor:
             return f"page {command.number} was not read from where the page before it ended"
         if command.cursor.ranges != incoming.ranges:
-            return f"page {command.number} is of other microshards than shard {self._machine.shard.id} is to get"
+            return f"page {command.number} is of other microshards than shard {self._shared.shard.id} is to get"
         prefixes = self._incoming_prefixes
         if any(microshard not in prefixes for microshard, _, _ in (*command.cleared, *command.rows)):
             return f"some of the rows are of microshards that migration {command.migration} is not about"
         overlay.clear(
             joined_spans([_span(prefixes[microshard], start, end) for microshard, start, end in command.cleared])
         )
-        keyspace, size = self._machine.keyspace.id, 0
+        keyspace, size = self._shared.keyspace.id, 0
         index_prefixes: dict[int, bytes] = {}
-        generations = self._machine.state.generations(incoming.ranges)
+        generations = self._shared.state.generations(incoming.ranges)
         for microshard, key, row in command.rows:
             overlay.rows[prefixes[microshard] + key] = row
             size += len(key) + len(row or b"")
@@ -391,7 +388,7 @@ class Microshards:
             rows=incoming.rows + len(command.rows),
             bytes=incoming.bytes + size,
         )
-        self._machine.state = msgspec.structs.replace(self._machine.state, incoming=stored)
+        self._shared.state = msgspec.structs.replace(self._shared.state, incoming=stored)
         return ""
 
     def _seal(self, command: SealCommand, outgoing: Outgoing, index: int, overlay: Overlay) -> str:
@@ -399,22 +396,22 @@ class Microshards:
             return ""
         # What stands before it in the same entry is the last that the target has to learn of.
         self.journal(index, overlay)
-        machine = self._machine
+        shared = self._shared
         self._part_with(outgoing.ranges)
-        machine.state = msgspec.structs.replace(machine.state, outgoing=msgspec.structs.replace(outgoing, sealed=True))
-        self._hand_overs.append(HandOver(machine.shard.id, outgoing.target, outgoing.ranges, command.map_version))
+        shared.state = msgspec.structs.replace(shared.state, outgoing=msgspec.structs.replace(outgoing, sealed=True))
+        self._hand_overs.append(HandOver(shared.shard.id, outgoing.target, outgoing.ranges, command.map_version))
         return ""
 
     def _adopt(self, command: AdoptCommand, incoming: Incoming, index: int) -> str:
         if not incoming.cursor.complete:
-            return f"shard {self._machine.shard.id} has not yet all that shard {incoming.source} had when it was sealed"
-        machine = self._machine
-        state = machine.state
+            return f"shard {self._shared.shard.id} has not yet all that shard {incoming.source} had when it was sealed"
+        shared = self._shared
+        state = shared.state
         generations = state.generations(incoming.ranges)
-        machine.prefixes.update(self._incoming_prefixes)
-        machine.expiry.begin(generations)
-        machine.traffic.changed.update(generations)
-        machine.state = msgspec.structs.replace(
+        shared.prefixes.update(self._incoming_prefixes)
+        shared.expiry.begin(generations)
+        shared.traffic.changed.update(generations)
+        shared.state = msgspec.structs.replace(
             state,
             # The next entry's seq is then greater than any that the source gave, and this one's no smaller.
             seq_base=max(state.seq_base, incoming.cursor.seq - index),
@@ -423,28 +420,28 @@ class Microshards:
         )
         self._end(command.migration, MigrationEnd.ADOPTED)
         self.adopt()
-        self._hand_overs.append(HandOver(incoming.source, machine.shard.id, incoming.ranges, command.map_version))
+        self._hand_overs.append(HandOver(incoming.source, shared.shard.id, incoming.ranges, command.map_version))
         return ""
 
     def _forget(self, command: ForgetCommand, outgoing: Outgoing, index: int, overlay: Overlay) -> str:
         if not outgoing.sealed:
-            return f"shard {self._machine.shard.id} still has the microshards: seal it first"
+            return f"shard {self._shared.shard.id} still has the microshards: seal it first"
         self._clear_rows(outgoing.ranges, index, overlay)
         self._end_outgoing(command.migration, MigrationEnd.FORGOTTEN, overlay)
         return ""
 
     def _cancel(self, command: CancelCommand, index: int, overlay: Overlay) -> str:
-        state, migration = self._machine.state, command.migration
+        state, migration = self._shared.state, command.migration
         outgoing, incoming = state.outgoing, state.incoming
         if outgoing is not None and outgoing.migration == migration:
             if outgoing.sealed:
-                return f"shard {self._machine.shard.id} has parted with the microshards: the migration must go forward"
+                return f"shard {self._shared.shard.id} has parted with the microshards: the migration must go forward"
             self._end_outgoing(migration, MigrationEnd.CANCELLED, overlay)
         elif incoming is not None and incoming.migration == migration:
             if incoming.cursor.complete:
                 return f"shard {incoming.source} has parted with the microshards: the migration must go forward"
             self._clear_rows(incoming.ranges, index, overlay)
-            self._machine.state = msgspec.structs.replace(state, incoming=None)
+            self._shared.state = msgspec.structs.replace(state, incoming=None)
             self._place(state.generations(state.ranges))
             self._end(migration, MigrationEnd.CANCELLED)
             self.adopt()
@@ -453,20 +450,20 @@ class Microshards:
         return ""
 
     def _end_outgoing(self, migration: int, end: MigrationEnd, overlay: Overlay) -> None:
-        machine = self._machine
-        state = machine.state
+        shared = self._shared
+        state = shared.state
         overlay.take_changes()
-        prefix = journal_prefix(machine.shard.id, state.generation)
+        prefix = journal_prefix(shared.shard.id, state.generation)
         overlay.clear([(prefix, prefix_end(prefix))])
-        machine.state = msgspec.structs.replace(state, outgoing=None)
+        shared.state = msgspec.structs.replace(state, outgoing=None)
         self._place(state.generations(state.ranges))
         self._end(migration, end)
         self.adopt()
 
     def _clear_rows(self, ranges: tuple[MicroshardRange, ...], index: int, overlay: Overlay) -> None:
         """Remove the rows of microshards, and what indexes their expiry, by the entry at `index`."""
-        keyspace = self._machine.keyspace.id
-        generations = self._machine.state.generations(ranges)
+        keyspace = self._shared.keyspace.id
+        generations = self._shared.state.generations(ranges)
         self.cleared.append(ClearedRows(index, generations))
         for make in (data_prefix, expiry_prefix):
             prefixes = sorted(make(keyspace, microshard, generation) for microshard, generation in generations.items())

@@ -164,7 +164,7 @@ class ReplicaOfAShard:
         """
         pages: list[list[tuple[bytes, bytes]]] = []
         while True:
-            page = self.machine.scan(
+            page = self.machine.pages.scan(
                 ranges or self.machine.state.ranges,
                 start,
                 end,

@@ -33,12 +33,12 @@ def test_an_expired_row_is_gone_for_gets_scans_and_pages_before_it_is_purged(rep
     until = replica.now + 1000
     replica.now += 999
     assert replica.get(b"k") == b"v"
-    page = replica.machine.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
+    page = replica.machine.pages.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
     assert sorted(zip(page.keys, page.expiries, strict=True)) == [(b"k", until), (b"stays", 0)]
     replica.now += 1
     assert replica.entry(b"k") == (None, 0, 0)
     assert replica.scan() == replica.scan(reverse=True) == [(b"stays", b"v")]
-    page = replica.machine.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
+    page = replica.machine.pages.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
     assert (page.keys, page.expiries, page.done) == ([b"stays"], [], True)
     assert replica.stored_keys() == [b"k", b"stays"]
 

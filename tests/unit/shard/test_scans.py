@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from shoal.protocol.messages import Put
 from shoal.shardmap import MicroshardRange, one_microshard
-from shoal_server.shard.machine import MAX_HIDDEN_ROWS
+from shoal_server.shard.pages import MAX_HIDDEN_ROWS
 
 EVERYWHERE = (MicroshardRange(0, 8),)
 
@@ -63,7 +63,7 @@ def test_a_scan_of_one_microshard_gives_its_rows_alone(filled: Any) -> None:
 
 
 def test_keys_only_leaves_the_values_out(filled: Any) -> None:
-    page = filled.machine.scan(
+    page = filled.machine.pages.scan(
         EVERYWHERE, b"", b"", reverse=False, keys_only=True, max_rows=100, max_bytes=1 << 20, now=filled.now
     )
     assert (page.keys, page.values, page.seqs) == (KEYS, [], [filled.machine.state.seq] * len(KEYS))
@@ -90,7 +90,7 @@ def test_read_page_goes_on_behind_its_cursor_in_microshard_order(filled: Any) ->
     found: list[tuple[int, bytes]] = []
     at, after, done = 0, b"", False
     while not done:
-        page = filled.machine.read_page((MicroshardRange(at, 8),), after, 2, 1 << 20, filled.now)
+        page = filled.machine.pages.read_page((MicroshardRange(at, 8),), after, 2, 1 << 20, filled.now)
         done = page.done
         found += zip(page.microshards, page.keys, strict=True)
         if page.keys:
