@@ -120,6 +120,6 @@ class Applying:
         # Before anybody is answered: a refusal is to carry the version of a map that says where to go.
         self._migrations.take_hand_overs(replicas, now)
         for replica in replicas:
-            replica.answer_applied(outbox)
+            replica.proposals.answer_applied(outbox)
             if replica.stuck_at is not None and replica.failure is None:
                 self._failing.fail(replica, replica.stuck_at, now)

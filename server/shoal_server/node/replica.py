@@ -2,8 +2,8 @@
 
 A turn of the node calls, in this order: `collect` (this turn's writes become log entries, its reads begin, and what the
 group wants stored and sent goes into the turn's batch and outbox); and when that is written and on its way, `apply` (what
-is committed takes effect in a second batch), `answer_applied` and `reads.serve`. Nothing here does I/O of its own except
-reading the engine.
+is committed takes effect in a second batch), `proposals.answer_applied` and `reads.serve`. Nothing here does I/O of its own
+except reading the engine.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Collection, Mapping
 
 import structlog
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Done, SessionOpened, Write, Written
+from shoal.protocol.messages import Done, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
-from shoal_server.invariants import invariant
 from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
+from shoal_server.node.proposals import Proposals
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.replica_load import ReplicaLoad
@@ -37,7 +37,6 @@ from shoal_server.shard.commands import (
     COMMANDS_VERSION,
     Command,
     Commands,
-    OpenSessionCommand,
     PurgeCommand,
     SetClockCommand,
     SplitCommand,
@@ -53,9 +52,6 @@ from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 from shoal_server.storage.skipped_entries import SkippedEntry
 
 OVERLOADED_RETRY_MS = 50
-
-_UPKEEP = (PurgeCommand, SetClockCommand)
-"""What a leader proposes by itself, one at a time."""
 
 log = structlog.get_logger("shoal.node")
 
@@ -82,15 +78,11 @@ class Replica:
     __slots__ = (
         "_counters",
         "_fast_writes",
-        "_prepared",
-        "_proposals",
         "_queue",
         "_queued_since",
         "_restored",
-        "_results",
         "_settings",
         "_unread",
-        "_upkeep",
         "_was_leader",
         "comparison",
         "counts",
@@ -102,6 +94,7 @@ class Replica:
         "machine",
         "newest_digest",
         "node",
+        "proposals",
         "reads",
         "refusals",
         "rows_unknown",
@@ -133,6 +126,7 @@ class Replica:
         self.keyspace = machine.keyspace
         self.refusals = Refusals(node, group, machine.shard, counters, connected)
         self.reads = ReplicaReads(node, group, machine, settings, counters, self.refusals)
+        self.proposals = Proposals(machine.shard.id, counters, self.refusals)
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
         self.stuck_at: ReplicaFailure | None = None
@@ -149,14 +143,10 @@ class Replica:
         self._counters = counters
         self._queued_since = 0
         self._queue: list[QueuedCommand] = []
-        self._proposals: dict[int, Proposal] = {}
-        self._prepared: dict[int, Prepared] = {}
         self._was_leader = False
         self._fast_writes = FastWrites(machine)
-        self._upkeep = False
         self._restored: AppliedState | None = None
         self._unread: AppliedState | None = None
-        self._results: list[tuple[Entry, list[CommandOutcome]]] = []
 
     # -- requests in
 
@@ -165,7 +155,7 @@ class Replica:
 
     def is_to_beget(self, child: int) -> bool:
         """Say whether a split that was queued or proposed here, and is not applied yet, names `child`."""
-        proposed = (command for prepared in self._prepared.values() for command in prepared.commands.commands)
+        proposed = (command for prepared in self.proposals.prepared.values() for command in prepared.commands.commands)
         queued = (item.command for item in self._queue)
         return any(isinstance(command, SplitCommand) and command.child.id == child for command in (*queued, *proposed))
 
@@ -181,7 +171,7 @@ class Replica:
         """
         machine = self.machine
         wrong = machine.state.clock_ms - time_ms > beyond_ms
-        if self._upkeep or (machine.expiry.due_at > time_ms and not wrong) or not self.group.is_leader:
+        if self.proposals.upkeep or (machine.expiry.due_at > time_ms and not wrong) or not self.group.is_leader:
             return False
         command: Command
         size = 0
@@ -200,7 +190,7 @@ class Replica:
                 return False
             command = PurgeCommand(rows)
             size = sum(len(key) for _, _, key in rows)
-        self._upkeep = True
+        self.proposals.upkeep = True
         self._queue.append(QueuedCommand(NOBODY, 0, command, None, size))
         return True
 
@@ -225,7 +215,7 @@ class Replica:
         self._queue = []
         arrived, self._queued_since = self._queued_since or self._counters.arrived, 0
         if not self.group.is_leader:
-            self._upkeep = False
+            self.proposals.upkeep = False
             for item in queue:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
@@ -246,14 +236,14 @@ class Replica:
         try:
             index = group.propose([encode_commands(commands)])
         except TooManyUncommitted as error:
-            self._upkeep = False
+            self.proposals.upkeep = False
             self._counters.proposals_refused += 1
             for item in items:
                 outbox.fail(
                     item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
                 )
         except NotLeader:
-            self._upkeep = False
+            self.proposals.upkeep = False
             for item in items:
                 self.refusals.not_leader(item.client, item.request, outbox)
         else:
@@ -261,19 +251,24 @@ class Replica:
             self._counters.proposals += 1
             self._counters.proposed_commands += len(items)
             self._fast_writes.proposed(term, index, items)
-            self._proposals[index] = Proposal(
+            proposals = self.proposals
+            proposals.waiting[index] = Proposal(
                 term, [(NOBODY if item.fast else item.client, item.request) for item in items], arrived, now
             )
-            self._prepared[index] = Prepared(term, commands, [item.operations for item in items])
+            proposals.prepared[index] = Prepared(term, commands, [item.operations for item in items])
             if any(item.fast for item in items):
-                self.reads.fast_index = index
-                seq = self.machine.state.seq_base + index
-                for item in items:
-                    if item.fast:
-                        self._counters.at_once[Served.WRITE_FAST] += 1
-                        outbox.answer(item.client, Written(item.request, seq))
-                        if self._counters.watched:
-                            self._note_watched(index, self._proposals[index], [(item.client, item.request)], fast=True)
+                self._acknowledge_fast(index, items, outbox)
+
+    def _acknowledge_fast(self, index: int, items: list[QueuedCommand], outbox: Outbox) -> None:
+        """Answer the fast writes of the entry that was proposed at `index`: it is certain what applying them will do."""
+        self.reads.fast_index = index
+        seq, proposal = self.machine.state.seq_base + index, self.proposals.waiting[index]
+        for item in items:
+            if item.fast:
+                self._counters.at_once[Served.WRITE_FAST] += 1
+                outbox.answer(item.client, Written(item.request, seq))
+                if self._counters.watched:
+                    self.proposals.note_watched(index, proposal, [(item.client, item.request)], fast=True)
 
     def collect(self, batch: Batch, held: Unsynced, now: int, clock: WallClock, outbox: Outbox) -> bool:
         """Propose what is queued, begin reads, and take out what the group has ready.
@@ -331,9 +326,9 @@ class Replica:
         return self.failure is None and self.group.has_committed
 
     def apply(self, batch: Batch) -> None:
-        """Apply what is committed into `batch`, as much as a turn may take. `answer_applied` follows once it is written.
+        """Apply what is committed into `batch`, as much as a turn may take.
 
-        Whatever is raised, nothing of it is in `batch`, and the replica has to fail: its machine may be halfway.
+        `proposals.answer_applied` follows once it is written. Whatever is raised, nothing of it is in `batch`, and the replica has to fail: its machine may be halfway.
         """
         group = self.group
         entries = group.committed()
@@ -342,15 +337,15 @@ class Replica:
             index = self.machine.state.index
             group.applied(index)
             self.reads.applied(index)
-            if self._proposals:
-                self._results = results
+            if self.proposals.waiting:
+                self.proposals.results = results
 
     def _apply(self, entries: list[Entry], batch: Batch) -> list[tuple[Entry, list[CommandOutcome]]]:
         """Apply entries, up to one that cannot be applied: `stuck_at` says which that is, and why."""
         machine = self.machine
         before, split_offs = machine.state, len(machine.microshards.split_offs)
         try:
-            return machine.apply(entries, batch, self._prepared, self.skipped)
+            return machine.apply(entries, batch, self.proposals.prepared, self.skipped)
         except BaseException as error:
             machine.state, machine.digest_due = before, None
             machine.microshards.forget(split_offs)
@@ -364,7 +359,7 @@ class Replica:
         # The machine is halfway: what is stored is of the entry before these.
         machine.adopt(before)
         whole = [entry for entry in entries if entry.index < poisoned.index]
-        return machine.apply(whole, batch, self._prepared, self.skipped)
+        return machine.apply(whole, batch, self.proposals.prepared, self.skipped)
 
     def skip(self, index: int, skipped: SkippedEntry, now: int) -> None:
         """Go on behind the entry that the replica is stuck at: it is not to be applied."""
@@ -372,105 +367,12 @@ class Replica:
         self._mended()
         self.group.mended(now)
 
-    def answer_applied(self, outbox: Outbox) -> None:
-        """Answer those who wait for what was applied."""
-        results, self._results = self._results, []
-        proposals = self._proposals
-        for entry, outcomes in results:
-            proposal = proposals.pop(entry.index, None)
-            if proposal is None:
-                continue
-            prepared = self._prepared.pop(entry.index)
-            if self._upkeep and any(isinstance(command, _UPKEEP) for command in prepared.commands.commands):
-                self._upkeep = False
-            if proposal.term != entry.term:
-                for client, request in proposal.waiters:
-                    self.refusals.not_leader(client, request, outbox)
-                continue
-            commands = prepared.commands.commands
-            answered = 0
-            for (client, request), outcome, command in zip(proposal.waiters, outcomes, commands, strict=True):
-                if client != NOBODY:
-                    answered += 1
-                    self._answer(client, request, outcome, command, outbox)
-                elif type(command) is WriteCommand:
-                    invariant(
-                        outcome.verdict is CommandVerdict.NEW,
-                        "a fast write that was acknowledged is done when it is applied",
-                    )
-            if answered:
-                self._counters.waited.append((Served.WRITE_QUORUM, proposal.arrived, answered))
-                if proposal.arrived < self._counters.slow_before:
-                    self._note_slow(entry.index, proposal, commands[0])
-                if self._counters.watched:
-                    self._note_watched(entry.index, proposal, proposal.waiters)
-
-    def _answer(self, client: int, request: int, outcome: CommandOutcome, command: Command, outbox: Outbox) -> None:
-        verdict = outcome.verdict
-        if verdict is CommandVerdict.NEW or verdict is CommandVerdict.DUPLICATE:
-            if type(command) is OpenSessionCommand:
-                outbox.answer(client, SessionOpened(request, command.session))
-            elif type(command) is WriteCommand:
-                outbox.answer(client, Written(request, outcome.seq, outcome.results))
-            else:
-                outbox.answer(client, Done(request))
-        elif verdict is CommandVerdict.REFUSED:
-            outbox.fail(client, request, ErrorCode.INVALID_ARGUMENT, outcome.reason)
-        elif verdict is CommandVerdict.NOT_HERE:
-            self.refusals.not_here(client, request, outbox)
-        elif verdict is CommandVerdict.UNKNOWN_SESSION:
-            outbox.fail(
-                client,
-                request,
-                ErrorCode.SESSION_EXPIRED,
-                f"shard {self.shard.id} does not know this session (any more), or it is somebody else's: open a new one",
-                route=self.refusals.route,
-            )
-        elif verdict is CommandVerdict.FORGOTTEN:
-            outbox.fail(
-                client,
-                request,
-                ErrorCode.OUTCOME_UNKNOWN,
-                f"the write was done, at seq {outcome.seq}, but what came of its operations is not remembered any more",
-                maybe_applied=True,
-            )
-        else:
-            outbox.fail(
-                client,
-                request,
-                ErrorCode.OUTCOME_UNKNOWN,
-                "the write's number is far behind its session's newest: a late duplicate, not applied now",
-                maybe_applied=True,
-            )
-
-    def _note_slow(self, index: int, proposal: Proposal, command: Command | None, outcome: str = "") -> None:
-        """Note a log entry whose writes took too long; `command` is the first of them, where it is known."""
-        settled = 0 if outcome else self._counters.began
-        self._counters.slow.append(proposal.timed(self.shard.id, index, proposal.waiters[0], command, settled, outcome))
-
-    def _note_watched(
-        self, index: int, proposal: Proposal, waiters: list[tuple[int, int]], *, fast: bool = False, outcome: str = ""
-    ) -> None:
-        """Note a log entry for those of its waiters whom somebody watches; `fast`: they are answered before its commit."""
-        settled = 0 if fast or outcome else self._counters.began
-        for waiter in waiters:
-            if waiter in self._counters.watched:
-                self._counters.timed.append(proposal.timed(self.shard.id, index, waiter, None, settled, outcome))
-
-    def synced(self, index: int, now: int) -> None:
-        """This node's own disk has the log up to `index`."""
-        for proposed, proposal in self._proposals.items():
-            if proposed > index:
-                break
-            if not proposal.synced:
-                proposal.synced = now
-
     @property
     def backlog(self) -> Backlog:
         """What waits at this replica."""
         return Backlog(
             commands=len(self._queue),
-            proposals=len(self._proposals),
+            proposals=len(self.proposals.waiting),
             reads=self.reads.waiting,
             weak_reads=self.reads.weak_waiting,
         )
@@ -484,7 +386,7 @@ class Replica:
         if outcome.verdict is CommandVerdict.NEW:
             return False
         command = WriteCommand(request.session, request.number, [], request.operations, identity)
-        self._answer(client, request.request, outcome, command, outbox)
+        self.proposals.answer(client, request.request, outcome, command, outbox)
         return True
 
     # -- the shard map
@@ -500,11 +402,9 @@ class Replica:
         for command in self._queue:
             self.refusals.not_leader(command.client, command.request, outbox)
         self.reads.fail_all(outbox)
-        for proposal in self._proposals.values():
-            for client, request in proposal.waiters:
-                self.refusals.not_leader(client, request, outbox, maybe_applied=True)
+        self.proposals.fail_all(outbox)
         self.refusals.say_all(outbox)
-        self._queue, self._proposals = [], {}
+        self._queue = []
 
     # -- failing
 
@@ -536,18 +436,8 @@ class Replica:
             self._counters.leader_changes += 1
         self.refusals.leader_changed()
         if self._was_leader and not group.is_leader:
-            proposals, self._proposals = self._proposals, {}
-            self._prepared = {}
-            for index, proposal in proposals.items():
-                awaited = any(client != NOBODY for client, _ in proposal.waiters)
-                if awaited and proposal.arrived < self._counters.slow_before:
-                    self._note_slow(index, proposal, None, ErrorCode.NOT_LEADER.value)
-                if self._counters.watched:
-                    self._note_watched(index, proposal, proposal.waiters, outcome=ErrorCode.NOT_LEADER.value)
-                for client, request in proposal.waiters:
-                    self.refusals.not_leader(client, request, outbox, maybe_applied=True)
+            self.proposals.leadership_lost(outbox)
             self.reads.leadership_lost(outbox)
-            self._upkeep = False
         if group.is_leader and not self._was_leader:
             self._counters.elections_won += 1
         self._was_leader = group.is_leader

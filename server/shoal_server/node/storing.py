@@ -131,7 +131,7 @@ class Storing:
                         group.persisted(index, term)
                     except Damaged as error:
                         self._failing.damaged(replica, error, now)
-                    replica.synced(index, now)
+                    replica.proposals.synced(index, now)
                     agenda.dirty[group.group] = replica
             for peer, message in done.messages:
                 outbox.send(peer, message)
