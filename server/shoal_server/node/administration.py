@@ -39,7 +39,7 @@ from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import put_origin_of_new
 from shoal_server.node.order_rules import refuse_split
 from shoal_server.node.outbox import Outbox
-from shoal_server.node.replica import Replica, describe_entry
+from shoal_server.node.replica import Replica
 from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
@@ -51,7 +51,7 @@ from shoal_server.storage.engine import Engine
 from shoal_server.storage.node_rows import put_shard_map
 from shoal_server.storage.replica_failure import lost_to_at_worst
 from shoal_server.storage.replica_rows import drop_replica, is_stored
-from shoal_server.storage.skipped_entries import SkippedEntry, put_skipped
+from shoal_server.storage.skipped_entries import SkippedEntry, describe_entry, put_skipped
 
 log = structlog.get_logger("shoal.node")
 
@@ -170,8 +170,8 @@ class Administration:
         wanted = SkippedEntry(request.term, request.checksum)
         if replica.skipped.get(request.index) == wanted:
             return ""
-        stuck = replica.stuck_at
-        if failure is None or failure is not stuck or failure.at_index != request.index:
+        stuck = replica.stuck
+        if failure is None or stuck is None or failure is not stuck.failure or failure.at_index != request.index:
             return f"the replica on {replicas.identity.node} is not stuck at entry {request.index} of shard {request.shard}"
         [entry] = replica.group.log.entries(request.index, request.index + 1, 1)
         if (entry.term, entry.checksum) != (request.term, request.checksum):

@@ -121,5 +121,5 @@ class Applying:
         self._migrations.take_hand_overs(replicas, now)
         for replica in replicas:
             replica.proposals.answer_applied(outbox)
-            if replica.stuck_at is not None and replica.failure is None:
-                self._failing.fail(replica, replica.stuck_at, now)
+            if replica.stuck is not None and replica.failure is None:
+                self._failing.fail(replica, replica.stuck.failure, now)

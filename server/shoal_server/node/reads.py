@@ -6,6 +6,7 @@ A strong read is served by the leader, at a position that was committed when its
 
 from __future__ import annotations
 
+import msgspec
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
@@ -22,6 +23,14 @@ from shoal_server.raft.ready import Ready
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.shard.moving import can_be_read
 from shoal_server.storage.engine import Damaged
+
+
+class _WaitingReads(msgspec.Struct):
+    """Reads that are served at one position: `index`, None while leadership is not certain. `arrived`: when they did (ns)."""
+
+    index: int | None
+    reads: list[QueuedRead]
+    arrived: int
 
 
 class ReplicaReads:
@@ -63,8 +72,8 @@ class ReplicaReads:
         self._refusals = refusals
         self._freshness = ReplicaFreshness(settings.timing.drift_permille)
         self._queued: list[QueuedRead] = []
-        self._waiting: dict[int, tuple[int | None, list[QueuedRead], int]] = {}
-        """By round: the position to wait for, None while leadership is not certain; the reads; when they arrived (ns)."""
+        self._waiting: dict[int, _WaitingReads] = {}
+        """By round."""
         self._weak: list[QueuedRead] = []
         self._next_token = 0
 
@@ -94,9 +103,9 @@ class ReplicaReads:
         token = self._next_token
         self._next_token += 1
         if index is not None:
-            self._waiting[token] = (max(index, self.fast_index), reads, self._counters.arrived)
+            self._waiting[token] = _WaitingReads(max(index, self.fast_index), reads, self._counters.arrived)
             return
-        self._waiting[token] = (None, reads, self._counters.arrived)
+        self._waiting[token] = _WaitingReads(None, reads, self._counters.arrived)
         self._group.start_read(token, now)
 
     def confirmed(self, ready: Ready, outbox: Outbox) -> None:
@@ -104,16 +113,17 @@ class ReplicaReads:
         for token, index in ready.reads:
             waiting = self._waiting.get(token)
             if waiting is not None:
-                self._waiting[token] = (max(index, self.fast_index), waiting[1], waiting[2])
+                waiting.index = max(index, self.fast_index)
         for token in ready.failed_reads:
-            for read in self._waiting.pop(token, (None, [], 0))[1]:
+            waiting = self._waiting.pop(token, None)
+            for read in () if waiting is None else waiting.reads:
                 self._fail(read, outbox)
 
     def leadership_lost(self, outbox: Outbox) -> None:
         """Answer the reads that waited for this leader."""
         waiting, self._waiting = self._waiting, {}
-        for _, reads, _ in waiting.values():
-            for read in reads:
+        for each in waiting.values():
+            for read in each.reads:
                 self._fail(read, outbox)
         self.fast_index = 0
 
@@ -149,15 +159,16 @@ class ReplicaReads:
             return
         time_ms = clock.now_ms(now)
         applied = self._machine.state.index
-        done = [token for token, (index, _, _) in self._waiting.items() if index is not None and index <= applied]
+        done = [token for token, each in self._waiting.items() if each.index is not None and each.index <= applied]
         for token in done:
-            index, reads, arrived = self._waiting.pop(token)
-            for count, read in enumerate(reads):
+            waiting = self._waiting.pop(token)
+            for count, read in enumerate(waiting.reads):
                 try:
-                    self._serve(read, 0, arrived, time_ms, outbox)
+                    self._serve(read, 0, waiting.arrived, time_ms, outbox)
                 except Damaged:
                     # The replica will fail, and answer these as it does.
-                    self._waiting[token] = (index, reads[count:], arrived)
+                    waiting.reads = waiting.reads[count:]
+                    self._waiting[token] = waiting
                     raise
 
     def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, time_ms: int, outbox: Outbox) -> None:
@@ -248,7 +259,7 @@ class ReplicaReads:
     @property
     def waiting(self) -> int:
         """How many reads wait for their position."""
-        return sum([len(reads) for _, reads, _ in self._waiting.values()])
+        return sum([len(each.reads) for each in self._waiting.values()])
 
     @property
     def weak_waiting(self) -> int:

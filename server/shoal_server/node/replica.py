@@ -9,6 +9,7 @@ except reading the engine.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import structlog
 from shoal.errors import ErrorCode
@@ -49,7 +50,7 @@ from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Batch, StorageFailed
 from shoal_server.storage.log_store import GroupLogStore
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
-from shoal_server.storage.skipped_entries import SkippedEntry
+from shoal_server.storage.skipped_entries import SkippedEntry, describe_entry
 
 OVERLOADED_RETRY_MS = 50
 
@@ -63,9 +64,12 @@ MAX_REASON = 2000
 """Characters of why an entry cannot be applied: what was wrong in it may be long."""
 
 
-def describe_entry(entry: Entry) -> str:
-    """Say which entry of a log is meant, so that it can be named in an order."""
-    return f"entry {entry.index} (term {entry.term}, checksum {entry.checksum:08x}, {len(entry.payload)} bytes)"
+@dataclass(frozen=True, slots=True)
+class StuckEntry:
+    """An entry that a replica cannot apply, and how it fails for that."""
+
+    failure: ReplicaFailure
+    entry: SkippedEntry
 
 
 class Replica:
@@ -102,8 +106,7 @@ class Replica:
         "skipped",
         "snapshots_wanted",
         "store",
-        "stuck_at",
-        "stuck_entry",
+        "stuck",
         "transfer",
     )
 
@@ -129,8 +132,7 @@ class Replica:
         self.proposals = Proposals(machine.shard.id, counters, self.refusals)
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
-        self.stuck_at: ReplicaFailure | None = None
-        self.stuck_entry: SkippedEntry | None = None
+        self.stuck: StuckEntry | None = None
         self.rows_unknown = False
         self.skipped: dict[int, SkippedEntry] = {}
         self.transfer: WaitingTransfer | None = None
@@ -328,7 +330,8 @@ class Replica:
     def apply(self, batch: Batch) -> None:
         """Apply what is committed into `batch`, as much as a turn may take.
 
-        `proposals.answer_applied` follows once it is written. Whatever is raised, nothing of it is in `batch`, and the replica has to fail: its machine may be halfway.
+        `proposals.answer_applied` follows once it is written. Whatever is raised, nothing of it is in `batch`, and the replica
+        has to fail: its machine may be halfway.
         """
         group = self.group
         entries = group.committed()
@@ -341,7 +344,7 @@ class Replica:
                 self.proposals.results = results
 
     def _apply(self, entries: list[Entry], batch: Batch) -> list[tuple[Entry, list[CommandOutcome]]]:
-        """Apply entries, up to one that cannot be applied: `stuck_at` says which that is, and why."""
+        """Apply entries, up to one that cannot be applied: `stuck` says which that is, and why."""
         machine = self.machine
         before, split_offs = machine.state, len(machine.microshards.split_offs)
         try:
@@ -354,8 +357,8 @@ class Replica:
                 # It is not about the entry: the disk, or the process.
                 raise
             reason = f"{describe_entry(poisoned)} cannot be applied: {type(error).__name__}: {error}"
-            self.stuck_at = ReplicaFailure(FailureKind.STUCK, reason[:MAX_REASON], poisoned.index)
-            self.stuck_entry = SkippedEntry(poisoned.term, poisoned.checksum)
+            failure = ReplicaFailure(FailureKind.STUCK, reason[:MAX_REASON], poisoned.index)
+            self.stuck = StuckEntry(failure, SkippedEntry(poisoned.term, poisoned.checksum))
         # The machine is halfway: what is stored is of the entry before these.
         machine.adopt(before)
         whole = [entry for entry in entries if entry.index < poisoned.index]
@@ -425,7 +428,7 @@ class Replica:
         self.refusals.failure = str(failure)
 
     def _mended(self) -> None:
-        self.failure, self.refusals.failure, self.stuck_at, self.stuck_entry = None, "", None, None
+        self.failure, self.refusals.failure, self.stuck = None, "", None
 
     # -- leadership
 

@@ -138,12 +138,12 @@ def _replica(node: DescribedNode, replica: Replica, now: int) -> ReplicaStatus:
 
 def _failure(replica: Replica, now: int) -> ReplicaFailure | None:
     """Return why the replica serves nothing, if so."""
-    failure, entry = replica.failure, replica.stuck_entry
+    failure, stuck = replica.failure, replica.stuck
     if failure is not None:
         kind = FailureKind(failure.kind.value)
         index = min(failure.at_index, MAX_INDEX)
-        if failure is replica.stuck_at and entry is not None:
-            return ReplicaFailure(kind, failure.reason, index, entry.term, entry.checksum)
+        if stuck is not None and failure is stuck.failure:
+            return ReplicaFailure(kind, failure.reason, index, stuck.entry.term, stuck.entry.checksum)
         return ReplicaFailure(kind, failure.reason, index)
     if replica.group.out_of_terms and not replica.group.has_leader(now):
         return ReplicaFailure(FailureKind.OUT_OF_TERMS, OUT_OF_TERMS, replica.machine.state.index)

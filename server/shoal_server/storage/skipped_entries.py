@@ -7,6 +7,7 @@ from struct import Struct as Layout
 import msgspec
 from shoal.protocol.bounds import Checksum, Count, Term
 
+from shoal_server.raft.messages import Entry
 from shoal_server.storage.decoding import RowCodec, decoded
 from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.layout import FORMAT
@@ -31,6 +32,11 @@ _codec = RowCodec(SkippedEntry, "meta", FORMAT)
 def skipped_keys(shard: int) -> tuple[bytes, bytes]:
     """Return between which keys all rows of a shard are: the first, and the one behind the last."""
     return _KEY.pack(_SKIPPED, shard, 0), _KEY.pack(_SKIPPED, shard, _LAST_INDEX)
+
+
+def describe_entry(entry: Entry) -> str:
+    """Say which entry of a log is meant, so that it can be named in an order."""
+    return f"entry {entry.index} (term {entry.term}, checksum {entry.checksum:08x}, {len(entry.payload)} bytes)"
 
 
 def put_skipped(batch: Batch, engine: Engine, shard: int, index: int, skipped: SkippedEntry) -> None:
