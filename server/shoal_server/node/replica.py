@@ -56,7 +56,6 @@ OVERLOADED_RETRY_MS = 50
 
 log = structlog.get_logger("shoal.node")
 
-
 OUT_OF_TERMS = (
     "its group has come to the last term there is and elects no leader any more: restore the shard from a backup"
 )
@@ -75,8 +74,7 @@ class StuckEntry:
 class Replica:
     """See the module's first lines.
 
-    Invariant: whoever asked is answered exactly once: with the outcome when the entry is applied, or with
-    `not_leader` as soon as this node no longer leads (the outcome is then for deduplication to find out).
+    Invariant: whoever asked is answered exactly once (those who wait for an entry by `Proposals`, readers by `ReplicaReads`).
     """
 
     __slots__ = (

@@ -8,16 +8,13 @@ Recovery is point-in-time: what comes back of the log is a prefix of its batches
 synced only where it was damaged since, which wal_watermark.py notices. What is found is in synced tables before anybody
 reads it. RocksDB flushes the data family when `flush` says so, and by itself when its buffer is full; either way it syncs
 the logs written until then first, so flushed rows never run ahead of the log.
-
-RocksDB's iterators end at a block that they cannot read as they end behind the last row: whoever does not ask for their
-status takes half of the rows for all. So there is one loop over an iterator here, which asks.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -31,7 +28,6 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
-    RdictIter,
     ReadOptions,
     WriteBatch,
     WriteOptions,
@@ -50,6 +46,7 @@ from shoal_server.storage.engine import (
 )
 from shoal_server.storage.manifest import ManifestWatermark
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
+from shoal_server.storage.rocks_reader import RocksReader, RocksView
 from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
 LOG_BUFFER_BYTES = 16 * 1024 * 1024
@@ -86,76 +83,6 @@ def _columns(path: Path, options: Options, families: Iterable[str]) -> dict[str,
     """Return, of each family, the column families that the database has of it, or is to be made with."""
     stored = set(Rdict.list_cf(str(path), options)) if (path / "CURRENT").exists() else set()
     return {name: [each for each in (name, name + SECOND) if each in stored] or [name] for name in families}
-
-
-class _Reader:
-    """The only loop over RocksDB's iterators.
-
-    Args:
-        failure: says what to raise for what RocksDB raises.
-        options: kept for as long as the iterator lives: it points to the bounds in them and does not own them.
-    """
-
-    __slots__ = ("_failure", "_iterator", "_options")
-
-    def __init__(
-        self, source: Rdict, failure: Callable[[Exception], StorageFailed], options: ReadOptions | None = None
-    ) -> None:
-        self._failure = failure
-        self._options = options
-        self._iterator: RdictIter = source.iter(options)
-
-    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows of [start, end) in order.
-
-        Raises:
-            Damaged: a row cannot be read, and with it what follows.
-        """
-        iterator = self._iterator
-        iterator.seek(start)
-        key_of, value_of, step = iterator.key, iterator.value, iterator.next
-        while (key := key_of()) is not None:
-            if key >= end:
-                return
-            yield key, value_of()
-            step()
-        self._check()
-
-    def rows_reversed(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows of [start, end) from the last to the first; raise as `rows` does."""
-        iterator = self._iterator
-        iterator.seek_for_prev(end)
-        key_of, value_of, step = iterator.key, iterator.value, iterator.prev
-        while (key := key_of()) is not None:
-            if key < start:
-                return
-            if key < end:
-                yield key, value_of()
-            step()
-        self._check()
-
-    def _check(self) -> None:
-        try:
-            self._iterator.status()
-        except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
-            raise self._failure(error) from error
-
-
-class _RocksView:
-    """A view: one RocksDB iterator a family, made between two writes of the only thread that writes.
-
-    An iterator sees its family as it was when it was made. (rocksdict 0.3.29's snapshots do not: their iterators read
-    what is there now.) One scan of a family at a time.
-    """
-
-    def __init__(self, readers: dict[Family, _Reader]) -> None:
-        self._readers = readers
-
-    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return self._readers[family].rows(start, end)
-
-    def close(self) -> None:
-        self._readers = {}
 
 
 class Rewriting:
@@ -470,10 +397,10 @@ class RocksEngine:
         return RowCount(len(rows), size, rows[-1][0] + b"\x00" if len(rows) == max_rows else None)
 
     def view(self) -> View:
-        return _RocksView({family: self._reader(family) for family in self._families})
+        return RocksView({family: self._reader(family) for family in self._families})
 
-    def _reader(self, family: Family, options: ReadOptions | None = None) -> _Reader:
-        return _Reader(self._families[family], partial(self._read_failure, self._names[family]), options)
+    def _reader(self, family: Family, options: ReadOptions | None = None) -> RocksReader:
+        return RocksReader(self._families[family], partial(self._read_failure, self._names[family]), options)
 
     @property
     def family_names(self) -> tuple[str, ...]:
