@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from itertools import count
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ import uvloop
 from shoal.errors import ErrorCode, ShoalError
 from shoal.metrics import Family, gauge
 from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Request, Welcome
-from shoal.protocol.version import NEWEST, OLDEST
 
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.certificates import (
@@ -31,14 +29,12 @@ from shoal_server.certificates import (
     CertificatesRefused,
     host_of,
     identity_of,
-    names_host,
     open_certificates,
 )
 from shoal_server.config import ClusterConfig
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.core import Node
 from shoal_server.node.damage import say_failed
-from shoal_server.node.founding import FIRST_SHARD
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.settings import NodeIdentity, settings_from_config
 from shoal_server.observe import readiness
@@ -47,9 +43,11 @@ from shoal_server.observe.pages import Pages, serving
 from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.span_export import TracingRefused, exporting
+from shoal_server.process.cluster_finding import find_cluster
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.process.health import HealthWatch
+from shoal_server.process.identities import PeerIdentities
 from shoal_server.process.joining import ask_to_join
 from shoal_server.process.peer_links import PeerLinks
 from shoal_server.process.secure_listener import SecureListener
@@ -57,9 +55,7 @@ from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import DataFolder, open_data_folder
 from shoal_server.storage.node_rows import (
     begin_epoch,
-    load_peer_incarnation,
     load_shard_map,
-    save_peer_incarnation,
     save_shard_map,
 )
 from shoal_server.storage.rewriting import WrittenAnew, write_anew
@@ -77,8 +73,6 @@ DRAIN_SECONDS = 5.0
 API_STOP_SECONDS = 2.0
 HAND_OVER_CHECK_SECONDS = 0.02
 JOIN_SECONDS = 1.0
-GREET_SECONDS = 1.0
-"""A node that cannot find out by itself which cluster it is of greets another of its peers after so long."""
 SWITCH_SECONDS = 0.00005
 CERTIFICATE_EXPIRES = (
     "shoal_node_certificate_expires_seconds",
@@ -175,10 +169,11 @@ class NodeServer:
         self._inbound: set[Inbound] = set()
         self._clients: dict[int, Inbound] = {}
         self._next_client = 1
+        self._identities = PeerIdentities(self._node, self._engine)
         self._links = PeerLinks(
-            self._hello,
+            self._identities.hello,
             max_frame_bytes=self.max_frame_bytes,
-            check=self._check_identity,
+            check=self._identities.check,
             connected=self._peer_connected,
             lost=self._peer_lost,
             failed=self._task_ended,
@@ -251,7 +246,7 @@ class NodeServer:
             tasks.append(asyncio.create_task(self._certificates.follow()))
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
-        tasks.append(asyncio.create_task(self._find_cluster()))
+        tasks.append(asyncio.create_task(find_cluster(self._node, self._links.greet_again)))
         for task in tasks:
             task.add_done_callback(self._task_ended)
         log.info(
@@ -394,23 +389,6 @@ class NodeServer:
         # A task that ends is one that failed, for who looks after them: this one is cancelled when the node stops.
         await asyncio.Event().wait()
 
-    async def _find_cluster(self) -> None:
-        """Greet one peer after the other once more, until one has told which cluster this is.
-
-        Greetings of the beginning are from before anybody knows. Who has the first shard learns it from its log; nobody
-        else is told later, and a node that does not know it serves no client.
-        """
-        for number in count():
-            await asyncio.sleep(GREET_SECONDS)
-            node = self._node
-            if node.cluster_id:
-                break
-            peers = sorted(node.peers)
-            if peers and FIRST_SHARD not in node.replicas:
-                self._links.greet_again(peers[number % len(peers)])
-        # As above.
-        await asyncio.Event().wait()
-
     # -- peers
 
     def _map_changed(self) -> None:
@@ -418,18 +396,6 @@ class NodeServer:
         self._links.update({peer: routes.nodes[peer].address for peer in self._node.peers})
         if self._api is not None and routes.map.version:
             self._api.serve()
-
-    def _hello(self) -> Hello:
-        identity = self._identity
-        return Hello(
-            "peer",
-            OLDEST,
-            NEWEST,
-            identity.cluster,
-            identity.node,
-            identity.incarnation,
-            cluster_id=self._node.cluster_id,
-        )
 
     def _peer_connected(self, peer: str) -> None:
         self._node.peer_connected(peer)
@@ -439,46 +405,13 @@ class NodeServer:
         self._node.peer_lost(peer)
         self._driver.schedule_turn()
 
-    def _check_identity(self, expected: str, greeting: Hello | Welcome) -> str:
-        """Return why this is not the peer that the shard map and the past say, or ""."""
-        node, incarnation, cluster_id = greeting.node, greeting.incarnation, greeting.cluster_id
-        if greeting.cluster != self._identity.cluster:
-            return f"cluster {greeting.cluster!r} is not this node's, {self._identity.cluster!r}"
-        known_id = self._node.cluster_id
-        if cluster_id and known_id and cluster_id != known_id:
-            return (
-                f"node {node!r} is of another cluster {greeting.cluster!r}: of id {cluster_id}, this node's is {known_id}; "
-                "data of one of them was copied, or made anew"
-            )
-        if node not in self._node.routes.nodes:
-            return f"the shard map has no node {node!r}"
-        if node != expected:
-            return f"node {node!r} answers where {expected!r} should be"
-        known = load_peer_incarnation(self._engine, node)
-        if known is None:
-            save_peer_incarnation(self._engine, node, incarnation)
-        elif known != incarnation:
-            return (
-                f"node {node!r} has come back with another data folder (incarnation {incarnation}, known as {known}): "
-                "it has lost what it had promised; bring its folder back, or give the machine a new node id"
-            )
-        if cluster_id and not known_id:
-            self._node.learn_cluster_id(cluster_id)
-        return ""
-
     # -- Host: what connections need
 
     def welcome(self, version: int) -> Welcome:
         return welcome_of(self._node, version, () if self._tracing is None else (TRACES_FEATURE,))
 
     def check_peer(self, hello: Hello, certificate: Certificate) -> str:
-        if hello.node == self._identity.node:
-            return f"node {hello.node!r} is this node itself: two processes run under one id"
-        known = self._node.routes.nodes.get(hello.node)
-        if self.secure and known is not None and not names_host(certificate, host_of(known.address)):
-            host = host_of(known.address)
-            return f"node {hello.node!r} is at {host!r}, which is not in the certificate of this connection"
-        return self._check_identity(hello.node, hello)
+        return self._identities.check_dialling(hello, certificate, secure=self.secure)
 
     def check_client(self, hello: Hello) -> str:
         if hello.cluster and hello.cluster != self._identity.cluster:
