@@ -299,7 +299,7 @@ def new_cluster_id(
     Where one of the folders cannot be taken, none is changed.
     """
     # They load the storage engine, which the other commands do without.
-    from shoal_server.storage.copies import rename_stored_cluster
+    from shoal_server.process.copies import rename_stored_cluster
     from shoal_server.storage.engine import DataFolderRefused, StorageFailed
     from shoal_server.storage.node_rows import CLUSTER_ID_BYTES
 

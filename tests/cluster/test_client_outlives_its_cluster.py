@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import shoal
 from shoal.admin.survey import survey
-from shoal_server.storage.copies import rename_stored_cluster
+from shoal_server.process.copies import rename_stored_cluster
 
 if TYPE_CHECKING:
     from shoal_chaos.clusters.process_cluster import ProcessCluster

@@ -9,7 +9,7 @@ import typer.testing
 from msgspec.structs import replace
 from shoal.cli.main import app
 from shoal.shardmap import Keyspace, ShardMap
-from shoal_server.storage.copies import rename_stored_cluster
+from shoal_server.process.copies import rename_stored_cluster
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import open_data_folder
 from shoal_server.storage.node_rows import load_shard_map, save_shard_map
