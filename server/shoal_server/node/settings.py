@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LOG_CACHE_BYTES = 64 * 1024 * 1024
 MIN_LOG_CACHE_BYTES = 64 * 1024
+PEER_OUTPUT_BYTES = 64 * 1024 * 1024
+"""A peer that leaves more than this unread loses its link: it is stuck, and will have to catch up anyway."""
 
 
 class NodeIdentity(msgspec.Struct, frozen=True):

@@ -17,11 +17,11 @@ from shoal.metrics import Family, counter, gauge, labelled
 from shoal_server.node.core import Node
 from shoal_server.node.counters import LABELS, Backlog
 from shoal_server.node.replica import Replica
+from shoal_server.node.settings import PEER_OUTPUT_BYTES
 from shoal_server.node.status import SOFTWARE
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
-from shoal_server.process.peers import OUTPUT_BYTES
 from shoal_server.storage.replica_failure import FailureKind
 from shoal_server.storage.rocks import RocksEngine
 
@@ -220,7 +220,7 @@ class NodeMetrics:
         yield gauge(
             "shoal_node_peer_unsent_limit_bytes",
             "Beyond this the connection to a peer is cut, and made anew",
-            OUTPUT_BYTES,
+            PEER_OUTPUT_BYTES,
         )
 
     def _of_raft(self, sums: _Sums, roles: dict[str, int]) -> Iterator[Family]:

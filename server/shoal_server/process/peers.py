@@ -21,6 +21,7 @@ from shoal.protocol.messages import Hello, Refused, Welcome
 from shoal.tls import explain
 
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.settings import PEER_OUTPUT_BYTES
 from shoal_server.process.silence import LOOK_NS, SECOND, SilenceWatch
 
 log = structlog.get_logger("shoal.node")
@@ -30,8 +31,6 @@ REDIAL_SECONDS = 0.1
 REDIAL_SECONDS_MAX = 1.0
 """A peer that has connected here is dialled at once: it is there."""
 REFUSED_SECONDS = 5.0
-OUTPUT_BYTES = 64 * 1024 * 1024
-"""A peer that leaves more than this unread loses its link: it is stuck, and will have to catch up anyway."""
 
 
 class _LinkProtocol(asyncio.Protocol):
@@ -124,7 +123,7 @@ class PeerLink:
 
     @property
     def unsent_bytes(self) -> int:
-        """What the connection has not taken yet; beyond `OUTPUT_BYTES` it is cut."""
+        """What the connection has not taken yet; beyond `PEER_OUTPUT_BYTES` it is cut."""
         transport = self._transport
         return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
 
@@ -137,7 +136,7 @@ class PeerLink:
         for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes):
             transport.write(frame)
             self._silence.sent(len(frame))
-        if transport.get_write_buffer_size() > OUTPUT_BYTES:
+        if transport.get_write_buffer_size() > PEER_OUTPUT_BYTES:
             log.warning("peer_cut_off", peer=self.peer, unread_bytes=transport.get_write_buffer_size())
             transport.abort()
 
@@ -174,7 +173,7 @@ class PeerLink:
                 log.error("peer_refused", peer=self.peer, reason=problem)
                 await asyncio.sleep(REFUSED_SECONDS)
                 return problem, False
-            transport.set_write_buffer_limits(high=OUTPUT_BYTES)
+            transport.set_write_buffer_limits(high=PEER_OUTPUT_BYTES)
             self._transport, self._protocol = transport, protocol
             self._last_problem = ""
             log.info("peer_connected", peer=self.peer)

@@ -10,11 +10,10 @@ import pytest
 from shoal.metrics import Family
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
-from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.node.settings import PEER_OUTPUT_BYTES, NodeIdentity, NodeSettings
 from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
-from shoal_server.process.peers import OUTPUT_BYTES
 from shoal_server.storage.rocks import RocksEngine
 from shoal_server.storage.watched import WatchedEngine
 
@@ -89,7 +88,7 @@ def test_what_waits_for_a_peer_to_read_is_told_beside_its_bound(database: RocksE
     found = families(1, database)
     unsent = {sample.labels["peer"]: sample.value for sample in found["shoal_node_peer_unsent_bytes"].samples}
     assert unsent == {"n2": 700, "n3": 0}
-    assert found["shoal_node_peer_unsent_limit_bytes"].samples[0].value == OUTPUT_BYTES
+    assert found["shoal_node_peer_unsent_limit_bytes"].samples[0].value == PEER_OUTPUT_BYTES
 
 
 def test_lookups_in_the_block_cache_are_counted_by_what_came_of_them(database: RocksEngine):
