@@ -13,14 +13,13 @@ from ssl import SSLContext
 
 from shoal.admin.connection import DEFAULT_TIMEOUT_SECONDS, AdminConnection
 from shoal.errors import ShoalError, Unavailable
+from shoal.protocol.bounds import REPLAY_LAG_ENTRIES
 from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import NodeAddress, Shard, ShardMap, microshards_in
 
 PATIENCE_SECONDS = 1.0
 SURVEY_INTERVAL_SECONDS = 0.1
-APPLY_LAG_ENTRIES = 1_000
-"""A replica that has more than this still to apply is not in step: it answers nothing until it has."""
 
 
 class ProblemKind(StrEnum):
@@ -228,7 +227,7 @@ class Survey:
             return Problem(ProblemKind.REPLICA_MISSING, f"{where}: no such replica there", node, shard.id)
         lag = target_index - replica.applied_index
         to_apply = None
-        if lag > APPLY_LAG_ENTRIES:
+        if lag > REPLAY_LAG_ENTRIES:
             message = f"{where}: {lag} log entries to apply before it answers"
             to_apply = Problem(ProblemKind.REPLICA_BEHIND, message, node, shard.id)
         if node == leader.node:

@@ -25,6 +25,9 @@ MAX_TERM = 1 << 40
 """An election every millisecond reaches it in 34 years; above it nobody could campaign, and a group had no leader for ever."""
 MAX_INDEX = 1 << 48
 """100,000 entries a second reach it in 89 years."""
+REPLAY_LAG_ENTRIES = 1_000
+"""A replica that has more than this still to apply is not in step: it answers nothing until it has, and leaves it to others to
+lead."""
 MAX_SEQ = 1 << 62
 MAX_MOVED_SEQ = 1 << 61
 """Of a shard that microshards are taken from: the one that gets them goes on above it, and stays below `MAX_SEQ`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from shoal.protocol.bounds import REPLAY_LAG_ENTRIES
 
 from shoal_server.invariants import invariant
 
@@ -61,7 +62,7 @@ class RaftConfig(msgspec.Struct, frozen=True):
     cache_bytes: int = 1024 * 1024
     unapplied_bytes: int = 16 * 1024 * 1024
     promotable_lag_entries: int = 1_000
-    replay_lag_entries: int = 1_000
+    replay_lag_entries: int = REPLAY_LAG_ENTRIES
     commit_notice_delay_ns: int = 5_000_000
     probe_retry_ns: int = 100_000_000
     stall_ns: int = 500_000_000
