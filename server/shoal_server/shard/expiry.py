@@ -119,7 +119,8 @@ class ExpiryIndex:
             row = overlay.get(stored)
             if row is not None and row_expiry(row) == expiry:
                 overlay.rows[stored] = None
-        if rows is self._looked:
+        if rows == self._looked:
+            # Whoever proposed it: what was found by the last look is gone with it.
             if all(expiry <= now for _, expiry, _ in rows):
                 self._raise_bound(rows)
             else:
