@@ -17,10 +17,12 @@ from shoal_chaos.simulation.world.network import Conditions
 from shoal_server.node.admission import Admission
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.shard import machine
-from shoal_server.shard.machine import ScannedPage, ShardStateMachine
+from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.shard.microshards import Microshards
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
+from shoal_server.shard.pages import PageReader, ScannedPage
+from shoal_server.shard.state import ShardState
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_suffix
 from shoal_server.storage.layout import DATA_PREFIX_BYTES, prefix_end
 
@@ -124,23 +126,23 @@ def _read_what_is_here(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Admission, "_check_here", lambda *_: None)
 
 
-def _here(self: ShardStateMachine, ranges: Ranges) -> Ranges:
+def _here(self: ShardState, ranges: Ranges) -> Ranges:
     return ranges_of(microshard for microshard in microshards_in(ranges) if microshard in self.prefixes)
 
 
 def scan_what_is_left(patch: pytest.MonkeyPatch) -> None:
     """A scan has the rows of the microshards that the shard still has; an export is refused as it should be."""
     _read_what_is_here(patch)
-    scan, read_page = ShardStateMachine.scan, ShardStateMachine.read_page
+    scan, read_page = PageReader.scan, PageReader.read_page
 
-    def scan_here(self: ShardStateMachine, ranges: Ranges, *args: Any, **how: Any) -> ScannedPage:
-        return scan(self, _here(self, ranges), *args, **how)
+    def scan_here(self: PageReader, ranges: Ranges, *args: Any, **how: Any) -> ScannedPage:
+        return scan(self, _here(self._state, ranges), *args, **how)
 
-    def page_here(self: ShardStateMachine, ranges: Ranges, *args: Any) -> Any:
-        return read_page(self, _here(self, ranges), *args)
+    def page_here(self: PageReader, ranges: Ranges, *args: Any) -> Any:
+        return read_page(self, _here(self._state, ranges), *args)
 
-    patch.setattr(ShardStateMachine, "scan", scan_here)
-    patch.setattr(ShardStateMachine, "read_page", page_here)
+    patch.setattr(PageReader, "scan", scan_here)
+    patch.setattr(PageReader, "read_page", page_here)
 
 
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
