@@ -6,6 +6,7 @@ function is part of the disk and wire format; tests pin it with vectors.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from zlib import crc32
 
 
@@ -24,3 +25,11 @@ def partition_of(key: bytes, delimiter: bytes) -> bytes:
 def microshard_of(key: bytes, delimiter: bytes, microshards: int) -> int:
     """Return the microshard of `key`, from 0 to `microshards - 1`."""
     return crc32(partition_of(key, delimiter)) % microshards
+
+
+def microshards_of(keys: Iterable[bytes], delimiter: bytes, microshards: int) -> list[int]:
+    """Return what `microshard_of` does of each key: written out, since a node does it for each key that is read or written."""
+    if not delimiter:
+        return [crc32(key) % microshards for key in keys]
+    size = len(delimiter)
+    return [crc32(key if (at := key.find(delimiter)) < 0 else key[: at + size]) % microshards for key in keys]

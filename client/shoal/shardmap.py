@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from shoal.keys import microshard_of
+from shoal.keys import microshard_of, microshards_of
 from shoal.protocol.bounds import (
     MAX_KEYSPACES,
     MAX_MICROSHARDS,
@@ -58,6 +58,9 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
 
     def microshard_of(self, key: bytes) -> int:
         return microshard_of(key, self.delimiter, self.microshards)
+
+    def microshards_of(self, keys: Iterable[bytes]) -> list[int]:
+        return microshards_of(keys, self.delimiter, self.microshards)
 
 
 class MicroshardRange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

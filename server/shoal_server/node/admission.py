@@ -274,19 +274,21 @@ class Admission:
     def _check_values(self, operations: Sequence[Operation | AtomicOperation]) -> None:
         largest = self._limits.max_value_bytes
         for operation in operations:
-            if isinstance(operation, Atomic):
+            # By its type, the most frequent one first: each key that is written comes by here.
+            if type(operation) is Put or type(operation) is Touch:
+                if not DEFAULT_TTL <= operation.ttl_ms <= MAX_TTL_MS:
+                    raise Refusal(
+                        ErrorCode.INVALID_ARGUMENT,
+                        f"a time to live of {operation.ttl_ms} ms; it is from 1 to {MAX_TTL_MS} ms",
+                    )
+                if type(operation) is Put and len(operation.value) > largest:
+                    raise Refusal(
+                        ErrorCode.TOO_LARGE,
+                        f"the value of key {_shown(operation.key)} has {len(operation.value)} bytes; "
+                        f"at most {largest} are accepted",
+                    )
+            elif type(operation) is Atomic:
                 self._check_values(operation.operations)
-            if isinstance(operation, (Put, Touch)) and not DEFAULT_TTL <= operation.ttl_ms <= MAX_TTL_MS:
-                raise Refusal(
-                    ErrorCode.INVALID_ARGUMENT,
-                    f"a time to live of {operation.ttl_ms} ms; it is from 1 to {MAX_TTL_MS} ms",
-                )
-            if type(operation) is Put and len(operation.value) > largest:
-                raise Refusal(
-                    ErrorCode.TOO_LARGE,
-                    f"the value of key {_shown(operation.key)} has {len(operation.value)} bytes; "
-                    f"at most {largest} are accepted",
-                )
 
 
 def _not_here(replica: Replica, missing: list[int], what: str) -> NotHere:

@@ -342,8 +342,7 @@ class ShardStateMachine(ShardState):
 
     def route(self, keys: Iterable[bytes]) -> list[int] | None:
         """Return the microshard of each key, or None where one of them is not this shard's."""
-        microshard_of, prefixes = self.keyspace.microshard_of, self.prefixes
-        microshards = [microshard_of(key) for key in keys]
+        microshards, prefixes = self.keyspace.microshards_of(keys), self.prefixes
         for microshard in microshards:
             if microshard not in prefixes:
                 return None
