@@ -667,6 +667,9 @@ class StatusReply(_Message, frozen=True, tag=45):
         clock_problem: "" or the reason why the node leads nothing, where that is its clock.
         cluster_id: what tells its cluster from every other one; "": it does not know that yet.
         damaged_families: the column families of its storage that have damaged tables, which it does not compact.
+        newest_shard: the highest number of a shard that it knows of, or remembers: none up to it may be given again. 0: from a
+            node that does not say.
+        newest_migration: the highest number of a migration that its replicas are in, or remember; 0: of none.
     """
 
     request: RequestNumber
@@ -690,6 +693,8 @@ class StatusReply(_Message, frozen=True, tag=45):
     clock_problem: Text = ""
     cluster_id: Word = ""
     damaged_families: Names = ()
+    newest_shard: ShardId = 0
+    newest_migration: Version = 0
 
 
 class Done(_Message, frozen=True, tag=46):

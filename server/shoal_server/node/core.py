@@ -44,6 +44,7 @@ from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.failing import Failing
 from shoal_server.node.flushes import Flushes
 from shoal_server.node.founding import Founding
+from shoal_server.node.known_numbers import KnownNumbers
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
 from shoal_server.node.migrations import Migrations
@@ -157,6 +158,7 @@ class Node:
         self._administration = Administration(
             replica_set, engine, agenda, self._founding, self._migrations, lambda level: self.set_log_level(level)
         )
+        self.known_numbers = KnownNumbers(replica_set, engine)
         self._admission = Admission(replicas, replica_set.routes, settings, self._callers)
         self._rebuilding = Rebuilding(replicas, self._transfers)
         self._stray_rows = StrayRows(replica_set, engine, self._splits, now)
@@ -212,7 +214,12 @@ class Node:
         self._wall_ms = 0
         replica_set.map_adopted.append(self._admission.adopt)
         replica_set.opened.append(self._stray_rows.opened)
-        replica_set.forgotten += [self._flushes.forget, self._transfers.forget, self._storing.forget]
+        replica_set.forgotten += [
+            self._flushes.forget,
+            self._transfers.forget,
+            self._storing.forget,
+            self.known_numbers.keep,
+        ]
         replica_set.open_missing(now)
 
     # -- what is so

@@ -13,6 +13,7 @@ from shoal.protocol.migration import MigrationStatus
 from shoal.shardmap import Routes
 
 from shoal_server.node.disk_health import DiskHealth
+from shoal_server.node.known_numbers import KnownNumbers
 from shoal_server.node.replica import OUT_OF_TERMS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.wall_clock import WallClock
@@ -34,6 +35,7 @@ class DescribedNode(Protocol):
     clock: WallClock
     started_at: int
     cpu: float
+    known_numbers: KnownNumbers
 
     @property
     def routes(self) -> Routes: ...
@@ -59,6 +61,7 @@ class DescribedNode(Protocol):
 
 def describe(node: DescribedNode, request: int, now: int) -> StatusReply:
     """Return the answer to a `GetStatus`."""
+    newest_shard, newest_migration = node.known_numbers.take()
     return StatusReply(
         request=request,
         node=node.identity.node,
@@ -80,6 +83,8 @@ def describe(node: DescribedNode, request: int, now: int) -> StatusReply:
         clock_problem=node.clock.not_leading,
         cluster_id=node.cluster_id,
         damaged_families=node.engine.damaged_families,
+        newest_shard=newest_shard,
+        newest_migration=newest_migration,
         replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
     )
 

@@ -12,6 +12,7 @@ from itertools import chain
 
 from msgspec.structs import replace
 from shoal.protocol.bounds import MAX_NODES
+from shoal.protocol.messages import StatusReply
 from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import units
 
@@ -36,7 +37,6 @@ from shoal_shardmanager.control.placement_input import Loads
 from shoal_shardmanager.control.requests.keyspaces import NAME
 from shoal_shardmanager.control.rows import (
     AlterKeyspace,
-    CountersRow,
     CreateKeyspace,
     Drain,
     DropKeyspace,
@@ -69,6 +69,7 @@ from shoal_shardmanager.control.state import (
     map_problem,
     with_counters,
 )
+from shoal_shardmanager.control.used_numbers import first_counters, passed_over
 
 PLAN_MS = 5_000
 """A plan that is older was made for other nodes and loads."""
@@ -130,6 +131,7 @@ def decide(state: ClusterState, observed: ObservedState, memory: Memory) -> Deci
     decision = Decision()
     # What follows is decided on the state with the changes so far, so that two operations never take the same number.
     after = _write(state, decision, _liveness(state, observed, memory))
+    after = _write(after, decision, passed_over(after, observed))
     after = _write(after, decision, _heals(after, observed.wall_ms))
     after = _write(after, decision, memberships.followed(after, observed))
     after = _write(after, decision, _outrun(after, observed))
@@ -391,8 +393,18 @@ def _refuse_node(address: NodeAddress, state: ClusterState) -> str:
     return ""
 
 
-def adopted(shard_map: ShardMap, policies: Mapping[str, tuple[int, int]], now_ms: int) -> list[RowChange]:
-    """Return the first rows, from the map that the nodes have. `policies`: (voters, followers) by keyspace name."""
+def adopted(
+    shard_map: ShardMap,
+    policies: Mapping[str, tuple[int, int]],
+    now_ms: int,
+    statuses: Mapping[str, StatusReply],
+) -> list[RowChange]:
+    """Return the first rows, from the map that the nodes have.
+
+    Args:
+        policies: (voters, followers) by keyspace name.
+        statuses: of the nodes that answer.
+    """
     changes: list[RowChange] = [shard_map, SettingsRow()]
     changes += [
         NodeRow(node.id, node.address, node.region, node.zone, NodeState.ACTIVE, now_ms) for node in shard_map.nodes
@@ -403,11 +415,5 @@ def adopted(shard_map: ShardMap, policies: Mapping[str, tuple[int, int]], now_ms
         ]
         voters, followers = policies.get(keyspace.name, max(counts))
         changes.append(PolicyRow(keyspace.id, voters, followers))
-    changes.append(
-        CountersRow(
-            next_operation=1,
-            next_shard=max((shard.id for shard in shard_map.shards), default=0) + 1,
-            next_keyspace=max((keyspace.id for keyspace in shard_map.keyspaces), default=0) + 1,
-        )
-    )
+    changes.append(first_counters(shard_map, statuses))
     return changes

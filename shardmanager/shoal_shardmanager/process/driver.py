@@ -15,6 +15,7 @@ import structlog
 from msgspec.structs import replace
 from shoal.admin.connection import AdminConnection
 from shoal.errors import ShoalError, Unavailable
+from shoal.protocol.messages import StatusReply
 from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import ClusterConfig
 
@@ -412,9 +413,9 @@ async def begin_leadership(
     epoch = await store.take_over()
     state = await store.load()
     if state is None:
-        newest = await _newest_map(config, tls)
+        newest, statuses = await _newest_map(config, tls)
         policies = {name: (known.voters, known.followers) for name, known in config.keyspaces.items()}
-        changes = adopted(newest, policies, clock.wall_ms())
+        changes = adopted(newest, policies, clock.wall_ms(), statuses)
         empty = ClusterState(ShardMap(0, newest.cluster, (), (), ()))
         state = changed(empty, changes)
         await store.write(changes)
@@ -422,14 +423,19 @@ async def begin_leadership(
     return Leadership(config, store, epoch, state, clock, tls)
 
 
-async def _newest_map(config: ClusterConfig, tls: SSLContext | None) -> ShardMap:
-    """Return the newest map that nodes have, if a majority of the nodes in it answer; others may be yet to join."""
-    found = await asyncio.gather(*(_map_of(node.address, tls) for node in config.nodes))
-    maps = [
-        known
-        for known in found
-        if known is not None and known.cluster == config.cluster and known.version > 0 and known.cluster_id
-    ]
+async def _newest_map(config: ClusterConfig, tls: SSLContext | None) -> tuple[ShardMap, dict[str, StatusReply]]:
+    """Return the newest map that nodes have, and what they say of themselves, if a majority of the nodes in it answer.
+
+    Others may be yet to join; those that are in the map and not in the configuration are asked, too.
+    """
+    answers = await _ask_for_map([node.address for node in config.nodes], config.cluster, tls)
+    known = [shard_map for shard_map, _ in answers]
+    newest = max(known, key=lambda known: known.version, default=None)
+    if newest is not None:
+        asked = {node.address for node in config.nodes}
+        others = [node.address for node in newest.nodes if node.address not in asked]
+        answers += await _ask_for_map(others, config.cluster, tls)
+    maps = [shard_map for shard_map, _ in answers]
     if not maps:
         raise Unavailable(f"none of {len(config.nodes)} nodes answers with a shard map, and knows its cluster's id")
     ids = sorted({known.cluster_id for known in maps})
@@ -440,12 +446,25 @@ async def _newest_map(config: ClusterConfig, tls: SSLContext | None) -> ShardMap
         raise Unavailable(
             f"{len(maps)} of {len(newest.nodes)} nodes answer; a majority must, for the managers to know the newest map"
         )
-    return replace(newest, shards=tuple(replace(shard, leader="") for shard in newest.shards))
+    adopted_map = replace(newest, shards=tuple(replace(shard, leader="") for shard in newest.shards))
+    return adopted_map, {status.node: status for _, status in answers}
 
 
-async def _map_of(address: str, tls: SSLContext | None) -> ShardMap | None:
+async def _ask_for_map(
+    addresses: list[str], cluster: str, tls: SSLContext | None
+) -> list[tuple[ShardMap, StatusReply]]:
+    """Return the maps and the states of the cluster's nodes at these addresses that answer, and know its id."""
+    found = await asyncio.gather(*(_map_of(address, tls) for address in addresses))
+    return [
+        answer
+        for answer in found
+        if answer is not None and answer[0].cluster == cluster and answer[0].version > 0 and answer[0].cluster_id
+    ]
+
+
+async def _map_of(address: str, tls: SSLContext | None) -> tuple[ShardMap, StatusReply] | None:
     try:
         async with await AdminConnection.open(address, BOOTSTRAP_TIMEOUT_SECONDS, tls) as connection:
-            return connection.welcome.shard_map
+            return connection.welcome.shard_map, await connection.status()
     except ShoalError:
         return None

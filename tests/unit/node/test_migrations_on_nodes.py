@@ -50,7 +50,9 @@ from shoal.protocol.migration import (
 )
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 from shoal_server.node.disk_health import DiskState
+from shoal_server.node.known_numbers import KnownNumbers
 from shoal_server.node.settings import NodeSettings
+from shoal_server.storage.dropped_replicas import DroppedReplica, put_dropped
 from shoal_server.storage.layout import data_prefix, prefix_end
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
 
@@ -618,3 +620,25 @@ def test_a_copy_that_is_cancelled_is_removed_once_more_with_its_replica(two: Two
     copied = replica.stored_state.generations(MOVING)
     assert isinstance(two.cancel(TARGET), Done)
     assert replica.cleared_rows == [copied]
+
+
+def test_a_node_says_the_highest_numbers_that_it_knows_of_or_remembers(two: TwoShards) -> None:
+    def said(node: str) -> tuple[int, int]:
+        answer = two.nodes.ask_and_wait(node, GetStatus)
+        assert isinstance(answer, StatusReply)
+        return answer.newest_shard, answer.newest_migration
+
+    assert {said(node) for node in NODES} == {(max(SOURCE, TARGET), 0)}
+    two.begin()
+    assert said(two.leading(SOURCE)) == (max(SOURCE, TARGET), MIGRATION)
+    two.hand_over()
+    node = next(name for name in NODES if name != two.leading(SOURCE))
+    drop_source(two, node)
+    assert said(node) == (max(SOURCE, TARGET), MIGRATION)
+
+    # The next life of the process knows what is on disk.
+    engine = two.nodes.nodes[node].engine
+    batch = engine.batch()
+    put_dropped(batch, engine, 77, DroppedReplica(1, "", 0))
+    engine.write(batch)
+    assert KnownNumbers(two.nodes.nodes[node].replica_set, engine).take() == (77, MIGRATION)

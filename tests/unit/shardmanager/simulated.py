@@ -101,7 +101,7 @@ class SimulatedCluster:
         self.last = Decision()
 
     def _adopt(self, first: ShardMap) -> ClusterState:
-        return changed(ClusterState(ShardMap(0, "c", (), (), ())), adopted(first, {}, 0))
+        return changed(ClusterState(ShardMap(0, "c", (), (), ())), adopted(first, {}, 0, {}))
 
     # -- what tests do
 

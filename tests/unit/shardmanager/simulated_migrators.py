@@ -102,6 +102,6 @@ class SimulatedMigrators:
             group.outgoing = None
         if group.incoming is not None and group.incoming.migration == number:
             source = self._cluster.groups[group.incoming.other]
-            assert source.ended.get(number) is MigrationEnd.CANCELLED, "the source is asked first"
+            assert number in source.ended, "the source is asked first"
             group.incoming = None
         group.ended[number] = MigrationEnd.CANCELLED

@@ -58,7 +58,7 @@ async def client(tmp_path: Path) -> AsyncIterator[LosingClient]:
 async def begun(client: LosingClient) -> Leadership:
     first = Store(client, "m1")
     await first.take_over()
-    await first.write(adopted(MAP, {}, 7))
+    await first.write(adopted(MAP, {}, 7, {}))
     config = ClusterConfig.model_validate(
         {"cluster": "c", "nodes": [{"id": "n1", "address": NOBODY, "data": "n1"}], "keyspaces": {"default": {}}}
     )

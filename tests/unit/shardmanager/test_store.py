@@ -36,7 +36,7 @@ DRAIN = OperationRow(1, Drain("n1"), State.RUNNING, Step.WORK, 5, 5)
 
 
 def first_rows() -> ClusterState:
-    return changed(ClusterState(ShardMap(0, "c", (), (), ())), adopted(MAP, {}, 7))
+    return changed(ClusterState(ShardMap(0, "c", (), (), ())), adopted(MAP, {}, 7, {}))
 
 
 async def test_what_was_written_is_what_the_next_manager_loads(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ async def test_what_was_written_is_what_the_next_manager_loads(tmp_path: Path) -
         store = Store(client, "m1")
         assert await store.take_over() == 1
         assert await store.load() is None
-        await store.write(adopted(MAP, {}, 7))
+        await store.write(adopted(MAP, {}, 7, {}))
         await store.write([CountersRow(2, 2, 2), DRAIN])
         other = Store(client, "m2")
         assert await other.take_over() == 2
@@ -55,7 +55,7 @@ async def test_a_deposed_manager_writes_nothing_more(tmp_path: Path) -> None:
     async with shoal.AsyncClient(f"embedded://{tmp_path}/db?microshards=1") as client:
         first, second = Store(client, "m1"), Store(client, "m2")
         await first.take_over()
-        await first.write(adopted(MAP, {}, 7))
+        await first.write(adopted(MAP, {}, 7, {}))
         await first.check()
         await second.take_over()
         with pytest.raises(Deposed):
@@ -72,7 +72,7 @@ async def test_rows_are_deleted_and_the_last_of_several_counts(tmp_path: Path) -
     async with shoal.AsyncClient(f"embedded://{tmp_path}/db?microshards=1") as client:
         store = Store(client, "m1")
         await store.take_over()
-        await store.write([*adopted(MAP, {}, 7), CountersRow(2, 2, 2), DRAIN])
+        await store.write([*adopted(MAP, {}, 7, {}), CountersRow(2, 2, 2), DRAIN])
         ended = msgspec.structs.replace(DRAIN, state=State.DONE, ended_ms=9)
         await store.write([ended, ForgetOperation(1), CountersRow(3, 2, 2), CountersRow(4, 2, 2)])
         found = await store.load()

@@ -90,7 +90,7 @@ class Managers:
 def first_rows(shard_map: ShardMap, settings: SettingsRow) -> dict[str, bytes]:
     """Return what the managers of a new cluster have stored, by key: a map, settings, and what follows from the map."""
     keys: dict[str, bytes] = {}
-    for row in adopted(shard_map, {}, UNIX_START * 1000):
+    for row in adopted(shard_map, {}, UNIX_START * 1000, {}):
         match row:
             case ShardMap():
                 keys[MAP_KEY] = encode_row(row)

@@ -27,7 +27,7 @@ from shoal_shardmanager.control.holdings import has_applied_all, still_held
 from shoal_shardmanager.control.node_requests import CancelMigration, Forget
 from shoal_shardmanager.control.observed import ObservedState, elapsed_ms
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, ask, end, go, wait
-from shoal_shardmanager.control.rows import MergeShards, Migration, OperationRow, State, Step
+from shoal_shardmanager.control.rows import MergeShards, Migration, MoveMicroshards, OperationRow, State, Step
 from shoal_shardmanager.control.state import ClusterState, RowChange
 
 MIGRATOR_STEPS = frozenset({Step.COPY, Step.SEAL})
@@ -65,6 +65,9 @@ def advance(
     """Return what comes next, once it has left the queue. Not for the steps that `spread` does."""
     match row.step:
         case Step.COPY | Step.SEAL:
+            used = _used_number(row, work, observed) if row.step is Step.COPY else ""
+            if used:
+                return Outcome(changes=(replace(row, step=Step.UNDO, step_ms=observed.wall_ms, undo=used),))
             note = progress.note if progress is not None else Note("the copying begins")
             return Outcome(note=note, migrator=True)
         case Step.UNDO:
@@ -96,7 +99,18 @@ def undone(row: OperationRow, reason: str, now_ms: int) -> OperationRow:
     return replace(row, step=Step.UNDO, step_ms=now_ms, undo=reason, cancelled=True)
 
 
+def _used_number(row: OperationRow, work: Migration, observed: ObservedState) -> str:
+    """Return "", or which of the shards is done with a migration of this number: before the seal, it is another one."""
+    for shard in (work.source, work.target):
+        leader = observed.leader(shard)
+        known = None if leader is None else leader.ended(row.migration)
+        if known is not None:
+            return f"shard {shard} is done with a migration of number {row.migration} already ({known.name.lower()})"
+    return ""
+
+
 def _undo(row: OperationRow, work: Migration, observed: ObservedState) -> Outcome:
+    ended_otherwise = False
     # The source first: once it has ended the migration it never seals, and nothing is missed.
     for shard in (work.source, work.target):
         leader = observed.leader(shard)
@@ -107,9 +121,19 @@ def _undo(row: OperationRow, work: Migration, observed: ObservedState) -> Outcom
             # Somebody else drives it, too: what an operation has begun itself is undone before anybody asks for the seal.
             reason = f"shard {shard} has parted with the microshards meanwhile: `shoal settle {shard}` finishes it"
             return end(row, State.FAILED, observed.wall_ms, reason)
-        if leader.ended(row.migration) is not MigrationEnd.CANCELLED:
+        known = leader.ended(row.migration)
+        # What the shard is done with is not this operation's, and there is nothing of it to be undone.
+        ended_otherwise |= known is not None and known is not MigrationEnd.CANCELLED
+        if known is None:
             request = CancelMigration(leader.node, shard, row.migration, row.id)
             return ask(request, waiting=f"shard {shard} gives the migration up")
+    settles = isinstance(work, MoveMicroshards) and work.migration > 0
+    if ended_otherwise or not (row.cancelled or settles):
+        reason = (
+            f"{row.undo}: shards {work.source} and {work.target} have what they had, and `shoal doctor` says whether the map "
+            "shows that; requested again, it gets another number"
+        )
+        return end(row, State.FAILED, observed.wall_ms, reason)
     state = State.CANCELLED if row.cancelled else State.DONE
     return end(row, state, observed.wall_ms, f"{row.undo}; all is as it was before")
 
