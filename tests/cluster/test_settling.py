@@ -143,6 +143,36 @@ async def test_a_migration_that_no_operation_drives_is_undone_or_finished(manage
         assert (await cluster.shoal("settle", "1"))[0] == 3, "there is nothing left to settle"
 
 
+async def test_microshards_that_went_through_a_shard_past_the_managers_are_neither_dropped_with_it_nor_lost_sight_of(
+    managed_cluster: Callable[..., Any],
+) -> None:
+    async with managed_cluster(nodes=3, managers=1) as cluster:
+        await until_well(cluster)
+        hand = ByHand(cluster)
+        span = (await hand.shard(1)).ranges[0]
+        moved = (MicroshardRange(span.first, span.first + 1),)
+
+        async def move(source: int, target: int, number: int) -> None:
+            await hand.begin(source, target, number, moved)
+            await hand.finish(source, target, number, await hand.copy_and_seal(source, target, number))
+
+        await move(1, 2, MIGRATION)
+        await until_found(cluster, "microshards_unserved", 1)
+        assert (await cluster.shoal("status"))[0] == 5, "status and doctor agree"
+        code, said = await cluster.shoal("merge", "3", "2")
+        assert (code, "shard 2 has microshards" in said, "`shoal settle 2` comes first" in said) == (1, True, True)
+
+        await move(2, 3, MIGRATION + 1)
+        assert (await cluster.shoal("split", "1", "--plan"))[0] == 1
+        await cluster.done("settle", "1")
+        await until_well(cluster)
+        assert await cluster.all_well()
+        await every_row_is_there(cluster)
+        await cluster.shoal("settings", "--set", "merge_linger=100ms")
+        await cluster.done("merge", "3", "2")
+        await every_row_is_there(cluster)
+
+
 async def test_a_shard_that_was_split_off_without_the_managers_comes_into_their_map(
     managed_cluster: Callable[..., Any],
 ) -> None:
