@@ -9,7 +9,6 @@ except reading the engine.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import structlog
 from shoal.errors import ErrorCode
@@ -28,6 +27,7 @@ from shoal_server.node.refusals import Refusals
 from shoal_server.node.replica_load import ReplicaLoad
 from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
+from shoal_server.node.stuck_entry import StuckEntry
 from shoal_server.node.unsynced import Unsynced
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.node.wall_clock import WallClock
@@ -49,7 +49,7 @@ from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Batch, StorageFailed
 from shoal_server.storage.log_store import GroupLogStore
-from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
+from shoal_server.storage.replica_failure import ReplicaFailure
 from shoal_server.storage.skipped_entries import SkippedEntry, describe_entry
 
 OVERLOADED_RETRY_MS = 50
@@ -59,16 +59,6 @@ log = structlog.get_logger("shoal.node")
 OUT_OF_TERMS = (
     "its group has come to the last term there is and elects no leader any more: restore the shard from a backup"
 )
-MAX_REASON = 2000
-"""Characters of why an entry cannot be applied: what was wrong in it may be long."""
-
-
-@dataclass(frozen=True, slots=True)
-class StuckEntry:
-    """An entry that a replica cannot apply, and how it fails for that."""
-
-    failure: ReplicaFailure
-    entry: SkippedEntry
 
 
 class Replica:
@@ -355,8 +345,7 @@ class Replica:
                 # It is not about the entry: the disk, or the process.
                 raise
             reason = f"{describe_entry(poisoned)} cannot be applied: {type(error).__name__}: {error}"
-            failure = ReplicaFailure(FailureKind.STUCK, reason[:MAX_REASON], poisoned.index)
-            self.stuck = StuckEntry(failure, SkippedEntry(poisoned.term, poisoned.checksum))
+            self.stuck = StuckEntry.at(poisoned, reason)
         # The machine is halfway: what is stored is of the entry before these.
         machine.adopt(before)
         whole = [entry for entry in entries if entry.index < poisoned.index]
