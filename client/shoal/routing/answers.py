@@ -12,7 +12,7 @@ from shoal.protocol.messages import Applied, ConditionNotMet, Failure, Rows, Sca
 from shoal.results import WriteResult
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import condition_failed, impossible
-from shoal.routing.calls import W
+from shoal.routing.calls import Trouble, W
 from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import Endings
 from shoal.routing.links import Link
@@ -27,7 +27,6 @@ from shoal.routing.shard_queue import (
     ScanPageRead,
     SessionOpen,
     ShardQueue,
-    Trouble,
     WriteBatch,
 )
 from shoal.shardmap import Routes

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from shoal.errors import ErrorCode
 from shoal.key_sets import keys_of
 from shoal.protocol.messages import (
     Atomic,
@@ -138,6 +139,17 @@ class ScanCall(Call[W], eq=False, gc=False):
 AnyCall: TypeAlias = WriteCall[W] | ReadCall[W] | ScanCall[W]
 
 C = TypeVar("C", bound="Call[Any]")
+
+
+class Trouble:
+    """Why requests of a shard queue are not getting through just now: the last refusal or failure."""
+
+    __slots__ = ("code", "message", "retry_after")
+
+    def __init__(self, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
 
 
 class CallQueue(Generic[C]):

@@ -62,7 +62,7 @@ from shoal.protocol.messages import (
 from shoal.routing.answers import Answers
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import misplaced, scattered
-from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, W, WriteCall
+from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, Trouble, W, WriteCall
 from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import CallOutcomes, Endings
 from shoal.routing.limits import NodeLimits
@@ -81,7 +81,6 @@ from shoal.routing.shard_queue import (
     SessionOpen,
     ShardQueue,
     Stage,
-    Trouble,
     WriteBatch,
 )
 from shoal.sessions import ASK_LEADER

@@ -11,9 +11,8 @@ from typing import Any, Generic, Protocol, TypeAlias
 
 import msgspec
 
-from shoal.errors import ErrorCode
 from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
-from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, W, WriteCall
+from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, W, WriteCall
 from shoal.shardmap import Ranges, Shard
 
 WRITES_IN_FLIGHT = 1
@@ -175,17 +174,6 @@ AnyRequest: TypeAlias = AnyBatch[W] | SessionOpen[W]
 def may_have_applied(batch: AnyBatch[W], call: AnyCall[W]) -> bool:
     """Whether something of `call`, one of the batch's, may have taken effect."""
     return isinstance(batch, WriteBatch) and batch.unsettled and isinstance(call, WriteCall) and call.changes
-
-
-class Trouble:
-    """Why a shard queue's requests are not getting through just now: the last refusal or failure."""
-
-    __slots__ = ("code", "message", "retry_after")
-
-    def __init__(self, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
-        self.code = code
-        self.message = message
-        self.retry_after = retry_after
 
 
 class ShardQueue(Generic[W]):
