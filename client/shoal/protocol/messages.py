@@ -704,7 +704,8 @@ class Done(_Message, frozen=True, tag=46):
 class Failure(_Message, frozen=True, tag=47):
     """The request was refused or failed. `code` is an `ErrorCode`; an unknown one is to be taken as "internal".
 
-    `not_leader` and `wrong_shard` carry the fresh route where the node knows one, and the version of its shard map.
+    `not_leader` and `wrong_shard` carry the fresh route where the node knows one, and the version of its shard map; so does
+    `unavailable` where it is what the request is about that is not the shard's yet.
     `maybe_applied` is True only where a write may have been done.
     """
 

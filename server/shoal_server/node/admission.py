@@ -135,7 +135,8 @@ class Admission:
                 and replica.answer_repeated(client, request, self._callers.identity(client), outbox)
             ):
                 return None
-            route = replica.refusals.route if refusal.code is ErrorCode.WRONG_SHARD else None
+            about_here = not_here or refusal.code is ErrorCode.WRONG_SHARD
+            route = replica.refusals.route if about_here else None
             wait = refusal.retry_after_ms
             outbox.fail(client, request.request, refusal.code, str(refusal), retry_after_ms=wait, route=route)
             return None
