@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from msgspec.structs import replace
 from shoal.admin.connection import AdminConnection
 from shoal.errors import InvalidArgument
 from shoal.protocol.migration import MigrationCursor
-from shoal.shardmap import MicroshardRange, NodeAddress, Ranges, Routes, Shard
+from shoal.shardmap import MicroshardRange, NodeAddress, Ranges, Routes, Shard, microshards_in
 from shoal_server.raft.membership import ChangeKind
 
 from .managed import OperatedCluster
@@ -108,6 +110,26 @@ async def every_row_is_there(cluster: OperatedCluster) -> None:
         await db.put_many(ROWS)
 
 
+async def all_others_are_served(cluster: OperatedCluster, lacking: MicroshardRange) -> None:
+    """Also in a client that asks for everything at once."""
+    async with (
+        shoal.AsyncClient(cluster.url, timeout=2.0) as db,
+        await AdminConnection.open(f"127.0.0.1:{cluster.ports[0]}") as node,
+    ):
+        keyspace = (await node.shard_map()).keyspaces[0]
+        served = {key for key in ROWS if keyspace.microshard_of(key) not in microshards_in((lacking,))}
+        assert 0 < len(served) < len(ROWS)
+        for ask in (
+            db.get,
+            partial(db.get, consistency="eventual"),
+            lambda key: db.put(key, ROWS[key]),
+            lambda key: db.put(key, ROWS[key], durability="fast"),
+        ):
+            results = await asyncio.gather(*map(ask, ROWS), return_exceptions=True)
+            done = {key for key, result in zip(ROWS, results, strict=True) if not isinstance(result, BaseException)}
+            assert done == served
+
+
 async def test_a_migration_that_no_operation_drives_is_undone_or_finished(managed_cluster: Callable[..., Any]) -> None:
     async with managed_cluster(nodes=3, managers=1) as cluster:
         await until_well(cluster)  # the managers have learned the cluster: what is done now is past them
@@ -136,6 +158,7 @@ async def test_a_migration_that_no_operation_drives_is_undone_or_finished(manage
         version = await hand.copy_and_seal(1, 2, MIGRATION + 2)
         await hand.finish(1, 2, MIGRATION + 2, version)
         await until_found(cluster, "microshards_unserved", 1)
+        await all_others_are_served(cluster, second)
         await cluster.done("settle", "1")
         await until_well(cluster)
         await every_row_is_there(cluster)

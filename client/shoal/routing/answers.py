@@ -5,14 +5,16 @@ A lost connection is the answer to all that was asked over it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic
 
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Applied, ConditionNotMet, Failure, Rows, ScanPage, SessionOpened, Written
 from shoal.results import WriteResult
+from shoal.routing.apart import PATIENCE, Apart, Wait
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import condition_failed, impossible
-from shoal.routing.calls import Trouble, W
+from shoal.routing.calls import AnyCall, Trouble, W
 from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import Endings
 from shoal.routing.links import Link
@@ -20,6 +22,7 @@ from shoal.routing.network import Network
 from shoal.routing.schedule import Schedule
 from shoal.routing.shard_queue import (
     NO_SESSION,
+    AnyBatch,
     AnyQuery,
     AnyRequest,
     AttemptTracer,
@@ -33,6 +36,9 @@ from shoal.shardmap import Routes
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
 _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value))
+_LACKING = frozenset((ErrorCode.WRONG_SHARD.value, ErrorCode.UNAVAILABLE.value))
+"""What a leader answers whose shard lacks a microshard, or is about to be given it; it names itself beside."""
+
 _ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
 
 
@@ -66,7 +72,7 @@ class Answers(Generic[W]):
         else:
             self._endings.outcomes.written.append((batch.calls, result, batch.ranges))
         batch.shard_queue.close(batch)
-        self._succeeded(batch.shard_queue)
+        self._succeeded(batch.shard_queue, batch.calls)
 
     def _settle(self, batch: WriteBatch[W], answer: Written, plain: WriteResult) -> None:
         """Give each call of a batch its own result."""
@@ -98,30 +104,32 @@ class Answers(Generic[W]):
             shard_queue.read_queue(calls[0].max_staleness_ms).put_back(calls[served:])
             calls = calls[:served]
         self._endings.outcomes.read.append((calls, answer, batch.ranges))
-        self._served(batch)
+        self._served(batch, calls)
 
     def scanned(self, read: ScanPageRead[W], answer: ScanPage) -> None:
         read.shard_queue.close(read)
         self._endings.outcomes.scanned.append((read.calls[0], answer, read.ranges))
-        self._served(read)
+        self._served(read, read.calls)
 
-    def _served(self, query: AnyQuery[W]) -> None:
+    def _served(self, query: AnyQuery[W], calls: Sequence[AnyCall[W]]) -> None:
         shard_queue = query.shard_queue
         if query.freshness.strong:
-            self._succeeded(shard_queue)
+            self._succeeded(shard_queue, calls)
         elif not shard_queue.idle:
             # A replica's answer says nothing of the leader's state.
             self._schedule.touch(shard_queue)
 
     def opened(self, session_open: SessionOpen[W], answer: SessionOpened) -> None:
         session_open.shard_queue.start_session(answer.session)
-        self._succeeded(session_open.shard_queue)
+        self._succeeded(session_open.shard_queue, ())
 
-    def _succeeded(self, shard_queue: ShardQueue[W]) -> None:
+    def _succeeded(self, shard_queue: ShardQueue[W], calls: Sequence[AnyCall[W]]) -> None:
         shard_queue.retries = 0
         shard_queue.redirected = False
         shard_queue.trouble = None
         self._budget.succeeded()
+        if shard_queue.apart is not None:
+            shard_queue.rejoin(calls)
         if not shard_queue.idle:
             self._schedule.touch(shard_queue)
 
@@ -142,6 +150,8 @@ class Answers(Generic[W]):
                 self._declined(request, link, failure.message)
             else:
                 self._endings.fail_batch(request, failure)
+        elif not isinstance(request, SessionOpen) and _is_lacking(link, request, failure, routes):
+            self._take_apart(request, link, failure, routes, now)
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
             if request.epoch == shard_queue.epoch:
                 self._move_on(shard_queue, link, failure, routes, now)
@@ -155,6 +165,36 @@ class Answers(Generic[W]):
             self._endings.fail_queued_writes(shard_queue, link.node, failure)
         else:
             self._endings.fail_batch(request, failure)
+
+    def _take_apart(self, batch: AnyBatch[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
+        """The leader lacks what a batch, or a part of it, is about: let that keep nothing else from being served.
+
+        The shard queue is not held back, nor does it cost of the budget for retries, which is for all shards.
+        """
+        shard_queue = batch.shard_queue
+        retry_after = failure.retry_after_ms / 1000
+        trouble = _trouble(link, failure)
+        refusals = batch.wait.refusals if batch.wait is not None else 0
+        uncertain = isinstance(batch, WriteBatch) and batch.uncertain
+        if refusals < PATIENCE or uncertain:
+            batch.wait = Wait(refusals + 1, trouble, now + max(self._backoff.delay(refusals), retry_after))
+            if isinstance(batch, WriteBatch):
+                shard_queue.set_apart(batch)
+                if refusals >= PATIENCE and batch.session == shard_queue.session:
+                    # It must keep its number. Others get theirs in a session whose window it does not hold up.
+                    shard_queue.session = NO_SESSION
+            self._counters.retries += 1
+            self._ask_again(batch)
+            return
+        self._schedule.touch(shard_queue)
+        shard_queue.close(batch)
+        apart = shard_queue.apart
+        if apart is None:
+            apart = shard_queue.apart = Apart(routes.keyspaces[shard_queue.shard.keyspace])
+        unserved = apart.divide(batch.calls, trouble)
+        if unserved is not None and unserved.asked:
+            apart.put_off(unserved, max(self._backoff.delay(unserved.retries), retry_after), now)
+            self._counters.retries += 1
 
     def lost(self, link: Link[W], request: AnyRequest[W], trouble: Trouble, now: float) -> None:
         """The connection went while an answer was owed, for the reason that the trouble names."""
@@ -231,6 +271,18 @@ class Answers(Generic[W]):
         shard_queue.trouble = trouble
         shard_queue.blocked_until = now + max(delay, at_least)
         self._schedule.touch(shard_queue)
+
+
+def _is_lacking(link: Link[W], batch: AnyBatch[W], failure: Failure, routes: Routes) -> bool:
+    """Whether the shard's leader refused, for what the batch is about, and no newer map is to be had that tells more."""
+    route = failure.route
+    return (
+        failure.code in _LACKING
+        and route is not None
+        and route.id == batch.shard_queue.shard.id
+        and route.leader == link.node
+        and failure.map_version <= routes.map.version
+    )
 
 
 def _trouble(link: Link[W], failure: Failure) -> Trouble:

@@ -24,7 +24,7 @@ from shoal.errors import (
     Unavailable,
 )
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
-from shoal.routing.calls import AnyCall, W, WriteCall, shown
+from shoal.routing.calls import AnyCall, Trouble, W, WriteCall, shown
 from shoal.routing.shard_queue import AnyBatch, AnyQuery, ShardQueue, WriteBatch
 
 
@@ -37,19 +37,25 @@ class ShardChanged(Unavailable):
 
 
 def expired(
-    call: AnyCall[W], shard_queue: ShardQueue[W], batch: AnyBatch[W] | None, *, unanswered: bool, maybe_applied: bool
+    call: AnyCall[W],
+    shard_queue: ShardQueue[W],
+    batch: AnyBatch[W] | None,
+    trouble: Trouble | None,
+    *,
+    unanswered: bool,
+    maybe_applied: bool,
 ) -> ShoalError:
     """The deadline passed.
 
     Args:
         batch: the one that it travels in, None where it is in none yet.
+        trouble: why it is not getting through, None where nothing is known.
         unanswered: an attempt is under way, or one was whose outcome is not known.
         maybe_applied: the same, and it is a write.
     """
     what = f"{call.what}, shard {shard_queue.shard.id}"
     request_id = 0 if batch is None else batch.request_id
     asked = (batch.asked if batch is not None else "") or shard_queue.target
-    trouble = shard_queue.trouble
     if not unanswered and trouble is not None:
         if trouble.code is ErrorCode.OVERLOADED:
             return Overloaded(

@@ -96,9 +96,9 @@ class Endings(Generic[W]):
 
     def fail_queued_writes(self, shard_queue: ShardQueue[W], asked: str, failure: Failure) -> None:
         """End the writes that waited for a session, which the node `asked` refused."""
-        for queue in (shard_queue.writes, shard_queue.fast):
+        for queue in shard_queue.call_queues:
             for call in queue.calls:
-                if call.waiter is not None:
+                if call.waiter is not None and isinstance(call, WriteCall):
                     self.fail(call, refused(call, shard_queue, asked, failure, maybe_applied=False))
             queue.drop_closed()
 
@@ -111,7 +111,9 @@ class Endings(Generic[W]):
             if queue.earliest <= now:
                 for call in queue.calls:
                     if call.deadline <= now and call.waiter is not None:
-                        self.fail(call, expired(call, shard_queue, None, unanswered=False, maybe_applied=False))
+                        trouble = shard_queue.trouble_of(queue)
+                        error = expired(call, shard_queue, None, trouble, unanswered=False, maybe_applied=False)
+                        self.fail(call, error)
                 queue.drop_closed()
             due = min(due, queue.earliest)
         shard_queue.weak = {bound: queue for bound, queue in shard_queue.weak.items() if queue.calls}
@@ -133,7 +135,9 @@ class Endings(Generic[W]):
                 self.fail(call, too_stale(call, batch))
             else:
                 maybe = may_have_applied(batch, call)
-                self.fail(call, expired(call, shard_queue, batch, unanswered=unanswered, maybe_applied=maybe))
+                trouble = batch.wait.trouble if batch.wait is not None else shard_queue.trouble
+                error = expired(call, shard_queue, batch, trouble, unanswered=unanswered, maybe_applied=maybe)
+                self.fail(call, error)
         if len(late) < len(awaited):
             return min(call.deadline for call in awaited if call.deadline > now)
         if batch.stage is not Stage.IN_FLIGHT or isinstance(batch, WriteBatch):

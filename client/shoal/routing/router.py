@@ -31,8 +31,12 @@ Calls of one batch have deadlines of their own. One that expires leaves a batch 
 goes on for the others. A batch that was surely refused is dissolved then, and the others travel in a new one, so that
 "surely not done" stays true. A batch without anybody waiting is not sent again.
 
-Retries of a shard queue wait together: full-jitter backoff, within a budget that successes refill. An exhausted budget fails
-nobody (their deadlines do that) but makes each wait a long one. The first redirect to another leader does not wait.
+Where the leader itself says that its shard lacks what a batch is about, and has no newer map either, the batch is divided, so
+that calls which cannot be served keep no others from it; they wait apart (apart.py), and ask at a pace of their own. Only a
+batch that may have been applied stays as it is, with its number: it alone waits, and other writes go on in a new session.
+
+Other retries of a shard queue wait together: full-jitter backoff, within a budget that successes refill. An exhausted budget
+fails nobody (their deadlines do that) but makes each wait a long one. The first redirect to another leader does not wait.
 """
 
 from __future__ import annotations
@@ -403,7 +407,8 @@ class Router(Generic[W]):
         """Before another attempt: is this still the shard queue that the batch belongs to?"""
         if isinstance(request, SessionOpen):
             return
-        if request.stage is Stage.WAITING and not self._belongs(request):
+        divided = request.shard_queue.apart is not None
+        if (divided or request.stage is Stage.WAITING) and not self._belongs(request):
             self._reroute(request.shard_queue)
 
     # -- time ---------------------------------------------------------------------------------------------------------

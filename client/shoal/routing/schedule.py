@@ -33,8 +33,8 @@ class Schedule(Generic[W]):
         self._blocked[shard_queue] = None
         self.next_check = min(self.next_check, shard_queue.blocked_until)
 
-    def wait_for_replica(self, shard_queue: ShardQueue[W], until: float) -> None:
-        """Have the shard queue, whose reads wait for any replica, looked at by then."""
+    def look_at(self, shard_queue: ShardQueue[W], until: float) -> None:
+        """Have the shard queue, some of whose calls wait by themselves, looked at by then."""
         self._waiting[shard_queue] = min(until, self._waiting.get(shard_queue, NEVER))
         self.next_check = min(self.next_check, until)
 

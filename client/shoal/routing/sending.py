@@ -7,7 +7,8 @@ from typing import Generic
 
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import STRONG, Traces
-from shoal.routing.calls import NEVER, STRONG_READ, W
+from shoal.routing.apart import PATIENCE, Apart, Part, Wait
+from shoal.routing.calls import NEVER, STRONG_READ, CallQueue, ReadCall, W, WriteCall
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link
 from shoal.routing.network import Network
@@ -77,49 +78,116 @@ class Sender(Generic[W]):
     def _send_to_leader(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
         if shard_queue.waiting:
             for batch in list(shard_queue.waiting):
-                if batch.awaited:
+                if not batch.awaited:
+                    shard_queue.close(batch)
+                elif batch.wait is not None and now < batch.wait.until:
+                    self._schedule.look_at(shard_queue, batch.wait.until)
+                else:
                     shard_queue.launch(batch)
                     self._send(batch, link, now)
-                else:
-                    shard_queue.close(batch)
+        apart = shard_queue.apart
+        if apart is not None:
+            self._send_apart(shard_queue, apart, link, now)
+            apart = shard_queue.apart
         if (shard_queue.writes.calls or shard_queue.fast.calls) and not shard_queue.session:
-            if not shard_queue.opening_session:
-                shard_queue.opening_session = True
-                self._send(SessionOpen(shard_queue), link, now)
+            self._open_session(shard_queue, link, now)
         else:
             if shard_queue.writes.calls:
-                self._send_writes(shard_queue, link, now, fast=False)
+                self._send_writes(shard_queue, shard_queue.writes, apart, link, now, fast=False)
             if shard_queue.fast.calls:
-                self._send_writes(shard_queue, link, now, fast=True)
+                self._send_writes(shard_queue, shard_queue.fast, apart, link, now, fast=True)
         reads = shard_queue.reads
         while reads.calls and len(shard_queue.open_reads) < READS_IN_FLIGHT:
             latest = reads.latest
             gets = reads.take(BATCH_CALLS, self._limits.batch_bytes)
+            if apart is not None:
+                gets = apart.keep(gets)
             if gets:
                 read = ReadBatch(shard_queue, gets, latest, STRONG)
                 shard_queue.launch(read)
                 self._send(read, link, now)
 
-    def _send_writes(self, shard_queue: ShardQueue[W], link: Link[W], now: float, *, fast: bool) -> None:
-        writes = shard_queue.fast if fast else shard_queue.writes
+    def _open_session(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
+        if not shard_queue.opening_session:
+            shard_queue.opening_session = True
+            self._send(SessionOpen(shard_queue), link, now)
+
+    def _send_apart(self, shard_queue: ShardQueue[W], apart: Apart[W], link: Link[W], now: float) -> None:
+        """Send calls that travel apart from others."""
+        due = apart.ask_due(now)
+        if due < NEVER:
+            self._schedule.look_at(shard_queue, due)
+        parts, apart.parts = apart.parts, []
+        for part in parts:
+            if not part.asks:
+                kept = apart.keep(part.take_all())
+                part.put_back(kept)
+            part.drop_closed()
+            if not part.calls:
+                continue
+            first = part.calls[0]
+            if isinstance(first, WriteCall):
+                if not shard_queue.session:
+                    self._open_session(shard_queue, link, now)
+                elif shard_queue.may_number(None):
+                    self._send_writes(shard_queue, part, None, link, now, fast=first.fast, part=part)
+            elif len(shard_queue.open_reads) < READS_IN_FLIGHT:
+                query = self._to_query(shard_queue, part)
+                shard_queue.launch(query)
+                self._send(query, link, now)
+            if part.calls:
+                apart.parts.append(part)
+        if apart.forgotten:
+            shard_queue.apart = None
+
+    def _to_query(self, shard_queue: ShardQueue[W], part: Part) -> AnyQuery[W]:
+        latest = part.latest
+        calls = part.take_all()
+        query: AnyQuery[W]
+        if isinstance(calls[0], ReadCall):
+            query = ReadBatch(shard_queue, calls, latest, STRONG)
+        else:
+            query = ScanPageRead(shard_queue, calls, latest, STRONG)
+        query.wait = Wait(PATIENCE, part.trouble, 0.0)
+        return query
+
+    def _send_writes(
+        self,
+        shard_queue: ShardQueue[W],
+        writes: CallQueue[WriteCall[W]],
+        apart: Apart[W] | None,
+        link: Link[W],
+        now: float,
+        *,
+        fast: bool,
+        part: Part | None = None,
+    ) -> None:
+        """Send what a queue has, without what `apart` knows to be unserved; the queue may be a part."""
         max_bytes = self._limits.batch_bytes
-        while writes.calls and shard_queue.may_number(fast):
+        # Parts wait for no other write, and no other one for them.
+        durability = fast if part is None else None
+        while writes.calls and shard_queue.may_number(durability):
             latest = writes.latest
             calls = writes.take(BATCH_CALLS, max_bytes)
+            if apart is not None:
+                calls = apart.keep(calls)
             if calls:
                 operations = encode_operations([call.operation for call in calls])
                 write = WriteBatch(
-                    shard_queue, calls, operations, shard_queue.session, shard_queue.number(fast), latest, fast
+                    shard_queue, calls, operations, shard_queue.session, shard_queue.number(durability), latest, fast
                 )
+                if part is not None:
+                    write.wait = Wait(PATIENCE, part.trouble, 0.0)
                 shard_queue.launch(write)
                 self._send(write, link, now)
 
     def _open_scans(self, shard_queue: ShardQueue[W]) -> None:
         """Make each scan call a request, to be sent to the leader or to any replica."""
+        apart = shard_queue.apart
         for call in shard_queue.scans.take_all():
-            if call.waiter is None:
-                continue
             bound = call.max_staleness_ms
+            if call.waiter is None or (bound == STRONG_READ and apart is not None and not apart.keep([call])):
+                continue
             freshness = STRONG if bound == STRONG_READ else freshness_of(shard_queue, [call], bound)
             shard_queue.wait(ScanPageRead(shard_queue, [call], call.deadline, freshness))
 
@@ -133,6 +201,14 @@ class Sender(Generic[W]):
             while queue.calls:
                 latest = queue.latest
                 gets = queue.take(min(share, BATCH_CALLS), self._limits.batch_bytes)
+                if shard_queue.apart is not None:
+                    # What the leader does not serve travels without others, in case that a replica does.
+                    gets, unserved = shard_queue.apart.sort(gets)
+                    if unserved:
+                        freshness = freshness_of(shard_queue, unserved, max_staleness_ms)
+                        own = ReadBatch(shard_queue, unserved, latest, freshness)
+                        own.wait = shard_queue.apart.wait_of(unserved[0])
+                        queries.append(own)
                 if gets:
                     freshness = freshness_of(shard_queue, gets, max_staleness_ms)
                     queries.append(ReadBatch(shard_queue, gets, latest, freshness))
@@ -149,7 +225,7 @@ class Sender(Generic[W]):
             else:
                 shard_queue.wait(query)
                 if chosen < NEVER:
-                    self._schedule.wait_for_replica(shard_queue, chosen)
+                    self._schedule.look_at(shard_queue, chosen)
 
     def _send(self, request: AnyRequest[W], link: Link[W], now: float) -> None:
         network = self._network

@@ -1,17 +1,20 @@
 """A shard queue: what the router keeps for one shard - its queues, its session, its requests, and whom to ask.
 
 Write numbers of a session are consecutive from 1, and the newest is less than `WRITES_IN_FLIGHT` ahead of the oldest
-open one of its durability, and inside the `SESSION_WINDOW` that the nodes remember; so a retry is always recognised.
+open one of its durability that does not go apart, and inside the `SESSION_WINDOW` that the nodes remember; so a retry is
+always recognised.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias
 
 import msgspec
 
 from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
+from shoal.routing.apart import Apart, Part, Unserved, Wait
 from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, W, WriteCall
 from shoal.shardmap import Ranges, Shard
 
@@ -67,12 +70,13 @@ class InFlightRequest(Generic[W]):
 
 
 class Batch(InFlightRequest[W], Generic[W, C]):
-    """A request that calls travel in."""
+    """A request that calls travel in. `wait`: the leader lacked what it, or a part of it, is about; so it waits by itself."""
 
-    __slots__ = ("calls", "stage")
+    __slots__ = ("calls", "stage", "wait")
 
     calls: list[C]
     stage: Stage
+    wait: Wait | None
 
     @property
     def awaited(self) -> bool:
@@ -109,6 +113,7 @@ class WriteBatch(Batch[W, WriteCall[W]]):
         kinds: list[type] = [type(call.operation) for call in calls]
         self.results = len(kinds) - kinds.count(Put) - kinds.count(Delete)
         self.uncertain = False
+        self.wait = None
 
     @property
     def unsettled(self) -> bool:
@@ -131,6 +136,7 @@ class Query(Batch[W, C]):
         self.stage = Stage.MADE
         self.latest = latest
         self.freshness = freshness
+        self.wait = None
         self.declined: dict[str, str] = {}
         self.too_stale = False
 
@@ -183,15 +189,17 @@ class ShardQueue(Generic[W]):
         shard: the newest route known; replaced whole.
 
     `open_writes`, `open_reads` (of the leader) and `open_weak` (of any replica) are the batches that still have to be
-    answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast. `waiting` are
-    those of them that wait for an attempt at the leader, `weak_waiting` at a replica; `opening_session`: a session is
-    asked for. `weak` are the reads that any replica may serve, by the staleness that they accept.
+    answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast, None for those
+    that go apart. `waiting` are those of them that wait for an attempt at the leader, `weak_waiting` at a replica;
+    `opening_session`: a session is asked for. `weak` are the reads that any replica may serve, by the staleness that they
+    accept. `apart` are the calls that others would be refused for, and what is known of them; None as long as there are none.
     `target` is the node to ask, believed to lead. `epoch` grows whenever that belief is given up, so that many
     refusals of one and the same belief count once. `retries` in a row without a success set the backoff; `redirected`: one
     of them followed a node's word for who leads, at once.
     """
 
     __slots__ = (
+        "apart",
         "blocked_until",
         "dirty",
         "epoch",
@@ -234,16 +242,19 @@ class ShardQueue(Generic[W]):
         self.scans: CallQueue[ScanCall[W]] = CallQueue()
         self.weak: dict[int, CallQueue[ReadCall[W]]] = {}
         self.open_writes: dict[WriteBatch[W], None] = {}
-        self.numbers: dict[int, bool] = {}
+        self.numbers: dict[int, bool | None] = {}
         self.open_reads: dict[AnyQuery[W], None] = {}
         self.open_weak: dict[AnyQuery[W], None] = {}
         self.waiting: dict[AnyBatch[W], None] = {}
         self.weak_waiting: dict[AnyQuery[W], None] = {}
+        self.apart: Apart[W] | None = None
 
     @property
     def leader_idle(self) -> bool:
         """Nothing is waiting to be sent to the leader."""
-        return not (self.writes.calls or self.reads.calls or self.waiting or self.fast.calls)
+        if self.writes.calls or self.reads.calls or self.waiting or self.fast.calls:
+            return False
+        return self.apart is None or not self.apart.has_calls
 
     @property
     def idle(self) -> bool:
@@ -259,15 +270,19 @@ class ShardQueue(Generic[W]):
     def earliest(self) -> float:
         """No queued call has a deadline before that."""
         earliest = min(self.writes.earliest, self.reads.earliest)
-        if self.fast.calls or self.scans.calls or self.weak:
-            call_queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values()]
-            earliest = min(earliest, *(queue.earliest for queue in call_queues))
+        if self.fast.calls or self.scans.calls or self.weak or self.apart is not None:
+            earliest = min(earliest, *(queue.earliest for queue in self.call_queues))
         return earliest
 
     @property
     def call_queues(self) -> list[CallQueue[Any]]:
         """All queues; they are queued in no order among each other."""
-        return [self.writes, self.fast, self.reads, self.scans, *self.weak.values()]
+        apart = self.apart.queues if self.apart is not None else ()
+        return [self.writes, self.fast, self.reads, self.scans, *self.weak.values(), *apart]
+
+    def trouble_of(self, queue: CallQueue[Any]) -> Trouble | None:
+        """Return why calls of one of the queues are not getting through."""
+        return queue.trouble if isinstance(queue, Part | Unserved) else self.trouble
 
     @property
     def open(self) -> list[AnyBatch[W]]:
@@ -282,6 +297,17 @@ class ShardQueue(Generic[W]):
         if queue is None:
             queue = self.weak[max_staleness_ms] = CallQueue()
         return queue
+
+    def rejoin(self, calls: Sequence[AnyCall[W]]) -> None:
+        """The leader served these calls: those that waited for that, apart from others, travel with them again."""
+        assert self.apart is not None, "somebody is apart"
+        for call in self.apart.release(calls):
+            if isinstance(call, WriteCall):
+                (self.fast if call.fast else self.writes).add(call)
+            elif isinstance(call, ReadCall):
+                self.reads.add(call)
+            else:
+                self.scans.add(call)
 
     # -- stages of batches --------------------------------------------------------------------------------------------
 
@@ -336,23 +362,30 @@ class ShardQueue(Generic[W]):
 
     # -- the session --------------------------------------------------------------------------------------------------
 
-    def may_number(self, fast: bool) -> bool:
-        """Say whether the session has room for another write of this durability."""
+    def may_number(self, fast: bool | None) -> bool:
+        """Say whether the session has room for another write of this durability; None: for one that goes apart."""
         numbers = self.numbers
         if not numbers:
             return True
         number = self.next_number
         if number - next(iter(numbers)) >= SESSION_WINDOW:
             return False
+        if fast is None:
+            return True
         oldest = next((other for other, was_fast in numbers.items() if was_fast is fast), number)
         return oldest == number or number - oldest < WRITES_IN_FLIGHT
 
-    def number(self, fast: bool) -> int:
+    def number(self, fast: bool | None) -> int:
         """Give out the session's next number."""
         number = self.next_number
         self.next_number = number + 1
         self.numbers[number] = fast
         return number
+
+    def set_apart(self, batch: WriteBatch[W]) -> None:
+        """An open write holds up no others from now on, as long as the window is not at its end."""
+        if batch.session == self.session:
+            self.numbers[batch.number] = None
 
     def start_session(self, session: bytes) -> None:
         """Number writes from 1 again, in a session just opened."""

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shoal.errors import DeadlineExceeded, ErrorCode, OutcomeUnknown, Overloaded, TooStale, Unavailable
+from shoal.key_sets import keys_of
+from shoal.keys import microshard_of
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
     SESSION_WINDOW,
@@ -67,6 +69,9 @@ class World:
     calls: dict[int, Any] = field(default_factory=dict)
     fast: dict[tuple[int, int], bool] = field(default_factory=dict)
     too_stale: set[str] = field(default_factory=set)
+    lacking: set[int] = field(default_factory=set)
+    lacked: bool = False
+    lacking_code: ErrorCode = ErrorCode.WRONG_SHARD
 
     def __post_init__(self) -> None:
         self.router = Router(("s:1",), self.random)
@@ -119,6 +124,8 @@ class World:
             newest = max(number for session, number in self.operations_of if session == request.session)
             assert newest - request.number < SESSION_WINDOW
             self.fast[name] = request.fast
+            if self.lacked:
+                return  # what goes apart waits for no other write
             of_kind = [
                 number for session, number in self.operations_of
                 if session == request.session and self.fast[session, number] is request.fast
@@ -157,6 +164,19 @@ class World:
 
     # -- the nodes' side -----------------------------------------------------------------------------------------------
 
+    def lacks(self, key: bytes) -> bool:
+        return microshard_of(key, b"/", MICROSHARDS) in self.lacking
+
+    def lack(self, *microshards: int) -> None:
+        """The shards' logs have all but these, whatever the map says."""
+        self.lacking = set(microshards)
+        self.lacked = True
+
+    def refuse(self, request: Any) -> Failure:
+        return Failure(
+            request.request, self.lacking_code, "not here", route=shard(request.shard, self.leader), map_version=1
+        )
+
     def answer(self, address: str, request: Any, *, apply: bool = True) -> Any:
         number = request.request
         if isinstance(request, Ping):
@@ -167,6 +187,8 @@ class World:
             node = self.node(address)
             if node in self.too_stale:
                 return Failure(number, ErrorCode.TOO_STALE, "too stale")
+            if any(map(self.lacks, request.keys)):
+                return self.refuse(request)
             return Rows(number, 1, node, [b"v"] * len(request.keys), [1] * len(request.keys))
         if self.node(address) != self.leader:
             return Failure(number, ErrorCode.NOT_LEADER, "no", route=shard(request.shard, self.leader))
@@ -176,10 +198,15 @@ class World:
             self.sessions[opened] = {}
             return SessionOpened(number, opened)
         if isinstance(request, Read):
+            if any(map(self.lacks, request.keys)):
+                return self.refuse(request)
             return Rows(number, 1, self.leader, [b"v"] * len(request.keys), [1] * len(request.keys))
         session = self.sessions.get(request.session)
         if session is None:
             return Failure(number, ErrorCode.SESSION_EXPIRED, "who?")
+        keys = [key for operation in operations_decoder.decode(request.operations) for key in keys_of(operation)]
+        if request.number not in session and any(map(self.lacks, keys)):
+            return self.refuse(request)
         if apply and request.number not in session:
             self.seq += 1
             session[request.number] = self.seq
@@ -270,6 +297,8 @@ FREQUENCIES = {
     "cancel": 4,
     "elect": 3,
     "forget sessions": 3,
+    "lack": 3,
+    "have all": 2,
     "lose": 2,
     "wait": 5,
     "wait long": 1,
@@ -305,6 +334,11 @@ def _play(script: list[tuple[str, int]], seed: int) -> World:
             world.leader = NODES[at % len(NODES)]
         elif name == "forget sessions":
             world.sessions.clear()
+        elif name == "lack":
+            world.lacking_code = (ErrorCode.WRONG_SHARD, ErrorCode.UNAVAILABLE)[at % 2]
+            world.lack(*(microshard for microshard in range(MICROSHARDS) if at >> 1 >> microshard & 1))
+        elif name == "have all":
+            world.lacking = set()
         elif name == "lose":
             world.lose(world.address(NODES[at % len(NODES)]))
         elif name.startswith("wait"):
