@@ -270,8 +270,11 @@ class ShardQueue(Generic[W]):
     def earliest(self) -> float:
         """No queued call has a deadline before that."""
         earliest = min(self.writes.earliest, self.reads.earliest)
-        if self.fast.calls or self.scans.calls or self.weak or self.apart is not None:
-            earliest = min(earliest, *(queue.earliest for queue in self.call_queues))
+        if self.fast.calls or self.scans.calls or self.weak:
+            call_queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values()]
+            earliest = min(earliest, *(queue.earliest for queue in call_queues))
+        if self.apart is not None:
+            earliest = min([earliest, *(queue.earliest for queue in self.apart.queues)])
         return earliest
 
     @property

@@ -209,6 +209,8 @@ def test_a_client_is_told_where_to_go_from_the_seal_on_and_to_try_again_until_it
     ]
     for refused in map(refusal, not_yet):
         assert (refused.code, refused.retry_after_ms, refused.maybe_applied) == (ErrorCode.UNAVAILABLE, RETRY_MS, False)
+        assert refused.route is not None
+        assert refused.route.leader == two.leading(TARGET), "nobody else has it either"
 
     two.copy()
     assert isinstance(two.adopt(), Done)
