@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
 from secrets import token_hex
@@ -141,7 +142,7 @@ class EmbeddedDatabase:
         self._lost: Callable[[str], None] | None = None
         self._disk_check_at = 0.0
         incarnation = INCARNATION_IN_MEMORY if folder is None else folder.incarnation
-        identity = NodeIdentity(CLUSTER, NODE, incarnation, begin_epoch(engine, time.time()))
+        identity = NodeIdentity(CLUSTER, NODE, incarnation, begin_epoch(engine, time.time()), version("shoal"))
         # A node that restarts lets the promises run out that it may have given others. This one has nobody to promise
         # anything to, so as far as it is concerned it began that long ago.
         began = monotonic_ns() - TIMING.support_ns

@@ -28,7 +28,6 @@ from shoal_chaos.simulation.world.logs import logging_from
 
 APPLICATION = "app"
 """The name of the process that runs the application's coroutine."""
-CLOSING_SECONDS = 1
 
 Application: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, Any]]
 

@@ -22,7 +22,6 @@ from shoal_chaos.demo.unicode_rows import unicode_rows
 from shoal_chaos.probes.closed_loop import ClosedLoopProbes
 
 NODES = 3
-STEP_TIMEOUT_SECONDS = 120.0
 CONDITION_TIMEOUT_SECONDS = 30.0
 CONDITION_INTERVAL_SECONDS = 0.05
 QUIET_SECONDS = 1.0

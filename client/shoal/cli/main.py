@@ -111,7 +111,7 @@ def _load(part: LazyPart) -> TyperGroup:
         importlib.import_module(part.module).register(app)
     except ModuleNotFoundError as error:
         for name in part.commands:
-            app.command(name, help=f"Needs shoal[{part.extra}].")(_missing(name, part.extra, str(error)))
+            app.command(name, help=f"Needs shoal\\[{part.extra}].")(_missing(name, part.extra, str(error)))
     return get_group(app)
 
 

@@ -86,8 +86,6 @@ KeyspaceId: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_KEYSPACE)]
 MicroshardNumber: TypeAlias = Annotated[int, Meta(ge=0, lt=MAX_MICROSHARDS)]
 MicroshardEnd: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_MICROSHARDS)]
 MicroshardCount: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_MICROSHARDS)]
-MicroshardOrNone: TypeAlias = Annotated[int, Meta(ge=-1, lt=MAX_MICROSHARDS)]
-"""-1: all of them, or before the first."""
 
 Term: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TERM)]
 LogIndex: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INDEX)]

@@ -24,12 +24,14 @@ class NodeIdentity(msgspec.Struct, frozen=True):
     Args:
         incarnation: of its data folder: another one under the same name has lost what the first had promised.
         epoch: of this process: larger in every later life of the same data folder.
+        software: the version of its program, as others are told.
     """
 
     cluster: str
     node: str
     incarnation: str
     epoch: int
+    software: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):

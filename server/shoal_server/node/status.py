@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from importlib.metadata import version
 from typing import Protocol
 
 from shoal.protocol.bounds import MAX_CHILDREN, MAX_INDEX
@@ -20,8 +19,6 @@ from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.liveness import Liveness
 from shoal_server.storage.applied_state import AppliedState
 from shoal_server.storage.engine import Engine
-
-SOFTWARE = version("shoal")
 
 
 class DescribedNode(Protocol):
@@ -67,7 +64,7 @@ def describe(node: DescribedNode, request: int, now: int) -> StatusReply:
         node=node.identity.node,
         cluster=node.identity.cluster,
         incarnation=node.identity.incarnation,
-        software=SOFTWARE,
+        software=node.identity.software,
         uptime_ms=(now - node.started_at) // 1_000_000,
         map_version=node.routes.map.version,
         connected_peers=tuple(sorted(node.connected)),

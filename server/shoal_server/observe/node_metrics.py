@@ -18,7 +18,6 @@ from shoal_server.node.core import Node
 from shoal_server.node.counters import LABELS, Backlog
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import PEER_OUTPUT_BYTES
-from shoal_server.node.status import SOFTWARE
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
@@ -108,7 +107,7 @@ class NodeMetrics:
         node, disk = self._node, self._node.disk
         identity, counters = node.identity, node.counters
         info = Family("shoal_node_info", "gauge", "1; which node this is, and which version of the software it runs")
-        yield info.add(1, node=identity.node, cluster=identity.cluster, version=SOFTWARE)
+        yield info.add(1, node=identity.node, cluster=identity.cluster, version=identity.software)
         yield gauge("shoal_node_uptime_seconds", "Since the process began", (now - node.started_at) / 1e9)
         yield gauge("shoal_node_ready", "1 while /readyz says so", self._readiness().ready)
         yield gauge("shoal_node_map_version", "Of the shard map that the node routes by", node.routes.map.version)

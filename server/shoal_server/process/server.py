@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
+from importlib.metadata import version
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ class NodeServer:
         self.max_frame_bytes = settings.limits.max_frame_bytes
         self.client_output_bytes = settings.limits.client_output_bytes
         epoch = begin_epoch(self._engine, time.time())
-        self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch)
+        self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch, version("shoal"))
         # Not a generator seeded with it: from some ids of sessions one could tell the next ones.
         self._node = Node(self._identity, shard_map, self._engine, settings, SystemRandom(), monotonic_ns())
         self._driver = NodeDriver(

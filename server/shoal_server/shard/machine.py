@@ -382,10 +382,6 @@ class ShardStateMachine(ShardState):
         return reader.read(cursor)
 
 
-def _done_or_refused(seq: int, problem: str) -> CommandOutcome:
-    return CommandOutcome(CommandVerdict.REFUSED if problem else CommandVerdict.NEW, seq, reason=problem)
-
-
 def _is_skipped(entry: Entry, skipped: Mapping[int, SkippedEntry]) -> bool:
     found = skipped.get(entry.index)
     return found is not None and (found.term, found.checksum) == (entry.term, entry.checksum)

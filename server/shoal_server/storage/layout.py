@@ -41,7 +41,7 @@ from shoal.shardmap import Shard
 
 from shoal_server.raft.messages import Entry, HardState, entry_checksum
 from shoal_server.storage.decoding import NotARow, RowCodec, damaged_row, decoded
-from shoal_server.storage.engine import Damaged, DataFolderRefused, Engine
+from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.meta_rows import MetaKind
 
 FORMAT = 1
@@ -441,15 +441,6 @@ def load_split_off(engine: Engine, group: int) -> SplitOff | None:
 def load_log_start(engine: Engine, group: int) -> LogStart:
     """Return where a replica's log begins."""
     return _log_start_codec.load(engine, log_start_key(group)) or LogStart(0, 0)
-
-
-def check_format(found: int, what: str) -> None:
-    """
-    Raises:
-        DataFolderRefused: `found` is newer than what this Shoal reads.
-    """
-    if found > FORMAT:
-        raise DataFolderRefused(f"{what} was written by a newer Shoal (format {found}); this one reads up to {FORMAT}")
 
 
 # -- data: deduplication sessions

@@ -39,6 +39,7 @@ def test_a_part_without_its_libraries_says_what_to_install(monkeypatch):
     overview = typer.testing.CliRunner().invoke(main.app, ["--help"])
     assert overview.exit_code == 0
     assert "swim" in overview.stdout
+    assert "Needs shoal[sea]." in overview.stdout
 
 
 @pytest.mark.parametrize("command", ["up", "down", "node"])

@@ -15,11 +15,10 @@ from shoal_server.storage.applied_state import (
     applied_state_row,
     encode_applied_state,
 )
-from shoal_server.storage.engine import Damaged, DataFolderRefused, StorageFailed
+from shoal_server.storage.engine import Damaged, StorageFailed
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_start, journal_suffix
 from shoal_server.storage.layout import (
     LogStart,
-    check_format,
     data_prefix,
     decode_entry,
     encode_entry,
@@ -155,11 +154,6 @@ def test_an_entry_with_any_bit_flipped_or_in_anothers_place_is_damaged() -> None
 def test_a_damaged_or_newer_entry_is_an_error(row: bytes) -> None:
     with pytest.raises(StorageFailed, match="damaged or of a newer format"):
         decode_entry(log_key(1, 9), row)
-
-
-def test_a_newer_format_is_refused() -> None:
-    with pytest.raises(DataFolderRefused, match="newer Shoal"):
-        check_format(2, "the row")
 
 
 def test_the_end_of_a_prefix_is_the_first_key_behind_it() -> None:
