@@ -114,8 +114,8 @@ class Bench:
     async def failover(self) -> dict[str, float]:
         """Take all leaderships from the node that leads most shards, by the shard manager."""
         victim, led = _busiest(await self.leaders())
-        done = await self._cluster.order("failover", victim)
-        # From when the manager took the order: what starting the command's process costs a small machine is another matter.
+        done = await self._cluster.request("failover", victim)
+        # From when the manager took the request: what starting the command's process costs a small machine is another matter.
         return await self._blocked(time.monotonic() - (time.time() - done.created_ms / 1000), led)
 
     async def _outage(self, began: float, led: Sequence[int]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def run(
         str,
         typer.Option(
             "--url",
-            help="A cluster that is there, in place of a new one. Then only load and managers' orders are possible: its "
+            help="A cluster that is there, in place of a new one. Then only load and operators' requests are possible: its "
             "processes, links, disks and clocks are not ours.",
         ),
     ] = "",

@@ -14,7 +14,7 @@ MAX_PORT = 65_535
 MAX_LEAP = 1 << 32
 """By so much a version is above the one before it at the most. Managers give a map one more than the newest that a node
 reports, and a group its membership one more than the last: at a map a second, a node that was away has missed so many in a
-hundred years. What leaps to the top there is would leave no room for anything after it; so it takes 65,536 orders."""
+hundred years. What leaps to the top there is would leave no room for anything after it; so it takes 65,536 requests."""
 
 
 def refuse_leap(version: int, known: int, what: str) -> str:

@@ -1,7 +1,7 @@
 """A database in the application's own process: one node without peers or ports, behind the client's `embedded://` URLs.
 
 The node is the same as a server's, and so is what it stores. It has one shard a keyspace, and is its only voter, so it
-leads from its first turn on. The client (shoal/embedded.py) loads this module by name and calls `open_database`.
+leads from its first turn on. The client (shoal/transport/embedded.py) loads this module by name and calls `open_database`.
 """
 
 from __future__ import annotations

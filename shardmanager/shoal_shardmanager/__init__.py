@@ -5,5 +5,5 @@
 - Process: `process/`, which gathers reports, writes the rows, sends the requests and carries rows from shard to shard.
 - Face: `rpc/` (the protocol), `cli/` (the commands), `doctor/` (what is wrong, and what to do).
 
-Read first: `control/rows.py`, `control/controller.py`, `process/driver.py`.
+Read first: `control/rows.py`, `control/controller.py`, `process/leadership.py`.
 """

@@ -22,7 +22,7 @@ from shoal_shardmanager.control.requests import shards as shard_orders
 from shoal_shardmanager.control.rows import MoveReplica, OperationRow, Step
 from shoal_shardmanager.control.state import ClusterState, RowChange, with_shards, without_replica
 from shoal_shardmanager.process import store
-from shoal_shardmanager.process.driver import Leadership
+from shoal_shardmanager.process.leadership import Leadership
 from shoal_shardmanager.process.store import Store
 
 from .conftest import MustBeFound

@@ -21,7 +21,7 @@ CommandRunner = Callable[[Sequence[str], Mapping[str, str]], Awaitable[tuple[int
 """Runs `shoal ...` with variables; returns its exit code and what it printed, on stdout and on stderr."""
 
 
-class OrderFailed(Exception):
+class RequestFailed(Exception):
     """A command ended with another exit code than that of success; the message has its last line."""
 
 
@@ -55,10 +55,10 @@ async def command_output(
     """Run `shoal ...`; return what it printed on stdout.
 
     Raises:
-        OrderFailed: it did not end well.
+        RequestFailed: it did not end well.
         TimeoutError: it did not end.
     """
     code, out, error = await runner(arguments, environment)
     if code != ExitCode.DONE:
-        raise OrderFailed(f"`shoal {' '.join(arguments)}` ended with {code}: {error.decode().strip()}")
+        raise RequestFailed(f"`shoal {' '.join(arguments)}` ended with {code}: {error.decode().strip()}")
     return out

@@ -17,14 +17,14 @@ from shoal_server.local.cluster import NODE_COMMAND, LocalCluster, NodeExit
 from shoal_server.local.layout import ClusterFolder
 from shoal_server.local.processes import ChildNode
 
-from shoal_chaos.clusters.commands import CommandRunner, OrderFailed, command_output, run_command
+from shoal_chaos.clusters.commands import CommandRunner, RequestFailed, command_output, run_command
 from shoal_chaos.clusters.configuration import Configuration
 
 CONDITION_SECONDS = 60.0
 CONDITION_INTERVAL_SECONDS = 0.05
 READY_KEYS = 200
 MANAGER_TIMEOUT = "30s"
-"""How long an order may wait for a manager that is being started again, on a machine that has much else to do."""
+"""How long a request may wait for a manager that is being started again, on a machine that has much else to do."""
 
 STEP_BEGUN = ('"event": "operation"', '"state": "running"')
 MERGE_LINGER = "2s"
@@ -236,25 +236,25 @@ class ProcessCluster:
         code, _, _ = await self._run_command(("operations", "--json", "--timeout", "1s"), self.environment)
         return code == ExitCode.DONE
 
-    # -- orders
+    # -- requests
 
     async def run(self, *arguments: str) -> bytes:
         """Run `shoal ...`; return what it printed.
 
         Raises:
-            OrderFailed: it did not end well.
+            RequestFailed: it did not end well.
         """
         return await command_output(arguments, self.environment, self._run_command)
 
-    async def order(self, *arguments: str) -> Ended:
-        """Give an order, and wait until the operation is done.
+    async def request(self, *arguments: str) -> Ended:
+        """Send an operator's request, and wait until the operation is done.
 
         Raises:
-            OrderFailed: it was refused, or did not end well.
+            RequestFailed: it was refused, or did not end well.
         """
         ended = msgspec.json.decode(await self.run(*arguments, "--json", "--timeout", MANAGER_TIMEOUT), type=Ended)
         if ended.state != "done":
-            raise OrderFailed(f"`shoal {' '.join(arguments)}` is {ended.state}: {ended.reason}")
+            raise RequestFailed(f"`shoal {' '.join(arguments)}` is {ended.state}: {ended.reason}")
         return ended
 
     async def join(self, name: str) -> None:
@@ -270,13 +270,13 @@ class ProcessCluster:
         """Restart every node when the managers say that it is its turn.
 
         Raises:
-            OrderFailed: it was refused, or did not end well.
+            RequestFailed: it was refused, or did not end well.
         """
         wanted = self.folder.root / "restart"
         wanted.mkdir(exist_ok=True)
         async with asyncio.TaskGroup() as group:
             restarting = group.create_task(self._restart_wanted(wanted))
-            await self.order("rolling-restart", "--command", f"touch {shlex.quote(str(wanted))}/{{node}}")
+            await self.request("rolling-restart", "--command", f"touch {shlex.quote(str(wanted))}/{{node}}")
             restarting.cancel()
 
     async def _restart_wanted(self, folder: Path) -> None:

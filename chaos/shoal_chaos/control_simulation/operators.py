@@ -24,7 +24,7 @@ from shoal_shardmanager.control.rows import (
     Undrain,
 )
 from shoal_shardmanager.control.state import ClusterState
-from shoal_shardmanager.process.driver import Leadership
+from shoal_shardmanager.process.leadership import Leadership
 from shoal_shardmanager.process.store import Deposed
 
 from shoal_chaos.simulation.invariants import Violation

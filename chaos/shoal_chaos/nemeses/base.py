@@ -33,7 +33,7 @@ class Target(Protocol):
         """Run `shoal ...`; return what it printed.
 
         Raises:
-            OrderFailed: it did not end well.
+            RequestFailed: it did not end well.
         """
         ...
 

@@ -23,7 +23,7 @@ from shoal_chaos.nemeses.disks import (
     slow_sync,
 )
 from shoal_chaos.nemeses.load import LoadSpike
-from shoal_chaos.nemeses.orders import Operations, Shuffle
+from shoal_chaos.nemeses.operators import Operations, Shuffle
 from shoal_chaos.nemeses.other_clusters import ComesBack, OtherCluster
 from shoal_chaos.nemeses.partitions import (
     Cut,

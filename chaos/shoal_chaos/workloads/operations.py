@@ -34,13 +34,13 @@ async def transfer_leaders(cluster: ProcessCluster) -> None:
 async def fail_over(cluster: ProcessCluster) -> None:
     """Take all leaderships from each node in turn."""
     for node in (await cluster.survey()).shard_map.nodes:
-        await cluster.order("failover", node.id)
+        await cluster.request("failover", node.id)
 
 
 async def split(cluster: ProcessCluster) -> None:
     """Split the shard that has most microshards."""
     shards = await _shards_by_size(cluster)
-    await cluster.order("split", str(shards[-1].id))
+    await cluster.request("split", str(shards[-1].id))
 
 
 async def move_microshards(cluster: ProcessCluster) -> None:
@@ -48,7 +48,7 @@ async def move_microshards(cluster: ProcessCluster) -> None:
     smallest, *_, largest = await _shards_by_size(cluster)
     part = largest.ranges[0]
     last = (part.first + part.end) // 2
-    await cluster.order(
+    await cluster.request(
         "move-microshards", "--from", str(largest.id), "--to", str(smallest.id),
         "--microshards", f"{part.first}-{last}",
     )  # fmt: skip
@@ -57,7 +57,7 @@ async def move_microshards(cluster: ProcessCluster) -> None:
 async def merge(cluster: ProcessCluster) -> None:
     """Merge the shard that has fewest microshards into the one that has the next fewest."""
     source, target, *_ = await _shards_by_size(cluster)
-    await cluster.order("merge", str(target.id), str(source.id))
+    await cluster.request("merge", str(target.id), str(source.id))
 
 
 async def rolling_restart(cluster: ProcessCluster) -> None:
@@ -73,27 +73,27 @@ async def move(cluster: ProcessCluster) -> None:
         leader = found.leader(shard.id)
         free = [node for node in nodes if node not in shard.replicas]
         if leader is not None and free:
-            await cluster.order("move", str(shard.id), "--from", leader.node, "--to", free[0])
+            await cluster.request("move", str(shard.id), "--from", leader.node, "--to", free[0])
             return
     raise RuntimeError("every shard has replicas on all nodes: none can move")
 
 
 async def drain(cluster: ProcessCluster) -> None:
     """Empty a node that leads shards."""
-    await cluster.order("drain", "n2")
+    await cluster.request("drain", "n2")
 
 
 async def undrain(cluster: ProcessCluster) -> None:
     """Let the node take replicas again, and give it some."""
-    await cluster.order("undrain", "n2")
-    await cluster.order("rebalance")
+    await cluster.request("undrain", "n2")
+    await cluster.request("rebalance")
 
 
 async def add_nodes(cluster: ProcessCluster) -> None:
     """Start nodes that are new, and spread replicas and leaders over them."""
     for node in cluster.joiners:
         await cluster.join(node)
-    await cluster.order("rebalance")
+    await cluster.request("rebalance")
 
 
 def without_manager(operation: Operation) -> Operation:

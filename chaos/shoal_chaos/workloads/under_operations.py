@@ -25,7 +25,7 @@ async def operate(cluster: ProcessCluster, run: str, random: Random, operations:
     """Do one operation after another under load; return what the load has seen.
 
     Raises:
-        OrderFailed: an operation was refused, or did not end well.
+        RequestFailed: an operation was refused, or did not end well.
     """
     async with AsyncExitStack() as stack:
         clients = await open_clients(stack, cluster.url, [""] * CLIENTS)

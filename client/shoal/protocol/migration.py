@@ -1,8 +1,8 @@
-"""What a driver says to nodes to move microshards from one shard to another: docs/decisions/0011-moving-microshards.md.
+"""What a migrator says to nodes to move microshards from one shard to another: docs/decisions/0011-moving-microshards.md.
 
 A *migration* moves microshards from its *source* shard to its *target* shard, of one keyspace. Each of these requests is
 for the leader of the shard that it names (`not_leader` or `wrong_shard` with the route, otherwise), and is an entry of
-that shard's log, except for `ReadMoving`. Every step may be repeated, by the same driver or by another one that takes
+that shard's log, except for `ReadMoving`. Every step may be repeated, by the same migrator or by another one that takes
 over: what is done already is answered by `Done` and does nothing. `invalid_argument` says why a step is refused; it did
 nothing then. Anything else that goes wrong leaves it open whether the step was taken: ask again.
 
@@ -57,7 +57,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class MigrationCursor(_Message, frozen=True):
-    """How far the copy of a migration's rows has come. Drivers pass it on and look at `complete` alone.
+    """How far the copy of a migration's rows has come. Migrators pass it on and look at `complete` alone.
 
     Args:
         mark: the index of the source's log up to which the target has everything, once the scan is over; -1: nothing is
@@ -128,7 +128,7 @@ class StoreMoved(_Message, frozen=True, tag=26):
 
     `number` counts these from 1. The target takes the next one only: a lower number is there already, a higher one is
     refused. `cursor` is that of the same `MovingRows`, and `behind` the one that it was asked for with: a page that was not
-    read from where the target stands is refused, since two drivers may have given two pages one number. None: unknown.
+    read from where the target stands is refused, since two migrators may have given two pages one number. None: unknown.
     """
 
     request: RequestNumber

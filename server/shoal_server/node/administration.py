@@ -37,10 +37,10 @@ from shoal_server.node.agenda import Agenda
 from shoal_server.node.founding import Founding
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import put_origin_of_new
-from shoal_server.node.order_rules import refuse_split
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.replica_set import ReplicaSet
+from shoal_server.node.request_rules import refuse_split
 from shoal_server.node.waiting import QueuedCommand
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.messages import EntryKind

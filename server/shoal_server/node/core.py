@@ -2,7 +2,7 @@
 
 What arrives is queued; `turn(now)` does the work of everything queued since the last turn: peers' messages step their
 groups, clients' writes become one log entry a shard, everything to be stored goes into one batch for all groups, and
-what is to be said comes out as one list a peer. Whoever runs the node (the process in server.py, the simulation) sends
+what is to be said comes out as one list a peer. Whoever runs the node (process/driver.py, the simulation) sends
 those lists and has the engine synced when `Turn.sync` names a ticket, calling `synced(ticket)` after it; meanwhile it
 calls `finish_turn(now)`, which applies what is committed and answers clients. Where that names a ticket in
 `TurnEnd.flush`, it has the engine flushed and calls `flushed(ticket)`.

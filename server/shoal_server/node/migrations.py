@@ -1,8 +1,8 @@
-"""What a node does for migrations: it takes their steps from a driver, reads what is to be moved, and routes anew.
+"""What a node does for migrations: it takes their steps from a migrator, reads what is to be moved, and routes anew.
 
 Both shards' nodes derive the new map by themselves, as with splits: the source's when they apply the seal, the target's
 when they adopt. So a client that is turned away learns at once where to go, and from whichever node it asks first. A map
-of the version that the driver has named, or of a newer one, knows of it already.
+of the version that the migrator has named, or of a newer one, knows of it already.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from shoal.shardmap import without_ranges
 
 from shoal_server.node.agenda import Agenda
 from shoal_server.node.disk_health import DiskHealth
-from shoal_server.node.order_rules import refuse_step
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.replica_set import ReplicaSet
+from shoal_server.node.request_rules import refuse_step
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.shard.commands import (
     AdoptCommand,

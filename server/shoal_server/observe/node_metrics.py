@@ -46,7 +46,7 @@ class _Sums:
     commit_lag: int = 0
     apply_lag: int = 0
     apply_lag_max: int = 0
-    follower_lag_max: int = 0
+    replica_lag_max: int = 0
     read_weakly: int = 0
     staleness_ms_max: int = 0
     commands: int = 0
@@ -91,16 +91,16 @@ class NodeMetrics:
 
     def families(self, now: int) -> Iterator[Family]:
         """Yield all families, as of `now` (ns of the node's clock)."""
-        sums, roles, follower_lags = _Sums(), dict.fromkeys(ROLES, 0), dict[int, int]()
+        sums, roles, replica_lags = _Sums(), dict.fromkeys(ROLES, 0), dict[int, int]()
         for replica in self._node.replicas.values():
-            _take(replica, now, sums, roles, follower_lags)
+            _take(replica, now, sums, roles, replica_lags)
         yield from self._of_process(now)
         yield from self._of_requests(sums)
         yield from self._of_queues(sums)
         yield from self._of_peers(now)
         yield from self._of_raft(sums, roles)
         yield from self._of_comparisons(sums)
-        yield from self._of_shards(follower_lags)
+        yield from self._of_shards(replica_lags)
         yield from storage_families(self._engine)
 
     def _of_process(self, now: int) -> Iterator[Family]:
@@ -247,9 +247,9 @@ class NodeMetrics:
             sums.apply_lag_max,
         )
         yield gauge(
-            "shoal_raft_follower_lag_max_entries",
+            "shoal_raft_replica_lag_max_entries",
             "Entries that the replica that is furthest behind lacks, of the shards led here",
-            sums.follower_lag_max,
+            sums.replica_lag_max,
         )
         yield gauge("shoal_raft_replicas_read", "Replicas that are read from without leading", sums.read_weakly)
         yield gauge(
@@ -317,7 +317,7 @@ class NodeMetrics:
             sums.undecided,
         )
 
-    def _of_shards(self, follower_lags: dict[int, int]) -> Iterator[Family]:
+    def _of_shards(self, replica_lags: dict[int, int]) -> Iterator[Family]:
         replicas = self._node.replicas.values()
         shown = sorted(
             nlargest(SHARDS_MAX, replicas, key=lambda replica: replica.load.work)
@@ -332,8 +332,8 @@ class NodeMetrics:
         term = Family("shoal_shard_term", "gauge", "The replica's term" + some)
         applied = Family("shoal_shard_applied_index", "gauge", "The last log entry applied here" + some)
         apply_lag = Family("shoal_shard_apply_lag_entries", "gauge", "Entries committed and not applied" + some)
-        follower_lag = Family(
-            "shoal_shard_follower_lag_entries", "gauge", "What the last replica lacks, at its leader" + some
+        replica_lag = Family(
+            "shoal_shard_replica_lag_entries", "gauge", "What the last replica lacks, at its leader" + some
         )
         reads = Family("shoal_shard_reads", "counter", "Keys read here" + some)
         writes = Family("shoal_shard_writes", "counter", "Operations applied here" + some)
@@ -348,12 +348,12 @@ class NodeMetrics:
             reads.add(traffic.reads, **labels)
             writes.add(traffic.writes, **labels)
             size.add(replica.counts.bytes, **labels)
-            if replica.shard.id in follower_lags:
-                follower_lag.add(follower_lags[replica.shard.id], **labels)
-        yield from (leads, term, applied, apply_lag, follower_lag, reads, writes, size)
+            if replica.shard.id in replica_lags:
+                replica_lag.add(replica_lags[replica.shard.id], **labels)
+        yield from (leads, term, applied, apply_lag, replica_lag, reads, writes, size)
 
 
-def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], follower_lags: dict[int, int]) -> None:
+def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], replica_lags: dict[int, int]) -> None:
     """Add one replica to the sums."""
     group, traffic = replica.group, replica.machine.traffic
     status = group.status()
@@ -377,8 +377,8 @@ def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], follow
     if group.is_leader:
         sums.commit_lag += status.last_index - status.commit_index
         behind = [status.last_index - peer.match_index for peer in status.peers if peer.node != replica.node]
-        lacking = follower_lags[replica.shard.id] = max(behind, default=0)
-        sums.follower_lag_max = max(sums.follower_lag_max, lacking)
+        lacking = replica_lags[replica.shard.id] = max(behind, default=0)
+        sums.replica_lag_max = max(sums.replica_lag_max, lacking)
         comparison = replica.comparison
         if comparison is not None and comparison.is_of(status.term, True):
             sums.comparison_age_ms = max(sums.comparison_age_ms, comparison.age_ms(now))

@@ -4,10 +4,10 @@ A split gives microshards to a new shard whose replicas are where this one's are
 (docs/decisions/0010-splits-in-place.md). A migration gives them to another shard, wherever that is; its steps are in
 `shoal.protocol.migration`, the reasons in docs/decisions/0011-moving-microshards.md.
 
-| a shard in no migration | by Give: it is *giving* | by Take: it is *taking* |
-| giving: it serves the microshards, and journals what changes | by Seal: it is *sealed* | by Cancel: in none |
+| a shard in no migration | by BeginOutgoing: it is *outgoing* | by BeginIncoming: it is *incoming* |
+| outgoing: it serves the microshards, and journals what changes | by Seal: it is *sealed* | by Cancel: in none |
 | sealed: it keeps the rows, and serves them no more | by Forget: in none | |
-| taking: it stores pages of rows, in their order | by Adopt, if it has all: in none, and serves them | by Cancel: in none |
+| incoming: it stores pages of rows, in their order | by Adopt, if it has all: in none, and serves them | by Cancel: in none |
 
 A shard is in one migration at a time, and is not split meanwhile. Which ones it is done with it remembers for a while,
 so that a step that is repeated is known, and a late one begins nothing anew.

@@ -1,4 +1,4 @@
-"""What the controller may ask of nodes, as values: the driver sends them, and repeats none that is under way."""
+"""What the controller may ask of nodes, as values: the request sender sends them, and repeats none that is under way."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 
 from shoal_shardmanager.control.rows import UnreadableRow
 from shoal_shardmanager.process.clock import SYSTEM, Clock
-from shoal_shardmanager.process.driver import Leadership, begin_leadership
+from shoal_shardmanager.process.leadership import Leadership, begin_leadership
 from shoal_shardmanager.process.metrics import manager_families
 from shoal_shardmanager.process.service import STOP_SECONDS, serve, tell_health
 from shoal_shardmanager.process.settings import managers_config

@@ -11,7 +11,7 @@ from shoal.metrics import Family, gauge, labelled
 from shoal_shardmanager.control.rows import Arguments, NodeState, State
 
 if TYPE_CHECKING:
-    from shoal_shardmanager.process.driver import Leadership
+    from shoal_shardmanager.process.leadership import Leadership
 
 NODES_MAX = 256
 KINDS = tuple(str(each.__struct_config__.tag) for each in get_args(Arguments))

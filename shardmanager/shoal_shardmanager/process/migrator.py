@@ -1,4 +1,4 @@
-"""Carries the rows of microshards from one shard's leader to another's: the driver of docs/decisions/0011.
+"""Carries the rows of microshards from one shard's leader to another's: the migrator of docs/decisions/0011.
 
 A migrator keeps nothing that matters: how far it is, the target's log knows, so one that is begun again goes on there. Until
 the source is sealed it copies at its leisure; from the seal to the adoption it waits for nothing but the two leaders.
@@ -155,16 +155,16 @@ class Migrator:
             _closing(await self._host.connect(work.source)) as source,
             _closing(await self._host.connect(work.target)) as target,
         ):
-            giving, taking = await source.status(), await target.status()
-            if _ended(taking, work.target, migration) is MigrationEnd.ADOPTED:
-                await self._host.adopted(operation, max(giving.map_version, taking.map_version))
+            of_source, of_target = await source.status(), await target.status()
+            if _ended(of_target, work.target, migration) is MigrationEnd.ADOPTED:
+                await self._host.adopted(operation, max(of_source.map_version, of_target.map_version))
                 return
-            if _sealed(giving, work.source, migration) is None:
+            if _sealed(of_source, work.source, migration) is None:
                 await target.begin_incoming(work.target, migration, work.source, work.ranges)
                 await source.begin_outgoing(work.source, migration, work.target, work.ranges)
-                taking = await target.status()
-            crossing = _Crossing(self, source, target, _incoming(taking, work.target, migration))
-            self._doing("copying", _bytes_in(giving, work))
+                of_target = await target.status()
+            crossing = _Crossing(self, source, target, _incoming(of_target, work.target, migration))
+            self._doing("copying", _bytes_in(of_source, work))
             await crossing.copy()
             version = await self._host.sealing(operation)
             self._doing("handing over")

@@ -21,7 +21,7 @@ from shoal_shardmanager.control.placement_input import placement_settings, place
 from shoal_shardmanager.control.requests import Refused, Why
 from shoal_shardmanager.control.requests.common import known_shard
 from shoal_shardmanager.control.rows import NodeState
-from shoal_shardmanager.process.driver import Leadership
+from shoal_shardmanager.process.leadership import Leadership
 from shoal_shardmanager.process.store import Deposed
 from shoal_shardmanager.rpc.convert import operation_message, operator_request_of, settings_message
 from shoal_shardmanager.rpc.field_rules import check_fields

@@ -1,1 +1,1 @@
-"""The control RPC, gRPC: conversions, the service, and the client that the command line uses."""
+"""The control RPC, gRPC: its messages, what makes requests and rows of them, and the client of the command line."""

@@ -17,7 +17,7 @@ from shoal_shardmanager.control.observed import NodeReport, ObservedState
 from shoal_shardmanager.control.requests import Create, KeyspaceRequest, Refused, begun_by
 from shoal_shardmanager.control.rows import MoveLeader
 from shoal_shardmanager.process import driver
-from shoal_shardmanager.process.driver import Leadership, begin_leadership
+from shoal_shardmanager.process.leadership import Leadership, begin_leadership
 from shoal_shardmanager.process.node_watcher import NodeWatcher
 from shoal_shardmanager.process.store import Store
 

@@ -21,7 +21,7 @@ MOVE = MoveMicroshardsRequest(1, 2, (MicroshardRange(0, 1),))
 
 
 class Leadership:
-    """In place of `driver.Leadership`: the rows of a simulated cluster."""
+    """In place of `leadership.Leadership`: the rows of a simulated cluster."""
 
     def __init__(self, cluster: Any) -> None:
         self.cluster = cluster

@@ -182,7 +182,7 @@ def test_a_node_that_no_map_could_name_does_not_join(
 
 
 class Controller:
-    """In place of `driver.Leadership`: the same checks, on a simulated cluster, whose time stands still."""
+    """In place of `leadership.Leadership`: the same checks, on a simulated cluster, whose time stands still."""
 
     epoch = 1
     paces = Paces()

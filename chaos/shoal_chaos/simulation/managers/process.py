@@ -10,7 +10,7 @@ import shoal
 from shoal.errors import ShoalError
 from shoal_server.config import ClusterConfig
 from shoal_shardmanager.process.clock import Clock as ManagerClock
-from shoal_shardmanager.process.driver import Leadership, begin_leadership
+from shoal_shardmanager.process.leadership import Leadership, begin_leadership
 from shoal_shardmanager.process.store import Deposed, Store
 
 from shoal_chaos.simulation.managers.rows import ManagerRows, RowsClient

@@ -20,12 +20,12 @@ from shoal_server.node.replica import Replica
 from shoal_chaos.simulation.clients.answers import decoding
 from shoal_chaos.simulation.cluster.cluster import Cluster
 from shoal_chaos.simulation.cluster.node import client_name
-from shoal_chaos.simulation.resharding.migrating import MigrationOrder, SimulatedDriver
+from shoal_chaos.simulation.resharding.migrating import PlannedMigration, SimulatedMigrator
 from shoal_chaos.simulation.world.events import MILLISECOND
 
 CLIENT = 0
-FIRST_DRIVER = 1000
-"""The number, as a client, of the first driver of a migration."""
+FIRST_MIGRATOR = 1000
+"""The number, as a client, of the first migrator of a migration."""
 REQUEST = 1 << 41
 MAX_SHARDS = 6
 PUSH_INTERVAL = 150 * MILLISECOND
@@ -34,15 +34,15 @@ PUSH_INTERVAL = 150 * MILLISECOND
 class SimulatedManager:
     """Holds the map as it should be. `splits` are those proposed, of which nobody knows yet whether they happen.
 
-    `drivers` are all that there ever were, by the number of the client that each of them is.
+    `migrators` are all that there ever were, by the number of the client that each of them is.
     """
 
     def __init__(self, cluster: Cluster, random: Random) -> None:
         shard_map = cluster.shard_map
         self.map = shard_map
-        self.drivers: list[SimulatedDriver] = []
+        self.migrators: list[SimulatedMigrator] = []
         self.migrations = 0
-        self._order: MigrationOrder | None = None
+        self._planned: PlannedMigration | None = None
         self._version = shard_map.version
         self._cluster = cluster
         self._events = cluster.world.events
@@ -79,18 +79,18 @@ class SimulatedManager:
     @property
     def migrating(self) -> bool:
         """Whether a migration is under way, or the map does not know of its end yet."""
-        order = self._order
-        return order is not None and not (order.over and (order.mapped or not order.moved))
+        planned = self._planned
+        return planned is not None and not (planned.over and (planned.mapped or not planned.moved))
 
     def migrate(self) -> None:
         """Have some of a shard's microshards moved to another, or give up the migration under way, or drive it anew."""
         random = self._random
-        order = self._order
+        planned = self._planned
         if self.migrating:
-            assert order is not None, "one is under way"
+            assert planned is not None, "one is under way"
             if random.random() < 0.2:
-                order.cancelled = True
-            self._drive(order, alone=random.random() < 0.5)
+                planned.cancelled = True
+            self._drive(planned, alone=random.random() < 0.5)
             return
         sources = [shard for shard in self.map.shards if shard.ranges]
         if len(self.map.shards) < 2 or not sources:
@@ -100,22 +100,22 @@ class SimulatedManager:
         microshards = list(microshards_in(source.ranges))
         moving = random.sample(microshards, random.choice([1, len(microshards), random.randint(1, len(microshards))]))
         self.migrations += 1
-        self._order = MigrationOrder(self.migrations, source.id, target.id, ranges_of(moving))
-        self._drive(self._order, alone=True)
+        self._planned = PlannedMigration(self.migrations, source.id, target.id, ranges_of(moving))
+        self._drive(self._planned, alone=True)
 
     def resume(self) -> None:
-        """Have a driver at work on what is under way, whatever became of those before it, which is to come to its end."""
-        if self._order is not None and not self._order.over:
-            self._drive(self._order, alone=True, in_haste=True)
+        """Have a migrator at work on what is under way, whatever became of those before it, which is to come to its end."""
+        if self._planned is not None and not self._planned.over:
+            self._drive(self._planned, alone=True, in_haste=True)
 
-    def _drive(self, order: MigrationOrder, *, alone: bool, in_haste: bool = False) -> None:
-        """Put a driver to work; those before it have died, if it is `alone`."""
+    def _drive(self, planned: PlannedMigration, *, alone: bool, in_haste: bool = False) -> None:
+        """Put a migrator to work; those before it have died, if it is `alone`."""
         if alone:
-            for driver in self.drivers:
-                driver.stop()
-        world, name = self._cluster.world, client_name(FIRST_DRIVER + len(self.drivers))
-        driver = SimulatedDriver(
-            order,
+            for migrator in self.migrators:
+                migrator.stop()
+        world, name = self._cluster.world, client_name(FIRST_MIGRATOR + len(self.migrators))
+        migrator = SimulatedMigrator(
+            planned,
             list(self._cluster.nodes),
             world.events,
             Random(self._random.getrandbits(64)),
@@ -123,8 +123,8 @@ class SimulatedManager:
             self._next_version,
             in_haste=in_haste,
         )
-        world.listen(name, decoding(driver.receive))
-        self.drivers.append(driver)
+        world.listen(name, decoding(migrator.receive))
+        self.migrators.append(migrator)
 
     def _next_version(self) -> int:
         """Return a version that no map had yet, for a change that is about to happen."""
@@ -134,12 +134,12 @@ class SimulatedManager:
 
     def _follow_migration(self) -> None:
         """Take into the map what the shards have agreed on."""
-        order = self._order
+        planned = self._planned
         replicas = [replica for node in self._running() for replica in node.replicas.values()]
-        if order is None or order.mapped or not any(_has_handed_over(replica, order) for replica in replicas):
+        if planned is None or planned.mapped or not any(_has_handed_over(replica, planned) for replica in replicas):
             return
-        order.mapped = True
-        self.map = with_migrated(self.map, order.source, order.target, order.ranges, self._next_version())
+        planned.mapped = True
+        self.map = with_migrated(self.map, planned.source, planned.target, planned.ranges, self._next_version())
 
     # -- splits
 
@@ -179,11 +179,11 @@ class SimulatedManager:
             node.turn_soon()
 
 
-def _has_handed_over(replica: Replica, order: MigrationOrder) -> bool:
+def _has_handed_over(replica: Replica, planned: PlannedMigration) -> bool:
     """Say whether a replica knows for sure that the microshards are the target's."""
     state = replica.machine.state
-    if replica.shard.id == order.source:
+    if replica.shard.id == planned.source:
         outgoing = state.outgoing
-        return outgoing is not None and outgoing.migration == order.migration and outgoing.sealed
+        return outgoing is not None and outgoing.migration == planned.migration and outgoing.sealed
     ends = {each.migration: each.end for each in state.ended}
-    return replica.shard.id == order.target and ends.get(order.migration) is MigrationEnd.ADOPTED
+    return replica.shard.id == planned.target and ends.get(planned.migration) is MigrationEnd.ADOPTED

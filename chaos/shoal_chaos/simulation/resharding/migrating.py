@@ -1,6 +1,6 @@
 """Whoever drives a migration in simulation: it asks both shards how far they are, over the network, and takes a step.
 
-It knows nothing but what it was told to move, so any number of drivers may be at work on one migration, and each may
+It knows nothing but what it was told to move, so any number of migrators may be at work on one migration, and each may
 die at any moment. It does not hurry to see what became of a step: what it asks next shows it.
 """
 
@@ -32,15 +32,15 @@ PATIENCE = 100 * MILLISECOND
 """Whoever has not answered by then is asked again, or another node is."""
 PAUSE = 10 * MILLISECOND
 LINGERS = 30
-"""So many times some drivers follow what changes after nothing more was left to copy, before they seal."""
+"""So many times some migrators follow what changes after nothing more was left to copy, before they seal."""
 SMALL_ROUND = 8
+"""A round of so few rows is small enough to seal the source after it."""
 TRIMS = 0.3
 """How often the source is told what the target has of its journal, instead of being asked for more."""
-"""A round of so few rows is small enough to seal the source after it."""
 
 
 @dataclass(slots=True)
-class MigrationOrder:
+class PlannedMigration:
     """What is to be moved. `cancelled`: it is to be given up, if that may still be. `over`: both shards are done with it.
 
     `moved`: it was not given up. `mapped`: the shard map says by now that the microshards are the target's.
@@ -56,12 +56,12 @@ class MigrationOrder:
     mapped: bool = False
 
 
-class SimulatedDriver:
-    """One driver of one migration, until it is over or `stop` is called."""
+class SimulatedMigrator:
+    """One migrator of one migration, until it is over or `stop` is called."""
 
     def __init__(
         self,
-        order: MigrationOrder,
+        planned: PlannedMigration,
         nodes: list[str],
         events: Events,
         random: Random,
@@ -75,18 +75,18 @@ class SimulatedDriver:
             map_version: gives a version that no shard map had yet.
             in_haste: copy in large pages, and seal as soon as it may be; otherwise as chance has it.
         """
-        self._order = order
+        self._planned = planned
         self._nodes = nodes
         self._events = events
         self._random = random
         self._send = send
         self._map_version = map_version
-        self._leaders = {order.source: nodes[0], order.target: nodes[0]}
+        self._leaders = {planned.source: nodes[0], planned.target: nodes[0]}
         self._known: dict[int, ReplicaStatus] = {}
         self._page: MovingRows | None = None
         self._page_bytes = 1 << 20 if in_haste else random.choice([1, 100, 1 << 20])
         self._lingers = 0 if in_haste else random.choice([0, LINGERS])
-        self._asked = order.target
+        self._asked = planned.target
         self._step: Request | None = None
         self._request = 0
         self._stopped = False
@@ -100,10 +100,10 @@ class SimulatedDriver:
 
     def _ask(self) -> None:
         """Ask the next shard how far it is, or take a step if both are known."""
-        order = self._order
-        if self._stopped or order.over:
+        planned = self._planned
+        if self._stopped or planned.over:
             return
-        for shard in (order.target, order.source):
+        for shard in (planned.target, planned.source):
             if shard not in self._known:
                 self._request += 1
                 self._asked, self._step = shard, None
@@ -157,10 +157,10 @@ class SimulatedDriver:
 
     def _refused(self, failure: Failure) -> None:
         if failure.code == ErrorCode.INVALID_ARGUMENT and isinstance(self._step, BeginIncoming | BeginOutgoing):
-            # The shards are not what they were when the order was given.
-            self._order.cancelled = True
+            # The shards are not what they were when the migration was planned.
+            self._planned.cancelled = True
         elif failure.code == ErrorCode.INVALID_ARGUMENT and isinstance(self._step, CancelMigration):
-            self._order.cancelled = False
+            self._planned.cancelled = False
         elif failure.code != ErrorCode.INVALID_ARGUMENT:
             self._turn_to(failure.route.leader if failure.route is not None else "")
         self._begin_anew()
@@ -168,43 +168,45 @@ class SimulatedDriver:
     # -- steps
 
     def _take_step(self) -> None:
-        order = self._order
-        source, target = self._known[order.source], self._known[order.target]
+        planned = self._planned
+        source, target = self._known[planned.source], self._known[planned.target]
         ends = {
-            shard: next((each.end for each in status.migrations_ended if each.migration == order.migration), None)
-            for shard, status in ((order.source, source), (order.target, target))
+            shard: next((each.end for each in status.migrations_ended if each.migration == planned.migration), None)
+            for shard, status in ((planned.source, source), (planned.target, target))
         }
-        taking = target.incoming is not None and target.incoming.migration == order.migration
-        giving = source.outgoing is not None and source.outgoing.migration == order.migration
-        number, migration = self._request + 1, order.migration
-        if ends[order.target] is MigrationEnd.ADOPTED:
-            if ends[order.source] is MigrationEnd.FORGOTTEN:
-                order.over = order.moved = True
+        incoming_side = target.incoming is not None and target.incoming.migration == planned.migration
+        outgoing_side = source.outgoing is not None and source.outgoing.migration == planned.migration
+        number, migration = self._request + 1, planned.migration
+        if ends[planned.target] is MigrationEnd.ADOPTED:
+            if ends[planned.source] is MigrationEnd.FORGOTTEN:
+                planned.over = planned.moved = True
             else:
-                self._ask_for(order.source, ForgetMoved(number, order.source, migration))
-        elif ends[order.source] is MigrationEnd.CANCELLED:
-            if ends[order.target] is MigrationEnd.CANCELLED:
-                order.over = True
+                self._ask_for(planned.source, ForgetMoved(number, planned.source, migration))
+        elif ends[planned.source] is MigrationEnd.CANCELLED:
+            if ends[planned.target] is MigrationEnd.CANCELLED:
+                planned.over = True
             else:
-                self._ask_for(order.target, CancelMigration(number, order.target, migration))
-        elif order.cancelled:
-            self._ask_for(order.source, CancelMigration(number, order.source, migration))
-        elif not taking:
-            step = BeginIncoming(number, order.target, migration, order.source, order.ranges)
-            self._ask_for(order.target, step)
-        elif not giving:
-            give = BeginOutgoing(number, order.source, migration, order.target, order.ranges)
-            self._ask_for(order.source, give)
+                self._ask_for(planned.target, CancelMigration(number, planned.target, migration))
+        elif planned.cancelled:
+            self._ask_for(planned.source, CancelMigration(number, planned.source, migration))
+        elif not incoming_side:
+            step = BeginIncoming(number, planned.target, migration, planned.source, planned.ranges)
+            self._ask_for(planned.target, step)
+        elif not outgoing_side:
+            give = BeginOutgoing(number, planned.source, migration, planned.target, planned.ranges)
+            self._ask_for(planned.source, give)
         else:
             self._copy(source, target, number)
 
     def _copy(self, source: ReplicaStatus, target: ReplicaStatus, number: int) -> None:
         assert source.outgoing is not None, "it gives"
         assert target.incoming is not None, "it takes"
-        order, cursor = self._order, target.incoming.cursor
+        planned, cursor = self._planned, target.incoming.cursor
         page = self._page
         if cursor.complete:
-            self._ask_for(order.target, AdoptMicroshards(number, order.target, order.migration, self._map_version()))
+            self._ask_for(
+                planned.target, AdoptMicroshards(number, planned.target, planned.migration, self._map_version())
+            )
         elif (
             page is not None
             and page.cursor == cursor
@@ -214,26 +216,30 @@ class SimulatedDriver:
             and not self._lingers
         ):
             self._page = None
-            self._ask_for(order.source, SealMicroshards(number, order.source, order.migration, self._map_version()))
+            self._ask_for(
+                planned.source, SealMicroshards(number, planned.source, planned.migration, self._map_version())
+            )
         elif cursor.scanned and self._random.random() < TRIMS:
-            give = BeginOutgoing(number, order.source, order.migration, order.target, order.ranges, cursor)
-            self._ask_for(order.source, give)
+            give = BeginOutgoing(number, planned.source, planned.migration, planned.target, planned.ranges, cursor)
+            self._ask_for(planned.source, give)
         else:
             self._lingers -= self._lingers > 0 and page is not None and page.done
-            self._ask_for(order.source, ReadMoving(number, order.source, order.migration, cursor, self._page_bytes))
+            self._ask_for(
+                planned.source, ReadMoving(number, planned.source, planned.migration, cursor, self._page_bytes)
+            )
 
     def _is_small(self, page: MovingRows) -> bool:
         return len(page.rows) <= SMALL_ROUND
 
     def _store(self, page: MovingRows) -> None:
-        target = self._known[self._order.target]
+        target = self._known[self._planned.target]
         assert target.incoming is not None, "it was asked to be read from its cursor"
         self._ask_for(
-            self._order.target,
+            self._planned.target,
             StoreMoved(
                 self._request + 1,
-                self._order.target,
-                self._order.migration,
+                self._planned.target,
+                self._planned.migration,
                 target.incoming.number,
                 page.cleared,
                 page.rows,

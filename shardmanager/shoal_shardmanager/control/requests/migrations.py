@@ -139,9 +139,9 @@ def _size(source: Shard, ranges: tuple[MicroshardRange, ...], situation: Situati
 
 
 def _steps(source: Shard, target: Shard, ranges: tuple[MicroshardRange, ...], situation: Situation) -> tuple[str, ...]:
-    giving, taking = known_leader(situation, source.id), known_leader(situation, target.id)
+    from_node, to_node = known_leader(situation, source.id).node, known_leader(situation, target.id).node
     return (
-        f"copy the rows of microshards {described_ranges(ranges)} from {giving.node} (shard {source.id}) to {taking.node} "
+        f"copy the rows of microshards {described_ranges(ranges)} from {from_node} (shard {source.id}) to {to_node} "
         f"(shard {target.id}), then what has changed since; until then it can be cancelled",
         f"seal them on shard {source.id}, copy the last changes, and let shard {target.id} serve them: milliseconds",
         "every node hears of it",

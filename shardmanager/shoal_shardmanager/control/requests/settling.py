@@ -53,14 +53,14 @@ def _migration(source_id: int, target_id: int, stray: MigrationStatus, situation
     source, target = known_shard(situation.state, source_id), known_shard(situation.state, target_id)
     for shard in (source, target):
         check_idle(situation.state, shard.id)
-    giving, taking = known_leader(situation, source.id), known_leader(situation, target.id)
+    leading_source, leading_target = known_leader(situation, source.id), known_leader(situation, target.id)
     number = stray.migration
     work = MoveMicroshards(source.id, target.id, stray.ranges, number)
-    outgoing = giving.replica.outgoing
+    outgoing = leading_source.replica.outgoing
     sealed = outgoing is not None and outgoing.migration == number and outgoing.sealed
-    if not sealed and giving.ended(number) is not MigrationEnd.FORGOTTEN:
+    if not sealed and leading_source.ended(number) is not MigrationEnd.FORGOTTEN:
         return _undoing(work, situation)
-    if not _can_be_finished(number, taking, sealed=sealed):
+    if not _can_be_finished(number, leading_target, sealed=sealed):
         raise Refused(
             Why.REFUSED,
             f"shard {source.id} has parted with microshards {described_ranges(stray.ranges)}, and shard {target.id} can get "
@@ -75,11 +75,11 @@ def _migration(source_id: int, target_id: int, stray: MigrationStatus, situation
     return accept(situation, work, Step.SEAL, steps=steps)
 
 
-def _can_be_finished(number: int, taking: Leading, *, sealed: bool) -> bool:
+def _can_be_finished(number: int, leading_target: Leading, *, sealed: bool) -> bool:
     """Say whether the target has the microshards, or can get what it lacks of them."""
-    incoming = taking.replica.incoming
+    incoming = leading_target.replica.incoming
     begun = incoming is not None and incoming.migration == number
-    return (begun and sealed) or taking.ended(number) is MigrationEnd.ADOPTED
+    return (begun and sealed) or leading_target.ended(number) is MigrationEnd.ADOPTED
 
 
 def _undoing(work: MoveMicroshards, situation: Situation) -> Accepted:

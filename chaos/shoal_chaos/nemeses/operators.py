@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from shoal import ShoalError
 
-from shoal_chaos.clusters.commands import OrderFailed
+from shoal_chaos.clusters.commands import RequestFailed
 from shoal_chaos.clusters.faulty_cluster import FaultyCluster
 from shoal_chaos.nemeses.base import Disturbance, Nemesis, Target
 from shoal_chaos.workloads.operations import Operation
@@ -47,7 +47,7 @@ class Operations(Nemesis):
                 return
             try:
                 await operation.run(cluster.processes)
-            except (OrderFailed, ShoalError) as error:
+            except (RequestFailed, ShoalError) as error:
                 cluster.remarks.append(f"{operation.name}: {error}")
             except RuntimeError as error:
                 cluster.failures.append(f"{operation.name}: {error}")
@@ -77,6 +77,6 @@ class Shuffle(Disturbance):
             others = [node for node in voters[shard] if node != leaders[shard]]
             try:
                 await cluster.run("transfer-leader", str(shard), random.choice(others))
-            except OrderFailed as error:
+            except RequestFailed as error:
                 cluster.remarks.append(str(error))
             await asyncio.sleep(PAUSE_SECONDS)
