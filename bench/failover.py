@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 import uvloop
-from records import Record, machine, quantile
+from records import Record, machine
 from rich.console import Console
 from rich.table import Table
 from shoal import AsyncClient
@@ -28,6 +28,7 @@ from shoal.shardmap import Routes
 from shoal_chaos.clusters.configuration import loopback
 from shoal_chaos.clusters.process_cluster import ProcessCluster, until
 from shoal_chaos.probes.closed_loop import ClosedLoopProbes
+from shoal_chaos.probes.quantiles import quantile
 
 SHARDS = 8
 QUIET_SECONDS = 0.25

@@ -22,10 +22,11 @@ import msgspec
 import typer
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from records import Record, machine, quantile
+from records import Record, machine
 from rich.console import Console
 from rich.table import Table
 from rivals import processes
+from shoal_chaos.probes.quantiles import quantile
 from shoal_server.api.generated import shoal_pb2 as pb
 from shoal_server.api.generated import shoal_pb2_grpc as pb_grpc
 from shoal_server.local.layout import free_ports, generated_config

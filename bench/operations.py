@@ -20,11 +20,12 @@ from typing import Annotated
 
 import typer
 import uvloop
-from records import Record, machine, quantile
+from records import Record, machine
 from rich.console import Console
 from rich.table import Table
 from shoal_chaos.clusters.configuration import loopback
 from shoal_chaos.clusters.process_cluster import ProcessCluster
+from shoal_chaos.probes.quantiles import quantile
 from shoal_chaos.workloads.operations import ALL, Operation
 from shoal_chaos.workloads.terminal import Terminal
 from steady_load import Call, Seen, steady_load

@@ -14,7 +14,8 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from records import RESULTS, quantile
+from records import RESULTS
+from shoal_chaos.probes.quantiles import quantile
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 

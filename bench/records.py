@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,12 +22,6 @@ def machine() -> str:
         platform.processor(),
     )
     return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest of `values` that at least this share of them do not exceed; 0: the smallest."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 class Record:

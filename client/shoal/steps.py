@@ -10,6 +10,7 @@ import msgspec
 from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge
 from shoal.key_sets import RANGE_BYTES, keys_of, size_of
 from shoal.operations import key_absent, put, value_equals
+from shoal.protocol.bounds import MAX_RESULTS
 from shoal.protocol.messages import (
     Atomic,
     AtomicOperation,
@@ -37,9 +38,6 @@ _CONDITIONS = (KeyPresent, KeyAbsent, ValueEquals, ValueEqualsOrAbsent, SeqEqual
 
 OPERATION_BYTES = 16
 """At most what an operation takes in a batch besides its key and value."""
-
-MAX_RESULTS = 16_384
-"""The most results that one request may have: what nodes accept."""
 
 _RESULT_BYTES = BATCH_BYTES // MAX_RESULTS
 """What an operation with a result counts as, at least, so that no batch of them has more results than that."""

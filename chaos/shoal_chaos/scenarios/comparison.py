@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from shoal_chaos.probes.open_loop import Sample
+from shoal_chaos.probes.quantiles import quantile
 from shoal_chaos.report.records import (
     Bucket,
     FaultSpan,
@@ -26,12 +27,6 @@ STEADINESS_POINTS = 20
 """What a run that breaks no promise can score: by the share of calls answered under faults, compared with the steady
 state; by how soon all shards are back, compared with what the scenario allows; by the median latency afterwards, compared
 with the steady one. They add up to 100. A run that breaks a promise scores 0."""
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of the values do not exceed; 0 where there are none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def figures(phase: Phase, samples: Iterable[Sample], began: float, ended: float) -> PhaseFigures:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 from shoal.errors import ErrorCode
+from shoal.protocol.bounds import MAX_RESULTS
 from shoal.protocol.digest import rows_of
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
@@ -48,8 +49,6 @@ MAX_SPANS = 65_536
 """Ranges in one write, each counted once a microshard: applying it must not hold up every replica."""
 MAX_RANGE_ROWS = 100_000
 """Rows that the range conditions of one write cover."""
-MAX_RESULTS = 16_384
-"""Operations of one write that have results, so that these are well within a frame."""
 
 
 class Refusal(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from shoal.errors import ErrorCode
-from shoal.protocol.bounds import MAX_MS, MAX_ROWS, MAX_SEQ
+from shoal.protocol.bounds import MAX_MS, MAX_RESULTS, MAX_ROWS, MAX_SEQ
 from shoal.protocol.messages import (
     Atomic,
     Delete,
@@ -26,7 +26,7 @@ from shoal.protocol.messages import (
     Written,
 )
 from shoal.shardmap import MicroshardRange, Ranges, one_microshard
-from shoal_server.node.admission import MAX_RESULTS, MAX_SPANS, MAX_TTL_MS
+from shoal_server.node.admission import MAX_SPANS, MAX_TTL_MS
 
 BIG = (1 << 64) - 1
 WRONG = ErrorCode.INVALID_ARGUMENT
