@@ -16,7 +16,7 @@ from shoal_shardmanager.control.controller import adopted
 from shoal_shardmanager.control.observed import NodeReport, ObservedState
 from shoal_shardmanager.control.requests import Create, KeyspaceRequest, Refused, begun_by
 from shoal_shardmanager.control.rows import MoveLeader
-from shoal_shardmanager.process import driver
+from shoal_shardmanager.process import leadership as leadership_module
 from shoal_shardmanager.process.leadership import Leadership, begin_leadership
 from shoal_shardmanager.process.node_watcher import NodeWatcher
 from shoal_shardmanager.process.store import Store
@@ -155,7 +155,7 @@ async def test_a_request_for_a_shard_without_a_leader_is_held_until_it_has_one(
 async def test_a_request_for_a_shard_that_stays_without_a_leader_is_refused(
     client: LosingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(leadership_module, "SETTLE_SECONDS", 0.1)
     leadership = await begun(client)
     running = asyncio.create_task(leadership.run())
     with pytest.raises(Refused, match="hear no leader of shard 1"):
