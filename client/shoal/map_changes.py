@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from shoal.protocol.bounds import Names
+from shoal.bounds import Names
 from shoal.shardmap import Ranges, Shard, ShardMap, with_ranges, without_ranges
 
 

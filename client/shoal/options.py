@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from shoal.bounds import MAX_TTL_MS
 from shoal.embedded_url import (
     EMBEDDED_ADDRESS,
     EMBEDDED_QUERY_NAMES,
@@ -25,7 +26,6 @@ from shoal.embedded_url import (
     folder_of,
 )
 from shoal.errors import InvalidArgument
-from shoal.protocol.bounds import MAX_TTL_MS
 from shoal.results import Consistency
 from shoal.suggestions import did_you_mean
 from shoal.tls import TlsFiles, client_context

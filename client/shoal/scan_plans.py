@@ -6,9 +6,9 @@ import msgspec
 from msgspec import structs
 
 from shoal import tokens
+from shoal.bounds import CountOrNone, Name, RangeBound
 from shoal.errors import InvalidArgument
 from shoal.key_sets import prefix_end
-from shoal.protocol.bounds import CountOrNone, Name, RangeBound
 
 ALL_ROWS = -1
 """In place of a limit."""

@@ -10,9 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from msgspec import structs
 
 from shoal import tokens
+from shoal.bounds import MAX_ROWS
 from shoal.caller import Caller
 from shoal.key_sets import RANGE_BYTES, microshards_of_range
-from shoal.protocol.bounds import MAX_ROWS
 from shoal.protocol.messages import ScanPage
 from shoal.routing.call_errors import ShardChanged
 from shoal.routing.calls import ScanCall

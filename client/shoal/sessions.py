@@ -15,8 +15,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from shoal import tokens
+from shoal.bounds import Count, MicroshardEnd, MicroshardNumber, Name, Place
 from shoal.errors import InvalidArgument
-from shoal.protocol.bounds import Count, MicroshardEnd, MicroshardNumber, Name, Place
 from shoal.shardmap import MicroshardRange, Ranges
 
 ASK_LEADER = 2**63 - 1

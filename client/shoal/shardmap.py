@@ -12,8 +12,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from shoal.keys import microshard_of, microshards_of
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_KEYSPACES,
     MAX_MICROSHARDS,
     MAX_NODES,
@@ -32,6 +31,7 @@ from shoal.protocol.bounds import (
     Version,
     Word,
 )
+from shoal.keys import microshard_of, microshards_of
 
 
 class NodeAddress(msgspec.Struct, frozen=True, array_like=True):

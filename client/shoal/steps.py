@@ -7,10 +7,10 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from shoal.bounds import MAX_RESULTS
 from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge
 from shoal.key_sets import RANGE_BYTES, keys_of, size_of
 from shoal.operations import key_absent, put, value_equals
-from shoal.protocol.bounds import MAX_RESULTS
 from shoal.protocol.messages import (
     Atomic,
     AtomicOperation,

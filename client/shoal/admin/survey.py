@@ -12,8 +12,8 @@ from enum import StrEnum
 from ssl import SSLContext
 
 from shoal.admin.connection import DEFAULT_TIMEOUT_SECONDS, AdminConnection
+from shoal.bounds import REPLAY_LAG_ENTRIES
 from shoal.errors import ShoalError, Unavailable
-from shoal.protocol.bounds import REPLAY_LAG_ENTRIES
 from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.shardmap import NodeAddress, Shard, ShardMap, microshards_in

@@ -10,6 +10,7 @@ import typer
 
 from shoal.admin.connection import AdminConnection, NotLeader
 from shoal.admin.survey import Examination, Survey, examine, fetch_shard_map, survey
+from shoal.bounds import MAX_SHARD
 from shoal.cli import views
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import (
@@ -25,7 +26,6 @@ from shoal.cli.output import print_json, print_line, print_table, shown, shown_b
 from shoal.errors import InvalidArgument, KeyspaceNotFound, Unavailable
 from shoal.keys import partition_of
 from shoal.options import Options, parse_duration
-from shoal.protocol.bounds import MAX_SHARD
 from shoal.shardmap import Keyspace, Routes, Shard, ShardMap
 
 ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", min=0, max=MAX_SHARD, help="The shard's number.")]

@@ -11,12 +11,12 @@ import typer
 
 from shoal.admin.connection import AdminConnection
 from shoal.admin.survey import survey
+from shoal.bounds import MAX_INDEX, MAX_SHARD, MAX_TERM
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, JsonOption, admin_options
 from shoal.cli.output import print_json, print_line, print_table
 from shoal.errors import InvalidArgument
 from shoal.options import Options
-from shoal.protocol.bounds import MAX_INDEX, MAX_SHARD, MAX_TERM
 from shoal.protocol.messages import ReplicaStatus
 from shoal.shardmap import Routes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     Count,
     CountOrNone,
     LogIndex,

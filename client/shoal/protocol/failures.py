@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from shoal.protocol.bounds import Checksum, LogIndex, Term, Text, Word
+from shoal.bounds import Checksum, LogIndex, Term, Text, Word
 
 
 class FailureKind(StrEnum):

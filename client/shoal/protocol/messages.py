@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     Bytes,
     Checksum,
     Children,

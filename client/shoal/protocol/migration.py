@@ -27,7 +27,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_KEY,
     MAX_MOVED,
     Bytes,

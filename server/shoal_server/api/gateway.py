@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlencode
 
 import shoal
+from shoal.bounds import MAX_NAME
 from shoal.errors import Closed, DeadlineExceeded, InvalidArgument
 from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
-from shoal.protocol.bounds import MAX_NAME
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from shoal.protocol.bounds import MAX_SHARDS
+from shoal.bounds import MAX_SHARDS
 from shoal.suggestions import did_you_mean
 from yaml.constructor import SafeConstructor
 from yaml.reader import ReaderError

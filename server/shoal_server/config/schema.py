@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_BYTES,
     MAX_FOLLOWERS,
     MAX_KEYSPACES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from shoal.protocol.bounds import MAX_ADDRESS
+from shoal.bounds import MAX_ADDRESS
 
 LARGEST = (1 << 63) - 1
 """The largest number that any setting may come to: what is stored and sent has 64 bits."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
+from shoal.bounds import MAX_RESULTS
 from shoal.errors import ErrorCode
-from shoal.protocol.bounds import MAX_RESULTS
 from shoal.protocol.digest import rows_of
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (

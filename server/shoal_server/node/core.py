@@ -28,7 +28,7 @@ from collections.abc import Callable
 from random import Random
 
 import msgspec
-from shoal.protocol.bounds import MAX_UNIX_MS
+from shoal.bounds import MAX_UNIX_MS
 from shoal.protocol.messages import Answer, Request, StatusReply
 from shoal.shardmap import Routes, ShardMap
 

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     Digest,
     LogIndex,
     ShardId,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     ClockNs,
     LogIndex,
     ShardId,

@@ -1,6 +1,6 @@
 """The frames that clients send: requests out of bytes, and in words what is wrong with those that are none.
 
-A request with a number, or anything else, out of its range (see `shoal.protocol.bounds`) is refused alone: it is answered,
+A request with a number, or anything else, out of its range (see `shoal.bounds`) is refused alone: it is answered,
 and the rest of its frame is served. Where that cannot be, since nobody knows which request it is, the frame is refused.
 """
 
@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 import msgspec
 from msgspec import inspect
+from shoal.bounds import MAX_NUMBER
 from shoal.errors import ErrorCode
-from shoal.protocol.bounds import MAX_NUMBER
 from shoal.protocol.frames import Decoder, request_decoder, traced_request_decoder
 from shoal.protocol.messages import Failure, Request, TracedRequest, Traces
 

@@ -1,6 +1,6 @@
 """What a request to a node must be like beyond what its type says: checked before anything of it is done, or proposed.
 
-The types of messages bound each number by itself (`shoal.protocol.bounds`); here is what makes sense of them together.
+The types of messages bound each number by itself (`shoal.bounds`); here is what makes sense of them together.
 An entry that is in the log is applied by every replica, now and at each start, so nothing may get there that applying
 could stumble over. Each function returns "" or, in words, why the request is refused. What a shard map must be like is in
 `shoal.map_rules`, since those who make one keep to the same.
@@ -8,8 +8,8 @@ could stumble over. Each function returns "" or, in words, why the request is re
 
 from __future__ import annotations
 
+from shoal.bounds import MAX_VERSION
 from shoal.map_rules import refuse_leap, refuse_ranges
-from shoal.protocol.bounds import MAX_VERSION
 from shoal.protocol.messages import SplitShard
 from shoal.protocol.migration import (
     AdoptMicroshards,

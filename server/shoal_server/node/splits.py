@@ -9,8 +9,8 @@ derived from the split, until the manager's of the same version comes.
 from __future__ import annotations
 
 import structlog
+from shoal.bounds import MAX_VERSION
 from shoal.map_changes import with_split
-from shoal.protocol.bounds import MAX_VERSION
 
 from shoal_server.node.replica import Replica
 from shoal_server.node.replica_set import ReplicaSet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from shoal.protocol.bounds import MAX_CHILDREN, MAX_INDEX
+from shoal.bounds import MAX_CHILDREN, MAX_INDEX
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.migration import MigrationStatus

@@ -9,7 +9,7 @@ from ssl import SSLContext
 
 import msgspec
 import shoal
-from shoal.protocol.bounds import Address, Name, Place, Word
+from shoal.bounds import Address, Name, Place, Word
 
 from shoal_server.config import ClusterConfig, NodeConfig
 

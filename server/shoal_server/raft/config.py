@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from shoal.protocol.bounds import REPLAY_LAG_ENTRIES
+from shoal.bounds import REPLAY_LAG_ENTRIES
 
 from shoal_server.invariants import invariant
 

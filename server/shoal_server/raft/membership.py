@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_REPLICAS,
     Count,
     Name,

@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     Checksum,
     ClockNs,
     Count,

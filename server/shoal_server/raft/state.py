@@ -19,7 +19,7 @@ from __future__ import annotations
 from enum import Enum
 
 from msgspec.structs import replace
-from shoal.protocol.bounds import MAX_TERM
+from shoal.bounds import MAX_TERM
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.config import RaftConfig, Timing

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     Count,
     CursorBytes,
     DurationMs,

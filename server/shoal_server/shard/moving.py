@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-from shoal.protocol.bounds import MAX_BOUND
+from shoal.bounds import MAX_BOUND
 from shoal.protocol.migration import ClearedRange, MigrationCursor, MovedRow
 
 from shoal_server.storage.applied_state import AppliedState, Outgoing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_MICROSHARDS,
     Count,
     CursorBytes,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from shoal.protocol.bounds import Count, LogIndex, Name, Term
+from shoal.bounds import Count, LogIndex, Name, Term
 
 from shoal_server.invariants import invariant
 from shoal_server.raft.messages import HardState

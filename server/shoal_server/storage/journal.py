@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from struct import Struct as Layout
 
-from shoal.protocol.bounds import MAX_BOUND, MAX_INDEX
+from shoal.bounds import MAX_BOUND, MAX_INDEX
 
 from shoal_server.storage.decoding import NotARow, decoded
 from shoal_server.storage.layout import DATA_PREFIX_BYTES, SYSTEM_KEYSPACE, expiry_prefix

@@ -28,7 +28,7 @@ from struct import Struct as Layout
 from typing import TypeGuard
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_KEY,
     MAX_SEQ,
     MAX_UNIX_MS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 import msgspec
-from shoal.protocol.bounds import MAX_INDEX, MAX_TEXT, Count, LogIndex, Text
+from shoal.bounds import MAX_INDEX, MAX_TEXT, Count, LogIndex, Text
 
 from shoal_server.storage.decoding import NotARow, RowCodec
 from shoal_server.storage.engine import Batch, Damaged, Engine

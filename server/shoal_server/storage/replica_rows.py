@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     Count,
     Generation,
     KeyspaceId,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from struct import Struct as Layout
 
 import msgspec
-from shoal.protocol.bounds import MAX_DIGEST, MAX_SEQ, Token
+from shoal.bounds import MAX_DIGEST, MAX_SEQ, Token
 from shoal.protocol.messages import SESSION_ID_BYTES, SESSION_WINDOW, OperationResult
 
 from shoal_server.storage.decoding import NotARow, decoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct as Layout
 
 import msgspec
-from shoal.protocol.bounds import Checksum, Count, Term
+from shoal.bounds import Checksum, Count, Term
 
 from shoal_server.raft.messages import Entry
 from shoal_server.storage.decoding import RowCodec, decoded

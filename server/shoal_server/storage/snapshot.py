@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_BOUND,
     MAX_KEY,
     Checksum,

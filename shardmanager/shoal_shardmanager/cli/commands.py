@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from shoal.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_VERSION, MAX_VOTERS
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import JsonOption, checked_duration, checked_ttl, parse_ttl
 from shoal.cli.output import print_json, print_line
 from shoal.options import parse_duration
-from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_VERSION, MAX_VOTERS
 from shoal_server.config import ConfigError, load_config
 
 from shoal_shardmanager.cli import resharding, restart, settings

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from shoal.bounds import MAX_SHARD, MAX_VERSION
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import JsonOption, checked_duration, checked_url
 from shoal.options import parse_duration, parse_url
-from shoal.protocol.bounds import MAX_SHARD, MAX_VERSION
 from shoal.tls import TlsFiles
 from shoal_server.config import ClusterConfig, ConfigError, load_config
 

@@ -6,8 +6,8 @@ import re
 from typing import Annotated
 
 import typer
+from shoal.bounds import MAX_MICROSHARDS, MAX_SHARD
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.protocol.bounds import MAX_MICROSHARDS, MAX_SHARD
 
 from shoal_shardmanager.cli.options import (
     ShardArgument,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from msgspec.structs import replace
-from shoal.protocol.bounds import MAX_NODES
+from shoal.bounds import MAX_NODES
 from shoal.protocol.messages import StatusReply
 from shoal.shardmap import NodeAddress, ShardMap
 from shoal_server.config import units

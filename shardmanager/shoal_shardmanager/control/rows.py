@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_KEYSPACE,
     MAX_NODES,
     MAX_REPLICAS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
-from shoal.protocol.bounds import MAX_KEYSPACES, MAX_SHARD, MAX_SHARDS, MAX_VERSION
+from shoal.bounds import MAX_KEYSPACES, MAX_SHARD, MAX_SHARDS, MAX_VERSION
 from shoal.protocol.messages import StatusReply
 from shoal.shardmap import ShardMap
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_FOLLOWERS,
     MAX_MICROSHARDS,
     MAX_MS,

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 from shoal import tokens
+from shoal.bounds import MAX_BOUND
 from shoal.errors import InvalidArgument
-from shoal.protocol.bounds import MAX_BOUND
 from shoal.scan_plans import Cursor
 from shoal.sessions import MAX_SPANS, SessionToken, Span
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
+from shoal.bounds import MAX_MS, MAX_TTL_MS
 from shoal.map_rules import refuse_map
-from shoal.protocol.bounds import MAX_MS, MAX_TTL_MS
 from shoal.shardmap import ShardMap
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.config import ClusterConfig, ConfigError, load_config, parse_config

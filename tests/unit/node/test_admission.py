@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shoal.bounds import MAX_MS, MAX_RESULTS, MAX_ROWS, MAX_SEQ
 from shoal.errors import ErrorCode
-from shoal.protocol.bounds import MAX_MS, MAX_RESULTS, MAX_ROWS, MAX_SEQ
 from shoal.protocol.messages import (
     Atomic,
     Delete,

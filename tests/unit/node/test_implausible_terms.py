@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal.protocol.bounds import MAX_TERM
+from shoal.bounds import MAX_TERM
 from shoal.protocol.failures import FailureKind
 from shoal.protocol.frames import HEADER_BYTES, encode_frame
 from shoal.protocol.messages import GetStatus, Put, Written

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from shoal.bounds import MAX_MOVED_SEQ, MAX_VERSION
 from shoal.map_changes import with_members
 from shoal.map_rules import MAX_LEAP, refuse_map
-from shoal.protocol.bounds import MAX_MOVED_SEQ, MAX_VERSION
 from shoal.protocol.messages import (
     Answer,
     ChangeMembership,

@@ -188,7 +188,7 @@ def test_every_field_has_a_rule() -> None:
         for field in kind.fields
         if unbounded(field.type) and (name, field.name) not in EXEMPT
     }
-    assert not missing, "give these a type of shoal.protocol.bounds, or say in EXEMPT what bounds them"
+    assert not missing, "give these a type of shoal.bounds, or say in EXEMPT what bounds them"
 
 
 def test_no_number_is_exempt_and_no_exemption_is_left_over() -> None:

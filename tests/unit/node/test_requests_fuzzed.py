@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from shoal.map_rules import MAX_LEAP
-from shoal.protocol.bounds import (
+from shoal.bounds import (
     MAX_INDEX,
     MAX_KEYSPACE,
     MAX_MICROSHARDS,
@@ -21,6 +20,7 @@ from shoal.protocol.bounds import (
     MAX_UNIX_MS,
     MAX_VERSION,
 )
+from shoal.map_rules import MAX_LEAP
 from shoal.protocol.checksums import ChecksumCursor, ReadChecksum
 from shoal.protocol.messages import (
     ChangeMembership,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from shoal.bounds import MAX_CHILDREN
 from shoal.keys import microshard_of
-from shoal.protocol.bounds import MAX_CHILDREN
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     Done,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal.protocol.bounds import MAX_SEQ
+from shoal.bounds import MAX_SEQ
 from shoal.protocol.messages import (
     SESSION_WINDOW,
     Applied,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from shoal.protocol.bounds import MAX_DIGEST
+from shoal.bounds import MAX_DIGEST
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
     MAX_FOUND_BYTES,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from shoal.bounds import MAX_MICROSHARDS
 from shoal.keys import microshard_of
-from shoal.protocol.bounds import MAX_MICROSHARDS
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import Applied, Atomic, ConditionNotMet, DeleteRange, Put, RangeUnchanged
 from shoal.shardmap import MicroshardRange, Shard

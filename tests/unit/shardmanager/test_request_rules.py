@@ -14,8 +14,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from shoal.bounds import MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_TTL_MS, MAX_VERSION
 from shoal.cli.main import app
-from shoal.protocol.bounds import MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_TTL_MS, MAX_VERSION
 from shoal.shardmap import MicroshardRange, NodeAddress, ShardMap
 from shoal_server.local.layout import free_ports
 from shoal_shardmanager.control.controller import joined

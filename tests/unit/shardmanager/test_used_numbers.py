@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from shoal.protocol.bounds import MAX_SHARD, MAX_VERSION
+from shoal.bounds import MAX_SHARD, MAX_VERSION
 from shoal.protocol.messages import StatusReply
 from shoal.protocol.migration import MigrationEnd
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap

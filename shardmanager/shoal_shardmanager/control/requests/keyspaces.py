@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from msgspec.structs import replace
-from shoal.protocol.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_SHARDS, MAX_TTL_MS, MAX_VOTERS
+from shoal.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_SHARDS, MAX_TTL_MS, MAX_VOTERS
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 
 from shoal_shardmanager import placement
