@@ -38,6 +38,10 @@ class SkipView(msgspec.Struct):
     index: int
     replicas: list[ReplicaView]
 
+    def nodes(self, state: str) -> list[str]:
+        """Return the nodes whose replicas are in a state."""
+        return [each.node for each in self.replicas if each.state == state]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -97,14 +101,14 @@ async def _skip(
             f"say which entry is meant, with --term and --checksum: `skip-entry {shard_id} {index} --plan`",
             ExitCode.USAGE,
         )
-    applied = [each.node for each in view.replicas if each.state == "applied"]
+    applied = view.nodes("applied")
     if applied and not although:
         raise InvalidArgument(
             f"{', '.join(applied)} {'has' if len(applied) == 1 else 'have'} applied entry {index}: "
             "bring the nodes that cannot to the same version; "
             "skipped there, their rows would differ (--although-applied)"
         )
-    unheard = [each.node for each in view.replicas if each.state == "unreachable"]
+    unheard = view.nodes("unreachable")
     if unheard and not although:
         raise InvalidArgument(
             f"{', '.join(unheard)} cannot be reached, and may have applied entry {index}: bring every replica back first, or "
@@ -125,13 +129,13 @@ def _what_next(view: SkipView) -> str:
     stuck = {(each.term, each.checksum) for each in view.replicas if each.state == "stuck"}
     if not stuck:
         return f"nothing was done, and nothing is to be: no replica is stuck at entry {view.index}"
-    if any(each.state == "applied" for each in view.replicas):
+    if view.nodes("applied"):
         return "nothing was done; some have applied it: bring the nodes that cannot to the same version"
     if len(stuck) > 1:
         return (
             "nothing was done; the replicas are stuck at different entries of that index, which is a defect: report it"
         )
-    unheard = [each.node for each in view.replicas if each.state == "unreachable"]
+    unheard = view.nodes("unreachable")
     if unheard:
         return (
             f"nothing was done; {', '.join(unheard)} cannot be reached, and may have applied it: bring every replica back "

@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused
-from shoal_server.storage.folder_sync import sync_folder
+from shoal_server.storage.folder_sync import replace_file, sync_folder
 
 IDENTITY_FILE = "shoal.json"
 LOCK_FILE = "lock"
@@ -149,13 +149,8 @@ def _make(path: Path, cluster: str, node: str) -> FolderIdentity:
     if (path / DATABASE_FOLDER).exists():
         raise DataFolderRefused(f"data folder {path} has a database but no {IDENTITY_FILE}: restore the file")
     identity = FolderIdentity(FOLDER_FORMAT, cluster, node, secrets.token_hex(8))
-    new = path / (IDENTITY_FILE + ".new")
     try:
-        with new.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path / IDENTITY_FILE)
+        replace_file(path / IDENTITY_FILE, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
         (path / DATABASE_FOLDER).mkdir(exist_ok=True)
         sync_folder(path)
     except OSError as error:

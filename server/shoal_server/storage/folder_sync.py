@@ -17,3 +17,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in the place of whatever has its name: after a crash there is the old one or the new one, whole.
+
+    Raises:
+        OSError: it may be either.
+    """
+    new = path.with_name(path.name + ".new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)

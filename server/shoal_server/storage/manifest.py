@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shoal_server.storage.folder_sync import sync_folder
+from shoal_server.storage.folder_sync import replace_file
 
 MANIFEST_NOTE_FILE = "CONFIRMED-MANIFEST"
 
@@ -78,7 +78,9 @@ class ManifestWatermark:
         if noted is None:
             return ""
         try:
-            found = self._found(None)
+            number, manifest = self._current()
+            with manifest.open("rb") as file:
+                found = ManifestMark(number, records_end(file))
         except FileNotFoundError as error:
             return f"{error.filename} is gone"
         if found < noted:
@@ -94,32 +96,25 @@ class ManifestWatermark:
         Raises:
             OSError: that cannot be, or cannot be noted.
         """
+        noted = self.noted
         try:
-            found = self._found(self.noted)
+            number, manifest = self._current()
+            with manifest.open("rb") as file:
+                known = noted.length if noted is not None and noted.number == number else 0
+                found = ManifestMark(number, records_end(file, known))
+                if found == noted:
+                    return
+                os.fsync(file.fileno())
         except FileNotFoundError:
             return  # it is being written anew, at this moment
-        if found == self.noted:
-            return
-        new = self.path.with_name(self.path.name + ".new")
-        with new.open("wb") as file:
-            file.write(_line(found))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
-        sync_folder(self._database)
+        replace_file(self.path, _line(found))
         self.noted = found
 
-    def _found(self, known: ManifestMark | None) -> ManifestMark:
-        """Return how far the MANIFEST goes, which is on disk up to there; `known`: how far at least."""
+    def _current(self) -> tuple[int, Path]:
+        """Return the number of the MANIFEST that counts, and where it is."""
         name = (self._database / _CURRENT).read_text().strip()
         digits = name.removeprefix(_PREFIX)
-        number = int(digits) if digits.isdigit() else 0
-        start = known.length if known is not None and known.number == number else 0
-        with (self._database / name).open("rb") as file:
-            end = records_end(file, start)
-            if known is None or (number, end) != (known.number, known.length):
-                os.fsync(file.fileno())
-        return ManifestMark(number, end)
+        return int(digits) if digits.isdigit() else 0, self._database / name
 
 
 def _line(mark: ManifestMark) -> bytes:

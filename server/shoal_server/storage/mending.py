@@ -10,11 +10,10 @@ the other column family of the two that a family may have; where both are there,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from shoal_server.storage.folder_sync import sync_folder
+from shoal_server.storage.folder_sync import replace_file
 
 MARKER = "DAMAGED"
 SECOND = "-2"
@@ -59,10 +58,5 @@ class DamagedFamilies:
         self._store()
 
     def _store(self) -> None:
-        new = self._path.with_name(MARKER + ".new")
-        with new.open("w") as file:
-            file.writelines(f"{family} {column}\n" for family, column in sorted(self.columns.items()))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        sync_folder(self._path.parent)
+        lines = [f"{family} {column}\n" for family, column in sorted(self.columns.items())]
+        replace_file(self._path, "".join(lines).encode())

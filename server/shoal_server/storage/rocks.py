@@ -217,11 +217,7 @@ class RocksEngine:
         except OSError as error:
             raise self._failure("read the MANIFEST of", error) from error
         if lost:
-            raise StorageDamaged(
-                f"the database in {self._path} has lost what was confirmed to be on disk ({lost}): the disk lies, or files "
-                f"were damaged or brought back from an old copy; {REPLACE_NODE}. Only where no other replica is left: remove "
-                f"{manifest.path} to start with what is there"
-            )
+            raise _lost(f"the database in {self._path}", lost, manifest.path)
         return manifest
 
     def _open_watermark(self, found: int) -> WalWatermark:
@@ -237,11 +233,8 @@ class RocksEngine:
         if found < watermark.noted:
             self._database.close()
             del self._database
-            raise StorageDamaged(
-                f"the write-ahead log in {self._path} has lost what was confirmed to be on disk (it ends at {found}, and "
-                f"was synced up to {watermark.noted}): the disk lies, or files were damaged or brought back from an old copy; "
-                f"{REPLACE_NODE}. Only where no other replica is left: remove {watermark.path} to start with what is there"
-            )
+            lost = f"it ends at {found}, and was synced up to {watermark.noted}"
+            raise _lost(f"the write-ahead log in {self._path}", lost, watermark.path)
         return watermark
 
     def _keep_what_was_recovered(self) -> None:
@@ -458,3 +451,11 @@ class RocksEngine:
             )
         kind = StorageFull if NO_SPACE in str(error).lower() else StorageFailed
         return kind(f"could not {verb} the database in {self._path}: {error}")
+
+
+def _lost(what: str, how: str, note: Path) -> StorageDamaged:
+    """Return the refusal to start with less than `note` says that there was."""
+    return StorageDamaged(
+        f"{what} has lost what was confirmed to be on disk ({how}): the disk lies, or files were damaged or brought back from "
+        f"an old copy; {REPLACE_NODE}. Only where no other replica is left: remove {note} to start with what is there"
+    )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import shoal_server
-from shoal_server.storage import mending
 from shoal_server.storage.engine import Damaged, Engine, StorageFull
 from shoal_server.storage.mending import DamagedFamilies
 from shoal_server.storage.rocks import RocksEngine
@@ -155,9 +154,7 @@ def test_a_marker_that_cannot_be_written_stays_as_it_was_and_the_next_start_goes
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            *{"open": (Path, "open"), "fsync": (mending.os, "fsync"), "replace": (Path, "replace")}[step], full
-        )
+        patch.setattr(*{"open": (Path, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[step], full)
         with pytest.raises(StorageFull):
             rewriting.finish()
     assert DamagedFamilies(tmp_path).columns == {"data": "data"}
