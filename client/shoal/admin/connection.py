@@ -47,6 +47,7 @@ from shoal.protocol.messages import (
     StatusReply,
     TransferLeader,
     Welcome,
+    Working,
 )
 from shoal.protocol.migration import (
     UNREAD,
@@ -367,7 +368,9 @@ class AdminConnection:
         while True:
             for answer in self._decode(await self._next_frame()):
                 # An answer to another number is of an earlier question, whose caller has given up.
-                if isinstance(answer, Refused) or answer.request == request.request:
+                if isinstance(answer, Refused) or (
+                    not isinstance(answer, Working) and answer.request == request.request
+                ):
                     return answer
 
     def _decode(self, body: bytes) -> list[Answer]:

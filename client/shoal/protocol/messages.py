@@ -43,6 +43,7 @@ from shoal.bounds import (
     Word,
     WriteNumber,
 )
+from shoal.priorities import Priority
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.failures import ReplicaFailure
@@ -204,7 +205,8 @@ class Hello(_Message, frozen=True, tag=1):
     """Opens a connection. `role` is "client" or "peer"; a peer names its cluster, node and data folder's incarnation.
 
     A client may leave `cluster` empty: then it takes whichever cluster answers. `cluster_id` tells a peer's cluster from
-    every other one, also of that name; "" where it does not know that yet.
+    every other one, also of that name; "" where it does not know that yet. `priority` is what a client's requests have
+    when a node is too busy for all, a `Priority`; an unknown one is taken for the lowest.
     """
 
     role: Word
@@ -215,6 +217,7 @@ class Hello(_Message, frozen=True, tag=1):
     incarnation: Word = ""
     features: Features = ()
     cluster_id: Word = ""
+    priority: Word = Priority.INTERACTIVE.value
 
 
 class Welcome(_Message, frozen=True, tag=2):
@@ -304,14 +307,19 @@ class Freshness(_Message, frozen=True):
 STRONG = Freshness()
 
 
+MAX_READ_KEYS = 65_536
+
+ReadKeys: TypeAlias = Annotated[list[bytes], msgspec.Meta(max_length=MAX_READ_KEYS)]
+
+
 class Read(_Message, frozen=True, tag=12):
-    """Read keys of one shard: answered by `Rows`, in the order of `keys`."""
+    """Read keys of one shard: answered by `Rows`, in the order of `keys`: for the first of them, as many as fit."""
 
     request: RequestNumber
     shard: ShardId
     keyspace: KeyspaceId
     timeout_ms: DurationMs
-    keys: list[bytes]
+    keys: ReadKeys
     freshness: Freshness = STRONG
 
 
@@ -706,7 +714,8 @@ class Failure(_Message, frozen=True, tag=47):
 
     `not_leader` and `wrong_shard` carry the fresh route where the node knows one, and the version of its shard map; so does
     `unavailable` where it is what the request is about that is not the shard's yet.
-    `maybe_applied` is True only where a write may have been done.
+    `maybe_applied` is True only where a write may have been done. `reason` says of `overloaded` what there was too much of:
+    an `OverloadReason`.
     """
 
     request: RequestNumber
@@ -716,6 +725,7 @@ class Failure(_Message, frozen=True, tag=47):
     retry_after_ms: DurationMs = 0
     route: Shard | None = None
     map_version: Version = 0
+    reason: Word = ""
 
 
 class ScanPage(_Message, frozen=True, tag=48):
@@ -735,6 +745,10 @@ class ScanPage(_Message, frozen=True, tag=48):
     staleness_ms: Count = 0
 
 
+class Working(_Message, frozen=True, tag=51):
+    """A sign of life: the node has requests of this connection that still wait, and has answered none of them for a while."""
+
+
 Answer: TypeAlias = (
     SessionOpened
     | Written
@@ -748,6 +762,7 @@ Answer: TypeAlias = (
     | Done
     | Failure
     | Refused
+    | Working
 )
 
 SESSION_WINDOW = 64
@@ -755,6 +770,9 @@ SESSION_WINDOW = 64
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """No side sends or accepts a longer frame; a longer length ends the connection before a byte of it is kept."""
+
+MAX_FRAME_REQUESTS = 16_384
+"""No client puts more requests into a frame: it makes another one, so that a node is never long at understanding one."""
 
 MAX_KEY_BYTES = 4096
 MAX_VALUE_BYTES = 1024 * 1024

@@ -61,6 +61,7 @@ from shoal.protocol.messages import (
     ShardMapReply,
     TracedRequest,
     Welcome,
+    Working,
     Written,
 )
 from shoal.routing.answers import Answers
@@ -298,7 +299,9 @@ class Router(Generic[W]):
         link = self.network.link(address)
         self.network.heard(link, now)
         for answer in answers:
-            if isinstance(answer, Refused):
+            if isinstance(answer, (Refused, Working)):
+                if isinstance(answer, Working):
+                    continue
                 self._broken(link, f"the node ended the connection: {answer.message}")
                 return
             owed = link.pending.pop(answer.request, None)

@@ -29,6 +29,7 @@ from random import Random
 
 import msgspec
 from shoal.bounds import MAX_UNIX_MS
+from shoal.priorities import Priority
 from shoal.protocol.messages import Answer, Request, StatusReply
 from shoal.shardmap import Routes, ShardMap
 
@@ -78,13 +79,14 @@ class Turn(msgspec.Struct):
 class TurnEnd(msgspec.Struct):
     """What came of the rest: more for peers, answers to clients, the ticket to flush up to, or None.
 
-    `wake_at`: take the next turn by then (ns).
+    `wake_at`: take the next turn by then (ns). `resumed`: clients of whom so much has been done that more may be received.
     """
 
     to_peers: dict[str, list[PeerMessage]]
     to_clients: dict[int, list[Answer]]
     flush: int | None
     wake_at: int
+    resumed: list[int]
 
 
 def _no_log_level(level: str) -> str:
@@ -286,13 +288,27 @@ class Node:
         """Queue a frame of a peer."""
         self._from_peers.append((sender, messages))
 
-    def receive_client(self, client: int, requests: list[Request]) -> None:
-        """Queue a frame of a client. `client` is whatever the caller wants its answers to be filed under."""
-        self._from_clients.append((client, requests))
+    def receive_client(self, client: int, requests: list[Request], size: int = 0) -> bool:  # noqa: ARG002 - to come
+        """Queue a frame of a client; say whether more of it may be received, before a turn has it in `resumed`.
 
-    def client_connected(self, client: int, identity: bytes) -> None:
-        """A client has connected; `identity` names whom its certificate is of, empty where it has none."""
+        Args:
+            client: whatever the caller wants its answers to be filed under.
+            size: of the frame (bytes).
+        """
+        self._from_clients.append((client, requests))
+        return True
+
+    def client_connected(self, client: int, identity: bytes, priority: str = Priority.INTERACTIVE.value) -> None:  # noqa: ARG002
+        """A client has connected.
+
+        Args:
+            identity: names whom its certificate is of, empty where it has none.
+            priority: as its greeting has it.
+        """
         self._callers.introduce(client, identity)
+
+    def client_is_behind(self, client: int, behind: bool) -> None:
+        """A client reads its answers more slowly than they come, or has caught up: while it is, no more are made for it."""
 
     def client_gone(self, client: int) -> None:
         """Forget a client: what it still waits for is done all the same, and its answers go nowhere."""
@@ -409,7 +425,7 @@ class Node:
         wake_at = min(agenda.next_tick, counting.due_at, comparisons.due_at)
         if agenda.behind:
             wake_at = min(wake_at, agenda.behind_due)
-        return TurnEnd(to_peers, to_clients, self._flushes.begin(), wake_at)
+        return TurnEnd(to_peers, to_clients, self._flushes.begin(), wake_at, [])
 
     # -- time
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.frames import Decoder
 from shoal.protocol.messages import Answer, Failure
 from shoal.shardmap import Shard
@@ -71,10 +72,12 @@ class Outbox:
         maybe_applied: bool = False,
         retry_after_ms: int = 0,
         route: Shard | None = None,
+        reason: OverloadReason | None = None,
     ) -> None:
         """Answer that `request` was refused or failed."""
         self.failed.append(code)
+        words = "" if reason is None else reason.value
         self.answer(
             client,
-            Failure(request, code.value, message, maybe_applied, retry_after_ms, route, self.map_version),
+            Failure(request, code.value, message, maybe_applied, retry_after_ms, route, self.map_version, words),
         )

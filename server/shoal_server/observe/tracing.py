@@ -36,6 +36,7 @@ from shoal.protocol.messages import (
     TraceContext,
     TracedRequest,
     Traces,
+    Working,
     Write,
     Written,
 )
@@ -110,7 +111,7 @@ class NodeTracing:
         ended = self._clock()
         for client, answers in to_clients.items():
             for answer in answers:
-                if isinstance(answer, Refused):
+                if isinstance(answer, Refused | Working):
                     continue
                 named = (client, answer.request)
                 watched = self._watched.pop(named, None)
