@@ -22,6 +22,7 @@ from shoal_server.raft.group import Group
 from shoal_server.raft.ready import Ready
 from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.shard.moving import can_be_read
+from shoal_server.shard.reading import READ_BYTES
 from shoal_server.storage.engine import Damaged
 
 
@@ -182,10 +183,8 @@ class ReplicaReads:
             self._refusals.not_here(queued.client, read.request, outbox)
         elif type(read) is Read:
             self._count(read, queued, arrived, scan=False)
-            values, seqs, expiries = machine.read(read.keys, queued.microshards, now)
-            fitting = _fitting(values, limits.max_frame_bytes // 2)
-            if fitting < len(values):
-                values, seqs, expiries = values[:fitting], seqs[:fitting], expiries[:fitting]
+            max_bytes = min(READ_BYTES, limits.max_frame_bytes // 2)
+            values, seqs, expiries = machine.read(read.keys, queued.microshards, now, max_bytes)
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
@@ -338,14 +337,3 @@ class ReplicaReads:
             f"asked for was {asked}seq {wanted.min_seq}: ask another",
             route=self._refusals.route,
         )
-
-
-def _fitting(values: list[bytes | None], max_bytes: int) -> int:
-    """Return how many of the values, at least one, fit into `max_bytes`."""
-    size = 0
-    for count, value in enumerate(values):
-        if value is not None:
-            size += len(value)
-            if size > max_bytes:
-                return max(count, 1)
-    return len(values)

@@ -48,14 +48,12 @@ from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.pages import PageReader
+from shoal_server.shard.reading import READ_BYTES, READ_KEYS, read_rows
 from shoal_server.shard.sessions import CommandVerdict, SessionTable
 from shoal_server.shard.state import ShardState
 from shoal_server.storage.applied_state import AppliedState, Outgoing, applied_state_row
 from shoal_server.storage.engine import Batch, Engine
-from shoal_server.storage.layout import (
-    applied_state_key,
-    split_rows,
-)
+from shoal_server.storage.layout import applied_state_key
 from shoal_server.storage.session_rows import (
     encode_session,
     encode_session_slot,
@@ -365,15 +363,21 @@ class ShardStateMachine(ShardState):
         )
 
     def read(
-        self, keys: list[bytes], microshards: list[int], now: int
+        self,
+        keys: list[bytes],
+        microshards: list[int],
+        now: int,
+        max_bytes: int = READ_BYTES,
+        max_keys: int = READ_KEYS,
     ) -> tuple[list[bytes | None], list[int], list[int]]:
         """Return values (None: absent), their seqs (0: absent) and expiries, as applied now and written to the engine.
 
-        Expiries are as `split_rows` has them.
+        Of the first keys, at least one, as many as the bounds allow. Expiries are as `split_rows` has them.
         """
         prefixes = self.prefixes
-        stored = [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
-        return split_rows(stored, self._engine.get_many(self._engine.data, stored), now)
+        wanted = zip(microshards[:max_keys], keys[:max_keys], strict=True)
+        stored = [prefixes[microshard] + key for microshard, key in wanted]
+        return read_rows(self._engine, stored, now, max_bytes)
 
     def read_moving(self, cursor: MigrationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
         """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""
