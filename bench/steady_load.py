@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -54,11 +55,17 @@ class Seen(msgspec.Struct):
 
 
 @asynccontextmanager
-async def steady_load(url: str, rate: float) -> AsyncIterator[Seen]:
-    """Make calls for the length of an `async with` block; what became of them is there when it is over."""
+async def steady_load(url: str, rate: float, mix: Mapping[str, float] = MIX, keys: int = KEYS) -> AsyncIterator[Seen]:
+    """Make calls for the length of an `async with` block; what became of them is there when it is over.
+
+    Args:
+        mix: by kind of call, which share of them are of it.
+        keys: how many there are, all written at the beginning.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, url, str(rate), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+        sys.executable, __file__, url, str(rate), json.dumps(dict(mix)), str(keys),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -80,10 +87,12 @@ async def steady_load(url: str, rate: float) -> AsyncIterator[Seen]:
 class SteadyLoad:
     """The load: `rate` calls a second."""
 
-    def __init__(self, db: AsyncClient, rate: float) -> None:
+    def __init__(self, db: AsyncClient, rate: float, mix: Mapping[str, float], keys: int) -> None:
         self.seen = Seen()
         self._db = db
         self._rate = rate
+        self._mix = mix
+        self._keys = keys
         self._random = Random(0)
         self._value = self._random.randbytes(VALUE_BYTES)
         self._open: set[asyncio.Task[None]] = set()
@@ -91,14 +100,16 @@ class SteadyLoad:
             "put": lambda: db.put(self._key(), self._value),
             "get": lambda: db.get(self._key()),
             "eventual": lambda: db.get(self._key(), consistency="eventual", max_staleness=5.0),
-            "increment": lambda: db.increment(f"{self._random.randrange(KEYS)}/count"),
+            "increment": lambda: db.increment(f"{self._random.randrange(keys)}/count"),
             "transaction": self._copy,
         }
 
     async def fill(self) -> None:
         """Write every key once."""
-        for first in range(0, KEYS, FILL_BATCH):
-            await self._db.put_many({f"{number}/a": self._value for number in range(first, first + FILL_BATCH)})
+        for first in range(0, self._keys, FILL_BATCH):
+            await self._db.put_many(
+                {f"{number}/a": self._value for number in range(first, min(first + FILL_BATCH, self._keys))}
+            )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -115,7 +126,7 @@ class SteadyLoad:
             gc.unfreeze()
 
     async def _pace(self) -> None:
-        kinds, weights = list(MIX), list(MIX.values())
+        kinds, weights = list(self._mix), list(self._mix.values())
         due = time.monotonic()
         while True:
             while due <= time.monotonic():
@@ -135,11 +146,11 @@ class SteadyLoad:
             self.seen.calls.append(Call(kind, due, time.monotonic() - due))
 
     def _key(self) -> str:
-        return f"{self._random.randrange(KEYS)}/a"
+        return f"{self._random.randrange(self._keys)}/a"
 
     async def _copy(self) -> None:
         """Copy a row to another of its partition, in a transaction that is tried again when others were in between."""
-        partition = self._random.randrange(KEYS)
+        partition = self._random.randrange(self._keys)
 
         async def copy(tx: AsyncTransaction) -> None:
             tx.put(f"{partition}/b", await tx.get(f"{partition}/a") or self._value)
@@ -147,11 +158,11 @@ class SteadyLoad:
         await self._db.run(copy)
 
 
-async def _serve(url: str, rate: float) -> None:
+async def _serve(url: str, rate: float, mix: Mapping[str, float], keys: int) -> None:
     """Make calls until stdin ends, and write to stdout what became of them."""
     loop = asyncio.get_running_loop()
     async with AsyncClient(url) as db:
-        load = SteadyLoad(db, rate)
+        load = SteadyLoad(db, rate, mix, keys)
         await load.fill()
         async with load.running():
             sys.stdout.buffer.write(READY)
@@ -164,4 +175,4 @@ async def _serve(url: str, rate: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1], float(sys.argv[2])))
+    uvloop.run(_serve(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])))
