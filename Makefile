@@ -16,7 +16,7 @@ CHAOS_DURATION ?= 8s
 help:
 	@echo "make demo    a three-node cluster loses its leaders' process and nothing else"
 	@echo "make test    every check and every test"
-	@echo "make bench   Shoal beside etcd and Redis, a thousand idle groups, failovers, operations under load, what metrics and gRPC cost"
+	@echo "make bench   Shoal beside etcd and Redis, a thousand idle groups, failovers, operations under load, what attackers do to others, what metrics and gRPC cost"
 	@echo "make chaos   every chaos scenario for CHAOS_DURATION (8s), ten minutes in all, and a page about them in chaos-runs/"
 	@echo "make soak    many fixed seeds, and how many find each planted bug; new seeds for SEED_MINUTES (60), then workloads under faults for HISTORY_MINUTES (30)"
 
@@ -51,6 +51,7 @@ bench: $(READY)
 	$(BIN)/python bench/idle_groups.py
 	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/operations.py
+	$(BIN)/python bench/isolation.py
 	$(BIN)/python bench/metrics_cost.py
 	$(BIN)/python bench/grpc_stream.py
 
