@@ -48,6 +48,7 @@ from shoal_server.node.founding import Founding
 from shoal_server.node.known_numbers import KnownNumbers
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.loads import LoadClock
+from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
@@ -102,6 +103,7 @@ class Node:
         set_log_level: sets the process's, and returns "" or why not.
         failing: takes failed replicas out.
         replica_set: the node's replicas and the shard map that they follow; `replicas` are these, by shard.
+        memory: what the node holds for others, and may hold.
         connected: the peers that messages have a way to.
         cut_off: peers whose connection is to be ended, since it brought what no peer sends, and why: for the process to
             take out.
@@ -131,6 +133,7 @@ class Node:
         self.engine = engine
         self.started_at = now
         self.counters = counters = NodeCounters()
+        self.memory = MemoryBudget(settings.memory_bytes)
         self.arrived = 0
         self.set_log_level: Callable[[str], str] = _no_log_level
         self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)

@@ -84,6 +84,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
         weak_read_wait_ns: a read waits so long for a replica that does not lead to be fresh enough, and is then declined.
         purge_rows: how many expired rows one log entry removes at the most.
         snapshots_at_once: how many snapshots a node sends at the same time.
+        memory_bytes: what the node may hold for others, besides what its engine and the program itself take (see memory.py).
     """
 
     timing: Timing = Timing()
@@ -105,6 +106,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     snapshot_chunk_bytes: int = 256 * 1024
     snapshot_timeout_ns: int = 10_000_000_000
     comparison: ComparisonSettings = ComparisonSettings()
+    memory_bytes: int = 1024 * 1024 * 1024
 
 
 def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSettings:

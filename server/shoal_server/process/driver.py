@@ -61,6 +61,7 @@ class NodeDriver:
         map_changed: Callable[[], None],
         slow: Callable[[list[TimedRequest], int], None] = lambda _slow, _ended: None,
         cut_off: Callable[[str, str], None] = lambda _peer, _reason: None,
+        resumed: Callable[[list[int]], None] = lambda _clients: None,
     ) -> None:
         """
         Args:
@@ -69,6 +70,7 @@ class NodeDriver:
             map_changed: told when the node has another shard map.
             cut_off: told of a peer whose connection is to be ended, and why.
             slow: told of the slow requests that a turn has answered, and when it ended.
+            resumed: told of the clients that more may be received of again.
         """
         self.failure = ""
         self._node = node
@@ -80,6 +82,7 @@ class NodeDriver:
         self._map_changed = map_changed
         self._slow = slow
         self._cut_off = cut_off
+        self._resumed = resumed
         self._replica_set = node.replica_set
         self._map_version = node.routes.map.version
         self._syncs = DiskThread("sync", engine.sync, self._in_loop(self._sync_done))
@@ -128,6 +131,8 @@ class NodeDriver:
             self._to_peers(end.to_peers)
         if end.to_clients:
             self._to_clients(end.to_clients)
+        if end.resumed:
+            self._resumed(end.resumed)
         ended = monotonic_ns()
         counters = self._node.counters
         counters.end_turn(ended)

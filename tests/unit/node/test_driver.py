@@ -108,3 +108,26 @@ async def test_a_failed_turn_is_told_with_its_exception(monkeypatch: pytest.Monk
     assert driven.failures == [("ValueError: broken", error)]
     driven.driver.stop()
     driven.driver.close()
+
+
+async def test_clients_that_more_may_be_received_of_are_named_after_their_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driven = Driven(WatchedEngine())
+    told: list[tuple[list[int], int]] = []
+    driven.driver._resumed = lambda clients: told.append((clients, len(driven.answers)))
+    finish_turn = driven.node.finish_turn
+
+    def with_resumed(now: int) -> Any:
+        end = finish_turn(now)
+        end.resumed = [7] if end.to_clients else []
+        return end
+
+    monkeypatch.setattr(driven.node, "finish_turn", with_resumed)
+    driven.driver.turn()
+    assert not told
+    driven.ping(7, 1)
+    driven.driver.turn()
+    assert told == [([7], 1)]
+    driven.driver.stop()
+    driven.driver.close()
