@@ -63,6 +63,8 @@ MAX_CHILDREN = 64
 """Shards that one says to have split off: the last ones. The map has the others long since."""
 MAX_RESULTS = 16_384
 """Operations of one write that have results, so that these are well within a frame. Clients make no larger batch."""
+MAX_OPERATIONS_BYTES = 64 * 1024 * 1024
+"""Of a write's operations, encoded: the most that a node can be told to accept."""
 MAX_KEY = 64 * 1024
 """Bytes of the longest key that a node can be told to accept."""
 MAX_BOUND = MAX_KEY + 1
@@ -125,6 +127,8 @@ Word: TypeAlias = Annotated[str, Meta(max_length=MAX_WORD)]
 Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
 RangeBound: TypeAlias = Annotated[bytes, Meta(max_length=MAX_BOUND)]
 CursorBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_CURSOR)]
+EncodedOperations: TypeAlias = Annotated[bytes, Meta(max_length=MAX_OPERATIONS_BYTES)]
+"""An encoded list of a write's operations. As bytes, it is passed over at once by whoever does not look into it."""
 Digest: TypeAlias = Annotated[bytes, Meta(max_length=MAX_DIGEST)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=MAX_REPLICAS)]
 """The nodes that have a replica of one shard."""

@@ -150,6 +150,6 @@ answer_decoder: Decoder[list[Answer]] = Decoder(list[Answer])
 operations_decoder: Decoder[list[Operation]] = Decoder(list[Operation])
 
 
-def encode_operations(operations: list[Operation]) -> msgspec.Raw:
+def encode_operations(operations: list[Operation]) -> bytes:
     """Encode the operations of one `Write`."""
-    return msgspec.Raw(_encoder.encode(operations))
+    return _encoder.encode(operations)

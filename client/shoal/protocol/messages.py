@@ -18,6 +18,7 @@ from shoal.bounds import (
     Digest,
     DurationMs,
     DurationUs,
+    EncodedOperations,
     Features,
     Int64,
     KeyspaceId,
@@ -286,7 +287,7 @@ class Write(_Message, frozen=True, tag=11):
     session: SessionId
     number: WriteNumber
     timeout_ms: DurationMs
-    operations: msgspec.Raw
+    operations: EncodedOperations
     fast: bool = False
 
 

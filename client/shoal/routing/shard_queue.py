@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias
 
-import msgspec
-
 from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
 from shoal.routing.apart import Apart, Part, Unserved, Wait
 from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, W, WriteCall
@@ -96,7 +94,7 @@ class WriteBatch(Batch[W, WriteCall[W]]):
         self,
         shard_queue: ShardQueue[W],
         calls: list[WriteCall[W]],
-        operations: msgspec.Raw,
+        operations: bytes,
         session: bytes,
         number: int,
         latest: float,

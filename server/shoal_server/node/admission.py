@@ -155,7 +155,7 @@ class Admission:
         self._check_keyspace(request, replica)
         if request.number < 1:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, f"a write's number must be 1 or more, not {request.number}")
-        size = len(memoryview(request.operations))
+        size = len(request.operations)
         if size > self._limits.max_batch_bytes:
             raise Refusal(
                 ErrorCode.TOO_LARGE,

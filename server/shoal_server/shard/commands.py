@@ -15,6 +15,7 @@ from shoal.bounds import (
     Count,
     CursorBytes,
     DurationMs,
+    EncodedOperations,
     LogIndex,
     MicroshardNumber,
     MigrationId,
@@ -64,7 +65,7 @@ class WriteCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     session: SessionId
     number: WriteNumber
     microshards: list[MicroshardNumber]
-    operations: msgspec.Raw
+    operations: EncodedOperations
     identity: Token = b""
 
 

@@ -227,6 +227,6 @@ def test_a_row_that_expired_since_changes_its_range(replica: Any) -> None:
 
 def test_an_operation_of_a_newer_shoal_stops_the_replica_with_words(replica: Any) -> None:
     replica.open_session()
-    unknown = WriteCommand(replica.session, 1, [], msgspec.Raw(msgspec.msgpack.encode([[99, b"key"]])))
+    unknown = WriteCommand(replica.session, 1, [], msgspec.msgpack.encode([[99, b"key"]]))
     with pytest.raises(UnknownCommands, match="newer Shoal"):
         replica.apply(replica.commands(unknown))
