@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 
 import grpc
 from shoal.options import split_address
@@ -23,7 +22,6 @@ from shoal_server.local.layout import free_ports, generated_config
 
 NODES = 3
 FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 1024; exec "$@"', "sh")
-LOOK_SECONDS = 0.1
 KNOCK_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
 """Who is not let in within this stands before a shut door."""
@@ -82,71 +80,6 @@ def _certify(folder: Path) -> None:
     made = authority.issue_cert("127.0.0.1")
     made.cert_chain_pems[0].write_to_path(folder / "node.crt")
     made.private_key_pem.write_to_path(folder / "node.key")
-
-
-# -- memory
-
-
-@dataclass(slots=True)
-class MemoryWatch:
-    """Looks at the nodes' memory again and again, and ends a node that has more than it may, for the sake of this machine.
-
-    Attributes:
-        peaks: by node, the most that it had since `mark`, in MiB.
-        ended: the nodes that were ended.
-    """
-
-    cluster: ProcessCluster
-    ceiling_mib: float
-    peaks: dict[str, float] = field(default_factory=dict)
-    ended: dict[str, float] = field(default_factory=dict)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def mark(self) -> None:
-        """Forget the peaks of before."""
-        self.peaks.clear()
-        for child in self.cluster.running.values():
-            with suppress(OSError):
-                Path(f"/proc/{child.pid}/clear_refs").write_text("5")
-
-    def now(self) -> float:
-        """Return what the largest node has, in MiB."""
-        found = [_memory(child.pid, "VmRSS") for child in self.cluster.running.values()]
-        return max(found, default=0.0)
-
-    @property
-    def peak(self) -> float:
-        """The most that any node had since `mark`, in MiB."""
-        self._look()
-        return max(self.peaks.values(), default=0.0)
-
-    async def _watch(self) -> None:
-        while True:
-            self._look()
-            await asyncio.sleep(LOOK_SECONDS)
-
-    def _look(self) -> None:
-        for name, child in self.cluster.running.items():
-            self.peaks[name] = max(self.peaks.get(name, 0.0), _memory(child.pid, "VmHWM"))
-            if _memory(child.pid, "VmRSS") > self.ceiling_mib and name not in self.ended:
-                self.ended[name] = self.peaks[name]
-                child.signal(SIGKILL)
-
-
-def _memory(pid: int, what: str) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(what)), 0.0)
 
 
 # -- doors

@@ -22,13 +22,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 import uvloop
-from attacked import AttackedCluster, Doors, MemoryWatch, TlsMissing
+from attacked import AttackedCluster, Doors, TlsMissing
 from records import Record, machine
 from rich.console import Console
 from rich.table import Table
 from shoal_chaos.attackers.base import Attack, Deeds, Needs
 from shoal_chaos.attackers.catalogue import ALL
 from shoal_chaos.attackers.process import AttackerFailed, AttackerProcess
+from shoal_chaos.clusters.memory import MemoryWatch
 from shoal_chaos.probes.quantiles import quantile
 from steady_load import Call, FailedCall, Seen, steady_load
 
@@ -62,7 +63,7 @@ class Row:
         knocks, shut: how often newcomers came to a port during the attack, and were not let in; doors: where.
         rss_mib: of the largest node, before the attack, at its peak, and some seconds after.
         ended: what happened to nodes that should go on, in words.
-        deeds: what the attacker did.
+        deeds: what the attacker did; valid: and it was its due.
     """
 
     attack: str
@@ -78,6 +79,7 @@ class Row:
     rss_mib: tuple[float, float, float]
     ended: tuple[str, ...]
     deeds: dict[str, Any]
+    valid: bool = False
 
     @property
     def problems(self) -> list[str]:
@@ -91,6 +93,11 @@ class Row:
             found.append(f"p99 {slow:.0f} ms")
         if self.shut:
             found.append(f"{self.shut} of {self.knocks} not let in")
+        unserved = self.deeds["failed"] + self.deeds["overloaded"]
+        if self.valid and (unserved or not self.deeds["answered"]):
+            found.append(
+                f"{unserved} of its {self.deeds['requests']} calls failed, {self.deeds['answered']} were answered"
+            )
         return found
 
 
@@ -137,7 +144,7 @@ async def measure(attack: Attack, folder: Path, times: Times, ceiling_mib: float
                     await attacker.kill()
                     over = time.monotonic()
                     await asyncio.sleep(times.after)
-                    peak, afterwards = memory.peak, memory.now()
+                    peak, afterwards = memory.peak(), memory.now()
                     ended = time.monotonic()
     finally:
         problems += [
@@ -165,6 +172,7 @@ async def measure(attack: Attack, folder: Path, times: Times, ceiling_mib: float
         rss_mib=(round(before), round(peak), round(afterwards)),
         ended=tuple(problems),
         deeds=msgspec.to_builtins(deeds),
+        valid=attack.valid,
     )
 
 

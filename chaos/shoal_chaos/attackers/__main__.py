@@ -1,6 +1,7 @@
 """The process of one attacker: `python -m shoal_chaos.attackers NAME GROUND`, with the ground as JSON.
 
-It prepares, says so on stdout, attacks when stdin says so, and prints what it has done as a line of JSON.
+It prepares, says so on stdout, attacks when stdin says so, and prints what it has done as a line of JSON: after the time that
+the ground has for it, or when stdin ends.
 """
 
 from __future__ import annotations
@@ -29,20 +30,42 @@ async def attack(chosen: Attack, ground: Ground) -> None:
     assault = Assault(ground)
     await chosen.prepare(assault)
     _say(READY)
-    if await asyncio.to_thread(sys.stdin.buffer.readline) != GO:
+    if await _said() != GO:
         return
     assault.begin()
     began = time.process_time()
+    attacking = asyncio.create_task(_bounded(chosen, assault))
+    told_to_end = asyncio.create_task(_said())
+    await asyncio.wait([attacking, told_to_end], return_when=asyncio.FIRST_COMPLETED)
+    for task in (attacking, told_to_end):
+        task.cancel()
+    await asyncio.wait([attacking, told_to_end])
+    if not attacking.cancelled():
+        attacking.result()
+    assault.deeds.cpu_seconds = round(time.process_time() - began, 3)
+    _say(msgspec.json.encode(assault.deeds) + b"\n")
+
+
+async def _bounded(chosen: Attack, assault: Assault) -> None:
     try:
-        async with asyncio.timeout(ground.seconds + CLOSING_SECONDS):
+        async with asyncio.timeout(assault.ground.seconds + CLOSING_SECONDS):
             await chosen.run(assault)
     except* TimeoutError:
         assault.deeds.remember("cut short", "calls, or the end of connections, took longer than the attack was to last")
     except* (OSError, ShoalError) as group:
         # The node would have none of it: also that is for others to judge.
         assault.deeds.remember("ended", str(group.exceptions[0]))
-    assault.deeds.cpu_seconds = round(time.process_time() - began, 3)
-    _say(msgspec.json.encode(assault.deeds) + b"\n")
+
+
+async def _said() -> bytes:
+    """Return what stdin says next; b"": it has ended."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), heard.set)
+    try:
+        await heard.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return os.read(sys.stdin.fileno(), len(GO))
 
 
 def _say(line: bytes) -> None:

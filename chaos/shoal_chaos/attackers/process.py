@@ -58,6 +58,11 @@ class AttackerProcess:
         _, stdin = self._pipes()
         stdin.write(GO)
 
+    def end(self) -> None:
+        """Have it end now, and say what it has done."""
+        _, stdin = self._pipes()
+        stdin.close()
+
     async def deeds(self) -> Deeds:
         """Wait until it is over; return what was done.
 

@@ -31,6 +31,7 @@ def loopback(
     timing: str = "",
     fronted: bool = False,
     hosts: Mapping[str, str] | None = None,
+    all_ports: bool = False,
 ) -> Configuration:
     """Return a cluster at free ports.
 
@@ -40,20 +41,26 @@ def loopback(
         timing: settings of the section `timing`, such as "support: 2s"; "": the defaults.
         fronted: nodes listen elsewhere than where others look for them.
         hosts: by node or manager, the address that it listens at, where that is not loopback.
+        all_ports: nodes have pages and serve gRPC.
     """
     nodes = founders + joiners
-    found = free_ports(2 * nodes + 2 * managers)
-    fronts, backs, manager_ports = found[:nodes], found[nodes : 2 * nodes], found[2 * nodes :]
+    found = free_ports(2 * nodes + 2 * managers + 2 * nodes * all_ports)
+    fronts, backs, found = found[:nodes], found[nodes : 2 * nodes], found[2 * nodes :]
+    manager_ports, found = found[: 2 * managers], found[2 * managers :]
     ports = {
         f"n{number}": (front, back if fronted else front)
         for number, (front, back) in enumerate(zip(fronts, backs, strict=True), start=1)
     }
     manager_names = [f"m{number}" for number in range(1, managers + 1)]
     host = {name: (hosts or {}).get(name, LOOPBACK) for name in (*ports, *manager_names)}
+    further = [
+        f"admin: '{LOOPBACK}:{grpc}', metrics: '{LOOPBACK}:{pages}', "
+        for grpc, pages in zip(found[::2], found[1::2], strict=True)
+    ]
     node_lines = [
         f"  - {{id: {name}, region: local, zone: z{name[1:]}, address: {host[name]}:{front}, "
-        f"listen: '{host[name]}:{back}', data: ./{name}}}"
-        for name, (front, back) in ports.items()
+        f"listen: '{host[name]}:{back}', {more}data: ./{name}}}"
+        for (name, (front, back)), more in zip(ports.items(), further or [""] * nodes, strict=True)
     ]
     manager_lines = [
         f"  - {{id: {name}, address: {host[name]}:{port}, admin: '{host[name]}:{admin}', data: ./{name}}}"

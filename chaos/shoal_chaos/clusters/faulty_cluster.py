@@ -35,6 +35,7 @@ class ClusterShape:
     Attributes:
         joiners: nodes that are known to the configuration, and not started.
         clock_tolerance_ms: by how much nodes let wall clocks differ; the less, the sooner a wrong one shows.
+        all_ports: nodes have pages and serve gRPC.
     """
 
     nodes: int = 3
@@ -44,6 +45,7 @@ class ClusterShape:
     microshards: int = 64
     voters: int = 3
     clock_tolerance_ms: int = 1000
+    all_ports: bool = False
 
     @property
     def words(self) -> str:
@@ -82,6 +84,7 @@ class FaultyCluster:
             timing=f"clock_tolerance: {shape.clock_tolerance_ms}ms",
             fronted=self._network.fronted,
             hosts=self._network.hosts,
+            all_ports=shape.all_ports,
         )
         self._ports = configuration.ports
         self.processes = ProcessCluster(
@@ -95,6 +98,8 @@ class FaultyCluster:
         """Processes that have ended by themselves, without an excuse, in words."""
         self.broken: list[str] = []
         """Promises that a nemesis has seen broken, in words."""
+        self.unserved: list[str] = []
+        """Calls that were a neighbour's due, and were not answered, in words."""
         self.remarks: list[str] = []
         self._excused: set[str] = set()
         self._lost: set[str] = set()
@@ -261,7 +266,7 @@ class FaultyCluster:
             NoSuchRule: nothing does.
         """
         if not isinstance(self._network, ProxyNetwork):
-            raise NoSuchRule("between these nodes there are packets, and no proxies")
+            raise NoSuchRule("there are no proxies between these nodes")
         return self._network.proxy(name)
 
     def _note_exits(self) -> None:

@@ -1,4 +1,4 @@
-"""What lies between the processes of a cluster, and obeys the rules of `Links`: proxies of bytes, or a network of packets."""
+"""What lies between the processes of a cluster: proxies of bytes or a network of packets, which obey `Links`, or nothing."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ class Medium(StrEnum):
     LATE_PACKETS = "late packets"
     """As well, and they are late, out of order and duplicated, for which Linux needs `netem`."""
 
+    NOTHING = "nothing"
+    """Links do not fail, and nobody's bytes take a detour through this process."""
+
     @property
     def needs(self) -> str:
         """What the machine has to have for it, in words; "": nothing."""
         match self:
-            case Medium.PROXIES:
+            case Medium.PROXIES | Medium.NOTHING:
                 return ""
             case Medium.PACKETS:
                 return "Linux, root, iproute2"
@@ -40,7 +43,7 @@ class Medium(StrEnum):
 
 
 class Network(Protocol):
-    """One of the two."""
+    """One of them."""
 
     hosts: Mapping[str, str]
     """By node or manager: the address that it listens at, where that is not loopback."""
@@ -96,9 +99,28 @@ class ProxyNetwork:
             raise NoSuchRule("TCP hides duplicates of packets from proxies")
 
 
-def network(
-    medium: Medium, nodes: Sequence[str], managers: Sequence[str], links: Links, random: Random
-) -> ProxyNetwork | PacketNetwork:
+class NoNetwork:
+    """Implements `Network`: all on loopback, and callers reach nodes themselves."""
+
+    hosts: Mapping[str, str] = {}
+    wrappers: Mapping[str, Sequence[str]] = {}
+    fronted = False
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    async def start(self, ports: Mapping[str, tuple[int, int]]) -> None:  # noqa: ARG002 - nobody is to be there
+        self._links.watch(self._check)
+
+    async def stop(self) -> None:
+        """Nothing was begun."""
+
+    def _check(self) -> None:
+        if self._links.in_force:
+            raise NoSuchRule("there is nothing between these nodes that could break their links")
+
+
+def network(medium: Medium, nodes: Sequence[str], managers: Sequence[str], links: Links, random: Random) -> Network:
     """Return a network that is not started.
 
     Raises:
@@ -106,4 +128,6 @@ def network(
     """
     if medium is Medium.PROXIES:
         return ProxyNetwork(nodes, links, random)
+    if medium is Medium.NOTHING:
+        return NoNetwork(links)
     return PacketNetwork(nodes, managers, links, netem=medium is Medium.LATE_PACKETS)

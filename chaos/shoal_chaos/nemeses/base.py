@@ -39,9 +39,13 @@ class Target(Protocol):
 
 
 class Nemesis(ABC):
-    """One kind of harm. It is begun once and then healed once; after that, the cluster is left to itself."""
+    """One kind of harm. It is begun once and then healed once; after that, the cluster is left to itself.
+
+    `outcome`: what came of it, in words, once it is healed; "" where that is not to be said.
+    """
 
     name: ClassVar[str]
+    outcome: str = ""
 
     @abstractmethod
     async def start(self, cluster: FaultyCluster, random: Random) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from shoal_chaos.report import plot
-from shoal_chaos.report.records import RunOutcome, RunRecord, Verdict
+from shoal_chaos.report.records import FaultSpan, RunOutcome, RunRecord, Verdict
 
 RUNS_SHOWN = 30
 """How many runs of a scenario its trend shows, at most: the newest."""
@@ -128,12 +128,17 @@ def _faults(run: RunRecord) -> str:
         ("", "fault", "from", "to", "every shard took writes after"),
         (
             (
-                str(number), escape(one.words), f"{one.began:.1f} s", f"{one.healed:.1f} s",
+                str(number), _words(one), f"{one.began:.1f} s", f"{one.healed:.1f} s",
                 '<span class="broken">never</span>' if one.ready is None else f"{one.ready - one.healed:.1f} s",
             )
             for number, one in enumerate(run.faults, start=1)
         ),
     )  # fmt: skip
+
+
+def _words(fault: FaultSpan) -> str:
+    outcome = f'<div class="dim">{escape(fault.outcome)}</div>' if fault.outcome else ""
+    return escape(fault.words) + outcome
 
 
 def _verdicts(run: RunRecord) -> str:

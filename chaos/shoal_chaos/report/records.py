@@ -28,13 +28,17 @@ class Phase(StrEnum):
 
 
 class FaultSpan(msgspec.Struct, frozen=True):
-    """One fault: from when to when it was at work, and when every shard took writes again (None: too late)."""
+    """One fault: from when to when it was at work, and when every shard took writes again (None: too late).
+
+    `outcome`: what came of it, in words; "": that is not said.
+    """
 
     nemesis: str
     words: str
     began: float
     healed: float
     ready: float | None = None
+    outcome: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from shoal_chaos.report.records import (
     ShardRecovery,
     Verdict,
 )
-from shoal_chaos.scenarios.model import Scenario
+from shoal_chaos.scenarios.model import Isolation, Scenario
 
 BUCKET_SECONDS = 0.25
 
@@ -109,6 +109,36 @@ def liveness(
         Verdict(
             "availability", not short, f"at least {scenario.availability:.0%} of calls answered under faults",
             (f"{under.availability:.1%} were answered",) if short else (), safety=False,
+        ),
+    ]  # fmt: skip
+
+
+def isolation(
+    limits: Isolation, faults: Sequence[FaultSpan], samples: Sequence[Sample], began: float, peak_mib: float
+) -> list[Verdict]:
+    """Return the verdicts about what was felt of neighbours.
+
+    Args:
+        began: of the load, on the samples' clock.
+        peak_mib: the most that a node held.
+    """
+    felt: list[str] = []
+    for fault in faults:
+        seen = figures(Phase.FAULTS, samples, began + fault.began, began + fault.healed)
+        failed = seen.calls - seen.answered
+        if failed > limits.failed_share * seen.calls:
+            felt.append(f"{failed} of {seen.calls} calls were not answered beside {fault.words}")
+        if seen.p99_ms > limits.p99_ms:
+            felt.append(f"p99 was {seen.p99_ms:.0f} ms beside {fault.words}")
+    held = f"a node held {peak_mib:,.0f} MiB"
+    judged = f"beside each, at most {limits.failed_share:.0%} of calls fail, and p99 is at most {limits.p99_ms:g} ms"
+    return [
+        Verdict(
+            "light load", not felt, judged, tuple(felt), safety=False,
+        ),
+        Verdict(
+            "memory", peak_mib <= limits.memory_mib, f"at most {limits.memory_mib:,.0f} MiB; {held}",
+            (held,) if peak_mib > limits.memory_mib else (), safety=False,
         ),
     ]  # fmt: skip
 

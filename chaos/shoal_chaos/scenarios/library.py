@@ -1,4 +1,4 @@
-"""The scenarios there are, by name: faults of processes and links, of machines, and of what operators do meanwhile."""
+"""The scenarios there are, by name: faults of processes, links and machines, what operators do meanwhile, and neighbours."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from shoal_chaos.nemeses.partitions import (
 from shoal_chaos.nemeses.processes import Kill, LosePower, Pause
 from shoal_chaos.nemeses.slow_links import HalfOpen, MachineGone, PoorLinks
 from shoal_chaos.scenarios.model import ESSENTIAL, Scenario, TimedNemesis
+from shoal_chaos.scenarios.neighbours import NEIGHBOURS
 from shoal_chaos.workloads.operations import (
     DRAIN,
     MERGE,
@@ -419,5 +420,5 @@ MIXED = (
     ),
 )
 
-ALL = (*PROCESSES, *LINKS, *PACKETS, *MACHINES, *OPERATORS, *MIXED)
+ALL = (*PROCESSES, *LINKS, *PACKETS, *MACHINES, *OPERATORS, *NEIGHBOURS, *MIXED)
 BY_NAME = {scenario.name: scenario for scenario in ALL}

@@ -26,6 +26,21 @@ class TimedNemesis:
 
 
 @dataclass(frozen=True, slots=True)
+class Isolation:
+    """What the probes may feel of neighbours, during each nemesis, and what a node may hold for these.
+
+    Args:
+        failed_share: of the probes' calls, at most, from 0 to 1.
+        p99_ms: of those that were answered, at most.
+        memory_mib: of any node, at most.
+    """
+
+    failed_share: float
+    p99_ms: float
+    memory_mib: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """An experiment.
 
@@ -40,6 +55,7 @@ class Scenario:
         medium: by what links fail.
         anywhere: its nemeses are `Disturbance`s, which need no cluster of our own.
         wall_clocks_wrong: some are, fewer than half at any time, and rows that expire are judged by what holds then.
+        isolation: nothing is broken, and there are neighbours: what may be felt of these; None: that is not judged.
         other_clusters: at times another cluster answers at the addresses, and the clients have to say so.
         must_break: the faults are beyond what Shoal promises to bear, and the checkers are to say so: a test of them.
     """
@@ -55,6 +71,7 @@ class Scenario:
     medium: Medium = Medium.PROXIES
     anywhere: bool = False
     wall_clocks_wrong: bool = False
+    isolation: Isolation | None = None
     other_clusters: bool = False
     must_break: bool = False
 

@@ -15,6 +15,7 @@ from shoal.admin.survey import fetch_shard_map
 from shoal.options import parse_url
 
 from shoal_chaos.clusters.faulty_cluster import FaultyCluster
+from shoal_chaos.clusters.memory import MemoryWatch
 from shoal_chaos.clusters.possible import NotPossibleHere
 from shoal_chaos.nemeses.base import Disturbance
 from shoal_chaos.probes.open_loop import OpenLoopProbes
@@ -40,6 +41,8 @@ STEADY_SECONDS = (1.5, 6.0)
 CLIENTS = 2
 SHOWN = 5
 FINISH_SECONDS = 60.0
+MEMORY_CEILING_MIB = 4096.0
+"""A node that holds more is ended."""
 
 Say = Callable[[str], None]
 Cluster = FaultyCluster | RemoteCluster
@@ -104,6 +107,7 @@ class _Experiment:
         self._verdicts: list[Verdict] = []
         self._began_at: datetime
         self._began = self._harmed = self._calmed = self._ended = 0.0
+        self._peak_mib = 0.0
         self._probes: OpenLoopProbes
 
     async def run(self, seconds: float) -> None:
@@ -125,7 +129,7 @@ class _Experiment:
                 clients[0], await fetch_shard_map(options.seeds, tls=tls), options.keyspace, self._run
             )
             self._began_at, self._began = datetime.now(UTC), time.monotonic()
-            async with self._load(suite):
+            async with self._load(suite), self._watching_memory():
                 self._say(f"steady state for {steady:.1f} s")
                 await asyncio.sleep(steady)
                 self._harmed = time.monotonic()
@@ -158,6 +162,20 @@ class _Experiment:
         if isinstance(problem, BaseException) and not stuck:
             found = (repr(problem),)
         self._verdicts.append(Verdict("the load ends", not found, found=found, safety=False))
+
+    @asynccontextmanager
+    async def _watching_memory(self) -> AsyncIterator[None]:
+        """See what nodes hold, where that is judged; one that holds very much is ended, for the sake of this machine."""
+        if self._scenario.isolation is None:
+            yield
+            return
+        memory = MemoryWatch(self._own().processes, MEMORY_CEILING_MIB)
+        async with memory.running():
+            try:
+                yield
+            finally:
+                self._peak_mib = memory.peak()
+        self._cluster.remarks += [f"{node} was ended at {mib:,.0f} MiB" for node, mib in memory.ended.items()]
 
     async def _do_harm(self, until: float) -> None:
         while time.monotonic() < until:
@@ -194,6 +212,7 @@ class _Experiment:
                 began - self._began,
                 healed - self._began,
                 None if ready is None else ready - self._began,
+                fault.nemesis.outcome,
             )
         )
         if ready is not None:
@@ -235,6 +254,13 @@ class _Experiment:
         self._verdicts.append(Verdict("what faults themselves have shown", not broken, found=broken))
         failures = tuple(self._cluster.failures[:SHOWN])
         self._verdicts.append(Verdict("no process ends by itself", not failures, found=failures, safety=False))
+        limits = self._scenario.isolation
+        if limits is not None:
+            self._verdicts += comparison.isolation(
+                limits, self._faults, self._probes.samples, self._began, self._peak_mib
+            )
+            unserved = tuple(self._own().unserved[:SHOWN])
+            self._verdicts.append(Verdict("what is neighbours' due", not unserved, found=unserved, safety=False))
 
     def record(self, seed: int, cluster: str) -> RunRecord:
         """Return the run, judged."""

@@ -39,7 +39,10 @@ def record(scenario: str = "leader-kill", began: str = "2026-11-21T10:00:00+00:0
         seconds=12.0,
         cluster="3 nodes",
         score=90,
-        faults=(FaultSpan("kill", "killed n1 & n2", 2.0, 4.0, 5.0), FaultSpan("kill", "killed n3", 7.0, 9.0, None)),
+        faults=(
+            FaultSpan("kill", "killed n1 & n2", 2.0, 4.0, 5.0),
+            FaultSpan("kill", "killed n3", 7.0, 9.0, None, "3 < 4"),
+        ),
         verdicts=(
             Verdict("registers", False, "10 calls", ("a <stale> read",)),
             Verdict("recovery", True, safety=False),
@@ -120,6 +123,7 @@ def test_the_page_shows_faults_verdicts_and_recovery_and_escapes_what_it_quotes(
     assert "Others are &lt;elected&gt;." in text
     assert "killed n1 &amp; n2" in text
     assert "a &lt;stale&gt; read" in text
+    assert "3 &lt; 4" in text
     assert "1.25 s" in text
     assert "never" in text
     assert "a move was refused" in text
