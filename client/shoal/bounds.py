@@ -61,8 +61,6 @@ MAX_REPLICAS = 64
 """Of one shard: more than a keyspace can ask for, with those that are on their way."""
 MAX_CHILDREN = 64
 """Shards that one says to have split off: the last ones. The map has the others long since."""
-MAX_RESULTS = 16_384
-"""Operations of one write that have results, so that these are well within a frame. Clients make no larger batch."""
 MAX_OPERATIONS_BYTES = 64 * 1024 * 1024
 """Of a write's operations, encoded: the most that a node can be told to accept."""
 MAX_KEY = 64 * 1024

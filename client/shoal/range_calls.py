@@ -18,8 +18,12 @@ from shoal.results import Consistency
 from shoal.routing.call_errors import ShardChanged
 from shoal.scan_plans import check_page_rows, plan, resumed
 from shoal.scans import AsyncScan, MergedRows
-from shoal.shardmap import count_in, microshards_in, ranges_of
+from shoal.shardmap import count_in, microshards_in, parts_of_at_most, ranges_of
 from shoal.steps import first_result
+from shoal.write_costs import SPAN_US, WRITE_US
+
+DELETED_AT_ONCE = WRITE_US // (2 * SPAN_US)
+"""The microshards of one deletion at the most, so that its work is within what a node accepts."""
 
 
 class AsyncRangeCalls:
@@ -185,7 +189,11 @@ async def _delete_range(caller: Caller, start: bytes, end: bytes, deadline: floa
     wanted = left = microshards_of_range(routed.keyspace, prefix, start, end)
     touched = False
     while left:
-        steps = [DeleteRange(part.ranges, start, end) for part in caller.parts_of(routed, left)]
+        steps = [
+            DeleteRange(some, start, end)
+            for part in caller.parts_of(routed, left)
+            for some in parts_of_at_most(DELETED_AT_ONCE, part.ranges)
+        ]
         results = await caller.run_all(steps, deadline)
         again: list[DeleteRange] = []
         failed: list[ShoalError] = []
@@ -203,15 +211,15 @@ async def _delete_range(caller: Caller, start: bytes, end: bytes, deadline: floa
     return count_in(wanted)
 
 
-def _failure(failed: list[ShoalError], shards: int, touched: bool) -> ShoalError:
-    """Return the error of a deletion that some of the shards have not done; `touched`: some rows may be gone."""
+def _failure(failed: list[ShoalError], parts: int, touched: bool) -> ShoalError:
+    """Return the error of a deletion of which some parts were not done; `touched`: some rows may be gone."""
     first = failed[0]
-    if shards == 1 and first.maybe_applied == touched:
+    if parts == 1 and first.maybe_applied == touched:
         return first
     # Those two say that surely nothing was done.
     kind = OutcomeUnknown if touched and isinstance(first, Unavailable | Overloaded) else type(first)
     error = kind(
-        f"{len(failed)} of {shards} shards have not deleted their part of the range; the first: {first}; "
+        f"{len(failed)} of {parts} parts of the range were not deleted, each of a shard; the first: {first}; "
         "to delete it again does no harm",
         maybe_applied=touched,
         retry_after=first.retry_after,

@@ -180,6 +180,24 @@ def microshards_in(ranges: Iterable[MicroshardRange]) -> Iterator[int]:
         yield from range(span.first, span.end)
 
 
+def parts_of_at_most(count: int, ranges: Ranges) -> Iterator[tuple[MicroshardRange, ...]]:
+    """Yield well-formed ranges in parts of `count` microshards at the most, in order."""
+    part: list[MicroshardRange] = []
+    left = count
+    for span in ranges:
+        first = span.first
+        while first < span.end:
+            end = min(span.end, first + left)
+            part.append(MicroshardRange(first, end))
+            left -= end - first
+            first = end
+            if not left:
+                yield tuple(part)
+                part, left = [], count
+    if part:
+        yield tuple(part)
+
+
 def ranges_of(microshards: Iterable[int]) -> tuple[MicroshardRange, ...]:
     """Return microshards as ranges, in order, neighbours joined."""
     found: list[MicroshardRange] = []

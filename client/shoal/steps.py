@@ -7,7 +7,6 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from shoal.bounds import MAX_RESULTS
 from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge
 from shoal.key_sets import RANGE_BYTES, keys_of, size_of
 from shoal.operations import key_absent, put, value_equals
@@ -30,6 +29,7 @@ from shoal.protocol.messages import (
 from shoal.results import WriteResult
 from shoal.routing.calls import STRONG_READ, shown
 from shoal.routing.shard_queue import BATCH_BYTES
+from shoal.write_costs import EXPIRING_US, PLAIN_US, WRITE_US, bytes_cost, operations_cost, too_much_work
 
 R = TypeVar("R")
 
@@ -39,8 +39,10 @@ _CONDITIONS = (KeyPresent, KeyAbsent, ValueEquals, ValueEqualsOrAbsent, SeqEqual
 OPERATION_BYTES = 16
 """At most what an operation takes in a batch besides its key and value."""
 
-_RESULT_BYTES = BATCH_BYTES // MAX_RESULTS
-"""What an operation with a result counts as, at least, so that no batch of them has more results than that."""
+_WORK_BYTES = -(-BATCH_BYTES // (WRITE_US - bytes_cost(BATCH_BYTES)))
+"""What a microsecond of work counts as, so that no batch is more work than a node accepts, its bytes included."""
+_PLAIN_BYTES = PLAIN_US * _WORK_BYTES
+_EXPIRING_BYTES = (PLAIN_US + EXPIRING_US) * _WORK_BYTES
 
 
 class Limits(Protocol):
@@ -124,11 +126,11 @@ def exchange(key: bytes | str, expected: bytes | str | None, value: bytes | str,
 
 
 def check_step(step: Step, limits: Limits) -> int:
-    """Check sizes; return the bytes that the step takes in a batch.
+    """Check sizes; return what the step counts as in a batch: its bytes, or those that its work counts as, if that is more.
 
     Raises:
         InvalidArgument: the key is empty.
-        TooLarge: the key or the value is over its limit.
+        TooLarge: the key or the value is over its limit, or it is more work than a node accepts.
     """
     kind = type(step)
     if kind is Put or kind is Fetch or kind is Delete:
@@ -136,20 +138,28 @@ def check_step(step: Step, limits: Limits) -> int:
         size = len(key)
         if not 0 < size <= limits.max_key_bytes:
             check_key(key, limits)
+        if kind is Fetch:
+            return size + OPERATION_BYTES
         if kind is Put:
             value_size = len(step.value)  # type: ignore[union-attr]
             if value_size > limits.max_value_bytes:
                 _check_value(key, step.value, limits)  # type: ignore[union-attr]
             size += value_size
-        return size + OPERATION_BYTES
+            if step.ttl_ms > 0:  # type: ignore[union-attr]
+                return max(size + OPERATION_BYTES, _EXPIRING_BYTES)
+        size += OPERATION_BYTES
+        return size if size > _PLAIN_BYTES else _PLAIN_BYTES
     if isinstance(step, FastWrite):
         return check_step(step.operation, limits)
     if isinstance(step, Atomic):
-        return _check_atomic(step, limits)
-    if isinstance(step, DeleteRange):
-        return len(step.start) + len(step.end) + RANGE_BYTES * len(step.ranges) + 2 * OPERATION_BYTES
-    check_key(step.key, limits)
-    return len(step.key) + 2 * OPERATION_BYTES
+        size = _check_atomic(step, limits)
+    elif isinstance(step, DeleteRange):
+        size = len(step.start) + len(step.end) + RANGE_BYTES * len(step.ranges) + 2 * OPERATION_BYTES
+    else:
+        assert not isinstance(step, Put | Fetch | Delete), "those have been seen to"
+        check_key(step.key, limits)
+        size = len(step.key) + 2 * OPERATION_BYTES
+    return max(size, _WORK_BYTES * operations_cost((step,)))
 
 
 def check_key(key: bytes, limits: Limits) -> None:
@@ -176,25 +186,17 @@ def _check_value(key: bytes, value: bytes, limits: Limits) -> None:
 def _check_atomic(step: Atomic, limits: Limits) -> int:
     for key in keys_of(step):
         check_key(key, limits)
-    size = _RESULT_BYTES
-    results = 1
+    size = OPERATION_BYTES
     for part in (*step.conditions, *step.operations):
         if isinstance(part, Put):
             _check_value(part.key, part.value, limits)
-        elif isinstance(part, Touch | Increment):
-            results += 1
-            size += _RESULT_BYTES
         size += 2 * OPERATION_BYTES + size_of(part)
-    if results > MAX_RESULTS:
-        raise TooLarge(
-            f"{results - 1} increments and touches are to take effect together; at most {MAX_RESULTS - 1} may: "
-            "write less at once"
-        )
+    what = f"{len(step.operations)} operations and {len(step.conditions)} conditions that are to take effect together"
     if size > limits.max_batch_bytes:
-        raise TooLarge(
-            f"{len(step.operations)} operations and {len(step.conditions)} conditions that are to take effect together "
-            f"have {size} bytes; at most {limits.max_batch_bytes} are accepted: write less at once"
-        )
+        raise TooLarge(f"{what} have {size} bytes; at most {limits.max_batch_bytes} are accepted: write less at once")
+    cost = operations_cost((step,)) + bytes_cost(size)
+    if cost > WRITE_US:
+        raise TooLarge(too_much_work(what, cost))
     return size
 
 

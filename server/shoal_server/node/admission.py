@@ -10,34 +10,31 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
-from shoal.bounds import MAX_RESULTS
 from shoal.errors import ErrorCode
-from shoal.protocol.digest import rows_of
-from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
     DEFAULT_TTL,
     Atomic,
     AtomicOperation,
-    DeleteRange,
-    Increment,
     OpenSession,
     Operation,
     Put,
-    RangeUnchanged,
     Read,
     ReadPage,
     Scan,
     Touch,
     Write,
 )
-from shoal.shardmap import Ranges, Routes, count_in, is_well_formed, microshards_in
+from shoal.shardmap import Ranges, Routes, is_well_formed, microshards_in
+from shoal.write_costs import WHAT_IS_ACCEPTED, too_much_work
 
 from shoal_server.node.callers import Callers
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
-from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys
+from shoal_server.node.write_decoding import TooManyOperations, decode_write
+from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys, named_ranges
+from shoal_server.shard.costs import ACCEPTED_US, plain_write_cost, write_cost
 
 DataRequest: TypeAlias = OpenSession | Write | Read | Scan | ReadPage
 
@@ -45,10 +42,6 @@ HAND_OVER_RETRY_MS = 5
 SHOWN_KEY_BYTES = 64
 OPEN_SESSION_BYTES = 64
 MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
-MAX_SPANS = 65_536
-"""Ranges in one write, each counted once a microshard: applying it must not hold up every replica."""
-MAX_RANGE_ROWS = 100_000
-"""Rows that the range conditions of one write cover."""
 
 
 class Refusal(Exception):
@@ -162,13 +155,16 @@ class Admission:
                 f"the batch has {size} bytes; at most {self._limits.max_batch_bytes} are accepted: send less at a time",
             )
         try:
-            operations = operations_decoder.decode(request.operations)
+            operations = decode_write(request.operations)
+        except TooManyOperations as error:
+            raise Refusal(ErrorCode.TOO_LARGE, f"{error} in one write: {WHAT_IS_ACCEPTED}") from error
         except msgspec.MsgspecError as error:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, f"the operations cannot be decoded: {error}") from error
         if not operations:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, "a write without operations")
         kinds = set(map(type, operations))
         if kinds <= PLAIN:
+            cost = 0
             keys = [operation.key for operation in operations]  # type: ignore[union-attr]
         elif request.fast:
             raise Refusal(
@@ -176,56 +172,27 @@ class Admission:
                 "only puts and deletes may be fast: nothing else knows its result before it is applied",
             )
         else:
+            self._check_forms(operations, replica)
+            cost = write_cost(operations, size)
+            self._check_cost(cost, operations)
             keys = list(named_keys(operations))
-            self._check_ranges(operations, replica)
-            self._check_results(operations)
+            for ranges in named_ranges(operations):
+                self._check_all_here(ranges, replica)
         microshards = self._check_keys(keys, replica)
-        self._check_values(operations)
+        expiring = self._check_values(operations)
+        if not cost:
+            cost = plain_write_cost(len(operations), size, expiring)
+            self._check_cost(cost, operations)
         identity = self._callers.identity(client)
         command = WriteCommand(request.session, request.number, microshards, request.operations, identity)
-        return QueuedCommand(client, request.request, command, operations, size, request.fast)
+        return QueuedCommand(client, request.request, command, operations, size, request.fast, cost)
 
-    def _check_ranges(self, operations: list[Operation], replica: Replica) -> None:
-        ranges: list[DeleteRange | RangeUnchanged] = []
-        for operation in operations:
-            if isinstance(operation, DeleteRange):
-                ranges.append(operation)
-            elif isinstance(operation, Atomic):
-                ranges += [condition for condition in operation.conditions if isinstance(condition, RangeUnchanged)]
-        rows = sum(max(0, rows_of(each.digest)) for each in ranges if isinstance(each, RangeUnchanged))
-        if rows > MAX_RANGE_ROWS:
-            raise Refusal(
-                ErrorCode.TOO_LARGE,
-                f"ranges of {rows} rows to be compared in one write; at most {MAX_RANGE_ROWS} may be, since every replica "
-                "reads them again: read less in a transaction",
-            )
-        spans = 0
-        for each in ranges:
-            self._check_here(each.ranges, replica)
-            spans += count_in(each.ranges)
-        if len(ranges) > 1 and spans > MAX_SPANS:
-            raise Refusal(
-                ErrorCode.TOO_LARGE,
-                f"{len(ranges)} ranges over {spans} microshards in one write; at most {MAX_SPANS} are accepted, "
-                "or one range: send fewer at a time",
-            )
+    def _check_forms(self, operations: list[Operation], replica: Replica) -> None:
+        """Nothing is asked of ranges, be that what work they are, before it is known that they are well formed."""
+        for ranges in named_ranges(operations):
+            self._check_form(ranges, replica)
 
-    def _check_results(self, operations: list[Operation]) -> None:
-        """Every replica keeps a write's results for as long as it may be repeated, and they go out in one message."""
-        results = 0
-        for operation in operations:
-            if isinstance(operation, Atomic):
-                results += 1 + sum(isinstance(part, (Touch, Increment)) for part in operation.operations)
-            elif type(operation) not in PLAIN:
-                results += 1
-        if results > MAX_RESULTS:
-            raise Refusal(
-                ErrorCode.TOO_LARGE,
-                f"{results} operations of one write have results; at most {MAX_RESULTS} may: send fewer at a time",
-            )
-
-    def _check_here(self, ranges: Ranges, replica: Replica) -> None:
-        """What is read or deleted in a microshard that is another shard's would be missing without notice."""
+    def _check_form(self, ranges: Ranges, replica: Replica) -> None:
         microshards = replica.keyspace.microshards
         if not is_well_formed(ranges, microshards):
             raise Refusal(
@@ -233,6 +200,13 @@ class Admission:
                 f"a request names the microshards that it is about, in order and each once, of the {microshards} that "
                 f"keyspace {replica.keyspace.name!r} has",
             )
+
+    def _check_here(self, ranges: Ranges, replica: Replica) -> None:
+        self._check_form(ranges, replica)
+        self._check_all_here(ranges, replica)
+
+    def _check_all_here(self, ranges: Ranges, replica: Replica) -> None:
+        """What is read or deleted in a microshard that is another shard's would be missing without notice."""
         if not replica.machine.has_ranges(ranges):
             here = replica.machine.prefixes
             missing = [microshard for microshard in microshards_in(ranges) if microshard not in here]
@@ -271,8 +245,14 @@ class Admission:
             raise _not_here(replica, wanted, f"key {_shown(missing[0])}")
         return microshards
 
-    def _check_values(self, operations: Sequence[Operation | AtomicOperation]) -> None:
+    def _check_cost(self, cost: int, operations: list[Operation]) -> None:
+        if cost > ACCEPTED_US:
+            raise Refusal(ErrorCode.TOO_LARGE, too_much_work(f"{len(operations)} operations in one write", cost))
+
+    def _check_values(self, operations: Sequence[Operation | AtomicOperation]) -> int:
+        """Check values and times to live; return how many of the operations say that what they put expires."""
         largest = self._limits.max_value_bytes
+        expiring = 0
         for operation in operations:
             # By its type, the most frequent one first: each key that is written comes by here.
             if type(operation) is Put or type(operation) is Touch:
@@ -281,6 +261,7 @@ class Admission:
                         ErrorCode.INVALID_ARGUMENT,
                         f"a time to live of {operation.ttl_ms} ms; it is from 1 to {MAX_TTL_MS} ms",
                     )
+                expiring += operation.ttl_ms > 0
                 if type(operation) is Put and len(operation.value) > largest:
                     raise Refusal(
                         ErrorCode.TOO_LARGE,
@@ -289,6 +270,7 @@ class Admission:
                     )
             elif type(operation) is Atomic:
                 self._check_values(operation.operations)
+        return expiring
 
 
 def _not_here(replica: Replica, missing: list[int], what: str) -> NotHere:

@@ -44,6 +44,7 @@ from shoal_server.shard.commands import (
     WriteCommand,
     encode_commands,
 )
+from shoal_server.shard.costs import ENTRY_US, command_cost
 from shoal_server.shard.machine import CommandOutcome, Prepared, ShardStateMachine
 from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.applied_state import AppliedState
@@ -187,7 +188,7 @@ class Replica:
     # -- the turn
 
     def _propose_queued(self, now: int, clock: WallClock, outbox: Outbox) -> None:
-        """Turn the commands queued since the last turn into log entries, as few as the size bound allows.
+        """Turn the commands queued since the last turn into log entries, as few as the bounds of size and work allow.
 
         While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
 
@@ -210,13 +211,15 @@ class Replica:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
         entries: list[list[QueuedCommand]] = []
-        size = 0
+        size = cost = 0
         for item in queue:
-            if not entries or size + item.size > self._settings.entry_bytes:
+            item_cost = item.cost or command_cost(item.command)
+            if not entries or size + item.size > self._settings.entry_bytes or cost + item_cost > ENTRY_US:
                 entries.append([])
-                size = 0
+                size = cost = 0
             entries[-1].append(item)
             size += item.size
+            cost += item_cost
         for items in entries:
             self._propose(items, arrived, now, clock.now_ms(now), outbox)
 
@@ -315,28 +318,32 @@ class Replica:
         """Whether there is something committed that this replica can apply."""
         return self.failure is None and self.group.has_committed
 
-    def apply(self, batch: Batch) -> None:
-        """Apply what is committed into `batch`, as much as a turn may take.
+    def apply(self, batch: Batch, max_us: int | None = None) -> int:
+        """Apply what is committed into `batch`, as much as a turn may take; return the work that it was, about (microseconds).
 
         `proposals.answer_applied` follows once it is written. Whatever is raised, nothing of it is in `batch`, and the replica
-        has to fail: its machine may be halfway.
+        has to fail: its machine may be halfway. After the entry that reaches `max_us` of work no more are applied.
         """
         group = self.group
         entries = group.committed()
-        if entries:
-            results = self._apply(entries, batch)
-            index = self.machine.state.index
-            group.applied(index)
-            self.reads.applied(index)
-            if self.proposals.waiting:
-                self.proposals.results = results
+        if not entries:
+            return 0
+        results = self._apply(entries, batch, max_us)
+        index = self.machine.state.index
+        group.applied(index)
+        self.reads.applied(index)
+        if self.proposals.waiting:
+            self.proposals.results = results
+        return self.machine.applied_us
 
-    def _apply(self, entries: list[Entry], batch: Batch) -> list[tuple[Entry, list[CommandOutcome]]]:
+    def _apply(
+        self, entries: list[Entry], batch: Batch, max_us: int | None
+    ) -> list[tuple[Entry, list[CommandOutcome]]]:
         """Apply entries, up to one that cannot be applied: `stuck` says which that is, and why."""
         machine = self.machine
         before, split_offs = machine.state, len(machine.microshards.split_offs)
         try:
-            return machine.apply(entries, batch, self.proposals.prepared, self.skipped)
+            return machine.apply(entries, batch, self.proposals.prepared, self.skipped, max_us)
         except BaseException as error:
             machine.state, machine.digest_due = before, None
             machine.microshards.forget(split_offs)

@@ -16,7 +16,7 @@ from shoal_server.shard.sessions import session_name
 class QueuedCommand(msgspec.Struct):
     """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
 
-    `fast`: it is answered as soon as it is in the log.
+    `fast`: it is answered as soon as it is in the log. `cost`: of a write, as `shard.costs` reckons.
     """
 
     client: int
@@ -25,6 +25,7 @@ class QueuedCommand(msgspec.Struct):
     operations: list[Operation] | None
     size: int
     fast: bool = False
+    cost: int = 0
 
 
 class QueuedRead(msgspec.Struct):

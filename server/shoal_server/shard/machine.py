@@ -43,6 +43,7 @@ from shoal_server.shard.commands import (
     decode_operations,
     named_ranges,
 )
+from shoal_server.shard.costs import command_cost, plain_write_cost, write_cost
 from shoal_server.shard.microshards import EntryPosition, Microshards
 from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
@@ -129,6 +130,8 @@ class ShardStateMachine(ShardState):
         super().__init__(shard, keyspace, state)
         self._engine = engine
         self.digest_due: DigestDue | None = None
+        self.applied_us = 0
+        """The work of what was applied last, about: see `shard.costs`."""
         self.applying: Entry | None = None
         """The entry that is being applied, or was the last."""
         self.sessions = SessionTable()
@@ -154,6 +157,7 @@ class ShardStateMachine(ShardState):
         batch: Batch,
         prepared: Mapping[int, Prepared],
         skipped: Mapping[int, SkippedEntry] | None = None,
+        max_us: int | None = None,
     ) -> list[tuple[Entry, list[CommandOutcome]]]:
         """Add the effects of committed `entries` to `batch`; return what became of each COMMAND entry's commands.
 
@@ -164,10 +168,12 @@ class ShardStateMachine(ShardState):
         Args:
             prepared: by log index, what this node decoded when it proposed; used only where the term is the entry's.
             skipped: by log index, entries that do nothing, since an operator has said so.
+            max_us: of work, as `applied_us` has it; None: no bound.
 
         Raises:
             Exception: whatever went wrong with the entry `applying`; the machine is halfway then (see `Replica.apply`).
         """
+        self.applied_us = 0
         if not entries:
             return []
         invariant(self.digest_due is None, "a digest is made before anything later is applied")
@@ -202,7 +208,9 @@ class ShardStateMachine(ShardState):
                 for command, decoded in zip(commands.commands, operations, strict=True):
                     if isinstance(command, WriteCommand):
                         outcomes.append(self._write(command, decoded, seq, executor, overlay))
-                    elif isinstance(command, OpenSessionCommand):
+                        continue
+                    self.applied_us += command_cost(command)
+                    if isinstance(command, OpenSessionCommand):
                         outcomes.append(self._open_session(command, seq, overlay))
                     elif isinstance(command, SplitCommand):
                         at = EntryPosition(index, entry.term, clock)
@@ -240,7 +248,7 @@ class ShardStateMachine(ShardState):
                 results.append((entry, outcomes))
                 if self.microshards.journals:
                     self.microshards.journal(index, overlay)
-                if self.digest_due is not None:
+                if self.digest_due is not None or (max_us is not None and self.applied_us >= max_us):
                     break
             elif entry.kind == EntryKind.MEMBERSHIP:
                 membership = msgspec.msgpack.decode(entry.payload, type=Membership)
@@ -310,9 +318,13 @@ class ShardStateMachine(ShardState):
             return CommandOutcome(CommandVerdict.NOT_HERE, 0)
         results: list[OperationResult] = []
         kept = b""
+        size = len(command.operations)
         if plain:
+            before = executor.expiring
             executor.execute_plain(operations, command.microshards)  # type: ignore[arg-type]  # `plain` says so
+            self.applied_us += plain_write_cost(len(operations), size, executor.expiring - before)
         else:
+            self.applied_us += write_cost(operations, size)
             results, kept = given_and_kept(executor.execute(operations, command.microshards))
             microshards.update(self._cleared_by(operations))
         self.traffic.wrote(command.microshards, microshards)

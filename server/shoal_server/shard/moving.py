@@ -20,7 +20,7 @@ from shoal_server.storage.engine import Engine
 from shoal_server.storage.journal import CLEARED, journal_prefix, journal_start, split_journal_key
 from shoal_server.storage.layout import data_prefix, prefix_end, whole_row
 
-MAX_MOVED_ROWS = 8192
+MAX_MOVED_ROWS = 2048
 """In one page: reading it, and storing it, must not hold up a node."""
 
 _MICROSHARD_BYTES = 4

@@ -52,12 +52,14 @@ MAX_DIGITS = 20
 class WriteExecutor:
     """Applies the operations of one entry. `now` is its time; an order to set the shard's clock back changes it.
 
+    `expiring` counts puts of rows that expire.
+
     Args:
         prefixes: by microshard, what its data keys begin with.
         seq: of the entry; now: its time; default_ttl: the keyspace's when it was proposed (both milliseconds).
     """
 
-    __slots__ = ("_default_ttl", "_expiry", "_header", "_overlay", "_prefixes", "_seq", "now")
+    __slots__ = ("_default_ttl", "_expiry", "_header", "_overlay", "_prefixes", "_seq", "expiring", "now")
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class WriteExecutor:
         self._expiry = expiry
         self._seq = seq
         self.now = now
+        self.expiring = 0
         self._default_ttl = default_ttl
         self._header = value_header(seq)
 
@@ -120,6 +123,7 @@ class WriteExecutor:
         key = self._prefixes[microshard] + operation.key
         self._overlay.rows[key] = value_header(self._seq, expiry) + operation.value
         self._expiry.add(microshard, expiry, operation.key, self._overlay)
+        self.expiring += 1
 
     def _expiry_of(self, ttl: int) -> int:
         if ttl == DEFAULT_TTL:

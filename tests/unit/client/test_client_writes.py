@@ -353,7 +353,7 @@ async def test_a_deletion_that_was_done_in_part_does_not_count_as_surely_not_don
 
     async with shoal.AsyncClient(cluster.url()) as db:
         cluster.script = refuse
-        with pytest.raises(shoal.PermissionDenied, match="1 of 2 shards") as caught:
+        with pytest.raises(shoal.PermissionDenied, match="1 of 2 parts") as caught:
             await db.delete_prefix("k")
     assert caught.value.maybe_applied
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shoal.bounds import MAX_MS, MAX_RESULTS, MAX_ROWS, MAX_SEQ
+from shoal.bounds import MAX_MS, MAX_ROWS, MAX_SEQ
 from shoal.errors import ErrorCode
+from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     Atomic,
     Delete,
@@ -26,7 +27,9 @@ from shoal.protocol.messages import (
     Written,
 )
 from shoal.shardmap import MicroshardRange, Ranges, one_microshard
-from shoal_server.node.admission import MAX_SPANS, MAX_TTL_MS
+from shoal.write_costs import EXPIRING_US, PLAIN_US, RANGE_US, READING_US, SPAN_US, WRITE_US
+from shoal_server.node import write_decoding
+from shoal_server.node.admission import MAX_TTL_MS
 
 BIG = (1 << 64) - 1
 WRONG = ErrorCode.INVALID_ARGUMENT
@@ -65,8 +68,10 @@ REFUSED: list[tuple[Operation, ErrorCode]] = [
     (Atomic([], [Put(b"k", bytes((1 << 20) + 1))]), LARGE),
     (Atomic([KeyPresent(b"")], []), WRONG),
     *((Atomic([RangeUnchanged(ranges, b"", b"", b"")], []), WRONG) for ranges in MALFORMED),
-    (Atomic([], [Touch(b"k")] * (MAX_RESULTS + 1)), LARGE),
-    (Atomic([RangeUnchanged(EVERYWHERE, b"", b"", b"")] * (MAX_SPANS // 4 + 1), []), LARGE),
+    (Atomic([], [Touch(b"k")] * 2000), LARGE),
+    (Atomic([KeyPresent(b"k")] * 5000, []), LARGE),
+    (Atomic([RangeUnchanged(EVERYWHERE, b"", b"", b"")] * 1000, []), LARGE),
+    (Atomic([RangeUnchanged(EVERYWHERE, b"", b"", (10_000).to_bytes(4, "big") + bytes(16))], []), LARGE),
 ]
 
 
@@ -90,7 +95,7 @@ ODD: list[Operation] = [
     Atomic([], []),
     Atomic([SeqEquals(b"k", 0), SeqEquals(b"k", (1 << 63) - 1)], [Delete(b"k")]),
     Atomic([RangeUnchanged(EVERYWHERE, b"z", b"a", b"short")], [Delete(b"k")]),
-    Atomic([KeyPresent(b"k")] * 5000, [Increment(b"k")] * 5000),
+    Atomic([KeyPresent(b"k")] * 500, [Increment(b"k")] * 500),
     Put(b"k", b"v", MAX_TTL_MS),
 ]
 
@@ -103,10 +108,38 @@ def test_odd_operations_are_answered_and_every_replica_goes_on(nodes: Any, opera
     assert len({nodes.replica(name).machine.state for name in nodes.nodes}) == 1
 
 
-@pytest.mark.parametrize("count", [MAX_RESULTS, MAX_RESULTS + 1])
-def test_a_write_has_so_many_results_and_no_more(nodes: Any, count: int) -> None:
-    answer = nodes.answer(nodes.write(*[Touch(b"none", 1)] * count))
-    assert isinstance(answer, Written) is (count == MAX_RESULTS)
+@pytest.mark.parametrize(
+    ("operation", "most"),
+    [
+        (Put(b"k", b""), WRITE_US // PLAIN_US),
+        (Delete(b"k"), WRITE_US // PLAIN_US),
+        (Put(b"k", b"", 5), WRITE_US // (PLAIN_US + EXPIRING_US)),
+        (Touch(b"none", 1), WRITE_US // READING_US),
+        (DeleteRange(EVERYWHERE, b"a", b"b"), WRITE_US // (RANGE_US + 4 * SPAN_US)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_write_is_so_much_work_and_no_more(nodes: Any, operation: Operation, most: int) -> None:
+    """Applying 8 MiB of the smallest puts took seconds, and so did 259 KiB of puts and range deletes."""
+    fitting = most - len(encode_operations([operation] * most)) // 1024 // PLAIN_US - 1
+    assert isinstance(nodes.answer(nodes.write(*[operation] * fitting)), Written)
+    refused = nodes.answer(nodes.write(*[operation] * (most + 1)))
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.maybe_applied) == (LARGE.value, False)
+    assert f"{most + 1} operations" in refused.message
+    assert f"at most {WRITE_US // 1000} ms are accepted" in refused.message
+    assert "Write less at once" in refused.message
+
+
+def test_a_million_operations_are_refused_before_any_is_looked_at(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(encoded: bytes) -> list[Operation]:
+        raise AssertionError("nobody looks at them")
+
+    monkeypatch.setattr(write_decoding.operations_decoder, "_decode", decode)
+    for operations in ([Put(b"k", b"")] * 1_000_000, [Atomic([], [Put(b"k", b"")] * 1_000_000)]):
+        refused = nodes.answer(nodes.write(*operations))
+        assert isinstance(refused, Failure)
+        assert refused.code == LARGE.value
 
 
 def test_numbers_and_sessions_that_nobody_gave_out_are_refused(nodes: Any) -> None:

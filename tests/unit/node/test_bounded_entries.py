@@ -1,0 +1,60 @@
+"""What becomes one entry of a log, and what is applied in one turn, is bounded by its work, and not by its bytes alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shoal.protocol.messages import Delete, Increment, Operation, Put, Written
+from shoal_server.node.replica import Replica
+from shoal_server.raft.messages import Entry, EntryKind
+from shoal_server.shard.commands import WriteCommand, decode_commands, decode_operations
+from shoal_server.shard.costs import ENTRY_US, write_cost
+
+WRITES = 30
+
+
+def cost_of(entry: Entry) -> tuple[int, int]:
+    """Return the number of writes in an entry, and what they cost."""
+    if entry.kind != EntryKind.COMMAND:
+        return 0, 0
+    writes = [each for each in decode_commands(entry.payload).commands if isinstance(each, WriteCommand)]
+    return len(writes), sum(write_cost(decode_operations(each), len(each.operations)) for each in writes)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [[Put(b"k%d" % n, b"v") for n in range(1000)], [Increment(b"n")] * 300, [Delete(b"gone")]],
+    ids=["puts", "increments", "a delete"],
+)
+def test_the_writes_of_a_turn_become_entries_of_bounded_work(nodes: Any, operations: list[Operation]) -> None:
+    requests = [nodes.write(*operations) for _ in range(WRITES)]
+    assert all(isinstance(nodes.answer(request), Written) for request in requests)
+    log = nodes.replica(nodes.leader).group.log
+    entries = [cost_of(entry) for entry in log.entries(log.truncated_index + 1, log.last_index + 1, 1 << 30)]
+    assert sum(writes for writes, _ in entries) == WRITES
+    assert all(cost <= ENTRY_US for _, cost in entries)
+    together = sum(cost for _, cost in entries)
+    filled = [cost for writes, cost in entries if writes]
+    assert len(filled) <= together // (ENTRY_US // 2) + 1, "and no more entries than that takes"
+
+
+def test_a_turn_applies_up_to_its_bound_and_the_next_one_goes_on(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    whole = Replica.apply
+
+    def apply(self: Replica, batch: Any, max_us: int | None = None) -> int:
+        before = self.machine.state.index
+        done = whole(self, batch, ENTRY_US)
+        if done:
+            turns.append(done)
+            assert self.machine.state.index > before, "a turn applies one entry at least"
+        return done
+
+    monkeypatch.setattr(Replica, "apply", apply)
+    for first in range(0, WRITES, 5):
+        requests = [nodes.write(*[Put(b"k%d" % n, b"v") for n in range(1000)]) for _ in range(first, first + 5)]
+        assert all(isinstance(nodes.answer(request), Written) for request in requests)
+    nodes.pass_time(100)
+    assert max(turns) < 2 * ENTRY_US
+    assert len({nodes.replica(node).machine.state for node in nodes.nodes}) == 1
