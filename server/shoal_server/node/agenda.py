@@ -12,15 +12,17 @@ class Agenda:
         dirty: this turn lets them propose, stores and sends what their groups have ready, and applies what is committed.
         again: they have something to say that came up after that: the next turn's, together with what arrives until then.
         behind: they follow, and have something committed to apply: all of them together from `behind_due` (ns) on.
+        awake: they may have something to do as time passes; whatever is not among them is at rest.
         next_tick: when the next turn has to look at the clock (ns).
     """
 
-    __slots__ = ("again", "behind", "behind_due", "dirty", "next_tick")
+    __slots__ = ("again", "awake", "behind", "behind_due", "dirty", "next_tick")
 
     def __init__(self, now: int) -> None:
         self.dirty: dict[int, Replica] = {}
         self.again: dict[int, Replica] = {}
         self.behind: dict[int, Replica] = {}
+        self.awake: dict[int, Replica] = {}
         self.behind_due = now
         self.next_tick = now
 
@@ -35,5 +37,5 @@ class Agenda:
 
     def forget(self, shard: int) -> None:
         """The replica of a shard is gone."""
-        for waiting in (self.dirty, self.behind, self.again):
+        for waiting in (self.dirty, self.behind, self.again, self.awake):
             waiting.pop(shard, None)

@@ -15,6 +15,7 @@ from shoal_server.node.flushes import Flushes
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
+from shoal_server.node.serving import Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.storage.engine import Batch, Damaged, Engine
@@ -31,6 +32,7 @@ class Applying:
         "_failing",
         "_flushes",
         "_migrations",
+        "_serving",
         "_settings",
     )
 
@@ -44,8 +46,10 @@ class Applying:
         comparisons: Comparisons,
         migrations: Migrations,
         failing: Failing,
+        serving: Serving,
     ) -> None:
         self._engine = engine
+        self._serving = serving
         self._settings = settings
         self._agenda = agenda
         self._clock = clock
@@ -82,11 +86,14 @@ class Applying:
             self._engine.write_unlogged(batch)
         if applied:
             self._follow_up(applied.values(), now, outbox)
-        soon, clock = now + settings.tick_interval_ns, self._clock
+        soon, clock, serving = now + settings.tick_interval_ns, self._clock, self._serving
+        serving.begin()
         for replica in dirty.values():
             group, reads = replica.group, replica.reads
             try:
-                reads.serve(now, clock, outbox)
+                if not reads.serve(now, clock, serving, outbox):
+                    agenda.dirty[replica.shard.id] = replica
+                    agenda.next_tick = now
             except Damaged as error:
                 self._failing.damaged(replica, error, now)
             if group.is_leader and group.has_committed:

@@ -1,16 +1,24 @@
-"""What clients ask: data requests are queued at their replica, and what a node can say by itself is answered at once."""
+"""What clients ask, as much of it as a turn has time for: data requests are queued at their replica, and what a node can say
+by itself is answered.
+
+What a turn takes is bounded by what it will cost (request_costs.py), and taken fairly (client_queue.py). A request whose
+deadline has passed while it waited, or that has waited in vain (overload.py), is refused: surely not done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import msgspec
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import (
+    Answer,
     Done,
     GetShardMap,
     GetStatus,
+    InstallShardMap,
     OpenSession,
     Ping,
     Read,
@@ -18,46 +26,75 @@ from shoal.protocol.messages import (
     Request,
     Scan,
     ShardMapReply,
-    StatusReply,
     TransferLeader,
+    Working,
     Write,
 )
 from shoal.shardmap import ShardMap
 
+from shoal_server.invariants import invariant
 from shoal_server.node.administration import AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.agenda import Agenda
 from shoal_server.node.checksums import checksum
+from shoal_server.node.client_queue import Client, ClientQueue
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
+from shoal_server.node.fair_queue import CONTROL, Flow
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.overload import Overload, retry_after_ms, waits_in_vain
 from shoal_server.node.replica import OVERLOADED_RETRY_MS
 from shoal_server.node.replica_set import ReplicaSet
+from shoal_server.node.request_costs import MAP_SHARD_NS, REFUSAL_NS, STATUS_NS, STATUS_REPLICA_NS, cost_of
+from shoal_server.node.serving import Serving
+from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
 from shoal_server.storage.engine import Damaged, Engine
+
+TURN_NS = 10_000_000
+"""What a turn may cost for what clients ask: of data. Of the rest, `CONTROL_NS`."""
+CONTROL_NS = 2_000_000
+UNDECODED_NS = 10
+"""What a byte of a frame costs, before anything is known of it."""
+SCALE_GAIN = 0.1
+SCALE_LEAST, SCALE_MOST = 0.5, 4.0
+NEVER = 1 << 62
+SIGN_OF_LIFE_NS = 250_000_000
+"""A client that is not read from is told so often that it is not forgotten."""
+MAX_TURNED_AWAY = 4
+"""A client that sends on where it is not read from (it cannot, over a socket) is refused at so many times the bound."""
 
 
 class ClientInput:
-    """See the module's first line.
+    """See the module's first lines.
 
-    `in_flight`: by client, how many requests are unanswered. `admin_requests`: what the shard manager has asked for, each
-    of which changes what is stored, in a batch of its own: they are done at the turn's end, before the groups' batch.
+    Attributes:
+        queue: what waits; `serving`: what of it was taken and is still to be served.
+        overload: how long it does.
+        admin_requests: what the shard manager has asked for, each of which changes what is stored, in a batch of its own: they
+            are done at the turn's end, before the groups' batch.
     """
 
     __slots__ = (
         "_admission",
         "_agenda",
+        "_charged",
         "_counters",
-        "_describe",
+        "_describing",
         "_disk",
         "_engine",
         "_failing",
         "_leaderships",
+        "_life_due",
+        "_make_status",
         "_replica_set",
         "_requests_max",
+        "_scale",
         "admin_requests",
-        "in_flight",
+        "overload",
+        "queue",
+        "serving",
     )
 
     def __init__(
@@ -70,15 +107,18 @@ class ClientInput:
         disk: DiskHealth,
         counters: NodeCounters,
         failing: Failing,
-        describe: Callable[[int, int], StatusReply],
+        make_status: Callable[[int], StatusInPieces],
         requests_max: int,
+        now: int,
     ) -> None:
         """
         Args:
-            describe: returns the answer to a `GetStatus` of that number, now (ns).
-            requests_max: how many requests of a client may be unanswered.
+            make_status: begins the answer to a `GetStatus` of that number.
+            requests_max: how many requests of a client may be unanswered before nothing more is received from it.
         """
-        self.in_flight: dict[int, int] = {}
+        self.queue = ClientQueue(requests_max, self._keyspace_of)
+        self.serving = Serving(self.queue)
+        self.overload = Overload(now)
         self.admin_requests: list[tuple[int, AdminRequest]] = []
         self._replica_set = replica_set
         self._engine = engine
@@ -88,45 +128,214 @@ class ClientInput:
         self._disk = disk
         self._counters = counters
         self._failing = failing
-        self._describe = describe
+        self._make_status = make_status
         self._requests_max = requests_max
+        self._describing: tuple[int, StatusInPieces] | None = None
+        self._scale = 1.0
+        self._charged = 0
+        self._life_due = now
 
-    def take(self, frames: Collection[tuple[int, list[Request]]], now: int, outbox: Outbox) -> None:
-        """Take in the frames of clients, in their order."""
-        counts, in_flight, dirty = self._counters.requests, self.in_flight, self._agenda.dirty
-        for client, requests in frames:
-            unanswered = in_flight.get(client, 0) + len(requests)
-            in_flight[client] = unanswered
-            if unanswered > self._requests_max:
-                self._refuse_all(client, requests, unanswered, outbox)
-                continue
-            for request in requests:
-                kind = type(request)
-                counts[kind] = counts.get(kind, 0) + 1
-                if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
-                    replica = self._admission.admit(client, request, self._disk.state.not_writable, outbox)
-                    if replica is not None:
-                        dirty[replica.shard.id] = replica
-                elif isinstance(request, GetShardMap):
-                    outbox.answer(client, ShardMapReply(request.request, self.map_with_leaders()))
-                elif isinstance(request, Ping):
-                    outbox.answer(client, Done(request.request))
-                elif isinstance(request, GetStatus):
-                    outbox.answer(client, self._describe(request.request, now))
-                elif isinstance(request, ReadChecksum):
-                    self._read_checksum(client, request, now, outbox)
-                elif isinstance(request, TransferLeader):
-                    replica = self._admission.replica_of(client, request.request, request.shard, outbox)
-                    if replica is not None:
-                        self._leaderships.transfer(client, request, replica, now, outbox)
-                        dirty[request.shard] = replica
+    def _keyspace_of(self, shard: int) -> int:
+        known = self._replica_set.routes.shards.get(shard)
+        return CONTROL if known is None else known.keyspace
+
+    # -- a turn
+
+    def take(self, now: int, outbox: Outbox) -> None:
+        """Take in what clients have sent, as far as the turn has time for it."""
+        queue = self.queue
+        budget, spent = self._begin(), 0
+        if queue.has_arrived:
+            arrived = self._counters.arrived
+            for client, requests, size in queue.take_arrived():
+                if client.unanswered > self._requests_max * MAX_TURNED_AWAY:
+                    self._refuse_all(client, requests, size, outbox)
+                elif spent > budget or client.behind or queue.length:
+                    queue.add(client, requests, size, arrived, now)
                 else:
-                    self.admin_requests.append((client, request))
+                    spent += self._take_frame(client, requests, size, budget - spent, arrived, now, outbox)
+        if queue.length or self._describing is not None:
+            self._take_control(now, outbox)
+            self._describe(now, outbox)
+            spent += self._take_queued(budget - spent, now, outbox)
+        self._charged = spent
+        self.overload.turn_taken(now, left=queue.waits)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a turn has something to do though nothing has arrived."""
+        return self.queue.waits or self._describing is not None
+
+    def _begin(self) -> int:
+        """Return what a turn may cost, by the estimates: as much as lasts `TURN_NS` by what turns have lasted lately."""
+        lasted, charged = self._counters.lasted_ns, self._charged
+        if lasted and charged > CONTROL_NS:
+            factor = min(max(lasted / charged, SCALE_LEAST), SCALE_MOST)
+            self._scale += SCALE_GAIN * (factor - self._scale)
+        return int(TURN_NS / self._scale) - self.serving.left_over
+
+    def _take_frame(
+        self, client: Client, requests: list[Request], size: int, budget: int, arrived: int, now: int, outbox: Outbox
+    ) -> int:
+        """Take a frame that has not had to wait, as far as the budget goes; return what that costs."""
+        client.queued_bytes -= size
+        spent = size * UNDECODED_NS
+        number = client.number
+        for count, request in enumerate(requests):
+            if spent > budget:
+                left = size * (len(requests) - count) // len(requests)
+                client.queued_bytes += left
+                self.queue.add(client, requests[count:], left, arrived, now)
+                break
+            spent += cost_of(request, client.scan_ns) + self._take(number, request, now, outbox)
+        return spent
+
+    def _take_queued(self, budget: int, now: int, outbox: Outbox) -> int:
+        """Take requests for data that have waited; return what that costs."""
+        queue, data, overload = self.queue, self.queue.data, self.overload
+        spent = 0
+        while spent <= budget:
+            taken = queue.take(data, now)
+            if taken is None:
+                break
+            client, flow, waiting = taken
+            request = waiting.request
+            age = now - waiting.arrived
+            overload.waited(age)
+            if _is_late(request, age):
+                self._refuse_late(client.number, request, age, outbox)
+                cost = REFUSAL_NS
+            elif waits_in_vain(client.priority, age, now - flow.since):
+                self._shed(client, flow, request, age, now, outbox)
+                cost = REFUSAL_NS
+            else:
+                cost = cost_of(request, client.scan_ns)
+                cost += self._take(client.number, request, now, outbox)
+            spent += cost
+            data.charge(flow, cost)
+        return spent
+
+    def _take_control(self, now: int, outbox: Outbox) -> None:
+        """Take requests of other kinds that have waited."""
+        queue, control = self.queue, self.queue.control
+        spent = 0
+        while spent < CONTROL_NS:
+            taken = queue.take(control, now)
+            if taken is None:
+                break
+            client, flow, waiting = taken
+            cost = cost_of(waiting.request, client.scan_ns) + self._take(client.number, waiting.request, now, outbox)
+            spent += cost
+            control.charge(flow, cost)
+
+    def _describe(self, now: int, outbox: Outbox) -> None:
+        """Go on with the answers to those who ask for the node's status, one after the other."""
+        queue = self.queue
+        spent = 0
+        while spent < CONTROL_NS:
+            if self._describing is None:
+                taken = queue.take(queue.status, now)
+                if taken is None:
+                    break
+                client, flow, waiting = taken
+                queue.status.charge(flow, STATUS_NS)
+                self._describing = client.number, self._make_status(waiting.request.request)
+            number, status = self._describing
+            if number in queue.clients:
+                spent += STATUS_NS + status.step(now) * STATUS_REPLICA_NS
+                if status.reply is None:
+                    continue
+                outbox.answer(number, status.reply)
+            self._describing = None
+
+    def _take(self, client: int, request: Request, now: int, outbox: Outbox) -> int:
+        """Do what a request asks, or have it done; return what it costs besides what it says (ns)."""
+        kind = type(request)
+        counts = self._counters.requests
+        counts[kind] = counts.get(kind, 0) + 1
+        if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
+            replica = self._admission.admit(client, request, self._disk.state.not_writable, outbox)
+            if replica is not None:
+                self._agenda.dirty[replica.shard.id] = replica
+        elif isinstance(request, Ping):
+            outbox.answer(client, Done(request.request))
+        elif isinstance(request, GetShardMap):
+            outbox.answer(client, ShardMapReply(request.request, self.map_with_leaders()))
+            return len(self._replica_set.routes.map.shards) * MAP_SHARD_NS
+        elif isinstance(request, GetStatus):
+            return self._tell_status(client, request, now, outbox)
+        elif isinstance(request, ReadChecksum):
+            self._read_checksum(client, request, now, outbox)
+        elif isinstance(request, TransferLeader):
+            replica = self._admission.replica_of(client, request.request, request.shard, outbox)
+            if replica is not None:
+                self._leaderships.transfer(client, request, replica, now, outbox)
+                self._agenda.dirty[request.shard] = replica
+        else:
+            self.admin_requests.append((client, request))
+            if isinstance(request, InstallShardMap):
+                return len(request.shard_map.shards) * MAP_SHARD_NS
+        return 0
+
+    def _tell_status(self, client: int, request: GetStatus, now: int, outbox: Outbox) -> int:
+        """Answer where that takes one step, else have it wait for those; return what it costs."""
+        replicas = len(self._replica_set.by_shard)
+        if replicas > STATUS_STEP_REPLICAS:
+            self.queue.add(self.queue.clients[client], [request], 0, now, now)
+            return 0
+        status = self._make_status(request.request)
+        status.step(now)
+        reply = status.reply
+        invariant(reply is not None, "one step describes so many replicas")
+        assert reply is not None
+        outbox.answer(client, reply)
+        return STATUS_NS + replicas * STATUS_REPLICA_NS
 
     def take_admin_requests(self) -> list[tuple[int, AdminRequest]]:
         """Take out what the shard manager has asked for since the last time."""
         requests, self.admin_requests = self.admin_requests, []
         return requests
+
+    def end(self, to_clients: dict[int, list[Answer]], now: int) -> list[int]:
+        """A turn ends that answers these; return the clients of whom more may be received again."""
+        queue = self.queue
+        for client, answers in to_clients.items():
+            queue.answered(client, len(answers), now)
+        resumed = queue.take_resumed()
+        if now >= self._life_due:
+            self._life_due = now + SIGN_OF_LIFE_NS
+            for client in queue.take_unheard(now - SIGN_OF_LIFE_NS, now):
+                to_clients.setdefault(client, []).append(Working())
+        return resumed
+
+    @property
+    def life_due(self) -> int:
+        """When somebody may have to be told that it is not forgotten (ns)."""
+        return self._life_due if self.queue.anybody_paused else NEVER
+
+    # -- what is refused
+
+    def _refuse_late(self, client: int, request: Request, age: int, outbox: Outbox) -> None:
+        outbox.fail(
+            client,
+            request.request,
+            ErrorCode.DEADLINE_EXCEEDED,
+            f"it had waited at the node for {age // 1_000_000} ms, longer than its caller waits, and was not done",
+        )
+
+    def _shed(self, client: Client, flow: Flow, request: Request, age: int, now: int, outbox: Outbox) -> None:
+        priority, keyspace = flow.group.priority, flow.group.keyspace
+        self.overload.shed[OverloadReason.NODE_BUSY, priority, keyspace] += 1
+        outbox.fail(
+            client.number,
+            request.request,
+            ErrorCode.OVERLOADED,
+            f"{self._replica_set.identity.node} has more to do than it can: this request had waited for "
+            f"{age // 1_000_000} ms among those of its connection, which have been waiting for "
+            f"{(now - flow.since) // 1_000_000} ms, and was not done: ask for less at a time, or later",
+            retry_after_ms=retry_after_ms(request.request),
+            reason=OverloadReason.NODE_BUSY,
+        )
 
     def _read_checksum(self, client: int, request: ReadChecksum, now: int, outbox: Outbox) -> None:
         replica, node = self._replica_set.by_shard.get(request.shard), self._replica_set.identity.node
@@ -146,14 +355,17 @@ class ClientInput:
         where = f"the replica of shard {request.shard} on {node} has failed ({replica.failure})"
         outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)
 
-    def _refuse_all(self, client: int, requests: list[Request], unanswered: int, outbox: Outbox) -> None:
+    def _refuse_all(self, client: Client, requests: list[Request], size: int, outbox: Outbox) -> None:
+        client.queued_bytes -= size
+        most = self._requests_max * MAX_TURNED_AWAY
         for request in requests:
             outbox.fail(
-                client,
+                client.number,
                 request.request,
                 ErrorCode.OVERLOADED,
-                f"{unanswered} requests of this connection are unanswered; at most {self._requests_max} may be",
+                f"{client.unanswered} requests of this connection are unanswered; at most {most} may be",
                 retry_after_ms=OVERLOADED_RETRY_MS,
+                reason=OverloadReason.CONNECTION,
             )
 
     def map_with_leaders(self) -> ShardMap:
@@ -163,3 +375,10 @@ class ClientInput:
             replicas[shard.id].refusals.route if shard.id in replicas else shard for shard in shard_map.shards
         )
         return msgspec.structs.replace(shard_map, shards=shards)
+
+
+def _is_late(request: Request, age: int) -> bool:
+    """Say whether nobody waits any more for a request of that age (ns)."""
+    if isinstance(request, (Write, Read, Scan, ReadPage)):
+        return age > request.timeout_ms * 1_000_000
+    return False

@@ -30,7 +30,7 @@ from random import Random
 import msgspec
 from shoal.bounds import MAX_UNIX_MS
 from shoal.priorities import Priority
-from shoal.protocol.messages import Answer, Request, StatusReply
+from shoal.protocol.messages import Answer, Request
 from shoal.shardmap import Routes, ShardMap
 
 from shoal_server.node.administration import Administration
@@ -47,27 +47,27 @@ from shoal_server.node.flushes import Flushes
 from shoal_server.node.founding import Founding
 from shoal_server.node.known_numbers import KnownNumbers
 from shoal_server.node.leaderships import Leaderships
-from shoal_server.node.loads import LoadClock
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
+from shoal_server.node.overload import priority_of
 from shoal_server.node.peer_input import PeerInput
-from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.row_counting import RowCounting
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.node.splits import Splits
-from shoal_server.node.status import describe
+from shoal_server.node.status import StatusInPieces
 from shoal_server.node.storing import Storing
 from shoal_server.node.stray_rows import StrayRows
+from shoal_server.node.ticks import Ticks
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.group import Group
 from shoal_server.raft.liveness import Liveness
 from shoal_server.shard.beginnings import Beginnings
-from shoal_server.storage.engine import Damaged, Engine
-from shoal_server.storage.node_rows import begin_promising, check_own_rows, forget_longer_promises
+from shoal_server.storage.engine import Engine
+from shoal_server.storage.node_rows import begin_promising, check_own_rows
 
 
 class Turn(msgspec.Struct):
@@ -99,7 +99,6 @@ class Node:
 
     Attributes:
         arrived: when the first thing came in that the next turn takes (ns), 0 where nothing has; for the process to set.
-        cpu: the process's share of a core; likewise.
         set_log_level: sets the process's, and returns "" or why not.
         failing: takes failed replicas out.
         replica_set: the node's replicas and the shard map that they follow; `replicas` are these, by shard.
@@ -138,10 +137,9 @@ class Node:
         self.set_log_level: Callable[[str], str] = _no_log_level
         self.disk = DiskHealth(stall_ns=settings.sync_stall_ns, slow_ns=settings.sync_slow_ns)
         self.clock = WallClock(settings.clock_tolerance_ns, settings.timing.drift_permille)
-        self.cpu = 0.0
         self.connected: set[str] = set()
-        self._promised_ns = begin_promising(engine, settings.timing.support_ns)
-        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, self._promised_ns)
+        promised_ns = begin_promising(engine, settings.timing.support_ns)
+        self.liveness = Liveness(identity.node, identity.epoch, settings.timing, now, promised_ns)
         self._agenda = agenda = Agenda(now)
         self._outbox = outbox = Outbox(shard_map.version)
         beginnings = Beginnings()
@@ -165,8 +163,7 @@ class Node:
         )
         self.known_numbers = KnownNumbers(replica_set, engine)
         self._admission = Admission(replicas, replica_set.routes, settings, self._callers)
-        self._rebuilding = Rebuilding(replicas, self._transfers)
-        self._stray_rows = StrayRows(replica_set, engine, self._splits, now)
+        stray_rows = StrayRows(replica_set, engine, self._splits, now)
         self.failing = Failing(identity.node, engine, counters, agenda, self._transfers, outbox)
         self._row_counting = RowCounting(engine, replicas, now)
         self._comparisons = Comparisons(
@@ -179,7 +176,21 @@ class Node:
             self.failing.diverged,
             now,
         )
-        self._loads = LoadClock(now)
+        self._ticks = Ticks(
+            replica_set,
+            engine,
+            settings,
+            agenda,
+            self.liveness,
+            self.disk,
+            self.clock,
+            self._transfers,
+            self._leaderships,
+            stray_rows,
+            self.failing,
+            promised_ns,
+            now,
+        )
         self._peer_input = PeerInput(
             replica_set,
             self.connected,
@@ -204,21 +215,31 @@ class Node:
             self.disk,
             counters,
             self.failing,
-            self._describe,
+            lambda request: StatusInPieces(self, request),
             settings.limits.client_requests,
+            now,
         )
+        self.overload = self._client_input.overload
         self._flushes = Flushes(replicas, self._splits, agenda, settings.flush_entries)
         self._storing = Storing(engine, replica_set, self._transfers, self._flushes, self.failing, agenda, self.clock)
         self._applying = Applying(
-            engine, settings, agenda, self.clock, self._flushes, self._comparisons, self._migrations, self.failing
+            engine,
+            settings,
+            agenda,
+            self.clock,
+            self._flushes,
+            self._comparisons,
+            self._migrations,
+            self.failing,
+            self._client_input.serving,
         )
         self.cut_off = self._peer_input.cut_off
         self._from_peers: list[tuple[str, list[PeerMessage]]] = []
-        self._from_clients: list[tuple[int, list[Request]]] = []
+        self._now = now
         self._peer_events: list[tuple[str, bool]] = []
         self._wall_ms = 0
         replica_set.map_adopted.append(self._admission.adopt)
-        replica_set.opened.append(self._stray_rows.opened)
+        replica_set.opened.append(stray_rows.opened)
         replica_set.forgotten += [
             self._flushes.forget,
             self._transfers.forget,
@@ -257,7 +278,16 @@ class Node:
     @property
     def not_leading(self) -> str:
         """ "" or the reason to take no leadership and to hand over those there are."""
-        return self.disk.not_leading or self.clock.not_leading
+        return self._ticks.not_leading
+
+    @property
+    def cpu(self) -> float:
+        """The process's share of a core lately; for the process to set."""
+        return self._ticks.cpu
+
+    @cpu.setter
+    def cpu(self, share: float) -> None:
+        self._ticks.cpu = share
 
     @property
     def groups(self) -> dict[int, Group]:
@@ -268,16 +298,15 @@ class Node:
         """The shard map with the leaders that this node knows of its own replicas."""
         return self._client_input.map_with_leaders()
 
-    def _describe(self, request: int, now: int) -> StatusReply:
-        return describe(self, request, now)
-
     def queues(self) -> dict[str, tuple[int, int]]:
         """Return how much waits in the node's queues, and how much may: name -> (length, bound or 0)."""
         sending, taking, wanted = self._transfers.under_way
-        in_flight = self._client_input.in_flight.values()
+        queue = self._client_input.queue
+        in_flight = [client.unanswered for client in queue.clients.values()]
         return {
             "busiest_client": (max(in_flight, default=0), self.settings.limits.client_requests),
             "client_requests": (sum(in_flight), 0),
+            "client_requests_waiting": (queue.length, 0),
             "batches_to_sync": (len(self._storing.unsynced), 0),
             "snapshots_sending": (sending, self.settings.snapshots_at_once),
             "snapshots_taking": (taking, 0),
@@ -291,17 +320,16 @@ class Node:
         """Queue a frame of a peer."""
         self._from_peers.append((sender, messages))
 
-    def receive_client(self, client: int, requests: list[Request], size: int = 0) -> bool:  # noqa: ARG002 - to come
+    def receive_client(self, client: int, requests: list[Request], size: int = 0) -> bool:
         """Queue a frame of a client; say whether more of it may be received, before a turn has it in `resumed`.
 
         Args:
             client: whatever the caller wants its answers to be filed under.
             size: of the frame (bytes).
         """
-        self._from_clients.append((client, requests))
-        return True
+        return self._client_input.queue.receive(client, requests, size, self._now)
 
-    def client_connected(self, client: int, identity: bytes, priority: str = Priority.INTERACTIVE.value) -> None:  # noqa: ARG002
+    def client_connected(self, client: int, identity: bytes, priority: str = Priority.INTERACTIVE.value) -> None:
         """A client has connected.
 
         Args:
@@ -309,13 +337,15 @@ class Node:
             priority: as its greeting has it.
         """
         self._callers.introduce(client, identity)
+        self._client_input.queue.introduce(client, priority_of(priority), self._now)
 
     def client_is_behind(self, client: int, behind: bool) -> None:
         """A client reads its answers more slowly than they come, or has caught up: while it is, no more are made for it."""
+        self._client_input.queue.is_behind(client, self._now, behind=behind)
 
     def client_gone(self, client: int) -> None:
-        """Forget a client: what it still waits for is done all the same, and its answers go nowhere."""
-        self._client_input.in_flight.pop(client, None)
+        """Forget a client: what no turn has taken of it is dropped, and answers to the rest go nowhere."""
+        self._client_input.queue.gone(client, self._now)
         self._callers.gone(client)
 
     def peer_connected(self, peer: str) -> None:
@@ -346,14 +376,11 @@ class Node:
         self.disk.judge([known[peer] for peer in self.peers if peer in known], now)
         self.liveness.may_campaign = not self.disk.stalled
         if self.not_leading != before:
-            self._tell_whether_to_lead(now)
+            self._ticks.tell_whether_to_lead(now)
 
     def hand_over(self, now: int) -> int:
         """Begin to hand every leadership on; return how many are still here (see `Leaderships.hand_over`)."""
-        begun, left = self._leaderships.hand_over(now)
-        for replica in begun:
-            self._agenda.mark(replica)
-        return left
+        return self._ticks.hand_over(now)
 
     # -- the turn
 
@@ -369,6 +396,7 @@ class Node:
         outbox, storing = self._outbox, self._storing
         # What is off by a hundred thousand years would be refused by everybody else.
         self._wall_ms = wall_ms if 0 <= wall_ms <= MAX_UNIX_MS else min(max(wall_ms, 0), MAX_UNIX_MS)
+        self._now = now
         self.counters.begin_turn(self.arrived or now, now)
         self.arrived = 0
         if storing.unsynced:
@@ -380,12 +408,12 @@ class Node:
             frames, self._from_peers = self._from_peers, []
             self._peer_input.take(frames, now, self._wall_ms, outbox)
         if now >= self.clock.due_at:
-            self._judge_clock(now, wall_ms)
-        if self._from_clients:
-            requests, self._from_clients = self._from_clients, []
-            self._client_input.take(requests, now, outbox)
+            self._ticks.judge_clock(now, wall_ms)
+        client_input = self._client_input
+        if client_input.queue.has_arrived or client_input.has_more:
+            client_input.take(now, outbox)
         if now >= self._agenda.next_tick:
-            self._tick(now, outbox)
+            self._ticks.tick(now, outbox)
         answers: list[tuple[int, Answer]] = []
         if self._client_input.admin_requests:
             for client, request in self._client_input.take_admin_requests():
@@ -396,6 +424,7 @@ class Node:
         sync = None
         if self._agenda.dirty or storing.unsynced or answers or self.replica_set.may_lack or self.failing.has_stored:
             sync = storing.store(answers, now, outbox)
+        self._agenda.awake.update(self._agenda.dirty)
         to_peers, outbox.to_peers = outbox.to_peers, {}
         return Turn(to_peers, sync)
 
@@ -417,78 +446,14 @@ class Node:
         if outbox.failed:
             self.counters.failed(outbox.failed)
             outbox.failed = []
-        in_flight = self._client_input.in_flight
-        for client, answers in to_clients.items():
-            if client in in_flight:
-                in_flight[client] -= len(answers)
+        resumed = self._client_input.end(to_clients, now)
         if now >= counting.due_at:
             found = counting.step(now)
             if found is not None:
                 self.failing.damaged(*found, now)
-        wake_at = min(agenda.next_tick, counting.due_at, comparisons.due_at)
-        if agenda.behind:
+        wake_at = min(agenda.next_tick, counting.due_at, comparisons.due_at, self._client_input.life_due)
+        if self._client_input.has_more:
+            wake_at = now
+        elif agenda.behind:
             wake_at = min(wake_at, agenda.behind_due)
-        return TurnEnd(to_peers, to_clients, self._flushes.begin(), wake_at, [])
-
-    # -- time
-
-    def _judge_clock(self, now: int, wall_ms: int) -> None:
-        """Compare the wall clock with the peers'."""
-        clock = self.clock
-        before = bool(clock.not_leading)
-        clock.judge(now, wall_ms, nodes=1 + len(self.peers))
-        if bool(clock.not_leading) != before:
-            self._tell_whether_to_lead(now)
-
-    def _tell_whether_to_lead(self, now: int) -> None:
-        """Have peers know at once whether this node may lead."""
-        for peer in self.peers:
-            self.liveness.heartbeat_soon(peer)
-        self._agenda.next_tick = now
-
-    def _tick(self, now: int, outbox: Outbox) -> None:
-        """What is due by the clock: heartbeats, support that ran out, groups that are not at rest."""
-        liveness, disk, peers, agenda = self.liveness, self.disk, self.peers, self._agenda
-        interval = self.settings.tick_interval_ns
-        not_leading = self.not_leading
-        if not_leading:
-            self.hand_over(now)
-        if self._promised_ns > self.settings.timing.support_ns and now >= liveness.vote_not_before:
-            self._promised_ns = self.settings.timing.support_ns
-            forget_longer_promises(self.engine, self._promised_ns)
-        beats = liveness.peers_heartbeats(now, peers, not disk.stalled, not not_leading, disk.state.latency_us)
-        for peer, heartbeat in beats.items():
-            outbox.send(peer, heartbeat)
-        for peer in liveness.expired(now):
-            self.replica_set.wake_groups_with(peer, now, interval)
-        for peer in liveness.unsupported_by(now):
-            self.replica_set.wake_groups_with(peer, now, interval)
-        any_active = False
-        time_ms, settled, beyond_ms = self.clock.now_ms(now), self.clock.settled, self.clock.beyond_ms
-        dirty = agenda.dirty
-        for shard, replica in self.replicas.items():
-            if replica.transfer is not None:
-                any_active = True
-                replica.expire_transfer(now, outbox)
-            if replica.group.active:
-                any_active = True
-                try:
-                    replica.group.tick(now)
-                except Damaged as error:
-                    self.failing.damaged(replica, error, now)
-                dirty[shard] = replica
-            if replica.reads.is_used(now) or replica.refusals.held_back:
-                any_active = True
-                dirty[shard] = replica
-            if settled:
-                try:
-                    if replica.queue_upkeep(time_ms, beyond_ms):
-                        dirty[shard] = replica
-                except Damaged as error:
-                    self.failing.damaged(replica, error, now)
-        self._loads.tick(self.replicas.values(), self.cpu, now)
-        self._transfers.tick(now)
-        agenda.next_tick = now + interval if any_active or self._transfers.busy else liveness.next_due(now, peers)
-        for due in (self._rebuilding.tick(now, outbox), self._stray_rows.tick(now)):
-            if due is not None:
-                agenda.next_tick = min(agenda.next_tick, due)
+        return TurnEnd(to_peers, to_clients, self._flushes.begin(), wake_at, resumed)

@@ -120,6 +120,7 @@ class NodeCounters:
 
     `at_once`: requests answered by the turn that took them in, by `Served`. `waited`: (served, arrived at, requests) that an
     earlier turn took in. Both are of the turn under way.
+    `lasted_ns`: how long the last turn took, 0 where nobody says when turns end.
     `watched`: requests of clients, as (client, request), whose times are wanted however short they are, at every moment:
     whoever traces says which, and finds in `timed` those that the turn has answered.
     """
@@ -136,6 +137,7 @@ class NodeCounters:
         "elections_won",
         "failures",
         "frames_damaged",
+        "lasted_ns",
         "latencies",
         "leader_changes",
         "messages_refused",
@@ -204,6 +206,7 @@ class NodeCounters:
         self.retired_reads = 0
         self.retired_writes = 0
         self.retired_written_bytes = 0
+        self.lasted_ns = 0
         self.turns = 0
         self.turn_ns = 0
 
@@ -219,7 +222,8 @@ class NodeCounters:
         """The answers of the turn are on their way: time them."""
         self._untimed = False
         self.turns += 1
-        self.turn_ns += ended - self.began
+        self.lasted_ns = ended - self.began
+        self.turn_ns += self.lasted_ns
         latencies = self.latencies
         if self.at_once != _NOTHING:
             seconds = (ended - self.arrived) / 1e9

@@ -28,8 +28,9 @@ class LoadClock:
         gain = 1 - math.exp(-seconds / FADE_SECONDS)
         self._rolled_at, self._due_at = now, now + ROLL_NS
         total = 0.0
-        for replica in replicas:
+        busy = [replica for replica in replicas if not replica.load.rests(replica.machine.traffic)]
+        for replica in busy:
             replica.load.roll(replica.machine.traffic, seconds, gain)
             total += replica.load.work
-        for replica in replicas:
+        for replica in busy:
             replica.load.cpu = cpu * replica.load.work / total if total else 0.0

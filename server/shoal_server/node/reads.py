@@ -11,10 +11,12 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
 
-from shoal_server.node.counters import NodeCounters, served_as
+from shoal_server.node.counters import NS_PER_MS, NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
+from shoal_server.node.request_costs import rows_cost
+from shoal_server.node.serving import SERVE_NS, Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
 from shoal_server.node.wall_clock import WallClock
@@ -24,6 +26,13 @@ from shoal_server.shard.machine import ShardStateMachine
 from shoal_server.shard.moving import can_be_read
 from shoal_server.shard.reading import READ_BYTES
 from shoal_server.storage.engine import Damaged
+
+SOON_NS = NS_PER_MS
+"""A read that has waited for less has not missed its deadline."""
+SMALL_BYTES = 4096
+"""What an answer may have without being charged for."""
+MOVING_NS = 3_000_000
+"""What a page of a migration costs."""
 
 
 class _WaitingReads(msgspec.Struct):
@@ -148,31 +157,63 @@ class ReplicaReads:
 
     # -- serving
 
-    def serve(self, now: int, clock: WallClock, outbox: Outbox) -> None:
-        """Answer the reads whose position is applied and written to the engine.
+    def serve(self, now: int, clock: WallClock, serving: Serving, outbox: Outbox) -> bool:
+        """Answer the reads whose position is applied and written to the engine, while the turn has time for it.
+
+        Returns whether it had time for all.
 
         Raises:
             Damaged: the rows of one cannot be read; that one and the others still wait.
         """
         if self._weak:
-            self._serve_weak(now, clock.now_ms(now), outbox)
+            self._serve_weak(now, clock.now_ms(now), serving, outbox)
         if not self._waiting:
-            return
+            return serving.left > 0 or not self._weak
         time_ms = clock.now_ms(now)
         applied = self._machine.state.index
+        left = bool(self._weak) and serving.left <= 0
         done = [token for token, each in self._waiting.items() if each.index is not None and each.index <= applied]
         for token in done:
-            waiting = self._waiting.pop(token)
-            for count, read in enumerate(waiting.reads):
-                try:
-                    self._serve(read, 0, waiting.arrived, time_ms, outbox)
-                except Damaged:
-                    # The replica will fail, and answer these as it does.
-                    waiting.reads = waiting.reads[count:]
-                    self._waiting[token] = waiting
-                    raise
+            waiting = self._waiting[token]
+            served, put_off = 0, []
+            try:
+                for read in waiting.reads:
+                    if serving.left > 0 or (type(read.read) is Read and serving.left > -SERVE_NS):
+                        self._serve_if_awaited(read, waiting.arrived, time_ms, now, serving, outbox)
+                    else:
+                        serving.put_off(read.client)
+                        put_off.append(read)
+                    served += 1
+            finally:
+                # What is left waits for the next turn; or the replica will fail, and answer these as it does.
+                waiting.reads = put_off + waiting.reads[served:]
+                if waiting.reads:
+                    left = True
+                else:
+                    del self._waiting[token]
+        return not left
 
-    def _serve(self, queued: QueuedRead, staleness_ms: int, arrived: int, time_ms: int, outbox: Outbox) -> None:
+    def _serve_if_awaited(
+        self, queued: QueuedRead, arrived: int, time_ms: int, now: int, serving: Serving, outbox: Outbox
+    ) -> None:
+        """Answer a read, unless whoever asked is gone, or waits no more."""
+        read = queued.read
+        if not serving.is_there(queued.client):
+            return
+        late = now - arrived
+        if late > SOON_NS and type(read) is not ReadMoving and late > read.timeout_ms * NS_PER_MS:  # type: ignore[union-attr]
+            outbox.fail(
+                queued.client,
+                read.request,
+                ErrorCode.DEADLINE_EXCEEDED,
+                f"it had waited at the node for {late // NS_PER_MS} ms, longer than its caller waits",
+            )
+            return
+        self._serve(queued, 0, arrived, time_ms, serving, outbox)
+
+    def _serve(
+        self, queued: QueuedRead, staleness_ms: int, arrived: int, time_ms: int, serving: Serving, outbox: Outbox
+    ) -> None:
         machine, read, limits = self._machine, queued.read, self._settings.limits
         now = machine.now(time_ms)
         seq = machine.state.seq
@@ -185,6 +226,9 @@ class ReplicaReads:
             self._count(read, queued, arrived, scan=False)
             max_bytes = min(READ_BYTES, limits.max_frame_bytes // 2)
             values, seqs, expiries = machine.read(read.keys, queued.microshards, now, max_bytes)
+            size = sum([len(value) for value in values if value])
+            if size > SMALL_BYTES:
+                serving.served_values(queued.client, machine.keyspace.id, size)
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
@@ -202,15 +246,20 @@ class ReplicaReads:
                 queued.client,
                 ScanPage(read.request, seq, self._node, page.keys, page.values, page.seqs, page.resume, staleness_ms),
             )
+            cost = rows_cost(len(page.keys), sum(map(len, page.values)))
+            serving.served_page(queued.client, machine.keyspace.id, cost)
         elif type(read) is ReadPage:
-            rows = max(1, min(read.max_rows, limits.page_rows))
-            found = machine.pages.read_page(read.ranges, read.after, rows, limits.page_bytes, now)
+            most = max(1, min(read.max_rows, limits.page_rows))
+            found = machine.pages.read_page(read.ranges, read.after, most, limits.page_bytes, now)
             outbox.answer(
                 queued.client,
                 Page(read.request, seq, found.done, found.microshards, found.keys, found.values, found.expiries),
             )
+            cost = rows_cost(len(found.keys), sum(map(len, found.values)))
+            serving.served_page(queued.client, machine.keyspace.id, cost)
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)
+            serving.left -= MOVING_NS
 
     def _count(self, read: Read | Scan, queued: QueuedRead, arrived: int, *, scan: bool) -> None:
         shard = self._machine.shard.id
@@ -302,20 +351,26 @@ class ReplicaReads:
         """Take the leader's answer."""
         self._freshness.answered(answer, self._machine.state.index)
 
-    def _serve_weak(self, now: int, time_ms: int, outbox: Outbox) -> None:
-        """Answer the reads that this replica is fresh enough for; decline those for which it is not in time."""
+    def _serve_weak(self, now: int, time_ms: int, serving: Serving, outbox: Outbox) -> None:
+        """Answer the reads that this replica is fresh enough for, while there is time; decline those that wait in vain."""
         waiting, self._weak = self._weak, []
         counters, patience = self._counters, self._settings.weak_read_wait_ns
         staleness = self._freshness.staleness_ms(now)
         seq = self._machine.state.seq
         for count, queued in enumerate(waiting):
+            if serving.left <= 0 and (type(queued.read) is not Read or serving.left <= -SERVE_NS):
+                serving.put_off(queued.client)
+                self._weak.append(queued)
+                continue
+            if not serving.is_there(queued.client):
+                continue
             wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
             bound = wanted.max_staleness_ms
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
                 waited = now > queued.deadline - patience
                 arrived = queued.deadline - patience if waited else counters.arrived
                 try:
-                    self._serve(queued, staleness, arrived, time_ms, outbox)
+                    self._serve(queued, staleness, arrived, time_ms, serving, outbox)
                 except Damaged:
                     self._weak += waiting[count:]
                     raise

@@ -26,11 +26,17 @@ class ReplicaLoad:
     _writes: int = 0
     _rates: dict[int, list[float]] = field(default_factory=dict)
 
+    def rests(self, traffic: Traffic) -> bool:
+        """Say whether nothing was asked of the replica since the last roll, and nothing is left of what was before."""
+        return not self.work and traffic.reads == self._reads and traffic.writes == self._writes
+
     def roll(self, traffic: Traffic, seconds: float, gain: float) -> None:
         """Take in what the replica has counted for the last `seconds`, with weight `gain` against what was before."""
         work = (traffic.reads - self._reads) + WRITE_COST * (traffic.writes - self._writes)
         self._reads, self._writes = traffic.reads, traffic.writes
         self.work += gain * (work / seconds - self.work)
+        if self.work < FADED:
+            self.work = self.cpu = 0.0
         rates = self._rates
         for pair in rates.values():
             pair[0] *= 1 - gain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
@@ -56,8 +57,39 @@ class DescribedNode(Protocol):
     def wall_ms(self) -> int: ...
 
 
-def describe(node: DescribedNode, request: int, now: int) -> StatusReply:
-    """Return the answer to a `GetStatus`."""
+STATUS_STEP_REPLICAS = 128
+"""So many are described in one step, which takes a millisecond or two."""
+
+
+class StatusInPieces:
+    """The answer to a `GetStatus`, made in steps; each replica is as of the step that describes it.
+
+    `reply`: it, when it is whole.
+    """
+
+    __slots__ = ("_described", "_node", "_request", "_shards", "reply")
+
+    def __init__(self, node: DescribedNode, request: int) -> None:
+        self.reply: StatusReply | None = None
+        self._node = node
+        self._request = request
+        self._shards = deque(sorted(node.replicas))
+        self._described: list[ReplicaStatus] = []
+
+    def step(self, now: int) -> int:
+        """Describe some more replicas; return how many."""
+        node, shards, described = self._node, self._shards, 0
+        while shards and described < STATUS_STEP_REPLICAS:
+            described += 1
+            replica = node.replicas.get(shards.popleft())
+            if replica is not None:
+                self._described.append(_replica(node, replica, now))
+        if not shards:
+            self.reply = _describe(node, self._request, tuple(self._described), now)
+        return described
+
+
+def _describe(node: DescribedNode, request: int, replicas: tuple[ReplicaStatus, ...], now: int) -> StatusReply:
     newest_shard, newest_migration = node.known_numbers.take()
     return StatusReply(
         request=request,
@@ -82,7 +114,7 @@ def describe(node: DescribedNode, request: int, now: int) -> StatusReply:
         damaged_families=node.engine.damaged_families,
         newest_shard=newest_shard,
         newest_migration=newest_migration,
-        replicas=tuple(_replica(node, replica, now) for _, replica in sorted(node.replicas.items())),
+        replicas=replicas,
     )
 
 

@@ -20,7 +20,7 @@ from shoal.protocol.messages import (
 )
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
-from shoal_server.node.status import describe
+from shoal_server.node.status import StatusInPieces
 from shoal_server.node.wall_clock import OFF_LEAST_NS
 from shoal_server.raft.messages import HeartbeatAnswer
 
@@ -61,8 +61,11 @@ def test_a_leader_whose_clock_jumps_spoils_nothing_and_hands_over(nodes: Any, of
     nodes.step()
     nodes.answer(nodes.write(Put(b"lock", b"me", 1000), Put(b"x", b"any")))
     nodes.until(lambda: nodes.leader != wrong)
-    assert "wall clock" in describe(nodes.nodes[wrong], 1, nodes.now).not_leading
-    assert abs(describe(nodes.nodes[wrong], 1, nodes.now).clock_offset_ms - off) < 20
+    status = StatusInPieces(nodes.nodes[wrong], 1)
+    status.step(nodes.now)
+    assert status.reply is not None
+    assert "wall clock" in status.reply.not_leading
+    assert abs(status.reply.clock_offset_ms - off) < 20
     assert get(nodes, b"session") == b"v"
     nodes.wall_off_ms.clear()
     nodes.pass_time(1100)

@@ -599,8 +599,8 @@ def test_rows_of_nobody_are_not_those_whose_removal_may_be_applied_once_more(two
     follower, rows = forgotten(two)
     undo(two, follower, rows)
     node = two.nodes.nodes[follower]
-    node._stray_rows._left[TARGET] = KEYSPACE.id
-    node._stray_rows.tick(two.nodes.now)
+    node._ticks._stray_rows._left[TARGET] = KEYSPACE.id
+    node._ticks._stray_rows.tick(two.nodes.now)
     assert stored(two, follower, rows) == rows.keys()
 
 

@@ -1,0 +1,187 @@
+"""What clients have sent and no turn has taken yet, and which of them may send more: bounded for each, and fair between them.
+
+While everything that arrives fits into a turn, it is taken as it came. What does not waits: requests for data in turn by
+keyspace and client (fair_queue.py), and those that a node answers by itself or that managers make in a queue of their own, of
+which each turn does some first, so that they never wait for data; status, which of a large node takes several turns, has a
+third. A client of which too much waits or is unanswered is read from no more until half of that is done; and nothing is taken
+of one that does not read its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal.priorities import Priority
+from shoal.protocol.checksums import ReadChecksum
+from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Request, Scan, Write
+
+from shoal_server.node.fair_queue import CONTROL, FairQueue, Flow, Waiting
+from shoal_server.node.request_costs import SCAN_NS
+
+QUEUED_BYTES = 4 * 1024 * 1024
+"""Of one client, that wait to be taken; a frame may be longer, and is then the last for a while."""
+
+DATA = frozenset((Write, Read, Scan, ReadPage, OpenSession, ReadChecksum))
+"""Requests that wait in turn by keyspace; all others are control."""
+
+
+class Client:
+    """What the node knows of a connection, as far as it matters to who is served when.
+
+    Attributes:
+        unanswered: requests that were received and are not answered yet; `queued_bytes`: of those that no turn has taken.
+        behind: it does not read its answers as fast as they come.
+        paused: nothing more is received from it for now.
+        heard_at: when it was last answered, or first had to wait since (ns).
+        scan_ns: what a page costs that it asks for, in the mean of the last ones.
+    """
+
+    __slots__ = ("behind", "heard_at", "number", "paused", "priority", "queued_bytes", "scan_ns", "unanswered")
+
+    def __init__(self, number: int, priority: Priority, now: int) -> None:
+        self.number = number
+        self.priority = priority
+        self.unanswered = 0
+        self.queued_bytes = 0
+        self.behind = False
+        self.paused = False
+        self.heard_at = now
+        self.scan_ns = SCAN_NS
+
+
+class ClientQueue:
+    """See the module's first lines. `clients`: those who are connected, by number."""
+
+    __slots__ = ("_arrived", "_keyspace_of", "_paused", "_requests_max", "clients", "control", "data", "status")
+
+    def __init__(self, requests_max: int, keyspace_of: Callable[[int], int]) -> None:
+        """
+        Args:
+            requests_max: how many requests of a client may be unanswered before nothing more is received from it.
+            keyspace_of: says of which keyspace a shard is, `CONTROL` where it is not known.
+        """
+        self.clients: dict[int, Client] = {}
+        self.data = FairQueue()
+        self.control = FairQueue()
+        self.status = FairQueue()
+        self._requests_max = requests_max
+        self._keyspace_of = keyspace_of
+        self._arrived: list[tuple[Client, list[Request], int]] = []
+        self._paused: dict[int, Client] = {}
+
+    # -- clients come and go
+
+    def introduce(self, number: int, priority: Priority, now: int) -> Client:
+        """A client has connected."""
+        client = self.clients[number] = Client(number, priority, now)
+        return client
+
+    def gone(self, number: int, now: int) -> None:
+        """A client has gone: drop what it still had to wait for."""
+        self.clients.pop(number, None)
+        self._paused.pop(number, None)
+        self._arrived = [frame for frame in self._arrived if frame[0].number != number]
+        for queue in (self.data, self.control, self.status):
+            queue.forget(number, now)
+
+    def is_behind(self, number: int, now: int, *, behind: bool) -> None:
+        """A client has more unread answers than it should, or has caught up."""
+        client = self.clients.get(number)
+        if client is not None:
+            client.behind = behind
+            for queue in (self.data, self.control, self.status):
+                queue.block(number, now, blocked=behind)
+
+    # -- what they send
+
+    def receive(self, number: int, requests: list[Request], size: int, now: int) -> bool:
+        """Take in a frame of `size` bytes; say whether more may be received from the client."""
+        client = self.clients.get(number)
+        if client is None:
+            client = self.introduce(number, Priority.INTERACTIVE, now)
+        if not client.unanswered:
+            client.heard_at = now
+        client.unanswered += len(requests)
+        client.queued_bytes += size
+        self._arrived.append((client, requests, size))
+        if client.unanswered > self._requests_max or client.queued_bytes > QUEUED_BYTES:
+            client.paused = True
+            self._paused[number] = client
+        return not client.paused
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether anything has been received since `take_arrived`."""
+        return bool(self._arrived)
+
+    def take_arrived(self) -> list[tuple[Client, list[Request], int]]:
+        """Take out the frames received since the last time, in their order, with their sizes."""
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    @property
+    def waits(self) -> bool:
+        """Whether any request waits that a turn may take."""
+        return self.data.ready or self.control.ready or self.status.ready
+
+    @property
+    def length(self) -> int:
+        """How many requests wait for their turn."""
+        return self.data.length + self.control.length + self.status.length
+
+    def add(self, client: Client, requests: list[Request], size: int, arrived: int, now: int) -> None:
+        """Have requests of a client wait, of `size` bytes together, that arrived then (ns)."""
+        share = size // len(requests) if requests else 0
+        client.queued_bytes -= size - share * len(requests)
+        for request in requests:
+            waiting = Waiting(request, arrived, share)
+            if type(request) in DATA:
+                keyspace = self._keyspace_of(request.shard)  # type: ignore[union-attr]  # all of these name one
+                self.data.add(client.number, client.priority, keyspace, waiting, now, blocked=client.behind)
+            else:
+                queue = self.status if type(request) is GetStatus else self.control
+                queue.add(client.number, Priority.INTERACTIVE, CONTROL, waiting, now, blocked=client.behind)
+
+    def take(self, queue: FairQueue, now: int) -> tuple[Client, Flow, Waiting] | None:
+        """Take out of one of the queues the request whose turn it is."""
+        taken = queue.take(now)
+        if taken is None:
+            return None
+        flow, waiting = taken
+        client = self.clients[flow.client]
+        client.queued_bytes -= waiting.size
+        return client, flow, waiting
+
+    # -- what they are answered
+
+    def answered(self, number: int, count: int, now: int) -> None:
+        """So many requests of a client were answered."""
+        client = self.clients.get(number)
+        if client is not None:
+            client.unanswered -= count
+            client.heard_at = now
+
+    def take_resumed(self) -> list[int]:
+        """Take out the clients of whom more may be received again."""
+        if not self._paused:
+            return []
+        resumed = [
+            number
+            for number, client in self._paused.items()
+            if 2 * client.unanswered <= self._requests_max and 2 * client.queued_bytes <= QUEUED_BYTES
+        ]
+        for number in resumed:
+            self._paused.pop(number).paused = False
+        return resumed
+
+    @property
+    def anybody_paused(self) -> bool:
+        """Whether nothing is received from some client."""
+        return bool(self._paused)
+
+    def take_unheard(self, since: int, now: int) -> list[int]:
+        """Return those whom nothing is received from, and who were last answered before `since`; they are told now (ns)."""
+        unheard = [number for number, client in self._paused.items() if client.heard_at < since and not client.behind]
+        for number in unheard:
+            self._paused[number].heard_at = now
+        return unheard

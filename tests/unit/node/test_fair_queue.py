@@ -1,0 +1,168 @@
+"""Requests that wait are taken in turn by cost: whoever asks for much takes from nobody else."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shoal.priorities import Priority
+from shoal.protocol.messages import Ping
+from shoal_server.node.fair_queue import DEBT_MOST_NS, FairQueue, Waiting
+
+MS = 1_000_000
+NOW = 1_000 * MS
+INTERACTIVE, BATCH, BACKGROUND = Priority
+
+
+def waiting(number: int) -> Waiting:
+    return Waiting(Ping(number), NOW, 10)
+
+
+def fill(queue: FairQueue, client: int, keyspace: int, count: int, priority: Priority = INTERACTIVE) -> None:
+    for number in range(count):
+        queue.add(client, priority, keyspace, waiting(client * 100_000 + number), NOW, blocked=False)
+
+
+def spent_by(queue: FairQueue, budget: int, costs: dict[int, int]) -> Counter[int]:
+    """Take until the budget is spent; return what that was for each client, whose requests cost what `costs` says."""
+    spent: Counter[int] = Counter()
+    while sum(spent.values()) < budget:
+        taken = queue.take(NOW)
+        if taken is None:
+            break
+        flow, _ = taken
+        spent[flow.client] += costs[flow.client]
+        queue.charge(flow, costs[flow.client])
+    return spent
+
+
+def test_a_client_with_one_request_waits_for_nobody_s_thousand() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 1000)
+    fill(queue, 2, 1, 1)
+    served = spent_by(queue, 10 * MS, {1: 100_000, 2: 100_000})
+    assert served[2] == 100_000
+
+
+def test_clients_are_equal_by_cost_not_by_count() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 5_000)
+    fill(queue, 2, 1, 5_000)
+    served = spent_by(queue, 200 * MS, {1: 4 * MS, 2: 40_000})
+    assert abs(served[1] - served[2]) <= 8 * MS, "a scan of 4 ms is paid for before the next one"
+
+
+def test_a_keyspace_gains_nothing_by_more_connections() -> None:
+    queue = FairQueue()
+    for client in range(1, 51):
+        fill(queue, client, 1, 100)
+    fill(queue, 99, 2, 5_000)
+    costs = dict.fromkeys(range(100), 100_000)
+    served = spent_by(queue, 200 * MS, costs)
+    assert 0.8 < served[99] / (200 * MS - served[99]) < 1.25
+    others = [served[client] for client in range(1, 51)]
+    assert max(others) - min(others) <= MS
+
+
+def test_background_work_has_a_small_share_and_is_not_starved() -> None:
+    queue = FairQueue()
+    for client, priority in ((1, INTERACTIVE), (2, BATCH), (3, BACKGROUND)):
+        fill(queue, client, 1, 10_000, priority)
+    served = spent_by(queue, 400 * MS, dict.fromkeys((1, 2, 3), 50_000))
+    assert served[1] > 3 * served[2] > 6 * served[3] > 0
+
+
+def test_background_work_alone_has_all_of_the_node() -> None:
+    queue = FairQueue()
+    fill(queue, 3, 1, 10_000, BACKGROUND)
+    assert spent_by(queue, 400 * MS, {3: 50_000})[3] >= 400 * MS
+
+
+def test_what_turns_out_to_cost_more_is_paid_for_in_later_turns() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 1000)
+    fill(queue, 2, 1, 5000)
+    spent_by(queue, MS, {1: 10_000, 2: 10_000})
+    queue.charge_later(1, 1, 20 * MS)
+    assert spent_by(queue, 10 * MS, {1: 10_000, 2: 10_000})[1] == 0
+
+
+def test_a_debt_is_bounded_and_forgiven_with_time() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 2)
+    taken = queue.take(NOW)
+    assert taken is not None
+    flow, _ = taken
+    queue.charge(flow, 3600 * 1000 * MS)
+    assert flow.deficit == -DEBT_MOST_NS
+    queue.take(NOW)
+    queue.add(1, INTERACTIVE, 1, waiting(3), NOW + 2 * DEBT_MOST_NS, blocked=False)
+    assert flow.deficit == 0
+
+
+def test_nothing_is_taken_of_a_client_that_is_blocked_and_nothing_of_it_is_lost() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 3)
+    fill(queue, 2, 1, 3)
+    queue.block(1, NOW, blocked=True)
+    fill(queue, 1, 1, 2)
+    assert {flow.client for flow, _ in iter(lambda: queue.take(NOW), None)} == {2}
+    assert (queue.ready, queue.length) == (False, 5)
+    queue.block(1, NOW, blocked=False)
+    numbers = [each.request.request for _, each in iter(lambda: queue.take(NOW), None)]
+    assert numbers == [100_000, 100_001, 100_002, 100_000, 100_001]
+    assert queue.length == 0
+
+
+def test_a_client_that_is_gone_leaves_nothing() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 3)
+    fill(queue, 1, 2, 3)
+    fill(queue, 2, 1, 1)
+    queue.forget(1, NOW)
+    assert queue.length == 1
+    assert [flow.client for flow, _ in iter(lambda: queue.take(NOW), None)] == [2]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "take", "block", "unblock", "forget", "later"]),
+            st.integers(1, 4),
+            st.integers(1, 2),
+            st.integers(0, 30 * MS),
+        ),
+        max_size=80,
+    )
+)
+def test_each_request_is_taken_once_in_its_client_s_order(steps: list[tuple[str, int, int, int]]) -> None:
+    queue = FairQueue()
+    expected: dict[tuple[int, int], list[int]] = {}
+    blocked: set[int] = set()
+    number = 0
+    for what, client, keyspace, cost in steps:
+        if what == "add":
+            number += 1
+            queue.add(client, INTERACTIVE, keyspace, waiting(number), NOW, blocked=client in blocked)
+            expected.setdefault((client, keyspace), []).append(number)
+        elif what == "take":
+            taken = queue.take(NOW)
+            takeable = [key for key, left in expected.items() if left and key[0] not in blocked]
+            assert (taken is not None) == bool(takeable)
+            if taken is not None:
+                flow, each = taken
+                queue.charge(flow, cost)
+                assert flow.client not in blocked
+                assert expected[flow.client, flow.group.keyspace].pop(0) == each.request.request
+        elif what == "later":
+            queue.charge_later(client, keyspace, cost)
+        elif what == "forget":
+            queue.forget(client, NOW)
+            blocked.discard(client)
+            expected = {key: left for key, left in expected.items() if key[0] != client}
+        else:
+            (blocked.add if what == "block" else blocked.discard)(client)
+            queue.block(client, NOW, blocked=what == "block")
+        assert queue.length == sum(map(len, expected.values()))

@@ -1,0 +1,208 @@
+"""What clients ask is taken as far as a turn has time for it, fairly; and who floods a node is read from no more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason, Priority
+from shoal.protocol.checksums import ReadChecksum
+from shoal.protocol.messages import (
+    Answer,
+    Done,
+    Failure,
+    GetShardMap,
+    GetStatus,
+    Ping,
+    Put,
+    Read,
+    Request,
+    Scan,
+    Working,
+)
+from shoal.shardmap import MicroshardRange
+from shoal_server.node import client_input, request_costs, serving
+from shoal_server.node.checksums import START
+from shoal_server.node.client_queue import QUEUED_BYTES
+
+MS = 1_000_000
+EVERYTHING = (MicroshardRange(0, 4),)
+
+
+def scan(number: int, timeout_ms: int = 60_000) -> Scan:
+    return Scan(number, 1, 1, timeout_ms, EVERYTHING, b"", b"", reverse=False, keys_only=False, max_rows=1000)
+
+
+def read(number: int, timeout_ms: int = 60_000) -> Read:
+    return Read(number, 1, 1, timeout_ms, [b"key"])
+
+
+class Leader:
+    """The node that leads, and what it answers to several clients, by client."""
+
+    def __init__(self, nodes: Any) -> None:
+        self.nodes = nodes
+        self.node = nodes.nodes[nodes.leader]
+        self.answers: dict[int, list[Answer]] = {}
+        self.resumed: list[int] = []
+
+    def send(self, client: int, *requests: Request, size: int = 0) -> bool:
+        more: bool = self.node.receive_client(client, list(requests), size or 20 * len(requests))
+        return more
+
+    def turn(self, milliseconds: int = 1) -> Counter[int]:
+        """Take a turn of this node alone, and return how many answers each client got."""
+        self.nodes.now += milliseconds * MS
+        self.nodes.wall_ms += milliseconds
+        turn = self.node.turn(self.nodes.now, self.nodes.wall_ms)
+        if turn.sync is not None:
+            self.node.synced(turn.sync)
+        end = self.node.finish_turn(self.nodes.now)
+        self.resumed += end.resumed
+        self.wake_at = end.wake_at
+        for client, answers in end.to_clients.items():
+            self.answers.setdefault(client, []).extend(answers)
+        return Counter({client: len(answers) for client, answers in end.to_clients.items()})
+
+
+def filled(nodes: Any, rows: int = 500) -> Leader:
+    for at in range(0, rows, 100):
+        nodes.answer(nodes.write(*(Put(b"key%04d" % number, b"v" * 20) for number in range(at, at + 100))))
+    return Leader(nodes)
+
+
+def test_a_flood_of_scans_is_served_over_many_turns_and_a_get_beside_it_in_one(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.send(7, *(scan(number) for number in range(200)))
+    leader.turn()
+    leader.send(8, read(1))
+    answered = leader.turn()
+    assert answered[8] == 1
+    most = serving.SERVE_NS // (500 * request_costs.ROW_NS) + 2
+    assert answered[7] <= most
+    turns = 2
+    while len(leader.answers[7]) < 200:
+        assert leader.wake_at <= nodes.now, "the next turn goes on at once"
+        assert leader.turn()[7] <= most
+        turns += 1
+    assert turns > 10
+    assert not any(isinstance(answer, Failure) for answer in leader.answers[7])
+
+
+def test_status_and_maps_and_checksums_in_thousands_leave_room_for_the_manager(nodes: Any) -> None:
+    leader = Leader(nodes)
+    for flood in (
+        [GetStatus(number) for number in range(2_000)],
+        [GetShardMap(number) for number in range(20_000)],
+        [ReadChecksum(number, 1, EVERYTHING, START, 1000) for number in range(8_000)],
+    ):
+        leader.send(7, *flood)
+        leader.turn()
+        leader.send(8, GetStatus(1), Ping(2), read(3))
+        assert leader.turn()[8] == 3
+        assert leader.turn()[7] <= client_input.TURN_NS // request_costs.REQUEST_NS
+        leader.node.client_gone(7)
+
+
+def test_what_its_caller_does_not_wait_for_any_more_is_not_done(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.send(7, *(scan(number, timeout_ms=20) for number in range(100)))
+    while leader.turn(5):
+        pass
+    late = [answer for answer in leader.answers[7] if isinstance(answer, Failure)]
+    assert len(leader.answers[7]) == 100
+    assert late
+    assert all(each.code == ErrorCode.DEADLINE_EXCEEDED and not each.maybe_applied for each in late)
+    assert len(late) < 100, "those that were in time were served"
+
+
+def test_what_a_client_asked_who_is_gone_is_dropped(nodes: Any) -> None:
+    leader = filled(nodes)
+    before = leader.node.counters.requests.get(Scan, 0)
+    leader.send(7, *(scan(number) for number in range(1000)))
+    leader.turn()
+    leader.node.client_gone(7)
+    taken = leader.node.counters.requests[Scan] - before
+    leader.turn()
+    assert leader.node.counters.requests[Scan] - before == taken < 1000
+    assert leader.node.queues()["client_requests_waiting"] == (0, 0)
+
+
+def test_a_client_of_whom_too_much_waits_is_read_from_again_when_half_of_it_is_done(nodes: Any) -> None:
+    leader = filled(nodes)
+    most = nodes.settings.limits.client_requests
+    assert leader.send(7, *(read(number) for number in range(most)))
+    assert not leader.send(7, read(most))
+    while not leader.resumed:
+        leader.turn()
+    assert leader.resumed == [7]
+    assert most / 4 < len(leader.answers[7]) <= most
+    leader.turn()
+    assert not leader.send(7, read(most + 1), size=QUEUED_BYTES + 1)
+
+
+def test_a_client_that_reads_no_answers_is_asked_for_none_until_it_does(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.node.client_is_behind(7, True)
+    leader.send(7, read(0))
+    leader.node.client_is_behind(7, True)
+    leader.send(7, *(read(number) for number in range(1, 5)), Ping(5))
+    before = leader.turn()[7] + leader.turn()[7]
+    assert leader.wake_at > nodes.now, "nothing is to be done meanwhile"
+    leader.node.client_is_behind(7, False)
+    leader.turn()
+    assert before + len(leader.answers[7]) >= 6
+    assert len(leader.answers[7]) == 6
+
+
+def test_who_is_not_read_from_hears_that_it_is_not_forgotten(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.node.client_connected(7, b"", Priority.BACKGROUND.value)
+    most = nodes.settings.limits.client_requests
+    leader.send(7, *(scan(number) for number in range(most + 1)))
+    signs = 0
+    for _ in range(20):
+        # Others have all of the node's time.
+        leader.send(8, *(scan(number) for number in range(40)))
+        leader.turn(50)
+    signs = sum(isinstance(answer, Working) for answer in leader.answers[7])
+    heard = len(leader.answers[7])
+    assert heard >= 3
+    assert signs <= 20 * 50 // 250 + 1
+
+
+def test_a_queue_that_stands_is_shed_and_what_is_left_is_served_in_time(nodes: Any) -> None:
+    leader = filled(nodes)
+    number = 0
+    for _ in range(100):
+        leader.send(7, *(scan(number + each) for each in range(30)))
+        number += 30
+        leader.turn(10)
+    failures = [answer for answer in leader.answers[7] if isinstance(answer, Failure)]
+    assert failures
+    assert all(each.code == ErrorCode.OVERLOADED and not each.maybe_applied for each in failures)
+    assert all(each.reason == OverloadReason.NODE_BUSY and 25 <= each.retry_after_ms <= 250 for each in failures)
+    served = len(leader.answers[7]) - len(failures)
+    assert served > 100 * 5, "what the node can do, it does"
+    assert leader.node.overload.delay_ns > 0
+    assert leader.node.overload.shed[OverloadReason.NODE_BUSY, Priority.INTERACTIVE, 1] == len(failures)
+    assert leader.node.queues()["client_requests_waiting"][0] < 300
+
+
+def test_a_burst_that_is_over_soon_is_served_whole(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.send(7, *(scan(number) for number in range(60)))
+    for _ in range(30):
+        leader.turn(3)
+    assert len(leader.answers[7]) == 60
+    assert not any(isinstance(answer, Failure) for answer in leader.answers[7])
+
+
+def test_control_is_not_shed(nodes: Any) -> None:
+    leader = filled(nodes)
+    for round_ in range(50):
+        leader.send(7, *(scan(round_ * 100 + each) for each in range(30)))
+        leader.send(7, Ping(90_000 + round_))
+        leader.turn(10)
+    assert sum(isinstance(answer, Done) for answer in leader.answers[7]) >= 49
