@@ -22,6 +22,9 @@ HELD_BYTES = 4 * 1024 * 1024
 
 DIAL_SECONDS = 5.0
 
+TRICKLE_SECONDS = 0.05
+"""What a narrow link carries in so long arrives together: bytes come all the time, as on a real one."""
+
 
 class _Direction:
     """The way from one end of a connection to the other."""
@@ -53,12 +56,17 @@ class _Direction:
         if piece is not None:
             piece = rule.harmed(piece, self._random)
         now = self._loop.time()
-        due = now + rule.lateness(self._random)
-        if rule.bytes_per_second is not None and piece is not None:
-            self._free_at = max(now, self._free_at) + len(piece) / rule.bytes_per_second
-            due = max(due, self._free_at)
-        self._due = max(due, self._due)
-        self._pieces.append((self._due, piece))
+        self._due = max(now + rule.lateness(self._random), self._due)
+        rate = rule.bytes_per_second
+        if rate is None or piece is None:
+            self._pieces.append((self._due, piece))
+        else:
+            together = max(1, int(rate * TRICKLE_SECONDS))
+            for at in range(0, len(piece), together):
+                part = piece[at : at + together]
+                self._free_at = max(now, self._free_at) + len(part) / rate
+                self._due = max(self._due, self._free_at)
+                self._pieces.append((self._due, part))
         self._bytes += len(piece or b"")
         if self._bytes > HELD_BYTES and self.sender is not None:
             self.sender.pause("window")

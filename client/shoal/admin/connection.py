@@ -72,6 +72,10 @@ READ_BYTES = 256 * 1024
 DEFAULT_TIMEOUT_SECONDS = 5.0
 NODE_SHARE_OF_TIMEOUT = 0.9
 """The node is told to give up a little before we do, so that its reason arrives in place of our silence."""
+ARRIVING_SECONDS = 60.0
+"""An answer of which bytes keep coming has so long: what a slow link takes to bring a long one is no silence."""
+SLOWEST_BYTES_PER_SECOND = 100_000
+"""A long request has as much more time as it takes to get there at that rate."""
 
 _Answer = TypeVar("_Answer", StatusReply, ShardMapReply, Page, MovingRows, ChecksumSlice, Done)
 
@@ -106,6 +110,8 @@ class AdminConnection:
         self._bodies: list[bytes] = []
         self._last_request = 0
         self._timeout_seconds = timeout_seconds
+        self._patience: asyncio.Timeout | None = None
+        self._latest = 0.0
         self._node_timeout_ms = max(1, int(timeout_seconds * NODE_SHARE_OF_TIMEOUT * 1000))
 
     @classmethod
@@ -113,7 +119,7 @@ class AdminConnection:
         cls, address: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, tls: SSLContext | None = None
     ) -> AdminConnection:
         """Connect to `address` (`host:port`) and exchange greetings, which, as each question later, must be done
-        within `timeout_seconds`.
+        within `timeout_seconds`, unless an answer is still arriving by then (see `ARRIVING_SECONDS`).
 
         Args:
             tls: None: the connection is plain.
@@ -126,9 +132,10 @@ class AdminConnection:
         """
         host, port = split_address(address)
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout(timeout_seconds) as patience:
                 reader, writer = await asyncio.open_connection(host, port, ssl=tls)
                 connection = cls(address, reader, writer, timeout_seconds)
+                connection._wait_with(patience)
                 try:
                     await connection._greet()
                 except BaseException:
@@ -342,9 +349,11 @@ class AdminConnection:
         self.welcome = welcome
 
     async def _ask(self, request: Request, answer_type: type[_Answer], shard: int | None = None) -> _Answer:
+        frame = encode_frame([request])
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                self._writer.write(encode_frame([request]))
+            async with asyncio.timeout(self._timeout_seconds + len(frame) / SLOWEST_BYTES_PER_SECOND) as patience:
+                self._wait_with(patience)
+                self._writer.write(frame)
                 answer = await self._answer_to(request)
         except TimeoutError as error:
             raise DeadlineExceeded(
@@ -379,13 +388,28 @@ class AdminConnection:
         except msgspec.MsgspecError as error:
             raise ProtocolMismatch(f"{self.address} sent what cannot be decoded: {error}") from error
 
+    def _wait_with(self, patience: asyncio.Timeout) -> None:
+        """Wait for the next frames as long as this does, and longer if they take their time to arrive."""
+        self._patience = patience
+        self._latest = asyncio.get_running_loop().time() + ARRIVING_SECONDS
+
+    def _is_arriving(self) -> None:
+        """Bytes came, of a frame that is not complete yet: as long as more of them come, the node is not silent."""
+        due = None if self._patience is None else self._patience.when()
+        if self._patience is not None and due is not None:
+            until = min(asyncio.get_running_loop().time() + self._timeout_seconds, self._latest)
+            self._patience.reschedule(max(due, until))
+
     async def _next_frame(self) -> bytes:
         while not self._bodies:
             data = await self._reader.read(READ_BYTES)
             if not data:
                 raise ConnectionResetError("the node closed the connection")
             try:
-                self._bodies.extend(self._frames.feed(data))
+                bodies = self._frames.feed(data)
+                self._bodies += bodies
+                if not bodies:
+                    self._is_arriving()
             except FrameDamaged as error:
                 raise ConnectionResetError(str(error)) from error
             except BadLength as error:

@@ -291,7 +291,7 @@ class Router(Generic[W]):
         self._wake_waiting(link)
 
     def link_alive(self, address: str, now: float) -> None:
-        """Nothing arrived from `address`, but it is taking what we send."""
+        """No answer arrived from `address`, but bytes of one did, or it is taking what we send."""
         self.network.heard(self.network.link(address), now)
 
     def receive(self, address: str, answers: list[Answer], now: float) -> None:
@@ -415,6 +415,11 @@ class Router(Generic[W]):
             self._reroute(request.shard_queue)
 
     # -- time ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def next_check(self) -> float:
+        """When a turn looks for what is late, and for nodes that hang: `link_alive` is to be told before that."""
+        return self._schedule.next_check
 
     def take_outcomes(self) -> CallOutcomes[W] | None:
         """Take out the calls that are over since the last time; None where there are none."""

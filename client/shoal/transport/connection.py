@@ -27,7 +27,10 @@ from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import explain
 
 CONNECT_SECONDS = 1.0
-"""An address that has not welcomed us by then, from the first packet on, counts as failing."""
+"""An address that has not welcomed us by then, from the first packet on, counts as failing, unless its welcome is arriving."""
+
+GREETING_SECONDS = 10.0
+"""A welcome that is still arriving by then counts as failing, too: it has the shard map, which a slow link takes long for."""
 
 SOFT_FRAME_BYTES = 2 * 1024 * 1024
 """Requests are spread over frames of about this size: a node answers none of a frame before all of it has arrived."""
@@ -41,6 +44,10 @@ class ConnectionHost(Protocol):
 
     def connection_up(self, connection: Connection, welcome: Welcome) -> None: ...
     def connection_down(self, connection: Connection, reason: str, refusal: ErrorCode | None) -> None: ...
+    def connection_alive(self, connection: Connection) -> None:
+        """Bytes arrived, of a frame that is not complete yet."""
+        ...
+
     def connection_paused(self, connection: Connection) -> None: ...
     def connection_resumed(self, connection: Connection) -> None: ...
     def answered(self, connection: Connection, answers: list[Answer]) -> None: ...
@@ -57,6 +64,8 @@ class Connection(asyncio.Protocol):
         self._greeting: asyncio.TimerHandle | None = None
         self._handed_over = 0
         self._sent = 0
+        self._greeted_until = 0.0
+        self._arriving = False
         self._welcomed = False
         self._over = False
 
@@ -64,7 +73,8 @@ class Connection(asyncio.Protocol):
         """Connect and greet; a failure is told to the host, not raised."""
         loop = asyncio.get_running_loop()
         host, port = split_address(self.address)
-        self._greeting = loop.call_later(CONNECT_SECONDS, self._not_welcomed)
+        self._greeted_until = loop.time() + GREETING_SECONDS
+        self._greeting = loop.call_later(CONNECT_SECONDS, self._not_welcomed, loop)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await loop.create_connection(lambda: self, host, port, ssl=tls)
@@ -140,7 +150,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for body in self._reader.feed(data):
+            bodies = self._reader.feed(data)
+            if not bodies:
+                # A long frame takes its time on a slow link: whoever sends it is there.
+                self._arriving = True
+                if self._welcomed:
+                    self._host.connection_alive(self)
+            for body in bodies:
                 if self._over:
                     return
                 if self._welcomed:
@@ -174,8 +190,14 @@ class Connection(asyncio.Protocol):
                 self._greeting.cancel()
             self._host.connection_up(self, first)
 
-    def _not_welcomed(self) -> None:
-        self.end(f"no greeting within {CONNECT_SECONDS:g} s")
+    def _not_welcomed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up an address that has not greeted, unless more of its greeting has come since this was asked last."""
+        if self._arriving and loop.time() < self._greeted_until:
+            self._arriving = False
+            self._greeting = loop.call_later(CONNECT_SECONDS, self._not_welcomed, loop)
+            return
+        late = " of which it has been sending all the while" if self._arriving else ""
+        self.end(f"no greeting within {GREETING_SECONDS if late else CONNECT_SECONDS:g} s{late}")
 
 
 def _known_code(code: str) -> ErrorCode:

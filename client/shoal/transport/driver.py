@@ -235,6 +235,8 @@ class Driver:
         if self._closed or loop is None:
             return
         now = loop.time()
+        if now >= self.router.next_check:
+            self._look_for_progress(now)
         if self._queue and self.router.routes is None:
             self._arm(self.router.network.discover(now))
         turn = self.router.turn(now)
@@ -251,6 +253,12 @@ class Driver:
         if self._queue:
             self._look_after_queue(now)
 
+    def _look_for_progress(self, now: float) -> None:
+        """Before the router looks for nodes that hang: tell it of those that have been taking what was sent."""
+        for address, connection in self._connections.items():
+            if connection.progressed():
+                self.router.link_alive(address, now)
+
     def _arm(self, at: float) -> None:
         """Have a turn at `at`, unless one is due before; a timer that is too early does no harm."""
         if at < self._timer_at and self._loop is not None:
@@ -262,10 +270,6 @@ class Driver:
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = NEVER
-        now = self._time()
-        for address, connection in self._connections.items():
-            if connection.progressed():
-                self.router.link_alive(address, now)
         self._flush_soon()
 
     def _deliver(self) -> None:
@@ -353,6 +357,9 @@ class Driver:
             _, granted = self._queue.popleft()
             if not granted.done():
                 granted.set_exception(type(error)(str(error)))
+
+    def connection_alive(self, connection: Connection) -> None:
+        self.router.link_alive(connection.address, self._time())
 
     def connection_paused(self, connection: Connection) -> None:
         self.router.link_paused(connection.address)

@@ -37,6 +37,7 @@ from shoal.protocol.messages import (
     SplitShard,
     TracedRequest,
     Welcome,
+    Working,
 )
 from shoal.protocol.migration import MigrationStep
 from shoal.protocol.version import NEWEST, OLDEST, agree
@@ -61,6 +62,9 @@ GREETING_SECONDS = 5.0
 GREETING_BYTES = 64 * 1024
 """Of the first frame: far more than a Hello has, and what anybody may make the node hold for those seconds."""
 
+WORKING_SECONDS = 0.25
+"""So often a client hears that what it sends is arriving, as long as no frame of it is complete: on a slow link a long one
+takes its time, of which the client sees no more than that it has left."""
 
 _OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | MigrationStep
 """Requests that no client but a manager has."""
@@ -123,6 +127,7 @@ class Inbound(asyncio.Protocol):
         self._peer = ""
         self._refused = False
         self._unproven = False
+        self._said_working = 0.0
 
     @property
     def address(self) -> str:
@@ -159,7 +164,10 @@ class Inbound(asyncio.Protocol):
             return
         body = b""
         try:
-            for body in self._reader.feed(data):
+            bodies = self._reader.feed(data)
+            if not bodies and self._client is not None:
+                self._is_arriving()
+            for body in bodies:
                 if self._refused or self._transport is None:
                     return
                 if self._client is not None:
@@ -228,6 +236,13 @@ class Inbound(asyncio.Protocol):
 
     def _no_greeting(self) -> None:
         self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"no Hello within {GREETING_SECONDS:g} seconds")
+
+    def _is_arriving(self) -> None:
+        """Let a client know that its frame is on its way, unless it has heard that a moment ago."""
+        now = self._loop.time()
+        if now >= self._said_working + WORKING_SECONDS:
+            self._said_working = now
+            self._write(encode_frame([Working()]))
 
     def send(self, answers: list[Answer]) -> None:
         """Send a turn's answers; a client that does not read them is cut off at the bound, not buffered for ever."""

@@ -6,13 +6,15 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import patch
 
 import pytest
+from shoal.admin import connection
 from shoal.admin.connection import AdminConnection, NotLeader
 from shoal.errors import DeadlineExceeded, InvalidArgument, ProtocolMismatch, Unavailable
 from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import encode_frame
-from shoal.protocol.messages import Failure, GetStatus, Refused, TransferLeader
+from shoal.protocol.messages import Failure, GetStatus, Refused, ShardMapReply, TransferLeader, Welcome
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -59,6 +61,50 @@ async def test_silence_is_a_deadline_and_the_connection_can_still_be_used(fake):
             await node.status()
         fake.script.silent.clear()
         assert (await node.status()).node == "n1"
+
+
+async def trickle(writer: asyncio.StreamWriter, data: bytes, pieces: int, seconds: float) -> None:
+    step = -(-len(data) // pieces)
+    for number in range(pieces):
+        writer.write(data[number * step : (number + 1) * step])
+        await asyncio.sleep(seconds)
+
+
+def slowly_greeting(fake, pieces: int) -> Behaviour:
+    """Greet, and answer one request for a map, in so many pieces, 0.1 s apart."""
+    shard_map = fake._map("n1")
+    limits = (1 << 24, 4096, 1 << 20, 8 << 20)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        await trickle(writer, encode_frame([Welcome(1, "c", "n1", "i", *limits, shard_map)]), pieces, 0.1)
+        await trickle(writer, encode_frame([ShardMapReply(1, shard_map)]), pieces, 0.1)
+        await asyncio.sleep(1)
+
+    return serve
+
+
+async def test_an_answer_that_is_still_arriving_is_no_silence(fake):
+    async with listening(slowly_greeting(fake, 8)) as address, await AdminConnection.open(address, 0.3) as node:
+        assert await node.shard_map() == fake._map("n1")
+
+
+async def test_an_answer_does_not_arrive_for_ever(fake):
+    with patch.object(connection, "ARRIVING_SECONDS", 0.5):
+        async with listening(slowly_greeting(fake, 100)) as address:
+            with pytest.raises(DeadlineExceeded):
+                await AdminConnection.open(address, 0.3)
+
+
+async def test_an_answer_that_stops_halfway_is_a_deadline(fake):
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(encode_frame([ShardMapReply(1, fake._map("n1"))])[:-5])
+        await asyncio.sleep(2)
+
+    async with listening(half) as address:
+        with pytest.raises(DeadlineExceeded):
+            await AdminConnection.open(address, 0.3)
 
 
 async def test_a_connection_that_breaks_is_unavailable(fake):

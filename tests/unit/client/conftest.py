@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from ssl import SSLContext
 from typing import Any, cast
 
 import pytest
@@ -313,7 +314,8 @@ class FakeNode:
     """One listening address. `stop` closes it and its connections; `start` listens on the same port again.
 
     `greeting`: what to answer a Hello with instead of a Welcome (a message, raw bytes, or b"" for silence).
-    `connections` counts all that were ever accepted; `hold` leaves requests unanswered in `held`.
+    `connections` counts all that were ever accepted; `hold` leaves requests unanswered in `held`. `tls` is what it listens
+    with; None: connections are plain.
     """
 
     def __init__(self, cluster: FakeCluster, name: str) -> None:
@@ -324,6 +326,7 @@ class FakeNode:
         self.hold = False
         self.held: list[Request] = []
         self.connections = 0
+        self.tls: SSLContext | None = None
         self.open: set[_Served] = set()
         self._server: asyncio.Server | None = None
 
@@ -333,7 +336,7 @@ class FakeNode:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Served(self), "127.0.0.1", self.port)
+        self._server = await loop.create_server(lambda: _Served(self), "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
