@@ -251,7 +251,8 @@ class Refused(_Message, frozen=True, tag=3):
 Greeting: TypeAlias = Hello | Welcome | Refused
 
 
-# -- requests: client to node. `request` is the client's number for it on this connection
+# -- requests: client to node. `request` is the client's number for it on this connection. `timeout_ms` is for how long its
+# caller waits: a node that has not begun by then does nothing, and says so; 0: nobody says.
 #
 # Whatever is read or changed beside single keys names the microshards that it is about, as `ranges`: rows of a microshard
 # that has gone to another shard would be missing without notice. A shard that lacks one of them answers `wrong_shard` to

@@ -2,6 +2,7 @@
 
 A leader's replica applies in the turn in which something is committed, and so does one that somebody reads from. Nobody waits
 for any other follower's state, and one large batch costs less than many small ones: these apply all together, some time later.
+A turn applies no more than `APPLY_US` of work; what is left is the next turn's, of other replicas first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from shoal_server.node.serving import Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.storage.engine import Batch, Damaged, Engine
+
+APPLY_US = 20_000
+"""Of work in one turn, as `shard.costs` reckons: as much as one entry may be, whose end may be beyond it."""
 
 
 class Applying:
@@ -64,20 +68,21 @@ class Applying:
         dirty, agenda.dirty = agenda.dirty, agenda.again
         agenda.again = {}
         batch = self._engine.batch()
-        behind = agenda.behind
         applied: dict[int, Replica] = {}
-        if behind and now >= agenda.behind_due:
-            applied = {shard: replica for shard, replica in behind.items() if replica.failure is None}
-            for replica in applied.values():
-                self._apply_to(batch, replica, now)
-            agenda.behind = behind = {shard: replica for shard, replica in applied.items() if replica.may_apply}
+        left = APPLY_US
+        if agenda.behind and now >= agenda.behind_due:
+            left = self._apply_behind(batch, applied, left // 2, now) + left // 2
+        behind, put_off = agenda.behind, dict[int, Replica]()
         for shard, replica in dirty.items():
             if shard in applied or not replica.may_apply:
                 # What it applies next must see what it has just applied, which is not written yet.
                 continue
             if replica.group.is_leader or replica.reads.awaits_applying:
+                if left <= 0:
+                    put_off[shard] = replica
+                    continue
                 applied[shard] = replica
-                self._apply_to(batch, replica, now)
+                left -= self._apply_to(batch, replica, left, now)
             elif shard not in behind:
                 if not behind:
                     agenda.behind_due = now + settings.follower_apply_ns
@@ -86,6 +91,10 @@ class Applying:
             self._engine.write_unlogged(batch)
         if applied:
             self._follow_up(applied.values(), now, outbox)
+        if put_off:
+            # First the next time, or those before them would take all of it for as long as they have more.
+            agenda.dirty = put_off | agenda.dirty
+            agenda.next_tick = now
         soon, clock, serving = now + settings.tick_interval_ns, self._clock, self._serving
         serving.begin()
         for replica in dirty.values():
@@ -103,17 +112,39 @@ class Applying:
             elif soon < agenda.next_tick and (group.active or reads.awaits_applying):
                 agenda.next_tick = soon
 
-    def _apply_to(self, batch: Batch, replica: Replica, now: int) -> None:
-        """Apply what `replica` has committed into `batch`, or have it fail."""
-        before = replica.machine.state.index
+    def _apply_behind(self, batch: Batch, applied: dict[int, Replica], left: int, now: int) -> int:
+        """Apply what those have who do so later, up to so much work; return what is left of it.
+
+        Those that there is no more time for come first the next time.
+        """
+        agenda = self._agenda
+        first: dict[int, Replica] = {}
+        then: dict[int, Replica] = {}
+        for shard, replica in agenda.behind.items():
+            if replica.failure is not None:
+                continue
+            if left <= 0:
+                first[shard] = replica
+                continue
+            applied[shard] = replica
+            left -= self._apply_to(batch, replica, left, now)
+            if replica.may_apply:
+                then[shard] = replica
+        agenda.behind = first | then
+        return left
+
+    def _apply_to(self, batch: Batch, replica: Replica, max_us: int, now: int) -> int:
+        """Apply what `replica` has committed into `batch`, or have it fail; return the work that it was (us)."""
+        before, cost = replica.machine.state.index, 0
         try:
-            replica.apply(batch)
+            cost = replica.apply(batch, max_us)
         except Damaged as error:
             self._failing.damaged(replica, error, now)
         flushes = self._flushes
         flushes.unflushed += max(0, replica.machine.state.index - before)
         if flushes.unflushed >= flushes.entries_max:
             flushes.wanted = True
+        return cost
 
     def _follow_up(self, replicas: Collection[Replica], now: int, outbox: Outbox) -> None:
         """Do what is due when these replicas have applied something, and it is written."""

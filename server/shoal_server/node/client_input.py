@@ -380,5 +380,5 @@ class ClientInput:
 def _is_late(request: Request, age: int) -> bool:
     """Say whether nobody waits any more for a request of that age (ns)."""
     if isinstance(request, (Write, Read, Scan, ReadPage)):
-        return age > request.timeout_ms * 1_000_000
+        return 0 < request.timeout_ms * 1_000_000 < age
     return False

@@ -27,8 +27,6 @@ from shoal_server.shard.moving import can_be_read
 from shoal_server.shard.reading import READ_BYTES
 from shoal_server.storage.engine import Damaged
 
-SOON_NS = NS_PER_MS
-"""A read that has waited for less has not missed its deadline."""
 SMALL_BYTES = 4096
 """What an answer may have without being charged for."""
 MOVING_NS = 3_000_000
@@ -201,7 +199,7 @@ class ReplicaReads:
         if not serving.is_there(queued.client):
             return
         late = now - arrived
-        if late > SOON_NS and type(read) is not ReadMoving and late > read.timeout_ms * NS_PER_MS:  # type: ignore[union-attr]
+        if type(read) is not ReadMoving and 0 < read.timeout_ms * NS_PER_MS < late:  # type: ignore[union-attr]
             outbox.fail(
                 queued.client,
                 read.request,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from shoal.protocol.messages import Applied, Freshness, Increment, Put, Rows, Written
+from shoal.protocol.frames import encode_operations
+from shoal.protocol.messages import Applied, Freshness, Increment, OpenSession, Put, Rows, Write, Written
+from shoal.shardmap import MicroshardRange, Shard
+from shoal_server.node import applying
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import RaftConfig
 
+NODES = ("n1", "n2", "n3")
 ANY = Freshness(strong=False)
 
 
@@ -84,3 +89,32 @@ def test_a_replica_that_adopts_a_snapshot_answers_the_weak_reads_that_wait_there
     assert rows.values == [b"30"]
     machine = nodes.replica(follower).machine
     assert machine.expiry.due_at == nodes.replica(nodes.leader).machine.expiry.due_at
+
+
+def test_a_turn_applies_so_much_and_no_replica_waits_for_another_s_end(make_nodes: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(applying, "APPLY_US", 1)
+    nodes = make_nodes(
+        shards=tuple(Shard(each + 1, 1, (MicroshardRange(each, each + 1),), NODES) for each in range(4)),
+    )
+    node = nodes.nodes[nodes.leader]
+    nodes.until(lambda: all(replica.group.is_leader for replica in node.replicas.values()))
+    nodes.pass_time(100)
+    opened = [nodes.ask(nodes.leader, lambda request, each=each: OpenSession(request, each + 1)) for each in range(4)]
+    sessions = [nodes.answer(request).session for request in opened]
+    keys = {node.routes.keyspaces[1].microshard_of(b"%d" % number): b"%d" % number for number in range(40)}
+    asked: dict[int, list[int]] = {each: [] for each in range(4)}
+    for number in range(1, 21):
+        for each in range(4):
+            body = encode_operations([Put(keys[each], b"v")])
+            make = partial(
+                Write, shard=each + 1, keyspace=1, session=sessions[each], number=number, timeout_ms=0, operations=body
+            )
+            asked[each].append(nodes.ask(nodes.leader, make))
+    done = dict.fromkeys(range(4), 0)
+    while min(done.values()) < 20:
+        before = [replica.machine.state.index for replica in node.replicas.values()]
+        nodes.step()
+        after = [replica.machine.state.index for replica in node.replicas.values()]
+        assert sum(old != new for old, new in zip(before, after, strict=True)) <= 1
+        done = {each: sum(request in nodes.answers for request in asked[each]) for each in range(4)}
+    assert all(isinstance(nodes.answer(request), Written) for requests in asked.values() for request in requests)

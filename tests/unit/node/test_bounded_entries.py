@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from shoal.protocol.messages import Delete, Increment, Operation, Put, Written
+from shoal_server.node import client_input
 from shoal_server.node.replica import Replica
 from shoal_server.raft.messages import Entry, EntryKind
 from shoal_server.shard.commands import WriteCommand, decode_commands, decode_operations
@@ -27,7 +28,11 @@ def cost_of(entry: Entry) -> tuple[int, int]:
     [[Put(b"k%d" % n, b"v") for n in range(1000)], [Increment(b"n")] * 300, [Delete(b"gone")]],
     ids=["puts", "increments", "a delete"],
 )
-def test_the_writes_of_a_turn_become_entries_of_bounded_work(nodes: Any, operations: list[Operation]) -> None:
+def test_the_writes_of_a_turn_become_entries_of_bounded_work(
+    nodes: Any, operations: list[Operation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However many one turn takes.
+    monkeypatch.setattr(client_input, "TURN_NS", 1 << 40)
     requests = [nodes.write(*operations) for _ in range(WRITES)]
     assert all(isinstance(nodes.answer(request), Written) for request in requests)
     log = nodes.replica(nodes.leader).group.log
