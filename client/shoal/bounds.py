@@ -41,6 +41,8 @@ MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
 MAX_UNIX_MS = 1 << 52
 """A TTL added to a clock stays within it for the next hundred thousand years."""
 MAX_BYTES = 1 << 50
+MAX_QUOTA_RATE = 1 << 40
+"""Operations a second: more than all nodes of a cluster do."""
 MAX_CHECKSUM = (1 << 32) - 1
 
 MAX_NAME = 63
@@ -116,6 +118,8 @@ WallMs: TypeAlias = Annotated[int, Meta(ge=-MAX_UNIX_MS, le=MAX_UNIX_MS)]
 Bytes: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 RowCount: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ROWS)]
 Rate: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+QuotaRate: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_QUOTA_RATE)]
+"""Operations a second; 0: as many as go."""
 Share: TypeAlias = Annotated[float, Meta(ge=0)]
 
 Name: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]

@@ -18,6 +18,7 @@ from shoal.bounds import (
     MAX_NODES,
     MAX_SHARDS,
     Address,
+    Bytes,
     Delimiter,
     DurationMs,
     KeyspaceId,
@@ -27,6 +28,7 @@ from shoal.bounds import (
     Name,
     Names,
     Place,
+    QuotaRate,
     ShardId,
     Version,
     Word,
@@ -47,6 +49,11 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
     """A tenant's set of keys. `id` is what the disk and the wire use; the name may be looked up only here.
 
     `default_ttl_ms` is that of writes that name none; 0: they never expire.
+
+    Args:
+        reads_per_second, writes_per_second: how many keys and rows may be read, and operations done, in the whole
+            cluster; 0: there is no quota.
+        max_bytes: of its keys and rows, each counted once however many replicas have it; 0: there is no quota.
     """
 
     id: KeyspaceId
@@ -55,6 +62,9 @@ class Keyspace(msgspec.Struct, frozen=True, array_like=True):
     delimiter: Delimiter
     max_staleness_ms: DurationMs = 5_000
     default_ttl_ms: DurationMs = 0
+    reads_per_second: QuotaRate = 0
+    writes_per_second: QuotaRate = 0
+    max_bytes: Bytes = 0
 
     def microshard_of(self, key: bytes) -> int:
         return microshard_of(key, self.delimiter, self.microshards)

@@ -27,6 +27,9 @@ def initial_shard_map(config: ClusterConfig) -> ShardMap:
                 delimiter=settings.delimiter.encode(),
                 max_staleness_ms=settings.max_staleness_ns // 1_000_000,
                 default_ttl_ms=(settings.default_ttl_ns or 0) // 1_000_000,
+                reads_per_second=settings.reads_per_second or 0,
+                writes_per_second=settings.writes_per_second or 0,
+                max_bytes=settings.max_bytes or 0,
             )
         )
         for part in range(settings.shards):

@@ -176,7 +176,17 @@ def keyspaces(url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) 
         print_json(listed)
     else:
         print_table(
-            ("keyspace", "id", "microshards", "shards", "voters", "followers", "delimiter", "staleness bound"),
+            (
+                "keyspace",
+                "id",
+                "microshards",
+                "shards",
+                "voters",
+                "followers",
+                "delimiter",
+                "staleness bound",
+                "quotas",
+            ),
             [
                 (
                     view.name,
@@ -187,6 +197,7 @@ def keyspaces(url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) 
                     view.followers,
                     view.delimiter or view.delimiter_base64 or "none",
                     f"{view.max_staleness_ms} ms",
+                    view.quotas,
                 )
                 for view in listed
             ],

@@ -7,6 +7,7 @@ import base64
 import msgspec
 
 from shoal.admin.survey import Examination, NodeReport, Problem, Survey
+from shoal.cli.output import shown_bytes
 from shoal.cli.rows import EncodedRow, encoded_key
 from shoal.shardmap import Keyspace, Ranges, Shard, ShardMap
 
@@ -81,7 +82,7 @@ class ShardView(msgspec.Struct):
 
 
 class KeyspaceView(msgspec.Struct, omit_defaults=True):
-    """One row of `shoal keyspaces`."""
+    """One row of `shoal keyspaces`. `reads_per_second`, `writes_per_second`, `max_bytes`: its quotas, where it has some."""
 
     name: str
     id: int
@@ -92,6 +93,19 @@ class KeyspaceView(msgspec.Struct, omit_defaults=True):
     max_staleness_ms: int
     delimiter: str | None = None
     delimiter_base64: str | None = None
+    reads_per_second: int | None = None
+    writes_per_second: int | None = None
+    max_bytes: int | None = None
+
+    @property
+    def quotas(self) -> str:
+        """The quotas for people."""
+        rates = [
+            f"{rate} {kind}/s"
+            for rate, kind in ((self.reads_per_second, "reads"), (self.writes_per_second, "writes"))
+            if rate
+        ]
+        return ", ".join([*rates, *([shown_bytes(self.max_bytes)] if self.max_bytes else [])]) or "none"
 
 
 class LocationView(EncodedRow, omit_defaults=True, kw_only=True):
@@ -245,6 +259,9 @@ def _keyspace_view(shard_map: ShardMap, keyspace: Keyspace) -> KeyspaceView:
         voters=min(len(shard.voters) for shard in shards),
         followers=min(len(shard.followers) for shard in shards),
         max_staleness_ms=keyspace.max_staleness_ms,
+        reads_per_second=keyspace.reads_per_second or None,
+        writes_per_second=keyspace.writes_per_second or None,
+        max_bytes=keyspace.max_bytes or None,
     )
     try:
         view.delimiter = keyspace.delimiter.decode()

@@ -18,6 +18,7 @@ from shoal.bounds import (
     MAX_MS,
     MAX_NODES,
     MAX_PLACE,
+    MAX_QUOTA_RATE,
     MAX_TTL_MS,
     MAX_VOTERS,
 )
@@ -90,7 +91,10 @@ class ManagerConfig(Section):
 
 
 class KeyspaceConfig(Section):
-    """A keyspace, as it is created with the cluster."""
+    """A keyspace, as it is created with the cluster.
+
+    `reads_per_second`, `writes_per_second`, `max_bytes`: its quotas, if it has any.
+    """
 
     microshards: Count = Field(1024, ge=1, le=MAX_MICROSHARDS)
     shards: Count = Field(8, ge=1, le=MAX_MICROSHARDS)
@@ -99,6 +103,9 @@ class KeyspaceConfig(Section):
     followers: Count = Field(0, ge=0, le=MAX_FOLLOWERS)
     max_staleness_ns: Duration = Field(5 * SECOND, alias="max_staleness", ge=MILLISECOND, le=MAX_MS * MILLISECOND)
     default_ttl_ns: Duration | None = Field(None, alias="default_ttl", ge=MILLISECOND, le=MAX_TTL_MS * MILLISECOND)
+    reads_per_second: Count | None = Field(None, ge=1, le=MAX_QUOTA_RATE)
+    writes_per_second: Count | None = Field(None, ge=1, le=MAX_QUOTA_RATE)
+    max_bytes: Size | None = Field(None, ge=1, le=MAX_BYTES)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from shoal.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_VOTERS
+from shoal.bounds import MAX_BYTES, MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_QUOTA_RATE, MAX_VOTERS
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import checked_duration, checked_ttl, parse_ttl
 from shoal.options import parse_duration
+from shoal_server.config.units import size_bytes, whole_number
 
 from shoal_shardmanager.cli.options import PlanOption, request_command
 from shoal_shardmanager.rpc.generated import admin_pb2 as pb
 
+NO_QUOTA = "none"
+"""What lifts a quota."""
 _COUNT = re.compile("[0-9]{1,2}")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The keyspace's name.")]
@@ -57,6 +61,58 @@ LeaderRegionOption = Annotated[
 ]
 
 
+def _quota(text: str, read: Callable[[object], int], most: int) -> int:
+    """Return a quota as it goes into a request, where 0 is that there is none."""
+    if text.strip().lower() == NO_QUOTA:
+        return 0
+    try:
+        value = read(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; or {NO_QUOTA}") from error
+    if not 1 <= value <= most:
+        raise typer.BadParameter(f"from 1 to {most}, or {NO_QUOTA}, not {text.strip()}")
+    return value
+
+
+def parse_rate(text: str) -> int:
+    """Return the operations a second that an option names; 0: no quota."""
+    return _quota(text, whole_number, MAX_QUOTA_RATE)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that an option names; 0: no quota."""
+    return _quota(text, size_bytes, MAX_BYTES)
+
+
+ReadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--reads-per-second",
+        metavar="N|none",
+        parser=parse_rate,
+        help="Quota of keys and rows read, in the whole cluster.",
+    ),
+]
+WritesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--writes-per-second",
+        metavar="N|none",
+        parser=parse_rate,
+        help="Quota of operations of writes, in the whole cluster.",
+    ),
+]
+MaxBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-bytes",
+        metavar="SIZE|none",
+        parser=parse_size,
+        help="Quota of its keys and values, such as 10GiB, each counted once.",
+    ),
+]
+
+
 @keyspace_app.command("create")
 @request_command
 def create_keyspace(
@@ -70,9 +126,13 @@ def create_keyspace(
     default_ttl: TtlOption = None,
     require: RequireOption = None,
     leader_region: LeaderRegionOption = None,
+    reads_per_second: ReadsOption = None,
+    writes_per_second: WritesOption = None,
+    max_bytes: MaxBytesOption = None,
 ) -> pb.StartRequest:
     """Create a keyspace, live; done once all its shards serve."""
     settings = _settings(name, voters, followers, max_staleness, default_ttl, require, leader_region)
+    _put_quotas(settings, reads_per_second, writes_per_second, max_bytes)
     if microshards is not None:
         settings.microshards = microshards
     if shards is not None:
@@ -92,9 +152,13 @@ def alter_keyspace(
     default_ttl: TtlOption = None,
     require: RequireOption = None,
     leader_region: LeaderRegionOption = None,
+    reads_per_second: ReadsOption = None,
+    writes_per_second: WritesOption = None,
+    max_bytes: MaxBytesOption = None,
 ) -> pb.StartRequest:
     """Change the settings of a keyspace, live; `shoal rebalance` then makes replica counts true."""
     settings = _settings(name, voters, followers, max_staleness, default_ttl, require, leader_region)
+    _put_quotas(settings, reads_per_second, writes_per_second, max_bytes)
     if settings == pb.KeyspaceSettings(name=name):
         raise CommandFailed(f"say what is to change of keyspace {name}, such as --voters 5", ExitCode.USAGE)
     return pb.StartRequest(alter_keyspace=settings)
@@ -137,3 +201,12 @@ def _settings(
             raise CommandFailed(f"--require is REGION=N, such as eu=1, not {entry!r}", ExitCode.USAGE)
         settings.required_regions[region] = int(count)
     return settings
+
+
+def _put_quotas(settings: pb.KeyspaceSettings, reads: int | None, writes: int | None, size: int | None) -> None:
+    if reads is not None:
+        settings.reads_per_second = reads
+    if writes is not None:
+        settings.writes_per_second = writes
+    if size is not None:
+        settings.max_bytes = size

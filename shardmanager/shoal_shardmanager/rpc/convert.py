@@ -99,6 +99,9 @@ def _keyspace(settings: pb.KeyspaceSettings) -> KeyspaceRequest:
         required=dict(settings.required_regions) or None,
         leader_regions=tuple(settings.leader_regions) or None,
         follower_regions=tuple(settings.follower_regions) or None,
+        reads_per_second=settings.reads_per_second if settings.HasField("reads_per_second") else None,
+        writes_per_second=settings.writes_per_second if settings.HasField("writes_per_second") else None,
+        max_bytes=settings.max_bytes if settings.HasField("max_bytes") else None,
     )
 
 

@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
 from shoal.bounds import (
+    MAX_BYTES,
     MAX_FOLLOWERS,
     MAX_MICROSHARDS,
     MAX_MS,
     MAX_NAME,
     MAX_NODES,
     MAX_PLACE,
+    MAX_QUOTA_RATE,
     MAX_REPLICAS,
     MAX_SHARD,
     MAX_TTL_MS,
@@ -83,6 +85,7 @@ Rule: TypeAlias = Number | Text | Many
 _SHARD = Number(0, MAX_SHARD)
 _NODE = Text(MAX_NAME)
 _VERSION = Number(0, MAX_VERSION)
+_QUOTA_RATE = Number(0, MAX_QUOTA_RATE)
 _PLACES = Many(MAX_REPLICAS, Text(MAX_PLACE))
 
 RULES: dict[tuple[str, str], Rule] = {
@@ -122,6 +125,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ),
     ("KeyspaceSettings", "leader_regions"): _PLACES,
     ("KeyspaceSettings", "follower_regions"): _PLACES,
+    ("KeyspaceSettings", "reads_per_second"): _QUOTA_RATE,
+    ("KeyspaceSettings", "writes_per_second"): _QUOTA_RATE,
+    ("KeyspaceSettings", "max_bytes"): Number(0, MAX_BYTES),
     ("GetOperationRequest", "id"): _VERSION,
     ("ExplainShardRequest", "shard"): _SHARD,
     ("ChangeSettingsRequest", "values"): Many(MAX_WORD, Text(MAX_WORD), Text(MAX_WORD)),

@@ -160,6 +160,15 @@ def test_keyspaces_lists_their_settings(shoal):
     assert "default" in shoal("keyspaces").stdout
 
 
+def test_keyspaces_shows_quotas_where_there_are_some(fake, shoal):
+    assert "none" in shoal("keyspaces").stdout
+    fake.keyspace = msgspec.structs.replace(fake.keyspace, reads_per_second=1000, max_bytes=3 << 30)
+    (keyspace,) = json.loads(shoal("keyspaces", "--json").stdout)
+    assert (keyspace["reads_per_second"], keyspace["max_bytes"]) == (1000, 3 << 30)
+    assert "writes_per_second" not in keyspace
+    assert "1000 reads/s, 3.0 GiB" in " ".join(shoal("keyspaces").stdout.split())
+
+
 def test_locate_says_where_a_key_is(fake, shoal):
     location = json.loads(shoal("locate", "user:42/name", "--json").stdout)
     shard = fake.routes.shard_of(fake.keyspace, b"user:42/name")

@@ -540,6 +540,7 @@ NUMBERS = [
     ),
     *(f"SHOAL_KEYSPACES_DEFAULT_{name}".upper() for name in ("microshards", "voters", "followers")),
     *(f"SHOAL_KEYSPACES_DEFAULT_{name}".upper() for name in ("max_staleness", "default_ttl")),
+    *(f"SHOAL_KEYSPACES_DEFAULT_{name}".upper() for name in ("reads_per_second", "writes_per_second", "max_bytes")),
 ]
 
 
@@ -559,6 +560,16 @@ def test_whatever_numbers_are_accepted_nodes_can_begin_with_them(environment: di
     struct.pack(">7q", begun.timing.support_ns * 10, begun.timing.heartbeat_interval_ns * 10, begun.sync_stall_ns * 10,
                 begun.limits.client_output_bytes, begun.log_retain_bytes * 4, begun.sessions_per_shard,
                 config.observe.slow_request_ns * 10)  # fmt: skip
+
+
+def test_a_keyspace_begins_with_its_quotas() -> None:
+    quotas = "reads_per_second: 1000, writes_per_second: 10, max_bytes: 2GiB"
+    [keyspace] = initial_shard_map(parse(GOOD.replace("shards: 4", f"shards: 4, {quotas}"))).keyspaces
+    assert (keyspace.reads_per_second, keyspace.writes_per_second, keyspace.max_bytes) == (1000, 10, 2 << 30)
+    [keyspace] = initial_shard_map(parse(GOOD)).keyspaces
+    assert (keyspace.reads_per_second, keyspace.writes_per_second, keyspace.max_bytes) == (0, 0, 0)
+    [problem] = problems(GOOD, SHOAL_KEYSPACES_DEFAULT_MAX_BYTES="0")
+    assert problem.endswith("must be at least 1B, not '0'")
 
 
 @pytest.mark.parametrize(

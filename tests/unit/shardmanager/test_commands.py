@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shoal.bounds import MAX_QUOTA_RATE
 from shoal.cli.main import app
 from shoal_shardmanager.cli import commands, options, restart, settings
 from shoal_shardmanager.control.requests import SETTINGS, with_settings
@@ -199,6 +200,36 @@ def test_rows_of_a_keyspace_get_a_time_to_live_and_with_zero_none(
     for asked in (created.create_keyspace, altered.alter_keyspace):
         assert asked.HasField("default_ttl_ms")
         assert asked.default_ttl_ms == milliseconds
+
+
+def test_quotas_of_a_keyspace_are_set_and_lifted(managers: Managers) -> None:
+    quotas = ("--reads-per-second", "5000", "--writes-per-second", "100", "--max-bytes", "2GiB")
+    assert run("keyspace", "create", "carts", *quotas).exit_code == 0
+    assert run("keyspace", "alter", "carts", "--reads-per-second", "none", "--max-bytes", "NONE").exit_code == 0
+    created, altered = managers.started[0].create_keyspace, managers.started[1].alter_keyspace
+    assert (created.reads_per_second, created.writes_per_second, created.max_bytes) == (5000, 100, 2 << 30)
+    assert [altered.HasField(name) for name in ("reads_per_second", "writes_per_second", "max_bytes")] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert (altered.reads_per_second, altered.max_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--reads-per-second", "0", "from 1 to"),
+        ("--writes-per-second", "-3", "from 1 to"),
+        ("--writes-per-second", "1.5", "not a whole number"),
+        ("--writes-per-second", str(MAX_QUOTA_RATE + 1), "from 1 to"),
+        ("--max-bytes", "10 elephants", "not a size"),
+        ("--max-bytes", "2000000GiB", "from 1 to"),
+    ],
+)
+def test_what_is_no_quota_is_wrong_usage(managers: Managers, option: str, value: str, words: str) -> None:
+    result = run("keyspace", "alter", "carts", option, value)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert not managers.started
 
 
 def test_a_time_that_is_left_is_shown_as_a_time_and_no_reason_as_nothing(managers: Managers) -> None:

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from shoal.bounds import MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_TTL_MS, MAX_VERSION
+from shoal.bounds import MAX_BYTES, MAX_MICROSHARDS, MAX_MS, MAX_QUOTA_RATE, MAX_SHARD, MAX_TTL_MS, MAX_VERSION
 from shoal.cli.main import app
 from shoal.shardmap import MicroshardRange, NodeAddress, ShardMap
 from shoal_server.local.layout import free_ports
@@ -132,6 +132,9 @@ def test_what_is_too_long_or_too_many_is_refused_by_name() -> None:
         (Create(KeyspaceRequest("x", max_staleness_ms=MAX_MS + 1)), "max_staleness_ms: at most"),
         (Alter(KeyspaceRequest("default", max_staleness_ms=(1 << 63) - 1)), "max_staleness_ms: at most"),
         (Create(KeyspaceRequest("x", default_ttl_ms=MAX_TTL_MS + 1)), "default_ttl_ms: at most"),
+        (Create(KeyspaceRequest("x", reads_per_second=MAX_QUOTA_RATE + 1)), "reads_per_second: from 0 to"),
+        (Alter(KeyspaceRequest("default", writes_per_second=-1)), "writes_per_second: from 0 to"),
+        (Alter(KeyspaceRequest("default", max_bytes=MAX_BYTES + 1)), "max_bytes: from 0 to"),
         (Alter(KeyspaceRequest("default", required={"eu": -3})), "region 'eu': from 0 to 3, not -3"),
         (MoveMicroshardsRequest(1, 2, (MicroshardRange(0, 8),) * 100_000), "name each of them once"),
     ],
@@ -148,7 +151,8 @@ def test_what_makes_no_sense_is_refused_before_it_reaches_a_row(
 def test_what_the_largest_numbers_make_can_be_read_by_nodes_and_managers(simulated: type[SimulatedCluster]) -> None:
     cluster = simulated()
     cluster.run(5)
-    cluster.request(Create(KeyspaceRequest("x", max_staleness_ms=MAX_MS, default_ttl_ms=MAX_TTL_MS)))
+    largest = {"reads_per_second": MAX_QUOTA_RATE, "writes_per_second": MAX_QUOTA_RATE, "max_bytes": MAX_BYTES}
+    cluster.request(Create(KeyspaceRequest("x", max_staleness_ms=MAX_MS, default_ttl_ms=MAX_TTL_MS, **largest)))
     assert decode_row("map", encode_row(cluster.state.map), ShardMap) == cluster.state.map
 
 

@@ -90,3 +90,32 @@ def test_what_has_ended_cannot_be_cancelled(simulated: Any) -> None:
         cluster.cancel(operation)
     with pytest.raises(Refused, match="there is no operation 77"):
         cluster.cancel(77)
+
+
+def test_quotas_are_set_changed_one_by_one_and_lifted(simulated: Any) -> None:
+    cluster = simulated()
+
+    def quotas() -> tuple[int, int, int]:
+        keyspace = next(one for one in cluster.state.map.keyspaces if one.name == "default")
+        return keyspace.reads_per_second, keyspace.writes_per_second, keyspace.max_bytes
+
+    assert quotas() == (0, 0, 0)
+    for asked, after in [
+        (KeyspaceRequest("default", reads_per_second=1000, max_bytes=1 << 30), (1000, 0, 1 << 30)),
+        (KeyspaceRequest("default", writes_per_second=50), (1000, 50, 1 << 30)),
+        (KeyspaceRequest("default", max_staleness_ms=7), (1000, 50, 1 << 30)),
+        (KeyspaceRequest("default", reads_per_second=0, max_bytes=0), (0, 50, 0)),
+    ]:
+        version = cluster.state.map.version
+        cluster.request(Alter(asked))
+        assert quotas() == after
+        assert cluster.state.map.version == version + 1
+    with pytest.raises(Refused, match="is so already"):
+        cluster.request(Alter(KeyspaceRequest("default", reads_per_second=0)))
+
+
+def test_a_keyspace_is_created_with_quotas(simulated: Any) -> None:
+    cluster = simulated()
+    cluster.request(Create(KeyspaceRequest("x", shards=1, reads_per_second=9, writes_per_second=8, max_bytes=7)))
+    created = cluster.state.map.keyspaces[-1]
+    assert (created.reads_per_second, created.writes_per_second, created.max_bytes) == (9, 8, 7)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 
 from msgspec.structs import replace
-from shoal.bounds import MAX_FOLLOWERS, MAX_MICROSHARDS, MAX_MS, MAX_SHARD, MAX_SHARDS, MAX_TTL_MS, MAX_VOTERS
+from shoal.bounds import (
+    MAX_BYTES,
+    MAX_FOLLOWERS,
+    MAX_MICROSHARDS,
+    MAX_MS,
+    MAX_QUOTA_RATE,
+    MAX_SHARD,
+    MAX_SHARDS,
+    MAX_TTL_MS,
+    MAX_VOTERS,
+)
 from shoal.shardmap import Keyspace, MicroshardRange, Shard
 
 from shoal_shardmanager import placement
@@ -59,6 +69,7 @@ def create_keyspace(request: KeyspaceRequest, situation: Situation) -> Accepted:
         _staleness(request.max_staleness_ms, 5_000),
         _ttl(request.default_ttl_ms, 0),
     )
+    keyspace = _with_quotas(keyspace, request)
     ids = tuple(range(first, first + shards))
     _check_nodes_to_found_on(policy, situation)
     placed = _placed(keyspace, policy, ids, situation)
@@ -132,7 +143,7 @@ def alter_keyspace(request: KeyspaceRequest, situation: Situation) -> Accepted:
         raise Refused(Why.WRONG, "the number of shards of a keyspace cannot be set once it is there")
     policy = _policy(state.policies[keyspace.id], request, state)
     settings = replace(
-        keyspace,
+        _with_quotas(keyspace, request),
         max_staleness_ms=_staleness(request.max_staleness_ms, keyspace.max_staleness_ms),
         default_ttl_ms=_ttl(request.default_ttl_ms, keyspace.default_ttl_ms),
     )
@@ -216,6 +227,26 @@ def _policy(base: PolicyRow, request: KeyspaceRequest, state: ClusterState) -> P
     if sum(policy.required.values()) > replicas:
         raise Refused(Why.WRONG, f"the regions require {sum(policy.required.values())} replicas, of {replicas} in all")
     return policy
+
+
+def _with_quotas(keyspace: Keyspace, request: KeyspaceRequest) -> Keyspace:
+    """Return the keyspace with the quotas that are asked for; those that are not named stay."""
+    asked = {"reads_per_second": request.reads_per_second, "writes_per_second": request.writes_per_second}
+    for name, value in asked.items():
+        if value is not None:
+            _bounded(name, value, 0, MAX_QUOTA_RATE)
+    if request.max_bytes is not None:
+        _bounded("max_bytes", request.max_bytes, 0, MAX_BYTES)
+    return replace(
+        keyspace,
+        reads_per_second=_or_known(request.reads_per_second, keyspace.reads_per_second),
+        writes_per_second=_or_known(request.writes_per_second, keyspace.writes_per_second),
+        max_bytes=_or_known(request.max_bytes, keyspace.max_bytes),
+    )
+
+
+def _or_known(asked: int | None, known: int) -> int:
+    return known if asked is None else asked
 
 
 def _staleness(asked: int | None, known: int) -> int:

@@ -45,7 +45,10 @@ class Unsettled(Refused):
 
 @dataclass(frozen=True, slots=True)
 class KeyspaceRequest:
-    """A keyspace to create, or what to change of one: None leaves it as it is, or at its default."""
+    """A keyspace to create, or what to change of one: None leaves it as it is, or at its default.
+
+    `reads_per_second`, `writes_per_second`, `max_bytes`: its quotas; 0: there is none.
+    """
 
     name: str
     microshards: int | None = None
@@ -58,6 +61,9 @@ class KeyspaceRequest:
     required: dict[str, int] | None = None
     leader_regions: tuple[str, ...] | None = None
     follower_regions: tuple[str, ...] | None = None
+    reads_per_second: int | None = None
+    writes_per_second: int | None = None
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ class Settle(_message.Message):
     def __init__(self, shard: _Optional[int] = ...) -> None: ...
 
 class KeyspaceSettings(_message.Message):
-    __slots__ = ("name", "microshards", "shards", "delimiter", "voters", "followers", "max_staleness_ms", "default_ttl_ms", "required_regions", "leader_regions", "follower_regions")
+    __slots__ = ("name", "microshards", "shards", "delimiter", "voters", "followers", "max_staleness_ms", "default_ttl_ms", "required_regions", "leader_regions", "follower_regions", "reads_per_second", "writes_per_second", "max_bytes")
     class RequiredRegionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +167,9 @@ class KeyspaceSettings(_message.Message):
     REQUIRED_REGIONS_FIELD_NUMBER: _ClassVar[int]
     LEADER_REGIONS_FIELD_NUMBER: _ClassVar[int]
     FOLLOWER_REGIONS_FIELD_NUMBER: _ClassVar[int]
+    READS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    WRITES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     microshards: int
     shards: int
@@ -178,7 +181,10 @@ class KeyspaceSettings(_message.Message):
     required_regions: _containers.ScalarMap[str, int]
     leader_regions: _containers.RepeatedScalarFieldContainer[str]
     follower_regions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., microshards: _Optional[int] = ..., shards: _Optional[int] = ..., delimiter: _Optional[bytes] = ..., voters: _Optional[int] = ..., followers: _Optional[int] = ..., max_staleness_ms: _Optional[int] = ..., default_ttl_ms: _Optional[int] = ..., required_regions: _Optional[_Mapping[str, int]] = ..., leader_regions: _Optional[_Iterable[str]] = ..., follower_regions: _Optional[_Iterable[str]] = ...) -> None: ...
+    reads_per_second: int
+    writes_per_second: int
+    max_bytes: int
+    def __init__(self, name: _Optional[str] = ..., microshards: _Optional[int] = ..., shards: _Optional[int] = ..., delimiter: _Optional[bytes] = ..., voters: _Optional[int] = ..., followers: _Optional[int] = ..., max_staleness_ms: _Optional[int] = ..., default_ttl_ms: _Optional[int] = ..., required_regions: _Optional[_Mapping[str, int]] = ..., leader_regions: _Optional[_Iterable[str]] = ..., follower_regions: _Optional[_Iterable[str]] = ..., reads_per_second: _Optional[int] = ..., writes_per_second: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class StartReply(_message.Message):
     __slots__ = ("steps", "notes", "bytes", "map_version", "operation")
