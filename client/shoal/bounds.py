@@ -43,6 +43,8 @@ MAX_UNIX_MS = 1 << 52
 MAX_BYTES = 1 << 50
 MAX_QUOTA_RATE = 1 << 40
 """Operations a second: more than all nodes of a cluster do."""
+WHOLE = 1_000_000
+"""All of something of which there are shares."""
 MAX_CHECKSUM = (1 << 32) - 1
 
 MAX_NAME = 63
@@ -120,6 +122,7 @@ RowCount: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ROWS)]
 Rate: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 QuotaRate: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_QUOTA_RATE)]
 """Operations a second; 0: as many as go."""
+Millionths: TypeAlias = Annotated[int, Meta(ge=0, le=WHOLE)]
 Share: TypeAlias = Annotated[float, Meta(ge=0)]
 
 Name: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]

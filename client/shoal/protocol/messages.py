@@ -19,6 +19,7 @@ from shoal.bounds import (
     DurationMs,
     DurationUs,
     EncodedOperations,
+    Epoch,
     Features,
     Int64,
     KeyspaceId,
@@ -49,6 +50,7 @@ from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.migration import EndedMigration, MigrationStatus, MigrationStep, MovingRows, ReadMoving
+from shoal.protocol.quotas import QuotaUses, SetQuotaShares
 from shoal.shardmap import Ranges, Shard, ShardMap
 
 
@@ -484,6 +486,7 @@ Request: TypeAlias = (
     | ReadChecksum
     | SetLogLevel
     | SkipEntry
+    | SetQuotaShares
 )
 
 
@@ -680,6 +683,8 @@ class StatusReply(_Message, frozen=True, tag=45):
         newest_shard: the highest number of a shard that it knows of, or remembers: none up to it may be given again. 0: from a
             node that does not say.
         newest_migration: the highest number of a migration that its replicas are in, or remember; 0: of none.
+        quotas: how it stands with those of keyspaces that have one, and a replica here.
+        quota_epoch: of the leadership among managers that it has its shares from; 0: of none.
     """
 
     request: RequestNumber
@@ -705,6 +710,8 @@ class StatusReply(_Message, frozen=True, tag=45):
     damaged_families: Names = ()
     newest_shard: ShardId = 0
     newest_migration: Version = 0
+    quotas: QuotaUses = ()
+    quota_epoch: Epoch = 0
 
 
 class Done(_Message, frozen=True, tag=46):
@@ -717,7 +724,8 @@ class Failure(_Message, frozen=True, tag=47):
     `not_leader` and `wrong_shard` carry the fresh route where the node knows one, and the version of its shard map; so does
     `unavailable` where it is what the request is about that is not the shard's yet.
     `maybe_applied` is True only where a write may have been done. `reason` says of `overloaded` what there was too much of:
-    an `OverloadReason`.
+    an `OverloadReason`. `only_adding`: of a write, the operations alone are refused that add something, since the keyspace is
+    full; others would be done.
     """
 
     request: RequestNumber
@@ -728,6 +736,7 @@ class Failure(_Message, frozen=True, tag=47):
     route: Shard | None = None
     map_version: Version = 0
     reason: Word = ""
+    only_adding: bool = False
 
 
 class ScanPage(_Message, frozen=True, tag=48):

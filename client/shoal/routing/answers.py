@@ -152,6 +152,8 @@ class Answers(Generic[W]):
                 self._endings.fail_batch(request, failure)
         elif not isinstance(request, SessionOpen) and _is_lacking(link, request, failure, routes):
             self._take_apart(request, link, failure, routes, now)
+        elif failure.only_adding and isinstance(request, WriteBatch):
+            self._endings.refuse_adding(request, failure)
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
             if request.epoch == shard_queue.epoch:
                 self._move_on(shard_queue, link, failure, routes, now)

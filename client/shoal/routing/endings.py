@@ -10,6 +10,7 @@ from typing import Generic
 
 from shoal.errors import ErrorCode, ShoalError
 from shoal.protocol.messages import Failure, Rows, ScanPage
+from shoal.quotas import adds
 from shoal.results import WriteResult
 from shoal.routing.call_errors import closed, disowned, expired, outcome_lost, refused, too_stale
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, ScanCall, W, WriteCall
@@ -81,6 +82,20 @@ class Endings(Generic[W]):
                 maybe = may_have_applied(batch, call)
                 self.fail(call, refused(call, batch.shard_queue, batch.asked, failure, maybe_applied=maybe))
         self._schedule.touch(batch.shard_queue)
+
+    def refuse_adding(self, batch: WriteBatch[W], failure: Failure) -> None:
+        """A keyspace is full: end the calls that add something; the others travel in another batch, and are done.
+
+        To ask for the former again would have everything that comes after them wait for room, which may never come.
+        """
+        if batch.uncertain:
+            # It keeps its number, and cannot be divided.
+            self.fail_batch(batch, failure)
+            return
+        for call in batch.calls:
+            if call.waiter is not None and adds(call.operation):
+                self.fail(call, refused(call, batch.shard_queue, batch.asked, failure, maybe_applied=False))
+        self._requeue(batch)
 
     def _halve(self, batch: WriteBatch[W]) -> bool:
         """Have calls that were refused together travel in halves, until those to blame are alone; say whether they do."""

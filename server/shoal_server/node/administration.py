@@ -31,6 +31,7 @@ from shoal.protocol.messages import (
     SplitShard,
 )
 from shoal.protocol.migration import MigrationStep, ReadMoving
+from shoal.protocol.quotas import SetQuotaShares
 from shoal.shardmap import Routes, microshards_in, without_ranges
 
 from shoal_server.node.agenda import Agenda
@@ -38,6 +39,7 @@ from shoal_server.node.founding import Founding
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import put_origin_of_new
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import Replica
 from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.request_rules import refuse_split
@@ -56,7 +58,15 @@ from shoal_server.storage.skipped_entries import SkippedEntry, describe_entry, p
 log = structlog.get_logger("shoal.node")
 
 AdminRequest: TypeAlias = (
-    InstallShardMap | ChangeMembership | DropReplica | SplitShard | MigrationStep | ReadMoving | SetLogLevel | SkipEntry
+    InstallShardMap
+    | ChangeMembership
+    | DropReplica
+    | SplitShard
+    | MigrationStep
+    | ReadMoving
+    | SetLogLevel
+    | SkipEntry
+    | SetQuotaShares
 )
 
 SPLIT_BYTES = 1024
@@ -66,7 +76,7 @@ SPLIT_BYTES = 1024
 class Administration:
     """Does what the shard manager asks."""
 
-    __slots__ = ("_agenda", "_answers", "_engine", "_founding", "_migrations", "_replicas", "_set_log_level")
+    __slots__ = ("_agenda", "_answers", "_engine", "_founding", "_migrations", "_quotas", "_replicas", "_set_log_level")
 
     def __init__(
         self,
@@ -75,6 +85,7 @@ class Administration:
         agenda: Agenda,
         founding: Founding,
         migrations: Migrations,
+        quotas: Quotas,
         set_log_level: Callable[[str], str],
     ) -> None:
         """`set_log_level` sets the process's, and returns "" or why not."""
@@ -83,6 +94,7 @@ class Administration:
         self._agenda = agenda
         self._founding = founding
         self._migrations = migrations
+        self._quotas = quotas
         self._set_log_level = set_log_level
         self._answers: list[tuple[int, Answer]] = []
 
@@ -102,11 +114,16 @@ class Administration:
             problem = self._skip(request, now)
         elif isinstance(request, SetLogLevel):
             problem = self._set_log_level(request.level)
+        elif isinstance(request, SetQuotaShares):
+            problem = self._quotas.take(request)
         else:
             self._ask_leader(client, request, now, outbox)
             return
         if problem:
             outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, problem)
+        elif isinstance(request, SetQuotaShares):
+            # Nothing of it is stored.
+            outbox.answer(client, Done(request.request))
         else:
             self._answers.append((client, Done(request.request)))
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.messages import (
     DEFAULT_TTL,
     Atomic,
@@ -24,15 +25,18 @@ from shoal.protocol.messages import (
     Touch,
     Write,
 )
+from shoal.quotas import adds
 from shoal.shardmap import Ranges, Routes, is_well_formed, microshards_in
 from shoal.write_costs import WHAT_IS_ACCEPTED, too_much_work
 
 from shoal_server.node.callers import Callers
+from shoal_server.node.keyspace_quota import KeyspaceQuota, QuotaRefusal, extra_operations
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
-from shoal_server.node.write_decoding import TooManyOperations, decode_write
+from shoal_server.node.write_decoding import TooManyOperations, decode_write, operations_in
 from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys, named_ranges
 from shoal_server.shard.costs import ACCEPTED_US, plain_write_cost, write_cost
 
@@ -45,12 +49,25 @@ MAX_TTL_MS = 100 * 365 * 24 * 3600 * 1000
 
 
 class Refusal(Exception):
-    """A request cannot be admitted: why, and under which code."""
+    """A request cannot be admitted: why, and under which code.
 
-    def __init__(self, code: ErrorCode, message: str, *, retry_after_ms: int = 0) -> None:
+    `reason`: of an overload. `only_adding`: what of a write adds nothing would be admitted.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        retry_after_ms: int = 0,
+        reason: OverloadReason | None = None,
+        only_adding: bool = False,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retry_after_ms = retry_after_ms
+        self.reason = reason
+        self.only_adding = only_adding
 
 
 class NotHere(Refusal):
@@ -60,10 +77,18 @@ class NotHere(Refusal):
 class Admission:
     """Checks data requests and queues them at their replica."""
 
-    __slots__ = ("_callers", "_limits", "_replicas", "_routes", "_sessions")
+    __slots__ = ("_callers", "_limits", "_quotas", "_replicas", "_routes", "_sessions")
 
-    def __init__(self, replicas: dict[int, Replica], routes: Routes, settings: NodeSettings, callers: Callers) -> None:
+    def __init__(
+        self,
+        replicas: dict[int, Replica],
+        routes: Routes,
+        settings: NodeSettings,
+        callers: Callers,
+        quotas: Quotas,
+    ) -> None:
         self._callers = callers
+        self._quotas = quotas
         self._replicas = replicas
         self._routes = routes
         self._limits = settings.limits
@@ -101,9 +126,15 @@ class Admission:
             # Weak: another replica can serve it.
             self._decline(client, request.request, replica, outbox)
             return None
+        quota = replica.quota
         try:
+            if quota is not None:
+                self._check_quota(request, quota)
             if type(request) is Write:
-                replica.queue_command(self._check_write(client, request, replica, not_writable))
+                command = self._check_write(client, request, replica, not_writable)
+                if quota is not None:
+                    self._check_bytes(command, quota)
+                replica.queue_command(command)
             elif type(request) is Read:
                 replica.reads.queue(QueuedRead(client, request, self._check_read(request, replica), weak))
             elif type(request) is Scan:
@@ -122,17 +153,46 @@ class Admission:
         except Refusal as refusal:
             not_here = isinstance(refusal, NotHere)
             if (
-                not_here
+                (not_here or refusal.only_adding)
                 and isinstance(request, Write)
                 and replica.answer_repeated(client, request, self._callers.identity(client), outbox)
             ):
                 return None
             about_here = not_here or refusal.code is ErrorCode.WRONG_SHARD
             route = replica.refusals.route if about_here else None
-            wait = refusal.retry_after_ms
-            outbox.fail(client, request.request, refusal.code, str(refusal), retry_after_ms=wait, route=route)
+            outbox.fail(
+                client,
+                request.request,
+                refusal.code,
+                str(refusal),
+                retry_after_ms=refusal.retry_after_ms,
+                route=route,
+                reason=refusal.reason,
+                only_adding=refusal.only_adding,
+            )
             return None
         return replica
+
+    def _check_quota(self, request: DataRequest, quota: KeyspaceQuota) -> None:
+        """Count a request against its keyspace's quotas, before anything in it is decoded."""
+        reads = writes = 0
+        if type(request) is Write:
+            writes = max(1, min(operations_in(request.operations), len(request.operations)))
+        elif type(request) is OpenSession:
+            writes = 1
+        else:
+            reads = len(request.keys) if type(request) is Read else 1
+        refusal = quota.admit(reads, writes, self._quotas.now)
+        if refusal is not None:
+            raise _beyond(refusal)
+
+    def _check_bytes(self, command: QueuedCommand, quota: KeyspaceQuota) -> None:
+        operations = command.operations or []
+        quota.charge(writes=extra_operations(operations))
+        if quota.full and any(map(adds, operations)):
+            refusal = quota.admit_bytes(self._quotas.now)
+            if refusal is not None:
+                raise _beyond(refusal, only_adding=True)
 
     def _decline(self, client: int, request: int, replica: Replica, outbox: Outbox) -> None:
         outbox.fail(
@@ -271,6 +331,16 @@ class Admission:
             elif type(operation) is Atomic:
                 self._check_values(operation.operations)
         return expiring
+
+
+def _beyond(refusal: QuotaRefusal, *, only_adding: bool = False) -> Refusal:
+    return Refusal(
+        ErrorCode.OVERLOADED,
+        refusal.words,
+        retry_after_ms=refusal.retry_after_ms,
+        reason=OverloadReason.QUOTA,
+        only_adding=only_adding,
+    )
 
 
 def _not_here(replica: Replica, missing: list[int], what: str) -> NotHere:

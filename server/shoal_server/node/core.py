@@ -53,6 +53,7 @@ from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.overload import priority_of
 from shoal_server.node.peer_input import PeerInput
+from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica_set import ReplicaSet
 from shoal_server.node.row_counting import RowCounting
 from shoal_server.node.settings import NodeIdentity, NodeSettings
@@ -103,6 +104,7 @@ class Node:
         failing: takes failed replicas out.
         replica_set: the node's replicas and the shard map that they follow; `replicas` are these, by shard.
         memory: what the node holds for others, and may hold.
+        quotas: those of the keyspaces that it serves.
         connected: the peers that messages have a way to.
         cut_off: peers whose connection is to be ended, since it brought what no peer sends, and why: for the process to
             take out.
@@ -158,11 +160,12 @@ class Node:
         self._leaderships = Leaderships(identity.node, replicas, self._transfers)
         self._callers = Callers(random)
         self._founding = Founding(replica_set, engine, agenda, random)
+        self.quotas = quotas = Quotas(replica_set, now)
         self._administration = Administration(
-            replica_set, engine, agenda, self._founding, self._migrations, lambda level: self.set_log_level(level)
+            replica_set, engine, agenda, self._founding, self._migrations, quotas, lambda word: self.set_log_level(word)
         )
         self.known_numbers = KnownNumbers(replica_set, engine)
-        self._admission = Admission(replicas, replica_set.routes, settings, self._callers)
+        self._admission = Admission(replicas, replica_set.routes, settings, self._callers, quotas)
         stray_rows = StrayRows(replica_set, engine, self._splits, now)
         self.failing = Failing(identity.node, engine, counters, agenda, self._transfers, outbox)
         self._row_counting = RowCounting(engine, replicas, now)
@@ -399,6 +402,7 @@ class Node:
         self._now = now
         self.counters.begin_turn(self.arrived or now, now)
         self.arrived = 0
+        self.quotas.now = now
         if storing.unsynced:
             storing.release(now, outbox)
         if self._peer_events:

@@ -73,11 +73,14 @@ class Outbox:
         retry_after_ms: int = 0,
         route: Shard | None = None,
         reason: OverloadReason | None = None,
+        only_adding: bool = False,
     ) -> None:
         """Answer that `request` was refused or failed."""
         self.failed.append(code)
         words = "" if reason is None else reason.value
         self.answer(
             client,
-            Failure(request, code.value, message, maybe_applied, retry_after_ms, route, self.map_version, words),
+            Failure(
+                request, code.value, message, maybe_applied, retry_after_ms, route, self.map_version, words, only_adding
+            ),
         )

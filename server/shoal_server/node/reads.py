@@ -13,6 +13,7 @@ from shoal.protocol.migration import MovingRows, ReadMoving
 
 from shoal_server.node.counters import NS_PER_MS, NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.request_costs import rows_cost
@@ -45,6 +46,7 @@ class ReplicaReads:
     """See the module's first lines.
 
     `fast_index`: up to here, writes were acknowledged before they were committed; a leader's reads wait for them, too.
+    `quota`: of the keyspace, None where it has none.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class ReplicaReads:
         "_waiting",
         "_weak",
         "fast_index",
+        "quota",
     )
 
     def __init__(
@@ -72,6 +75,7 @@ class ReplicaReads:
         refusals: Refusals,
     ) -> None:
         self.fast_index = 0
+        self.quota: KeyspaceQuota | None = None
         self._node = node
         self._group = group
         self._machine = machine
@@ -227,6 +231,8 @@ class ReplicaReads:
             size = sum([len(value) for value in values if value])
             if size > SMALL_BYTES:
                 serving.served_values(queued.client, machine.keyspace.id, size)
+            if self.quota is not None:
+                self.quota.charge(reads=len(values) - len(read.keys))
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
@@ -240,6 +246,8 @@ class ReplicaReads:
                 max_bytes=limits.page_bytes,
                 now=now,
             )
+            if self.quota is not None:
+                self.quota.charge(reads=len(page.keys) - 1)
             outbox.answer(
                 queued.client,
                 ScanPage(read.request, seq, self._node, page.keys, page.values, page.seqs, page.resume, staleness_ms),
@@ -249,6 +257,8 @@ class ReplicaReads:
         elif type(read) is ReadPage:
             most = max(1, min(read.max_rows, limits.page_rows))
             found = machine.pages.read_page(read.ranges, read.after, most, limits.page_bytes, now)
+            if self.quota is not None:
+                self.quota.charge(reads=len(found.keys) - 1)
             outbox.answer(
                 queued.client,
                 Page(read.request, seq, found.done, found.microshards, found.keys, found.values, found.expiries),
@@ -380,6 +390,9 @@ class ReplicaReads:
     def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:
         wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
         machine = self._machine
+        if self.quota is not None:
+            # Another replica counts it.
+            self.quota.charge(reads=-len(queued.microshards) or -1)
         known = "nobody could say how stale" if staleness is None else f"up to {staleness} ms stale"
         asked = f"at most {wanted.max_staleness_ms} ms and " if wanted.max_staleness_ms else ""
         outbox.fail(

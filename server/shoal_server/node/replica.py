@@ -19,6 +19,7 @@ from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
+from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.proposals import Proposals
@@ -88,6 +89,7 @@ class Replica:
         "newest_digest",
         "node",
         "proposals",
+        "quota",
         "reads",
         "refusals",
         "rows_unknown",
@@ -128,6 +130,7 @@ class Replica:
         self.snapshots_wanted: list[str] = []
         self.counts = RowCounts()
         self.load = ReplicaLoad()
+        self.quota: KeyspaceQuota | None = None
         self.comparison: Comparison | None = None
         self.newest_digest: DigestReport | None = None
         self._settings = settings

@@ -14,6 +14,7 @@ from shoal.shardmap import Routes
 
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.known_numbers import KnownNumbers
+from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import OUT_OF_TERMS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.wall_clock import WallClock
@@ -34,6 +35,7 @@ class DescribedNode(Protocol):
     started_at: int
     cpu: float
     known_numbers: KnownNumbers
+    quotas: Quotas
 
     @property
     def routes(self) -> Routes: ...
@@ -115,6 +117,8 @@ def _describe(node: DescribedNode, request: int, replicas: tuple[ReplicaStatus, 
         newest_shard=newest_shard,
         newest_migration=newest_migration,
         replicas=replicas,
+        quotas=node.quotas.uses(now),
+        quota_epoch=node.quotas.epoch,
     )
 
 

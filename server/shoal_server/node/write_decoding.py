@@ -36,7 +36,7 @@ def decode_write(encoded: bytes) -> list[Operation]:
         TooManyOperations: there are more than can be done at once.
         MsgspecError: they are no operations.
     """
-    count = _array_length(encoded)
+    count = operations_in(encoded)
     if count > MAX_OPERATIONS:
         raise TooManyOperations(f"{count} operations")
     if len(encoded) > SMALL_BYTES and _may_be_dense(encoded) and has_more_elements(encoded, MAX_ELEMENTS):
@@ -48,8 +48,8 @@ def _may_be_dense(encoded: bytes) -> bool:
     return len(encoded) > BATCH_BYTES or encoded.count(_BYTES_8) > 2 * MAX_OPERATIONS
 
 
-def _array_length(encoded: bytes) -> int:
-    """Return how many elements a MessagePack array says that it has; 0 for what is none."""
+def operations_in(encoded: bytes) -> int:
+    """Return how many operations a write says that it has, without decoding it; 0 for what is no list."""
     first = encoded[0] if encoded else 0
     if 0x90 <= first <= 0x9F:
         return first & 0x0F

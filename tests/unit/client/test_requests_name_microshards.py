@@ -10,6 +10,7 @@ import pytest
 from shoal.protocol import messages
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.migration import MigrationStep, ReadMoving
+from shoal.protocol.quotas import SetQuotaShares
 from shoal.shardmap import Ranges
 
 NAMES_KEYS = {"key", "keys", "operations"}
@@ -25,6 +26,7 @@ ABOUT_NO_ROWS = {
     messages.SetLogLevel,
     messages.SkipEntry,
     messages.SplitShard,
+    SetQuotaShares,
 }
 """`SplitShard` moves no row, and says in the child which microshards go."""
 STEPS = set(get_args(MigrationStep)) | {ReadMoving}

@@ -1,0 +1,222 @@
+"""What clients may do in a keyspace here: its quotas' buckets of tokens, filled at the rate of this node's shares.
+
+A bucket holds a second's worth at most: of the share, or of what the share would be were it the same for all. So a node that
+comes to serve more has something to begin with, and all nodes together let through one quota's second more than the quota,
+twice that at the most, after any pause. A request is let through while there is anything in the bucket, and taken off
+whole, also below zero: what is larger than the bucket can be had, and what only turns out later (the rows of a scan) is
+taken off then. So in the long run no more goes through than the quota, and nothing is too large to go through at all.
+
+Who is refused is told when to come back: after those who were refused before, as if they stood in a queue.
+
+Nobody waits for a manager here: a node takes equal shares before it has heard of any, and keeps the last ones that it has.
+Pure: times are passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shoal.bounds import WHOLE
+from shoal.protocol.messages import Atomic, Operation
+from shoal.protocol.quotas import QuotaUse
+from shoal.quotas import Sharers
+from shoal.shardmap import Keyspace
+
+BURST_SECONDS = 1.0
+QUEUE_NS = 1_000_000_000
+"""Who is refused is sent away for no longer than this for the sake of others who were."""
+RETRY_MS_MAX = 5_000
+FULL_RETRY_MS = 5_000
+"""A keyspace that is full is counted, told and heard of again within about this."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRefusal:
+    """A request is more than a quota allows now: why, and when to ask again."""
+
+    words: str
+    retry_after_ms: int
+
+
+class TokenBucket:
+    """Tokens that come at `rate` a second, up to `depth`. `level` is how many there are; negative: a debt."""
+
+    __slots__ = ("_filled_at", "_turn_at", "depth", "level", "rate")
+
+    def __init__(self, now: int) -> None:
+        self.rate = self.depth = self.level = 0.0
+        self._filled_at = now
+        self._turn_at = now
+        """When the turn comes of whoever is refused next (ns)."""
+
+    def set_rate(self, rate: float, depth: float, now: int) -> None:
+        """Have tokens come faster or slower from now on; a debt stays. A bucket that had no rate begins full."""
+        if self.rate > 0:
+            self._fill(now)
+            self.level = min(self.level, depth)
+        else:
+            self.level, self._filled_at = depth, now
+        self.rate, self.depth = rate, depth
+
+    def _fill(self, now: int) -> None:
+        elapsed = now - self._filled_at
+        if elapsed > 0:
+            self.level = min(self.depth, self.level + self.rate * elapsed / 1e9)
+            self._filled_at = now
+
+    def take(self, tokens: int, now: int) -> int:
+        """Take tokens, as many as are wanted, if there are any; else return when to ask again (ms)."""
+        self._fill(now)
+        if self.level > 0:
+            self.level -= tokens
+            return 0
+        if self.rate <= 0:
+            return RETRY_MS_MAX
+        free_at = now - int(self.level * 1e9 / self.rate)
+        turn_at = max(free_at, min(self._turn_at, free_at + QUEUE_NS))
+        self._turn_at = turn_at + int(tokens * 1e9 / self.rate)
+        # Rounded up, or it would be too early. Nobody waits for less than what it takes to refuse him again.
+        return max(1, min(-(now - turn_at) // 1_000_000 + 1, RETRY_MS_MAX))
+
+
+class KeyspaceQuota:
+    """The quotas of one keyspace, as far as they are this node's.
+
+    Attributes:
+        full: it has as many bytes as it may; what adds to it is refused.
+        refused: requests.
+    """
+
+    __slots__ = (
+        "_asked_reads",
+        "_asked_writes",
+        "_default_reads",
+        "_default_writes",
+        "_keyspace",
+        "_node",
+        "_read_share",
+        "_reads",
+        "_refused_at",
+        "_write_share",
+        "_writes",
+        "full",
+        "refused",
+    )
+
+    def __init__(self, node: str, keyspace: Keyspace, now: int) -> None:
+        self.full = False
+        self.refused = 0
+        self._node = node
+        self._keyspace = keyspace
+        self._reads, self._writes = TokenBucket(now), TokenBucket(now)
+        self._read_share: int | None = None
+        self._write_share: int | None = None
+        self._default_reads = self._default_writes = WHOLE
+        self._asked_reads = self._asked_writes = 0
+        self._refused_at: int | None = None
+
+    def adopt(self, keyspace: Keyspace, sharers: Sharers, now: int) -> None:
+        """Follow a newer shard map."""
+        self._keyspace = keyspace
+        self._default_reads = WHOLE // max(1, len(sharers.readers))
+        self._default_writes = WHOLE // max(1, len(sharers.writers))
+        self.full = self.full and keyspace.max_bytes > 0
+        self._set_rates(now)
+
+    def set_shares(self, reads: int, writes: int, *, full: bool, now: int) -> None:
+        """Take shares (millionths) that the manager has dealt out."""
+        self._read_share, self._write_share = reads, writes
+        self.full = full and self._keyspace.max_bytes > 0
+        self._set_rates(now)
+
+    @property
+    def read_share(self) -> int:
+        """Of reads, in millionths."""
+        return self._default_reads if self._read_share is None else self._read_share
+
+    @property
+    def write_share(self) -> int:
+        """Of writes, in millionths."""
+        return self._default_writes if self._write_share is None else self._write_share
+
+    def _set_rates(self, now: int) -> None:
+        keyspace = self._keyspace
+        for bucket, quota, share, usual in (
+            (self._reads, keyspace.reads_per_second, self.read_share, self._default_reads),
+            (self._writes, keyspace.writes_per_second, self.write_share, self._default_writes),
+        ):
+            depth = quota * max(share, usual) / WHOLE * BURST_SECONDS
+            bucket.set_rate(quota * share / WHOLE, max(1.0, depth) if quota else 0.0, now)
+
+    def admit(self, reads: int, writes: int, now: int) -> QuotaRefusal | None:
+        """Let through a request that reads so many keys, or does so many operations; or say why not.
+
+        Of a scan, which has yet to show how many rows it reads, 1 is taken; `charge` takes the rest.
+        """
+        keyspace = self._keyspace
+        if reads:
+            self._asked_reads += reads
+            if keyspace.reads_per_second:
+                wait = self._reads.take(reads, now)
+                if wait:
+                    return self._refuse(keyspace.reads_per_second, "reads", self.read_share, wait, now)
+        if writes:
+            self._asked_writes += writes
+            if keyspace.writes_per_second:
+                wait = self._writes.take(writes, now)
+                if wait:
+                    return self._refuse(keyspace.writes_per_second, "writes", self.write_share, wait, now)
+        return None
+
+    def charge(self, reads: int = 0, writes: int = 0) -> None:
+        """Take off what a request that was let through has turned out to be more, or, negative, less than it said."""
+        self._asked_reads = max(0, self._asked_reads + reads)
+        self._asked_writes = max(0, self._asked_writes + writes)
+        self._reads.level -= reads
+        self._writes.level -= writes
+
+    def admit_bytes(self, now: int) -> QuotaRefusal | None:
+        """Let through a write that adds rows or makes them longer, unless the keyspace is full."""
+        if not self.full:
+            return None
+        keyspace = self._keyspace
+        self._refused(now)
+        return QuotaRefusal(
+            f"keyspace {keyspace.name!r} has used up its quota of {keyspace.max_bytes} bytes: what adds to it is refused, and "
+            "deletes are not; it takes more within seconds to minutes after rows have gone, or with a larger quota "
+            f"(`shoal keyspace alter {keyspace.name} --max-bytes SIZE`)",
+            FULL_RETRY_MS,
+        )
+
+    def _refuse(self, quota: int, kind: str, share: int, wait: int, now: int) -> QuotaRefusal:
+        self._refused(now)
+        name = self._keyspace.name
+        return QuotaRefusal(
+            f"keyspace {name!r} has used up its quota of {quota} {kind} a second, of which {quota * share / WHOLE:g} are "
+            f"node {self._node}'s now: ask again in {wait} ms, or for less",
+            wait,
+        )
+
+    def _refused(self, now: int) -> None:
+        self.refused += 1
+        self._refused_at = now
+
+    def use(self, now: int) -> QuotaUse:
+        """Return how it stands."""
+        since = self._refused_at
+        return QuotaUse(
+            keyspace=self._keyspace.id,
+            reads=self.read_share,
+            writes=self.write_share,
+            full=self.full,
+            asked_reads=self._asked_reads,
+            asked_writes=self._asked_writes,
+            refused=self.refused,
+            refused_ms=-1 if since is None else max(0, now - since) // 1_000_000,
+        )
+
+
+def extra_operations(operations: Iterable[Operation]) -> int:
+    """Return how many operations are within others, beyond those that they count as themselves."""
+    return sum(len(each.operations) - 1 for each in operations if isinstance(each, Atomic) and each.operations)
