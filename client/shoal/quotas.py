@@ -6,19 +6,8 @@ Each node refuses by itself what is beyond its share (shoal_server/node/quotas.p
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-
 from shoal.protocol.messages import Atomic, Increment, Operation, Put
 from shoal.shardmap import Keyspace, ShardMap
-
-
-@dataclass(frozen=True, slots=True)
-class Sharers:
-    """The nodes that may serve a keyspace: any replica serves reads, and a voter may come to lead, which writes go to."""
-
-    readers: AbstractSet[str]
-    writers: AbstractSet[str]
 
 
 def has_quota(keyspace: Keyspace) -> bool:
@@ -26,15 +15,13 @@ def has_quota(keyspace: Keyspace) -> bool:
     return bool(keyspace.reads_per_second or keyspace.writes_per_second or keyspace.max_bytes)
 
 
-def sharers_of(shard_map: ShardMap) -> dict[int, Sharers]:
-    """Return who shares the quotas of each keyspace that has one."""
-    readers: dict[int, set[str]] = {each.id: set() for each in shard_map.keyspaces if has_quota(each)}
-    writers: dict[int, set[str]] = {keyspace: set() for keyspace in readers}
-    for shard in shard_map.shards if readers else ():
-        if shard.keyspace in readers:
-            readers[shard.keyspace].update(shard.replicas)
-            writers[shard.keyspace].update(shard.voters)
-    return {keyspace: Sharers(readers[keyspace], writers[keyspace]) for keyspace in readers}
+def sharers_of(shard_map: ShardMap) -> dict[int, frozenset[str]]:
+    """Return the nodes that share the quotas of each keyspace that has one: any replica may be read from, or come to lead."""
+    sharers: dict[int, set[str]] = {keyspace.id: set() for keyspace in shard_map.keyspaces if has_quota(keyspace)}
+    for shard in shard_map.shards if sharers else ():
+        if shard.keyspace in sharers:
+            sharers[shard.keyspace].update(shard.replicas)
+    return {keyspace: frozenset(nodes) for keyspace, nodes in sharers.items()}
 
 
 def adds(operation: Operation) -> bool:

@@ -35,6 +35,8 @@ NODES_MAX = 7
 KEYSPACES_MAX = 3
 SHARDS_MAX = 12
 INTERVALS_MS = (300, 1000, 3000)
+QUOTAS = (0, 2, 20, 1000)
+"""Operations a second; 0: none. With the least one, clients still get everything through in the end."""
 REMOVED_RUNS_FOR = 3 * SECOND
 
 Maker = Callable[[ClusterState], OperatorRequest | None]
@@ -209,7 +211,17 @@ class Operators:
     def _alter(self, state: ClusterState) -> OperatorRequest:
         random = self._random
         keyspace = random.choice(state.map.keyspaces)
-        if random.random() < 0.5:
+        kind = random.random()
+        if kind < 0.3:
+            return Alter(
+                KeyspaceRequest(
+                    keyspace.name,
+                    reads_per_second=random.choice([None, *QUOTAS]),
+                    writes_per_second=random.choice(QUOTAS),
+                    max_bytes=random.choice([None, 0, 1 << 40]),
+                )
+            )
+        if kind < 0.6:
             return Alter(KeyspaceRequest(keyspace.name, max_staleness_ms=random.choice([100, 1000, 10_000])))
         voters = None if keyspace.id == 1 else random.choice(self._voters)
         return Alter(KeyspaceRequest(keyspace.name, voters=voters, followers=random.choice([0, 1])))

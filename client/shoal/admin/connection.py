@@ -64,6 +64,7 @@ from shoal.protocol.migration import (
     SealMicroshards,
     StoreMoved,
 )
+from shoal.protocol.quotas import QuotaShare, SetQuotaShares
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
 from shoal.tls import explain
@@ -229,6 +230,14 @@ class AdminConnection:
             InvalidArgument: it is no such level.
         """
         await self._ask(SetLogLevel(self._number(), level), Done)
+
+    async def set_quota_shares(self, epoch: int, number: int, shares: tuple[QuotaShare, ...]) -> None:
+        """Have the node take shares of keyspaces' quotas (see `SetQuotaShares`).
+
+        Raises:
+            InvalidArgument: newer ones have come to it, or those of a newer leadership.
+        """
+        await self._ask(SetQuotaShares(self._number(), epoch, number, shares), Done)
 
     async def drop_replica(self, shard: int, *, empty_at: int = -1) -> None:
         """Have the node remove its replica of `shard`, which its shard map must not put there.

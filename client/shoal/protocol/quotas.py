@@ -29,11 +29,12 @@ QuotaShares: TypeAlias = Annotated[tuple[QuotaShare, ...], Meta(max_length=MAX_K
 class SetQuotaShares(_Message, frozen=True, tag=35):
     """Take these shares; those of keyspaces that are not named stay. Answered by `Done`. From the shard manager.
 
-    `epoch`: of the manager's leadership; shares of an older one than a node has heard of are refused.
+    `epoch`: of the manager's leadership, `number`: of its messages; what is older than what a node has taken is refused.
     """
 
     request: RequestNumber
     epoch: Epoch
+    number: Count
     shares: QuotaShares
 
 

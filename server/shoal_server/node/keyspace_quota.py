@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from shoal.bounds import WHOLE
 from shoal.protocol.messages import Atomic, Operation
 from shoal.protocol.quotas import QuotaUse
-from shoal.quotas import Sharers
 from shoal.shardmap import Keyspace
 
 BURST_SECONDS = 1.0
@@ -91,8 +90,7 @@ class KeyspaceQuota:
     __slots__ = (
         "_asked_reads",
         "_asked_writes",
-        "_default_reads",
-        "_default_writes",
+        "_equal",
         "_keyspace",
         "_node",
         "_read_share",
@@ -112,15 +110,14 @@ class KeyspaceQuota:
         self._reads, self._writes = TokenBucket(now), TokenBucket(now)
         self._read_share: int | None = None
         self._write_share: int | None = None
-        self._default_reads = self._default_writes = WHOLE
+        self._equal = WHOLE
         self._asked_reads = self._asked_writes = 0
         self._refused_at: int | None = None
 
-    def adopt(self, keyspace: Keyspace, sharers: Sharers, now: int) -> None:
-        """Follow a newer shard map."""
+    def adopt(self, keyspace: Keyspace, nodes: int, now: int) -> None:
+        """Follow a newer shard map, by which so many nodes share the quotas."""
         self._keyspace = keyspace
-        self._default_reads = WHOLE // max(1, len(sharers.readers))
-        self._default_writes = WHOLE // max(1, len(sharers.writers))
+        self._equal = WHOLE // max(1, nodes)
         self.full = self.full and keyspace.max_bytes > 0
         self._set_rates(now)
 
@@ -133,20 +130,20 @@ class KeyspaceQuota:
     @property
     def read_share(self) -> int:
         """Of reads, in millionths."""
-        return self._default_reads if self._read_share is None else self._read_share
+        return self._equal if self._read_share is None else self._read_share
 
     @property
     def write_share(self) -> int:
         """Of writes, in millionths."""
-        return self._default_writes if self._write_share is None else self._write_share
+        return self._equal if self._write_share is None else self._write_share
 
     def _set_rates(self, now: int) -> None:
         keyspace = self._keyspace
-        for bucket, quota, share, usual in (
-            (self._reads, keyspace.reads_per_second, self.read_share, self._default_reads),
-            (self._writes, keyspace.writes_per_second, self.write_share, self._default_writes),
+        for bucket, quota, share in (
+            (self._reads, keyspace.reads_per_second, self.read_share),
+            (self._writes, keyspace.writes_per_second, self.write_share),
         ):
-            depth = quota * max(share, usual) / WHOLE * BURST_SECONDS
+            depth = quota * max(share, self._equal) / WHOLE * BURST_SECONDS
             bucket.set_rate(quota * share / WHOLE, max(1.0, depth) if quota else 0.0, now)
 
     def admit(self, reads: int, writes: int, now: int) -> QuotaRefusal | None:

@@ -22,7 +22,7 @@ class Quotas:
     `by_keyspace`: by the keyspace's number.
     """
 
-    __slots__ = ("_heard_at", "_replica_set", "by_keyspace", "epoch", "now")
+    __slots__ = ("_heard_at", "_number", "_replica_set", "by_keyspace", "epoch", "now")
 
     def __init__(self, replica_set: ReplicaSet, now: int) -> None:
         """Follow the shard map and the replicas of `replica_set` from now on."""
@@ -30,6 +30,7 @@ class Quotas:
         self.by_keyspace: dict[int, KeyspaceQuota] = {}
         self.now = now
         self._replica_set = replica_set
+        self._number = 0
         self._heard_at = now
         replica_set.map_adopted.append(self._adopt)
         replica_set.opened.append(self._give)
@@ -40,11 +41,11 @@ class Quotas:
         node, sharers = self._replica_set.identity.node, sharers_of(routes.map)
         for gone in self.by_keyspace.keys() - sharers.keys():
             del self.by_keyspace[gone]
-        for number, shared_by in sharers.items():
+        for number, nodes in sharers.items():
             keyspace = routes.keyspaces[number]
             if number not in self.by_keyspace:
                 self.by_keyspace[number] = KeyspaceQuota(node, keyspace, self.now)
-            self.by_keyspace[number].adopt(keyspace, shared_by, self.now)
+            self.by_keyspace[number].adopt(keyspace, len(nodes), self.now)
         for replica in self._replica_set.by_shard.values():
             self._give(replica)
 
@@ -54,9 +55,10 @@ class Quotas:
 
     def take(self, request: SetQuotaShares) -> str:
         """Take shares that a manager has dealt out; return "" or why not."""
-        if request.epoch < self.epoch and self.now - self._heard_at < LATE_NS:
-            return f"a manager of leadership {self.epoch} deals out shares of quotas by now, not one of {request.epoch}"
-        self.epoch, self._heard_at = request.epoch, self.now
+        known, late = (self.epoch, self._number), (request.epoch, request.number)
+        if late < known and self.now - self._heard_at < LATE_NS:
+            return f"shares of quotas, number {late[1]} of leadership {late[0]}, came after {known[1]} of {known[0]}"
+        self.epoch, self._number, self._heard_at = request.epoch, request.number, self.now
         for share in request.shares:
             quota = self.by_keyspace.get(share.keyspace)
             if quota is not None:

@@ -34,6 +34,7 @@ from shoal_shardmanager.control.operations.migrate import MigrationProgress
 from shoal_shardmanager.control.operations.outcome import Note, Outcome, end, wait
 from shoal_shardmanager.control.operations.planned_moves import Planned
 from shoal_shardmanager.control.placement_input import Loads
+from shoal_shardmanager.control.quota_dealing import NodeShares, QuotaDealing
 from shoal_shardmanager.control.requests.keyspaces import NAME
 from shoal_shardmanager.control.rows import (
     AlterKeyspace,
@@ -103,6 +104,7 @@ class Memory:
         loads: what shards have to do.
         progress: how far the migrators are, by operation.
         overloaded: since when shards have been beyond what asks for a split (monotonic).
+        quotas: of keyspaces, and how they are dealt out.
     """
 
     since_ms: int
@@ -110,13 +112,14 @@ class Memory:
     loads: Loads = field(default_factory=Loads)
     progress: dict[int, MigrationProgress] = field(default_factory=dict)
     overloaded: dict[int, int] = field(default_factory=dict)
+    quotas: QuotaDealing = field(default_factory=QuotaDealing)
 
 
 @dataclass(slots=True)
 class Decision:
     """What to do now: write `changes` in one write, then send `requests`, and have the migrators at work that are wanted.
 
-    `notes` say how running operations stand.
+    `notes` say how running operations stand. `shares`: what nodes are to be told of quotas, where they do not have it yet.
     """
 
     changes: list[RowChange] = field(default_factory=list)
@@ -124,6 +127,7 @@ class Decision:
     notes: dict[int, Note] = field(default_factory=dict)
     plans_wanted: list[int] = field(default_factory=list)
     migrators_wanted: list[int] = field(default_factory=list)
+    shares: dict[str, NodeShares] = field(default_factory=dict)
 
 
 def decide(state: ClusterState, observed: ObservedState, memory: Memory) -> Decision:
@@ -151,6 +155,7 @@ def decide(state: ClusterState, observed: ObservedState, memory: Memory) -> Deci
     decision.requests.extend(_pushes(state, observed))
     decision.requests.extend(_remainders(state, observed))
     decision.requests.extend(memberships.repairs(state, observed))
+    decision.shares = memory.quotas.wanted(state, observed, memory.loads)
     return decision
 
 

@@ -55,6 +55,11 @@ class Loads:
             for replica in report.status.replicas
         }
 
+    def bytes_of(self, shard: int, leader: str | None, nodes: tuple[str, ...]) -> int:
+        """Return the bytes of a shard as its leader has counted them; where that is not known, the most that any node has."""
+        counted = None if leader is None else self._counted.get(leader, {}).get(shard)
+        return self.of(shard, nodes).bytes if counted is None else counted.load.bytes
+
     def of(self, shard: int, nodes: tuple[str, ...]) -> placement.Load:
         """Return a shard's load: reads and CPU of all its replicas, bytes and writes of the one that has most."""
         found = [counted.load for node in nodes if (counted := self._counted.get(node, {}).get(shard)) is not None]

@@ -34,6 +34,7 @@ from shoal_shardmanager.control.operations.outcome import Note
 from shoal_shardmanager.control.operations.planned_moves import mode_of, planned_from
 from shoal_shardmanager.control.placement_input import Loads, placement_settings, placement_state
 from shoal_shardmanager.control.progress_rate import Paces
+from shoal_shardmanager.control.quota_dealing import QuotaDealing
 from shoal_shardmanager.control.requests import (
     Accepted,
     OperatorRequest,
@@ -95,7 +96,7 @@ class Leadership:
         self._store = store
         self._clock = clock
         self._tls = tls
-        self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads)
+        self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads, quotas=QuotaDealing(epoch))
         self._watchers: dict[str, NodeWatcher] = {}
         self._wake = asyncio.Event()
         self._request_sender = RequestSender(self._watchers, self._wake.set, clock)
@@ -155,6 +156,8 @@ class Leadership:
         self._plan(decision)
         self._migrators.follow(decision.migrators_wanted)
         self._request_sender.send(decision.requests, self.state.map)
+        for node, watcher in self._watchers.items():
+            watcher.tell_shares(decision.shares.get(node))
         self._hurry()
         if decision.changes:
             self._wake.set()

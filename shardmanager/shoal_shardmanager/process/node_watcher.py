@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import structlog
 from shoal.admin.connection import AdminConnection
-from shoal.errors import ShoalError
+from shoal.errors import InvalidArgument, ShoalError
 from shoal.shardmap import ShardMap
 
 from shoal_shardmanager.control.node_requests import (
@@ -23,6 +23,7 @@ from shoal_shardmanager.control.node_requests import (
     Transfer,
 )
 from shoal_shardmanager.control.observed import NodeReport
+from shoal_shardmanager.control.quota_dealing import NodeShares
 from shoal_shardmanager.process.clock import SYSTEM, Clock
 
 log = structlog.get_logger("shoal.manager")
@@ -57,6 +58,7 @@ class NodeWatcher:
         self._tls = tls
         self._poll_now = asyncio.Event()
         self._reported = asyncio.Condition()
+        self._shares: NodeShares | None = None
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
 
@@ -73,6 +75,12 @@ class NodeWatcher:
     def poll_now(self) -> None:
         """Ask for a report at once."""
         self._poll_now.set()
+
+    def tell_shares(self, shares: NodeShares | None) -> None:
+        """Tell the node its shares of quotas, which its newest report does not show; None: it does."""
+        if shares is not None and shares != self._shares:
+            self.poll_now()
+        self._shares = shares
 
     async def next_report(self) -> None:
         """Wait for the next report; a request for one that is under way already does not count."""
@@ -98,6 +106,7 @@ class NodeWatcher:
             ShoalError: it does not last.
         """
         while True:
+            await self._send_shares(connection)
             asked = self._clock.now_ms()
             status = await connection.status()
             if status.node == self.node:
@@ -110,6 +119,17 @@ class NodeWatcher:
             else:
                 self.silent_because = f"node {status.node!r} answers at {self.address}"
             await self._pause()
+
+    async def _send_shares(self, connection: AdminConnection) -> None:
+        """Send what there is to be told; the report that follows shows whether it has been taken."""
+        shares = self._shares
+        if shares is None:
+            return
+        try:
+            await connection.set_quota_shares(shares.epoch, shares.number, shares.shares)
+        except InvalidArgument as error:
+            # Another manager deals them out by now.
+            log.info("shares_refused", node=self.node, reason=str(error))
 
     async def _pause(self) -> None:
         seconds = POLL_BUSY_SECONDS if self.busy and self.report is not None else POLL_SECONDS

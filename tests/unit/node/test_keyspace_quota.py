@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from shoal.bounds import WHOLE
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import Atomic, Delete, DeleteRange, Increment, KeyPresent, Operation, Put, Touch
-from shoal.quotas import Sharers, adds
+from shoal.quotas import adds
 from shoal.shardmap import Keyspace, one_microshard
 from shoal_server.node.keyspace_quota import (
     FULL_RETRY_MS,
@@ -22,7 +22,7 @@ from shoal_server.node.write_decoding import operations_in
 SECOND = 1_000_000_000
 START = 1_000_000 * SECOND
 KEYSPACE = Keyspace(1, "carts", 4, b"/", reads_per_second=1000, writes_per_second=100, max_bytes=1 << 20)
-THREE = Sharers({"n1", "n2", "n3"}, {"n1", "n2"})
+THREE = 3
 
 
 def bucket(rate: float, depth: float) -> TokenBucket:
@@ -31,9 +31,9 @@ def bucket(rate: float, depth: float) -> TokenBucket:
     return made
 
 
-def quota(keyspace: Keyspace = KEYSPACE, sharers: Sharers = THREE) -> KeyspaceQuota:
+def quota(keyspace: Keyspace = KEYSPACE, nodes: int = THREE) -> KeyspaceQuota:
     made = KeyspaceQuota("n1", keyspace, START)
-    made.adopt(keyspace, sharers, START)
+    made.adopt(keyspace, nodes, START)
     return made
 
 
@@ -99,7 +99,7 @@ def test_a_request_larger_than_the_bucket_goes_through_and_is_paid_for() -> None
 
 def test_equal_shares_until_a_manager_has_dealt_any() -> None:
     made = quota()
-    assert (made.read_share, made.write_share) == (WHOLE // 3, WHOLE // 2)
+    assert (made.read_share, made.write_share) == (WHOLE // 3, WHOLE // 3)
     let_through = sum(made.admit(1, 0, START + tick * SECOND // 1000) is None for tick in range(10_000))
     assert 0.98 * 1000 / 3 * 10 <= let_through <= 1000 / 3 * 11 + 1
     made.set_shares(WHOLE, 0, full=False, now=START + 10 * SECOND)

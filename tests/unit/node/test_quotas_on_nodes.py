@@ -53,9 +53,18 @@ def install(nodes: Any, **quotas: int) -> None:
         assert isinstance(asked, Done)
 
 
-def deal(nodes: Any, name: str, reads: int = WHOLE, writes: int = WHOLE, *, full: bool = False, epoch: int = 1) -> Any:
+def deal(
+    nodes: Any,
+    name: str,
+    reads: int = WHOLE,
+    writes: int = WHOLE,
+    *,
+    full: bool = False,
+    epoch: int = 1,
+    number: int = 1,
+) -> Any:
     share = QuotaShare(1, reads, writes, full)
-    return nodes.ask_and_wait(name, lambda request: SetQuotaShares(request, epoch, (share,)))
+    return nodes.ask_and_wait(name, lambda request: SetQuotaShares(request, epoch, number, (share,)))
 
 
 def use(nodes: Any, name: str) -> Any:
@@ -206,7 +215,10 @@ def test_shares_of_a_manager_that_was_deposed_are_refused(nodes: Any) -> None:
     deal(nodes, leader, 500_000, 500_000, epoch=7)
     late = deal(nodes, leader, WHOLE, WHOLE, epoch=6)
     assert isinstance(late, Failure)
-    assert "of leadership 7 deals out shares of quotas by now" in late.message
+    assert "number 1 of leadership 6, came after 1 of 7" in late.message
+    deal(nodes, leader, 500_000, 500_000, epoch=7, number=5)
+    assert isinstance(deal(nodes, leader, epoch=7, number=4), Failure)
+    assert isinstance(deal(nodes, leader, 500_000, 500_000, epoch=7, number=5), Done), "the same again"
     assert use(nodes, leader).reads == 500_000
     assert nodes.ask_and_wait(leader, GetStatus).quota_epoch == 7
     # Managers that begin anew count from 1; what comes so much later is no late message.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
+from shoal.bounds import WHOLE
 from shoal.shardmap import Routes, Shard, ShardMap
 from shoal_server.raft.messages import Membership
 from shoal_server.storage.layout import hard_state_key
@@ -36,6 +37,7 @@ from shoal_chaos.simulation.invariants import Violation
 
 MOVES_NOTHING_MS = 30_000
 """A move that is stuck for so long does not count against the caps."""
+NEARLY_WHOLE = WHOLE * 95 // 100
 EMPTIED = frozenset({NodeState.DRAINING, NodeState.DRAINED})
 DEAD = frozenset({NodeState.GONE, NodeState.REMOVED})
 
@@ -282,6 +284,23 @@ class ControlChecks:
                     yield f"{name} has a replica of shard {shard} that no map gives it"
         for shard_id in routes.shards:
             yield from self._unsettled_shard(routes.shards[shard_id])
+        yield from self._unsettled_quotas(routes)
+
+    def _unsettled_quotas(self, routes: Routes) -> Iterator[str]:
+        """Whoever serves a keyspace keeps its quotas, and all of them together no less than these and no more."""
+        for keyspace in routes.keyspaces.values():
+            bounded = keyspace.reads_per_second or keyspace.writes_per_second or keyspace.max_bytes
+            shared_by = {
+                node for shard in routes.shards.values() if shard.keyspace == keyspace.id for node in shard.replicas
+            }
+            cores = [self._node(name).node for name in sorted(shared_by)]
+            shares = [core.quotas.by_keyspace.get(keyspace.id) for core in cores if core is not None]
+            if not bounded and any(shares):
+                yield f"keyspace {keyspace.name} has no quotas, and a node keeps some"
+            for kind in ("read_share", "write_share") if bounded else ():
+                whole = sum(getattr(share, kind, 0) for share in shares)
+                if None in shares or whole > WHOLE or (len(shares) == len(shared_by) and whole < NEARLY_WHOLE):
+                    yield f"keyspace {keyspace.name}: of its {kind}s {whole} millionths are dealt out, to {len(shares)} nodes"
 
     def _unsettled_shard(self, shard: Shard) -> Iterator[str]:
         membership = self.memberships.get(shard.id)
