@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,33 @@ async def behind_slow_links(folder: Path, bytes_per_second: float) -> AsyncItera
         yield cluster
     finally:
         await cluster.stop()
+
+
+async def test_a_peer_behind_a_slow_link_is_not_taken_for_silent(tmp_path: Path) -> None:
+    """It answers what has arrived; the newest heartbeat waits behind megabytes of what has not, and so do its own answers."""
+    cluster = FaultyCluster(tmp_path, ClusterShape(nodes=3, shards=8), Random(0), system_faults=False)
+    try:
+        await cluster.start()
+        rule = LinkRule(bytes_per_second=SLOW)
+        cluster.links.set(dict.fromkeys(both_ways([("n1", "n3"), ("n2", "n3")]), rule))
+        async with shoal.AsyncClient(cluster.url, timeout=20) as db:
+
+            async def write(worker: int) -> None:
+                for number in range(30):
+                    await db.put(f"large-{worker}-{number}", b"x" * 50_000)
+
+            await asyncio.gather(*(write(worker) for worker in range(32)))
+        await asyncio.sleep(15)
+        said = logs(tmp_path)
+        assert said.count("peer_connected") >= 6, "or these are not the logs"
+        assert said.count("peer_silent") == 0
+    finally:
+        await cluster.stop()
+
+
+def logs(folder: Path) -> str:
+    """All that the nodes have logged."""
+    return "".join(path.read_text() for path in folder.rglob("n?.log"))
 
 
 def lost(db: shoal.AsyncClient) -> float:

@@ -104,19 +104,27 @@ def encode_frame(messages: list[Any]) -> bytes:
     return _HEADER.pack(len(body), checksum(body)) + body
 
 
-def encode_frames(messages: list[Any], max_bytes: int = MAX_FRAME_BYTES) -> list[bytes]:
-    """Encode messages as one frame, or as several where they would not fit into `max_bytes`.
+def encode_frames(
+    messages: list[Any], max_bytes: int = MAX_FRAME_BYTES, soft_bytes: int = MAX_FRAME_BYTES
+) -> list[bytes]:
+    """Encode messages as one frame, or as several where they have more than `soft_bytes` together.
 
     Raises:
-        BadLength: one message alone does not fit.
+        BadLength: one message alone does not fit into `max_bytes`.
     """
     frame = encode_frame(messages)
-    if len(frame) - HEADER_BYTES <= max_bytes:
+    size = len(frame) - HEADER_BYTES
+    if size <= soft_bytes and size <= max_bytes:
         return [frame]
-    if len(messages) == 1:
-        raise BadLength(f"a message of {len(frame) - HEADER_BYTES} bytes; a frame holds at most {max_bytes}")
-    half = len(messages) // 2
-    return encode_frames(messages[:half], max_bytes) + encode_frames(messages[half:], max_bytes)
+    if len(messages) > 1:
+        half = len(messages) // 2
+        return [
+            *encode_frames(messages[:half], max_bytes, soft_bytes),
+            *encode_frames(messages[half:], max_bytes, soft_bytes),
+        ]
+    if size > max_bytes:
+        raise BadLength(f"a message of {size} bytes; a frame holds at most {max_bytes}")
+    return [frame]
 
 
 T = TypeVar("T")

@@ -22,12 +22,23 @@ from shoal_server.node.snapshot_transfers import SnapshotTransfers
 from shoal_server.node.splits import Splits
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.liveness import Liveness
-from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, VoteRequest
+from shoal_server.raft.messages import (
+    AppendAccepted,
+    AppendRejected,
+    Heartbeat,
+    HeartbeatAnswer,
+    ReadProbeConfirmed,
+    VoteRequest,
+    VoteResponse,
+)
 from shoal_server.raft.ready import BadMessage, ImplausibleTerm
 from shoal_server.storage.engine import Damaged
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotWanted
 
 log = structlog.get_logger("shoal.node")
+
+_ANSWERS = frozenset((AppendAccepted, AppendRejected, ReadProbeConfirmed, VoteResponse, SnapshotAck))
+"""What a peer says only once it has received something from this node."""
 
 SAY_AGAIN_NS = 60_000_000_000
 """What a peer repeats without end is logged this seldom."""
@@ -137,6 +148,8 @@ class PeerInput:
                         answer_for_absent(sender, message, outbox)
                     continue
                 dirty[message.group] = replica
+                if type(message) in _ANSWERS:
+                    self._liveness.answered(sender)
                 if isinstance(message, SnapshotWanted):
                     if sender in replica.group.members:
                         self._transfers.asked(replica, sender)

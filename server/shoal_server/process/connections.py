@@ -102,6 +102,10 @@ class ConnectionHost(Protocol):
     def inbound_opened(self, connection: Inbound) -> None: ...
     def inbound_closed(self, connection: Inbound) -> None: ...
     def from_client(self, client: int, requests: list[Request]) -> None: ...
+    def peer_sends(self, peer: str, size: int) -> None:
+        """Note that so many bytes of a peer have come, be it of a frame that is not complete yet."""
+        ...
+
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None: ...
 
 
@@ -165,7 +169,9 @@ class Inbound(asyncio.Protocol):
         body = b""
         try:
             bodies = self._reader.feed(data)
-            if not bodies and self._client is not None:
+            if self._peer:
+                self._host.peer_sends(self._peer, len(data))
+            elif not bodies and self._client is not None:
                 self._is_arriving()
             for body in bodies:
                 if self._refused or self._transport is None:

@@ -10,6 +10,8 @@ from shoal.protocol.messages import Hello, Welcome
 
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.process.peers import PeerLink
+from shoal_server.process.silence import Signs
+from shoal_server.raft.liveness import Liveness
 
 
 class PeerLinks:
@@ -24,7 +26,7 @@ class PeerLinks:
         connected: Callable[[str], None],
         lost: Callable[[str], None],
         failed: Callable[[asyncio.Task[None]], None],
-        heard_by: Callable[[str], int],
+        liveness: Liveness,
         clock: Callable[[], int],
         support_ns: int,
         tls: SSLContext | None = None,
@@ -33,7 +35,8 @@ class PeerLinks:
         Args:
             check: says "" where the node that answered is the peer expected there, else why not.
             failed: called with the task of a link that ended by itself, which it never should.
-            heard_by, clock, support_ns, tls: see `PeerLink`.
+            liveness: knows what has come of peers.
+            clock, support_ns, tls: see `PeerLink`.
         """
         self._hello = hello
         self._max_frame_bytes = max_frame_bytes
@@ -41,7 +44,8 @@ class PeerLinks:
         self._connected = connected
         self._lost = lost
         self._failed = failed
-        self._heard_by = heard_by
+        self._liveness = liveness
+        self._received: dict[str, int] = {}
         self._clock = clock
         self._support_ns = support_ns
         self._tls = tls
@@ -65,7 +69,7 @@ class PeerLinks:
             check=lambda welcome: self._check(peer, welcome),
             connected=self._connected,
             lost=self._lost,
-            heard_by=self._heard_by,
+            signs_of=self._signs_of,
             clock=self._clock,
             support_ns=self._support_ns,
             tls=self._tls,
@@ -79,6 +83,14 @@ class PeerLinks:
         task.remove_done_callback(self._failed)
         task.cancel()
         return task
+
+    def received(self, peer: str, size: int) -> None:
+        """So many bytes have come of a peer."""
+        self._received[peer] = self._received.get(peer, 0) + size
+
+    def _signs_of(self, peer: str) -> Signs:
+        liveness = self._liveness
+        return Signs(liveness.answers_of(peer), liveness.heartbeats_of(peer), self._received.get(peer, 0))
 
     def send(self, to_peers: Mapping[str, list[PeerMessage]]) -> None:
         """Send a turn's messages; those to a peer without a link are dropped."""

@@ -22,11 +22,16 @@ from shoal.tls import explain
 
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.settings import PEER_OUTPUT_BYTES
-from shoal_server.process.silence import LOOK_NS, SECOND, SilenceWatch
+from shoal_server.process.silence import LOOK_NS, SECOND, Signs, SilenceWatch
 
 log = structlog.get_logger("shoal.node")
 
+SOFT_FRAME_BYTES = 1024 * 1024
+"""Messages are spread over frames of about this size: a peer answers none of a frame before all of it has arrived."""
+
 DIAL_SECONDS = 2.0
+GREETING_SECONDS = 10.0
+"""A greeting of which bytes keep coming has so long: it has the shard map, which a slow link takes its time for."""
 REDIAL_SECONDS = 0.1
 REDIAL_SECONDS_MAX = 1.0
 """A peer that has connected here is dialled at once: it is there."""
@@ -34,17 +39,27 @@ REFUSED_SECONDS = 5.0
 
 
 class _LinkProtocol(asyncio.Protocol):
-    """The dialling side of one connection: one greeting comes back, then nothing but its end."""
+    """The dialling side of one connection: one greeting comes back, then nothing but its end.
 
-    def __init__(self, max_frame_bytes: int) -> None:
+    `patience` is what waits for the greeting, longer while that is arriving.
+    """
+
+    def __init__(self, max_frame_bytes: int, patience: asyncio.Timeout) -> None:
         loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._patience = patience
+        self._latest = loop.time() + GREETING_SECONDS
         self._reader = FrameReader(max_frame_bytes)
         self.greeted: asyncio.Future[Welcome | Refused] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
 
     def data_received(self, data: bytes) -> None:
         try:
-            for body in self._reader.feed(data):
+            bodies = self._reader.feed(data)
+            due = self._patience.when()
+            if not (bodies or self.greeted.done()) and due is not None:
+                self._patience.reschedule(max(due, min(self._loop.time() + DIAL_SECONDS, self._latest)))
+            for body in bodies:
                 for greeting in greeting_decoder.decode(body):
                     if isinstance(greeting, Refused) and self.greeted.done():
                         self.end(greeting.message)
@@ -80,7 +95,7 @@ class PeerLink:
         check: Callable[[Welcome], str],
         connected: Callable[[str], None],
         lost: Callable[[str], None],
-        heard_by: Callable[[str], int],
+        signs_of: Callable[[str], Signs],
         clock: Callable[[], int],
         support_ns: int,
         tls: SSLContext | None = None,
@@ -89,7 +104,7 @@ class PeerLink:
         Args:
             address: `host:port`.
             check: says "" where the node that answered is the peer expected there, else why not.
-            heard_by: says when the newest heartbeat was sent that the peer is known to have received, on `clock` (ns).
+            signs_of: says what has come of the peer so far; `clock`: the time, in ns.
             support_ns: for how long nodes support each other: the measure of what is long.
             tls: None: the link is plain.
             connected: called when messages have a way; `lost` when they have none any more.
@@ -103,7 +118,7 @@ class PeerLink:
         self._check = check
         self._connected = connected
         self._lost = lost
-        self._heard_by = heard_by
+        self._signs_of = signs_of
         self._clock = clock
         self._silence = SilenceWatch(support_ns)
         self._tls = tls
@@ -133,7 +148,7 @@ class PeerLink:
         # uvloop raises on a write to a connection that is over, and `run` hears of the end one turn later.
         if transport is None or transport.is_closing():
             return
-        for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes):
+        for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes, SOFT_FRAME_BYTES):
             transport.write(frame)
             self._silence.sent(len(frame))
         if transport.get_write_buffer_size() > PEER_OUTPUT_BYTES:
@@ -159,9 +174,9 @@ class PeerLink:
         loop = asyncio.get_running_loop()
         transport: asyncio.Transport | None = None
         try:
-            async with asyncio.timeout(DIAL_SECONDS):
+            async with asyncio.timeout(DIAL_SECONDS) as patience:
                 transport, protocol = await loop.create_connection(
-                    lambda: _LinkProtocol(self._max_frame_bytes), self._host, self._port, ssl=self._tls
+                    lambda: _LinkProtocol(self._max_frame_bytes, patience), self._host, self._port, ssl=self._tls
                 )
                 transport.write(encode_frame([self._hello()]))
                 greeting = await protocol.greeted
@@ -196,7 +211,7 @@ class PeerLink:
         """Wait for the link's end, or end it where the peer is silent; return why it ended."""
         while not protocol.ended.done():
             await asyncio.wait((protocol.ended,), timeout=LOOK_NS / SECOND)
-            if not protocol.ended.done() and self._silence.look(self._heard_by(self.peer), self._clock()):
+            if not protocol.ended.done() and self._silence.look(self._signs_of(self.peer), self._clock()):
                 seconds = self._silence.silent_seconds
                 log.warning("peer_silent", peer=self.peer, seconds=round(seconds, 1))
                 # What waits to be written is for nobody; closing would wait for it.

@@ -178,7 +178,7 @@ class NodeServer:
             connected=self._peer_connected,
             lost=self._peer_lost,
             failed=self._task_ended,
-            heard_by=self._node.liveness.heard_by,
+            liveness=self._node.liveness,
             clock=monotonic_ns,
             support_ns=settings.timing.support_ns,
             tls=None if certificates is None else certificates.dialling,
@@ -459,6 +459,9 @@ class NodeServer:
     def from_client(self, client: int, requests: list[Request]) -> None:
         self._node.receive_client(client, requests)
         self._driver.schedule_turn()
+
+    def peer_sends(self, peer: str, size: int) -> None:
+        self._links.received(peer, size)
 
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
         self._node.receive_peer(peer, messages)

@@ -64,6 +64,8 @@ class Liveness:
     """
 
     __slots__ = (
+        "_answers",
+        "_beats",
         "_due",
         "_given",
         "_heard",
@@ -96,6 +98,8 @@ class Liveness:
         self._given: dict[str, _Given] = {}
         self._received: dict[str, _Received] = {}
         self._heard: dict[str, int] = {}
+        self._answers: dict[str, int] = {}
+        self._beats: dict[str, int] = {}
         self._due: dict[str, int] = {}
         self._keeping: set[str] = set()
         self._holding: set[str] = set()
@@ -152,6 +156,7 @@ class Liveness:
 
     def on_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> HeartbeatAnswer:
         """Decide whether to support `sender`, and answer."""
+        self._beats[sender] = self._beats.get(sender, 0) + 1
         given = self._given.get(sender)
         if given is None:
             given = self._given[sender] = _Given(beat.epoch, 0, 0, beat.link)
@@ -178,7 +183,9 @@ class Liveness:
         if not self._started <= answer.sent_at <= now:
             # It answers an earlier life of this process: what was promised to that one is void.
             return False
-        self._heard[sender] = max(self._heard.get(sender, 0), answer.sent_at)
+        if answer.sent_at > self._heard.get(sender, 0):
+            self._heard[sender] = answer.sent_at
+            self.answered(sender)
         if not answer.support_ns:
             return False
         received = self._received.get(sender)
@@ -229,9 +236,17 @@ class Liveness:
             return self.no_promise
         return max(self.no_promise, given.promise)
 
-    def heard_by(self, node: str) -> int:
-        """Return when the newest heartbeat was sent that `node` is known to have received (0: none)."""
-        return self._heard.get(node, 0)
+    def answered(self, node: str) -> None:
+        """`node` has answered something that this one sent."""
+        self._answers[node] = self._answers.get(node, 0) + 1
+
+    def answers_of(self, node: str) -> int:
+        """Return how often `node` has answered anything."""
+        return self._answers.get(node, 0)
+
+    def heartbeats_of(self, node: str) -> int:
+        """Return how many heartbeats of `node` have come."""
+        return self._beats.get(node, 0)
 
     def promise_of(self, node: str) -> int:
         """Return the number of the newest promise that `node` is known to have given (-1: none)."""

@@ -14,7 +14,8 @@ from shoal.protocol.messages import Hello, Welcome
 from shoal.shardmap import ShardMap
 from shoal_server.process import peers as peers_module
 from shoal_server.process.peers import PeerLink
-from shoal_server.raft.messages import Heartbeat
+from shoal_server.process.silence import NO_SIGNS
+from shoal_server.raft.messages import AppendEntries, EntryKind, Heartbeat, sealed
 
 WELCOME = Welcome(1, "c", "n2", "i", 1 << 20, 4096, 1 << 20, 1 << 20, ShardMap(1, "c", (), (), ()))
 
@@ -57,7 +58,7 @@ def link_to(
         check=lambda _: "",
         connected=connected,
         lost=lost,
-        heard_by=lambda _: 0,
+        signs_of=lambda _: NO_SIGNS,
         clock=time.monotonic_ns,
         support_ns=support_ns,
     )
@@ -144,3 +145,60 @@ async def redial_a_peer_that_is_there() -> None:
 def test_a_peer_that_has_connected_itself_is_dialled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers_module, "REDIAL_SECONDS", 3600.0)
     uvloop.run(redial_a_peer_that_is_there())
+
+
+class DistantPeer(Peer):
+    """Welcomes whoever connects, in pieces."""
+
+    def data_received(self, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        welcome = encode_frame([WELCOME])
+        if self.transport is not None:
+            for number, at in enumerate(range(0, len(welcome), 10)):
+                loop.call_later(0.15 * number, self.transport.write, welcome[at : at + 10])
+
+
+async def test_a_greeting_that_is_still_arriving_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the shard map; a link on which that takes its time would never be made."""
+    monkeypatch.setattr(peers_module, "DIAL_SECONDS", 0.3)
+    server = await asyncio.get_running_loop().create_server(DistantPeer, "127.0.0.1", 0)
+    connected = asyncio.Event()
+    task = asyncio.create_task(link_to(server, lambda _: connected.set(), lambda _: None).run())
+    await asyncio.wait_for(connected.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.close()
+
+
+class CountingPeer(Peer):
+    """Keeps how long the frames are that come after the greeting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[int] = []
+
+    def data_received(self, data: bytes) -> None:
+        for body in self._reader.feed(data):
+            self.frames.append(len(body))
+            if len(self.frames) == 1 and self.transport is not None:
+                self.transport.write(encode_frame([WELCOME]))
+
+
+async def test_a_turns_messages_go_in_frames_that_arrive_one_after_the_other() -> None:
+    """A peer answers none of a frame before it has it all, which on a slow link would be long after the heartbeats'."""
+    peer = CountingPeer()
+    server = await asyncio.get_running_loop().create_server(lambda: peer, "127.0.0.1", 0)
+    connected = asyncio.Event()
+    link = link_to(server, lambda _: connected.set(), lambda _: None)
+    task = asyncio.create_task(link.run())
+    await asyncio.wait_for(connected.wait(), 10)
+    entry = sealed(1, 1, 2, EntryKind.COMMAND, b"x" * 100_000)
+    appends = [AppendEntries(group, 1, 1, 1, 0, [entry], 1) for group in range(1, 65)]
+    link.send(list(appends))
+    async with asyncio.timeout(10):
+        while sum(peer.frames) < 64 * 100_000:
+            await asyncio.sleep(0.01)
+    assert max(peer.frames) <= 1024 * 1024
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    server.close()

@@ -162,5 +162,8 @@ class Listener:
             self._node.node.receive_client(client, requests)
             self._node.turn_soon()
 
+    def peer_sends(self, peer: str, size: int) -> None:
+        raise AssertionError(f"peers have no connections here, {peer} sent {size} bytes")
+
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
         raise AssertionError(f"peers have no connections here, {peer} sent {len(messages)} messages")
