@@ -39,15 +39,19 @@ class FrameReader:
 
     The pieces of an incomplete frame are only joined once it is complete, so that a long one is copied once; small ones are
     joined before, since each by itself takes more than what is in it.
+
+    Attributes:
+        held: bytes of the incomplete frame that are there, 0 where there is none.
     """
 
-    __slots__ = ("_limit", "_max_bytes", "_missing", "_pieces")
+    __slots__ = ("_limit", "_max_bytes", "_missing", "_pieces", "held")
 
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES, first_max_bytes: int | None = None) -> None:
         """
         Args:
             first_max_bytes: of the first frame, from somebody who is not known yet; None: it is like all others.
         """
+        self.held = 0
         self._pieces: list[bytes] = []
         self._missing = 0
         self._max_bytes = max_bytes
@@ -67,10 +71,12 @@ class FrameReader:
             else:
                 pieces.append(data)
             self._missing -= len(data)
+            self.held += len(data)
             if self._missing > 0:
                 return []
             data = b"".join(pieces)
             pieces.clear()
+            self.held = 0
         bodies: list[bytes] = []
         at = 0
         size = len(data)
@@ -91,7 +97,8 @@ class FrameReader:
             at = end
         if at < size:
             pieces.append(data[at:] if at else data)
-            self._missing = missing - (size - at)
+            self.held = size - at
+            self._missing = missing - self.held
         return bodies
 
 

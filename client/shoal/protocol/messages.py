@@ -785,6 +785,10 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_FRAME_REQUESTS = 16_384
 """No client puts more requests into a frame: it makes another one, so that a node is never long at understanding one."""
 
+LONG_FRAME_BYTES = 4 * 1024 * 1024
+"""A longer frame holds one request, with its traces: many small ones would be ten times as much once they are decoded."""
+LONG_FRAME_MESSAGES = 2
+
 MAX_KEY_BYTES = 4096
 MAX_VALUE_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 8 * 1024 * 1024

@@ -14,7 +14,15 @@ from msgspec import inspect
 from shoal.bounds import MAX_NUMBER
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import Decoder, request_decoder, traced_request_decoder
-from shoal.protocol.messages import Failure, Request, TracedRequest, Traces
+from shoal.protocol.messages import (
+    LONG_FRAME_BYTES,
+    LONG_FRAME_MESSAGES,
+    MAX_FRAME_REQUESTS,
+    Failure,
+    Request,
+    TracedRequest,
+    Traces,
+)
 
 _raw_decoder: Decoder[list[msgspec.Raw]] = Decoder(list[msgspec.Raw])
 _one_decoder: Decoder[TracedRequest] = Decoder(TracedRequest)
@@ -23,6 +31,12 @@ _TYPES: dict[int, type[msgspec.Struct]] = {
     kind.__struct_config__.tag: kind for kind in get_args(Request) if isinstance(kind.__struct_config__.tag, int)
 }
 _STEP = re.compile(r"\[(\d+|\.\.\.)\]")
+_LENGTH_BYTES = {0xDC: 2, 0xDD: 4}
+"""In so many bytes the length of an array follows that begins with this, in MessagePack; shorter ones begin with theirs."""
+
+
+class TooManyRequests(Exception):
+    """A frame has more requests than any may."""
 
 
 def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], list[Failure]]:
@@ -32,12 +46,25 @@ def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], 
         traced: `Traces` are among what may come.
 
     Raises:
+        TooManyRequests: so it says; nothing of it was decoded.
         msgspec.MsgspecError: the frame cannot be understood.
     """
+    if body[0] in _LENGTH_BYTES or len(body) > LONG_FRAME_BYTES:
+        _check_number(body)
     try:
         return (traced_request_decoder if traced else request_decoder).decode(body), []  # type: ignore[return-value]
     except msgspec.ValidationError as error:
         return _decode_each(body, error, traced)
+
+
+def _check_number(body: bytes) -> None:
+    most = LONG_FRAME_MESSAGES if len(body) > LONG_FRAME_BYTES else MAX_FRAME_REQUESTS
+    length = _LENGTH_BYTES.get(body[0])
+    number = body[0] & 0x0F if length is None else int.from_bytes(body[1 : 1 + length], "big")
+    if number > most:
+        raise TooManyRequests(
+            f"a frame of {len(body)} bytes with {number} requests; one of that length has at most {most}: send several frames"
+        )
 
 
 def _decode_each(
