@@ -149,7 +149,7 @@ async def test_wrong_requests_fail_alone(real_cluster: Any) -> None:
 
 @pytest.mark.timeout(120)
 async def test_a_client_that_does_not_read_its_answers_is_cut_off_and_others_are_served(real_cluster: Any) -> None:
-    extra = "limits: {client_output_buffer: 1MiB}\n"
+    extra = "limits: {client_stall: 2s}\n"
     async with real_cluster(extra) as cluster, shoal.AsyncClient(cluster.url) as db:
         wire, routes, mine = await open_to_a_leader(cluster)
         keyspace = routes.keyspaces[mine.keyspace]

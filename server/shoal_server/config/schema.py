@@ -147,13 +147,18 @@ class TimingConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What clients may send, and what a node holds for them."""
+    """What clients may send, and what a node holds for them.
+
+    `client_output_buffer`: for a client with so much unread no more answers are made. `client_stall`: a client on whose
+    connection something waits to go on, in or out, and nothing has moved for so long, is cut off.
+    """
 
     max_key_bytes: Size = Field(4 * KIB, alias="max_key", ge=1, le=64 * KIB)
     max_value_bytes: Size = Field(MIB, alias="max_value", ge=1, le=8 * MIB)
     max_batch_bytes: Size = Field(8 * MIB, alias="max_batch", ge=64 * KIB, le=64 * MIB)
     max_frame_bytes: Size = Field(16 * MIB, alias="max_frame", ge=256 * KIB, le=256 * MIB)
-    client_output_buffer_bytes: Size = Field(32 * MIB, alias="client_output_buffer", ge=MIB, le=64 * GIB)
+    client_output_buffer_bytes: Size = Field(MIB, alias="client_output_buffer", ge=512 * KIB, le=64 * GIB)
+    client_stall_ns: Duration = Field(30 * SECOND, alias="client_stall", ge=SECOND, le=HOUR)
     client_requests_in_flight: Count = Field(8192, ge=1, le=1_000_000)
     max_clients: Count = Field(4096, ge=1, le=1_000_000)
 

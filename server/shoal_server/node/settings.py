@@ -41,7 +41,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_value_bytes: int = MAX_VALUE_BYTES
     max_batch_bytes: int = MAX_BATCH_BYTES
     max_frame_bytes: int = MAX_FRAME_BYTES
-    client_output_bytes: int = 32 * 1024 * 1024
+    client_output_bytes: int = 1024 * 1024
+    client_stall_ns: int = 30_000_000_000
     client_requests: int = 8192
     clients: int = 4096
     page_rows: int = 4096
@@ -131,6 +132,7 @@ def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSetting
             max_batch_bytes=limits.max_batch_bytes,
             max_frame_bytes=limits.max_frame_bytes,
             client_output_bytes=limits.client_output_buffer_bytes,
+            client_stall_ns=limits.client_stall_ns,
             client_requests=limits.client_requests_in_flight,
             clients=limits.max_clients,
         ),

@@ -3,6 +3,9 @@
 Each connection begins with one frame that holds a `Hello`; by its role the rest is a client's requests or a peer's
 messages. Whatever cannot be understood is answered with one `Refused` that says why, and the connection is closed;
 the node goes on serving the others.
+
+Nothing here waits without a bound: a client of which the node has enough is not read from until it says so, what a client does
+not read waits in outgoing.py, and who makes no progress is found by connection_watch.py.
 """
 
 from __future__ import annotations
@@ -10,17 +13,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from math import inf
+from typing import Protocol, cast
 
 import msgspec
-import structlog
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import (
     BadLength,
     FrameDamaged,
     FrameReader,
     encode_frame,
-    encode_frames,
     greeting_decoder,
 )
 from shoal.protocol.messages import (
@@ -44,10 +46,11 @@ from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import CLIENT_HELLO
 
 from shoal_server.certificates import Certificate
+from shoal_server.node.answer_frames import answer_frames
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage, peer_decoder
-from shoal_server.node.request_frames import decode_requests, frame_in_words
-
-log = structlog.get_logger("shoal.node")
+from shoal_server.node.request_frames import TooManyRequests, decode_requests, frame_in_words
+from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
 
 KEEPALIVE = tuple(
     (getattr(socket, option), value)
@@ -61,6 +64,10 @@ GREETING_SECONDS = 5.0
 """A connection that has not said hello by then is closed: it holds a place that somebody else may need."""
 GREETING_BYTES = 64 * 1024
 """Of the first frame: far more than a Hello has, and what anybody may make the node hold for those seconds."""
+LINGER_SECONDS = 1.0
+"""How long a connection that was refused may take to read why."""
+GIVE_WAY_SECONDS = 0.05
+"""Likewise, where its place is needed."""
 
 WORKING_SECONDS = 0.25
 """So often a client hears that what it sends is arriving, as long as no frame of it is complete: on a slow link a long one
@@ -75,6 +82,7 @@ class ConnectionHost(Protocol):
 
     max_frame_bytes: int
     client_output_bytes: int
+    memory: MemoryBudget
     secure: bool
     """Whether connections are TLS."""
 
@@ -83,34 +91,52 @@ class ConnectionHost(Protocol):
         """Return "" where the peer is one of ours, else why it is not."""
         ...
 
-    def check_client(self, hello: Hello) -> str: ...
+    def check_client(self, connection: Inbound, hello: Hello) -> Refused | None:
+        """Return None where the client is welcome."""
+        ...
+
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         """Note that a connection is turned away."""
         ...
 
-    def malformed(self, failures: list[Failure]) -> None:
-        """Note that requests of a client make no sense."""
+    def failed(self, failures: list[Failure]) -> None:
+        """Note that requests of a client make no sense, or that their answers are too long."""
         ...
 
     def frame_damaged(self) -> None:
         """Note that a frame did not arrive as it was sent."""
         ...
 
-    def client_opened(self, connection: Inbound, certificate: Certificate) -> int: ...
-    def client_closed(self, client: int) -> None: ...
-    def peer_opened(self, peer: str, connection: Inbound) -> None: ...
     def inbound_opened(self, connection: Inbound) -> None: ...
     def inbound_closed(self, connection: Inbound) -> None: ...
-    def from_client(self, client: int, requests: list[Request]) -> None: ...
     def peer_sends(self, peer: str, size: int) -> None:
         """Note that so many bytes of a peer have come, be it of a frame that is not complete yet."""
         ...
 
+    def client_opened(self, connection: Inbound, certificate: Certificate, priority: str) -> int: ...
+    def client_closed(self, client: int) -> None: ...
+    def client_is_behind(self, client: int, behind: bool) -> None: ...
+    def peer_opened(self, peer: str, connection: Inbound) -> None: ...
+    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
+        """Take a frame of `size` bytes; say whether the next may be received, before the connection's `resume_reading`."""
+        ...
+
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None: ...
+    def slowest_frame(self) -> Inbound | None:
+        """Return the connection whose frame has come most slowly, of those that have had a second for it."""
+        ...
 
 
 class Inbound(asyncio.Protocol):
-    """One accepted connection: unknown until it has said hello, then a client's or a peer's."""
+    """One accepted connection: unknown until it has said hello, then a client's or a peer's.
+
+    Attributes:
+        heard, sent: how often something came in, and went out.
+        asked: whether it has ever asked anything.
+        place_bytes: what was taken for it of the account of connections.
+        outgoing: what it has still to be sent; None before it is there.
+        over: it was refused, and has little time left to read why; or it is ended.
+    """
 
     def __init__(
         self,
@@ -129,9 +155,22 @@ class Inbound(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._client: int | None = None
         self._peer = ""
-        self._refused = False
         self._unproven = False
         self._said_working = 0.0
+        self._paused = False
+        self._held = 0
+        self._frame_since = 0.0
+        self.heard = self.sent = 0
+        self.asked = False
+        self.over = False
+        self.place_bytes = 0
+        self.outgoing: Outgoing | None = None
+
+    @property
+    def host_address(self) -> str:
+        """The address that it comes from, without the port; "" where it is over."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
 
     @property
     def address(self) -> str:
@@ -144,11 +183,33 @@ class Inbound(asyncio.Protocol):
         """The node that it is of; "": of none, or not said yet."""
         return self._peer
 
+    @property
+    def client(self) -> int | None:
+        """Its number, where it is a client's."""
+        return self._client
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read of it, since the node has enough."""
+        return self._paused
+
+    @property
+    def held(self) -> int:
+        """Bytes of a frame of which the rest has not come."""
+        return self._reader.held
+
     # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._greeting = self._loop.call_later(GREETING_SECONDS, self._no_greeting)
+        self.outgoing = Outgoing(
+            self._transport,
+            self._host.memory,
+            self._host.client_output_bytes,
+            self._is_behind,
+            tls=self._host.secure,
+        )
+        self._ending = self._loop.call_later(GREETING_SECONDS, self._no_greeting)
         accepted = transport.get_extra_info("socket")
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE:
@@ -156,15 +217,27 @@ class Inbound(asyncio.Protocol):
         self._host.inbound_opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here
-        self._greeting.cancel()
+        self._ending.cancel()
         self._transport = None
+        self._forget_frame()
+        if self.outgoing is not None:
+            self.outgoing.end()
         self._host.inbound_closed(self)
         if self._client is not None:
             self._host.client_closed(self._client)
             self._client = None
 
+    def pause_writing(self) -> None:
+        if self.outgoing is not None:
+            self.outgoing.pause()
+
+    def resume_writing(self) -> None:
+        if self.outgoing is not None:
+            self.outgoing.resume()
+
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        self.heard += 1
+        if self.over:
             return
         body = b""
         try:
@@ -174,23 +247,16 @@ class Inbound(asyncio.Protocol):
             elif not bodies and self._client is not None:
                 self._is_arriving()
             for body in bodies:
-                if self._refused or self._transport is None:
+                if self.over or self._transport is None:
                     return
                 if self._client is not None:
-                    sent, refused = decode_requests(body, traced=self._traces is not None)
-                    # Without traces there are none among them.
-                    requests = cast(list[Request], sent) if self._traces is None else self._traces(self._client, sent)
-                    if refused:
-                        self._host.malformed(refused)
-                        self.send(cast(list[Answer], refused))
-                    if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
-                        self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
-                        return
-                    self._host.from_client(self._client, requests)
+                    self._take_requests(self._client, body)
                 elif self._peer:
                     self._host.from_peer(self._peer, peer_decoder.decode(body))
                 else:
                     self._greet(body)
+            if self._reader.held != self._held:
+                self._hold_frame()
         except FrameDamaged as error:
             self._host.frame_damaged()
             self.refuse(ErrorCode.UNAVAILABLE, str(error))
@@ -198,13 +264,75 @@ class Inbound(asyncio.Protocol):
             tls = data.startswith(CLIENT_HELLO) and not self._host.secure
             words = "it speaks TLS, which is not switched on here" if tls else f"{error}: is this a Shoal client?"
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, words)
+        except TooManyRequests as error:
+            self.refuse(ErrorCode.TOO_LARGE, str(error))
         except msgspec.ValidationError as error:
             words = frame_in_words(error, body, PeerMessage if self._peer else Greeting)
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {words}")
         except msgspec.MsgspecError as error:
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {error}")
 
-    # -- ours
+    # -- what comes in
+
+    def _take_requests(self, client: int, body: bytes) -> None:
+        sent, refused = decode_requests(body, traced=self._traces is not None)
+        # Without traces there are none among them.
+        requests = cast(list[Request], sent) if self._traces is None else self._traces(client, sent)
+        if refused:
+            self._host.failed(refused)
+            self.send(cast(list[Answer], refused))
+        if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
+            self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
+            return
+        self.asked = True
+        if not self._host.from_client(client, requests, len(body)) and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Receive more again."""
+        if self._paused:
+            self._paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _hold_frame(self) -> None:
+        """Bring the account to what is there of an incomplete frame; where there is no room, the slowest one has to go."""
+        memory = self._host.memory
+        held = self._reader.held
+        change = held - self._held
+        if held and -GRAIN_BYTES < change < GRAIN_BYTES:
+            return
+        if change < 0:
+            memory.give_back(Account.FRAMES, -change)
+        elif self._peer:
+            memory.add(Account.FRAMES, change)
+        else:
+            while not memory.take(Account.FRAMES, change):
+                slowest = self._host.slowest_frame() or self
+                slowest.refuse(ErrorCode.OVERLOADED, f"a frame comes too slowly: {memory.refusal(Account.FRAMES)}")
+                if slowest is self:
+                    return
+        if not self._held:
+            self._frame_since = self._loop.time()
+        self._held = held
+
+    def frame_pace(self, now: float) -> float:
+        """Return how many bytes a second of an incomplete frame have come; `inf` in its first second.
+
+        Args:
+            now: by the loop's clock.
+        """
+        if not self._held or self._peer or self._paused or now - self._frame_since < 1.0:
+            return inf
+        return self._held / (now - self._frame_since)
+
+    def _forget_frame(self) -> None:
+        self._reader = FrameReader(self._host.max_frame_bytes)
+        self._host.memory.give_back(Account.FRAMES, self._held)
+        self._held = 0
+
+    # -- the greeting
 
     def _greet(self, body: bytes) -> None:
         greeting = greeting_decoder.decode(body)
@@ -222,23 +350,27 @@ class Inbound(asyncio.Protocol):
         # Empty where there is none; of a certificate that TLS does not trust there is no connection.
         presented = None if self._transport is None else self._transport.get_extra_info("peercert")
         certificate: Certificate = presented or {}
+        refusal = None
         if hello.role == "peer":
             problem = self._host.check_peer(hello, certificate)
         elif hello.role == "client":
-            problem = self._host.check_client(hello)
+            problem = ""
+            refusal = self._host.check_client(self, hello)
         else:
             problem = f"unknown role {hello.role!r}: a connection is a 'client' or a 'peer'"
         if problem:
-            self.refuse(ErrorCode.PROTOCOL_MISMATCH, problem)
+            refusal = Refused(ErrorCode.PROTOCOL_MISMATCH.value, problem)
+        if refusal is not None:
+            self.refuse(ErrorCode(refusal.code), refusal.message)
             return
-        self._greeting.cancel()
+        self._ending.cancel()
         self._write(encode_frame([self._host.welcome(version)]))
         if hello.role == "peer":
             self._peer = hello.node
             self._host.peer_opened(hello.node, self)
         else:
             self._unproven = self._host.secure and not certificate
-            self._client = self._host.client_opened(self, certificate)
+            self._client = self._host.client_opened(self, certificate, hello.priority)
 
     def _no_greeting(self) -> None:
         self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"no Hello within {GREETING_SECONDS:g} seconds")
@@ -250,33 +382,61 @@ class Inbound(asyncio.Protocol):
             self._said_working = now
             self._write(encode_frame([Working()]))
 
-    def send(self, answers: list[Answer]) -> None:
-        """Send a turn's answers; a client that does not read them is cut off at the bound, not buffered for ever."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        for frame in encode_frames(cast(list[Any], answers), self._host.max_frame_bytes):
-            transport.write(frame)
-        if transport.get_write_buffer_size() > self._host.client_output_bytes:
-            log.warning(
-                "client_cut_off",
-                client=self._client,
-                reason="it does not read its answers",
-                unread_bytes=transport.get_write_buffer_size(),
-            )
-            transport.abort()
+    # -- what goes out, and the end
 
-    def refuse(self, code: ErrorCode, message: str) -> None:
-        """Say why and close."""
-        self._refused = True
+    def send(self, answers: list[Answer]) -> None:
+        """Send a turn's answers. One that fits no frame is answered by a failure, and costs the others nothing."""
+        transport, outgoing = self._transport, self.outgoing
+        if self.over or transport is None or outgoing is None or transport.is_closing():
+            return
+        self.sent += 1
+        frames, too_long = answer_frames(answers, self._host.max_frame_bytes)
+        for frame in frames:
+            outgoing.write(frame)
+        if too_long:
+            self._host.failed(too_long)
+
+    def _is_behind(self, behind: bool) -> None:
+        if self._client is not None:
+            self._host.client_is_behind(self._client, behind)
+
+    def refuse(self, code: ErrorCode, message: str, linger_seconds: float = LINGER_SECONDS) -> None:
+        """Say why and close; with what the other side does not read meanwhile, it is closed all the same."""
+        if self.over:
+            return
+        self.over = True
         self._host.refused(self, message, self._peer, self._client)
+        self._ending.cancel()
+        self._forget_frame()
         self._write(encode_frame([Refused(code.value, message)]))
-        self.close()
+        self._ending = self._loop.call_later(linger_seconds, self.abort)
+        if self._transport is None or self._transport.is_closing():
+            return
+        # What is still to be read is thrown away: closed with it, the connection would be reset, and the words with it.
+        self.resume_reading()
+        if self.outgoing is not None:
+            self.outgoing.finish()
+
+    def give_way(self, message: str) -> None:
+        """End, since somebody else needs the place."""
+        if self.over:
+            self.abort()
+        else:
+            self.refuse(ErrorCode.OVERLOADED, message, GIVE_WAY_SECONDS)
 
     def close(self) -> None:
+        """End in good order."""
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """End at once: what has not left is lost."""
+        self.over = True
+        if self.outgoing is not None:
+            self.outgoing.end()
+        if self._transport is not None:
+            self._transport.abort()
+
     def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._transport is not None and not self._transport.is_closing() and self.outgoing is not None:
+            self.outgoing.write(data)

@@ -1,6 +1,9 @@
 """The data port over TLS: accepts connections, sees each through its handshake, and says why where that fails.
 
 asyncio's own servers say nothing of a handshake that fails: not to the log, and not to the other side, whose alert they drop.
+
+Whoever connects begins its handshake at once: those that are idle hold up nobody. There is a place for each, among those who
+have not said who they are (places.py), where the oldest gives way.
 """
 
 from __future__ import annotations
@@ -18,8 +21,6 @@ from shoal.protocol.messages import Refused
 from shoal_server.certificates import Certificates
 
 HANDSHAKE_SECONDS = 5.0
-HANDSHAKES_MAX = 256
-"""The most handshakes at once; further connections wait in the kernel's queue."""
 BACKLOG = 1024
 ACCEPT_PAUSE_SECONDS = 0.5
 """What is waited where the system has no room for another connection."""
@@ -33,6 +34,22 @@ _PLAIN = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", 
 _SPEAK_TLS = "this port speaks TLS only: use a shoals:// URL, and switch `tls` on in the configuration of nodes"
 
 
+class Handshake:
+    """One that is under way, with somebody at an address without the port."""
+
+    def __init__(self, host_address: str, spare: socket.socket) -> None:
+        self.host_address = host_address
+        self.gave_way = ""
+        self._spare = spare
+
+    def give_way(self, message: str) -> None:
+        """End, since somebody else needs the place."""
+        self.gave_way = message
+        # Cancelling would leave the loop's own socket open; so it finds that the other side has ended.
+        with suppress(OSError):
+            self._spare.shutdown(socket.SHUT_RDWR)
+
+
 class SecureListener:
     """Listens at one address."""
 
@@ -42,12 +59,16 @@ class SecureListener:
         made: Callable[[], asyncio.Protocol],
         refused: Callable[[str, str], None],
         failed: Callable[[asyncio.Task[None]], None],
+        *,
+        began: Callable[[Handshake], None] = lambda _: None,
+        ended: Callable[[Handshake], None] = lambda _: None,
     ) -> None:
         """
         Args:
             made: makes the protocol of a connection, which begins when its handshake is over.
             refused: told the address of whom no connection came about with, and why.
             failed: called with the task that accepts, if it has ended by itself, which it never should.
+            began, ended: told of every handshake.
         """
         self._certificates = certificates
         self._made = made
@@ -56,7 +77,8 @@ class SecureListener:
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._shaking: set[asyncio.Task[None]] = set()
-        self._handshakes = asyncio.Semaphore(HANDSHAKES_MAX)
+        self._began = began
+        self._ended = ended
 
     async def start(self, host: str, port: int) -> int:
         """Listen, at every address that `host` has; return the port, which the system chooses for 0.
@@ -91,33 +113,31 @@ class SecureListener:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._handshakes.acquire()
             try:
                 accepted, address = await loop.sock_accept(listening)
             except OSError as error:
-                self._handshakes.release()
                 self._refused("", f"a connection could not be accepted: {error}")
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
-            except BaseException:
-                self._handshakes.release()
-                raise
             else:
-                task = asyncio.create_task(self._shake_hands(accepted, f"{address[0]}:{address[1]}"))
+                task = asyncio.create_task(self._shake_hands(accepted, address[0], address[1]))
                 self._shaking.add(task)
                 task.add_done_callback(self._shaking.discard)
 
-    async def _shake_hands(self, accepted: socket.socket, address: str) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str, port: int) -> None:
         try:
             # The loop closes its own socket where the handshake fails; this one still has a way to the other side.
             with accepted.dup() as spare:
-                await self._admit(accepted, spare, address)
+                handshake = Handshake(host, spare)
+                self._began(handshake)
+                try:
+                    await self._admit(accepted, spare, f"{host}:{port}", handshake)
+                finally:
+                    self._ended(handshake)
         except OSError as error:
             accepted.close()
-            self._refused(address, f"a connection could not be accepted: {error}")
-        finally:
-            self._handshakes.release()
+            self._refused(f"{host}:{port}", f"a connection could not be accepted: {error}")
 
-    async def _admit(self, accepted: socket.socket, spare: socket.socket, address: str) -> None:
+    async def _admit(self, accepted: socket.socket, spare: socket.socket, address: str, place: Handshake) -> None:
         loop = asyncio.get_running_loop()
         handshake = self._certificates.handshake()
         try:
@@ -129,7 +149,9 @@ class SecureListener:
                 ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
         except Exception as error:  # the root of the connection's task: others are not to suffer from it
-            self._refused(address, _words(error))
+            self._refused(address, place.gave_way or _words(error))
+            if place.gave_way:
+                return
             plain = isinstance(error, SSLError) and error.reason in _PLAIN
             refusal = encode_frame([Refused(ErrorCode.PROTOCOL_MISMATCH.value, _SPEAK_TLS)])
             await _say(spare, refusal if plain else handshake.last_words())

@@ -19,24 +19,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from shoal.errors import ErrorCode, ShoalError
+from shoal.errors import ShoalError
 from shoal.metrics import Family, gauge
-from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Request, Welcome
 
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
-from shoal_server.certificates import (
-    Certificate,
-    Certificates,
-    CertificatesRefused,
-    host_of,
-    identity_of,
-    open_certificates,
-)
+from shoal_server.certificates import Certificates, CertificatesRefused, host_of, open_certificates
 from shoal_server.config import ClusterConfig
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.core import Node
 from shoal_server.node.damage import say_failed
-from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.settings import NodeIdentity, settings_from_config
 from shoal_server.observe import readiness
 from shoal_server.observe.node_metrics import NodeMetrics
@@ -45,13 +36,14 @@ from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.span_export import TracingRefused, exporting
 from shoal_server.process.cluster_finding import find_cluster
-from shoal_server.process.connections import Inbound
-from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
+from shoal_server.process.connection_watch import LOOK_SECONDS
+from shoal_server.process.driver import NodeDriver, monotonic_ns
 from shoal_server.process.health import HealthWatch
 from shoal_server.process.identities import PeerIdentities
 from shoal_server.process.joining import ask_to_join
 from shoal_server.process.peer_links import PeerLinks
-from shoal_server.process.secure_listener import SecureListener
+from shoal_server.process.reception import Reception
+from shoal_server.process.secure_listener import BACKLOG, SecureListener
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import DataFolder, open_data_folder
 from shoal_server.storage.node_rows import (
@@ -84,7 +76,7 @@ EXIT_REFUSED = 2
 
 
 class NodeServer:
-    """One node process. Implements `connections.ConnectionHost` for the connections that others open."""
+    """One node process."""
 
     def __init__(
         self,
@@ -123,8 +115,6 @@ class NodeServer:
             save_shard_map(self._engine, shard_map)
         settings = settings_from_config(config, sum(node_id in shard.replicas for shard in shard_map.shards))
         self._limits = settings.limits
-        self.max_frame_bytes = settings.limits.max_frame_bytes
-        self.client_output_bytes = settings.limits.client_output_bytes
         epoch = begin_epoch(self._engine, time.time())
         self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch, version("shoal"))
         # Not a generator seeded with it: from some ids of sessions one could tell the next ones.
@@ -134,20 +124,20 @@ class NodeServer:
             self._engine,
             self._loop,
             to_peers=lambda to_peers: self._links.send(to_peers),
-            to_clients=self._send_to_clients,
+            to_clients=lambda to_clients: self._reception.send(to_clients),
+            resumed=lambda clients: self._reception.resume(clients),
             failed=self._on_failure,
             map_changed=self._map_changed,
-            cut_off=self._cut_off,
+            cut_off=lambda peer, reason: self._reception.cut_off(peer, reason),
             slow=lambda slow, ended: self._slow_log.take(slow, ended),
         )
         self._node.set_log_level = set_log_level
         self._node.counters.slow_ns = config.observe.slow_request_ns
-        self._slow_log = SlowLog(node_id, self._address_of)
+        self._slow_log = SlowLog(node_id, lambda client: self._reception.address_of(client))
         self._spans = spans
         self._tracing = None if spans is None else self._traced_by(spans)
         self._refusal_log = RefusalLog(node_id)
         self._certificates = certificates
-        self.secure = certificates is not None
         self._pages = pages
         self._gatherers: list[Callable[[], Iterable[Family]]] = []
         self._ready_told: Callable[[bool], Awaitable[None]] | None = None
@@ -155,7 +145,7 @@ class NodeServer:
             self._node,
             self._engine,
             self._slow_log,
-            clients=lambda: len(self._clients),
+            clients=lambda: len(self._reception.clients),
             unsent_bytes=lambda: self._links.unsent_bytes(),
             readiness=lambda: self._pages.readiness,
         )
@@ -167,13 +157,10 @@ class NodeServer:
             config.storage.disk_reserve_bytes,
             self._judge_readiness,
         )
-        self._inbound: set[Inbound] = set()
-        self._clients: dict[int, Inbound] = {}
-        self._next_client = 1
         self._identities = PeerIdentities(self._node, self._engine)
         self._links = PeerLinks(
             self._identities.hello,
-            max_frame_bytes=self.max_frame_bytes,
+            max_frame_bytes=settings.limits.max_frame_bytes,
             check=self._identities.check,
             connected=self._peer_connected,
             lost=self._peer_lost,
@@ -182,6 +169,17 @@ class NodeServer:
             clock=monotonic_ns,
             support_ns=settings.timing.support_ns,
             tls=None if certificates is None else certificates.dialling,
+        )
+        self._reception = Reception(
+            self._node,
+            self._identities,
+            self._refusal_log,
+            self._tracing,
+            self._loop,
+            secure=certificates is not None,
+            schedule_turn=self._driver.schedule_turn,
+            peer_is_there=self._links.is_there,
+            peer_sends=self._links.received,
         )
         self._stop = asyncio.Event()
         self._api: ApiServer | None = None
@@ -226,10 +224,6 @@ class NodeServer:
         self._node.counters.watched = tracing.watched
         return tracing
 
-    def _address_of(self, client: int) -> str:
-        connection = self._clients.get(client)
-        return "" if connection is None else connection.address
-
     # -- life
 
     async def run(self) -> int:
@@ -248,6 +242,7 @@ class NodeServer:
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
         tasks.append(asyncio.create_task(find_cluster(self._node, self._links.greet_again)))
+        tasks.append(asyncio.create_task(self._watch_connections()))
         for task in tasks:
             task.add_done_callback(self._task_ended)
         log.info(
@@ -271,8 +266,7 @@ class NodeServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._links.close()
-        for connection in list(self._inbound):
-            connection.close()
+        self._reception.close()
         self._driver.stop()
         self._pages.serve_metrics(None)
         return self._close()
@@ -311,18 +305,22 @@ class NodeServer:
         """Accept connections from now on; return what ends that."""
         host, port = host_of(self._entry.listens_at), int(self._entry.listens_at.rpartition(":")[2])
         if self._certificates is None:
-            server = await self._loop.create_server(self._made, host, port)
+            server = await self._loop.create_server(self._reception.made, host, port, backlog=BACKLOG)
 
             async def close() -> None:
                 server.close()
 
             return close
-        secure = SecureListener(self._certificates, self._made, self._refusal_log.take, self._task_ended)
+        secure = SecureListener(
+            self._certificates,
+            self._reception.made,
+            self._refusal_log.take,
+            self._task_ended,
+            began=self._reception.arrived,
+            ended=self._reception.unfinished.leave,
+        )
         await secure.start(host, port)
         return secure.close
-
-    def _made(self) -> Inbound:
-        return Inbound(self, self._loop, None if self._tracing is None else self._tracing.take)
 
     async def _start_api(self, address: str) -> None:
         from shoal_server.api.server import ApiServer  # loads gRPC, which a node without this address does without
@@ -354,24 +352,14 @@ class NodeServer:
             log.critical("turn_failed", node=self._identity.node, exc_info=error)
         self._stop.set()
 
-    def _cut_off(self, peer: str, reason: str) -> None:
-        """End a peer's connections to this node; it dials again, and its groups send again what was lost."""
-        for connection in list(self._inbound):
-            if connection.peer == peer:
-                connection.refuse(ErrorCode.UNAVAILABLE, reason)
+    async def _watch_connections(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._reception.watch.look()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         self._driver.fail(f"{task.get_coro()} ended: {error!r}")
-
-    def _send_to_clients(self, to_clients: dict[int, list[Answer]]) -> None:
-        clients = self._clients
-        for client, answers in to_clients.items():
-            connection = clients.get(client)
-            if connection is not None:
-                connection.send(answers)
-        if self._tracing is not None:
-            self._tracing.answered(to_clients, self._node.counters.take_timed())
 
     async def _ask_to_join(self) -> None:
         """Ask the managers to be let in, until they have given this node a shard map."""
@@ -406,66 +394,6 @@ class NodeServer:
         self._node.peer_lost(peer)
         self._driver.schedule_turn()
 
-    # -- Host: what connections need
-
-    def welcome(self, version: int) -> Welcome:
-        return welcome_of(self._node, version, () if self._tracing is None else (TRACES_FEATURE,))
-
-    def check_peer(self, hello: Hello, certificate: Certificate) -> str:
-        return self._identities.check_dialling(hello, certificate, secure=self.secure)
-
-    def check_client(self, hello: Hello) -> str:
-        if hello.cluster and hello.cluster != self._identity.cluster:
-            return f"this node belongs to cluster {self._identity.cluster!r}, not {hello.cluster!r}"
-        if len(self._clients) >= self._limits.clients:
-            return f"{len(self._clients)} clients are connected, the most this node takes"
-        return ""
-
-    def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
-        self._refusal_log.take(connection.address, reason, peer=peer, client=client)
-
-    def malformed(self, failures: list[Failure]) -> None:
-        self._node.counters.failed([ErrorCode.INVALID_ARGUMENT] * len(failures))
-
-    def frame_damaged(self) -> None:
-        self._node.counters.frames_damaged += 1
-
-    def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
-        client = self._next_client
-        self._next_client += 1
-        self._clients[client] = connection
-        self._node.client_connected(client, identity_of(certificate))
-        return client
-
-    def peer_opened(self, peer: str, connection: Inbound) -> None:
-        # What is still to be read from an earlier one is older than what comes now, and would be taken for newer.
-        for earlier in list(self._inbound):
-            if earlier is not connection and earlier.peer == peer:
-                earlier.close()
-        self._links.is_there(peer)
-
-    def client_closed(self, client: int) -> None:
-        del self._clients[client]
-        self._node.client_gone(client)
-        if self._tracing is not None:
-            self._tracing.client_gone(client)
-
-    def inbound_opened(self, connection: Inbound) -> None:
-        self._inbound.add(connection)
-
-    def inbound_closed(self, connection: Inbound) -> None:
-        self._inbound.discard(connection)
-
-    def from_client(self, client: int, requests: list[Request]) -> None:
-        self._node.receive_client(client, requests)
-        self._driver.schedule_turn()
-
-    def peer_sends(self, peer: str, size: int) -> None:
-        self._links.received(peer, size)
-
-    def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
-        self._node.receive_peer(peer, messages)
-        self._driver.schedule_turn()
 
 
 def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:

@@ -21,6 +21,7 @@ from shoal.shardmap import ShardMap
 from shoal.tls import TlsFiles, client_context
 from shoal_server.certificates import Certificate, Certificates
 from shoal_server.config.schema import TlsConfig
+from shoal_server.node.memory import MemoryBudget
 from shoal_server.process import secure_listener
 from shoal_server.process.connections import Inbound
 from shoal_server.process.secure_listener import SecureListener
@@ -34,6 +35,7 @@ class Host:
 
     max_frame_bytes = 1 << 20
     client_output_bytes = 1 << 20
+    memory = MemoryBudget(1 << 30)
 
     def __init__(self, secure: bool) -> None:
         self.secure = secure
@@ -57,12 +59,16 @@ class Host:
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         self.note(connection.address, reason)
 
-    def client_opened(self, connection: Inbound, certificate: Certificate) -> int:
+    def check_client(self, connection: Inbound, hello: Hello) -> Refused | None:
+        return None
+
+    def client_opened(self, connection: Inbound, certificate: Certificate, priority: str) -> int:
         self.certificates.append(certificate)
         return 1
 
-    def from_client(self, client: int, requests: list[Request]) -> None:
+    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
         self.requests += requests
+        return True
 
     def __getattr__(self, name: str) -> Callable[..., str]:
         return lambda *_: ""

@@ -13,11 +13,13 @@ from shoal.protocol.messages import (
     Failure,
     Hello,
     InstallShardMap,
+    Refused,
     Request,
     TransferLeader,
     Welcome,
 )
 from shoal_server.certificates import Certificate
+from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
@@ -29,6 +31,7 @@ from shoal_chaos.simulation.world.streams import Streams
 from shoal_chaos.simulation.world.world import World
 
 REPLAY_DELAY_MAX = 20 * SECOND
+MEMORY_BYTES = 1 << 30
 LATE = (InstallShardMap, ChangeMembership, TransferLeader, DropReplica)
 """Requests that may arrive once more, long after."""
 
@@ -64,7 +67,7 @@ class Listeners:
 
 
 class Listener:
-    """That of one node. Implements `connections.Host`."""
+    """That of one node. Implements `connections.ConnectionHost`."""
 
     max_frame_bytes = 1 << 26
     client_output_bytes = 1 << 26
@@ -75,6 +78,7 @@ class Listener:
         self._node = node
         self._inbound: dict[int, Inbound] = {}
         self._next_connection = FIRST_CONNECTION
+        self.memory = MemoryBudget(MEMORY_BYTES)
 
     def accept(self) -> tuple[asyncio.Protocol, Callable[[Callable[[], None]], None]] | None:
         """Take a connection, if the process runs."""
@@ -118,19 +122,19 @@ class Listener:
     def check_peer(self, hello: Hello, certificate: Certificate) -> str:  # noqa: ARG002
         return f"peers of {self._node.name} are simulated frame by frame, not {hello.node}"
 
-    def check_client(self, hello: Hello) -> str:  # noqa: ARG002
-        return ""
+    def check_client(self, connection: Inbound, hello: Hello) -> Refused | None:  # noqa: ARG002
+        return None
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         """It is not logged here."""
 
-    def malformed(self, failures: list[Failure]) -> None:
-        raise AssertionError(f"the managers sent what makes no sense: {failures}")
+    def failed(self, failures: list[Failure]) -> None:
+        raise AssertionError(f"the managers sent what makes no sense, or asked for more than fits: {failures}")
 
     def frame_damaged(self) -> None:
         raise AssertionError("connections here damage nothing")
 
-    def client_opened(self, connection: Inbound, certificate: Certificate) -> int:  # noqa: ARG002
+    def client_opened(self, connection: Inbound, certificate: Certificate, priority: str) -> int:  # noqa: ARG002
         self._next_connection += 1
         self._inbound[self._next_connection] = connection
         return self._next_connection
@@ -139,6 +143,13 @@ class Listener:
         self._inbound.pop(client, None)
         if self._node.node is not None:
             self._node.node.client_gone(client)
+
+    def client_is_behind(self, client: int, behind: bool) -> None:
+        if self._node.node is not None:
+            self._node.node.client_is_behind(client, behind)
+
+    def slowest_frame(self) -> Inbound | None:
+        return None
 
     def peer_opened(self, peer: str, connection: Inbound) -> None:  # noqa: ARG002
         raise AssertionError(f"peers have no connections here, {peer} opened one")
@@ -149,17 +160,19 @@ class Listener:
     def inbound_closed(self, connection: Inbound) -> None:
         """See `inbound_opened`."""
 
-    def from_client(self, client: int, requests: list[Request]) -> None:
-        self._ask(client, requests)
+    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
+        self._ask(client, requests, size)
         late: list[Request] = [request for request in requests if isinstance(request, LATE)]
         random = self._node.random
         if late and random.random() < self._listeners.replays:
             # As if a deposed manager had sent the same, and it had been under way until then.
-            self._listeners.world.events.after(random.randrange(REPLAY_DELAY_MAX), lambda: self._ask(0, late))
+            self._listeners.world.events.after(random.randrange(REPLAY_DELAY_MAX), lambda: self._ask(0, late, 0))
+        # Connections here are read from in any case: see `SimulatedTransport.pause_reading`.
+        return True
 
-    def _ask(self, client: int, requests: list[Request]) -> None:
+    def _ask(self, client: int, requests: list[Request], size: int) -> None:
         if self._node.node is not None:
-            self._node.node.receive_client(client, requests)
+            self._node.node.receive_client(client, requests, size)
             self._node.turn_soon()
 
     def peer_sends(self, peer: str, size: int) -> None:

@@ -1,0 +1,237 @@
+"""Everybody who is connected to a node: lets them in or not, and carries what they say to the core, and its answers back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Protocol
+
+from shoal.errors import ErrorCode
+from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Refused, Request, Welcome
+
+from shoal_server.certificates import Certificate, identity_of
+from shoal_server.node.core import Node
+from shoal_server.node.memory import Account
+from shoal_server.node.outbox import PeerMessage
+from shoal_server.observe.refusal_log import RefusalLog
+from shoal_server.process.connection_watch import ConnectionWatch
+from shoal_server.process.connections import Inbound
+from shoal_server.process.driver import welcome_of
+from shoal_server.process.identities import PeerIdentities
+from shoal_server.process.places import ClientPlaces, Unfinished
+
+if TYPE_CHECKING:
+    from shoal_server.observe.tracing import NodeTracing
+
+PLACE_BYTES = 16 * 1024
+"""What a connection takes of this process and of the system, as long as nothing is said on it."""
+TLS_PLACE_BYTES = 128 * 1024
+"""Likewise over TLS."""
+UNFINISHED_NEEDED = (
+    "others have come, and of all who have not greeted yet this connection has waited longest: greet at once"
+)
+CLIENT_NEEDED = (
+    "all places are taken, and of all clients this one has asked nothing for longest: connect again when needed"
+)
+
+
+class Unfinishing(Hashable, Protocol):
+    """A connection that has not said who it is: in a handshake, or before its greeting."""
+
+    @property
+    def host_address(self) -> str:
+        """Where it comes from."""
+        ...
+
+    def give_way(self, message: str) -> None:
+        """End, since somebody else needs the place."""
+        ...
+
+
+class Reception:
+    """See the module's first line. Implements `connections.ConnectionHost`.
+
+    Attributes:
+        clients: those that are connected, by number.
+        unfinished, places: who has which place.
+        watch: looks at all connections.
+        turned_away: how many found no place; gave_way: how many gave theirs up for another one.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        identities: PeerIdentities,
+        refusals: RefusalLog,
+        tracing: NodeTracing | None,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        secure: bool,
+        schedule_turn: Callable[[], None],
+        peer_is_there: Callable[[str], None],
+        peer_sends: Callable[[str, int], None],
+    ) -> None:
+        """
+        Args:
+            schedule_turn: called when something has come in.
+            peer_is_there: told of a peer that has connected here.
+            peer_sends: told of the bytes that come of one.
+        """
+        limits = node.settings.limits
+        self.max_frame_bytes = limits.max_frame_bytes
+        self.client_output_bytes = limits.client_output_bytes
+        self.memory = node.memory
+        self.secure = secure
+        self.clients: dict[int, Inbound] = {}
+        self.turned_away = self.gave_way = 0
+        self.unfinished: Unfinished[Unfinishing] = Unfinished()
+        self.places: ClientPlaces[Inbound] = ClientPlaces(limits.clients, lambda client: self.watch.is_idle(client))
+        self._inbound: set[Inbound] = set()
+        self.watch = ConnectionWatch(self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9)
+        self._node = node
+        self._identities = identities
+        self._refusals = refusals
+        self._tracing = tracing
+        self._loop = loop
+        self._schedule_turn = schedule_turn
+        self._peer_is_there = peer_is_there
+        self.peer_sends = peer_sends
+        self._next_client = 1
+        self._place_bytes = TLS_PLACE_BYTES if secure else PLACE_BYTES
+
+    def made(self) -> Inbound:
+        """Return the protocol of a connection that is being accepted."""
+        return Inbound(self, self._loop, None if self._tracing is None else self._tracing.take)
+
+    def arrived(self, connection: Unfinishing) -> None:
+        """Somebody has come who has not said yet who it is."""
+        victim = self.unfinished.arrive(connection, connection.host_address)
+        if victim is not None:
+            self.gave_way += 1
+            victim.give_way(UNFINISHED_NEEDED)
+
+    def address_of(self, client: int) -> str:
+        """Return where a client's connection comes from, "" where there is none."""
+        connection = self.clients.get(client)
+        return "" if connection is None else connection.address
+
+    def send(self, to_clients: dict[int, list[Answer]]) -> None:
+        """Send a turn's answers."""
+        clients = self.clients
+        for client, answers in to_clients.items():
+            connection = clients.get(client)
+            if connection is not None:
+                connection.send(answers)
+        if self._tracing is not None:
+            self._tracing.answered(to_clients, self._node.counters.take_timed())
+
+    def resume(self, clients: list[int]) -> None:
+        """Receive more of clients again."""
+        for client in clients:
+            connection = self.clients.get(client)
+            if connection is not None:
+                connection.resume_reading()
+
+    def cut_off(self, peer: str, reason: str) -> None:
+        """End a peer's connections to this node; it dials again, and its groups send again what was lost."""
+        for connection in list(self._inbound):
+            if connection.peer == peer:
+                connection.refuse(ErrorCode.UNAVAILABLE, reason)
+
+    def close(self) -> None:
+        """End all connections."""
+        for connection in list(self._inbound):
+            connection.close()
+
+    # -- what connections need
+
+    def welcome(self, version: int) -> Welcome:
+        return welcome_of(self._node, version, () if self._tracing is None else (TRACES_FEATURE,))
+
+    def check_peer(self, hello: Hello, certificate: Certificate) -> str:
+        return self._identities.check_dialling(hello, certificate, secure=self.secure)
+
+    def check_client(self, connection: Inbound, hello: Hello) -> Refused | None:
+        cluster = self._node.identity.cluster
+        if hello.cluster and hello.cluster != cluster:
+            return Refused(
+                ErrorCode.PROTOCOL_MISMATCH.value, f"this node belongs to cluster {cluster!r}, not {hello.cluster!r}"
+            )
+        problem, victim = self.places.arrive(connection, connection.host_address)
+        if victim is not None:
+            self.gave_way += 1
+            victim.give_way(CLIENT_NEEDED)
+        if problem:
+            self.turned_away += 1
+            return Refused(ErrorCode.OVERLOADED.value, problem)
+        return None
+
+    def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
+        self._refusals.take(connection.address, reason, peer=peer, client=client)
+
+    def failed(self, failures: list[Failure]) -> None:
+        self._node.counters.failed([ErrorCode(failure.code) for failure in failures])
+
+    def frame_damaged(self) -> None:
+        self._node.counters.frames_damaged += 1
+
+    def inbound_opened(self, connection: Inbound) -> None:
+        self._inbound.add(connection)
+        self.arrived(connection)
+        if self.memory.take(Account.CONNECTIONS, self._place_bytes):
+            connection.place_bytes = self._place_bytes
+        else:
+            self.turned_away += 1
+            connection.give_way(f"there is no room for another connection: {self.memory.refusal(Account.CONNECTIONS)}")
+
+    def inbound_closed(self, connection: Inbound) -> None:
+        self._inbound.discard(connection)
+        self.unfinished.leave(connection)
+        self.places.leave(connection)
+        self.memory.give_back(Account.CONNECTIONS, connection.place_bytes)
+
+    def client_opened(self, connection: Inbound, certificate: Certificate, priority: str) -> int:
+        self.unfinished.leave(connection)
+        client = self._next_client
+        self._next_client += 1
+        self.clients[client] = connection
+        self._node.client_connected(client, identity_of(certificate), priority)
+        return client
+
+    def client_closed(self, client: int) -> None:
+        del self.clients[client]
+        self._node.client_gone(client)
+        if self._tracing is not None:
+            self._tracing.client_gone(client)
+
+    def client_is_behind(self, client: int, behind: bool) -> None:
+        self._node.client_is_behind(client, behind)
+        if not behind:
+            # What the core has kept back for it can go on.
+            self._schedule_turn()
+
+    def peer_opened(self, peer: str, connection: Inbound) -> None:
+        self.unfinished.leave(connection)
+        # What is still to be read from an earlier one is older than what comes now, and would be taken for newer.
+        for earlier in list(self._inbound):
+            if earlier is not connection and earlier.peer == peer:
+                earlier.close()
+        self._peer_is_there(peer)
+
+    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
+        more = self._node.receive_client(client, requests, size)
+        self._schedule_turn()
+        return more
+
+    def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
+        self._node.receive_peer(peer, messages)
+        self._schedule_turn()
+
+    def slowest_frame(self) -> Inbound | None:
+        now = self._loop.time()
+        pace, slowest = min(
+            ((connection.frame_pace(now), connection) for connection in self._inbound),
+            key=lambda one: one[0],
+            default=(float("inf"), None),
+        )
+        return None if pace == float("inf") else slowest
