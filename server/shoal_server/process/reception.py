@@ -95,7 +95,7 @@ class Reception:
         self._loop = loop
         self._schedule_turn = schedule_turn
         self._peer_is_there = peer_is_there
-        self.peer_sends = peer_sends
+        self._peer_sends = peer_sends
         self._next_client = 1
         self._place_bytes = TLS_PLACE_BYTES if secure else PLACE_BYTES
 
@@ -222,6 +222,9 @@ class Reception:
         more = self._node.receive_client(client, requests, size)
         self._schedule_turn()
         return more
+
+    def peer_sends(self, peer: str, size: int) -> None:
+        self._peer_sends(peer, size)
 
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None:
         self._node.receive_peer(peer, messages)

@@ -395,7 +395,6 @@ class NodeServer:
         self._driver.schedule_turn()
 
 
-
 def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:
     """Run node `node_id` of `config` in this process until it is told to stop; return the exit code.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 from shoal.protocol.frames import HEADER_BYTES, answer_decoder, encode_frame, greeting_decoder
-from shoal.protocol.messages import Hello, Ping, Refused, Request, Welcome
+from shoal.protocol.messages import Hello, Ping, Refused, Request, Welcome, Working
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.certificates import Certificates
@@ -55,7 +55,7 @@ class Client:
 
     async def refusal(self) -> Refused:
         """Return the refusal that comes, which must be the last thing that does."""
-        (refused,) = greeting_decoder.decode(await self.body())
+        (refused,) = await self.answers()
         assert isinstance(refused, Refused)
         await self.end()
         return refused
@@ -69,7 +69,11 @@ class Client:
         self.writer.write(encode_frame(list(requests)))
 
     async def answers(self) -> list[Any]:
-        return answer_decoder.decode(await self.body())
+        """Return the next answers that are more than a sign of life."""
+        while True:
+            answers = [answer for answer in answer_decoder.decode(await self.body()) if not isinstance(answer, Working)]
+            if answers:
+                return answers
 
     async def is_served(self) -> bool:
         self.ask(Ping(1))
@@ -106,6 +110,7 @@ class Server:
             secure=secure,
             schedule_turn=self.driver.schedule_turn,
             peer_is_there=lambda _: None,
+            peer_sends=lambda _peer, _size: None,
         )
         self.port = 0
 
