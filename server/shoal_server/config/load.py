@@ -21,6 +21,7 @@ from yaml.constructor import SafeConstructor
 from yaml.reader import ReaderError
 
 from shoal_server.config.schema import (
+    MEMORY_DIVIDED_LEAST,
     ClusterConfig,
     KeyspaceConfig,
     LimitsConfig,
@@ -31,6 +32,7 @@ from shoal_server.config.schema import (
     StorageConfig,
     TimingConfig,
     TlsConfig,
+    memory_fixed,
 )
 from shoal_server.config.units import shown, written
 
@@ -409,6 +411,14 @@ def _conflicts(source: _Source) -> list[tuple[Location, list[Location], str]]:
     for section, model in _SECTIONS.items():
         conflicts = _sound_part(source, (section,), model).conflicts()
         found += [((section,), settings, words) for settings, words in conflicts]
+    limits, storage = _sound_part(source, ("limits",), LimitsConfig), _sound_part(source, ("storage",), StorageConfig)
+    least = memory_fixed(storage) + MEMORY_DIVIDED_LEAST
+    if limits.memory_bytes is not None and limits.memory_bytes < least:
+        words = (
+            f"a node with this block_cache and write_buffer of `storage` takes {written(least, 'bytes')} at the least: give it "
+            "more memory, or these less"
+        )
+        found.append((("limits",), ("memory",), words))
     nodes = len(source.data.get("nodes", ()))
     shards = 0
     for name in source.data.get("keyspaces", ()):

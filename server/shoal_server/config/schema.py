@@ -24,6 +24,7 @@ from shoal.bounds import (
 )
 
 from shoal_server.config.units import address, duration_ns, size_bytes, switch, whole_number
+from shoal_server.storage.engine_memory import engine_bytes
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -33,6 +34,10 @@ SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
+MEMORY_PROGRAM = 128 * MIB
+"""What the program and its libraries take before it holds anything for anybody."""
+MEMORY_DIVIDED_LEAST = 128 * MIB
+"""What has to be left to hold things in."""
 MANAGERS_MAX = 7
 """They are the voters of one shard."""
 
@@ -150,7 +155,8 @@ class LimitsConfig(Section):
     """What clients may send, and what a node holds for them.
 
     `client_output_buffer`: for a client with so much unread no more answers are made. `client_stall`: a client on whose
-    connection something waits to go on, in or out, and nothing has moved for so long, is cut off.
+    connection something waits to go on, in or out, and nothing has moved for so long, is cut off. `memory`: of a process, in
+    all; a part of the machine's where nothing is said.
     """
 
     max_key_bytes: Size = Field(4 * KIB, alias="max_key", ge=1, le=64 * KIB)
@@ -161,6 +167,7 @@ class LimitsConfig(Section):
     client_stall_ns: Duration = Field(30 * SECOND, alias="client_stall", ge=SECOND, le=HOUR)
     client_requests_in_flight: Count = Field(8192, ge=1, le=1_000_000)
     max_clients: Count = Field(4096, ge=1, le=1_000_000)
+    memory_bytes: Size | None = Field(None, alias="memory", ge=MIB, le=64 * TIB)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""
@@ -179,6 +186,11 @@ class StorageConfig(Section):
     log_retain_bytes: Size = Field(16 * MIB, alias="log_retain", ge=64 * KIB, le=TIB)
     sessions_per_shard: Count = Field(4096, ge=1, le=1_000_000)
     compare_replicas: Switch = True
+
+
+def memory_fixed(storage: StorageConfig) -> int:
+    """Return what a node takes whatever it holds for others (bytes): the program, RocksDB's cache and its write buffers."""
+    return MEMORY_PROGRAM + engine_bytes(storage.block_cache_bytes, storage.write_buffer_bytes)
 
 
 class ObserveConfig(Section):
@@ -239,3 +251,13 @@ class ClusterConfig(Section):
     storage: StorageConfig = StorageConfig()
     observe: ObserveConfig = ObserveConfig()
     tls: TlsConfig = TlsConfig()
+
+    @property
+    def memory_fixed(self) -> int:
+        """What of a node's memory is not for the node to divide (bytes): see `memory_fixed`."""
+        return memory_fixed(self.storage)
+
+    @property
+    def memory_least(self) -> int:
+        """With less (bytes) there is nothing to divide."""
+        return self.memory_fixed + MEMORY_DIVIDED_LEAST

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from shoal.protocol.messages import MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
 
+from shoal_server.node.memory import SHARES, Account
 from shoal_server.raft.config import RaftConfig, Timing
 
 if TYPE_CHECKING:
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 LOG_CACHE_BYTES = 64 * 1024 * 1024
 MIN_LOG_CACHE_BYTES = 64 * 1024
+UNAPPLIED_BYTES = 16 * 1024 * 1024
+MIN_UNAPPLIED_BYTES = 1024 * 1024
+MACHINE_PART = 4
+"""Of so many parts of the machine's memory a node takes one, where the configuration does not say how much."""
+MEMORY_MOST = 8 * 1024 * 1024 * 1024
+"""Likewise at the most."""
+MACHINE_BYTES = 8 * 1024 * 1024 * 1024
+"""What a machine is taken to have where nobody has looked."""
 PEER_OUTPUT_BYTES = 64 * 1024 * 1024
 """A peer that leaves more than this unread loses its link: it is stuck, and will have to catch up anyway."""
 
@@ -110,14 +119,28 @@ class NodeSettings(msgspec.Struct, frozen=True):
     memory_bytes: int = 1024 * 1024 * 1024
 
 
-def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSettings:
+def memory_of_process(config: ClusterConfig, machine_bytes: int) -> int:
+    """Return how much memory a node's process may have: as configured, else a part of the machine's.
+
+    Args:
+        machine_bytes: of the machine, or of the container that the process is in.
+    """
+    if config.limits.memory_bytes is not None:
+        return config.limits.memory_bytes
+    return max(config.memory_least, min(machine_bytes // MACHINE_PART, MEMORY_MOST))
+
+
+def settings_from_config(config: ClusterConfig, shards_here: int, machine_bytes: int = MACHINE_BYTES) -> NodeSettings:
     """Return the core's settings for a validated configuration.
 
     Args:
-        shards_here: how many replicas the node has: they share the memory for cached log entries.
+        shards_here: how many replicas the node has: they share the memory for log entries.
+        machine_bytes: see `memory_of_process`.
     """
     timing, limits, storage = config.timing, config.limits, config.storage
-    cache_bytes = max(MIN_LOG_CACHE_BYTES, LOG_CACHE_BYTES // max(1, shards_here))
+    memory = memory_of_process(config, machine_bytes) - config.memory_fixed
+    # A group holds up to twice what it is told to, of either.
+    entries = memory * SHARES[Account.LOG_CACHE] // 1000 // 4 // max(1, shards_here)
     return NodeSettings(
         timing=Timing(
             heartbeat_interval_ns=timing.heartbeat_interval_ns,
@@ -125,7 +148,10 @@ def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSetting
             drift_permille=timing.clock_drift_permille,
             election_spread_ns=timing.election_spread_ns,
         ),
-        raft=RaftConfig(cache_bytes=cache_bytes),
+        raft=RaftConfig(
+            cache_bytes=max(MIN_LOG_CACHE_BYTES, min(entries, LOG_CACHE_BYTES // max(1, shards_here))),
+            unapplied_bytes=max(MIN_UNAPPLIED_BYTES, min(entries, UNAPPLIED_BYTES)),
+        ),
         limits=Limits(
             max_key_bytes=limits.max_key_bytes,
             max_value_bytes=limits.max_value_bytes,
@@ -142,4 +168,5 @@ def settings_from_config(config: ClusterConfig, shards_here: int) -> NodeSetting
         sync_slow_ns=timing.sync_slow_ns,
         comparison=ComparisonSettings() if storage.compare_replicas else ComparisonSettings(share_permille=0),
         clock_tolerance_ns=timing.clock_tolerance_ns,
+        memory_bytes=memory,
     )

@@ -18,7 +18,7 @@ from shoal_server.process.connection_watch import ConnectionWatch
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
 from shoal_server.process.identities import PeerIdentities
-from shoal_server.process.places import ClientPlaces, Unfinished
+from shoal_server.process.places import UNFINISHED_MAX, ClientPlaces, Unfinished
 
 if TYPE_CHECKING:
     from shoal_server.observe.tracing import NodeTracing
@@ -67,12 +67,14 @@ class Reception:
         loop: asyncio.AbstractEventLoop,
         *,
         secure: bool,
+        unfinished: int = UNFINISHED_MAX,
         schedule_turn: Callable[[], None],
         peer_is_there: Callable[[str], None],
         peer_sends: Callable[[str, int], None],
     ) -> None:
         """
         Args:
+            unfinished: places for connections that have not said who they are.
             schedule_turn: called when something has come in.
             peer_is_there: told of a peer that has connected here.
             peer_sends: told of the bytes that come of one.
@@ -84,7 +86,7 @@ class Reception:
         self.secure = secure
         self.clients: dict[int, Inbound] = {}
         self.turned_away = self.gave_way = 0
-        self.unfinished: Unfinished[Unfinishing] = Unfinished()
+        self.unfinished: Unfinished[Unfinishing] = Unfinished(unfinished)
         self.places: ClientPlaces[Inbound] = ClientPlaces(limits.clients, lambda client: self.watch.is_idle(client))
         self._inbound: set[Inbound] = set()
         self.watch = ConnectionWatch(self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9)
@@ -109,6 +111,10 @@ class Reception:
         if victim is not None:
             self.gave_way += 1
             victim.give_way(UNFINISHED_NEEDED)
+
+    def know(self, hosts: frozenset[str]) -> None:
+        """Take these addresses for those of the cluster's own machines."""
+        self.places.known = hosts
 
     def address_of(self, client: int) -> str:
         """Return where a client's connection comes from, "" where there is none."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
+from msgspec.structs import replace
 from shoal.errors import ShoalError
 from shoal.metrics import Family, gauge
 
@@ -28,19 +29,23 @@ from shoal_server.config import ClusterConfig
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.core import Node
 from shoal_server.node.damage import say_failed
-from shoal_server.node.settings import NodeIdentity, settings_from_config
+from shoal_server.node.settings import NodeIdentity, memory_of_process, settings_from_config
 from shoal_server.observe import readiness
 from shoal_server.observe.node_metrics import NodeMetrics
 from shoal_server.observe.pages import Pages, serving
 from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.span_export import TracingRefused, exporting
+from shoal_server.process import machine
 from shoal_server.process.cluster_finding import find_cluster
 from shoal_server.process.connection_watch import LOOK_SECONDS
+from shoal_server.process.descriptors import descriptors_of
 from shoal_server.process.driver import NodeDriver, monotonic_ns
 from shoal_server.process.health import HealthWatch
 from shoal_server.process.identities import PeerIdentities
 from shoal_server.process.joining import ask_to_join
+from shoal_server.process.known_hosts import KnownHosts
+from shoal_server.process.memory_watch import MemoryWatch
 from shoal_server.process.peer_links import PeerLinks
 from shoal_server.process.reception import Reception
 from shoal_server.process.secure_listener import BACKLOG, SecureListener
@@ -87,23 +92,30 @@ class NodeServer:
         certificates: Certificates | None = None,
         spans: TracerProvider | None = None,
         join: bool = False,
+        callers: bool = False,
     ) -> None:
         """Open the data folder and everything on it.
 
         Args:
+            callers: the process serves gRPC besides.
             pages: of the process, which serve for as long as it lives.
             certificates: of the process; None: connections are plain.
             spans: makes them of traced requests; None: nothing is traced.
 
         Raises:
             DataFolderRefused: the folder is another cluster's or node's, of a newer format, or in use.
+            TooFewDescriptors: the process may not open as many files as it needs.
         """
         self._config = config
         self._entry = next(node for node in config.nodes if node.id == node_id)
         self._loop = asyncio.get_running_loop()
+        descriptors = descriptors_of(
+            node_id, config, tls=certificates is not None, api=callers or self._entry.admin is not None
+        )
         self._folder: DataFolder = open_data_folder(self._entry.data, config.cluster, node_id)
         self._engine = RocksEngine(
             self._folder.database,
+            open_files=descriptors.tables,
             block_cache_bytes=config.storage.block_cache_bytes,
             write_buffer_bytes=config.storage.write_buffer_bytes,
             counters=config.observe.storage_counters,
@@ -113,7 +125,10 @@ class NodeServer:
         if shard_map is None:
             shard_map = empty_shard_map(config, node_id) if join else initial_shard_map(config)
             save_shard_map(self._engine, shard_map)
-        settings = settings_from_config(config, sum(node_id in shard.replicas for shard in shard_map.shards))
+        replicas = sum(node_id in shard.replicas for shard in shard_map.shards)
+        settings = settings_from_config(config, replicas, machine.memory_bytes())
+        settings = replace(settings, limits=replace(settings.limits, clients=descriptors.clients))
+        self._callers_max = descriptors.callers
         self._limits = settings.limits
         epoch = begin_epoch(self._engine, time.time())
         self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch, version("shoal"))
@@ -177,9 +192,17 @@ class NodeServer:
             self._tracing,
             self._loop,
             secure=certificates is not None,
+            unfinished=descriptors.unfinished,
             schedule_turn=self._driver.schedule_turn,
             peer_is_there=self._links.is_there,
             peer_sends=self._links.received,
+        )
+        self._known_hosts = KnownHosts(self._machines, self._reception.know, self._loop.getaddrinfo)
+        self._memory_watch = MemoryWatch(
+            self._node.memory,
+            memory_of_process(config, machine.memory_bytes()),
+            resident=machine.resident_bytes,
+            clock=self._loop.time,
         )
         self._stop = asyncio.Event()
         self._api: ApiServer | None = None
@@ -242,7 +265,8 @@ class NodeServer:
         if self._node.routes.map.version == 0 and self._config.managers:
             tasks.append(asyncio.create_task(self._ask_to_join()))
         tasks.append(asyncio.create_task(find_cluster(self._node, self._links.greet_again)))
-        tasks.append(asyncio.create_task(self._watch_connections()))
+        tasks.append(asyncio.create_task(self._look_around()))
+        tasks.append(asyncio.create_task(self._known_hosts.follow()))
         for task in tasks:
             task.add_done_callback(self._task_ended)
         log.info(
@@ -252,6 +276,8 @@ class NodeServer:
             address=self._entry.address,
             shards=len(self._node.replicas),
             incarnation=self._identity.incarnation,
+            clients_max=self._limits.clients,
+            memory_bytes=self._memory_watch.most,
         )
         self._driver.schedule_turn()
         await self._stop.wait()
@@ -352,10 +378,17 @@ class NodeServer:
             log.critical("turn_failed", node=self._identity.node, exc_info=error)
         self._stop.set()
 
-    async def _watch_connections(self) -> None:
+    async def _look_around(self) -> None:
+        """Look at connections and memory, again and again."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._reception.watch.look()
+            self._memory_watch.look()
+
+    def _machines(self) -> list[str]:
+        """Return where nodes and managers of the cluster are."""
+        nodes = (node.address for node in self._node.routes.nodes.values())
+        return [*nodes, *(manager.address for manager in self._config.managers)]
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

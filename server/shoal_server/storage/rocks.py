@@ -44,13 +44,12 @@ from shoal_server.storage.engine import (
     StorageFull,
     View,
 )
+from shoal_server.storage.engine_memory import LOG_BUFFER_BYTES, META_BUFFER_BYTES, WRITE_BUFFERS
 from shoal_server.storage.manifest import ManifestWatermark
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
 from shoal_server.storage.rocks_reader import RocksReader, RocksView
 from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
-LOG_BUFFER_BYTES = 16 * 1024 * 1024
-META_BUFFER_BYTES = 8 * 1024 * 1024
 OPEN_FILES = 512
 INFO_LOGS = 2
 INFO_LOG_BYTES = 4 * 1024 * 1024
@@ -73,7 +72,7 @@ def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) 
     options = Options(raw_mode=True)
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(write_buffer_bytes)
-    options.set_max_write_buffer_number(3)
+    options.set_max_write_buffer_number(WRITE_BUFFERS)
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_compression_type(DBCompressionType.lz4() if compressed else DBCompressionType.none())
     return options
@@ -153,10 +152,19 @@ class Rewriting:
 class RocksEngine:
     """Implements `Engine` on the folder `path`, which must exist and belong to this process alone."""
 
-    def __init__(self, path: Path, *, block_cache_bytes: int, write_buffer_bytes: int, counters: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        block_cache_bytes: int,
+        write_buffer_bytes: int,
+        counters: bool = False,
+        open_files: int = OPEN_FILES,
+    ) -> None:
         """
         Args:
             counters: RocksDB counts what it looks up and writes: see `tickers`. It costs a few percent of the reads.
+            open_files: so many files RocksDB may keep open, besides a few.
 
         Raises:
             StorageFailed: the database cannot be opened.
@@ -172,7 +180,7 @@ class RocksEngine:
         options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
         options.set_keep_log_file_num(INFO_LOGS)
         options.set_max_log_file_size(INFO_LOG_BYTES)
-        options.set_max_open_files(OPEN_FILES)
+        options.set_max_open_files(open_files)
         if counters:
             options.enable_statistics()
         self._options = options

@@ -142,7 +142,7 @@ def run(config: ClusterConfig, manager: str) -> int:
 async def _run_with(pages: Pages, config: ClusterConfig, entry: ManagerConfig) -> int:
     own = managers_config(config)
     certificates = open_certificates(own.tls, entry.id, entry.address)
-    server = NodeServer(own, entry.id, pages, certificates=certificates)
+    server = NodeServer(own, entry.id, pages, certificates=certificates, callers=True)
     # Managers hold their wall clocks against each other, as nodes do: what one of them stamps, the next one goes by.
     clock = Clock(unix=server.unix_seconds)
     host = Manager(config, entry.id, certificates, clock)

@@ -36,7 +36,12 @@ def managers_config(config: ClusterConfig) -> ClusterConfig:
         ),
         keyspaces={MANAGERS_KEYSPACE: KeyspaceConfig(microshards=1, shards=1, voters=count, delimiter="")},
         timing=config.timing,
-        limits=LimitsConfig(max_value=MAP_BYTES_MAX, max_batch=2 * MAP_BYTES_MAX, max_frame=4 * MAP_BYTES_MAX),
+        limits=LimitsConfig(
+            max_value=MAP_BYTES_MAX,
+            max_batch=2 * MAP_BYTES_MAX,
+            max_frame=4 * MAP_BYTES_MAX,
+            memory=config.limits.memory_bytes,
+        ),
         storage=config.storage,
         # Whoever writes here controls the cluster: managers, and nodes that ask to join. All of them have certificates.
         tls=config.tls.model_copy(update={"clients": "required"}),

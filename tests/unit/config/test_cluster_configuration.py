@@ -27,7 +27,7 @@ from shoal_server.config.schema import (
     StorageConfig,
     TimingConfig,
 )
-from shoal_server.node.settings import settings_from_config
+from shoal_server.node.settings import memory_of_process, settings_from_config
 
 GOOD = """\
 cluster: demo
@@ -596,3 +596,21 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_the_shipped_example_is_right() -> None:
     root = Path(__file__).parents[3]
     assert load_config(root / "cluster.yaml", {}).cluster == "demo"
+
+
+def test_memory_is_a_part_of_the_machines_unless_it_is_configured() -> None:
+    gib = 1 << 30
+    config = parse(GOOD)
+    assert memory_of_process(config, 16 * gib) == 4 * gib
+    assert memory_of_process(config, 1024 * gib) == 8 * gib
+    assert memory_of_process(config, 1) == config.memory_least
+    assert memory_of_process(parse(GOOD, SHOAL_LIMITS_MEMORY="3GiB"), 16 * gib) == 3 * gib
+    assert settings_from_config(config, 8, 16 * gib).memory_bytes == 4 * gib - config.memory_fixed
+
+
+def test_memory_that_the_engine_alone_would_fill_is_refused_with_what_would_do() -> None:
+    [problem] = problems(GOOD, SHOAL_LIMITS_MEMORY="256MiB")
+    assert "takes 488MiB at the least" in problem
+    [problem] = problems(GOOD, SHOAL_LIMITS_MEMORY="1GiB", SHOAL_STORAGE_BLOCK_CACHE="4GiB")
+    assert "at the least" in problem
+    assert parse(GOOD, SHOAL_LIMITS_MEMORY="488MiB").limits.memory_bytes == 488 << 20

@@ -109,6 +109,7 @@ async def test_what_is_not_read_is_counted_and_said_to_be_too_much(pair: Pair):
     assert sender.told == [True]
     await pair.read(MOST)
     assert sender.told == [True, False]
+    sender.outgoing.look(0.0)
     assert sender.memory.used(Account.ANSWERS) == 0
 
 
