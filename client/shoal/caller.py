@@ -185,6 +185,9 @@ class Caller:
     async def run_all(self, steps: Sequence[Step], deadline: float) -> list[object]:
         """Make many calls at once, as far as the bound on open calls allows; return results and errors in order."""
         driver = self.driver
+        late = driver.late(deadline, len(steps))
+        if late is not None:
+            return [late] * len(steps)
         sizes = [check_step(step, driver.router.limits) for step in steps]
         calls: list[tuple[Call, Waiter]] = []
         results: list[object] = []

@@ -39,6 +39,8 @@ _SAME_NODE = frozenset((ErrorCode.UNAVAILABLE.value, ErrorCode.OVERLOADED.value)
 _LACKING = frozenset((ErrorCode.WRONG_SHARD.value, ErrorCode.UNAVAILABLE.value))
 """What a leader answers whose shard lacks a microshard, or is about to be given it; it names itself beside."""
 
+_TOO_LATE = ErrorCode.DEADLINE_EXCEEDED.value
+
 _ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
 
 
@@ -144,7 +146,9 @@ class Answers(Generic[W]):
         if isinstance(request, WriteBatch) and failure.maybe_applied:
             request.uncertain = True
         code = failure.code
-        if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
+        if code == _TOO_LATE and not failure.maybe_applied and not isinstance(request, SessionOpen):
+            self._dropped(request, link, failure, now)
+        elif isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
             if code in _ANOTHER_REPLICA:
                 request.too_stale = request.too_stale or code == ErrorCode.TOO_STALE
                 self._declined(request, link, failure.message)
@@ -167,6 +171,25 @@ class Answers(Generic[W]):
             self._endings.fail_queued_writes(shard_queue, link.node, failure)
         else:
             self._endings.fail_batch(request, failure)
+
+    def _dropped(self, batch: AnyBatch[W], link: Link[W], failure: Failure, now: float) -> None:
+        """The node has not come to a batch before its time was over: the calls of which some is left are tried again."""
+        shard_queue = batch.shard_queue
+        if isinstance(batch, WriteBatch) and batch.uncertain:
+            # An earlier attempt may have been applied: its number goes with it.
+            self._ask_again(batch)
+        else:
+            self._endings.drop_late(batch, failure, now)
+            if isinstance(batch, ReadBatch | ScanPageRead) and not batch.freshness.strong:
+                self._declined(batch, link, failure.message)
+                return
+            if not batch.awaited:
+                shard_queue.close(batch)
+                self._schedule.touch(shard_queue)
+                return
+            self._endings.requeue(batch)
+        if batch.epoch == shard_queue.epoch:
+            self._retry_later(shard_queue, _trouble(link, failure), 0.0, now)
 
     def _take_apart(self, batch: AnyBatch[W], link: Link[W], failure: Failure, routes: Routes, now: float) -> None:
         """The leader lacks what a batch, or a part of it, is about: let that keep nothing else from being served.

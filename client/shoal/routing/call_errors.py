@@ -84,6 +84,16 @@ def expired(
     )
 
 
+def dropped(call: AnyCall[W], shard_queue: ShardQueue[W], asked: str, failure: Failure) -> ShoalError:
+    """A node did not come to it before the deadline, and so has not begun with it."""
+    return DeadlineExceeded(
+        f"{call.what}, shard {shard_queue.shard.id}: {asked} did not come to it before the deadline, and it was not done "
+        f"({failure.message}): try again later, or give it more time",
+        shard=shard_queue.shard.id,
+        request_id=failure.request,
+    )
+
+
 def refused(
     call: AnyCall[W], shard_queue: ShardQueue[W], asked: str, failure: Failure, *, maybe_applied: bool
 ) -> ShoalError:

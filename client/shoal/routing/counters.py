@@ -60,9 +60,9 @@ class ClientCounters:
         """A request was refused."""
         self.refusals[code] = self.refusals.get(code, 0) + 1
 
-    def failed(self, code: ErrorCode) -> None:
-        """A call ended with an error."""
-        self.calls_failed[code] = self.calls_failed.get(code, 0) + 1
+    def failed(self, code: ErrorCode, calls: int = 1) -> None:
+        """Calls ended with an error."""
+        self.calls_failed[code] = self.calls_failed.get(code, 0) + calls
 
     def families(self) -> Iterator[Family]:
         """Yield what was counted."""

@@ -12,7 +12,7 @@ from shoal.errors import ErrorCode, ShoalError
 from shoal.protocol.messages import Failure, Rows, ScanPage
 from shoal.quotas import adds
 from shoal.results import WriteResult
-from shoal.routing.call_errors import closed, disowned, expired, outcome_lost, refused, too_stale
+from shoal.routing.call_errors import closed, disowned, dropped, expired, outcome_lost, refused, too_stale
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.limits import NodeLimits
 from shoal.routing.schedule import Schedule
@@ -58,9 +58,9 @@ class Endings(Generic[W]):
             for call in batch.calls:
                 if call.waiter is not None and may_have_applied(batch, call):
                     self.fail(call, outcome_lost(call, batch.shard_queue, batch.request_id, reason))
-        self._requeue(batch)
+        self.requeue(batch)
 
-    def _requeue(self, batch: AnyBatch[W]) -> None:
+    def requeue(self, batch: AnyBatch[W]) -> None:
         """Put the calls of a batch back, to travel in another one: nothing of them was applied; its number is void."""
         shard_queue = batch.shard_queue
         shard_queue.close(batch)
@@ -71,6 +71,15 @@ class Endings(Generic[W]):
         else:
             shard_queue.scans.put_back(batch.calls)
         self._schedule.touch(shard_queue)
+
+    def drop_late(self, batch: AnyBatch[W], failure: Failure, now: float) -> None:
+        """End those calls of a batch that a node dropped as too late which have no time left; others may be tried again.
+
+        What has a millisecond left has none: a node is told no smaller times.
+        """
+        for call in batch.calls:
+            if call.deadline <= now + 0.001:
+                self.fail(call, dropped(call, batch.shard_queue, batch.asked, failure))
 
     def fail_batch(self, batch: AnyBatch[W], failure: Failure) -> None:
         """End a batch's calls as a node refused them, for a reason that another attempt would not change."""
@@ -95,7 +104,7 @@ class Endings(Generic[W]):
         for call in batch.calls:
             if call.waiter is not None and adds(call.operation):
                 self.fail(call, refused(call, batch.shard_queue, batch.asked, failure, maybe_applied=False))
-        self._requeue(batch)
+        self.requeue(batch)
 
     def _halve(self, batch: WriteBatch[W]) -> bool:
         """Have calls that were refused together travel in halves, until those to blame are alone; say whether they do."""
@@ -104,7 +113,7 @@ class Endings(Generic[W]):
             return False
         for call in batch.calls:
             call.size = max(call.size, 2 * self._limits.batch_bytes // awaited)
-        self._requeue(batch)
+        self.requeue(batch)
         return True
 
     # -- of a shard queue -----------------------------------------------------------------------------------------------
@@ -143,7 +152,7 @@ class Endings(Generic[W]):
             unanswered = batch.unsettled
             if late and not unanswered:
                 # Surely not done, and it must stay so: were the batch sent again, the late calls would go with it.
-                self._requeue(batch)
+                self.requeue(batch)
                 return NEVER
         for call in late:
             if isinstance(batch, Query) and batch.too_stale and batch.calls[0].max_staleness_ms > 0:

@@ -11,7 +11,7 @@ with the first result. That makes retries safe, and this is what a write is told
 
 | the batch of the call                            | at the deadline                     | at `close`       |
 | ------------------------------------------------ | ----------------------------------- | ---------------- |
-| was never sent                                   | DeadlineExceeded, surely not done   | Closed, not done |
+| was never sent, or dropped by a node as too late | DeadlineExceeded, surely not done   | Closed, not done |
 | was sent, and surely refused each time           | Overloaded or Unavailable, not done | Closed, not done |
 | has an attempt unanswered                        | DeadlineExceeded, maybe done        | Closed, maybe    |
 | has had one that was lost, or its leader demoted | DeadlineExceeded, maybe done        | Closed, maybe    |
@@ -141,7 +141,12 @@ class Router(Generic[W]):
         self._endings: Endings[W] = Endings(self._schedule, self.limits)
         self._answers = Answers(self.network, self._schedule, self._endings, self.counters, tracer, backoff, budget)
         self._sender = Sender(
-            self.network, ReplicaSelector(self.network, random, region), self._schedule, self.limits, tracer
+            self.network,
+            ReplicaSelector(self.network, random, region),
+            self._schedule,
+            self._endings,
+            self.limits,
+            tracer,
         )
         self.routes: Routes | None = None
         self.one_partition = False

@@ -1,4 +1,7 @@
-"""From calls to requests that are sent: the queues become batches, and those that wait for another attempt get it."""
+"""From calls to requests that are sent: the queues become batches, and those that wait for another attempt get it.
+
+Nothing is sent whose deadline has passed: such calls end before.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import STRONG, Traces
 from shoal.routing.apart import PATIENCE, Apart, Part, Wait
 from shoal.routing.calls import NEVER, STRONG_READ, CallQueue, ReadCall, W, WriteCall
+from shoal.routing.endings import Endings
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link
 from shoal.routing.network import Network
@@ -21,6 +25,7 @@ from shoal.routing.shard_queue import (
     AnyQuery,
     AnyRequest,
     AttemptTracer,
+    Query,
     ReadBatch,
     ScanPageRead,
     SessionOpen,
@@ -41,12 +46,14 @@ class Sender(Generic[W]):
         network: Network[W],
         selector: ReplicaSelector[W],
         schedule: Schedule[W],
+        endings: Endings[W],
         limits: NodeLimits,
         tracer: AttemptTracer | None,
     ) -> None:
         self._network = network
         self._selector = selector
         self._schedule = schedule
+        self._endings = endings
         self._limits = limits
         self._tracer = tracer
 
@@ -58,6 +65,9 @@ class Sender(Generic[W]):
             if shard_queue.idle:
                 continue
             earliest = shard_queue.earliest
+            if earliest <= now:
+                # They have come since the last look for what is late.
+                earliest = self._endings.expire(shard_queue, now)
             if earliest < schedule.next_check:
                 schedule.next_check = earliest
             if shard_queue.scans.calls:
@@ -83,6 +93,8 @@ class Sender(Generic[W]):
                 elif batch.wait is not None and now < batch.wait.until:
                     self._schedule.look_at(shard_queue, batch.wait.until)
                 else:
+                    if isinstance(batch, Query):
+                        batch.drop_closed()
                     shard_queue.launch(batch)
                     self._send(batch, link, now)
         apart = shard_queue.apart
@@ -220,6 +232,7 @@ class Sender(Generic[W]):
             if chosen is None:
                 shard_queue.give_to_leader(query)
             elif isinstance(chosen, Link):
+                query.drop_closed()
                 shard_queue.launch(query)
                 self._send(query, chosen, now)
             else:

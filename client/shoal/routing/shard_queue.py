@@ -138,6 +138,11 @@ class Query(Batch[W, C]):
         self.declined: dict[str, str] = {}
         self.too_stale = False
 
+    def drop_closed(self) -> None:
+        """Before another attempt: ask no more for what nobody waits for."""
+        if any(call.waiter is None for call in self.calls):
+            self.calls = [call for call in self.calls if call.waiter is not None]
+
 
 class ReadBatch(Query[W, ReadCall[W]]):
     """The calls of one `Read`."""

@@ -35,8 +35,8 @@ GREETING_SECONDS = 10.0
 SOFT_FRAME_BYTES = 2 * 1024 * 1024
 """Requests are spread over frames of about this size: a node answers none of a frame before all of it has arrived."""
 
-WRITE_BUFFER_BYTES = 4 * 1024 * 1024
-"""Beyond so many unsent bytes requests wait in the router."""
+WRITE_BUFFER_BYTES = 1024 * 1024
+"""Beyond so many unsent bytes requests wait in the router, which sends none that has expired meanwhile."""
 
 
 class ConnectionHost(Protocol):

@@ -111,6 +111,17 @@ class Driver:
         now = self._now if self._flushing else self._time()
         return now + (self._timeout if timeout is None else timeout)
 
+    def late(self, deadline: float, calls: int) -> ShoalError | None:
+        """Return the error of so many calls that are still to be sent, if their deadline has passed."""
+        if self._running_loop().time() < deadline:
+            return None
+        error = DeadlineExceeded(
+            f"{calls} calls were still to be sent at the deadline, so they were not sent, and not done: send less at once, or "
+            "give it more time"
+        )
+        self.router.counters.failed(error.code, calls)
+        return error
+
     async def admit(self, deadline: float) -> None:
         """Wait until the caller may submit one call, which it has to do before it awaits anything else.
 

@@ -117,8 +117,13 @@ class World:
             self.turn()
 
     def check_sent(self, request: Any) -> None:
+        if isinstance(request, Read):
+            self.check_in_time(request.keys)
         if isinstance(request, Write):
             name = (request.session, request.number)
+            if name not in self.operations_of:
+                operations = operations_decoder.decode(request.operations)
+                self.check_in_time([key for operation in operations for key in keys_of(operation)])
             known = self.operations_of.setdefault(name, bytes(request.operations))
             assert known == bytes(request.operations), "a number never changes its operations"
             newest = max(number for session, number in self.operations_of if session == request.session)
@@ -131,6 +136,10 @@ class World:
                 if session == request.session and self.fast[session, number] is request.fast
             ]  # fmt: skip
             assert max(of_kind) - request.number < shard_queue.WRITES_IN_FLIGHT
+
+    def check_in_time(self, keys: list[bytes]) -> None:
+        """A write that may have been applied goes on as it is; of all else nothing is sent that has expired."""
+        assert all(self.calls[int(key)].deadline > self.now for key in keys), "nothing that has expired is sent"
 
     def collect(self) -> None:
         outcomes = self.router.take_outcomes()
@@ -267,6 +276,9 @@ class World:
         elif fate == "overloaded" and isinstance(request, Write | Read | OpenSession):
             failure = Failure(request.request, ErrorCode.OVERLOADED, "full", retry_after_ms=at % 50)
             self.router.receive(address, [failure], self.now)
+        elif fate == "dropped" and isinstance(request, Write | Read):
+            failure = Failure(request.request, ErrorCode.DEADLINE_EXCEEDED, "too late")
+            self.router.receive(address, [failure], self.now)
         else:
             self.router.receive(address, [self.answer(address, request)], self.now)
         self.collect()
@@ -294,6 +306,7 @@ FREQUENCIES = {
     "lost request": 4,
     "demoted": 8,
     "overloaded": 5,
+    "dropped": 5,
     "cancel": 4,
     "elect": 3,
     "forget sessions": 3,
@@ -323,7 +336,7 @@ def _play(script: list[tuple[str, int]], seed: int) -> World:
     world.heal()
     for name, at in script:
         if name in ("put", "get", "hasty put"):
-            world.submit(name != "get", TIMEOUT if name != "hasty put" else 0.05)
+            world.submit(name != "get", TIMEOUT if name != "hasty put" else (0.05, 0.001, -0.001)[at % 3])
         elif name in ("weak get", "fast put", "increment"):
             world.submit(name != "weak get", TIMEOUT if at % 4 else 0.05, name)
         elif name == "stale":

