@@ -26,6 +26,7 @@ from shoal.protocol.frames import (
     encode_frame,
     greeting_decoder,
 )
+from shoal.protocol.hot_keys import GetHotKeys, HotKeys
 from shoal.protocol.messages import (
     Answer,
     ChangeMembership,
@@ -78,7 +79,7 @@ ARRIVING_SECONDS = 60.0
 SLOWEST_BYTES_PER_SECOND = 100_000
 """A long request has as much more time as it takes to get there at that rate."""
 
-_Answer = TypeVar("_Answer", StatusReply, ShardMapReply, Page, MovingRows, ChecksumSlice, Done)
+_Answer = TypeVar("_Answer", StatusReply, ShardMapReply, Page, MovingRows, ChecksumSlice, HotKeys, Done)
 
 
 class NotLeader(Unavailable):
@@ -230,6 +231,10 @@ class AdminConnection:
             InvalidArgument: it is no such level.
         """
         await self._ask(SetLogLevel(self._number(), level), Done)
+
+    async def hot_keys(self, shard: int = 0) -> HotKeys:
+        """Return which keys clients have asked the node for most lately, of one shard, or of its busiest ones (0)."""
+        return await self._ask(GetHotKeys(self._number(), shard), HotKeys)
 
     async def set_quota_shares(self, epoch: int, number: int, shares: tuple[QuotaShare, ...]) -> None:
         """Have the node take shares of keyspaces' quotas (see `SetQuotaShares`).

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from shoal.cli import cluster, data, expiring, exporting, importing, log_level, scanning, skipping
+from shoal.cli import cluster, data, expiring, exporting, hot, importing, log_level, scanning, skipping
 from shoal.cli.failures import CommandFailed, ExitCode, exit_code_of
 from shoal.cli.options import CafileOption, CertfileOption, KeyfileOption
 from shoal.cli.output import note, print_line
@@ -131,7 +131,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _part in (data, scanning, expiring, importing, exporting, cluster, skipping, log_level):
+for _part in (data, scanning, expiring, importing, exporting, cluster, hot, skipping, log_level):
     _part.register(app)
 
 

@@ -49,6 +49,7 @@ from shoal.priorities import Priority
 from shoal.protocol.checksums import ChecksumSlice, ReadChecksum
 from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.failures import ReplicaFailure
+from shoal.protocol.hot_keys import GetHotKeys, HotKeys
 from shoal.protocol.migration import EndedMigration, MigrationStatus, MigrationStep, MovingRows, ReadMoving
 from shoal.protocol.quotas import QuotaUses, SetQuotaShares
 from shoal.shardmap import Ranges, Shard, ShardMap
@@ -487,6 +488,7 @@ Request: TypeAlias = (
     | SetLogLevel
     | SkipEntry
     | SetQuotaShares
+    | GetHotKeys
 )
 
 
@@ -770,6 +772,7 @@ Answer: TypeAlias = (
     | ShardMapReply
     | StatusReply
     | ChecksumSlice
+    | HotKeys
     | Done
     | Failure
     | Refused

@@ -135,7 +135,15 @@ class Admission:
                 if quota is not None:
                     self._check_bytes(command, quota)
                 replica.queue_command(command)
+                hot_keys = replica.load.hot_keys
+                hot_keys.left -= 1
+                if not hot_keys.left:
+                    hot_keys.take(list(named_keys(command.operations or [])), self._quotas.now, writes=True)
             elif type(request) is Read:
+                hot_keys = replica.load.hot_keys
+                hot_keys.left -= 1
+                if not hot_keys.left:
+                    hot_keys.take(request.keys, self._quotas.now, writes=False)
                 replica.reads.queue(QueuedRead(client, request, self._check_read(request, replica), weak))
             elif type(request) is Scan:
                 self._check_keyspace(request, replica)

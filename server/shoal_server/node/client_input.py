@@ -13,6 +13,7 @@ import msgspec
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
 from shoal.protocol.checksums import ReadChecksum
+from shoal.protocol.hot_keys import GetHotKeys
 from shoal.protocol.messages import (
     Answer,
     Done,
@@ -42,6 +43,7 @@ from shoal_server.node.counters import NodeCounters
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
 from shoal_server.node.fair_queue import CONTROL, Flow
+from shoal_server.node.hot_keys_report import hot_keys
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.overload import Overload, retry_after_ms, waits_in_vain
@@ -266,6 +268,10 @@ class ClientInput:
             return self._tell_status(client, request, now, outbox)
         elif isinstance(request, ReadChecksum):
             self._read_checksum(client, request, now, outbox)
+        elif isinstance(request, GetHotKeys):
+            found, cost = hot_keys(request, self._replica_set.identity.node, self._replica_set.by_shard, now)
+            outbox.answer(client, found)
+            return cost
         elif isinstance(request, TransferLeader):
             replica = self._admission.replica_of(client, request.request, request.shard, outbox)
             if replica is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from shoal.protocol.messages import MAX_HOT_MICROSHARDS, MicroshardLoad
 
+from shoal_server.node.hot_keys import HotKeys
 from shoal_server.node.row_counts import RowCounts
 from shoal_server.shard.traffic import Traffic
 
@@ -18,10 +19,11 @@ FADED = 0.5
 
 @dataclass(slots=True)
 class ReplicaLoad:
-    """One replica's load. `cpu`: its share of one core. `work`: in reads a second."""
+    """One replica's load. `cpu`: its share of one core. `work`: in reads a second. `hot_keys`: what clients ask for."""
 
     cpu: float = 0.0
     work: float = 0.0
+    hot_keys: HotKeys = field(default_factory=HotKeys)
     _reads: int = 0
     _writes: int = 0
     _rates: dict[int, list[float]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from shoal.protocol.frames import (
     operations_decoder,
     request_decoder,
 )
+from shoal.protocol.hot_keys import GetHotKeys, HotKeys
 from shoal.protocol.messages import (
     MAX_BATCH_BYTES,
     MAX_FRAME_BYTES,
@@ -102,6 +103,7 @@ class Script:
     old_maps: set[str] = field(default_factory=set)
     unserved: dict[int, set[int]] = field(default_factory=dict)
     """By shard, microshards that the map gives it and its log does not."""
+    hot: dict[str, HotKeys] = field(default_factory=dict)
     page_rows: int = 3
     staleness_ms: int = 0
     on_page: Callable[[ReadPage], None] | None = None
@@ -254,6 +256,9 @@ class FakeCluster:
             return Failure(number, failure.code, failure.message, failure.maybe_applied)
         if isinstance(request, GetShardMap):
             return ShardMapReply(number, self._map(node))
+        if isinstance(request, GetHotKeys):
+            known = self.script.hot.get(node, HotKeys(0, node, ()))
+            return msgspec.structs.replace(known, request=number)
         if isinstance(request, GetStatus):
             if self.script.before_status is not None:
                 self.script.before_status()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from shoal.protocol import messages
 from shoal.protocol.checksums import ReadChecksum
+from shoal.protocol.hot_keys import GetHotKeys
 from shoal.protocol.migration import MigrationStep, ReadMoving
 from shoal.protocol.quotas import SetQuotaShares
 from shoal.shardmap import Ranges
@@ -27,6 +28,7 @@ ABOUT_NO_ROWS = {
     messages.SkipEntry,
     messages.SplitShard,
     SetQuotaShares,
+    GetHotKeys,
 }
 """`SplitShard` moves no row, and says in the child which microshards go."""
 STEPS = set(get_args(MigrationStep)) | {ReadMoving}
