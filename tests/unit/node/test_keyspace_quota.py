@@ -14,9 +14,9 @@ from shoal.shardmap import Keyspace, one_microshard
 from shoal_server.node.keyspace_quota import (
     FULL_RETRY_MS,
     KeyspaceQuota,
-    TokenBucket,
     extra_operations,
 )
+from shoal_server.node.token_bucket import TokenBucket
 from shoal_server.node.write_decoding import operations_in
 
 SECOND = 1_000_000_000
