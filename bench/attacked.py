@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +106,7 @@ class Doors:
     async def running(self) -> AsyncIterator[None]:
         """Knock for the length of an `async with` block."""
         ground = self._ground
-        async with grpc.aio.insecure_channel(ground.grpc[0] if ground.grpc else "") as channel:
-            stub = shoal_pb2_grpc.ShoalStub(channel)
+        async with AsyncExitStack() as stack:
             doors: dict[str, Callable[[], Awaitable[bool]]] = {
                 f"client at {address}": lambda address=address: _greeted(address) for address in ground.addresses
             }
@@ -118,6 +117,8 @@ class Doors:
             doors["/healthz"] = lambda: _page(ground.pages[0], "/healthz")
             doors["/readyz"] = lambda: _page(ground.pages[0], "/readyz")
             if ground.grpc:
+                channel = await stack.enter_async_context(grpc.aio.insecure_channel(ground.grpc[0]))
+                stub = shoal_pb2_grpc.ShoalStub(channel)
                 doors["gRPC"] = lambda: _called(stub)
             tasks = [asyncio.create_task(self._knock(name, door)) for name, door in doors.items()]
             try:

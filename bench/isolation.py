@@ -35,6 +35,7 @@ from steady_load import Call, FailedCall, Seen, steady_load
 
 GETS, PUTS = 50.0, 20.0
 """A second, of the light load."""
+MIX = {"get": GETS, "put": PUTS}
 KEYS = 2_000
 TARGET_MS = 100.0
 SETTLE_SECONDS = 2.0
@@ -45,13 +46,18 @@ SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """What the light load saw in one part of a row; latencies in milliseconds, of the calls that were answered."""
+    """What the light load saw in one part of a row; latencies in milliseconds, of the calls that were answered.
+
+    `gets_p99_ms`, `puts_p99_ms`: a put goes through three nodes, and a get through one.
+    """
 
     calls: int
     failed: int
     p50_ms: float
     p99_ms: float
     max_ms: float
+    gets_p99_ms: float = 0.0
+    puts_p99_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ async def measure(attack: Attack, folder: Path, times: Times, ceiling_mib: float
         TimeoutError: it does not come to an end.
     """
     cluster = AttackedCluster(folder, attack.needs)
-    ground = cluster.ground(SEED, times.attack)
+    ground = cluster.ground(SEED, max(times.attack, attack.seconds_least))
     memory = MemoryWatch(cluster.processes, ceiling_mib)
     doors = Doors(ground, tls=attack.needs is Needs.TLS)
     deeds = Deeds()
@@ -128,8 +134,7 @@ async def measure(attack: Attack, folder: Path, times: Times, ceiling_mib: float
             await cluster.start()
             async with memory.running(), AttackerProcess(attack, ground) as attacker:
                 await asyncio.sleep(SETTLE_SECONDS)
-                mix = {"get": GETS, "put": PUTS}
-                async with steady_load(cluster.processes.url, GETS + PUTS, mix, KEYS) as seen, doors.running():
+                async with steady_load(cluster.processes.url, GETS + PUTS, MIX, KEYS) as seen, doors.running():
                     await asyncio.sleep(SETTLE_SECONDS)
                     began = time.monotonic()
                     await asyncio.sleep(times.quiet)
@@ -190,6 +195,7 @@ def _figures(seen: Seen, began: float, ended: float) -> LoadFigures:
         round(quantile(latencies, 0.5), 2),
         round(quantile(latencies, 0.99), 2),
         round(max(latencies, default=0.0), 1),
+        *(round(quantile([call.seconds * 1000 for call in calls if call.kind == kind], 0.99), 2) for kind in MIX),
     )
 
 

@@ -165,6 +165,7 @@ class Attack:
         run: does it until the time is up; `Assault.left` says how much there is. It is cancelled soon after.
         prepare: writes what has to be there before.
         valid: what it asks for is its due, so that its own calls are to be answered as well.
+        seconds_least: it is not complete before.
     """
 
     name: str
@@ -174,3 +175,4 @@ class Attack:
     prepare: Callable[[Assault], Awaitable[None]] = nothing
     needs: Needs = Needs.NOTHING
     valid: bool = False
+    seconds_least: float = 0.0

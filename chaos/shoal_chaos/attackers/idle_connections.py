@@ -175,6 +175,7 @@ ATTACKS = (
         Family.IDLE_CONNECTIONS,
         f"{IDLE_CLIENTS:,} clients that say hello and then nothing",
         _idle(IDLE_CLIENTS, _greeted),
+        seconds_least=20.0,
     ),
     Attack(
         "idle-clients-few-descriptors",
