@@ -54,6 +54,10 @@ CLOCKS_DRIFT_PERMILLE = 100
 """More than any two clocks of a simulated cluster drift apart."""
 
 
+LONGEST_TURN = 60_000_000
+"""What a node has for a turn is a few times less; by how much its estimates are off, nobody says."""
+
+
 class Violation(AssertionError):
     """Something happened that must never happen."""
 
@@ -189,6 +193,11 @@ class Invariants:
                     )
                 index = entry.index + 1
         self._checked[key] = log.commit_index
+
+    def check_turn(self, name: str, took: int) -> None:
+        """A turn ends, which took so long (ns): a node is never busy for so long that others take it for dead."""
+        if took > LONGEST_TURN:
+            raise Violation(f"{name} was busy with one turn for {took / 1e6:.0f} ms")
 
     def check_serving(self, nodes: Iterable[tuple[str, list[Serving]]]) -> None:
         """What leaders serve at one instant by their leases: no microshard is served by two shards."""

@@ -12,6 +12,7 @@ from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.faults.crowds import Crowds
 from shoal_chaos.simulation.faults.damaged_rows import DamagedMeta, DamagedRows, LostLogs
 from shoal_chaos.simulation.faults.flipped_bits import FlippedBits
+from shoal_chaos.simulation.faults.floods import Floods, FloodsAlone, few_requests
 from shoal_chaos.simulation.faults.missed_splits import MissedSplits
 from shoal_chaos.simulation.faults.silent_changes import SilentChanges
 from shoal_chaos.simulation.faults.stalled_links import StalledLinks
@@ -40,7 +41,14 @@ def cold_starts_among_wrong_clocks(seed: int) -> NodesReport:
     return (COLD_START if seed % 4 == 0 else WRONG_CLOCKS)(seed)
 
 
+def floods(seed: int) -> NodesReport:
+    """Run one seed of floods; every second has nothing else that goes wrong."""
+    return (FLOODS if seed % 2 == 0 else FLOODS_ALONE)(seed)
+
+
 CROWDS = Mix(Crowds, 8)
+FLOODS = Mix(Floods, 6, few_requests)
+FLOODS_ALONE = Mix(FloodsAlone, 6, few_requests)
 STALLED_LINKS = Mix(StalledLinks, 15, short_logs_and_other_support)
 WRONG_CLOCKS = Mix(WrongClocks, 12)
 COLD_START = Mix(ColdStart, COLD_START_SECONDS)
@@ -53,6 +61,7 @@ MIXES: dict[str, Callable[[int], NodesReport]] = {
     "silent-changes": Mix(SilentChanges),
     "wrong-clocks": cold_starts_among_wrong_clocks,
     "crowds": CROWDS,
+    "floods": floods,
     "flipped-bits": Mix(FlippedBits),
     "damaged-rows": Mix(DamagedRows),
     "damaged-meta": Mix(DamagedMeta),

@@ -51,7 +51,7 @@ class Cluster:
     """Nodes, which begin with `start`. Who keeps them, and who uses them, is beside it: see `scene.py`.
 
     `shard_map`: the first one. `certificates`: by the number of a client, whom its certificate is of. `settings`: those that
-    processes begin with.
+    processes begin with. `turns_take_time`: as long as what comes of them is worth (see `work.py`); else none.
     """
 
     keeper: Keeper
@@ -62,6 +62,7 @@ class Cluster:
         self.settings = settings
         self.invariants = Invariants(settings.sync_stall_ns + DISK_LOOK_INTERVAL + settings.timing.support_ns)
         self.certificates: dict[int, bytes] = {}
+        self.turns_take_time = False
         self.nodes: dict[str, SimulatedNode] = {}
         clocks = world.random("clocks")
         drift = settings.timing.drift_permille // 2

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any, Protocol
 
-from shoal.protocol.frames import request_decoder
 from shoal.protocol.messages import Answer
 from shoal.shardmap import ShardMap
-from shoal_server.node.core import Node
+from shoal_server.node.core import Node, TurnEnd
 from shoal_server.node.disk_health import DiskState, SyncLatency
 from shoal_server.node.outbox import peer_decoder
 from shoal_server.node.replica import Replica
@@ -20,6 +19,8 @@ from shoal_server.storage.layout import applied_state_key, split_off_key
 from shoal_server.storage.node_rows import load_shard_map
 from shoal_server.storage.replica_rows import is_stored
 
+from shoal_chaos.simulation.cluster.callers import Callers
+from shoal_chaos.simulation.cluster.work import turn_takes
 from shoal_chaos.simulation.invariants import Invariants, Serving, Violation
 from shoal_chaos.simulation.world.disk import SimulatedEngine
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, Clock
@@ -74,6 +75,7 @@ class Surroundings(Protocol):
 
     settings: NodeSettings
     keeper: Keeper
+    turns_take_time: bool
 
     @property
     def world(self) -> World: ...
@@ -87,7 +89,7 @@ class Surroundings(Protocol):
 
 
 class SimulatedNode:
-    """One node: its disk outlives its process. `told`: something has reached it since its last turn.
+    """One node: its disk outlives its process. `told`: something has reached it since its last turn. `callers`: its clients.
 
     `ended`: it never comes back: its machine is gone, or it was removed and its process ended.
     """
@@ -118,6 +120,7 @@ class SimulatedNode:
         self._looked_at_disk = 0
         self._sync_durations: list[int] = []
         self._latency = SyncLatency(0)
+        self.callers = Callers(name)
 
     @property
     def replicas(self) -> dict[int, Replica]:
@@ -185,6 +188,7 @@ class SimulatedNode:
         self._looked_at_disk = self.local_now()
         self._sync_durations = []
         self._latency = SyncLatency(self.local_now())
+        self.callers = Callers(self.name)
         identity = NodeIdentity("simulated", self.name, f"{self.name}-1", self.epoch)
         keeper = cluster.keeper
         shard_map = load_shard_map(self.engine) or keeper.first_map(self)
@@ -271,7 +275,11 @@ class SimulatedNode:
             self._wanted_sync = turn.sync
             self._sync(epoch)
         end = node.finish_turn(local_now)
-        if end.to_peers or end.to_clients:
+        self.callers.answered(end.to_clients)
+        took = turn_takes(end.to_clients) if self._cluster.turns_take_time else 0
+        if took:
+            self._is_busy(node, end, local_now, took)
+        elif end.to_peers or end.to_clients:
             self._say(end.to_peers, end.to_clients)
         if end.flush is not None and end.flush > self._flushing:
             self._flushing = end.flush
@@ -287,8 +295,35 @@ class SimulatedNode:
             self._serving = serving
             cluster = self._cluster
             cluster.invariants.check_serving((name, other.serving()) for name, other in cluster.nodes.items())
+        if end.resumed and self.callers.resumed(end.resumed, node.receive_client):
+            self.turn_soon()
         self._turn_by(max(self._clock.true_time(end.wake_at), now + 1))
         self._cluster.keeper.turn_taken(self, node)
+
+    def _is_busy(self, node: Node, end: TurnEnd, began: int, took: int) -> None:
+        """What came of a turn is there when its time is over, and nothing else is done before.
+
+        Args:
+            began: by the node's clock (ns).
+        """
+        self._cluster.invariants.check_turn(self.name, took)
+        self.callers.check(self._cluster.settings.limits.client_requests)
+        node.counters.end_turn(began + took)
+        epoch, over = self.epoch, self._events.now + took
+        self.paused_until = max(self.paused_until, over)
+
+        def say() -> None:
+            if epoch == self.epoch and self.node is not None:
+                self._say(end.to_peers, end.to_clients)
+
+        self._events.at(over, say)
+
+    def hang_up(self, client: int) -> None:
+        """A client ends its connection, whatever it still waits for."""
+        if self.node is not None:
+            self.callers.hang_up(client)
+            self.node.client_gone(client)
+            self.turn_soon()
 
     def _check_damage_was_heeded(self, node: Node) -> None:
         """Whoever has met damage in the turn that ends has failed, but for who has only asked whether a shard is here."""
@@ -350,7 +385,10 @@ class SimulatedNode:
         if self.node is None:
             return
         if sender.startswith(CLIENT):
-            self.node.receive_client(int(sender.removeprefix(CLIENT)), request_decoder.decode(body))
+            if self._cluster.turns_take_time and not self.node.arrived:
+                self.node.arrived = self.local_now()
+            if not self.callers.receive(int(sender.removeprefix(CLIENT)), body, self.node.receive_client):
+                return
         else:
             self.node.receive_peer(sender, peer_decoder.decode(body))
         self.turn_soon()
