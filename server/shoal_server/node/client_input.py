@@ -45,6 +45,7 @@ from shoal_server.node.failing import Failing
 from shoal_server.node.fair_queue import CONTROL, Flow
 from shoal_server.node.hot_keys_report import hot_keys
 from shoal_server.node.leaderships import Leaderships
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.overload import Overload, retry_after_ms, waits_in_vain
 from shoal_server.node.replica import OVERLOADED_RETRY_MS
@@ -74,6 +75,7 @@ class ClientInput:
     Attributes:
         queue: what waits; `serving`: what of it was taken and is still to be served.
         overload: how long it does.
+        has_more: a turn has something to do though nothing has arrived.
         admin_requests: what the shard manager has asked for, each of which changes what is stored, in a batch of its own: they
             are done at the turn's end, before the groups' batch.
     """
@@ -90,10 +92,12 @@ class ClientInput:
         "_leaderships",
         "_life_due",
         "_make_status",
+        "_memory",
         "_replica_set",
         "_requests_max",
         "_scale",
         "admin_requests",
+        "has_more",
         "overload",
         "queue",
         "serving",
@@ -111,6 +115,7 @@ class ClientInput:
         failing: Failing,
         make_status: Callable[[int], StatusInPieces],
         requests_max: int,
+        memory: MemoryBudget,
         now: int,
     ) -> None:
         """
@@ -118,7 +123,7 @@ class ClientInput:
             make_status: begins the answer to a `GetStatus` of that number.
             requests_max: how many requests of a client may be unanswered before nothing more is received from it.
         """
-        self.queue = ClientQueue(requests_max, self._keyspace_of)
+        self.queue = ClientQueue(requests_max, memory, self._keyspace_of)
         self.serving = Serving(self.queue)
         self.overload = Overload(now)
         self.admin_requests: list[tuple[int, AdminRequest]] = []
@@ -126,6 +131,7 @@ class ClientInput:
         self._engine = engine
         self._agenda = agenda
         self._admission = admission
+        self._memory = memory
         self._leaderships = leaderships
         self._disk = disk
         self._counters = counters
@@ -136,10 +142,16 @@ class ClientInput:
         self._scale = 1.0
         self._charged = 0
         self._life_due = now
+        self.has_more = False
 
     def _keyspace_of(self, shard: int) -> int:
         known = self._replica_set.routes.shards.get(shard)
         return CONTROL if known is None else known.keyspace
+
+    def is_behind(self, client: int, now: int, *, behind: bool) -> None:
+        """A client has more unread answers than it should, or has caught up."""
+        self.queue.is_behind(client, now, behind=behind)
+        self.has_more = self.queue.waits or self._describing is not None
 
     # -- a turn
 
@@ -149,6 +161,8 @@ class ClientInput:
         budget, spent = self._begin(), 0
         if queue.has_arrived:
             arrived = self._counters.arrived
+            if queue.refused:
+                self._refuse_unheld(outbox)
             for client, requests, size in queue.take_arrived():
                 if client.unanswered > self._requests_max * MAX_TURNED_AWAY:
                     self._refuse_all(client, requests, size, outbox)
@@ -161,12 +175,9 @@ class ClientInput:
             self._describe(now, outbox)
             spent += self._take_queued(budget - spent, now, outbox)
         self._charged = spent
-        self.overload.turn_taken(now, left=queue.waits)
-
-    @property
-    def has_more(self) -> bool:
-        """Whether a turn has something to do though nothing has arrived."""
-        return self.queue.waits or self._describing is not None
+        left = queue.waits
+        self.has_more = left or self._describing is not None
+        self.overload.turn_taken(now, left=left)
 
     def _begin(self) -> int:
         """Return what a turn may cost, by the estimates: as much as lasts `TURN_NS` by what turns have lasted lately."""
@@ -180,16 +191,16 @@ class ClientInput:
         self, client: Client, requests: list[Request], size: int, budget: int, arrived: int, now: int, outbox: Outbox
     ) -> int:
         """Take a frame that has not had to wait, as far as the budget goes; return what that costs."""
-        client.queued_bytes -= size
         spent = size * UNDECODED_NS
         number = client.number
         for count, request in enumerate(requests):
             if spent > budget:
                 left = size * (len(requests) - count) // len(requests)
-                client.queued_bytes += left
                 self.queue.add(client, requests[count:], left, arrived, now)
+                size -= left
                 break
             spent += cost_of(request, client.scan_ns) + self._take(number, request, now, outbox)
+        self.queue.release(client, size)
         return spent
 
     def _take_queued(self, budget: int, now: int, outbox: Outbox) -> int:
@@ -361,8 +372,23 @@ class ClientInput:
         where = f"the replica of shard {request.shard} on {node} has failed ({replica.failure})"
         outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)
 
+    def _refuse_unheld(self, outbox: Outbox) -> None:
+        """Answer the requests that there was no memory for."""
+        refused, self.queue.refused = self.queue.refused, []
+        words = self._memory.refusal(Account.REQUESTS)
+        for client, requests in refused:
+            for request in requests:
+                outbox.fail(
+                    client.number,
+                    request.request,
+                    ErrorCode.OVERLOADED,
+                    words,
+                    retry_after_ms=retry_after_ms(request.request),
+                    reason=OverloadReason.MEMORY,
+                )
+
     def _refuse_all(self, client: Client, requests: list[Request], size: int, outbox: Outbox) -> None:
-        client.queued_bytes -= size
+        self.queue.release(client, size)
         most = self._requests_max * MAX_TURNED_AWAY
         for request in requests:
             outbox.fail(

@@ -16,10 +16,15 @@ from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Request, Scan, Write
 
 from shoal_server.node.fair_queue import CONTROL, FairQueue, Flow, Waiting
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.request_costs import SCAN_NS
 
 QUEUED_BYTES = 4 * 1024 * 1024
 """Of one client, that wait to be taken; a frame may be longer, and is then the last for a while."""
+TIGHT_BYTES = 64 * 1024
+"""Likewise, where the node's memory for requests is tight."""
+REQUEST_BYTES = 200
+"""What a request takes besides its part of the frame."""
 
 DATA = frozenset((Write, Read, Scan, ReadPage, OpenSession, ReadChecksum))
 """Requests that wait in turn by keyspace; all others are control."""
@@ -50,16 +55,35 @@ class Client:
 
 
 class ClientQueue:
-    """See the module's first lines. `clients`: those who are connected, by number."""
+    """See the module's first lines.
 
-    __slots__ = ("_arrived", "_keyspace_of", "_paused", "_requests_max", "clients", "control", "data", "status")
+    Attributes:
+        clients: those who are connected, by number.
+        refused: frames that there was no memory for, to be answered.
+    """
 
-    def __init__(self, requests_max: int, keyspace_of: Callable[[int], int]) -> None:
+    __slots__ = (
+        "_arrived",
+        "_keyspace_of",
+        "_memory",
+        "_paused",
+        "_requests_max",
+        "clients",
+        "control",
+        "data",
+        "refused",
+        "status",
+    )
+
+    def __init__(self, requests_max: int, memory: MemoryBudget, keyspace_of: Callable[[int], int]) -> None:
         """
         Args:
             requests_max: how many requests of a client may be unanswered before nothing more is received from it.
+            memory: what waits is counted there, as far as no turn has taken it.
             keyspace_of: says of which keyspace a shard is, `CONTROL` where it is not known.
         """
+        self.refused: list[tuple[Client, list[Request]]] = []
+        self._memory = memory
         self.clients: dict[int, Client] = {}
         self.data = FairQueue()
         self.control = FairQueue()
@@ -78,8 +102,12 @@ class ClientQueue:
 
     def gone(self, number: int, now: int) -> None:
         """A client has gone: drop what it still had to wait for."""
-        self.clients.pop(number, None)
+        client = self.clients.pop(number, None)
+        if client is not None:
+            self._memory.give_back(Account.REQUESTS, client.queued_bytes)
+            client.queued_bytes = 0
         self._paused.pop(number, None)
+        self.refused = [frame for frame in self.refused if frame[0].number != number]
         self._arrived = [frame for frame in self._arrived if frame[0].number != number]
         for queue in (self.data, self.control, self.status):
             queue.forget(number, now)
@@ -102,9 +130,15 @@ class ClientQueue:
         if not client.unanswered:
             client.heard_at = now
         client.unanswered += len(requests)
-        client.queued_bytes += size
-        self._arrived.append((client, requests, size))
-        if client.unanswered > self._requests_max or client.queued_bytes > QUEUED_BYTES:
+        size += len(requests) * REQUEST_BYTES
+        memory = self._memory
+        if memory.take(Account.REQUESTS, size):
+            client.queued_bytes += size
+            self._arrived.append((client, requests, size))
+        else:
+            self.refused.append((client, requests))
+        room = TIGHT_BYTES if memory.is_tight(Account.REQUESTS) else QUEUED_BYTES
+        if client.unanswered > self._requests_max or client.queued_bytes > room:
             client.paused = True
             self._paused[number] = client
         return not client.paused
@@ -112,12 +146,17 @@ class ClientQueue:
     @property
     def has_arrived(self) -> bool:
         """Whether anything has been received since `take_arrived`."""
-        return bool(self._arrived)
+        return bool(self._arrived or self.refused)
 
     def take_arrived(self) -> list[tuple[Client, list[Request], int]]:
         """Take out the frames received since the last time, in their order, with their sizes."""
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def release(self, client: Client, size: int) -> None:
+        """So many bytes of what a client has sent wait no more: a turn has taken them."""
+        client.queued_bytes -= size
+        self._memory.give_back(Account.REQUESTS, size)
 
     @property
     def waits(self) -> bool:
@@ -132,7 +171,7 @@ class ClientQueue:
     def add(self, client: Client, requests: list[Request], size: int, arrived: int, now: int) -> None:
         """Have requests of a client wait, of `size` bytes together, that arrived then (ns)."""
         share = size // len(requests) if requests else 0
-        client.queued_bytes -= size - share * len(requests)
+        self.release(client, size - share * len(requests))
         for request in requests:
             waiting = Waiting(request, arrived, share)
             if type(request) in DATA:
@@ -149,7 +188,7 @@ class ClientQueue:
             return None
         flow, waiting = taken
         client = self.clients[flow.client]
-        client.queued_bytes -= waiting.size
+        self.release(client, waiting.size)
         return client, flow, waiting
 
     # -- what they are answered

@@ -220,6 +220,7 @@ class Node:
             self.failing,
             lambda request: StatusInPieces(self, request),
             settings.limits.client_requests,
+            self.memory,
             now,
         )
         self.overload = self._client_input.overload
@@ -344,7 +345,7 @@ class Node:
 
     def client_is_behind(self, client: int, behind: bool) -> None:
         """A client reads its answers more slowly than they come, or has caught up: while it is, no more are made for it."""
-        self._client_input.queue.is_behind(client, self._now, behind=behind)
+        self._client_input.is_behind(client, self._now, behind=behind)
 
     def client_gone(self, client: int) -> None:
         """Forget a client: what no turn has taken of it is dropped, and answers to the rest go nowhere."""

@@ -25,6 +25,8 @@ from shoal.shardmap import MicroshardRange
 from shoal_server.node import client_input, request_costs, serving
 from shoal_server.node.checksums import START
 from shoal_server.node.client_queue import QUEUED_BYTES
+from shoal_server.node.memory import Account
+from shoal_server.node.settings import NodeSettings
 
 MS = 1_000_000
 EVERYTHING = (MicroshardRange(0, 4),)
@@ -197,6 +199,34 @@ def test_a_burst_that_is_over_soon_is_served_whole(nodes: Any) -> None:
         leader.turn(3)
     assert len(leader.answers[7]) == 60
     assert not any(isinstance(answer, Failure) for answer in leader.answers[7])
+
+
+def test_what_there_is_no_memory_for_is_refused_in_words_and_the_rest_is_served(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(memory_bytes=128 << 20))
+    leader = filled(nodes)
+    bound = leader.node.memory.bound(Account.REQUESTS)
+    for client in range(10, 20):
+        leader.send(client, *(read(number) for number in range(100)), size=bound // 5)
+    for _ in range(100):
+        leader.turn()
+    answers = [answer for client in range(10, 20) for answer in leader.answers[client]]
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    assert len(answers) == 1000
+    assert {len(leader.answers[client]) for client in range(10, 20)} == {100}
+    assert 300 <= len(failures) <= 700
+    assert all(each.reason == OverloadReason.MEMORY and "limits.memory" in each.message for each in failures)
+    assert leader.node.memory.used(Account.REQUESTS) == 0, "what is done is given back"
+
+
+def test_memory_of_a_client_that_is_gone_is_given_back(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.send(7, *(scan(number) for number in range(300)))
+    leader.turn()
+    leader.send(7, scan(300))
+    assert leader.node.memory.used(Account.REQUESTS) > 0
+    leader.node.client_gone(7)
+    leader.turn()
+    assert leader.node.memory.used(Account.REQUESTS) == 0
 
 
 def test_control_is_not_shed(nodes: Any) -> None:
