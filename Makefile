@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/operations.py
 	$(BIN)/python bench/isolation.py
+	$(BIN)/python bench/overload.py
 	$(BIN)/python bench/metrics_cost.py
 	$(BIN)/python bench/grpc_stream.py
 

@@ -23,6 +23,7 @@ import msgspec
 import typer
 import uvloop
 from attacked import AttackedCluster, Doors, TlsMissing
+from light_load import GETS, KEYS, MIX, PUTS, LoadFigures, figures
 from records import Record, machine
 from rich.console import Console
 from rich.table import Table
@@ -30,34 +31,13 @@ from shoal_chaos.attackers.base import Attack, Deeds, Needs
 from shoal_chaos.attackers.catalogue import ALL
 from shoal_chaos.attackers.process import AttackerFailed, AttackerProcess
 from shoal_chaos.clusters.memory import MemoryWatch
-from shoal_chaos.probes.quantiles import quantile
-from steady_load import Call, FailedCall, Seen, steady_load
+from steady_load import FailedCall, steady_load
 
-GETS, PUTS = 50.0, 20.0
-"""A second, of the light load."""
-MIX = {"get": GETS, "put": PUTS}
-KEYS = 2_000
 TARGET_MS = 100.0
 SETTLE_SECONDS = 2.0
 """After the attacker has prepared, and after the load has begun."""
 ROW_SECONDS = 240.0
 SEED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFigures:
-    """What the light load saw in one part of a row; latencies in milliseconds, of the calls that were answered.
-
-    `gets_p99_ms`, `puts_p99_ms`: a put goes through three nodes, and a get through one.
-    """
-
-    calls: int
-    failed: int
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    gets_p99_ms: float = 0.0
-    puts_p99_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +147,9 @@ async def measure(attack: Attack, folder: Path, times: Times, ceiling_mib: float
         attack=attack.name,
         words=attack.words,
         seconds=round(over - attacked, 1),
-        quiet=_figures(seen, began, attacked),
-        during=_figures(seen, attacked, over),
-        after=_figures(seen, over, ended),
+        quiet=figures(seen, began, attacked),
+        during=figures(seen, attacked, over),
+        after=figures(seen, over, ended),
         errors=_most(failed),
         knocks=len(doors.within(attacked, ended)),
         shut=len(shut),
@@ -184,19 +164,6 @@ async def measure(attack: Attack, folder: Path, times: Times, ceiling_mib: float
 def _most(failed: Sequence[FailedCall]) -> tuple[str, ...]:
     kinds = Counter(f"{call.kind}: {call.error[:160]}" for call in failed)
     return tuple(f"{count} x {words}" for words, count in kinds.most_common(3))
-
-
-def _figures(seen: Seen, began: float, ended: float) -> LoadFigures:
-    calls: list[Call] = [call for call in seen.calls if began <= call.due < ended]
-    latencies = [call.seconds * 1000 for call in calls]
-    return LoadFigures(
-        len(calls),
-        sum(began <= call.due < ended for call in seen.failed),
-        round(quantile(latencies, 0.5), 2),
-        round(quantile(latencies, 0.99), 2),
-        round(max(latencies, default=0.0), 1),
-        *(round(quantile([call.seconds * 1000 for call in calls if call.kind == kind], 0.99), 2) for kind in MIX),
-    )
 
 
 def table(rows: Sequence[Row]) -> Table:
