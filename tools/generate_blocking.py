@@ -44,6 +44,7 @@ from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
 from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
+from shoal.priorities import PriorityName
 from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.scans import Scan

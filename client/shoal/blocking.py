@@ -12,6 +12,7 @@ from shoal.aio import AsyncClient
 from shoal.errors import ShoalError, TransactionConflict
 from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
+from shoal.priorities import PriorityName
 from shoal.protocol.messages import AtomicOperation, Condition
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.scans import Scan
@@ -37,7 +38,9 @@ class Client:
     Every call takes `timeout`, in seconds: the most it may take in all, redirects and retries included (default: the
     client's). Every call may raise:
         InvalidArgument, TooLarge: the call is wrong, and was not sent.
-        Unavailable, Overloaded: surely not done, nobody who could serve it was reached in time, or they turned it away.
+        Unavailable: surely not done: nobody who could serve it was reached in time.
+        Overloaded: surely not done: it was turned away until its deadline, or by this client itself, which asks a node that
+            turns much away for less; `reason` says what there is too much of.
         DeadlineExceeded: no answer in time; `maybe_applied` says whether a write may have been done.
         OutcomeUnknown: a write may have been done, and nobody can tell any more.
         KeyspaceNotFound, ProtocolMismatch, Unauthenticated, PermissionDenied: the cluster refused.
@@ -63,22 +66,28 @@ class Client:
         timeout: float | None = None,
         ssl: SSLContext | None = None,
         tracing: bool | TracerProvider = False,
+        priority: PriorityName | None = None,
     ) -> None:
         """Nothing is connected before the first call, or `with`.
 
         Args:
             url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS. Further
-                settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads).
+                settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads),
+                `priority=batch`.
             timeout: default of the calls' timeouts, in seconds; before that of the URL, before 5.
             ssl: the TLS context of a `shoals://` URL, in place of the files that it names (`cafile`, `certfile`,
                 `keyfile`); without either, the system's authorities are trusted.
             tracing: a `TracerProvider` of OpenTelemetry, or True for the process's own: every call becomes a span, which
                 nodes that trace go on with. Needs `shoal[tracing]`.
+            priority: what gives way last where a node is too busy for all: "interactive" (somebody waits for the answer),
+                before "batch" (it may take minutes more), before "background" (nobody waits). Before that of the URL,
+                before "interactive".
 
         Raises:
-            InvalidArgument: the URL, a file that it names or the timeout is wrong, or OpenTelemetry is not installed.
+            InvalidArgument: the URL, a file that it names, the timeout or the priority is wrong, or OpenTelemetry is not
+                installed.
         """
-        self._inner = AsyncClient(url, timeout=timeout, ssl=ssl, tracing=tracing)
+        self._inner = AsyncClient(url, timeout=timeout, ssl=ssl, tracing=tracing, priority=priority)
         self._portal = Portal()
 
     def __enter__(self) -> Client:

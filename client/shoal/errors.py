@@ -7,7 +7,7 @@ Every error answers four questions: may the same call be tried again (`retryable
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from shoal.protocol.messages import Condition
@@ -125,10 +125,28 @@ class TooStale(ShoalError):
 
 
 class Overloaded(ShoalError):
-    """A queue is full: the request was surely not done; try again after `retry_after` seconds."""
+    """There is too much to do: the request was surely not done; try again after `retry_after` seconds, or ask for less.
+
+    `reason` says of what there is too much: an `OverloadReason`, such as "quota" or "node_busy"; "" where that is not known.
+    """
 
     code = ErrorCode.OVERLOADED
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        maybe_applied: bool = False,
+        retry_after: float | None = None,
+        shard: int | None = None,
+        request_id: int | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(
+            message, maybe_applied=maybe_applied, retry_after=retry_after, shard=shard, request_id=request_id
+        )
+        self.reason = reason
 
 
 class Unavailable(ShoalError):
@@ -191,6 +209,25 @@ class Internal(ShoalError):
     """The server found a fault of its own; it said so rather than guess."""
 
     code = ErrorCode.INTERNAL
+
+
+E = TypeVar("E", bound=ShoalError)
+
+
+def said_again(error: E, message: str, *, maybe_applied: bool) -> E:
+    """Return an error like `error` in other words, of which the same is known besides."""
+    again = type(error)(
+        message,
+        maybe_applied=maybe_applied,
+        retry_after=error.retry_after,
+        shard=error.shard,
+        request_id=error.request_id,
+    )
+    if isinstance(error, Overloaded) and isinstance(again, Overloaded):
+        again.reason = error.reason
+    if isinstance(error, ConditionFailed) and isinstance(again, ConditionFailed):
+        again.condition, again.found, again.found_seq = error.condition, error.found, error.found_seq
+    return again
 
 
 BY_CODE: dict[str, type[ShoalError]] = {

@@ -1,6 +1,7 @@
 """What a client is told when it is made: the URL taken apart, and checked.
 
     shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096&consistency=eventual&max_staleness=2s&region=eu
+    &priority=batch
 
 `shoals://` is the same over TLS, with `cafile=/path/ca.pem`, and `certfile=` and `keyfile=` where the cluster wants
 clients to have certificates. IPv6 addresses stand in brackets: `shoal://[::1]:7400/default`. `embedded://` names a
@@ -26,6 +27,7 @@ from shoal.embedded_url import (
     folder_of,
 )
 from shoal.errors import InvalidArgument
+from shoal.priorities import Priority
 from shoal.results import Consistency
 from shoal.suggestions import did_you_mean
 from shoal.tls import TlsFiles, client_context
@@ -39,7 +41,7 @@ _SCHEMES = {"shoal": False, "shoals": True, EMBEDDED_SCHEME: False}
 _SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 CONSISTENCIES = get_args(Consistency)
-_QUERY_NAMES = ("timeout", "max_in_flight", "consistency", "max_staleness", "region")
+_QUERY_NAMES = ("timeout", "max_in_flight", "consistency", "max_staleness", "region", "priority")
 TLS_NAMES = ("cafile", "certfile", "keyfile")
 
 
@@ -53,6 +55,7 @@ class Options(msgspec.Struct, frozen=True):
         consistency: of reads that name none.
         max_staleness: seconds, of weak reads that name none; None: the keyspace's, where a read is "eventual".
         region: where the client is: weak reads prefer replicas there; "": all replicas are equal.
+        priority: of its requests, where a node is too busy for all; None: nothing was said, which is `interactive`.
         embedded: the database in this process, in place of a cluster.
         tls: whether connections are TLS, with what `tls_files` names.
     """
@@ -67,6 +70,7 @@ class Options(msgspec.Struct, frozen=True):
     region: str = ""
     embedded: EmbeddedOptions | None = None
     tls_files: TlsFiles = TlsFiles()
+    priority: Priority | None = None
 
     def tls_context(self) -> SSLContext | None:
         """Return the context of connections; None: they are plain.
@@ -117,6 +121,7 @@ def parse_url(url: str) -> Options:
         region=settings.get("region", ""),
         embedded=embedded,
         tls_files=TlsFiles(**{name: settings[name] for name in TLS_NAMES if name in settings}),
+        priority=check_priority(settings["priority"]) if "priority" in settings else None,
     )
 
 
@@ -129,6 +134,21 @@ def check_consistency(given: str) -> Consistency:
     if given not in CONSISTENCIES:
         raise InvalidArgument(f"consistency is one of {', '.join(CONSISTENCIES)}, not {given!r}")
     return cast(Consistency, given)
+
+
+def check_priority(given: str) -> Priority:
+    """Return `given` as the priority that it names.
+
+    Raises:
+        InvalidArgument: it names none.
+    """
+    try:
+        return Priority(given)
+    except ValueError:
+        hint = did_you_mean(given, [each.value for each in Priority]) if isinstance(given, str) else ""
+        raise InvalidArgument(
+            f"priority is one of {', '.join(Priority)}, not {given!r:.80}" + (f": {hint}" if hint else "")
+        ) from None
 
 
 def _settings(query: str, names: tuple[str, ...]) -> dict[str, str]:

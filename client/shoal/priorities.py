@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal, TypeAlias
+
+PriorityName: TypeAlias = Literal["interactive", "batch", "background"]
+"""A `Priority`, as applications name it."""
 
 
 class Priority(StrEnum):
@@ -29,3 +33,11 @@ class OverloadReason(StrEnum):
     """This connection asks for more than one may; or the node has no place for another one."""
     MEMORY = "memory"
     """The node holds as much as it may."""
+
+
+_REASONS = frozenset(reason.value for reason in OverloadReason)
+
+
+def known_reason(given: str) -> str:
+    """Return the reason of overload that a node gives; "" where it is none that is known."""
+    return given if given in _REASONS else ""

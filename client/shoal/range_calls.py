@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 
 from shoal.arguments import check_timeout, to_bound
 from shoal.caller import Caller
-from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable
+from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable, said_again
 from shoal.key_sets import microshards_of_range, prefix_end
 from shoal.protocol.messages import DeleteRange
 from shoal.results import Consistency
@@ -216,15 +216,15 @@ def _failure(failed: list[ShoalError], parts: int, touched: bool) -> ShoalError:
     first = failed[0]
     if parts == 1 and first.maybe_applied == touched:
         return first
-    # Those two say that surely nothing was done.
-    kind = OutcomeUnknown if touched and isinstance(first, Unavailable | Overloaded) else type(first)
-    error = kind(
+    message = (
         f"{len(failed)} of {parts} parts of the range were not deleted, each of a shard; the first: {first}; "
-        "to delete it again does no harm",
-        maybe_applied=touched,
-        retry_after=first.retry_after,
-        shard=first.shard,
-        request_id=first.request_id,
+        "to delete it again does no harm"
     )
+    error: ShoalError
+    if touched and isinstance(first, Unavailable | Overloaded):
+        # Those two say that surely nothing was done.
+        error = OutcomeUnknown(message, retry_after=first.retry_after, shard=first.shard, request_id=first.request_id)
+    else:
+        error = said_again(first, message, maybe_applied=touched)
     error.__cause__ = first
     return error

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge
+from shoal.errors import ConditionFailed, InvalidArgument, ShoalError, TooLarge, said_again
 from shoal.key_sets import RANGE_BYTES, keys_of, size_of
 from shoal.operations import key_absent, put, value_equals
 from shoal.protocol.messages import (
@@ -247,14 +247,9 @@ def all_or_raise(steps: Sequence[Step], results: list[R]) -> list[R]:
     if not failed:
         return results
     first = failed[0][1]
-    error = type(first)(
-        f"{len(failed)} of {len(steps)} keys failed; the first: {first}",
-        maybe_applied=any(each.maybe_applied for _, each in failed),
-        retry_after=first.retry_after,
-        shard=first.shard,
-        request_id=first.request_id,
+    maybe_applied = any(each.maybe_applied for _, each in failed)
+    error = said_again(
+        first, f"{len(failed)} of {len(steps)} keys failed; the first: {first}", maybe_applied=maybe_applied
     )
     error.failed_keys = tuple(dict.fromkeys(key for step, _ in failed for key in keys_of_step(step)))
-    if isinstance(error, ConditionFailed) and isinstance(first, ConditionFailed):
-        error.condition, error.found, error.found_seq = first.condition, first.found, first.found_seq
     raise error from first

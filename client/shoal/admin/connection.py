@@ -15,8 +15,18 @@ from typing import TypeVar
 
 import msgspec
 
-from shoal.errors import BY_CODE, DeadlineExceeded, ErrorCode, Internal, ProtocolMismatch, ShoalError, Unavailable
+from shoal.errors import (
+    BY_CODE,
+    DeadlineExceeded,
+    ErrorCode,
+    Internal,
+    Overloaded,
+    ProtocolMismatch,
+    ShoalError,
+    Unavailable,
+)
 from shoal.options import split_address
+from shoal.priorities import OverloadReason, Priority, known_reason
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.protocol.frames import (
     BadLength,
@@ -118,13 +128,18 @@ class AdminConnection:
 
     @classmethod
     async def open(
-        cls, address: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, tls: SSLContext | None = None
+        cls,
+        address: str,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        tls: SSLContext | None = None,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> AdminConnection:
         """Connect to `address` (`host:port`) and exchange greetings, which, as each question later, must be done
         within `timeout_seconds`, unless an answer is still arriving by then (see `ARRIVING_SECONDS`).
 
         Args:
             tls: None: the connection is plain.
+            priority: of what is asked, where the node is too busy for all.
 
         Raises:
             Unavailable: nobody listens there, or the connection broke.
@@ -139,7 +154,7 @@ class AdminConnection:
                 connection = cls(address, reader, writer, timeout_seconds)
                 connection._wait_with(patience)
                 try:
-                    await connection._greet()
+                    await connection._greet(priority)
                 except BaseException:
                     writer.close()
                     raise
@@ -348,8 +363,8 @@ class AdminConnection:
         self._last_request += 1
         return self._last_request
 
-    async def _greet(self) -> None:
-        self._writer.write(encode_frame([Hello("client", OLDEST, NEWEST)]))
+    async def _greet(self, priority: Priority) -> None:
+        self._writer.write(encode_frame([Hello("client", OLDEST, NEWEST, priority=priority)]))
         body = await self._next_frame()
         try:
             greeting = greeting_decoder.decode(body)
@@ -434,16 +449,22 @@ class AdminConnection:
         if shard is not None and failure.code in (ErrorCode.NOT_LEADER, ErrorCode.WRONG_SHARD):
             kind = WrongShard if failure.code == ErrorCode.WRONG_SHARD else NotLeader
             return kind(failure.message, shard=shard, route=failure.route)
-        return BY_CODE.get(failure.code, Internal)(
+        error = BY_CODE.get(failure.code, Internal)(
             f"{self.address}: {failure.message}",
             maybe_applied=failure.maybe_applied,
             retry_after=failure.retry_after_ms / 1000 if failure.retry_after_ms else None,
             shard=shard,
         )
+        if isinstance(error, Overloaded):
+            error.reason = known_reason(failure.reason)
+        return error
 
 
 def _refused(address: str, refused: Refused) -> ShoalError:
-    return BY_CODE.get(refused.code, ProtocolMismatch)(f"{address} refused the connection: {refused.message}")
+    error = BY_CODE.get(refused.code, ProtocolMismatch)(f"{address} refused the connection: {refused.message}")
+    if isinstance(error, Overloaded):
+        error.reason = OverloadReason.CONNECTION.value
+    return error
 
 
 def _insecure(address: str, error: SSLError) -> ShoalError:

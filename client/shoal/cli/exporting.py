@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
+from msgspec import structs
 
 from shoal.admin.connection import AdminConnection, NotLeader, WrongShard
 from shoal.admin.survey import fetch_shard_map
 from shoal.cli.failures import CommandFailed, ExitCode
-from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, admin_options
+from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, PriorityOption, admin_options, priority_of
 from shoal.cli.output import note
 from shoal.cli.progress import Progress
 from shoal.cli.rows import encode_file_row, encode_key
@@ -28,6 +29,7 @@ from shoal.cli.views import shown_ranges
 from shoal.coverage import KeyspaceCoverage, Unread
 from shoal.errors import DeadlineExceeded, KeyspaceNotFound, Overloaded, ShoalError, Unavailable
 from shoal.options import Options
+from shoal.priorities import Priority
 from shoal.protocol.messages import Page
 from shoal.shardmap import Ranges, Routes, count_in, one_microshard, without_ranges
 
@@ -56,6 +58,7 @@ def export(
             help="Leave out what no leader gives within the timeout; stderr names it, and the exit code is 8.",
         ),
     ] = False,
+    priority: PriorityOption = None,
 ) -> None:
     """Print all rows of the keyspace.
 
@@ -63,6 +66,7 @@ def export(
     strongly; what is written while the export runs may or may not be in it.
     """
     options = admin_options(url)
+    options = structs.replace(options, priority=priority_of(priority, options))
     with _destination(output) as stream:
         exported = asyncio.run(_export(options, stream, skip_unavailable=skip_unavailable))
     done = f"exported {exported.rows} rows" + (f" to {output}" if output else "")
@@ -145,6 +149,7 @@ class _Pages:
         self._timeout_seconds = options.timeout
         self._attempt_seconds = min(options.timeout, ATTEMPT_SECONDS)
         self._tls = options.tls_context()
+        self._priority = options.priority or Priority.BATCH
         self._connection: AdminConnection | None = None
         self._shard = 0
         self._candidates: list[str] = []
@@ -214,7 +219,7 @@ class _Pages:
             node = self._candidates[0]
             self._candidates = [*self._candidates[1:], node]
             self._connection = await AdminConnection.open(
-                self._routes.nodes[node].address, self._attempt_seconds, self._tls
+                self._routes.nodes[node].address, self._attempt_seconds, self._tls, self._priority
             )
         return self._connection
 

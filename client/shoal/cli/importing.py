@@ -21,11 +21,13 @@ import typer
 
 from shoal import Client
 from shoal.cli.failures import CommandFailed, ExitCode, exit_code_of
-from shoal.cli.options import DEFAULT_URL, JsonOption, TtlOption, UrlOption, parse_ttl
+from shoal.cli.options import DEFAULT_URL, JsonOption, PriorityOption, TtlOption, UrlOption, parse_ttl, priority_of
 from shoal.cli.output import note, print_json, print_line
 from shoal.cli.progress import Progress
 from shoal.cli.rows import BadLine, Line, Row, read_csv, read_json_lines
 from shoal.errors import InvalidArgument, ShoalError
+from shoal.options import parse_url
+from shoal.priorities import PriorityName
 
 BATCH_ROWS = 2000
 BATCH_BYTES = 1024 * 1024
@@ -81,6 +83,7 @@ def import_file(
         OnError, typer.Option("--on-error", help="Stop at the first line that cannot be imported, or skip such lines.")
     ] = OnError.STOP,
     ttl: TtlOption = None,
+    priority: PriorityOption = None,
 ) -> None:
     """Import rows from a file.
 
@@ -92,8 +95,13 @@ def import_file(
     reader = _READERS[file_format or _format_of(file)]
     summary = ImportSummary()
     seconds = parse_ttl(ttl)
+    level: PriorityName = priority_of(priority, parse_url(url)).value
     try:
-        with _opened(file) as (stream, size), Client(url) as db, Progress(f"import {file.name}", size) as progress:
+        with (
+            _opened(file) as (stream, size),
+            Client(url, priority=level) as db,
+            Progress(f"import {file.name}", size) as progress,
+        ):
 
             def moved() -> None:
                 progress.update(stream.tell() if size is not None else 0, summary.imported)

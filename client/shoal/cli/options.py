@@ -12,6 +12,7 @@ import typer
 from shoal.arguments import to_ttl_ms
 from shoal.errors import InvalidArgument
 from shoal.options import TLS_NAMES, Options, check_consistency, parse_duration, parse_url
+from shoal.priorities import Priority
 from shoal.results import Consistency
 
 
@@ -140,9 +141,24 @@ StalenessOption = Annotated[
 ]
 
 
+PriorityOption = Annotated[
+    Priority | None,
+    typer.Option(
+        "--priority",
+        help="Where a node is too busy for all, background gives way first, then batch, then interactive. Else what the URL "
+        "says, else batch.",
+    ),
+]
+
+
 def level_of(level: Level | None) -> Consistency | None:
     """Return a consistency as the client takes it."""
     return None if level is None else check_consistency(level.value)
+
+
+def priority_of(priority: Priority | None, options: Options) -> Priority:
+    """Return the priority of long work."""
+    return priority or options.priority or Priority.BATCH
 
 
 def seconds_of(duration: str | None) -> float | None:

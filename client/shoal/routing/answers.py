@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Generic
 
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason, known_reason
 from shoal.protocol.messages import Applied, ConditionNotMet, Failure, Rows, ScanPage, SessionOpened, Written
 from shoal.results import WriteResult
 from shoal.routing.apart import PATIENCE, Apart, Wait
@@ -197,7 +198,7 @@ class Answers(Generic[W]):
         The shard queue is not held back, nor does it cost of the budget for retries, which is for all shards.
         """
         shard_queue = batch.shard_queue
-        retry_after = failure.retry_after_ms / 1000
+        retry_after = self._backoff.stretched(failure.retry_after_ms / 1000)
         trouble = _trouble(link, failure)
         refusals = batch.wait.refusals if batch.wait is not None else 0
         uncertain = isinstance(batch, WriteBatch) and batch.uncertain
@@ -262,11 +263,16 @@ class Answers(Generic[W]):
             and route.voters
         ):
             shard_queue.shard = route
-        retry_after = failure.retry_after_ms / 1000
+        retry_after = self._backoff.stretched(failure.retry_after_ms / 1000)
         if failure.code in _SAME_NODE:
             self._retry_later(shard_queue, _trouble(link, failure), retry_after, now)
             return
         hint = route.leader if route is not None else ""
+        trouble = _trouble(link, failure)
+        known = self._network.link_of(hint, routes) if hint else None
+        if known is not None and known.refusal is ErrorCode.OVERLOADED:
+            # That another one leads is no trouble; that it has no place for us is.
+            trouble = unreachable(known)
         # A node may come to lead after it was asked, and before it answers that it did not.
         if hint and (hint != link.node or failure.code == ErrorCode.NOT_LEADER):
             shard_queue.target = hint
@@ -276,7 +282,7 @@ class Answers(Generic[W]):
                 self._counters.redirects += 1
                 shard_queue.epoch += 1
                 shard_queue.retries = max(1, shard_queue.retries)
-                shard_queue.trouble = _trouble(link, failure)
+                shard_queue.trouble = trouble
                 return
         # A node that says that it leads itself lacks what it was asked for, and so does every other replica.
         elif hint != link.node and (
@@ -285,7 +291,7 @@ class Answers(Generic[W]):
             voters = shard_queue.shard.voters
             at = voters.index(shard_queue.target) + 1 if shard_queue.target in voters else 0
             shard_queue.target = voters[at % len(voters)]
-        self._retry_later(shard_queue, _trouble(link, failure), retry_after, now)
+        self._retry_later(shard_queue, trouble, retry_after, now)
 
     def _retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
         """Hold the shard queue back for a while: the belief that its target serves it is given up."""
@@ -310,7 +316,15 @@ def _is_lacking(link: Link[W], batch: AnyBatch[W], failure: Failure, routes: Rou
     )
 
 
+def unreachable(link: Link[W]) -> Trouble:
+    """Return why requests of a shard queue do not get to a node that is not connected."""
+    words = f"{link}: {link.reason}"
+    if link.refusal is ErrorCode.OVERLOADED:
+        return Trouble(ErrorCode.OVERLOADED, words, None, OverloadReason.CONNECTION.value)
+    return Trouble(ErrorCode.UNAVAILABLE, words)
+
+
 def _trouble(link: Link[W], failure: Failure) -> Trouble:
     code = ErrorCode.OVERLOADED if failure.code == ErrorCode.OVERLOADED else ErrorCode.UNAVAILABLE
     retry_after = failure.retry_after_ms / 1000 if failure.retry_after_ms else None
-    return Trouble(code, f"{link} answered: {failure.message}", retry_after)
+    return Trouble(code, f"{link} answered: {failure.message}", retry_after, known_reason(failure.reason))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from random import Random
 
+ASKED_FOR_SECONDS = 10.0
+"""A node may ask for a wait of so long at the most: whoever means more will say so again."""
+
 
 class Backoff:
     """Waits for the first, second, ... retry in a row, in seconds."""
@@ -37,6 +40,11 @@ class Backoff:
     def longest(self) -> float:
         """Return a wait of the upper half of the cap: for retries that have no budget left."""
         return self._random.uniform(self._cap / 2, self._cap)
+
+    def stretched(self, asked_for: float) -> float:
+        """Return the wait that a node asked for, up to a bound, and up to half as much again: others were told the same."""
+        asked_for = min(asked_for, ASKED_FOR_SECONDS)
+        return asked_for + self._random.uniform(0.0, asked_for / 2) if asked_for else 0.0
 
 
 class RetryBudget:

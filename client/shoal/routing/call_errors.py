@@ -23,6 +23,7 @@ from shoal.errors import (
     TooStale,
     Unavailable,
 )
+from shoal.priorities import known_reason
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
 from shoal.routing.calls import AnyCall, Trouble, W, WriteCall, shown
 from shoal.routing.shard_queue import AnyBatch, AnyQuery, ShardQueue, WriteBatch
@@ -58,11 +59,13 @@ def expired(
     asked = (batch.asked if batch is not None else "") or shard_queue.target
     if not unanswered and trouble is not None:
         if trouble.code is ErrorCode.OVERLOADED:
+            because = f" ({trouble.reason})" if trouble.reason else ""
             return Overloaded(
-                f"{what}: turned away until its deadline: {trouble.message}; send less, or later",
+                f"{what}: turned away until its deadline{because}: {trouble.message}; send less, or later",
                 retry_after=trouble.retry_after,
                 shard=shard_queue.shard.id,
                 request_id=request_id or None,
+                reason=trouble.reason,
             )
         return Unavailable(
             f"{what}: nobody served it before its deadline, and it was not done: {trouble.message}; try again",
@@ -99,13 +102,16 @@ def refused(
 ) -> ShoalError:
     """A node refused for a reason that another attempt would not change."""
     kind = BY_CODE.get(failure.code, Internal)
-    return kind(
+    error = kind(
         f"{call.what}, shard {shard_queue.shard.id}: {asked} refused: {failure.message}",
         maybe_applied=maybe_applied,
         retry_after=failure.retry_after_ms / 1000 if failure.retry_after_ms else None,
         shard=shard_queue.shard.id,
         request_id=failure.request,
     )
+    if isinstance(error, Overloaded):
+        error.reason = known_reason(failure.reason)
+    return error
 
 
 def outcome_lost(call: AnyCall[W], shard_queue: ShardQueue[W], request_id: int, reason: str) -> ShoalError:

@@ -142,14 +142,18 @@ C = TypeVar("C", bound="Call[Any]")
 
 
 class Trouble:
-    """Why requests of a shard queue are not getting through just now: the last refusal or failure."""
+    """Why requests of a shard queue are not getting through just now: the last refusal or failure.
 
-    __slots__ = ("code", "message", "retry_after")
+    `reason`: of what there is too much, as `Overloaded` has it.
+    """
 
-    def __init__(self, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
+    __slots__ = ("code", "message", "reason", "retry_after")
+
+    def __init__(self, code: ErrorCode, message: str, retry_after: float | None = None, reason: str = "") -> None:
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class CallQueue(Generic[C]):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple
 
-from shoal.errors import BY_CODE, ErrorCode, ShoalError, Unavailable
+from shoal.errors import BY_CODE, ErrorCode, Overloaded, ShoalError, Unavailable
+from shoal.priorities import OverloadReason
 from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
 from shoal.routing.backoff import Backoff
 from shoal.routing.calls import NEVER, W
@@ -36,7 +37,11 @@ class Network(Generic[W]):
     `estranged`: "" or why nobody of it is to be expected any more: another one has taken its addresses.
     """
 
-    def __init__(self, seeds: tuple[str, ...], backoff: Backoff) -> None:
+    def __init__(self, seeds: tuple[str, ...], backoff: Backoff, crowded: Backoff) -> None:
+        """
+        Args:
+            backoff: of attempts to connect; `crowded`: of those to nodes that have no place.
+        """
         self.seeds = seeds
         self.cluster = ""
         self.estranged = ""
@@ -45,6 +50,7 @@ class Network(Generic[W]):
         self.connects: list[str] = []
         self.disconnects: list[Disconnect] = []
         self._backoff = backoff
+        self._crowded = crowded
         self._links: dict[str, Link[W]] = {address: Link(address) for address in seeds}
         self._by_node: dict[str, Link[W]] = {}
         self._sending: dict[Link[W], None] = {}
@@ -98,6 +104,11 @@ class Network(Generic[W]):
         """Say why no node was found so far."""
         links = [self._links[address] for address in self.seeds]
         reasons = "; ".join(f"{link.address}: {link.reason or 'no answer yet'}" for link in links)
+        if any(link.refusal is ErrorCode.OVERLOADED for link in links):
+            return Overloaded(
+                f"no node of the cluster had a place for this client ({reasons}); try again later, or from fewer clients",
+                reason=OverloadReason.CONNECTION.value,
+            )
         refusal = links[0].refusal
         kind = BY_CODE[refusal] if refusal is not None and self.discovery_is_hopeless() else Unavailable
         advice = "; check the addresses and that the nodes run" if kind is Unavailable else ""
@@ -147,7 +158,8 @@ class Network(Generic[W]):
         link.state = LinkState.DOWN
         link.reason = reason
         link.refusal = refusal
-        link.retry_at = now + self._backoff.delay(link.failures)
+        backoff = self._crowded if refusal is ErrorCode.OVERLOADED else self._backoff
+        link.retry_at = now + backoff.delay(link.failures)
         link.failures += 1
         link.outgoing = []
         self._sending.pop(link, None)
@@ -205,9 +217,9 @@ class Network(Generic[W]):
             self._asking_until = None
         return until
 
-    def give_up(self, link: Link[W], reason: str) -> None:
+    def give_up(self, link: Link[W], reason: str, refusal: ErrorCode | None = None) -> None:
         """Have the driver end a connection; `down` follows."""
-        self.disconnects.append(Disconnect(link.address, reason))
+        self.disconnects.append(Disconnect(link.address, reason, refusal))
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

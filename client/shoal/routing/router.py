@@ -64,10 +64,10 @@ from shoal.protocol.messages import (
     Working,
     Written,
 )
-from shoal.routing.answers import Answers
+from shoal.routing.answers import Answers, unreachable
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import misplaced, scattered
-from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, Trouble, W, WriteCall
+from shoal.routing.calls import STRONG_READ, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import CallOutcomes, Endings
 from shoal.routing.limits import NodeLimits
@@ -93,6 +93,9 @@ from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, micros
 
 FIRST_BACKOFF_SECONDS = 0.010
 BACKOFF_CAP_SECONDS = 0.250
+FIRST_CROWDED_SECONDS = 0.1
+CROWDED_CAP_SECONDS = 2.0
+"""Those of attempts to connect to a node that has no place for another client."""
 RETRY_BUDGET_TOKENS = 100.0
 RETRY_BUDGET_REFUND = 0.1
 
@@ -136,7 +139,7 @@ class Router(Generic[W]):
         budget = RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND)
         self.counters = ClientCounters()
         self.limits = NodeLimits()
-        self.network: Network[W] = Network(seeds, backoff)
+        self.network: Network[W] = Network(seeds, backoff, Backoff(FIRST_CROWDED_SECONDS, CROWDED_CAP_SECONDS, random))
         self._schedule: Schedule[W] = Schedule()
         self._endings: Endings[W] = Endings(self._schedule, self.limits)
         self._answers = Answers(self.network, self._schedule, self._endings, self.counters, tracer, backoff, budget)
@@ -277,8 +280,9 @@ class Router(Generic[W]):
     def link_down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> None:
         """The connection to `address` ended, or did not come about."""
         link = self.network.link(address)
-        trouble = Trouble(ErrorCode.UNAVAILABLE, f"{link}: {reason}")
-        for request in self.network.down(address, reason, refusal, now):
+        lost = self.network.down(address, reason, refusal, now)
+        trouble = unreachable(link)
+        for request in lost:
             self._answers.lost(link, request, trouble, now)
             self._recheck(request)
         for shard_queue, for_leader in link.waiting.items():
@@ -307,13 +311,14 @@ class Router(Generic[W]):
             if isinstance(answer, (Refused, Working)):
                 if isinstance(answer, Working):
                     continue
-                self._broken(link, f"the node ended the connection: {answer.message}")
+                crowded = ErrorCode.OVERLOADED if answer.code == ErrorCode.OVERLOADED else None
+                self.network.give_up(link, f"the node ended the connection: {answer.message}", crowded)
                 return
             owed = link.pending.pop(answer.request, None)
             if not self._take(link, owed, answer, now):
                 if owed is not None:
                     link.pending[answer.request] = owed
-                self._broken(link, f"{link} sent a {type(answer).__name__} that answers nothing it was asked")
+                self.network.give_up(link, f"{link} sent a {type(answer).__name__} that answers nothing it was asked")
                 return
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
                 self.counters.answered(owed, now)
@@ -350,9 +355,6 @@ class Router(Generic[W]):
             return False
         return True
 
-    def _broken(self, link: Link[W], reason: str) -> None:
-        self.network.give_up(link, reason)
-
     def _wake_waiting(self, link: Link[W]) -> None:
         waiting, link.waiting = link.waiting, {}
         for shard_queue, for_leader in waiting.items():
@@ -369,7 +371,7 @@ class Router(Generic[W]):
         try:
             routes = Routes(shard_map)
         except (ValueError, KeyError, IndexError) as error:
-            self._broken(link, f"{link} sent a shard map that contradicts itself: {error}")
+            self.network.give_up(link, f"{link} sent a shard map that contradicts itself: {error}")
             return
         self.routes = routes
         shard_queues: dict[int, ShardQueue[W]] = {}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias
 
-from shoal.protocol.messages import SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
+from shoal.protocol.messages import MAX_READ_KEYS, SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
 from shoal.routing.apart import Apart, Part, Unserved, Wait
 from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, W, WriteCall
 from shoal.shardmap import Ranges, Shard
@@ -26,6 +26,8 @@ BATCH_BYTES = 1024 * 1024
 
 if WRITES_IN_FLIGHT >= SESSION_WINDOW:
     raise ValueError("writes in flight must stay inside the session window")
+if BATCH_CALLS > MAX_READ_KEYS:
+    raise ValueError("nodes refuse reads of so many keys")
 
 
 NO_SESSION = b""

@@ -13,16 +13,17 @@ import msgspec
 
 from shoal.errors import ErrorCode
 from shoal.options import split_address
+from shoal.priorities import Priority
 from shoal.protocol.frames import (
-    HEADER_BYTES,
     BadLength,
     FrameDamaged,
     FrameReader,
     answer_decoder,
     encode_frame,
+    encode_frames,
     greeting_decoder,
 )
-from shoal.protocol.messages import Answer, Hello, Refused, TracedRequest, Welcome
+from shoal.protocol.messages import MAX_FRAME_REQUESTS, Answer, Hello, Refused, TracedRequest, Welcome
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import explain
 
@@ -34,6 +35,12 @@ GREETING_SECONDS = 10.0
 
 SOFT_FRAME_BYTES = 2 * 1024 * 1024
 """Requests are spread over frames of about this size: a node answers none of a frame before all of it has arrived."""
+
+FRAME_REQUESTS = 4096
+"""And no frame has more: a node has them all at hand before it answers the first, and refuses frames that have too many."""
+
+if FRAME_REQUESTS > MAX_FRAME_REQUESTS:
+    raise ValueError("nodes refuse frames with so many requests")
 
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Beyond so many unsent bytes requests wait in the router, which sends none that has expired meanwhile."""
@@ -56,8 +63,9 @@ class ConnectionHost(Protocol):
 class Connection(asyncio.Protocol):
     """See the module's first lines. `connect` begins it; `end` ends it and names the reason that the host is told."""
 
-    def __init__(self, host: ConnectionHost, address: str) -> None:
+    def __init__(self, host: ConnectionHost, address: str, priority: Priority) -> None:
         self.address = address
+        self._priority = priority
         self._host = host
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
@@ -92,16 +100,11 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        frame = encode_frame(cast(list[Any], requests))
-        half = len(requests) // 2
-        if len(frame) <= SOFT_FRAME_BYTES or not half:
-            if len(frame) - HEADER_BYTES > max_frame_bytes:
-                raise BadLength(f"a request of {len(frame)} bytes; a frame holds at most {max_frame_bytes}")
-            self._handed_over += len(frame)
-            transport.write(frame)
-        else:
-            self.send(requests[:half], max_frame_bytes)
-            self.send(requests[half:], max_frame_bytes)
+        for at in range(0, len(requests), FRAME_REQUESTS):
+            some = cast(list[Any], requests[at : at + FRAME_REQUESTS] if len(requests) > FRAME_REQUESTS else requests)
+            for frame in encode_frames(some, max_frame_bytes, SOFT_FRAME_BYTES):
+                self._handed_over += len(frame)
+                transport.write(frame)
 
     def progressed(self) -> bool:
         """Say whether more left for the network since the last time this was asked, with some still to go.
@@ -134,7 +137,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._transport.write(encode_frame([Hello("client", OLDEST, NEWEST)]))
+        self._transport.write(encode_frame([Hello("client", OLDEST, NEWEST, priority=self._priority)]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, SSLError):

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
 from shoal.metrics import Family, gauge
 from shoal.options import Options
+from shoal.priorities import Priority
 from shoal.protocol.messages import Answer, Welcome
 from shoal.results import Entry
 from shoal.routing.calls import NEVER, AnyCall
@@ -335,7 +336,7 @@ class Driver:
     # -- connections --------------------------------------------------------------------------------------------------
 
     def _connect(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
-        connection = self._embedded or Connection(self, address)
+        connection = self._embedded or Connection(self, address, self._options.priority or Priority.INTERACTIVE)
         self._connections[address] = connection
         task = loop.create_task(connection.connect(self._tls))
         self._connecting.add(task)

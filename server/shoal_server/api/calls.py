@@ -15,6 +15,7 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError, Message
 from shoal.errors import Internal, InvalidArgument, Overloaded, ShoalError, TooLarge
+from shoal.priorities import OverloadReason
 
 from shoal_server.api.elements import ELEMENTS_MAX, has_too_many, shape_of
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
@@ -214,6 +215,7 @@ async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Ca
                 f"the node has {gate.counters.limit} calls under way, a stream being one, and takes no more; nothing was done: "
                 "try again later, or ask another node",
                 retry_after=RETRY_SECONDS,
+                reason=OverloadReason.CONNECTION.value,
             )
         if gate.tracing is None:
             answered = await answer()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import grpc
 from google.protobuf import any_pb2
-from shoal.errors import ConditionFailed, ErrorCode, ShoalError
+from shoal.errors import ConditionFailed, ErrorCode, Overloaded, ShoalError
 from shoal.protocol.messages import Condition
 
 from shoal_server.api.generated import shoal_pb2 as pb
@@ -75,6 +75,7 @@ def error_message(error: ShoalError) -> pb.Error:
         failed=len(error.failed_keys),
         failed_keys=_fitting(error.failed_keys),
         mismatch=mismatch,
+        reason=error.reason if isinstance(error, Overloaded) else "",
     )
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 from shoal.errors import Overloaded
+from shoal.priorities import OverloadReason
 
 from shoal_server.api.calls import RETRY_SECONDS, Reply
 from shoal_server.api.convert import consistency_of, max_staleness_of
@@ -55,6 +56,7 @@ class ScanService:
                 f"the node has {SCANS_MAX} scans under way, the most it takes, and none has ended within {seconds:.3g} s; "
                 "nothing was read: try again later, or ask another node",
                 retry_after=RETRY_SECONDS,
+                reason=OverloadReason.CONNECTION.value,
             ) from error
         try:
             yield

@@ -164,6 +164,7 @@ async def test_health_and_reflection_answer_while_data_calls_are_turned_away(own
         assert (code, error.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
         assert "the node has 2 calls under way" in error.message
         assert (error.retryable, error.maybe_applied, error.retry_after_ms) == (True, False, 1000)
+        assert error.reason == "connection"
         assert await asyncio.to_thread(api.health) == "SERVING"
         assert "shoal.v1.Shoal" in await asyncio.to_thread(api.database.get_services)
         found = {family.name: family.samples[0].value for family in server.counters.families()}

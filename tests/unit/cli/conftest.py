@@ -122,6 +122,8 @@ class FakeCluster:
         self.seq = 0
         self.version = 2
         self.requests: list[Request] = []
+        self.priorities: list[str] = []
+        """Of the connections there were."""
         self._loop = asyncio.new_event_loop()
         self._servers: dict[str, asyncio.Server] = {}
         self._writers: dict[str, set[asyncio.StreamWriter]] = {node: set() for node in NODES}
@@ -209,6 +211,7 @@ class FakeCluster:
                     if not greeted:
                         (hello,) = greeting_decoder.decode(body)
                         assert isinstance(hello, Hello)
+                        self.priorities.append(hello.priority)
                         writer.write(encode_frame([self._welcome(node)]))
                         greeted = True
                         continue

@@ -273,3 +273,22 @@ def test_export_refuses_an_empty_page_that_is_not_the_last(fake, shoal):
     fake.put(b"k", b"v")
     fake.script.page_rows = 0
     assert "empty page" in shoal("export", code=1).stderr
+
+
+def test_long_work_gives_way_to_whoever_waits_for_an_answer(fake, shoal, tmp_path):
+    """Unless it is told to do otherwise: by an option, or by the URL."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines({"key": "a", "value": "1"}))
+    for command in (["import", str(file)], ["export"]):
+        for how, priority in (
+            ([], "batch"),
+            (["--url", f"{fake.url}&priority=background"], "background"),
+            (["--url", f"{fake.url}&priority=background", "--priority", "interactive"], "interactive"),
+        ):
+            fake.priorities.clear()
+            shoal(*command, *how)
+            data = [said for said in fake.priorities if said != "interactive" or priority == "interactive"]
+            assert set(data) == {priority}, "an export looks for the map before, as every command does"
+    fake.priorities.clear()
+    shoal("get", "a")
+    assert set(fake.priorities) == {"interactive"}

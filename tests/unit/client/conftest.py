@@ -314,8 +314,8 @@ class FakeNode:
     """One listening address. `stop` closes it and its connections; `start` listens on the same port again.
 
     `greeting`: what to answer a Hello with instead of a Welcome (a message, raw bytes, or b"" for silence).
-    `connections` counts all that were ever accepted; `hold` leaves requests unanswered in `held`. `tls` is what it listens
-    with; None: connections are plain.
+    `connections` counts all that were ever accepted, and `hellos` are what they said; `hold` leaves requests unanswered in
+    `held`. `tls` is what it listens with; None: connections are plain.
     """
 
     def __init__(self, cluster: FakeCluster, name: str) -> None:
@@ -326,6 +326,7 @@ class FakeNode:
         self.hold = False
         self.held: list[Request] = []
         self.connections = 0
+        self.hellos: list[Hello] = []
         self.tls: SSLContext | None = None
         self.open: set[_Served] = set()
         self._server: asyncio.Server | None = None
@@ -387,7 +388,9 @@ class _Served(asyncio.Protocol):
         for body in self.reader.feed(data):
             if not self.greeted:
                 self.greeted = True
-                assert isinstance(greeting_decoder.decode(body)[0], Hello)
+                hello = greeting_decoder.decode(body)[0]
+                assert isinstance(hello, Hello)
+                self.node.hellos.append(hello)
                 welcome = self.node.welcome()
                 self.transport.write(welcome if isinstance(welcome, bytes) else encode_frame([welcome]))
             elif self.node.hold:

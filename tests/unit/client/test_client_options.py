@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from ssl import create_default_context
+from typing import Any
 
 import pytest
 from shoal import AsyncClient
 from shoal.errors import InvalidArgument
 from shoal.options import Options, parse_duration, parse_url, split_address
+from shoal.priorities import Priority
 from shoal.tls import TlsFiles
 
 
@@ -27,6 +29,7 @@ from shoal.tls import TlsFiles
             "shoal://h/k?consistency=eventual&max_staleness=2s&region=eu",
             Options(("h:7400",), "k", consistency="eventual", max_staleness=2.0, region="eu"),
         ),
+        ("shoal://h?priority=batch", Options(("h:7400",), priority=Priority.BATCH)),
         ("shoals://h:1/k", Options(("h:1",), "k", tls=True)),
         (
             "shoals://h:1?cafile=/a%20b/ca.pem&certfile=me.crt&keyfile=me.key",
@@ -64,6 +67,12 @@ def test_a_url_means(url: str, options: Options) -> None:
         ("shoal://h?consistency=weak", "one of strong, read_your_writes, eventual"),
         ("shoal://h?max_staleness=0s", "longer than zero"),
         ("shoal://h?regoin=eu", "did you mean 'region'"),
+        ("shoal://h?priorty=batch", "did you mean 'priority'"),
+        (
+            "shoal://h?priority=backgroud",
+            "one of interactive, batch, background, not 'backgroud': did you mean 'background'",
+        ),
+        ("shoal://h?priority=high", "one of interactive, batch, background, not 'high'$"),
         ("shoal://h?max_in_flight=0", "whole number from 1"),
         ("shoal://h?max_in_flight=many", "whole number from 1"),
     ],
@@ -83,6 +92,15 @@ def test_files_of_tls_that_cannot_be_used_are_named_when_the_client_is_made(tmp_
 def test_a_context_for_tls_with_a_url_without_it_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="nothing would be encrypted"):
         AsyncClient("shoal://h", ssl=create_default_context())
+
+
+@pytest.mark.parametrize("priority", ["hihg", "Batch", "", 1, None, b"batch"])
+def test_a_wrong_priority_is_refused(priority: Any) -> None:
+    if priority is None:
+        assert AsyncClient("shoal://h", priority=priority)
+        return
+    with pytest.raises(InvalidArgument, match="priority is one of interactive, batch, background"):
+        AsyncClient("shoal://h", priority=priority)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("1m", 60), ("1.5", 1.5), (" 3s ", 3)])

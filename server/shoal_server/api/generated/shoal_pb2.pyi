@@ -642,7 +642,7 @@ class Committed(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "retryable", "maybe_applied", "retry_after_ms", "shard", "request_id", "failed", "failed_keys", "mismatch")
+    __slots__ = ("code", "message", "retryable", "maybe_applied", "retry_after_ms", "shard", "request_id", "failed", "failed_keys", "mismatch", "reason")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
@@ -653,6 +653,7 @@ class Error(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     FAILED_KEYS_FIELD_NUMBER: _ClassVar[int]
     MISMATCH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     retryable: bool
@@ -663,7 +664,8 @@ class Error(_message.Message):
     failed: int
     failed_keys: _containers.RepeatedScalarFieldContainer[bytes]
     mismatch: Mismatch
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., maybe_applied: _Optional[bool] = ..., retry_after_ms: _Optional[int] = ..., shard: _Optional[int] = ..., request_id: _Optional[int] = ..., failed: _Optional[int] = ..., failed_keys: _Optional[_Iterable[bytes]] = ..., mismatch: _Optional[_Union[Mismatch, _Mapping]] = ...) -> None: ...
+    reason: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., maybe_applied: _Optional[bool] = ..., retry_after_ms: _Optional[int] = ..., shard: _Optional[int] = ..., request_id: _Optional[int] = ..., failed: _Optional[int] = ..., failed_keys: _Optional[_Iterable[bytes]] = ..., mismatch: _Optional[_Union[Mismatch, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Mismatch(_message.Message):
     __slots__ = ("condition", "found_seq", "found")
