@@ -38,6 +38,8 @@ LONG_KEYS = 65_536
 LONG_READS = 2
 ROWS = 20_000
 LONG_VALUE = b"l" * 1_000
+LONG_ROWS = [b"expensive-long-%d" % number for number in range(64)]
+"""So many that some are of a shard that the node leads."""
 
 FRAME_SECONDS = 1.0
 """Between two frames: a few kB a second are enough."""
@@ -52,7 +54,7 @@ async def _fill(assault: Assault) -> None:
     """Write rows for scans and checksums to go through."""
     async with assault.client() as db:
         await db.put_many({f"expensive-{number}": b"e" * 100 for number in range(ROWS)}, timeout=60)
-        await db.put("expensive-long", LONG_VALUE)
+        await db.put_many(dict.fromkeys(LONG_ROWS, LONG_VALUE))
 
 
 def _frames(frame: Frame, pause_seconds: float = FRAME_SECONDS) -> Callable[[Assault], Awaitable[None]]:
@@ -130,8 +132,8 @@ def _pages(target: Target) -> Sequence[Request]:
 
 def _long_answers(target: Target) -> Sequence[Request]:
     """Return reads of the same row so often that the answer of each would be longer than a frame."""
-    ((shard, keys),) = target.by_shard([b"expensive-long"]).items() or ((target.led[0].id, [b"expensive-long"]),)
-    return [Read(number, shard, target.keyspace.id, REQUEST_MS, keys * LONG_KEYS) for number in range(LONG_READS)]
+    shard, keys = next(iter(target.by_shard(LONG_ROWS).items()))
+    return [Read(number, shard, target.keyspace.id, REQUEST_MS, keys[:1] * LONG_KEYS) for number in range(LONG_READS)]
 
 
 async def _openings(assault: Assault) -> None:

@@ -27,7 +27,7 @@ from shoal_chaos.attackers.wire import Target, most_leading, wire
 WRITE_SECONDS = 1.0
 WRITE_MS = 10_000
 
-PUTS_BESIDE_RANGES = RANGES = 1_500
+PUTS_BESIDE_RANGES = RANGES = 1_000
 PUTS_BESIDE_CONDITIONS, CONDITIONS = 1_000, 8
 """About the heaviest writes that are accepted: what is refused costs a node much less."""
 FAILING = 62

@@ -44,12 +44,12 @@ async def _bursts(assault: Assault) -> None:
 async def _expired_reads(assault: Assault) -> None:
     """What a program sends that does not look at its own clock: the node alone can see that nobody waits any more."""
     target = await most_leading(assault)
-    keys = [b"tiny-%d" % number for number in range(EXPIRED_KEYS)]
+    shard, keys = next(iter(target.by_shard(b"tiny-%d" % number for number in range(CALLERS)).items()))
     async with wire(assault, target.address) as connection, asyncio.TaskGroup() as group:
         if await connection.greet() is None:
             return
         reading = group.create_task(connection.read_answers())
-        requests = [Read(number, target.led[0].id, target.keyspace.id, 1, keys) for number in range(EXPIRED_READS)]
+        requests = [Read(number, shard, target.keyspace.id, 1, keys[:EXPIRED_KEYS]) for number in range(EXPIRED_READS)]
         await _each_while(assault, connection, requests)
         reading.cancel()
 
