@@ -12,8 +12,8 @@ import structlog
 from shoal.errors import ErrorCode
 
 from shoal_server.node.memory import TIGHT, Account, MemoryBudget
+from shoal_server.places import ClientPlaces
 from shoal_server.process.connections import Inbound
-from shoal_server.process.places import ClientPlaces
 
 log = structlog.get_logger("shoal.node")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shoal_server.process.places import UNFINISHED_MAX, reserved_places
+from shoal_server.places import UNFINISHED_MAX, reserved_places
 
 if TYPE_CHECKING:
     from shoal_server.config import ClusterConfig

@@ -14,11 +14,11 @@ from shoal_server.node.core import Node
 from shoal_server.node.memory import Account
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.observe.refusal_log import RefusalLog
+from shoal_server.places import UNFINISHED_MAX, ClientPlaces, OldestGoes
 from shoal_server.process.connection_watch import ConnectionWatch
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
 from shoal_server.process.identities import PeerIdentities
-from shoal_server.process.places import UNFINISHED_MAX, ClientPlaces, Unfinished
 
 if TYPE_CHECKING:
     from shoal_server.observe.tracing import NodeTracing
@@ -86,7 +86,7 @@ class Reception:
         self.secure = secure
         self.clients: dict[int, Inbound] = {}
         self.turned_away = self.gave_way = 0
-        self.unfinished: Unfinished[Unfinishing] = Unfinished(unfinished)
+        self.unfinished: OldestGoes[Unfinishing] = OldestGoes(unfinished)
         self.places: ClientPlaces[Inbound] = ClientPlaces(limits.clients, lambda client: self.watch.is_idle(client))
         self._inbound: set[Inbound] = set()
         self.watch = ConnectionWatch(self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9)

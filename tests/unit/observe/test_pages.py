@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from shoal.metrics import gauge
 from shoal_server.local.layout import free_ports
+from shoal_server.observe import page_connections
 from shoal_server.observe import pages as pages_module
 from shoal_server.observe.pages import Pages, serving
 from shoal_server.observe.readiness import STOPPING, Readiness
@@ -158,19 +159,83 @@ async def test_bad_requests_are_told_so_and_leave_the_pages_as_they_are(web: Web
 
 
 async def test_a_caller_that_never_ends_its_request_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pages_module, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(page_connections, "HEAD_SECONDS", 0.05)
     assert (await web.send(b"GET /metrics HT"))[0] == 408
 
 
-async def test_connections_are_bounded(web: Web, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pages_module, "CONNECTIONS_MAX", 2)
-    held = [await asyncio.open_connection("127.0.0.1", web.port) for _ in range(2)]
-    assert (await web.get("/healthz"))[0] == 503
+async def opened(web: Web, number: int, sent: bytes = b"") -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    connections = [await asyncio.open_connection("127.0.0.1", web.port, limit=4096) for _ in range(number)]
+    for _, writer in connections:
+        writer.write(sent)
+    return connections
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nX: "], ids=["idle", "slow heads"])
+async def test_probes_are_answered_however_many_others_do_not_ask(
+    web: Web, monkeypatch: pytest.MonkeyPatch, sent: bytes
+):
+    monkeypatch.setattr(page_connections, "HEAD_SECONDS", 3600.0)
+    held = await opened(web, 200, sent)
+    for path in ("/healthz", "/metrics"):
+        assert (await web.get(path))[0] == 200
+    async with asyncio.timeout(20):
+        given_way = await held[0][0].read()
+    assert given_way.startswith(b"HTTP/1.1 503")
+    assert b"on its way for longest" in given_way
+    assert len(web.pages._places.heads) <= page_connections.HEADS_MAX // 2
     for _, writer in held:
         writer.close()
+
+
+async def test_probes_are_answered_however_many_do_not_read(web: Web, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(page_connections, "WRITE_SECONDS", 3600.0)
+    web.pages.serve_metrics(lambda: [gauge("shoal_test_things", "x" * (8 << 20), 7)])
+    held = await opened(web, 60, b"GET /metrics HTTP/1.1\r\n\r\n")
+    for _ in range(5):
+        assert (await web.get("/healthz"))[0] == 200
     async with asyncio.timeout(20):
-        while (await web.get("/healthz"))[0] != 200:
+        while len(web.pages._places._open) > page_connections.ANSWERED_MAX // 2 + 1:
             await asyncio.sleep(0.01)
+    for _, writer in held:
+        writer.transport.abort()
+
+
+async def test_scrapes_that_wait_are_bounded_and_probes_do_not_wait_for_them(web: Web, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pages_module, "SCRAPES_MAX", 3)
+    monkeypatch.setattr(pages_module, "GATHER_SECONDS", 3600.0)
+    gather = asyncio.Event()
+
+    async def slow() -> list:
+        await gather.wait()
+        return []
+
+    monkeypatch.setattr(web.pages, "_gathered_there", lambda: asyncio.wrap_future(wait_here(slow)))
+    loop = asyncio.get_running_loop()
+
+    def wait_here(work):
+        return asyncio.run_coroutine_threadsafe(work(), loop)
+
+    waiting = await opened(web, 3, b"GET /metrics HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(20):
+        while web.pages._waiting_scrapes < 3:
+            await asyncio.sleep(0.01)
+    status, reason = await web.get("/metrics")
+    assert status == 503
+    assert "3 scrapes wait" in reason
+    assert (await web.get("/healthz"))[0] == 200
+    gather.set()
+    for reader, _ in waiting:
+        assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 200")
+
+
+async def test_samples_that_cannot_be_gathered_end_the_connection_and_no_others(web: Web):
+    def gather() -> list:
+        raise ValueError("for a test")
+
+    web.pages.serve_metrics(gather)
+    with pytest.raises((ConnectionError, IndexError)):
+        await web.get("/metrics")
+    assert (await web.get("/healthz"))[0] == 200
 
 
 async def test_a_taken_address_is_an_error_at_the_start(web: Web):
@@ -188,7 +253,7 @@ async def test_without_an_address_nothing_listens_and_all_else_goes_on():
 async def test_the_end_does_not_wait_for_those_who_say_nothing_and_says_nothing_of_them(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(pages_module, "HEAD_SECONDS", 3600.0)
+    monkeypatch.setattr(page_connections, "HEAD_SECONDS", 3600.0)
     (port,) = free_ports(1)
     async with asyncio.timeout(20):
         async with serving(f"127.0.0.1:{port}") as pages:

@@ -22,9 +22,10 @@ from shoal.protocol.messages import (
     Rows,
 )
 from shoal.protocol.version import NEWEST, OLDEST
+from shoal_server import places
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import Limits
-from shoal_server.process import connections, places
+from shoal_server.process import connections
 from shoal_server.process.reception import PLACE_BYTES
 
 from .server import serving

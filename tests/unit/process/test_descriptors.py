@@ -7,6 +7,7 @@ import resource
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shoal_server.places import UNFINISHED_MAX, reserved_places
 from shoal_server.process.descriptors import (
     CLIENTS_MIN,
     OF_PEER,
@@ -20,7 +21,6 @@ from shoal_server.process.descriptors import (
     raise_limit,
     share_out,
 )
-from shoal_server.process.places import UNFINISHED_MAX, reserved_places
 
 
 def test_with_enough_of_them_everybody_has_what_is_asked_for():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shoal_server.process.places import IDLE_SECONDS, NEWCOMER_IDLE_SECONDS, ClientPlaces, Unfinished
+from shoal_server.places import IDLE_SECONDS, NEWCOMER_IDLE_SECONDS, ClientPlaces, OldestGoes
 
 
 def test_among_those_who_have_not_greeted_the_oldest_gives_way():
-    unfinished: Unfinished[int] = Unfinished(4)
+    unfinished: OldestGoes[int] = OldestGoes(4)
     assert [unfinished.arrive(number, f"10.0.0.{number}") for number in range(4)] == [None] * 4
     assert unfinished.arrive(4, "10.0.0.4") == 0
     assert unfinished.arrive(5, "10.0.0.5") == 1
@@ -14,7 +14,7 @@ def test_among_those_who_have_not_greeted_the_oldest_gives_way():
 
 
 def test_one_that_has_greeted_gives_way_to_nobody():
-    unfinished: Unfinished[int] = Unfinished(4)
+    unfinished: OldestGoes[int] = OldestGoes(4)
     for number in range(4):
         unfinished.arrive(number, f"10.0.0.{number}")
     unfinished.leave(0)
@@ -23,14 +23,14 @@ def test_one_that_has_greeted_gives_way_to_nobody():
 
 
 def test_an_address_with_half_of_all_places_takes_only_its_own():
-    unfinished: Unfinished[str] = Unfinished(8)
+    unfinished: OldestGoes[str] = OldestGoes(8)
     assert unfinished.arrive("a", "10.0.0.1") is None
     assert [unfinished.arrive(f"b{number}", "10.0.0.2") for number in range(6)] == [None] * 4 + ["b0", "b1"]
     assert unfinished.arrive("c", "10.0.0.3") is None
 
 
 def test_where_many_addresses_come_the_one_with_most_gives_way():
-    unfinished: Unfinished[str] = Unfinished(8)
+    unfinished: OldestGoes[str] = OldestGoes(8)
     unfinished.arrive("first", "10.0.0.9")
     for number in range(3):
         unfinished.arrive(f"many{number}", "10.0.0.1")
@@ -40,7 +40,7 @@ def test_where_many_addresses_come_the_one_with_most_gives_way():
 
 
 def test_who_left_and_never_came_is_left_alone():
-    unfinished: Unfinished[int] = Unfinished(2)
+    unfinished: OldestGoes[int] = OldestGoes(2)
     unfinished.leave(7)
     unfinished.arrive(1, "10.0.0.1")
     unfinished.leave(1)

@@ -39,8 +39,8 @@ def reserved_places(clients: int) -> int:
     return max(RESERVED_LEAST, int(clients * RESERVED_PART))
 
 
-class Unfinished(Generic[C]):
-    """Connections that have not said who they are."""
+class OldestGoes(Generic[C]):
+    """Connections of which any that comes gets in, and the oldest gives way: those that have not said who they are."""
 
     def __init__(self, most: int = UNFINISHED_MAX) -> None:
         """`most`: of all; half as many of one address."""
