@@ -77,22 +77,33 @@ class OldestGoes(Generic[C]):
                 del self._of_address[address]
 
 
-class ClientPlaces(Generic[C]):
-    """Connections that have greeted as clients."""
+class IdleGoes(Generic[C]):
+    """Connections of which one that is idle gives way: those of clients, or streams of calls."""
 
-    def __init__(self, most: int, is_idle: Callable[[C], bool]) -> None:
+    def __init__(
+        self,
+        most: int,
+        is_idle: Callable[[C], bool],
+        reserved: int = 0,
+        called: str = "clients are connected",
+        advice: str = "ask another node, or give nodes more places (limits.max_clients)",
+    ) -> None:
         """
         Args:
             most: places for everybody.
             is_idle: says whether one that `set_idle` has named still is.
+            reserved: places besides, for the cluster's own machines.
+            called: what whoever has a place is and does; advice: to who finds none.
 
         Attributes:
             known: the addresses of the cluster's own machines.
         """
         self.most = most
-        self.reserved = reserved_places(most)
+        self.reserved = reserved
         self.known: frozenset[str] = frozenset()
         self._is_idle = is_idle
+        self._called = called
+        self._advice = advice
         self._address_of: dict[C, str] = {}
         self._of_address: Counter[str] = Counter()
         self._idle: list[C] = []
@@ -101,7 +112,7 @@ class ClientPlaces(Generic[C]):
         return len(self._address_of)
 
     def set_idle(self, idle: Iterable[tuple[C, float, bool]]) -> None:
-        """Say which clients ask nothing.
+        """Say which of them ask nothing.
 
         Args:
             idle: of each how long (seconds), and whether it has ever asked anything.
@@ -116,18 +127,18 @@ class ClientPlaces(Generic[C]):
         self._idle = [connection for _, _, connection in may_go]
 
     def arrive(self, connection: C, address: str) -> tuple[str, C | None]:
-        """One greets as a client: return "", and who has to give way for it and has no place any more; or why it has none."""
+        """One has come: return "", and who has to give way for it and has no place any more; or why it has none."""
         most = self.most + (self.reserved if address in self.known else 0)
         share = self.most if self.most < SHARED_FROM else int(self.most * ADDRESS_PART)
         victim: C | None = None
         if share < self.most and self._of_address[address] >= share and address not in self.known:
             victim = self._take_idle(address)
             if victim is None:
-                return self._full(f"{share} clients of this address are connected, the most that one may have"), None
+                return self._full(f"of this address {share} {self._called}, the most that may"), None
         elif len(self._address_of) >= most:
             victim = self._take_idle(None)
             if victim is None:
-                return self._full(f"{len(self._address_of)} clients are connected, the most this node takes"), None
+                return self._full(f"{len(self._address_of)} {self._called}, the most this node takes"), None
         self._address_of[connection] = address
         self._of_address[address] += 1
         return "", victim
@@ -163,6 +174,6 @@ class ClientPlaces(Generic[C]):
 
     def _full(self, what: str) -> str:
         return (
-            f"{what}, and none of them has been idle for {IDLE_SECONDS:g} s: try again later or with fewer connections, ask "
-            "another node, or give nodes more places (limits.max_clients)"
+            f"{what}, and none of them has been idle for {IDLE_SECONDS:g} s: try again later or with fewer at once, "
+            f"{self._advice}"
         )

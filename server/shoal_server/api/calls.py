@@ -19,7 +19,8 @@ from shoal.priorities import OverloadReason
 
 from shoal_server.api.elements import ELEMENTS_MAX, has_too_many, shape_of
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
-from shoal_server.observe.api_counters import ApiCounters
+from shoal_server.grpc_places import CALL
+from shoal_server.observe.api_counters import ApiCounters, OpenCalls
 
 if TYPE_CHECKING:
     from shoal_server.api.tracing import ApiTracing
@@ -118,7 +119,7 @@ def unary(gate: Gate, kind: type[M], method: Unary[M]) -> grpc.RpcMethodHandler:
         async def answer() -> Message:
             return await method(_decoded(request), seconds_left(context))
 
-        return await _guarded(gate, kind, context, answer)
+        return await _guarded(gate, kind, context, answer, gate.counters.unary)
 
     return grpc.unary_unary_rpc_method_handler(handle, strict(kind), _encode)
 
@@ -134,7 +135,7 @@ def feed(gate: Gate, kind: type[M], method: Feed[M]) -> grpc.RpcMethodHandler:
         async def answer() -> None:
             await method(_decoded(request), reply, seconds_left(context))
 
-        await _guarded(gate, kind, context, answer)
+        await _guarded(gate, kind, context, answer, gate.counters.streams)
 
     return grpc.unary_stream_rpc_method_handler(handle, strict(kind), _encode)
 
@@ -151,7 +152,7 @@ def dialogue(gate: Gate, kind: type[M], method: Dialogue[M]) -> grpc.RpcMethodHa
             async with aclosing(coming):
                 await method(coming, reply, seconds_left(context))
 
-        await _guarded(gate, kind, context, answer)
+        await _guarded(gate, kind, context, answer, gate.counters.streams)
 
     return grpc.stream_stream_rpc_method_handler(handle, strict(kind), _encode)
 
@@ -167,6 +168,9 @@ async def _send(context: Context, message: Message) -> None:
         await context.write(message)
     except grpc.aio.InternalError as error:
         raise asyncio.CancelledError("the call is over") from error
+    call = CALL.get()
+    if call is not None:
+        call.moved += 1
 
 
 async def _until_stopping(gate: Gate, requests: AsyncIterator[M | InvalidArgument]) -> AsyncGenerator[M, None]:
@@ -175,20 +179,28 @@ async def _until_stopping(gate: Gate, requests: AsyncIterator[M | InvalidArgumen
     Raises:
         InvalidArgument: one cannot be decoded.
         Unavailable: the node is stopping, so there will be no further ones.
+        ShoalError: the stream has to give way, or has been idle for too long.
     """
     stopping = asyncio.ensure_future(gate.stopping.wait())
+    call, ending = CALL.get(), asyncio.get_running_loop().create_future()
+    if call is not None:
+        call.waits_with(ending)
     coming: asyncio.Future[M | InvalidArgument | None] | None = None
     try:
         while True:
             coming = asyncio.ensure_future(_next(requests))
-            await asyncio.wait((coming, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((coming, stopping, ending), return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
+                if call is not None and call.ended is not None:
+                    raise call.ended
                 gate.check()
             request = await coming
             if request is None:
                 return
             yield _decoded(request)
     finally:
+        if call is not None:
+            call.waits_with(None)
         stopping.cancel()
         if coming is not None:
             coming.cancel()
@@ -204,16 +216,22 @@ def seconds_left(context: Context) -> float | None:
     return None if left is None else max(0.001, left - min(MARGIN_SECONDS, left * MARGIN_PART))
 
 
-async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Callable[[], Awaitable[R]]) -> R:
-    """Return the answer, or end the call with the error that there was instead."""
-    gate.counters.begun()
+async def _guarded(
+    gate: Gate, kind: type[Message], context: Context, answer: Callable[[], Awaitable[R]], calls: OpenCalls
+) -> R:
+    """Return the answer, or end the call with the error that there was instead.
+
+    Args:
+        calls: that it is one of.
+    """
+    calls.open += 1
     code = grpc.StatusCode.CANCELLED
     try:
         gate.check()
-        if gate.counters.open > gate.counters.limit:
+        if calls.open > calls.limit:
             raise Overloaded(
-                f"the node has {gate.counters.limit} calls under way, a stream being one, and takes no more; nothing was done: "
-                "try again later, or ask another node",
+                f"the node has {calls.limit} {calls.words} under way, and takes no more; nothing was done: try again later, or "
+                "ask another node",
                 retry_after=RETRY_SECONDS,
                 reason=OverloadReason.CONNECTION.value,
             )
@@ -231,9 +249,15 @@ async def _guarded(gate: Gate, kind: type[Message], context: Context, answer: Ca
         failure = Internal(f"the node found a fault of its own ({type(error).__name__}), and its log has more")
         code = status_code(failure)
     finally:
+        calls.open -= 1
         gate.counters.ended(code.name)
+    return await tell(context, failure)
+
+
+async def tell(context: Context, failure: ShoalError) -> NoReturn:
+    """End a call with the status of an error."""
     details = ((DETAILS_METADATA, status_details(failure)),)
-    return await context.abort(status_code(failure), shown_message(failure), details)
+    await context.abort(status_code(failure), shown_message(failure), details)
 
 
 def _decoded(request: M | InvalidArgument) -> M:

@@ -17,15 +17,15 @@ from grpc_reflection.v1alpha import reflection
 from shoal.errors import Unavailable
 
 from shoal_server.api.batch import BatchService
-from shoal_server.api.calls import dialogue, feed, unary
+from shoal_server.api.calls import dialogue, feed, tell, unary
 from shoal_server.api.gateway import Gateway
 from shoal_server.api.generated import shoal_pb2 as pb
-from shoal_server.api.health import HealthService
 from shoal_server.api.paging import ScanService
 from shoal_server.api.service import DataService
 from shoal_server.api.transact import TransactService
 from shoal_server.certificates import Certificates
 from shoal_server.config import NodeConfig
+from shoal_server.grpc_places import STREAMS_MAX, CallPlaces, calls_max, server_options
 from shoal_server.node.settings import Limits
 from shoal_server.observe.api_counters import ApiCounters
 from shoal_server.secure_grpc import open_port
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Shoal"].full_name
 CALLS_MAX = 1024
-"""The most calls of the data API at once; a stream is one. Further ones are told RESOURCE_EXHAUSTED."""
-RPCS_MAX = 4 * CALLS_MAX
-"""The most of all services, those included whose request is still on its way: gRPC itself turns further ones away. Far more
-than the others' bounds, so that whoever asks for the node's health hears of it while data calls are turned away."""
+"""The most calls of the data API at once, besides streams. Further ones are told RESOURCE_EXHAUSTED."""
 ENVELOPE_BYTES = 1 << 20
 """What a largest message may have besides the largest batch of keys and values."""
 PINGS_APART_MS = 4_000
@@ -70,17 +67,19 @@ class ApiServer:
         limits: Limits,
         certificates: Certificates | None = None,
         spans: TracerProvider | None = None,
+        callers: int = 1024,
     ) -> None:
         """
         Args:
             listen: the address to listen at.
+            callers: how many connections there may be.
             node: whose API this is; the cluster is found where it listens itself.
             limits: of sizes, that the cluster has.
             certificates: of the process; None: connections are plain.
             spans: makes those of traced calls; None: nothing is traced.
         """
         self.stopping = asyncio.Event()
-        self.counters = ApiCounters(CALLS_MAX)
+        self.counters = ApiCounters(CALLS_MAX, STREAMS_MAX)
         self.tracing = None if spans is None else _traced_by(spans)
         self._listen = listen
         self._node = node.id
@@ -92,9 +91,11 @@ class ApiServer:
             self._gateway = Gateway(node.listens_at, node.region, spans=spans)
         else:  # a certificate is for the address by which others know the node
             self._gateway = Gateway(node.address, node.region, certificates.dialling, spans)
-        self._health = HealthService()
+        self._health = health.aio.HealthServicer()
+        self._callers = callers
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()
+        self._places = CallPlaces(tell, self._loop.time)
         self._doing: set[Future[None]] = set()
         self._thread = threading.Thread(target=self._run, name="shoal-api", daemon=True)
 
@@ -157,14 +158,15 @@ class ApiServer:
         message_bytes = self._limits.max_batch_bytes + ENVELOPE_BYTES
         server = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", 0),
+                *server_options(self._callers),
                 ("grpc.max_receive_message_length", message_bytes),
                 ("grpc.max_send_message_length", message_bytes),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", PINGS_APART_MS),
             ),
-            maximum_concurrent_rpcs=RPCS_MAX,
+            interceptors=(self._places,),
+            maximum_concurrent_rpcs=calls_max(CALLS_MAX),
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -177,6 +179,7 @@ class ApiServer:
             raise OSError(f"cannot listen on {self._listen}: {error}") from error
         await server.start()
         self._server = server
+        self._places.begin()
 
     async def _serve(self) -> None:
         if self._state is _State.STARTING:
@@ -190,6 +193,7 @@ class ApiServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(patience_seconds)
         await self._gateway.close()
+        self._places.stop()
 
     async def _tell_state(self) -> None:
         if self._state is _State.SERVING:

@@ -7,30 +7,36 @@ from collections.abc import Iterator
 from shoal.metrics import Family, gauge, labelled
 
 
-class ApiCounters:
-    """Counters of the API's thread; `families` may be called in any.
+class OpenCalls:
+    """Calls of a kind, by name of `words`.
 
-    `open` are the calls under way, that included which is just being turned away; `limit` is how many may be.
+    `open` are under way, that included which is just being turned away; `limit` is how many may be.
     """
 
-    __slots__ = ("_ended", "limit", "open")
+    __slots__ = ("limit", "open", "words")
 
-    def __init__(self, limit: int) -> None:
-        """
-        Args:
-            limit: how many calls may be open.
-        """
+    def __init__(self, limit: int, words: str) -> None:
         self.limit = limit
         self.open = 0
-        self._ended: dict[str, int] = {}
+        self.words = words
 
-    def begun(self) -> None:
-        """A call has come."""
-        self.open += 1
+
+class ApiCounters:
+    """Counters of the API's thread; `families` may be called in any."""
+
+    __slots__ = ("_ended", "streams", "unary")
+
+    def __init__(self, unary: int, streams: int) -> None:
+        """
+        Args:
+            unary: how many calls with one request and one answer may be open; streams: how many others.
+        """
+        self.unary = OpenCalls(unary, "calls")
+        self.streams = OpenCalls(streams, "streams")
+        self._ended: dict[str, int] = {}
 
     def ended(self, code: str) -> None:
         """A call is over, with this status."""
-        self.open -= 1
         self._ended[code] = self._ended.get(code, 0) + 1
 
     def families(self) -> Iterator[Family]:
@@ -39,5 +45,7 @@ class ApiCounters:
         yield labelled(
             "counter", "shoal_api_calls", "Calls of the gRPC API by the status they ended with", "code", ended
         )
-        yield gauge("shoal_api_calls_open", "Calls under way", self.open)
-        yield gauge("shoal_api_calls_limit", "How many may be, before further ones are turned away", self.limit)
+        yield gauge("shoal_api_calls_open", "Calls under way, streams not among them", self.unary.open)
+        yield gauge("shoal_api_calls_limit", "How many may be, before further ones are turned away", self.unary.limit)
+        yield gauge("shoal_api_streams_open", "Streams under way", self.streams.open)
+        yield gauge("shoal_api_streams_limit", "How many may be, before idle ones have to give way", self.streams.limit)

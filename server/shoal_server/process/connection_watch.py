@@ -12,7 +12,7 @@ import structlog
 from shoal.errors import ErrorCode
 
 from shoal_server.node.memory import TIGHT, Account, MemoryBudget
-from shoal_server.places import ClientPlaces
+from shoal_server.places import IdleGoes
 from shoal_server.process.connections import Inbound
 
 log = structlog.get_logger("shoal.node")
@@ -41,7 +41,7 @@ class ConnectionWatch:
     def __init__(
         self,
         connections: Collection[Inbound],
-        places: ClientPlaces[Inbound],
+        places: IdleGoes[Inbound],
         memory: MemoryBudget,
         clock: Callable[[], float],
         stall_seconds: float,

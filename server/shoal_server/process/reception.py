@@ -14,7 +14,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.memory import Account
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.observe.refusal_log import RefusalLog
-from shoal_server.places import UNFINISHED_MAX, ClientPlaces, OldestGoes
+from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes, reserved_places
 from shoal_server.process.connection_watch import ConnectionWatch
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
@@ -87,7 +87,9 @@ class Reception:
         self.clients: dict[int, Inbound] = {}
         self.turned_away = self.gave_way = 0
         self.unfinished: OldestGoes[Unfinishing] = OldestGoes(unfinished)
-        self.places: ClientPlaces[Inbound] = ClientPlaces(limits.clients, lambda client: self.watch.is_idle(client))
+        self.places: IdleGoes[Inbound] = IdleGoes(
+            limits.clients, lambda client: self.watch.is_idle(client), reserved_places(limits.clients)
+        )
         self._inbound: set[Inbound] = set()
         self.watch = ConnectionWatch(self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9)
         self._node = node

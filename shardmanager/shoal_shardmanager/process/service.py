@@ -13,7 +13,9 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from shoal.errors import ShoalError
+from shoal_server.api.errors import status_code
 from shoal_server.certificates import Certificates
+from shoal_server.grpc_places import CallPlaces, calls_max, server_options
 from shoal_server.secure_grpc import open_port
 
 from shoal_shardmanager import placement
@@ -34,6 +36,9 @@ log = structlog.get_logger("shoal.manager")
 WATCH_SECONDS = 1.0
 """A watcher hears of an operation so often at least: that is how a manager that hangs is told from a slow operation."""
 STOP_SECONDS = 2.0
+CALLERS_MAX = 256
+"""Connections of operators: each command makes one."""
+CALLS_MAX = 1024
 SERVICE = pb.DESCRIPTOR.services_by_name["Admin"].full_name
 
 _STATUS = {
@@ -255,6 +260,11 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     await context.abort(code, f"{error}{maybe if lost else ''}")
 
 
+async def _tell(context: Context, failure: ShoalError) -> NoReturn:
+    """End a call that has to give way."""
+    await context.abort(status_code(failure), str(failure))
+
+
 async def serve(
     host: ControllerHost, address: str, certificates: Certificates | None = None, *, clients_required: bool = False
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
@@ -267,7 +277,10 @@ async def serve(
     Raises:
         OSError: nothing can listen at `address`.
     """
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    places = CallPlaces(_tell, asyncio.get_running_loop().time)
+    server = grpc.aio.server(
+        options=server_options(CALLERS_MAX), interceptors=(places,), maximum_concurrent_rpcs=calls_max(CALLS_MAX)
+    )
     pb_grpc.add_AdminServicer_to_server(AdminService(host), server)  # type: ignore[no-untyped-call]
     healthy: Any = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -278,6 +291,7 @@ async def serve(
         raise OSError(f"cannot listen on {address}: {error}") from error
     await tell_health(healthy, ready=False)
     await server.start()
+    places.begin()
     return server, healthy
 
 

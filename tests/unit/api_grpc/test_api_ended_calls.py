@@ -25,7 +25,7 @@ class OpenGate:
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
-        self.counters = ApiCounters(1)
+        self.counters = ApiCounters(1, 1)
 
     def check(self) -> None:
         return

@@ -16,10 +16,10 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from shoal_server.api import health as health_module
 from shoal_server.api import server as server_module
 from shoal_server.api.calls import seconds_left
 from shoal_server.api.server import ApiServer
+from shoal_server.api.service import DataService
 from shoal_server.config import NodeConfig
 from shoal_server.local.layout import free_ports, generated_config
 from shoal_server.node.settings import Limits
@@ -154,12 +154,22 @@ async def test_those_who_watch_the_health_hear_of_the_end(own_server):
 
 async def test_health_and_reflection_answer_while_data_calls_are_turned_away(own_server, monkeypatch):
     monkeypatch.setattr(server_module, "CALLS_MAX", 2)
+    held = asyncio.Event()
+    exists = DataService.exists
+
+    async def slow(self: DataService, request: Any, seconds: float | None) -> Any:
+        while request.key == b"held" and not held.is_set():
+            await asyncio.sleep(0.01)
+        return await exists(self, request, seconds)
+
+    monkeypatch.setattr(DataService, "exists", slow)
     async with own_server() as (server, api):
         server.serve()
         await asyncio.to_thread(api.wait_until_serving)
-        talks = [Talk(api) for _ in range(2)]
-        for talk in talks:
-            await asyncio.to_thread(talk.begin)
+        calls = [asyncio.create_task(asyncio.to_thread(api.call, "Exists", key=b"held")) for _ in range(2)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while server.counters.unary.open < 2:
+                await asyncio.sleep(0.01)
         code, error = await asyncio.to_thread(api.refusal, "Get", key=b"a")
         assert (code, error.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
         assert "the node has 2 calls under way" in error.message
@@ -169,25 +179,27 @@ async def test_health_and_reflection_answer_while_data_calls_are_turned_away(own
         assert "shoal.v1.Shoal" in await asyncio.to_thread(api.database.get_services)
         found = {family.name: family.samples[0].value for family in server.counters.families()}
         assert (found["shoal_api_calls_open"], found["shoal_api_calls_limit"]) == (2, 2)
-        await asyncio.to_thread(talks[0].end)
+        held.set()
+        await asyncio.gather(*calls)
         assert not (await asyncio.to_thread(api.call, "Exists", key=b"life/none")).exists
-        await asyncio.to_thread(talks[1].end)
 
 
 async def test_those_who_watch_the_health_take_nobody_elses_place(own_server, monkeypatch):
     monkeypatch.setattr(server_module, "CALLS_MAX", 2)
-    monkeypatch.setattr(health_module, "WATCHES_MAX", 12)
     request = health_pb2.HealthCheckRequest()
     async with own_server() as (server, api), grpc.aio.insecure_channel(api.address) as channel:
+        monkeypatch.setattr(server._places.watches, "most", 24)
         server.serve()
         stub = health_pb2_grpc.HealthStub(channel)
-        watches = [stub.Watch(request, timeout=30) for _ in range(12)]
-        for watch in watches:
+        watches = []
+        for _ in range(13):
+            watch = stub.Watch(request, timeout=30)
             while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
                 continue
-        further = stub.Watch(request, timeout=30)
-        assert await further.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "12 callers watch" in await further.details()
+            watches.append(watch)
+        assert await watches[0].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "this one does for longest" in await watches[0].details()
+        assert not any(watch.done() for watch in watches[1:])
         assert (await stub.Check(request, timeout=30)).status == health_pb2.HealthCheckResponse.SERVING
         assert not (await asyncio.to_thread(api.call, "Exists", key=b"life/none")).exists
         for watch in watches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal_server.places import IDLE_SECONDS, NEWCOMER_IDLE_SECONDS, ClientPlaces, OldestGoes
+from shoal_server.places import IDLE_SECONDS, NEWCOMER_IDLE_SECONDS, IdleGoes, OldestGoes
 
 
 def test_among_those_who_have_not_greeted_the_oldest_gives_way():
@@ -48,8 +48,8 @@ def test_who_left_and_never_came_is_left_alone():
     assert len(unfinished) == 0
 
 
-def full(most: int = 4, address: str = "") -> ClientPlaces[int]:
-    places: ClientPlaces[int] = ClientPlaces(most, lambda _: True)
+def full(most: int = 4, address: str = "") -> IdleGoes[int]:
+    places: IdleGoes[int] = IdleGoes(most, lambda _: True, reserved=8)
     for number in range(most):
         assert places.arrive(number, address or f"10.0.0.{number}") == ("", None)
     return places
@@ -82,7 +82,7 @@ def test_who_has_never_asked_gives_way_first_and_then_the_longest_idle():
 
 def test_one_that_asks_again_in_time_keeps_its_place():
     busy = {1}
-    places: ClientPlaces[int] = ClientPlaces(2, lambda client: client not in busy)
+    places: IdleGoes[int] = IdleGoes(2, lambda client: client not in busy)
     places.arrive(1, "10.0.0.1")
     places.arrive(2, "10.0.0.2")
     places.set_idle([(1, 99.0, True), (2, 50.0, True)])
@@ -90,15 +90,15 @@ def test_one_that_asks_again_in_time_keeps_its_place():
 
 
 def test_no_address_has_all_places():
-    places: ClientPlaces[int] = ClientPlaces(16, lambda _: True)
+    places: IdleGoes[int] = IdleGoes(16, lambda _: True)
     refused = [bool(places.arrive(number, "10.0.0.1")[0]) for number in range(14)]
     assert refused == [False] * 12 + [True] * 2
-    assert "12 clients of this address" in places.arrive(20, "10.0.0.1")[0]
+    assert "of this address 12 clients" in places.arrive(20, "10.0.0.1")[0]
     assert places.arrive(21, "10.0.0.2") == ("", None)
 
 
 def test_an_address_with_its_share_gives_way_to_itself_alone():
-    places: ClientPlaces[int] = ClientPlaces(16, lambda _: True)
+    places: IdleGoes[int] = IdleGoes(16, lambda _: True)
     for number in range(12):
         places.arrive(number, "10.0.0.1")
     places.arrive(50, "10.0.0.2")
