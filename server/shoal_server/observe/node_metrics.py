@@ -18,6 +18,7 @@ from shoal_server.node.core import Node
 from shoal_server.node.counters import LABELS, Backlog
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import PEER_OUTPUT_BYTES
+from shoal_server.observe.memory_metrics import memory_families
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
@@ -97,6 +98,7 @@ class NodeMetrics:
         yield from self._of_process(now)
         yield from self._of_requests(sums)
         yield from self._of_queues(sums)
+        yield from memory_families(self._node.memory)
         yield from self._of_peers(now)
         yield from self._of_raft(sums, roles)
         yield from self._of_comparisons(sums)
