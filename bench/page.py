@@ -113,6 +113,79 @@ def operations() -> str:
     return text + markdown(["operation", "calls", "failed", "p50", "p99", "max", "p99 / quiet p99"], rows)
 
 
+def isolation() -> str:
+    """What a light load feels of attackers."""
+    record = loaded("isolation")
+    rows = []
+    for row in record["rows"]:
+        parts = [row[part] for part in ("quiet", "during", "after")]
+        deeds = row["deeds"]
+        rows.append(
+            [
+                f"{row['attack']}: {row['words']}",
+                str(sum(part["failed"] for part in parts[1:])),
+                *(f"{part['p99_ms']:.0f}" for part in parts),
+                f"{row['shut']} of {row['knocks']}",
+                " / ".join(f"{mib:.0f}" for mib in row["rss_mib"]),
+                f"{deeds['requests']:,} ({deeds['answered']:,})",
+                f"{deeds['cpu_seconds'] / row['seconds']:.0%}",
+                "; ".join(row["ended"]),
+            ]
+        )
+    text = (
+        f"{record['machine']}; {record['gets']:g} gets and {record['puts']:g} puts a second beside each attack, 8 shards on 3 "
+        f"nodes {source('isolation')}. All share the machine, so the last column but one says which part of "
+        "a core the attacker itself took. The calls that failed and the p99 in milliseconds are the light load's; shut is how "
+        "often a newcomer was not let in at some port; memory is that of the largest node, in MiB.\n\n"
+    )
+    head = ("attack", "failed", "p99 before", "during", "after", "shut", "memory before / peak / after",
+            "requests (answered)", "attacker", "nodes")  # fmt: skip
+    return text + markdown(head, rows)
+
+
+def overload() -> str:
+    """What is done where three times as much is asked as can be, and beside one greedy keyspace."""
+    record = loaded("overload")
+    rows = [
+        [
+            f"three times the capacity, {one['kind']}",
+            f"{one['capacity']:,.0f}",
+            f"{one['offered']:,.0f}",
+            f"{one['goodput'] / one['capacity']:.2f}",
+            f"{one['quiet']['p99_ms']:.0f}",
+            f"{one['during']['p99_ms']:.0f}",
+            f"{one['recovered']:g} s",
+            f"{one['in_spike']['processor']:.2f}",
+        ]
+        for one in record["spikes"]
+    ]
+    one = record["greedy"]
+    if one is not None:
+        rows.append(
+            [
+                "one greedy keyspace of ten", "", "", "", f"{one['quiet']['p99_ms']:.0f}", f"{one['during']['p99_ms']:.0f}", "",
+                f"{one['in_closed_loop']['processor']:.2f}",
+            ]
+        )  # fmt: skip
+    text = (
+        f"{record['machine']}; scans of 500 keys of a partition, or of ten rows over a whole keyspace {source('overload')}. "
+        "Capacity is what closed loops come to, goodput what is answered within a second, as a part of it. Whoever asks shares "
+        "the processors with the nodes: the last column says how many cores that took, and at three times the capacity it is "
+        "more than at one, which the nodes have less. The p99 in milliseconds is that of the light load beside.\n\n"
+    )
+    head = (
+        "what",
+        "capacity (1/s)",
+        "offered (1/s)",
+        "goodput / capacity",
+        "p99 before",
+        "during",
+        "recovered after",
+        "cores",
+    )
+    return text + markdown(head, rows)
+
+
 def chaos() -> str:
     """What held under faults."""
     kept = newest("chaos", ".md")
@@ -124,6 +197,13 @@ def chaos() -> str:
     return text + kept.read_text()
 
 
+FURTHER = (
+    ("isolation", "Beside attackers", isolation),
+    ("overload", "Asked for more than can be done", overload),
+)
+"""Parts that are there once there is a record of them."""
+
+
 def page() -> str:
     """Return the page."""
     parts = [
@@ -133,6 +213,7 @@ def page() -> str:
         f"## Beside etcd and Redis\n\n{comparison()}",
         f"## When leaders go\n\n{failovers()}",
         f"## Operations under load\n\n{operations()}",
+        *(f"## {title}\n\n{make()}" for kind, title, make in FURTHER if any(RESULTS.glob(f"{kind}-*.json"))),
         f"## Under faults\n\n{chaos()}",
     ]
     return "\n".join(parts)
