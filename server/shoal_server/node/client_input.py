@@ -62,7 +62,6 @@ UNDECODED_NS = 10
 """What a byte of a frame costs, before anything is known of it."""
 SCALE_GAIN = 0.1
 SCALE_LEAST, SCALE_MOST = 0.5, 4.0
-NEVER = 1 << 62
 SIGN_OF_LIFE_NS = 250_000_000
 """A client that is not read from is told so often that it is not forgotten."""
 MAX_TURNED_AWAY = 4
@@ -75,6 +74,7 @@ class ClientInput:
     Attributes:
         queue: what waits; `serving`: what of it was taken and is still to be served.
         overload: how long it does.
+        life_due: when those of whom nothing is received are to be told that they are not forgotten (ns).
         has_more: a turn has something to do though nothing has arrived.
         admin_requests: what the shard manager has asked for, each of which changes what is stored, in a batch of its own: they
             are done at the turn's end, before the groups' batch.
@@ -90,7 +90,6 @@ class ClientInput:
         "_engine",
         "_failing",
         "_leaderships",
-        "_life_due",
         "_make_status",
         "_memory",
         "_replica_set",
@@ -98,6 +97,7 @@ class ClientInput:
         "_scale",
         "admin_requests",
         "has_more",
+        "life_due",
         "overload",
         "queue",
         "serving",
@@ -141,7 +141,7 @@ class ClientInput:
         self._describing: tuple[int, StatusInPieces] | None = None
         self._scale = 1.0
         self._charged = 0
-        self._life_due = now
+        self.life_due = now
         self.has_more = False
 
     def _keyspace_of(self, shard: int) -> int:
@@ -159,7 +159,7 @@ class ClientInput:
         """Take in what clients have sent, as far as the turn has time for it."""
         queue = self.queue
         budget, spent = self._begin(), 0
-        if queue.has_arrived:
+        if queue.arrived or queue.refused:
             arrived = self._counters.arrived
             if queue.refused:
                 self._refuse_unheld(outbox)
@@ -270,6 +270,8 @@ class ClientInput:
             replica = self._admission.admit(client, request, self._disk.state.not_writable, outbox)
             if replica is not None:
                 self._agenda.dirty[replica.shard.id] = replica
+                if kind is Write:
+                    return replica.newest_cost * 1_000
         elif isinstance(request, Ping):
             outbox.answer(client, Done(request.request))
         elif isinstance(request, GetShardMap):
@@ -318,17 +320,14 @@ class ClientInput:
         queue = self.queue
         for client, answers in to_clients.items():
             queue.answered(client, len(answers), now)
+        if not queue.paused:
+            return []
         resumed = queue.take_resumed()
-        if now >= self._life_due:
-            self._life_due = now + SIGN_OF_LIFE_NS
+        if now >= self.life_due:
+            self.life_due = now + SIGN_OF_LIFE_NS
             for client in queue.take_unheard(now - SIGN_OF_LIFE_NS, now):
                 to_clients.setdefault(client, []).append(Working())
         return resumed
-
-    @property
-    def life_due(self) -> int:
-        """When somebody may have to be told that it is not forgotten (ns)."""
-        return self._life_due if self.queue.anybody_paused else NEVER
 
     # -- what is refused
 

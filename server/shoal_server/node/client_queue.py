@@ -59,18 +59,20 @@ class ClientQueue:
 
     Attributes:
         clients: those who are connected, by number.
+        arrived: the frames received since the last turn, with their sizes.
         refused: frames that there was no memory for, to be answered.
+        paused: those of whom nothing more is received, by number.
     """
 
     __slots__ = (
-        "_arrived",
         "_keyspace_of",
         "_memory",
-        "_paused",
         "_requests_max",
+        "arrived",
         "clients",
         "control",
         "data",
+        "paused",
         "refused",
         "status",
     )
@@ -90,8 +92,8 @@ class ClientQueue:
         self.status = FairQueue()
         self._requests_max = requests_max
         self._keyspace_of = keyspace_of
-        self._arrived: list[tuple[Client, list[Request], int]] = []
-        self._paused: dict[int, Client] = {}
+        self.arrived: list[tuple[Client, list[Request], int]] = []
+        self.paused: dict[int, Client] = {}
 
     # -- clients come and go
 
@@ -106,9 +108,9 @@ class ClientQueue:
         if client is not None:
             self._memory.give_back(Account.REQUESTS, client.queued_bytes)
             client.queued_bytes = 0
-        self._paused.pop(number, None)
+        self.paused.pop(number, None)
         self.refused = [frame for frame in self.refused if frame[0].number != number]
-        self._arrived = [frame for frame in self._arrived if frame[0].number != number]
+        self.arrived = [frame for frame in self.arrived if frame[0].number != number]
         for queue in (self.data, self.control, self.status):
             queue.forget(number, now)
 
@@ -134,23 +136,18 @@ class ClientQueue:
         memory = self._memory
         if memory.take(Account.REQUESTS, size):
             client.queued_bytes += size
-            self._arrived.append((client, requests, size))
+            self.arrived.append((client, requests, size))
         else:
             self.refused.append((client, requests))
         room = TIGHT_BYTES if memory.is_tight(Account.REQUESTS) else QUEUED_BYTES
         if client.unanswered > self._requests_max or client.queued_bytes > room:
             client.paused = True
-            self._paused[number] = client
+            self.paused[number] = client
         return not client.paused
-
-    @property
-    def has_arrived(self) -> bool:
-        """Whether anything has been received since `take_arrived`."""
-        return bool(self._arrived or self.refused)
 
     def take_arrived(self) -> list[tuple[Client, list[Request], int]]:
         """Take out the frames received since the last time, in their order, with their sizes."""
-        arrived, self._arrived = self._arrived, []
+        arrived, self.arrived = self.arrived, []
         return arrived
 
     def release(self, client: Client, size: int) -> None:
@@ -202,25 +199,18 @@ class ClientQueue:
 
     def take_resumed(self) -> list[int]:
         """Take out the clients of whom more may be received again."""
-        if not self._paused:
-            return []
         resumed = [
             number
-            for number, client in self._paused.items()
+            for number, client in self.paused.items()
             if 2 * client.unanswered <= self._requests_max and 2 * client.queued_bytes <= QUEUED_BYTES
         ]
         for number in resumed:
-            self._paused.pop(number).paused = False
+            self.paused.pop(number).paused = False
         return resumed
-
-    @property
-    def anybody_paused(self) -> bool:
-        """Whether nothing is received from some client."""
-        return bool(self._paused)
 
     def take_unheard(self, since: int, now: int) -> list[int]:
         """Return those whom nothing is received from, and who were last answered before `since`; they are told now (ns)."""
-        unheard = [number for number, client in self._paused.items() if client.heard_at < since and not client.behind]
+        unheard = [number for number, client in self.paused.items() if client.heard_at < since and not client.behind]
         for number in unheard:
-            self._paused[number].heard_at = now
+            self.paused[number].heard_at = now
         return unheard

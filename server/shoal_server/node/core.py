@@ -415,7 +415,8 @@ class Node:
         if now >= self.clock.due_at:
             self._ticks.judge_clock(now, wall_ms)
         client_input = self._client_input
-        if client_input.queue.has_arrived or client_input.has_more:
+        queue = client_input.queue
+        if queue.arrived or client_input.has_more or queue.refused:
             client_input.take(now, outbox)
         if now >= self._agenda.next_tick:
             self._ticks.tick(now, outbox)
@@ -451,13 +452,17 @@ class Node:
         if outbox.failed:
             self.counters.failed(outbox.failed)
             outbox.failed = []
-        resumed = self._client_input.end(to_clients, now)
+        client_input = self._client_input
+        paused = client_input.queue.paused
+        resumed = client_input.end(to_clients, now) if to_clients or paused else []
         if now >= counting.due_at:
             found = counting.step(now)
             if found is not None:
                 self.failing.damaged(*found, now)
-        wake_at = min(agenda.next_tick, counting.due_at, comparisons.due_at, self._client_input.life_due)
-        if self._client_input.has_more:
+        wake_at = min(agenda.next_tick, counting.due_at, comparisons.due_at)
+        if paused:
+            wake_at = min(wake_at, client_input.life_due)
+        if client_input.has_more:
             wake_at = now
         elif agenda.behind:
             wake_at = min(wake_at, agenda.behind_due)

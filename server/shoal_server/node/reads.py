@@ -10,13 +10,14 @@ import msgspec
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
+from shoal.shardmap import count_in
 
 from shoal_server.node.counters import NS_PER_MS, NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
-from shoal_server.node.request_costs import rows_cost
+from shoal_server.node.request_costs import KEY_NS, MICROSHARD_NS, READ_NS, rows_cost
 from shoal_server.node.serving import SERVE_NS, Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
@@ -229,6 +230,8 @@ class ReplicaReads:
             max_bytes = min(READ_BYTES, limits.max_frame_bytes // 2)
             values, seqs, expiries = machine.read(read.keys, queued.microshards, now, max_bytes)
             size = sum([len(value) for value in values if value])
+            # Charged for when it was taken; but those that had to wait may be many by now.
+            serving.left -= READ_NS + len(values) * KEY_NS
             if size > SMALL_BYTES:
                 serving.served_values(queued.client, machine.keyspace.id, size)
             if self.quota is not None:
@@ -252,7 +255,7 @@ class ReplicaReads:
                 queued.client,
                 ScanPage(read.request, seq, self._node, page.keys, page.values, page.seqs, page.resume, staleness_ms),
             )
-            cost = rows_cost(len(page.keys), sum(map(len, page.values)))
+            cost = rows_cost(len(page.keys), sum(map(len, page.values))) + count_in(read.ranges) * MICROSHARD_NS
             serving.served_page(queued.client, machine.keyspace.id, cost)
         elif type(read) is ReadPage:
             most = max(1, min(read.max_rows, limits.page_rows))
@@ -263,7 +266,7 @@ class ReplicaReads:
                 queued.client,
                 Page(read.request, seq, found.done, found.microshards, found.keys, found.values, found.expiries),
             )
-            cost = rows_cost(len(found.keys), sum(map(len, found.values)))
+            cost = rows_cost(len(found.keys), sum(map(len, found.values))) + MICROSHARD_NS
             serving.served_page(queued.client, machine.keyspace.id, cost)
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)

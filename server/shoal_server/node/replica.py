@@ -86,6 +86,7 @@ class Replica:
         "load",
         "log_length",
         "machine",
+        "newest_cost",
         "newest_digest",
         "node",
         "proposals",
@@ -132,6 +133,8 @@ class Replica:
         self.load = ReplicaLoad()
         self.quota: KeyspaceQuota | None = None
         self.comparison: Comparison | None = None
+        self.newest_cost = 0
+        """What applying the command queued last will cost, where that is known: see `shard.costs`."""
         self.newest_digest: DigestReport | None = None
         self._settings = settings
         self._counters = counters
@@ -146,6 +149,7 @@ class Replica:
 
     def queue_command(self, command: QueuedCommand) -> None:
         self._queue.append(command)
+        self.newest_cost = command.cost
 
     def is_to_beget(self, child: int) -> bool:
         """Say whether a split that was queued or proposed here, and is not applied yet, names `child`."""

@@ -8,14 +8,16 @@ is charged then.
 from __future__ import annotations
 
 from shoal.protocol.checksums import ReadChecksum
-from shoal.protocol.messages import Read, ReadPage, Request, Scan, Write
+from shoal.protocol.messages import OpenSession, Read, ReadPage, Request, Scan, Write
 
 from shoal_server.node.write_decoding import operations_in
 
 REQUEST_NS = 4_000
 REFUSAL_NS = 3_000
 KEY_NS = 2_500
-OPERATION_NS = 6_000
+OPERATION_NS = 3_000
+"""Besides applying it."""
+SESSION_NS = 30_000
 WRITTEN_BYTE_NS = 4
 SCAN_NS = 1_000_000
 """Of a page for a client that has not asked for one yet; from then on it is about what its last ones came to."""
@@ -24,6 +26,9 @@ CHECKSUM_NS = 3_000_000
 STATUS_NS = 50_000
 STATUS_REPLICA_NS = 15_000
 MAP_SHARD_NS = 2_000
+READ_NS = 2_000
+MICROSHARD_NS = 12_000
+"""Of a microshard that a page in the order of keys looks into."""
 ROW_NS = 1_500
 ANSWERED_BYTE_NS = 2
 
@@ -43,6 +48,8 @@ def cost_of(request: Request, scan_ns: int) -> int:
         return REQUEST_NS + len(request.keys) * KEY_NS  # type: ignore[union-attr]  # a Read
     if kind is Scan or kind is ReadPage:
         return scan_ns
+    if kind is OpenSession:
+        return SESSION_NS
     if kind is ReadChecksum:
         return CHECKSUM_NS
     return REQUEST_NS
