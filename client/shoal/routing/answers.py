@@ -33,6 +33,7 @@ from shoal.routing.shard_queue import (
     ShardQueue,
     WriteBatch,
 )
+from shoal.routing.throttling import Throttling
 from shoal.shardmap import Routes
 
 _ANOTHER_NODE = frozenset((ErrorCode.NOT_LEADER.value, ErrorCode.WRONG_SHARD.value, ErrorCode.CLOSED.value))
@@ -53,6 +54,7 @@ class Answers(Generic[W]):
         network: Network[W],
         schedule: Schedule[W],
         endings: Endings[W],
+        throttling: Throttling[W],
         counters: ClientCounters,
         tracer: AttemptTracer | None,
         backoff: Backoff,
@@ -61,6 +63,7 @@ class Answers(Generic[W]):
         self._network = network
         self._schedule = schedule
         self._endings = endings
+        self._throttling = throttling
         self._counters = counters
         self._tracer = tracer
         self._backoff = backoff
@@ -147,6 +150,8 @@ class Answers(Generic[W]):
         if isinstance(request, WriteBatch) and failure.maybe_applied:
             request.uncertain = True
         code = failure.code
+        if code == ErrorCode.OVERLOADED and not failure.only_adding:
+            self._throttling.refused(link, request, failure, now)
         if code == _TOO_LATE and not failure.maybe_applied and not isinstance(request, SessionOpen):
             self._dropped(request, link, failure, now)
         elif isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:
@@ -162,7 +167,15 @@ class Answers(Generic[W]):
         elif code in _ANOTHER_NODE or code in _SAME_NODE:
             if request.epoch == shard_queue.epoch:
                 self._move_on(shard_queue, link, failure, routes, now)
-            self._ask_again(request)
+            if (
+                code == ErrorCode.OVERLOADED
+                and isinstance(request, WriteBatch)
+                and not (request.uncertain or request.wait)
+            ):
+                # Surely not done: its calls travel in another batch, where some of them may be turned away.
+                self._endings.requeue(request)
+            else:
+                self._ask_again(request)
         elif code == ErrorCode.SESSION_EXPIRED and isinstance(request, WriteBatch):
             if request.session == shard_queue.session:
                 shard_queue.session = NO_SESSION

@@ -27,6 +27,7 @@ from shoal.priorities import known_reason
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
 from shoal.routing.calls import AnyCall, Trouble, W, WriteCall, shown
 from shoal.routing.shard_queue import AnyBatch, AnyQuery, ShardQueue, WriteBatch
+from shoal.routing.throttle import Throttle
 
 
 class ShardChanged(Unavailable):
@@ -94,6 +95,20 @@ def dropped(call: AnyCall[W], shard_queue: ShardQueue[W], asked: str, failure: F
         f"({failure.message}): try again later, or give it more time",
         shard=shard_queue.shard.id,
         request_id=failure.request,
+    )
+
+
+def throttled(
+    call: AnyCall[W], shard_queue: ShardQueue[W], node: str, throttle: Throttle, probability: float
+) -> ShoalError:
+    """The client has turned a call away itself."""
+    return Overloaded(
+        f"{call.what}, shard {shard_queue.shard.id}: turned away by this client ({throttle.reason}), and not done: {node} has "
+        f"refused so much lately that {probability:.0%} of what it would be asked is not sent; the last refusal was: "
+        f"{throttle.refusal}; send less, or later",
+        retry_after=throttle.retry_after,
+        shard=shard_queue.shard.id,
+        reason=throttle.reason,
     )
 
 

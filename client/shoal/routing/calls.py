@@ -181,8 +181,11 @@ class CallQueue(Generic[C]):
 
     def put_back(self, calls: list[C]) -> None:
         """Put calls at the front again."""
-        for call in (*calls, *self.take_all()):
-            self.add(call)
+        self.calls[:0] = calls
+        for call in calls:
+            self.size += call.size
+            self.latest = max(self.latest, call.deadline)
+            self.earliest = min(self.earliest, call.deadline)
 
     def take_all(self) -> list[C]:
         """Take out every call."""

@@ -35,9 +35,11 @@ class ClientCounters:
         "connections_lost",
         "connections_made",
         "latencies",
+        "overloads",
         "redirects",
         "refusals",
         "retries",
+        "throttled",
     )
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class ClientCounters:
         self.calls_failed: dict[ErrorCode, int] = {}
         self.latencies = {name: Histogram() for name in _LABELS}
         self.refusals: dict[str, int] = {}
+        self.overloads: dict[str, int] = {}
+        self.throttled: dict[str, int] = {}
         self.retries = 0
         self.redirects = 0
         self.connections_made = 0
@@ -76,6 +80,20 @@ class ClientCounters:
         refusals = list(self.refusals.items())
         yield labelled(
             "counter", "shoal_client_refusals", "Requests that a node refused, retried or not", "code", refusals
+        )
+        yield labelled(
+            "counter",
+            "shoal_client_overloads",
+            "Requests that a node refused as overloaded, by what there was too much of",
+            "reason",
+            list(self.overloads.items()),
+        )
+        yield labelled(
+            "counter",
+            "shoal_client_throttled_calls",
+            "Calls that the client turned away itself, since a node refuses much",
+            "reason",
+            list(self.throttled.items()),
         )
         latency = Family(
             "shoal_client_request_duration_seconds",

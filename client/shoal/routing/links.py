@@ -9,6 +9,7 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
 from shoal.routing.calls import W
 from shoal.routing.shard_queue import AnyRequest, ShardQueue
+from shoal.routing.throttle import Throttle
 
 PING_SECONDS = 0.5
 """A node that owes answers and has been silent for so long is asked whether it is there."""
@@ -42,6 +43,7 @@ class Link(Generic[W]):
     with none is *fresh*: worth waiting for. `waiting` are the shard queues to look at again when the state changes; True where
     the shard queue waits for its leader.
     `quiet_since`: when the node was last heard, or first owed an answer since. `takes_traces`: it makes spans.
+    `throttles`: what became of requests lately, by keyspace.
     `stranger`: the other cluster that answered there last, "" where it was the client's own, or nobody yet.
     """
 
@@ -61,6 +63,7 @@ class Link(Generic[W]):
         "state",
         "stranger",
         "takes_traces",
+        "throttles",
         "waiting",
     )
 
@@ -81,6 +84,7 @@ class Link(Generic[W]):
         self.pinged = False
         self.takes_traces = False
         self.stranger = ""
+        self.throttles: dict[int, Throttle] = {}
 
     @property
     def fresh(self) -> bool:

@@ -162,6 +162,7 @@ class Network(Generic[W]):
         link.retry_at = now + backoff.delay(link.failures)
         link.failures += 1
         link.outgoing = []
+        link.throttles = {}
         self._sending.pop(link, None)
         pending, link.pending = link.pending, {}
         lost: list[AnyRequest[W]] = []

@@ -88,6 +88,7 @@ from shoal.routing.shard_queue import (
     Stage,
     WriteBatch,
 )
+from shoal.routing.throttling import Throttling
 from shoal.sessions import ASK_LEADER
 from shoal.shardmap import Keyspace, Ranges, Routes, ShardMap, ShardPart, microshards_in
 
@@ -142,12 +143,16 @@ class Router(Generic[W]):
         self.network: Network[W] = Network(seeds, backoff, Backoff(FIRST_CROWDED_SECONDS, CROWDED_CAP_SECONDS, random))
         self._schedule: Schedule[W] = Schedule()
         self._endings: Endings[W] = Endings(self._schedule, self.limits)
-        self._answers = Answers(self.network, self._schedule, self._endings, self.counters, tracer, backoff, budget)
+        self._throttling: Throttling[W] = Throttling(random, self._endings, self.counters)
+        self._answers = Answers(
+            self.network, self._schedule, self._endings, self._throttling, self.counters, tracer, backoff, budget
+        )
         self._sender = Sender(
             self.network,
             ReplicaSelector(self.network, random, region),
             self._schedule,
             self._endings,
+            self._throttling,
             self.limits,
             tracer,
         )
@@ -322,6 +327,7 @@ class Router(Generic[W]):
                 return
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
                 self.counters.answered(owed, now)
+                self._throttling.accepted(link, owed, now)
 
     def _take(self, link: Link[W], owed: AnyRequest[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
         """Act on an answer; False where it does not fit what it answers."""

@@ -32,6 +32,7 @@ from shoal.routing.shard_queue import (
     ShardQueue,
     WriteBatch,
 )
+from shoal.routing.throttling import Throttling
 from shoal.shardmap import Routes
 
 LEAST_SHARE = 32
@@ -47,11 +48,13 @@ class Sender(Generic[W]):
         selector: ReplicaSelector[W],
         schedule: Schedule[W],
         endings: Endings[W],
+        throttling: Throttling[W],
         limits: NodeLimits,
         tracer: AttemptTracer | None,
     ) -> None:
         self._network = network
         self._selector = selector
+        self._throttling = throttling
         self._schedule = schedule
         self._endings = endings
         self._limits = limits
@@ -95,6 +98,9 @@ class Sender(Generic[W]):
                 else:
                     if isinstance(batch, Query):
                         batch.drop_closed()
+                        if link.throttles and not self._is_passed_on(batch, link, now):
+                            shard_queue.close(batch)
+                            continue
                     shard_queue.launch(batch)
                     self._send(batch, link, now)
         apart = shard_queue.apart
@@ -114,8 +120,12 @@ class Sender(Generic[W]):
             gets = reads.take(BATCH_CALLS, self._limits.batch_bytes)
             if apart is not None:
                 gets = apart.keep(gets)
+            share = 1.0
+            if gets and link.throttles:
+                gets, share = self._throttling.pass_on(link, shard_queue, gets, now)
             if gets:
                 read = ReadBatch(shard_queue, gets, latest, STRONG)
+                read.share = share
                 shard_queue.launch(read)
                 self._send(read, link, now)
 
@@ -183,11 +193,15 @@ class Sender(Generic[W]):
             calls = writes.take(BATCH_CALLS, max_bytes)
             if apart is not None:
                 calls = apart.keep(calls)
+            share = 1.0
+            if calls and link.throttles:
+                calls, share = self._throttling.pass_on(link, shard_queue, calls, now)
             if calls:
                 operations = encode_operations([call.operation for call in calls])
                 write = WriteBatch(
                     shard_queue, calls, operations, shard_queue.session, shard_queue.number(durability), latest, fast
                 )
+                write.share = share
                 if part is not None:
                     write.wait = Wait(PATIENCE, part.trouble, 0.0)
                 shard_queue.launch(write)
@@ -229,6 +243,9 @@ class Sender(Generic[W]):
                 shard_queue.close(query)
                 continue
             chosen = self._selector.replica(shard_queue, query.declined, routes, now)
+            while isinstance(chosen, Link) and chosen.throttles and self._throttling.hits(chosen, shard_queue, now):
+                query.declined[chosen.node] = "it refuses so much that it was not asked"
+                chosen = self._selector.replica(shard_queue, query.declined, routes, now)
             if chosen is None:
                 shard_queue.give_to_leader(query)
             elif isinstance(chosen, Link):
@@ -239,6 +256,11 @@ class Sender(Generic[W]):
                 shard_queue.wait(query)
                 if chosen < NEVER:
                     self._schedule.look_at(shard_queue, chosen)
+
+    def _is_passed_on(self, query: AnyQuery[W], link: Link[W], now: float) -> bool:
+        """Say whether something of a query is to be sent, of which nothing was done, whatever became of earlier attempts."""
+        query.calls, query.share = self._throttling.pass_on(link, query.shard_queue, query.calls, now)
+        return bool(query.calls)
 
     def _send(self, request: AnyRequest[W], link: Link[W], now: float) -> None:
         network = self._network

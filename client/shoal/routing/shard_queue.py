@@ -55,10 +55,11 @@ class InFlightRequest(Generic[W]):
     """Something to be asked of a shard's leader until it is answered.
 
     `request_id`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the microshards that the shard was
-    believed to have) are of the last attempt; `sent` is when that was (seconds).
+    believed to have) are of the last attempt; `sent` is when that was (seconds). `share`: how much of what was to be asked
+    is in it; the rest was turned away here.
     """
 
-    __slots__ = ("asked", "epoch", "ranges", "request_id", "sent", "shard_queue")
+    __slots__ = ("asked", "epoch", "ranges", "request_id", "sent", "shard_queue", "share")
 
     def __init__(self, shard_queue: ShardQueue[W]) -> None:
         self.shard_queue = shard_queue
@@ -67,6 +68,7 @@ class InFlightRequest(Generic[W]):
         self.asked = ""
         self.ranges: Ranges = ()
         self.sent = 0.0
+        self.share = 1.0
 
 
 class Batch(InFlightRequest[W], Generic[W, C]):
