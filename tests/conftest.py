@@ -10,6 +10,11 @@ import pytest
 from google.protobuf import any_pb2, descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from hypothesis import settings
+
+# How long an example takes says what else the machine has to do.
+settings.register_profile("shoal", deadline=None)
+settings.load_profile("shoal")
 
 SERVICE = "shoal.v1.Shoal"
 DETAILS = "grpc-status-details-bin"

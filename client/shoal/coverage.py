@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.errors import Internal, KeyspaceNotFound
+from shoal.protocol.messages import PageResume
 from shoal.shardmap import (
     Keyspace,
     MicroshardRange,
@@ -56,26 +57,28 @@ class KeyspaceCoverage:
         """How many microshards are not read to their end."""
         return sum(count_in(part.ranges) for part in self._parts)
 
-    def take(self, microshards: Sequence[int], keys: Sequence[bytes], *, done: bool) -> None:
-        """Take note of a page of `part` that was read from behind `after`, and whether it was the last one.
+    def take(self, microshards: Sequence[int], keys: Sequence[bytes], resume: PageResume | None) -> None:
+        """Take note of a page of `part` that was read from behind `after` up to `resume`; None: it was the last one.
 
         Raises:
             Internal: it is not what was asked for, or does not get the reader on.
         """
         part = self._parts[0]
-        if not keys and not done:
-            raise Internal(f"shard {part.shard} sent an empty page that is not the last")
         positions = list(zip(microshards, keys, strict=True))
         begins_behind = (part.ranges[0].first, self.after)
         in_order = all(one < other for one, other in zip([begins_behind, *positions], positions, strict=False))
         if not in_order or not _within(microshards, part.ranges):
             raise Internal(f"shard {part.shard} sent a page that is not what it was asked for")
-        if done:
+        if resume is None:
             self._parts.popleft()
             self.after = b""
-        else:
-            at, self.after = positions[-1]
-            self._parts[0] = ShardPart(part.shard, _from(part.ranges, at))
+            return
+        reached = (resume.microshard, resume.after)
+        last = positions[-1] if positions else begins_behind
+        if reached < last or reached == begins_behind or not _within([resume.microshard], part.ranges):
+            raise Internal(f"shard {part.shard} sent a page that does not say where to go on")
+        self.after = resume.after
+        self._parts[0] = ShardPart(part.shard, _from(part.ranges, resume.microshard))
 
     def leave(self, served: Ranges = ()) -> Unread:
         """Go on without what is left of `part`, but for `served`, and return what that is.

@@ -171,7 +171,7 @@ class _Pages:
                     served = await self._served() if isinstance(error, WrongShard) else ()
                     self.missing.append(_Missing(coverage.leave(served), str(error)))
                     continue
-                coverage.take(page.microshards, page.keys, done=page.done)
+                coverage.take(page.microshards, page.keys, page.resume)
                 yield page
         finally:
             self._disconnect()

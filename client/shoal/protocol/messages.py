@@ -332,7 +332,7 @@ class ReadPage(_Message, frozen=True, tag=13):
     """Read rows in the order of (microshard, key), strongly: those of the microshards `ranges`. Answered by `Page`.
 
     `after`: in the first of the microshards, only what follows this key; b"": all. So the next page is asked for with
-    what is left of `ranges` and with the last key.
+    what is left of `ranges`, and from where the last one says.
     """
 
     request: RequestNumber
@@ -562,10 +562,17 @@ class Rows(_Message, frozen=True, tag=42):
     expiries: list[UnixMs] = []
 
 
-class Page(_Message, frozen=True, tag=43):
-    """Rows of a shard after a cursor; `done` says that no more follow, else continue after the last row's.
+class PageResume(_Message, frozen=True):
+    """Up to here rows were read: in this microshard up to the key `after`, and all of those before it."""
 
-    `expiries` are as those of `Rows`.
+    microshard: MicroshardNumber
+    after: RangeBound
+
+
+class Page(_Message, frozen=True, tag=43):
+    """Rows of a shard after a cursor; `done` says that no more follow, else continue at `resume`.
+
+    A page may be short, or empty, and not the last one: it is bounded by what is looked at. `expiries` are as those of `Rows`.
     """
 
     request: RequestNumber
@@ -575,6 +582,7 @@ class Page(_Message, frozen=True, tag=43):
     keys: list[bytes]
     values: list[bytes]
     expiries: list[UnixMs] = []
+    resume: PageResume | None = None
 
 
 class ShardMapReply(_Message, frozen=True, tag=44):

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import msgspec
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Page, Read, ReadPage, Rows, Scan, ScanPage
+from shoal.protocol.messages import Page, PageResume, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
-from shoal.shardmap import count_in
 
 from shoal_server.node.counters import NS_PER_MS, NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
-from shoal_server.node.request_costs import KEY_NS, MICROSHARD_NS, READ_NS, rows_cost
+from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost
 from shoal_server.node.serving import SERVE_NS, Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
@@ -239,7 +238,7 @@ class ReplicaReads:
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
-            page = machine.pages.scan(
+            scanned = machine.pages.scan(
                 read.ranges,
                 read.start,
                 read.end,
@@ -250,24 +249,31 @@ class ReplicaReads:
                 now=now,
             )
             if self.quota is not None:
-                self.quota.charge(reads=len(page.keys) - 1)
+                self.quota.charge(reads=len(scanned.keys) - 1)
             outbox.answer(
                 queued.client,
-                ScanPage(read.request, seq, self._node, page.keys, page.values, page.seqs, page.resume, staleness_ms),
+                ScanPage(
+                    read.request,
+                    seq,
+                    self._node,
+                    scanned.keys,
+                    scanned.values,
+                    scanned.seqs,
+                    scanned.resume,
+                    staleness_ms,
+                ),
             )
-            cost = rows_cost(len(page.keys), sum(map(len, page.values))) + count_in(read.ranges) * MICROSHARD_NS
-            serving.served_page(queued.client, machine.keyspace.id, cost)
+            serving.served_page(queued.client, machine.keyspace.id, page_cost(scanned.work, scanned.values))
         elif type(read) is ReadPage:
             most = max(1, min(read.max_rows, limits.page_rows))
             found = machine.pages.read_page(read.ranges, read.after, most, limits.page_bytes, now)
             if self.quota is not None:
                 self.quota.charge(reads=len(found.keys) - 1)
-            outbox.answer(
-                queued.client,
-                Page(read.request, seq, found.done, found.microshards, found.keys, found.values, found.expiries),
-            )
-            cost = rows_cost(len(found.keys), sum(map(len, found.values))) + MICROSHARD_NS
-            serving.served_page(queued.client, machine.keyspace.id, cost)
+            resume = None if found.resume is None else PageResume(*found.resume)
+            done, microshards = resume is None, found.microshards
+            page = Page(read.request, seq, done, microshards, found.keys, found.values, found.expiries, resume)
+            outbox.answer(queued.client, page)
+            serving.served_page(queued.client, machine.keyspace.id, page_cost(found.work, found.values))
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)
             serving.left -= MOVING_NS

@@ -11,6 +11,7 @@ from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import OpenSession, Read, ReadPage, Request, Scan, Write
 
 from shoal_server.node.write_decoding import operations_in
+from shoal_server.shard.work import Work
 
 REQUEST_NS = 4_000
 REFUSAL_NS = 3_000
@@ -27,9 +28,6 @@ STATUS_NS = 50_000
 STATUS_REPLICA_NS = 15_000
 MAP_SHARD_NS = 2_000
 READ_NS = 2_000
-MICROSHARD_NS = 12_000
-"""Of a microshard that a page in the order of keys looks into."""
-ROW_NS = 1_500
 ANSWERED_BYTE_NS = 2
 
 
@@ -55,6 +53,6 @@ def cost_of(request: Request, scan_ns: int) -> int:
     return REQUEST_NS
 
 
-def rows_cost(rows: int, size: int) -> int:
-    """Return what rows have cost that were examined, and what was answered of them, in bytes."""
-    return rows * ROW_NS + size * ANSWERED_BYTE_NS
+def page_cost(work: Work, values: list[bytes]) -> int:
+    """Return what a page has cost: the work of reading it, and to answer with its values."""
+    return work.us * 1_000 + sum(map(len, values)) * ANSWERED_BYTE_NS

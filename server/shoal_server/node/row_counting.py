@@ -2,8 +2,9 @@
 
 RocksDB knows the sizes of its files, not of a microshard in them; and to know whether a write adds a row or replaces
 one, it would have to read. So the rows are counted: once after the start of the process, and from then on those of the
-microshards that have changed, in passes. A step counts few rows and takes well under a millisecond; steps are far apart,
-and so are passes. What does not change costs nothing.
+microshards that have changed, in passes. A step counts few rows, of few bytes, and takes well under a millisecond; where rows
+are large it ends with the first that is more than that. Steps are far apart, and so are passes. What does not change costs
+nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ FIRST_STEP_ROWS = 1024
 """Of a replica that has not been counted yet."""
 LOOK_ROWS = 100
 """To begin a microshard costs about as much as so many rows."""
+STEP_BYTES = 128 * 1024
+ROW_BYTES = STEP_BYTES // STEP_ROWS
+"""A row of more counts as so many."""
 STEP_INTERVAL_NS = 20_000_000
 REST_NS = 5_000_000_000
 """The least time between two passes; after a longer pass it is as long as that took."""
@@ -82,15 +86,17 @@ class RowCounting:
             self._next()
             return 1
         engine = self._engine
-        counted = engine.count_rows(engine.data, self._start or prefix, prefix_end(prefix), budget)
-        self._keys += counted.rows
-        self._bytes += counted.size
-        if counted.resume is None:
+        reader = engine.reader(engine.data, fill_cache=False)
+        piece = reader.read(self._start or prefix, prefix_end(prefix), budget, STEP_BYTES)
+        reader.close()
+        self._keys += len(piece.rows)
+        self._bytes += piece.size
+        if piece.resume is None:
             replica.counts.put(microshard, self._keys, self._bytes)
             self._next()
         else:
-            self._start = counted.resume
-        return LOOK_ROWS + counted.rows
+            self._start = piece.resume
+        return LOOK_ROWS * piece.seeks + max(len(piece.rows), piece.size // ROW_BYTES)
 
     def _next(self) -> None:
         self._pass.popleft()

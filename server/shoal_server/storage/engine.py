@@ -11,9 +11,8 @@ effects of an entry without the entry. Each batch is there whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NewType, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NewType, Protocol
 
 Family = NewType("Family", object)
 """An engine's own handle of a column family: passed back to its batches, opaque to everyone else."""
@@ -28,23 +27,80 @@ class Batch(Protocol):
     def is_empty(self) -> bool: ...
 
 
-class View(Protocol):
-    """A consistent view of the rows at one instant. Close it: it holds back compaction."""
+class Piece(NamedTuple):
+    """Rows that were read at once, in the order of reading, and where to go on; None: the rest of the range has no rows.
 
-    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows of [start, end) in key order; raise `Damaged` where they cannot be read to the end."""
+    Reading forwards, that is the next start, and all up to it was read; backwards, the next end, and all from it on was read.
+
+    Args:
+        size: bytes of the keys and values.
+        seeks: how often a place was looked for.
+        passed: at most so many removed rows, which are not gone from the disk yet, lay between.
+    """
+
+    rows: list[tuple[bytes, bytes]]
+    resume: bytes | None
+    size: int
+    seeks: int = 1
+    passed: int = 0
+
+
+class Reader(Protocol):
+    """Reads the rows of one family as they were when it was made, piece by piece. Close it: it holds back compaction."""
+
+    def read(
+        self,
+        start: bytes,
+        end: bytes,
+        max_rows: int,
+        max_bytes: int,
+        *,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Piece:
+        """Return the first rows of [start, end); with `reverse` the last ones, from the end down.
+
+        A piece is a bounded piece of work. It may have less than was asked for, even nothing where removed rows are in the
+        way; but each one comes further, so whoever goes on at `resume` comes to the end.
+
+        Args:
+            max_rows, max_bytes: it ends with the row that reaches either.
+            keys_only: the values are left out, and do not count.
+
+        Raises:
+            Damaged: the rows cannot be read on.
+        """
+        ...
+
+    def heads(self, spans: Sequence[tuple[bytes, bytes]], *, reverse: bool = False) -> list[bytes | Piece | None]:
+        """Return of each range [start, end) the key of its first row, with `reverse` of its last one; None: it has none.
+
+        Where removed rows are in the way, a piece as `read` returns it. How many ranges there are is for the caller to bound.
+
+        Raises:
+            Damaged: a row cannot be read.
+        """
         ...
 
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RowCount:
-    """Rows and the bytes of their keys and values, `size`. `resume`: where to count on, None where no more rows follow."""
+def rows_of(reader: Reader, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all rows of [start, end) in key order. However many they are: nobody bounds the work but whoever takes them."""
+    max_rows = FIRST_ROWS
+    while True:
+        piece = reader.read(start, end, max_rows, CHUNK_BYTES)
+        yield from piece.rows
+        if piece.resume is None:
+            return
+        start = piece.resume
+        max_rows = min(4 * max_rows, CHUNK_ROWS)
 
-    rows: int
-    size: int
-    resume: bytes | None
+
+FIRST_ROWS = 8
+CHUNK_ROWS = 512
+CHUNK_BYTES = 256 * 1024
+"""Of what `rows_of` reads at once: little at first, since many want one row only."""
 
 
 class Engine(Protocol):
@@ -74,12 +130,14 @@ class Engine(Protocol):
     def get(self, family: Family, key: bytes) -> bytes | None: ...
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]: ...
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...
-    def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]: ...
-    def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
-        """Count at most `max_rows` rows of [start, end), without pushing others out of a cache."""
+    def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:
+        """Return a reader of a family as it is now.
+
+        Args:
+            fill_cache: what it reads is likely to be read again, and may push other rows out of a cache.
+        """
         ...
 
-    def view(self) -> View: ...
     def close(self) -> None: ...
 
 

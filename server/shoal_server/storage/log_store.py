@@ -34,8 +34,15 @@ def last_stored_entry(engine: Engine, group: int) -> Entry | None:
     Raises:
         Damaged: it cannot be read.
     """
-    last = next(engine.scan_reverse(engine.log, log_key(group, 0), log_key(group, LAST_INDEX)), None)
-    return None if last is None else decode_entry(*last)
+    start, end = log_key(group, 0), log_key(group, LAST_INDEX)
+    reader = engine.reader(engine.log)
+    while True:
+        piece = reader.read(start, end, 1, 1, reverse=True)
+        if piece.rows:
+            return decode_entry(*piece.rows[0])
+        if piece.resume is None:
+            return None
+        end = piece.resume
 
 
 class GroupLogStore:

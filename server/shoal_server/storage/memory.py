@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import TypeAlias, cast
+from weakref import WeakSet
 
-from shoal_server.storage.engine import Batch, Damaged, Family, RowCount, View
+from sortedcontainers import SortedList
+
+from shoal_server.invariants import invariant
+from shoal_server.storage.engine import Batch, Damaged, Family, Piece, Reader, rows_of
 
 
 class ChangeKind(Enum):
@@ -44,36 +47,121 @@ class MemoryBatch:
 
 
 class Table:
-    """One family: a dictionary and its keys in order."""
+    """One family: a dictionary, and its keys in order. Whoever reads it sees it as it was then: see `MemoryReader`."""
 
-    __slots__ = ("keys", "rows")
+    __slots__ = ("_readers", "keys", "rows")
 
-    def __init__(self, keys: list[bytes], rows: dict[bytes, bytes]) -> None:
-        self.keys = keys
-        self.rows = rows
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.keys = SortedList()
+        self._readers: WeakSet[MemoryReader] = WeakSet()
 
     def put(self, key: bytes, value: bytes) -> None:
+        if self._readers:
+            self._part()
         if key not in self.rows:
-            insort(self.keys, key)
+            self.keys.add(key)
         self.rows[key] = value
 
     def delete(self, key: bytes) -> None:
         if key in self.rows:
+            if self._readers:
+                self._part()
             del self.rows[key]
-            del self.keys[bisect_left(self.keys, key)]
+            self.keys.remove(key)
 
     def delete_range(self, start: bytes, end: bytes) -> None:
-        first, last = bisect_left(self.keys, start), bisect_left(self.keys, end)
-        for key in self.keys[first:last]:
-            del self.rows[key]
-        del self.keys[first:last]
+        gone = list(self.keys.irange(start, end, (True, False)))
+        if gone and self._readers:
+            self._part()
+        if len(gone) > len(self.rows) // 4:
+            rows = self.rows
+            for key in gone:
+                del rows[key]
+            self.keys = SortedList(rows)
+        else:
+            for key in gone:
+                del self.rows[key]
+                self.keys.remove(key)
 
     def scan(self, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the rows of [start, end) in key order."""
         rows = self.rows
-        return [(key, rows[key]) for key in self.keys[bisect_left(self.keys, start) : bisect_left(self.keys, end)]]
+        return [(key, rows[key]) for key in self.keys.irange(start, end, (True, False))]
 
     def copy(self) -> Table:
-        return Table(list(self.keys), dict(self.rows))
+        copy = Table()
+        copy.rows = dict(self.rows)
+        copy.keys = SortedList(self.keys)
+        return copy
+
+    def read_by(self, reader: MemoryReader) -> None:
+        """Leave to `reader` the rows as they are now, until it is closed."""
+        self._readers.add(reader)
+
+    def left_by(self, reader: MemoryReader) -> None:
+        """The reader is closed."""
+        self._readers.discard(reader)
+
+    def _part(self) -> None:
+        """Give readers a copy of what is about to change, which is their own from here on."""
+        copy = self.copy()
+        for reader in self._readers:
+            reader.table = copy
+        self._readers = WeakSet()
+
+
+class MemoryReader:
+    """Implements `Reader` on one table, which is copied when it changes while somebody reads it."""
+
+    __slots__ = ("__weakref__", "_damage", "_family", "table")
+
+    def __init__(self, table: Table, damage: _Damage, family: str) -> None:
+        self.table: Table | None = table
+        self._damage = damage
+        self._family = family
+        table.read_by(self)
+
+    def read(
+        self,
+        start: bytes,
+        end: bytes,
+        max_rows: int,
+        max_bytes: int,
+        *,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Piece:
+        """See `Reader`."""
+        table = self.table
+        invariant(table is not None, "a reader that was closed reads nothing")
+        assert table is not None
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key in table.keys.irange(start, end, (True, False), reverse):
+            if len(found) >= max_rows or size >= max_bytes:
+                return Piece(found, found[-1][0] if reverse else key, size)
+            if self._damage and self._damage.has(self._family, key):
+                if found:
+                    return Piece(found, found[-1][0] if reverse else key, size)
+                self._damage.check(self._family, [key])
+            value = b"" if keys_only else table.rows[key]
+            found.append((key, value))
+            size += len(key) + len(value)
+        return Piece(found, None, size)
+
+    def heads(self, spans: Sequence[tuple[bytes, bytes]], *, reverse: bool = False) -> list[bytes | Piece | None]:
+        """See `Reader`."""
+        found: list[bytes | Piece | None] = []
+        for start, end in spans:
+            piece = self.read(start, end, 1, 1, reverse=reverse)
+            found.append(piece.rows[0][0] if piece.rows else None)
+        return found
+
+    def close(self) -> None:
+        if self.table is not None:
+            self.table.left_by(self)
+            self.table = None
 
 
 class _Damage:
@@ -121,25 +209,9 @@ class _Damage:
                     self.met.add(key)
                     raise Damaged(family, f"rows of the {family} family cannot be read: {key.hex()} is damaged")
 
-    def checked(self, family: str, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        for row in rows:
-            self.check(family, row[:1])
-            yield row
-
-
-class _MemoryView:
-    """A copy of the tables, made when the view was taken."""
-
-    def __init__(self, tables: dict[str, Table], damage: _Damage) -> None:
-        self._tables = tables
-        self._damage = damage
-
-    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        name = cast(str, family)
-        return self._damage.checked(name, self._tables[name].scan(start, end))
-
-    def close(self) -> None:
-        self._tables = {}
+    def has(self, family: str, key: bytes) -> bool:
+        """Say whether a row cannot be read."""
+        return key in self._keys.get(family, ())
 
 
 class MemoryEngine:
@@ -151,7 +223,7 @@ class MemoryEngine:
         self.log = Family("log")
         self.data = Family("data")
         self.meta = Family("meta")
-        self.tables: dict[str, Table] = {name: Table([], {}) for name in ("log", "data", "meta")}
+        self.tables: dict[str, Table] = {name: Table() for name in ("log", "data", "meta")}
 
     def batch(self) -> Batch:
         return MemoryBatch()
@@ -192,24 +264,10 @@ class MemoryEngine:
         return list(map(self.tables[cast(str, family)].rows.get, keys))
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        rows = self.tables[cast(str, family)].scan(start, end)
-        return self.damage.checked(cast(str, family), rows) if self.damage else iter(rows)
+        return rows_of(MemoryReader(self.tables[cast(str, family)], self.damage, cast(str, family)), start, end)
 
-    def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        rows = reversed(self.tables[cast(str, family)].scan(start, end))
-        return self.damage.checked(cast(str, family), rows) if self.damage else rows
-
-    def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
-        table = self.tables[cast(str, family)]
-        first, last = bisect_left(table.keys, start), bisect_left(table.keys, end)
-        keys = table.keys[first : min(last, first + max_rows)]
-        if self.damage:
-            self.damage.check(cast(str, family), keys)
-        size = sum([len(key) + len(table.rows[key]) for key in keys])
-        return RowCount(len(keys), size, keys[-1] + b"\x00" if len(keys) == max_rows else None)
-
-    def view(self) -> View:
-        return _MemoryView(self.copy_tables(), self.damage.copy())
+    def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:  # noqa: ARG002 - there is no cache
+        return MemoryReader(self.tables[cast(str, family)], self.damage, cast(str, family))
 
     def copy_tables(self) -> dict[str, Table]:
         """Return the rows as they are now."""

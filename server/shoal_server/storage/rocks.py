@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +27,6 @@ from rocksdict import (
     DBRecoveryMode,
     Options,
     Rdict,
-    ReadOptions,
     WriteBatch,
     WriteOptions,
 )
@@ -38,16 +36,15 @@ from shoal_server.storage.engine import (
     Batch,
     Damaged,
     Family,
-    RowCount,
+    Reader,
     StorageDamaged,
     StorageFailed,
     StorageFull,
-    View,
 )
 from shoal_server.storage.engine_memory import LOG_BUFFER_BYTES, META_BUFFER_BYTES, WRITE_BUFFERS
 from shoal_server.storage.manifest import ManifestWatermark
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
-from shoal_server.storage.rocks_reader import RocksReader, RocksView
+from shoal_server.storage.rocks_reader import RocksReader, RocksScan
 from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
 OPEN_FILES = 512
@@ -107,10 +104,7 @@ class Rewriting:
             Damaged: they cannot be read to the end; what comes before that is copied.
         """
         engine, handle = self._engine, self._engine._database.get_column_family_handle(self._target)
-        bounds = ReadOptions()
-        bounds.set_iterate_upper_bound(end)
-        bounds.fill_cache(False)  # type: ignore[call-arg]  # it takes an argument, whatever the stub says
-        for key, row in engine._reader(self._source, bounds).rows(start, end):
+        for key, row in engine._scan(self._source).rows(start, end, fill_cache=False):
             self._batch.put(key, row, handle)
             self._size += len(key) + len(row)
             if self._size >= COPY_BYTES:
@@ -201,6 +195,7 @@ class RocksEngine:
             self._database = Rdict(str(path), options, column_families=known)
             # Before anything is written: numbers are given on from where recovery has come to.
             self._written = self._database.latest_sequence_number()
+            self._writes = 0
             self._watermark = self._open_watermark(self._written)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
@@ -337,6 +332,7 @@ class RocksEngine:
         if batch.is_empty():
             # It would be numbered as the last write is, which may be one that is not logged.
             return
+        self._writes += 1
         try:
             self._database.write(cast(WriteBatch, batch))
             # Only now: a sync that runs in its thread meanwhile may have begun before this was there to be covered.
@@ -345,6 +341,7 @@ class RocksEngine:
             raise self._failure("write to", error) from error
 
     def write_unlogged(self, batch: Batch) -> None:
+        self._writes += 1
         try:
             self._database.write(cast(WriteBatch, batch), self._unlogged)
         except Exception as error:
@@ -381,27 +378,14 @@ class RocksEngine:
             raise self._read_failure(self._names[family], error) from error
 
     def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        bounds = ReadOptions()
-        bounds.set_iterate_upper_bound(end)
-        return self._reader(family, bounds).rows(start, end)
+        return self._scan(family).rows(start, end)
 
-    def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        # Without bounds in the read options: rocksdict 0.3.29 takes a lower bound for an upper one.
-        return self._reader(family).rows_reversed(start, end)
+    def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:
+        failure = partial(self._read_failure, self._names[family])
+        return RocksReader(self._families[family], failure, lambda: self._writes, fill_cache=fill_cache)
 
-    def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
-        options = ReadOptions()
-        options.set_iterate_upper_bound(end)
-        options.fill_cache(False)  # type: ignore[call-arg]  # it takes an argument, whatever the stub says
-        rows = list(islice(self._reader(family, options).rows(start, end), max_rows))
-        size = sum([len(key) + len(value) for key, value in rows])
-        return RowCount(len(rows), size, rows[-1][0] + b"\x00" if len(rows) == max_rows else None)
-
-    def view(self) -> View:
-        return RocksView({family: self._reader(family) for family in self._families})
-
-    def _reader(self, family: Family, options: ReadOptions | None = None) -> RocksReader:
-        return RocksReader(self._families[family], partial(self._read_failure, self._names[family]), options)
+    def _scan(self, family: Family) -> RocksScan:
+        return RocksScan(self._families[family], partial(self._read_failure, self._names[family]))
 
     @property
     def family_names(self) -> tuple[str, ...]:

@@ -1,42 +1,81 @@
-"""The only loop over RocksDB's iterators.
+"""The only loops over RocksDB's iterators.
 
 They end at a block that they cannot read as they end behind the last row: whoever does not ask for their status takes half of
-the rows for all. This one asks.
+the rows for all. These ask.
+
+A reader's work is bounded three times. It reads as many rows and bytes as it is told. It ends after some time, which is
+looked at now and then: rows may have to be fetched from a slow disk, with removed ones between them. And one step from a
+row to the next passes over so many removed rows and no more; where there are more, see gaps.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter_ns
 
 from rocksdict import Rdict, RdictIter, ReadOptions
 
-from shoal_server.storage.engine import Family, StorageFailed
+from shoal_server.invariants import invariant
+from shoal_server.storage.engine import Piece, StorageFailed
+from shoal_server.storage.gaps import Gap, Tried
+
+MAX_PASSED = 1024
+"""Removed rows that one step passes over: a fraction of a millisecond, backwards one or two."""
+MAX_PASSED_IN_A_GAP = 16 * 1024
+PIECE_NS = 4_000_000
+PASSED_NS = 250
+"""What it takes to pass over a removed row, about: RocksDB does not say how many they were."""
+_CLOCK_ROWS = 16
+"""Rows between two looks at the clock."""
+_GAVE_UP = "Result incomplete"
+"""What RocksDB says where it has passed over as many removed rows as it may."""
 
 
-class RocksReader:
-    """Reads the rows of one family.
+class _Iterating:
+    """Makes iterators over one family, and says how they have come to their end."""
 
-    Args:
-        failure: says what to raise for what RocksDB raises.
-        options: kept for as long as the iterator lives: it points to the bounds in them and does not own them.
-    """
+    __slots__ = ("_failure", "_source")
 
-    __slots__ = ("_failure", "_iterator", "_options")
-
-    def __init__(
-        self, source: Rdict, failure: Callable[[Exception], StorageFailed], options: ReadOptions | None = None
-    ) -> None:
+    def __init__(self, source: Rdict, failure: Callable[[Exception], StorageFailed]) -> None:
+        """`failure` says what to raise for what RocksDB raises."""
+        self._source = source
         self._failure = failure
-        self._options = options
-        self._iterator: RdictIter = source.iter(options)
 
-    def rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _iterate(self, options: ReadOptions) -> RdictIter:
+        """Return an iterator. Keep options that have bounds for as long: it points to them and does not own them."""
+        return self._source.iter(options)
+
+    def _gave_up(self, iterator: RdictIter) -> bool:
+        """Say whether an iterator has passed over as many removed rows as it may; otherwise it is at its end.
+
+        Raises:
+            Damaged: a row cannot be read, and with it what follows.
+        """
+        try:
+            iterator.status()
+        except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
+            if _GAVE_UP in str(error):
+                return True
+            raise self._failure(error) from error
+        return False
+
+
+class RocksScan(_Iterating):
+    """One walk through rows, to its end, however many are passed over."""
+
+    __slots__ = ()
+
+    def rows(self, start: bytes, end: bytes, *, fill_cache: bool = True) -> Iterator[tuple[bytes, bytes]]:
         """Yield the rows of [start, end) in order.
 
         Raises:
             Damaged: a row cannot be read, and with it what follows.
         """
-        iterator = self._iterator
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        if not fill_cache:
+            options.fill_cache(False)  # type: ignore[call-arg]  # it takes an argument, whatever the stub says
+        iterator = self._iterate(options)
         iterator.seek(start)
         key_of, value_of, step = iterator.key, iterator.value, iterator.next
         while (key := key_of()) is not None:
@@ -44,40 +83,169 @@ class RocksReader:
                 return
             yield key, value_of()
             step()
-        self._check()
-
-    def rows_reversed(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows of [start, end) from the last to the first; raise as `rows` does."""
-        iterator = self._iterator
-        iterator.seek_for_prev(end)
-        key_of, value_of, step = iterator.key, iterator.value, iterator.prev
-        while (key := key_of()) is not None:
-            if key < start:
-                return
-            if key < end:
-                yield key, value_of()
-            step()
-        self._check()
-
-    def _check(self) -> None:
-        try:
-            self._iterator.status()
-        except Exception as error:  # rocksdict raises plain Exception for whatever RocksDB reports
-            raise self._failure(error) from error
+        self._gave_up(iterator)
 
 
-class RocksView:
-    """A view: one RocksDB iterator a family, made between two writes of the only thread that writes.
+class RocksReader(_Iterating):
+    """Implements `Reader`.
 
     An iterator sees its family as it was when it was made. (rocksdict 0.3.29's snapshots do not: their iterators read
-    what is there now.) One scan of a family at a time.
+    what is there now.) So what goes by others, made later, is done only while nothing has been written since.
     """
 
-    def __init__(self, readers: dict[Family, RocksReader]) -> None:
-        self._readers = readers
+    __slots__ = ("_fill_cache", "_iterator", "_made_at", "_patient", "_writes")
 
-    def scan(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return self._readers[family].rows(start, end)
+    def __init__(
+        self,
+        source: Rdict,
+        failure: Callable[[Exception], StorageFailed],
+        writes: Callable[[], int],
+        *,
+        fill_cache: bool,
+    ) -> None:
+        """`writes` says how many batches were ever written."""
+        super().__init__(source, failure)
+        self._writes = writes
+        self._made_at = writes()
+        self._fill_cache = fill_cache
+        self._iterator: RdictIter | None = self._iterate(self._reading(MAX_PASSED))
+        # Of the same instant: for the case that nothing else comes past removed rows.
+        self._patient: RdictIter | None = self._iterate(self._reading(0))
+
+    def _reading(self, max_passed: int) -> ReadOptions:
+        options = ReadOptions()
+        if not self._fill_cache:
+            options.fill_cache(False)  # type: ignore[call-arg]  # it takes an argument, whatever the stub says
+        if max_passed:
+            options.set_max_skippable_internal_keys(max_passed)
+        return options
 
     def close(self) -> None:
-        self._readers = {}
+        self._iterator = self._patient = None
+
+    def read(
+        self,
+        start: bytes,
+        end: bytes,
+        max_rows: int,
+        max_bytes: int,
+        *,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Piece:
+        """See `Reader`."""
+        iterator, patient = self._iterator, self._patient
+        invariant(iterator is not None and patient is not None, "a reader that was closed reads nothing")
+        assert iterator is not None
+        assert patient is not None
+        if start >= end:
+            return Piece([], None, 0)
+        read = self._backwards if reverse else self._forwards
+        piece = read(iterator, start, end, max_rows, max_bytes, keys_only)
+        if piece is not None:
+            return piece
+        passed = tries = 0
+        if self._writes() == self._made_at:
+            gap = Gap(self._try, MAX_PASSED_IN_A_GAP)
+            place = gap.backwards(start, end) if reverse else gap.forwards(start, end)
+            passed, tries = gap.passed, gap.tries
+            if place == (start if reverse else end):
+                return Piece([], None, 0, tries, passed)
+            if place != (end if reverse else start):
+                return Piece([], place, 0, tries, passed)
+        piece = read(patient, start, end, max_rows, max_bytes, keys_only)
+        assert piece is not None, "it passes over as many as there are"
+        return piece._replace(seeks=1 + tries, passed=passed)
+
+    def heads(self, spans: Sequence[tuple[bytes, bytes]], *, reverse: bool = False) -> list[bytes | Piece | None]:
+        """See `Reader`."""
+        iterator = self._iterator
+        invariant(iterator is not None, "a reader that was closed reads nothing")
+        assert iterator is not None
+        found: list[bytes | Piece | None] = []
+        seek = iterator.seek_for_prev if reverse else iterator.seek
+        key_of = iterator.key
+        for start, end in spans:
+            seek(end if reverse else start)
+            key: bytes | None = key_of()
+            if reverse and key == end:
+                iterator.prev()
+                key = key_of()
+            if key is not None:
+                found.append(key if start <= key < end else None)
+            elif self._gave_up(iterator):
+                found.append(self.read(start, end, 1, 1, reverse=reverse))
+            else:
+                found.append(None)
+        return found
+
+    def _forwards(
+        self, iterator: RdictIter, start: bytes, end: bytes, max_rows: int, max_bytes: int, keys_only: bool
+    ) -> Piece | None:
+        """Return a piece; None: there are too many removed rows right at the start."""
+        rows: list[tuple[bytes, bytes]] = []
+        size = 0
+        iterator.seek(start)
+        key_of, value_of, step = iterator.key, iterator.value, iterator.next
+        until = 0
+        while (key := key_of()) is not None:
+            if key >= end:
+                return Piece(rows, None, size)
+            if len(rows) >= max_rows or size >= max_bytes:
+                return Piece(rows, key, size)
+            value = b"" if keys_only else value_of()
+            rows.append((key, value))
+            size += len(key) + len(value)
+            if not len(rows) % _CLOCK_ROWS:
+                now = perf_counter_ns()
+                until = until or now + PIECE_NS
+                if now > until:
+                    return Piece(rows, key + b"\0", size)
+            step()
+        if not self._gave_up(iterator):
+            return Piece(rows, None, size)
+        return Piece(rows, rows[-1][0] + b"\0", size) if rows else None
+
+    def _backwards(
+        self, iterator: RdictIter, start: bytes, end: bytes, max_rows: int, max_bytes: int, keys_only: bool
+    ) -> Piece | None:
+        """Return a piece from the end down; None: there are too many removed rows right at the end."""
+        rows: list[tuple[bytes, bytes]] = []
+        size = 0
+        # Without bounds in the read options: rocksdict 0.3.29 takes a lower bound for an upper one.
+        iterator.seek_for_prev(end)
+        key_of, value_of, step = iterator.key, iterator.value, iterator.prev
+        if key_of() == end:
+            step()
+        until = 0
+        while (key := key_of()) is not None:
+            if key < start:
+                return Piece(rows, None, size)
+            if len(rows) >= max_rows or size >= max_bytes:
+                return Piece(rows, rows[-1][0], size)
+            value = b"" if keys_only else value_of()
+            rows.append((key, value))
+            size += len(key) + len(value)
+            if not len(rows) % _CLOCK_ROWS:
+                now = perf_counter_ns()
+                until = until or now + PIECE_NS
+                if now > until:
+                    return Piece(rows, key, size)
+            step()
+        if not self._gave_up(iterator):
+            return Piece(rows, None, size)
+        return Piece(rows, rows[-1][0], size) if rows else None
+
+    def _try(self, start: bytes, end: bytes, limit: int) -> tuple[bytes | Tried, int]:
+        options = self._reading(limit)
+        options.set_iterate_upper_bound(end)
+        iterator = self._iterate(options)
+        began = perf_counter_ns()
+        iterator.seek(start)
+        passed = min(limit, (perf_counter_ns() - began) // PASSED_NS)
+        key: bytes | None = iterator.key()
+        if key is not None and key < end:
+            return key, passed
+        if key is None and self._gave_up(iterator):
+            return Tried.TOO_MUCH, limit
+        return Tried.NOTHING, passed

@@ -12,6 +12,7 @@ source, those it has taken so far, on the target. They are part of its snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -36,7 +37,7 @@ from shoal.shardmap import Ranges, microshards_in, ranges_of
 from shoal_server.raft.messages import Membership, SnapshotHeader
 from shoal_server.storage.applied_state import AppliedState, Incoming, Outgoing, applied_state_row
 from shoal_server.storage.decoding import SHOWN_KEY_BYTES, NotARow, damaged_row
-from shoal_server.storage.engine import Batch, Engine, Family, View
+from shoal_server.storage.engine import Batch, Engine
 from shoal_server.storage.generations import next_generation
 from shoal_server.storage.journal import journal_prefix, split_journal_suffix
 from shoal_server.storage.layout import (
@@ -136,6 +137,10 @@ class SnapshotWanted(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     term: Term
 
 
+CHUNK_ROWS = 2048
+CHUNK_SEEKS = 256
+"""What makes a chunk at the most, besides its bytes: reading, checking and encoding it must not hold up a node."""
+
 DATA: Final = "d"
 EXPIRY: Final = "x"
 SESSION: Final = "s"
@@ -182,8 +187,17 @@ class RowChecks:
                 raise NotARow(f"a range ends with {len(row)} bytes")
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Rows of one kind that lie together: what their keys begin with, and of which microshard they are."""
+
+    prefix: bytes
+    kind: RowKind
+    microshard: int
+
+
 class SnapshotReader:
-    """Reads one shard out of a view, chunk by chunk. Close it: the view holds back compaction."""
+    """Reads one shard as it is when this is made, chunk by chunk. Close it: what it reads holds back compaction."""
 
     def __init__(self, engine: Engine, group: int, keyspace: int, state: AppliedState, chunk_bytes: int) -> None:
         """
@@ -191,42 +205,56 @@ class SnapshotReader:
             state: what the engine holds at this moment.
         """
         self.state = state
-        self._view: View = engine.view()
+        self._reader = engine.reader(engine.data, fill_cache=False)
         self._chunk_bytes = chunk_bytes
         self._checks = RowChecks()
-        self._rows = self._all_rows(engine, group, keyspace)
+        self._places = self._all_places(group, keyspace)
+        self._place: _Place | None = next(self._places)
+        self._start = b""
 
-    def _all_rows(self, engine: Engine, group: int, keyspace: int) -> Iterator[SnapshotRow]:
+    def _all_places(self, group: int, keyspace: int) -> Iterator[_Place]:
         state = self.state
         for microshard, generation in state.generations(state.stored_ranges).items():
-            yield from self._scan(engine.data, data_prefix(keyspace, microshard, generation), DATA, microshard)
-            yield from self._scan(engine.data, expiry_prefix(keyspace, microshard, generation), EXPIRY, microshard)
-        yield from self._scan(engine.data, sessions_prefix(group, state.generation), SESSION, 0)
-        yield from self._scan(engine.data, journal_prefix(group, state.generation), JOURNAL, 0)
+            yield _Place(data_prefix(keyspace, microshard, generation), DATA, microshard)
+            yield _Place(expiry_prefix(keyspace, microshard, generation), EXPIRY, microshard)
+        yield _Place(sessions_prefix(group, state.generation), SESSION, 0)
+        yield _Place(journal_prefix(group, state.generation), JOURNAL, 0)
 
-    def _scan(self, family: Family, prefix: bytes, kind: RowKind, microshard: int) -> Iterator[SnapshotRow]:
-        length = len(prefix)
-        for key, row in self._view.scan(family, prefix, prefix_end(prefix)):
+    def next_rows(self) -> tuple[list[SnapshotRow], bool]:
+        """Return the next chunk's rows, and whether they are the last.
+
+        A chunk is a bounded piece of work: where there are few rows in many places it has few, or none.
+
+        Raises:
+            Damaged: a row cannot be read, or is none.
+        """
+        rows: list[SnapshotRow] = []
+        size = seeks = 0
+        while self._place is not None and size < self._chunk_bytes and len(rows) < CHUNK_ROWS and seeks < CHUNK_SEEKS:
+            place = self._place
+            start, end = self._start or place.prefix, prefix_end(place.prefix)
+            piece = self._reader.read(start, end, CHUNK_ROWS - len(rows), self._chunk_bytes - size)
+            rows += self._checked(place, piece.rows)
+            size += piece.size
+            seeks += piece.seeks
+            if piece.resume is None:
+                self._place, self._start = next(self._places, None), b""
+            else:
+                self._start = piece.resume
+        return rows, self._place is None
+
+    def _checked(self, place: _Place, found: list[tuple[bytes, bytes]]) -> Iterator[SnapshotRow]:
+        length, kind = len(place.prefix), place.kind
+        for key, row in found:
             suffix = key[length:]
             try:
                 self._checks.check(kind, suffix, row)
             except NotARow as error:
                 raise damaged_row("data", key, error) from error
-            yield kind, microshard, suffix, row
-
-    def next_rows(self) -> tuple[list[SnapshotRow], bool]:
-        """Return the next chunk's rows, and whether they are the last."""
-        rows: list[SnapshotRow] = []
-        size = 0
-        for row in self._rows:
-            rows.append(row)
-            size += len(row[2]) + len(row[3])
-            if size >= self._chunk_bytes:
-                return rows, False
-        return rows, True
+            yield kind, place.microshard, suffix, row
 
     def close(self) -> None:
-        self._view.close()
+        self._reader.close()
 
 
 class SnapshotStager:

@@ -7,12 +7,12 @@ where it does. It finds rows of the meta family, too, of a kind that meta_rows.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 from weakref import WeakSet
 
 from shoal_server.invariants import invariant
-from shoal_server.storage.engine import Batch, Family, RowCount, View
+from shoal_server.storage.engine import Batch, Family, Piece, Reader
 from shoal_server.storage.memory import Change, MemoryBatch, MemoryEngine
 from shoal_server.storage.meta_rows import KIND_OF
 
@@ -100,14 +100,44 @@ class WatchedEngine(MemoryEngine):
         self._check_range(family, start, end)
         return super().scan(family, start, end)
 
-    def scan_reverse(self, family: Family, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        self._check_range(family, start, end)
-        return super().scan_reverse(family, start, end)
+    def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:
+        return _WatchedReader(super().reader(family, fill_cache=fill_cache), list(self._open), self._open, family)
 
-    def count_rows(self, family: Family, start: bytes, end: bytes, max_rows: int) -> RowCount:
-        self._check_range(family, start, end)
-        return super().count_rows(family, start, end, max_rows)
 
-    def view(self) -> View:
-        invariant(not self._open, UNWRITTEN)
-        return super().view()
+class _WatchedReader:
+    """A reader of what was there when it was made: it must not be what a batch had changed by then that is not written."""
+
+    __slots__ = ("_family", "_open", "_reader", "_unwritten")
+
+    def __init__(
+        self, reader: Reader, unwritten: list[_WatchedBatch], opened: WeakSet[_WatchedBatch], family: Family
+    ) -> None:
+        self._reader = reader
+        self._unwritten = unwritten
+        self._open = opened
+        self._family = cast(str, family)
+
+    def read(
+        self,
+        start: bytes,
+        end: bytes,
+        max_rows: int,
+        max_bytes: int,
+        *,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Piece:
+        self._check(start, end)
+        return self._reader.read(start, end, max_rows, max_bytes, reverse=reverse, keys_only=keys_only)
+
+    def heads(self, spans: Sequence[tuple[bytes, bytes]], *, reverse: bool = False) -> list[bytes | Piece | None]:
+        for start, end in spans:
+            self._check(start, end)
+        return self._reader.heads(spans, reverse=reverse)
+
+    def _check(self, start: bytes, end: bytes) -> None:
+        for batch in self._unwritten:
+            invariant(batch not in self._open or not batch.has_changed(self._family, start, end), UNWRITTEN)
+
+    def close(self) -> None:
+        self._reader.close()

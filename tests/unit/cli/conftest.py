@@ -45,6 +45,7 @@ from shoal.protocol.messages import (
     Operation,
     OperationResult,
     Page,
+    PageResume,
     PeerProgress,
     Ping,
     Put,
@@ -310,6 +311,7 @@ class FakeCluster:
                 [key for _, key in page],
                 [rows[position] for position in page],
                 [self.expiries.get(key, 0) for _, key in page],
+                None if len(page) == len(after) else PageResume(*(page[-1] if page else begun)),
             )
         self.seq += 1
         results = [self._do(rows, operation) for operation in operations_decoder.decode(request.operations)]

@@ -269,10 +269,10 @@ def test_export_of_an_unknown_keyspace_is_not_found(fake, shoal):
     shoal("export", "--url", fake.url.replace("/default", "/nosuch"), code=3)
 
 
-def test_export_refuses_an_empty_page_that_is_not_the_last(fake, shoal):
+def test_export_refuses_a_page_that_does_not_get_it_on(fake, shoal):
     fake.put(b"k", b"v")
     fake.script.page_rows = 0
-    assert "empty page" in shoal("export", code=1).stderr
+    assert "does not say where to go on" in shoal("export", code=1).stderr
 
 
 def test_long_work_gives_way_to_whoever_waits_for_an_answer(fake, shoal, tmp_path):

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from shoal.coverage import KeyspaceCoverage, Unread
 from shoal.errors import Internal, KeyspaceNotFound
+from shoal.protocol.messages import PageResume
 from shoal.shardmap import (
     Keyspace,
     MicroshardRange,
@@ -50,9 +51,17 @@ def test_every_row_is_read_once_while_microshards_move(seed: int) -> None:
         assert is_well_formed(part.ranges, MICROSHARDS)
         rows = [(at, key) for at in microshards_in(part.ranges) for key in ROWS[at]]
         rows = [row for row in rows if row > (part.ranges[0].first, coverage.after)]
-        page = rows[: random.randint(1, 5)]
+        page = rows[: random.randint(0, 5)]
         found += [key for _, key in page]
-        coverage.take([at for at, _ in page], [key for _, key in page], done=len(page) == len(rows))
+        reached = page[-1] if page else (part.ranges[0].first, coverage.after)
+        if len(page) < len(rows):
+            # Some of what comes before the next row may have been looked at, too.
+            behind = random.choice(
+                [reached, reached if page else (reached[0], reached[1] + b"\0"), (rows[len(page)][0], b"")]
+            )
+            reached = max(reached if page else (reached[0], reached[1] + b"\0"), behind)
+        resume = None if len(page) == len(rows) else PageResume(*reached)
+        coverage.take([at for at, _ in page], [key for _, key in page], resume)
         if random.random() < 0.4:
             coverage.follow(anyhow())
     assert coverage.part is None
@@ -61,21 +70,36 @@ def test_every_row_is_read_once_while_microshards_move(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("microshards", "keys", "done"),
+    ("microshards", "keys", "resume"),
     [
-        ([], [], False),
-        ([5], [b"x"], True),
-        ([1, 0], [b"x", b"x"], True),
-        ([1, 1], [b"x", b"x"], False),
-        ([1], [b"a"], True),
-        ([1, 1], [b"y", b"x"], True),
+        ([], [], PageResume(1, b"a")),
+        ([], [], PageResume(0, b"z")),
+        ([], [], PageResume(4, b"")),
+        ([1, 1], [b"x", b"y"], PageResume(1, b"x")),
+        ([5], [b"x"], None),
+        ([1, 0], [b"x", b"x"], None),
+        ([1, 1], [b"x", b"x"], PageResume(1, b"x")),
+        ([1], [b"a"], None),
+        ([1, 1], [b"y", b"x"], None),
     ],
 )
-def test_a_page_that_was_not_asked_for_is_no_progress(microshards: list[int], keys: list[bytes], done: bool) -> None:
+def test_a_page_that_was_not_asked_for_is_no_progress(
+    microshards: list[int], keys: list[bytes], resume: PageResume | None
+) -> None:
     coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 8), KEYSPACE)
-    coverage.take([1], [b"a"], done=False)
+    coverage.take([1], [b"a"], PageResume(1, b"a"))
     with pytest.raises(Internal, match="shard 1 sent"):
-        coverage.take(microshards, keys, done=done)
+        coverage.take(microshards, keys, resume)
+
+
+def test_an_empty_page_that_says_where_to_go_on_gets_the_reader_on() -> None:
+    coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 8), KEYSPACE)
+    coverage.take([], [], PageResume(0, b"far"))
+    assert coverage.after == b"far"
+    coverage.take([], [], PageResume(2, b""))
+    assert coverage.part == ShardPart(1, (MicroshardRange(2, 4),))
+    coverage.take([], [], None)
+    assert coverage.part == ShardPart(2, (MicroshardRange(4, 12),))
 
 
 def test_a_keyspace_that_is_dropped_meanwhile_is_not_read_to_its_end_in_silence() -> None:
@@ -109,7 +133,7 @@ def test_ranges_of_a_request_are_in_order_and_name_each_microshard_once(
 
 def test_what_is_left_out_is_named_to_the_microshard_and_key_and_stays_out_by_newer_maps() -> None:
     coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 4 + [3] * 4), KEYSPACE)
-    coverage.take([1, 2], [b"1-0", b"2-0"], done=False)
+    coverage.take([1, 2], [b"1-0", b"2-0"], PageResume(2, b"2-0"))
     assert coverage.leave() == Unread(1, (MicroshardRange(2, 4),), b"2-0")
     assert coverage.after == b""
     assert coverage.microshards_left == 8
@@ -121,7 +145,7 @@ def test_what_is_left_out_is_named_to_the_microshard_and_key_and_stays_out_by_ne
 
 def test_what_a_shard_serves_of_a_part_that_is_left_out_is_read_all_the_same() -> None:
     coverage = KeyspaceCoverage(routes([1] * 4 + [2] * 8), KEYSPACE)
-    coverage.take([1, 1], [b"1-0", b"1-1"], done=False)
+    coverage.take([1, 1], [b"1-0", b"1-1"], PageResume(1, b"1-1"))
     served = (MicroshardRange(0, 2), MicroshardRange(3, 4))
     assert coverage.leave(served) == Unread(1, (MicroshardRange(2, 3),), b"")
     assert coverage.part == ShardPart(1, (MicroshardRange(1, 2), MicroshardRange(3, 4)))

@@ -27,6 +27,7 @@ from shoal_server.node.checksums import START
 from shoal_server.node.client_queue import QUEUED_BYTES
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import NodeSettings
+from shoal_server.shard.work import ROW_US
 
 MS = 1_000_000
 EVERYTHING = (MicroshardRange(0, 4),)
@@ -81,7 +82,7 @@ def test_a_flood_of_scans_is_served_over_many_turns_and_a_get_beside_it_in_one(n
     leader.send(8, read(1))
     answered = leader.turn()
     assert answered[8] == 1
-    most = serving.SERVE_NS // (500 * request_costs.ROW_NS) + 2
+    most = serving.SERVE_NS // (500 * ROW_US * 1_000) + 2
     assert answered[7] <= most
     turns = 2
     while len(leader.answers[7]) < 200:

@@ -26,9 +26,8 @@ def test_what_a_batch_has_changed_is_not_read_before_it_is_written() -> None:
         lambda: engine.get(data, b"b"),
         lambda: engine.get_many(data, [b"a", b"n"]),
         lambda: engine.scan(data, b"a", b"c"),
-        lambda: engine.scan_reverse(data, b"o", b"z"),
-        lambda: engine.count_rows(data, b"a", b"z", 1),
-        lambda: engine.view(),
+        lambda: engine.reader(data).read(b"o", b"z", 10, 10, reverse=True),
+        lambda: engine.reader(data).read(b"a", b"z", 10, 10),
     ):
         with pytest.raises(InvariantViolated, match=UNWRITTEN):
             read()
@@ -36,7 +35,17 @@ def test_what_a_batch_has_changed_is_not_read_before_it_is_written() -> None:
     assert list(engine.scan(data, b"p", b"z")) == list(engine.scan(data, b"c", b"m")) == []
     engine.write(batch)
     assert list(engine.scan(data, b"", b"z")) == [(b"b", b"1")]
-    engine.view().close()
+    assert engine.reader(data).read(b"", b"z", 10, 10).rows == [(b"b", b"1")]
+
+
+def test_what_was_read_from_before_a_batch_was_begun_is_not_what_it_changes() -> None:
+    engine = WatchedEngine()
+    reader = engine.reader(engine.data)
+    batch = engine.batch()
+    batch.put(b"b", b"1", engine.data)
+    assert reader.read(b"", b"z", 10, 10).rows == []
+    engine.write(batch)
+    assert reader.read(b"", b"z", 10, 10).rows == []
 
 
 def test_a_batch_that_nobody_will_write_holds_nobody_up() -> None:

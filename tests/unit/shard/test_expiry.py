@@ -39,7 +39,7 @@ def test_an_expired_row_is_gone_for_gets_scans_and_pages_before_it_is_purged(rep
     assert replica.entry(b"k") == (None, 0, 0)
     assert replica.scan() == replica.scan(reverse=True) == [(b"stays", b"v")]
     page = replica.machine.pages.read_page(EVERYWHERE, b"", 10, 1000, replica.now)
-    assert (page.keys, page.expiries, page.done) == ([b"stays"], [], True)
+    assert (page.keys, page.expiries, page.resume) == ([b"stays"], [], None)
     assert replica.stored_keys() == [b"k", b"stays"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from shoal.protocol.messages import Put
 from shoal.shardmap import MicroshardRange, one_microshard
-from shoal_server.shard.pages import MAX_HIDDEN_ROWS
+from shoal_server.shard.merging import HIDDEN_ROWS
 
 EVERYWHERE = (MicroshardRange(0, 8),)
 
@@ -78,8 +78,8 @@ def test_a_page_ends_once_it_has_the_bytes_asked_for_and_holds_one_row_at_least(
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_many_expired_rows_make_short_pages_and_hide_nothing_behind_them(replica: Any, reverse: bool) -> None:
-    hidden = 3 * MAX_HIDDEN_ROWS
-    replica.write(*(Put(b"k%03d" % number, b"v", 1000) for number in range(hidden)), Put(b"a", b"1"), Put(b"z", b"1"))
+    hidden = 3 * HIDDEN_ROWS
+    replica.write(*(Put(b"k%05d" % number, b"v", 1000) for number in range(hidden)), Put(b"a", b"1"), Put(b"z", b"1"))
     replica.now += 1000
     pages = replica.pages(reverse=reverse, max_rows=1)
     assert [key for page in pages for key, _ in page] == ([b"z", b"a"] if reverse else [b"a", b"z"])
@@ -91,9 +91,10 @@ def test_read_page_goes_on_behind_its_cursor_in_microshard_order(filled: Any) ->
     at, after, done = 0, b"", False
     while not done:
         page = filled.machine.pages.read_page((MicroshardRange(at, 8),), after, 2, 1 << 20, filled.now)
-        done = page.done
+        done = page.resume is None
         found += zip(page.microshards, page.keys, strict=True)
-        if page.keys:
-            at, after = page.microshards[-1], page.keys[-1]
+        if page.resume is not None:
+            assert page.resume > (at, after)
+            at, after = page.resume
     assert found == sorted(found)
     assert sorted(key for _, key in found) == KEYS

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shoal_server.storage.engine import Engine
@@ -36,28 +37,57 @@ def test_what_is_written_is_read_at_once_in_order_and_in_its_own_family(engine: 
     assert list(engine.scan(engine.data, b"", b"z")) == [(b"a", b"1"), (b"b", b"2")]
 
 
-def test_scans_keep_to_their_bounds_in_both_directions(engine: Engine) -> None:
+def read_all(
+    engine: Engine, start: bytes, end: bytes, *, max_rows: int = 1000, max_bytes: int = MIB, reverse: bool = False
+) -> list[bytes]:
+    """Read a range piece by piece; return the keys."""
+    reader, keys = engine.reader(engine.data), []
+    while True:
+        piece = reader.read(start, end, max_rows, max_bytes, reverse=reverse)
+        keys += [key for key, _ in piece.rows]
+        assert piece.size == sum(len(key) + len(value) for key, value in piece.rows)
+        if piece.resume is None:
+            reader.close()
+            return keys
+        if reverse:
+            assert start < piece.resume < end
+            end = piece.resume
+        else:
+            assert start < piece.resume < end
+            start = piece.resume
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 1000])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_readers_keep_to_their_bounds_in_both_directions(engine: Engine, max_rows: int, reverse: bool) -> None:
     put(engine, *((b"%03d" % number, b"v") for number in range(100)))
+    step = -1 if reverse else 1
+    for start, end, first, last in ((b"010", b"014", 10, 14), (b"098", b"zzz", 98, 100), (b"", b"003", 0, 3)):
+        expected = [b"%03d" % number for number in range(first, last)][::step]
+        assert read_all(engine, start, end, max_rows=max_rows, reverse=reverse) == expected
+    assert [key for key, _ in engine.scan(engine.data, b"010", b"014")] == [b"010", b"011", b"012", b"013"]
+    for start, end in ((b"200", b"300"), (b"0105", b"0106"), (b"5", b"4"), (b"010", b"010")):
+        assert read_all(engine, start, end, max_rows=max_rows, reverse=reverse) == []
+        assert list(engine.scan(engine.data, start, end)) == []
 
-    def keys(rows: Iterator[tuple[bytes, bytes]]) -> list[bytes]:
-        return [key for key, _ in rows]
 
-    assert keys(engine.scan(engine.data, b"010", b"014")) == [b"010", b"011", b"012", b"013"]
-    assert keys(engine.scan_reverse(engine.data, b"010", b"014")) == [b"013", b"012", b"011", b"010"]
-    assert keys(engine.scan_reverse(engine.data, b"098", b"zzz")) == [b"099", b"098"]
-    assert keys(engine.scan(engine.data, b"200", b"300")) == []
-    assert keys(engine.scan_reverse(engine.data, b"200", b"300")) == []
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_piece_ends_with_the_row_that_reaches_a_bound(engine: Engine, reverse: bool) -> None:
+    put(engine, *((b"%03d" % number, bytes(100)) for number in range(50)))
+    reader = engine.reader(engine.data)
 
+    def rows(max_rows: int, max_bytes: int, *, keys_only: bool = False) -> int:
+        piece = reader.read(b"", b"z", max_rows, max_bytes, reverse=reverse, keys_only=keys_only)
+        assert all(value == (b"" if keys_only else bytes(100)) for _, value in piece.rows)
+        assert (piece.resume is None) is (len(piece.rows) == 50)
+        return len(piece.rows)
 
-def test_rows_are_counted_in_pages_that_end_at_the_bound(engine: Engine) -> None:
-    put(engine, *((b"%03d" % number, b"v" * number) for number in range(100)))
-    first = engine.count_rows(engine.data, b"010", b"050", 25)
-    assert (first.rows, first.size) == (25, 25 * 3 + sum(range(10, 35)))
-    assert first.resume is not None
-    rest = engine.count_rows(engine.data, first.resume, b"050", 25)
-    assert (rest.rows, rest.size, rest.resume) == (15, 15 * 3 + sum(range(35, 50)), None)
-    nothing = engine.count_rows(engine.data, b"200", b"300", 25)
-    assert (nothing.rows, nothing.size, nothing.resume) == (0, 0, None)
+    assert rows(7, MIB) == 7
+    assert rows(50, MIB) == 50
+    assert rows(1000, 1) == 1
+    assert rows(1000, 1000) == 10
+    assert rows(1000, 1000, keys_only=True) == 50
+    reader.close()
 
 
 def test_many_scans_at_once_do_not_disturb_each_other(engine: Engine) -> None:
@@ -80,12 +110,23 @@ def test_the_changes_of_a_batch_take_effect_in_their_order(engine: Engine) -> No
     assert list(engine.scan(engine.data, b"", b"z")) == [(b"a2", b"new")]
 
 
-def test_a_view_stays_as_it_was(engine: Engine) -> None:
-    put(engine, (b"a", b"1"), (b"b", b"1"))
-    view = engine.view()
-    put(engine, (b"a", b"2"), (b"c", b"2"))
-    assert list(view.scan(engine.data, b"", b"z")) == [(b"a", b"1"), (b"b", b"1")]
-    view.close()
+def test_a_reader_sees_what_was_there_when_it_was_made(engine: Engine) -> None:
+    put(engine, *((b"%02d" % number, b"1") for number in range(20)))
+    readers = [engine.reader(engine.data) for _ in range(3)]
+    assert [key for key, _ in readers[0].read(b"", b"03", 100, MIB).rows] == [b"00", b"01", b"02"]
+    put(engine, (b"00", b"2"), (b"zz", b"2"))
+    batch = engine.batch()
+    batch.delete(b"01", engine.data)
+    batch.delete_range(b"05", b"10", engine.data)
+    engine.write(batch)
+    for reader in readers:
+        piece = reader.read(b"", b"\xff", 100, MIB)
+        assert piece.rows == [(b"%02d" % number, b"1") for number in range(20)]
+        assert reader.read(b"", b"\xff", 1, MIB, reverse=True).rows == [(b"19", b"1")]
+        reader.close()
+    later = engine.reader(engine.data)
+    assert len(later.read(b"", b"\xff", 100, MIB).rows) == 20 - 1 - 5 + 1
+    later.close()
 
 
 @contextmanager
@@ -125,4 +166,11 @@ def test_any_sequence_of_batches_leaves_the_same_rows_in_both(
         memory, rocks = engines
         for low, high in ((b"", b"\xff\xff\xff\xff"), (start, end)):
             assert list(rocks.scan(rocks.data, low, high)) == list(memory.scan(memory.data, low, high))
-            assert list(rocks.scan_reverse(rocks.data, low, high)) == list(memory.scan_reverse(memory.data, low, high))
+            for reverse in (False, True):
+                for max_rows in (1, 1000):
+                    read = [read_all(each, low, high, max_rows=max_rows, reverse=reverse) for each in engines]
+                    assert (
+                        read[0]
+                        == read[1]
+                        == [key for key, _ in rocks.scan(rocks.data, low, high)][:: -1 if reverse else 1]
+                    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
+from msgspec.structs import replace
 from shoal.coverage import KeyspaceCoverage
 from shoal.errors import ErrorCode
 from shoal.protocol.digest import RangeDigest
@@ -88,6 +89,7 @@ class Unknown:
 
 RequestOutcome: TypeAlias = Written | ScanPage | Page | Elsewhere | Unknown | None
 Script: TypeAlias = Generator[Ask | Wait, RequestOutcome, None]
+Pages: TypeAlias = Generator[Ask | Wait, RequestOutcome, "ScanPage | None"]
 
 
 class RangeClient:
@@ -224,25 +226,37 @@ class RangeClient:
         if self._own:
             partition = self._random.choice(list(self._own))
             ranges = one_microshard(self._keyspace.microshard_of(partition))
-            page = yield self._scan(ranges, partition)
-            if isinstance(page, ScanPage):
+            page = yield from self._scan(ranges, partition)
+            if page is not None:
                 found = zip(page.keys, page.values, strict=True)
                 self._compare("a scan of a partition", ranges, partition, self._own[partition], found)
 
     def _look_at_all(self) -> Script:
         """Read the rows that are spread over all microshards, shard by shard."""
         for part in self._routes.parts(self._keyspace.id, all_of(self._keyspace)):
-            page = yield self._scan(part.ranges, self._spread)
-            if isinstance(page, ScanPage):
+            page = yield from self._scan(part.ranges, self._spread)
+            if page is not None:
                 found = zip(page.keys, page.values, strict=True)
                 self._compare("a scan of a shard", part.ranges, self._spread, self._rows, found)
 
-    def _scan(self, ranges: Ranges, prefix: bytes) -> Ask:
-        keyspace, end = self._keyspace.id, prefix[:-1] + bytes([prefix[-1] + 1])
-        return Ask(
-            ranges,
-            make=lambda number, shard: Scan(number, shard, keyspace, 0, ranges, prefix, end, False, False, SCAN_ROWS),
-        )
+    def _scan(self, ranges: Ranges, prefix: bytes) -> Pages:
+        """Read the rows with a prefix in some microshards, page by page; return them as one, None where they have gone."""
+        keyspace, start, end = self._keyspace.id, prefix, prefix[:-1] + bytes([prefix[-1] + 1])
+        whole: ScanPage | None = None
+        while True:
+
+            def make(number: int, shard: int, start: bytes = start) -> Request:
+                return Scan(number, shard, keyspace, 0, ranges, start, end, False, False, SCAN_ROWS)
+
+            page = yield Ask(ranges, make=make)
+            if not isinstance(page, ScanPage):
+                return None
+            if whole is not None:
+                keys, values, seqs = whole.keys + page.keys, whole.values + page.values, whole.seqs + page.seqs
+                page = replace(page, keys=keys, values=values, seqs=seqs)
+            if page.resume is None:
+                return page
+            whole, start = page, page.resume
 
     def _export(self) -> Script:
         """Read everything, as `shoal export` does."""
@@ -257,7 +271,7 @@ class RangeClient:
 
             page = yield Ask(ranges, make=make)
             if isinstance(page, Page):
-                coverage.take(page.microshards, page.keys, done=page.done)
+                coverage.take(page.microshards, page.keys, page.resume)
                 found += zip(page.keys, page.values, strict=True)
             else:
                 coverage.follow(self._routes)
@@ -289,10 +303,10 @@ class RangeClient:
         own = self._keyspace.microshard_of(key)
         parts = self._routes.parts(self._keyspace.id, all_of(self._keyspace))
         ranges = next(part.ranges for part in parts if own in set(microshards_in(part.ranges)))
-        page = yield self._scan(ranges, prefix)
+        page = yield from self._scan(ranges, prefix)
         read_at = events.now
         conditions: list[Condition] = []
-        if isinstance(page, ScanPage):
+        if page is not None:
             digest = RangeDigest()
             digest.add(page.keys, page.seqs)
             conditions = [RangeUnchanged(ranges, prefix, prefix[:-1] + b".", digest.value())]

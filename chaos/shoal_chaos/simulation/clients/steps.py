@@ -218,11 +218,14 @@ class BankReadStep:
         self._whole = random.random() < 0.5
         self._source, self._target = random.sample(BANK_ACCOUNTS, 2)
         self._microshard = 0
+        self._start = BANK
+        self._pages: list[ScanPage] = []
 
     def request(self, number: int, shard: int, keyspace: int, microshard: int) -> Request:
         self._microshard = microshard
         if self._whole:
-            return Scan(number, shard, keyspace, 0, one_microshard(microshard), BANK, BANK_END, False, False, 1000)
+            ranges = one_microshard(microshard)
+            return Scan(number, shard, keyspace, 0, ranges, self._start, BANK_END, False, False, 1000)
         return Read(number, shard, keyspace, 0, [self._source, self._target])
 
     def answered(self, answer: Written | Rows | ScanPage, sent: int, now: int) -> ClientStep | None:  # noqa: ARG002
@@ -231,13 +234,20 @@ class BankReadStep:
         ranges: tuple[serializability.RangeRead, ...] = ()
         balances = dict.fromkeys(BANK_ACCOUNTS, BANK_START)
         if isinstance(answer, ScanPage):
-            assert answer.resume is None
-            balances.update({key: int(value) for key, value in zip(answer.keys, answer.values, strict=True)})
-            self._histories.audits.append(serializability.BankRead(self._number, balances))
+            self._pages.append(answer)
+            if answer.resume is not None:
+                self._start = answer.resume
+                return self
             digest = RangeDigest()
-            digest.add(answer.keys, answer.seqs)
+            seen: dict[bytes, int] = {}
+            for page in self._pages:
+                digest.add(page.keys, page.seqs)
+                seen.update(zip(page.keys, page.seqs, strict=True))
+                balances.update({key: int(value) for key, value in zip(page.keys, page.values, strict=True)})
+            if len(self._pages) == 1:
+                # Pages are of different moments; what is read in several is true together only if the transfer is done.
+                self._histories.audits.append(serializability.BankRead(self._number, balances))
             conditions = [RangeUnchanged(one_microshard(self._microshard), BANK, BANK_END, digest.value())]
-            seen = dict(zip(answer.keys, answer.seqs, strict=True))
             ranges = (serializability.RangeRead(BANK, BANK_END, seen),)
         else:
             assert isinstance(answer, Rows)

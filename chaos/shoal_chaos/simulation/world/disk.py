@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import cast
 
-from shoal_server.storage.engine import Batch
+from shoal_server.storage.engine import Batch, Family, Reader
 from shoal_server.storage.memory import Change, MemoryBatch, MemoryEngine, Table
 from shoal_server.storage.watched import WatchedEngine
 
+from shoal_chaos.simulation.world.short_pieces import ShortPieces
+
 DATA = "data"
+SHORT_PIECES = 0.2
+"""So many of the readers end their pieces when they like."""
 
 
 @dataclass(slots=True)
@@ -30,8 +34,10 @@ class _Written:
 class SimulatedEngine(WatchedEngine):
     """What is written is visible at once, and safe when a sync or a flush that began later has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, life: int = 0) -> None:
+        """`life`: another one ends its pieces elsewhere."""
         super().__init__()
+        self._pieces = Random(life)
         self._durable = MemoryEngine()
         self._unsynced: deque[_Written] = deque()
         self._unflushed: deque[_Written] = deque()
@@ -59,6 +65,10 @@ class SimulatedEngine(WatchedEngine):
             self._unsynced.append(_Written(self._written, logged, others))
         if data:
             self._unflushed.append(_Written(self._written, logged, data))
+
+    def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:
+        reader = super().reader(family, fill_cache=fill_cache)
+        return ShortPieces(reader, self._pieces) if self._pieces.random() < SHORT_PIECES else reader
 
     def sync(self) -> None:
         """What a process start does in the foreground: everything is safe."""
@@ -96,7 +106,7 @@ class SimulatedEngine(WatchedEngine):
         kept = random.randint(self._safe, self._written)
         # RocksDB flushes when it likes: some of what nobody asked to flush may be there.
         flushed = random.choice([0, random.randint(0, kept)])
-        recovered = SimulatedEngine()
+        recovered = SimulatedEngine(self._written + 1)
         recovered._durable.tables = self._durable.copy_tables()
         for written in self._unsynced:
             if written.position <= kept:

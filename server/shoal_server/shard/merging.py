@@ -1,0 +1,287 @@
+"""A page of a scan, merged from the rows of many microshards: in key order, read from one state of the engine.
+
+Each microshard's rows lie together, in order; which of them has the next key is found by a heap of what comes first in each.
+So the first row of every one has to be looked for, whatever becomes of it, and after that only of those that have given
+theirs: more of them at a time, the more rows are still wanted of each. Values are read as far as the page could have
+them; of what comes behind, only where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+
+from shoal_server.shard.work import Work
+from shoal_server.storage.engine import Piece, Reader
+from shoal_server.storage.layout import prefix_end, split_rows
+
+HIDDEN_ROWS = 1024
+"""A page ends when it has passed so many expired rows beside those that it gives."""
+READ_BYTES_FACTOR = 4
+"""A page ends when so many times the bytes were read that it may give: some values are read and not given."""
+PIECE_US = 2_000
+"""Of work: a page pauses after so much, where whoever wants it lets it."""
+HEADS = 128
+"""First rows that are looked for together."""
+
+_COMPLEMENT = bytes(range(255, -1, -1))
+_BEHIND_ALL = chr(256)
+
+
+@dataclass(slots=True)
+class ScannedPage:
+    """Rows in key order, and where to go on (None: nothing follows). `values` is empty where only keys were wanted.
+
+    It may have fewer rows than were asked for, or none, and still be followed by others. `work`: what it took.
+    """
+
+    keys: list[bytes] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    resume: bytes | None = None
+    work: Work = field(default_factory=Work)
+
+
+class _Source:
+    """The rows of one microshard between `start` and `end`, as stored: those before were read.
+
+    `keys` (as users have them), `values` (None: hidden) and `seqs` from `at` on are what was read and is not taken yet; `bare`:
+    of the first row it is known where it is, and it is to be read again. `more`: behind them there may be others, of which
+    `chunk` are read next.
+    """
+
+    __slots__ = ("at", "bare", "chunk", "end", "keys", "more", "seqs", "start", "values")
+
+    def __init__(self, start: bytes, end: bytes, chunk: int) -> None:
+        self.start = start
+        self.end = end
+        self.chunk = chunk
+        self.keys: list[bytes] = []
+        self.values: list[bytes | None] = []
+        self.seqs: list[int] = []
+        self.at = 0
+        self.more = True
+        self.bare = False
+
+
+class MergedScan:
+    """See the module's first lines. `advance` until it returns the page."""
+
+    __slots__ = (
+        "_examined",
+        "_heap",
+        "_keys_only",
+        "_last",
+        "_max_bytes",
+        "_max_rows",
+        "_now",
+        "_opened",
+        "_page",
+        "_reader",
+        "_reverse",
+        "_size",
+        "_skip",
+        "_sources",
+    )
+
+    def __init__(
+        self,
+        reader: Reader,
+        prefixes: Sequence[bytes],
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool,
+        keys_only: bool,
+        max_rows: int,
+        max_bytes: int,
+        now: int,
+    ) -> None:
+        """
+        Args:
+            reader: of the data family; it is closed with the page.
+            prefixes: of the microshards' keys, all of one length.
+            start, end: as `PageReader.begin_scan` has them.
+        """
+        self._reader = reader
+        self._reverse = reverse
+        self._keys_only = keys_only
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._now = now
+        self._page = ScannedPage()
+        self._skip = len(prefixes[0]) if prefixes else 0
+        # Of each there are likely to be so many in the page, and whether one more follows.
+        chunk = max_rows // max(1, len(prefixes)) + 2
+        self._sources = [
+            _Source(prefix + start, prefix + end if end else prefix_end(prefix), chunk) for prefix in prefixes
+        ]
+        self._opened = 0
+        self._heap: list[tuple[bytes | str, int]] = []
+        self._examined = 0
+        self._size = 0
+        self._last = b""
+
+    @property
+    def work(self) -> Work:
+        """What was done so far."""
+        return self._page.work
+
+    def advance(self, max_us: int = PIECE_US) -> ScannedPage | None:
+        """Do a bounded piece of work; return the page when it is whole.
+
+        Raises:
+            Damaged: a row cannot be read.
+        """
+        until = self._page.work.us + max_us
+        if self._opened < len(self._sources):
+            if not self._open(until):
+                return None
+            heapify(self._heap)
+        if not self._merge(until):
+            return None
+        self._reader.close()
+        return self._page
+
+    # -- what comes first
+
+    def _open(self, until: int) -> bool:
+        """Find what comes first in each source; return whether that is known of all."""
+        sources, work, heap = self._sources, self._page.work, self._heap
+        few = self._max_rows < len(sources) // 2
+        while self._opened < len(sources):
+            if work.us >= until:
+                return False
+            first = self._opened
+            if few or work.bytes >= self._max_bytes:
+                opening = sources[first : first + HEADS]
+                self._find_heads(opening)
+            else:
+                opening = sources[first : first + 1]
+                self._read(opening[0], self._max_bytes - work.bytes)
+            self._opened += len(opening)
+            heap += [
+                self._entry(source, index) for index, source in enumerate(opening, first) if source.keys or source.more
+            ]
+        return True
+
+    def _find_heads(self, sources: list[_Source]) -> None:
+        skip, reverse, work = self._skip, self._reverse, self._page.work
+        heads = self._reader.heads([(source.start, source.end) for source in sources], reverse=reverse)
+        for source, head in zip(sources, heads, strict=True):
+            if isinstance(head, bytes):
+                source.keys = [head[skip:]]
+                source.bare = True
+                work.seeks += 1
+                if reverse:
+                    source.end = head + b"\0"
+                else:
+                    source.start = head
+            elif head is None:
+                source.more = False
+                work.seeks += 1
+            else:
+                self._take(source, head)
+
+    # -- the rows of a source
+
+    def _read(self, source: _Source, max_bytes: int) -> None:
+        """Read rows that follow, in the place of those that were taken."""
+        left = self._max_rows + HIDDEN_ROWS - self._examined
+        piece = self._reader.read(
+            source.start, source.end, max(1, min(source.chunk, left)), max(1, max_bytes), reverse=self._reverse
+        )
+        source.chunk *= 2
+        self._take(source, piece)
+
+    def _take(self, source: _Source, piece: Piece) -> None:
+        self._page.work.add(piece)
+        skip = self._skip
+        stored = [key for key, _ in piece.rows]
+        source.keys = [key[skip:] for key in stored]
+        source.values, source.seqs, _ = split_rows(stored, [row for _, row in piece.rows], self._now)
+        source.at = 0
+        source.bare = False
+        source.more = piece.resume is not None
+        if piece.resume is not None:
+            if self._reverse:
+                source.end = piece.resume
+            else:
+                source.start = piece.resume
+
+    # -- the page
+
+    def _merge(self, until: int) -> bool:
+        """Take rows into the page, in order; return whether it is whole."""
+        page, heap, sources, reverse = self._page, self._heap, self._sources, self._reverse
+        keys, values, seqs, work = page.keys, page.values, page.seqs, page.work
+        max_rows, max_bytes, keys_only = self._max_rows, self._max_bytes, self._keys_only
+        max_examined, max_read = max_rows + HIDDEN_ROWS, READ_BYTES_FACTOR * max_bytes
+        count = len(sources)
+        while heap:
+            if self._examined and (
+                len(keys) >= max_rows
+                or self._size >= max_bytes
+                or self._examined >= max_examined
+                or work.bytes >= max_read
+            ):
+                # The smallest key greater than another is that with a zero byte behind it.
+                page.resume = self._last if reverse else self._last + b"\0"
+                return True
+            index = heap[0][1] % count
+            source = sources[index]
+            if source.bare:
+                self._read(source, max_bytes - self._size)
+                heapreplace(heap, self._entry(source, index))
+                continue
+            if not source.keys:
+                # Up to here there is nothing; what follows is for the next page.
+                page.resume = (source.end if reverse else source.start)[self._skip :]
+                return True
+            at = source.at
+            key, value = source.keys[at], source.values[at]
+            self._examined += 1
+            self._last = key
+            if value is not None:
+                keys.append(key)
+                seqs.append(source.seqs[at])
+                self._size += len(key)
+                if not keys_only:
+                    values.append(value)
+                    self._size += len(value)
+            at += 1
+            if at < len(source.keys):
+                source.at = at
+                if len(heap) > 1:
+                    heapreplace(heap, self._entry(source, index))
+                continue
+            if not source.more:
+                heappop(heap)
+                continue
+            self._read(source, max_bytes - self._size)
+            if source.keys or source.more:
+                heapreplace(heap, self._entry(source, index))
+            else:
+                heappop(heap)
+            if work.us >= until:
+                return False
+        return True
+
+    def _entry(self, source: _Source, index: int) -> tuple[bytes | str, int]:
+        """Return what puts a source's next row in its place among those of others: the smallest comes first.
+
+        Where a source was read up to a place only, that place comes instead: before a row with the same key, which belongs to
+        what follows; in reverse behind it. The source is the second number, modulo how many there are.
+        """
+        if source.keys:
+            key = source.keys[source.at]
+            return (_reversed(key), index) if self._reverse else (key, index)
+        if self._reverse:
+            return _reversed(source.end[self._skip :]), index + len(self._sources)
+        return source.start[self._skip :], index - len(self._sources)
+
+
+def _reversed(key: bytes) -> str:
+    """Return what is smaller the greater a key is; of two of which one begins with the other, the longer one's is smaller."""
+    return key.translate(_COMPLEMENT).decode("latin-1") + _BEHIND_ALL
