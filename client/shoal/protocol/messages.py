@@ -695,6 +695,9 @@ class StatusReply(_Message, frozen=True, tag=45):
         newest_migration: the highest number of a migration that its replicas are in, or remember; 0: of none.
         quotas: how it stands with those of keyspaces that have one, and a replica here.
         quota_epoch: of the leadership among managers that it has its shares from; 0: of none.
+        write_pressure: how far its disk is behind with what was written, from 0 to 1; from there on clients write nothing.
+        write_rate: what clients may write because of that (bytes a second), 0 where there is no such bound.
+        writes_slowed: "" or the reason for it.
     """
 
     request: RequestNumber
@@ -722,6 +725,9 @@ class StatusReply(_Message, frozen=True, tag=45):
     newest_migration: Version = 0
     quotas: QuotaUses = ()
     quota_epoch: Epoch = 0
+    write_pressure: Share = 0.0
+    write_rate: Rate = 0
+    writes_slowed: Text = ""
 
 
 class Done(_Message, frozen=True, tag=46):

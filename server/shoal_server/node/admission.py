@@ -36,6 +36,7 @@ from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
+from shoal_server.node.write_budget import WriteBudget
 from shoal_server.node.write_decoding import TooManyOperations, decode_write, operations_in
 from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys, named_ranges
 from shoal_server.shard.costs import ACCEPTED_US, plain_write_cost, write_cost
@@ -77,7 +78,7 @@ class NotHere(Refusal):
 class Admission:
     """Checks data requests and queues them at their replica."""
 
-    __slots__ = ("_callers", "_limits", "_quotas", "_replicas", "_routes", "_sessions")
+    __slots__ = ("_budget", "_callers", "_limits", "_quotas", "_replicas", "_routes", "_sessions")
 
     def __init__(
         self,
@@ -86,7 +87,9 @@ class Admission:
         settings: NodeSettings,
         callers: Callers,
         quotas: Quotas,
+        budget: WriteBudget,
     ) -> None:
+        self._budget = budget
         self._callers = callers
         self._quotas = quotas
         self._replicas = replicas
@@ -221,6 +224,14 @@ class Admission:
             raise Refusal(
                 ErrorCode.TOO_LARGE,
                 f"the batch has {size} bytes; at most {self._limits.max_batch_bytes} are accepted: send less at a time",
+            )
+        wait = self._budget.admit(size, self._quotas.now)
+        if wait:
+            raise Refusal(
+                ErrorCode.OVERLOADED,
+                f"the disk of node {replica.node} falls behind: {self._budget.words}; ask again in {wait} ms",
+                retry_after_ms=wait,
+                reason=OverloadReason.DISK,
             )
         try:
             operations = decode_write(request.operations)

@@ -16,7 +16,9 @@ The order that safety rests on, in one place:
 4. what is committed is applied by a second batch, which is not logged: the entries are, and bring it back after a
    crash. Clients are answered once it is written. An entry is cut off the log only when a flush that began after it
    was applied has ended;
-5. nothing is read from the engine that a batch which is not yet written has changed. A turn has phases therefore: what
+5. while the engine takes no writes, since its disk is behind, a turn writes nothing: what there is to write waits, and what
+   hangs on it. Heartbeats and what a node knows by itself go on: RocksDB would hold the call, and with it the whole process;
+6. nothing is read from the engine that a batch which is not yet written has changed. A turn has phases therefore: what
    the shard manager asks for, each request with a batch of its own, and what splits have made, which opens replicas;
    then the groups' batch, in which each replica changes what is its own; then the batch of what is applied; then reads.
    Simulations and tests run on an engine that refuses any other order (storage/watched.py).
@@ -165,7 +167,7 @@ class Node:
             replica_set, engine, agenda, self._founding, self._migrations, quotas, lambda word: self.set_log_level(word)
         )
         self.known_numbers = KnownNumbers(replica_set, engine)
-        self._admission = Admission(replicas, replica_set.routes, settings, self._callers, quotas)
+        self._admission = Admission(replicas, replica_set.routes, settings, self._callers, quotas, self.disk.budget)
         stray_rows = StrayRows(replica_set, engine, self._splits, now)
         self.failing = Failing(identity.node, engine, counters, agenda, self._transfers, outbox)
         self._row_counting = RowCounting(engine, replicas, now)
@@ -242,6 +244,7 @@ class Node:
         self._now = now
         self._peer_events: list[tuple[str, bool]] = []
         self._wall_ms = 0
+        self._stopped = False
         replica_set.map_adopted.append(self._admission.adopt)
         replica_set.opened.append(stray_rows.opened)
         replica_set.forgotten += [
@@ -420,6 +423,14 @@ class Node:
             client_input.take(now, outbox)
         if now >= self._agenda.next_tick:
             self._ticks.tick(now, outbox)
+        self._stopped = self.engine.writes_stopped
+        sync = None if self._stopped else self._store(now, outbox)
+        self._agenda.awake.update(self._agenda.dirty)
+        to_peers, outbox.to_peers = outbox.to_peers, {}
+        return Turn(to_peers, sync)
+
+    def _store(self, now: int, outbox: Outbox) -> int | None:
+        """Do what changes what is stored; return the ticket to sync up to, if there is any."""
         answers: list[tuple[int, Answer]] = []
         if self._client_input.admin_requests:
             for client, request in self._client_input.take_admin_requests():
@@ -427,17 +438,17 @@ class Node:
             answers = self._administration.take_answers()
         if self._splits.waiting:
             self._splits.open_children(now)
-        sync = None
+        storing = self._storing
         if self._agenda.dirty or storing.unsynced or answers or self.replica_set.may_lack or self.failing.has_stored:
-            sync = storing.store(answers, now, outbox)
-        self._agenda.awake.update(self._agenda.dirty)
-        to_peers, outbox.to_peers = outbox.to_peers, {}
-        return Turn(to_peers, sync)
+            return storing.store(answers, now, outbox)
+        return None
 
     def finish_turn(self, now: int) -> TurnEnd:
         """Apply what is committed, and answer."""
         outbox, agenda, comparisons, counting = self._outbox, self._agenda, self._comparisons, self._row_counting
-        if agenda.dirty or agenda.again or agenda.behind:
+        # What was not taken up in the first half must not be taken for done in the second.
+        stopped = self._stopped
+        if (agenda.dirty or agenda.again or agenda.behind) and not stopped:
             self._applying.apply(now, outbox)
         if self._transfers.has_to_send:
             for replica, damaged in self._transfers.send(now, outbox):
@@ -462,7 +473,9 @@ class Node:
         wake_at = min(agenda.next_tick, counting.due_at, comparisons.due_at)
         if paused:
             wake_at = min(wake_at, client_input.life_due)
-        if client_input.has_more:
+        if stopped:
+            wake_at = min(wake_at, now + self.settings.tick_interval_ns)
+        elif client_input.has_more:
             wake_at = now
         elif agenda.behind:
             wake_at = min(wake_at, agenda.behind_due)

@@ -7,8 +7,10 @@ docs/decisions/0012-slow-disks.md says why it is the node that judges, and why b
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median_low
+
+from shoal_server.node.write_budget import EngineState, WriteBudget
 
 HALF_WINDOW_NS = 5_000_000_000
 MIN_SYNCS = 5
@@ -26,6 +28,7 @@ class DiskState:
         not_writable: "" or the reason to turn writes away.
         syncing_ns: for how long the sync under way has been going on, 0 where there is none.
         latency_us: how long a sync took lately, in the mean, 0 where that is not known.
+        engine: how far the engine's own work on it is behind.
     """
 
     free_bytes: int = 0
@@ -33,6 +36,7 @@ class DiskState:
     not_writable: str = ""
     syncing_ns: int = 0
     latency_us: int = 0
+    engine: EngineState = field(default_factory=EngineState)
 
 
 class SyncLatency:
@@ -63,13 +67,14 @@ class DiskHealth:
     """The state of the disk, and what follows from it.
 
     `not_leading` is "" or the reason to take no leadership and to hand over those there are; `stalled`: nothing can be
-    promised at all until the disk is back.
+    promised at all until the disk is back. `budget`: what clients may write.
     """
 
-    __slots__ = ("_slow_ns", "_slow_since", "_stall_ns", "not_leading", "stalled", "state")
+    __slots__ = ("_slow_ns", "_slow_since", "_stall_ns", "budget", "not_leading", "stalled", "state")
 
     def __init__(self, *, stall_ns: int, slow_ns: int) -> None:
         self.state = DiskState()
+        self.budget = WriteBudget(0)
         self.not_leading = ""
         self.stalled = False
         self._stall_ns = stall_ns
@@ -79,10 +84,14 @@ class DiskHealth:
     def judge(self, peers_latency_us: Collection[int], now: int) -> None:
         """Judge the state anew, next to what peers say of their disks."""
         state = self.state
-        self.stalled = state.syncing_ns >= self._stall_ns
+        self.budget.judge(state.engine, now)
+        self.stalled = max(state.syncing_ns, state.engine.stopped_ns) >= self._stall_ns
         self._judge_latency(median_low(peers_latency_us) if peers_latency_us else 0, bool(peers_latency_us), now)
         if state.not_writable:
             self.not_leading = state.not_writable
+        elif state.engine.stopped_ns >= self._stall_ns:
+            seconds = state.engine.stopped_ns / 1e9
+            self.not_leading = f"RocksDB has taken no writes for {seconds:.1f} seconds: the disk does not keep up"
         elif self.stalled:
             self.not_leading = f"a sync of the disk has not ended for {state.syncing_ns / 1e9:.1f} seconds"
         elif self._slow_since is not None:

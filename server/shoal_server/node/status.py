@@ -119,6 +119,9 @@ def _describe(node: DescribedNode, request: int, replicas: tuple[ReplicaStatus, 
         replicas=replicas,
         quotas=node.quotas.uses(now),
         quota_epoch=node.quotas.epoch,
+        write_pressure=node.disk.budget.pressure,
+        write_rate=int(node.disk.budget.rate or 0),
+        writes_slowed=node.disk.budget.words,
     )
 
 

@@ -15,6 +15,7 @@ import structlog
 
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState, SyncLatency
+from shoal_server.node.write_budget import EngineState
 from shoal_server.process.driver import NodeDriver, monotonic_ns
 from shoal_server.storage.rocks import RocksEngine
 
@@ -23,6 +24,7 @@ log = structlog.get_logger("shoal.node")
 CHECK_SECONDS = 0.25
 USED_SECONDS = 10.0
 CPU_SECONDS = 1.0
+PRESSED = 0.5
 BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the file system's own is."""
 
@@ -55,6 +57,8 @@ class HealthWatch:
         self._measuring: asyncio.Task[None] | None = None
         self._used_due = 0.0
         self._not_leading = ""
+        self._stopped_at: int | None = None
+        self._slowing = ""
         self._cpu_at = time.monotonic()
         self._cpu_seconds = time.process_time()
 
@@ -80,6 +84,7 @@ class HealthWatch:
             not_writable=self._not_writable(),
             syncing_ns=int(self._driver.sync_stalled_for() * 1e9),
             latency_us=self._latency.take(durations, now),
+            engine=self._engine_state(now),
         )
         node.set_disk(state, now)
         before, self._not_leading = self._not_leading, node.not_leading
@@ -90,6 +95,32 @@ class HealthWatch:
             log.info("leaderships_taken_again", node=node.identity.node, latency_us=state.latency_us)
         if after:
             self._driver.schedule_turn()
+        self._say_pressure()
+
+    def _engine_state(self, now: int) -> EngineState:
+        backlog = self._engine.backlog
+        backlog.pressed = True
+        if not backlog.writes_stopped:
+            self._stopped_at = None
+        elif self._stopped_at is None:
+            self._stopped_at = now
+        return EngineState(
+            memtables=backlog.memtables,
+            first_level_files=backlog.first_level_files,
+            pending_bytes=backlog.pending_bytes,
+            delayed_rate=backlog.delayed_rate,
+            stopped_ns=0 if self._stopped_at is None else max(1, now - self._stopped_at),
+        )
+
+    def _say_pressure(self) -> None:
+        """Log that clients' writes are held up, or no more."""
+        budget, node = self._node.disk.budget, self._node.identity.node
+        self._engine.backlog.pressed = budget.pressure > PRESSED
+        if budget.words and not self._slowing:
+            log.warning("writes_slowed", node=node, reason=budget.words)
+        elif self._slowing and not budget.words:
+            log.info("writes_free", node=node)
+        self._slowing = budget.words
 
     def _not_writable(self) -> str:
         full = self._free_bytes < self._reserve_bytes

@@ -220,6 +220,7 @@ class MemoryEngine:
     def __init__(self) -> None:
         self.damage = _Damage()
         self.damaged_families: tuple[str, ...] = ()
+        self.writes_stopped = False
         self.log = Family("log")
         self.data = Family("data")
         self.meta = Family("meta")

@@ -44,6 +44,7 @@ from shoal_server.storage.engine import (
 from shoal_server.storage.engine_memory import LOG_BUFFER_BYTES, META_BUFFER_BYTES, WRITE_BUFFERS
 from shoal_server.storage.manifest import ManifestWatermark
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
+from shoal_server.storage.rocks_backlog import FIRST_LEVEL_FILES, PENDING_COMPACTION_BYTES, RocksBacklog
 from shoal_server.storage.rocks_reader import RocksReader, RocksScan
 from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
@@ -70,6 +71,11 @@ def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) 
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(write_buffer_bytes)
     options.set_max_write_buffer_number(WRITE_BUFFERS)
+    # It is not to slow writes down by itself, within the call: node/write_budget.py does so, long before.
+    options.set_level_zero_slowdown_writes_trigger(FIRST_LEVEL_FILES)
+    options.set_level_zero_stop_writes_trigger(FIRST_LEVEL_FILES)
+    options.set_soft_pending_compaction_bytes_limit(PENDING_COMPACTION_BYTES)
+    options.set_hard_pending_compaction_bytes_limit(PENDING_COMPACTION_BYTES)
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_compression_type(DBCompressionType.lz4() if compressed else DBCompressionType.none())
     return options
@@ -144,7 +150,10 @@ class Rewriting:
 
 
 class RocksEngine:
-    """Implements `Engine` on the folder `path`, which must exist and belong to this process alone."""
+    """Implements `Engine` on the folder `path`, which must exist and belong to this process alone.
+
+    `backlog`: how far it is behind with what it has taken.
+    """
 
     def __init__(
         self,
@@ -178,10 +187,9 @@ class RocksEngine:
         if counters:
             options.enable_statistics()
         self._options = options
+        self._buffer_bytes = {"log": LOG_BUFFER_BYTES, "data": write_buffer_bytes, "meta": META_BUFFER_BYTES}
         families = {
-            "log": _family_options(LOG_BUFFER_BYTES, cache, compressed=False),
-            "data": _family_options(write_buffer_bytes, cache, compressed=True),
-            "meta": _family_options(META_BUFFER_BYTES, cache, compressed=False),
+            name: _family_options(size, cache, compressed=name == "data") for name, size in self._buffer_bytes.items()
         }
         self._options_of = families
         self.rewritten: tuple[str, ...] = ()
@@ -199,6 +207,7 @@ class RocksEngine:
             self._watermark = self._open_watermark(self._written)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
+            self.backlog = RocksBacklog(self._by_name, self._buffer_bytes)
             self._columns: dict[str, str] = {}
             self._names: dict[Family, str] = {}
             self.log, self.data, self.meta = (
@@ -323,6 +332,10 @@ class RocksEngine:
             except Exception as failed:
                 return StorageFailed(f"damage to the {name} family cannot be noted: {failed}")
         return Damaged(name, f"rows of the {name} family cannot be read: {error}")
+
+    @property
+    def writes_stopped(self) -> bool:
+        return self.backlog.writes_stopped
 
     def batch(self) -> Batch:
         # rocksdict's own object, without a wrapper: a put is the hottest call of a node.
