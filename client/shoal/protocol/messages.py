@@ -698,6 +698,7 @@ class StatusReply(_Message, frozen=True, tag=45):
         write_pressure: how far its disk is behind with what was written, from 0 to 1; from there on clients write nothing.
         write_rate: what clients may write because of that (bytes a second), 0 where there is no such bound.
         writes_slowed: "" or the reason for it.
+        queue_delay_us: for how long clients' requests wait at the least before it takes them.
     """
 
     request: RequestNumber
@@ -728,6 +729,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     write_pressure: Share = 0.0
     write_rate: Rate = 0
     writes_slowed: Text = ""
+    queue_delay_us: DurationUs = 0
 
 
 class Done(_Message, frozen=True, tag=46):

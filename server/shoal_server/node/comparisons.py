@@ -30,6 +30,7 @@ from shoal_server.node.digests import (
     slice_after,
 )
 from shoal_server.node.outbox import NOBODY, Outbox
+from shoal_server.node.pace import Pace
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import ComparisonSettings
 from shoal_server.node.verdicts import Copy, CopyVerdict, judge
@@ -63,6 +64,7 @@ class Comparisons:
         settings: ComparisonSettings,
         counters: NodeCounters,
         fail: Callable[[Replica, int, str, int], None],
+        pace: Pace,
         now: int,
     ) -> None:
         """
@@ -77,6 +79,7 @@ class Comparisons:
         self._settings = settings
         self._counters = counters
         self._fail = fail
+        self._pace = pace
         self._look_at = now + settings.look_ns if settings.share_permille else NEVER
         self._pace_at = now
         self._queue: deque[Replica] = deque()
@@ -151,7 +154,8 @@ class Comparisons:
 
     def _spend(self, ns: int, now: int) -> None:
         """Be silent for so long that `ns` of every replica's time are no more than the share of it that is allowed."""
-        self._pace_at = max(self._pace_at, now) + ns * 1000 // self._settings.share_permille
+        silence = self._pace.pause(ns * 1000 // self._settings.share_permille, now)
+        self._pace_at = max(self._pace_at, now) + silence
 
     # -- every replica
 

@@ -54,6 +54,7 @@ from shoal_server.node.migrations import Migrations
 from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.overload import priority_of
+from shoal_server.node.pace import Pace
 from shoal_server.node.peer_input import PeerInput
 from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica_set import ReplicaSet
@@ -158,7 +159,8 @@ class Node:
             self.clock.stored(replica.machine.state.clock_ms, now)
         self._splits = Splits(replica_set, engine)
         self._migrations = Migrations(replica_set, agenda, self.disk)
-        self._transfers = SnapshotTransfers(engine, settings, replicas, counters, identity.epoch)
+        pace = Pace(lambda at: self.overload.delay_at(at))
+        self._transfers = SnapshotTransfers(engine, settings, replicas, counters, identity.epoch, pace)
         self._leaderships = Leaderships(identity.node, replicas, self._transfers)
         self._callers = Callers(random)
         self._founding = Founding(replica_set, engine, agenda, random)
@@ -170,7 +172,7 @@ class Node:
         self._admission = Admission(replicas, replica_set.routes, settings, self._callers, quotas, self.disk.budget)
         stray_rows = StrayRows(replica_set, engine, self._splits, now)
         self.failing = Failing(identity.node, engine, counters, agenda, self._transfers, outbox)
-        self._row_counting = RowCounting(engine, replicas, now)
+        self._row_counting = RowCounting(engine, replicas, pace, now)
         self._comparisons = Comparisons(
             identity.node,
             engine,
@@ -179,6 +181,7 @@ class Node:
             settings.comparison,
             counters,
             self.failing.diverged,
+            pace,
             now,
         )
         self._ticks = Ticks(

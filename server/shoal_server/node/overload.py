@@ -19,6 +19,7 @@ from shoal.priorities import OverloadReason, Priority
 from shoal_server.node.fair_queue import MILLISECOND
 
 WINDOW_NS = 100 * MILLISECOND
+STALE_NS = 3 * WINDOW_NS
 STANDING_NS = 100 * MILLISECOND
 PATIENCE_NS: dict[Priority, int] = {
     Priority.INTERACTIVE: 30 * MILLISECOND,
@@ -63,6 +64,10 @@ class Overload:
         self.shed: Counter[tuple[OverloadReason, Priority, int]] = Counter()
         self._began = now
         self._smallest: int | None = None
+
+    def delay_at(self, now: int) -> int:
+        """Return how long requests wait; what was so before nobody asked for anything is not so any more (ns)."""
+        return self.delay_ns if now - self._began < STALE_NS else 0
 
     def waited(self, age: int) -> None:
         """A request was taken that had waited for so long (ns)."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from shoal_server.node.pace import Pace
 from shoal_server.node.replica import Replica
 from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import prefix_end
@@ -32,8 +33,9 @@ REST_NS = 5_000_000_000
 class RowCounting:
     """Counts the rows of `replicas`, which the node adds to and takes from as it likes."""
 
-    def __init__(self, engine: Engine, replicas: Mapping[int, Replica], now: int) -> None:
+    def __init__(self, engine: Engine, replicas: Mapping[int, Replica], pace: Pace, now: int) -> None:
         self.due_at = now
+        self._pace = pace
         self._engine = engine
         self._replicas = replicas
         self._pass: deque[tuple[Replica, int]] = deque()
@@ -58,7 +60,7 @@ class RowCounting:
                 damaged = self._pass[0][0], error
                 self._next()
         if self._pass:
-            self.due_at = now + STEP_INTERVAL_NS
+            self.due_at = now + self._pace.pause(STEP_INTERVAL_NS, now)
         else:
             for replica in self._in_pass:
                 replica.counts.complete = replica.counts.has_counted(replica.machine.prefixes)

@@ -19,6 +19,7 @@ import structlog
 
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.pace import Pace
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.messages import SnapshotHeader
@@ -27,12 +28,15 @@ from shoal_server.storage.applied_state import state_problem
 from shoal_server.storage.engine import Batch, Damaged, Engine
 from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, chunk_checksum
 
+MAX_PAUSE_NS = 1_000_000_000
+"""Between an acknowledgement and the next chunk."""
+
 log = structlog.get_logger("shoal.node")
 
 
 @dataclass(slots=True)
 class _Sending:
-    """A transfer to `peer`. `deadline`: when silence ends it."""
+    """A transfer to `peer`. `deadline`: when silence ends it. `sent_at`: the last chunk; `due_at`: the next (all ns)."""
 
     replica: Replica
     peer: str
@@ -42,6 +46,8 @@ class _Sending:
     number: int
     last: bool
     deadline: int
+    sent_at: int
+    due_at: int
 
 
 @dataclass(slots=True)
@@ -65,12 +71,15 @@ class SnapshotTransfers:
         replicas: Mapping[int, Replica],
         counters: NodeCounters,
         epoch: int,
+        pace: Pace,
     ) -> None:
         """
         Args:
             replicas: all of the node's, by shard.
             epoch: the life of the node's process.
+            pace: how fast chunks may follow each other.
         """
+        self._pace = pace
         self._engine = engine
         self._epoch = epoch
         self._replicas = replicas
@@ -163,6 +172,8 @@ class SnapshotTransfers:
             else:
                 sending.number += 1
                 sending.deadline = now + self._settings.snapshot_timeout_ns
+                # The time between two chunks has a bound, or a slow receiver would be taken for a silent one.
+                sending.due_at = now + min(self._pace.extra(now - sending.sent_at, now), MAX_PAUSE_NS)
                 self._acknowledged.append(sending)
 
     @property
@@ -286,8 +297,11 @@ class SnapshotTransfers:
         acknowledged, self._acknowledged = self._acknowledged, []
         for sending in acknowledged:
             if self._sending.get((sending.replica.shard.id, sending.peer)) is sending:
+                if now < sending.due_at:
+                    self._acknowledged.append(sending)
+                    continue
                 try:
-                    self._send_chunk(sending, outbox)
+                    self._send_chunk(sending, now, outbox)
                 except Damaged as error:
                     damaged.append((sending.replica, error))
         held: list[tuple[Replica, str]] = []
@@ -324,15 +338,18 @@ class SnapshotTransfers:
             number=0,
             last=False,
             deadline=now + self._settings.snapshot_timeout_ns,
+            sent_at=now,
+            due_at=now,
         )
         self._next_transfer += 1
         self._sending[replica.shard.id, peer] = sending
         self._hold_log(replica)
         self._counters.snapshots_started += 1
         log.info("snapshot_begun", shard=replica.shard.id, index=machine.state.index, receiver=peer)
-        self._send_chunk(sending, outbox)
+        self._send_chunk(sending, now, outbox)
 
-    def _send_chunk(self, sending: _Sending, outbox: Outbox) -> None:
+    def _send_chunk(self, sending: _Sending, now: int, outbox: Outbox) -> None:
+        sending.sent_at = now
         rows, sending.last = sending.reader.next_rows()
         state = sending.reader.state
         chunk = SnapshotChunk(

@@ -14,6 +14,7 @@ from shoal.shardmap import Routes
 
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.known_numbers import KnownNumbers
+from shoal_server.node.overload import Overload
 from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import OUT_OF_TERMS, Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
@@ -36,6 +37,7 @@ class DescribedNode(Protocol):
     cpu: float
     known_numbers: KnownNumbers
     quotas: Quotas
+    overload: Overload
 
     @property
     def routes(self) -> Routes: ...
@@ -122,6 +124,7 @@ def _describe(node: DescribedNode, request: int, replicas: tuple[ReplicaStatus, 
         write_pressure=node.disk.budget.pressure,
         write_rate=int(node.disk.budget.rate or 0),
         writes_slowed=node.disk.budget.words,
+        queue_delay_us=node.overload.delay_at(now) // 1000,
     )
 
 

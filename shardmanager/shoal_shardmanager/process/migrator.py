@@ -37,6 +37,8 @@ SMALL_ROUND_BYTES = 64 * 1024
 LARGER_ROUND_BYTES = 1024 * 1024
 """That is enough after `PATIENT_ROUNDS`: what is written without a pause makes no smaller one."""
 PATIENT_ROUNDS = 8
+YIELD_SECONDS_MAX = 1.0
+"""So long a page is put off at the most for the sake of clients."""
 FIRST_RETRY_SECONDS = 0.1
 RETRY_CAP_SECONDS = 5.0
 
@@ -98,6 +100,10 @@ class MigratorHost(Protocol):
 
     async def adopted(self, operation: int, newer_than: int) -> None:
         """Write down that the target has the microshards; nodes may have derived maps up to `newer_than`."""
+        ...
+
+    def is_busy(self, shards: tuple[int, int]) -> bool:
+        """Say whether clients' requests wait at a node that leads one of the shards."""
         ...
 
     async def rest(self, seconds: float) -> None:
@@ -187,11 +193,18 @@ class Migrator:
             progress, rows=progress.rows + rows, bytes=progress.bytes + size, trouble="", attempts=0
         )
 
-    async def pace(self, size: int) -> None:
-        """Wait for as long as `size` bytes are to take."""
+    async def pace(self, size: int, lasted_seconds: float) -> None:
+        """Wait for as long as `size` bytes are to take; where clients' requests wait, twice as long as they would without that.
+
+        Args:
+            lasted_seconds: how long it took to copy them.
+        """
         limit = self._bytes_per_second()
-        if limit:
-            await self._host.rest(size / limit)
+        seconds = size / limit if limit else 0.0
+        if self._host.is_busy((self._work.source, self._work.target)):
+            seconds += max(seconds, min(lasted_seconds, YIELD_SECONDS_MAX))
+        if seconds:
+            await self._host.rest(seconds)
 
     @property
     def migration(self) -> tuple[int, Migration]:
@@ -210,6 +223,7 @@ class _Crossing:
 
     async def copy(self) -> None:
         """Copy the rows, and what has changed since, until little is left; nothing at all if the source is sealed."""
+        loop = asyncio.get_running_loop()
         rounds = round_bytes = 0
         page = await self._read(self._cursor)
         while not page.sealed:
@@ -220,12 +234,13 @@ class _Crossing:
                     await self._store(page)
                     return
                 rounds, round_bytes = rounds + 1, 0
+            began = loop.time()
             page = await _while(self._store(page), self._read(page.cursor))
             if rounds and size:
                 await self._confirm()
             # What changes meanwhile is caught up with as fast as it goes: at a limit below that it never would be.
             if rounds == 0:
-                await self._migrator.pace(size)
+                await self._migrator.pace(size, loop.time() - began)
 
     async def _confirm(self) -> None:
         """Let the source forget what its journal has of what is stored: changes may come for as long as this copies."""

@@ -22,6 +22,8 @@ from shoal_shardmanager.process.store import Deposed
 log = structlog.get_logger("shoal.manager")
 
 CONNECTION_TIMEOUT_SECONDS = 10.0
+BUSY_US = 10_000
+"""Requests that have waited for longer than this are too many, as for what nodes do by themselves (node/pace.py)."""
 
 
 class Controlled(Protocol):
@@ -120,6 +122,12 @@ class Migrators:
             return migrate.adopted(row, _migration(row), state, newest, observed.wall_ms)
 
         await self._leadership.change(made)
+
+    def is_busy(self, shards: tuple[int, int]) -> bool:
+        """Say whether clients' requests wait at a node that leads one of the shards, as it reported last."""
+        observed = self._leadership.observed()
+        leading = [leader.node for shard in shards if (leader := observed.leader(shard)) is not None]
+        return any((status := observed.fresh(node)) and status.queue_delay_us > BUSY_US for node in leading)
 
     async def rest(self, seconds: float) -> None:
         """Let time go by."""

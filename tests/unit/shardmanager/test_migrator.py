@@ -228,6 +228,7 @@ class Port:
         self.newer_than = 0
         self.cancelled = False
         self.rests: list[float] = []
+        self.busy = False
 
     async def connect(self, shard: int) -> Connection:
         self.connections.append(Connection(self.shards, shard))
@@ -245,6 +246,10 @@ class Port:
     async def adopted(self, operation: int, newer_than: int) -> None:
         assert self.shards.adopted, "it is written after the target has adopted"
         self.newer_than = newer_than
+
+    def is_busy(self, shards: tuple[int, int]) -> bool:
+        assert shards == (WORK.source, WORK.target)
+        return self.busy
 
     async def rest(self, seconds: float) -> None:
         self.rests.append(seconds)
@@ -366,3 +371,19 @@ async def test_a_limit_slows_the_copying_and_not_the_catching_up() -> None:
     await carried_over(shards, port, lambda: 10)
     check_arrival(shards, port)
     assert sum(port.rests) == pytest.approx(size / 10, rel=0.5)
+
+
+async def test_where_clients_wait_a_page_is_followed_by_a_rest_as_long_as_it_took() -> None:
+    size = 0
+    rests = []
+    for busy, limit in ((False, 10), (True, 10), (True, 0)):
+        shards = Shards()
+        port = Port(shards)
+        port.busy = busy
+        await carried_over(shards, port, lambda limit=limit: limit)
+        check_arrival(shards, port)
+        rests.append(sum(port.rests))
+        size = sum(len(key) + len(row) for key, row in shards.rows.items())
+    assert rests[0] == pytest.approx(size / 10, rel=0.5)
+    assert rests[1] == pytest.approx(2 * rests[0], rel=0.1)
+    assert rests[2] > 0, "also where copying has no limit"

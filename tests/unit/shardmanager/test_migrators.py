@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from shoal.errors import Unavailable
 from shoal.shardmap import MicroshardRange
 from shoal_shardmanager.control.observed import ObservedState
@@ -96,3 +98,19 @@ async def test_the_map_follows_the_adoption_and_is_newer_than_those_that_nodes_d
     assert leadership.state.operations[1].step is Step.FORGET
     with pytest.raises(CannotSeal):
         await migrators.adopted(1, 6)
+
+
+async def test_shards_are_busy_whose_leaders_let_clients_wait(leadership: Leadership) -> None:
+    migrators = Migrators(leadership, leadership.open)
+    assert not migrators.is_busy((1, 2))
+    observed = leadership.observed()
+    leader = observed.leader(1)
+    assert leader is not None
+    report = observed.reports[leader.node]
+    waits = replace(report, status=structs.replace(report.status, queue_delay_us=20_000))
+    leadership.observed = lambda: ObservedState(  # type: ignore[method-assign]
+        observed.now_ms, observed.wall_ms, {**observed.reports, leader.node: waits}
+    )
+    assert migrators.is_busy((1, 2))
+    assert migrators.is_busy((2, 1))
+    assert not migrators.is_busy((99, 98))
