@@ -76,9 +76,12 @@ class NotHere(Refusal):
 
 
 class Admission:
-    """Checks data requests and queues them at their replica."""
+    """Checks data requests and queues them at their replica.
 
-    __slots__ = ("_budget", "_callers", "_limits", "_quotas", "_replicas", "_routes", "_sessions")
+    `shed`: why requests were refused as overloaded, and of which keyspace, for whoever knows whose they were to take out.
+    """
+
+    __slots__ = ("_budget", "_callers", "_limits", "_quotas", "_replicas", "_routes", "_sessions", "shed")
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class Admission:
         quotas: Quotas,
         budget: WriteBudget,
     ) -> None:
+        self.shed: list[tuple[OverloadReason, int]] = []
         self._budget = budget
         self._callers = callers
         self._quotas = quotas
@@ -169,6 +173,8 @@ class Admission:
                 and replica.answer_repeated(client, request, self._callers.identity(client), outbox)
             ):
                 return None
+            if refusal.reason is not None:
+                self.shed.append((refusal.reason, replica.keyspace.id))
             about_here = not_here or refusal.code is ErrorCode.WRONG_SHARD
             route = replica.refusals.route if about_here else None
             outbox.fail(

@@ -272,6 +272,9 @@ class ClientInput:
                 self._agenda.dirty[replica.shard.id] = replica
                 if kind is Write:
                     return replica.newest_cost * 1_000
+            elif self._admission.shed:
+                [(reason, keyspace)], self._admission.shed = self._admission.shed, []
+                self.overload.refused(reason, self.queue.clients[client].priority, keyspace)
         elif isinstance(request, Ping):
             outbox.answer(client, Done(request.request))
         elif isinstance(request, GetShardMap):
@@ -341,7 +344,7 @@ class ClientInput:
 
     def _shed(self, client: Client, flow: Flow, request: Request, age: int, now: int, outbox: Outbox) -> None:
         priority, keyspace = flow.group.priority, flow.group.keyspace
-        self.overload.shed[OverloadReason.NODE_BUSY, priority, keyspace] += 1
+        self.overload.refused(OverloadReason.NODE_BUSY, priority, keyspace)
         outbox.fail(
             client.number,
             request.request,
@@ -376,6 +379,7 @@ class ClientInput:
         refused, self.queue.refused = self.queue.refused, []
         words = self._memory.refusal(Account.REQUESTS)
         for client, requests in refused:
+            self.overload.refused(OverloadReason.MEMORY, client.priority, CONTROL, len(requests))
             for request in requests:
                 outbox.fail(
                     client.number,
@@ -389,6 +393,7 @@ class ClientInput:
     def _refuse_all(self, client: Client, requests: list[Request], size: int, outbox: Outbox) -> None:
         self.queue.release(client, size)
         most = self._requests_max * MAX_TURNED_AWAY
+        self.overload.refused(OverloadReason.CONNECTION, client.priority, CONTROL, len(requests))
         for request in requests:
             outbox.fail(
                 client.number,

@@ -65,6 +65,10 @@ class Overload:
         self._began = now
         self._smallest: int | None = None
 
+    def refused(self, reason: OverloadReason, priority: Priority, keyspace: int, count: int = 1) -> None:
+        """Count requests that were refused as overloaded."""
+        self.shed[reason, priority, keyspace] += count
+
     def delay_at(self, now: int) -> int:
         """Return how long requests wait; what was so before nobody asked for anything is not so any more (ns)."""
         return self.delay_ns if now - self._began < STALE_NS else 0

@@ -19,6 +19,7 @@ from shoal_server.node.counters import LABELS, Backlog
 from shoal_server.node.replica import Replica
 from shoal_server.node.settings import PEER_OUTPUT_BYTES
 from shoal_server.observe.memory_metrics import memory_families
+from shoal_server.observe.overload_metrics import overload_families
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
@@ -103,6 +104,7 @@ class NodeMetrics:
         yield from self._of_raft(sums, roles)
         yield from self._of_comparisons(sums)
         yield from self._of_shards(replica_lags)
+        yield from overload_families(self._node, now)
         yield from storage_families(self._engine)
 
     def _of_process(self, now: int) -> Iterator[Family]:

@@ -105,9 +105,14 @@ class _KindOfQuota:
 
 @dataclass(slots=True)
 class QuotaDealing:
-    """See the module's first lines. `epoch`: of the leadership. `full`: keyspaces that have as many bytes as they may."""
+    """See the module's first lines.
+
+    `epoch`: of the leadership. `used_bytes`: what keyspaces with a quota of bytes have, as counted last; `full`: those that
+    have as many as they may.
+    """
 
     epoch: int = 0
+    used_bytes: dict[int, int] = field(default_factory=dict)
     full: frozenset[int] = frozenset()
     _number: int = 0
     _dealt_ms: int = 0
@@ -120,17 +125,17 @@ class QuotaDealing:
         """Return whom to tell what now: the nodes that do not report yet what they are to have."""
         sharers = sharers_of(state.map)
         if not sharers:
-            self._kinds, self._demand, self._told, self.full = {}, {}, {}, frozenset()
+            self._kinds, self._demand, self._told = {}, {}, {}
+            self.used_bytes, self.full = {}, frozenset()
             return {}
         keyspaces = {each.id: each for each in state.map.keyspaces if each.id in sharers}
         uses = {(node, use.keyspace): use for node, each in observed.reports.items() for use in each.status.quotas}
         nodes = _Nodes.of(frozenset().union(*sharers.values()), observed, self.epoch)
         self._measure(observed, uses)
-        self.full = frozenset(
-            number
-            for number, keyspace in keyspaces.items()
-            if keyspace.max_bytes and _bytes(state, observed, loads, number) >= keyspace.max_bytes
-        )
+        self.used_bytes = {
+            number: _bytes(state, observed, loads, number) for number, each in keyspaces.items() if each.max_bytes
+        }
+        self.full = frozenset(number for number, used in self.used_bytes.items() if used >= keyspaces[number].max_bytes)
         self._deal(keyspaces, {number: known - nodes.gone for number, known in sharers.items()}, observed.now_ms)
         shares: dict[str, list[QuotaShare]] = {}
         for number, sharing in sorted(sharers.items()):

@@ -96,7 +96,8 @@ class Leadership:
         self._store = store
         self._clock = clock
         self._tls = tls
-        self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads, quotas=QuotaDealing(epoch))
+        self.quotas = QuotaDealing(epoch)
+        self._memory = Memory(since_ms=clock.now_ms(), loads=self.loads, quotas=self.quotas)
         self._watchers: dict[str, NodeWatcher] = {}
         self._wake = asyncio.Event()
         self._request_sender = RequestSender(self._watchers, self._wake.set, clock)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shoal_shardmanager.process.leadership import Leadership
 
 NODES_MAX = 256
+KEYSPACES_MAX = 64
 KINDS = tuple(str(each.__struct_config__.tag) for each in get_args(Arguments))
 """Of operations."""
 
@@ -49,6 +50,7 @@ def _of_leadership(leadership: Leadership, now_ms: int) -> Iterator[Family]:
     for row in sorted(nodes, key=lambda row: row.id)[:NODES_MAX]:
         silent.add(bool(leadership.silent_because(row.id)), node=row.id)
     yield silent
+    yield from _of_quotas(leadership)
     running = [row for row in state.operations.values() if row.running]
     kinds = Counter(row.kind for row in running)
     yield labelled(
@@ -72,3 +74,17 @@ def _of_leadership(leadership: Leadership, now_ms: int) -> Iterator[Family]:
         "For how long the operation has been in its step that has been so longest",
         max(0, now_ms - oldest) / 1000,
     )
+
+
+def _of_quotas(leadership: Leadership) -> Iterator[Family]:
+    used = Family(
+        "shoal_manager_quota_used_bytes", "gauge", "What keyspaces with a quota of bytes have, as counted last"
+    )
+    most = Family("shoal_manager_quota_bytes", "gauge", "How many bytes they may have")
+    used_bytes = leadership.quotas.used_bytes
+    for keyspace in leadership.state.map.keyspaces:
+        if keyspace.max_bytes and keyspace.id in used_bytes and len(used.samples) < KEYSPACES_MAX:
+            used.add(used_bytes[keyspace.id], keyspace=keyspace.name)
+            most.add(keyspace.max_bytes, keyspace=keyspace.name)
+    yield used
+    yield most

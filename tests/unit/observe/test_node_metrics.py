@@ -7,11 +7,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from shoal.bounds import WHOLE
 from shoal.metrics import Family
+from shoal.priorities import OverloadReason, Priority
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
+from shoal_server.node.disk_health import DiskState
+from shoal_server.node.fair_queue import CONTROL
 from shoal_server.node.settings import PEER_OUTPUT_BYTES, NodeIdentity, NodeSettings
+from shoal_server.node.write_budget import RATE_LEAST, EngineState
 from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
+from shoal_server.observe.overload_metrics import KEYSPACES_MAX, overload_families
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.storage.rocks import RocksEngine
@@ -133,3 +139,45 @@ def test_the_database_says_what_it_holds(database: RocksEngine):
     assert sizes[1]["data"] >= sizes[0]["data"] + 100_000
     assert {sample.labels["kind"] for sample in found["shoal_storage_stalls"].samples} == {"delays", "stops"}
     assert found["shoal_storage_cache_limit_bytes"].samples[0].value == 1 << 20
+
+
+def test_what_is_turned_away_is_counted_by_reason_priority_and_keyspace(database: RocksEngine):
+    node = one_node(Keyspace(1, "carts", 1, b"/", reads_per_second=10, max_bytes=5))
+    shed = node.overload.refused
+    shed(OverloadReason.QUOTA, Priority.BATCH, 1, 3)
+    shed(OverloadReason.MEMORY, Priority.INTERACTIVE, CONTROL)
+    shed(OverloadReason.MEMORY, Priority.INTERACTIVE, 99, 4)  # it has been dropped since
+    for number in range(1000, 1000 + KEYSPACES_MAX):
+        shed(OverloadReason.DISK, Priority.BACKGROUND, number)
+    found = {family.name: family for family in overload_families(node, NOW)}
+    counted = {tuple(sample.labels.values()): sample.value for sample in found["shoal_requests_shed"].samples}
+    assert counted[("quota", "batch", "carts")] == 3
+    assert counted[("memory", "interactive", "")] == 5
+    assert len(counted) == len(found["shoal_requests_shed"].samples), "each series stands there once"
+
+
+def test_quotas_and_a_disk_that_is_behind_are_told(database: RocksEngine):
+    node = one_node(Keyspace(1, "carts", 1, b"/", reads_per_second=10, max_bytes=5))
+    quota = node.quotas.by_keyspace[1]
+    quota.admit(7, 0, NOW)
+    quota.admit(400, 0, NOW)
+    quota.admit(1, 0, NOW)
+    quota.set_shares(WHOLE // 4, WHOLE, full=True, now=NOW)
+    node.set_disk(DiskState(engine=EngineState(memtables=2.0)), NOW)
+    found = {family.name: family.samples for family in overload_families(node, NOW)}
+    assert [(sample.labels["operation"], sample.value) for sample in found["shoal_quota_share_ratio"]] == [
+        ("read", 0.25),
+        ("write", 1.0),
+    ]
+    assert found["shoal_quota_asked"][0].value == 408
+    assert found["shoal_quota_refused"][0].value == 2
+    assert found["shoal_quota_full"][0].value == 1
+    assert found["shoal_node_write_pressure"][0].value == 0.5
+    assert found["shoal_node_write_limit_bytes_per_second"][0].value == RATE_LEAST / 2
+
+
+def one_node(keyspace: Keyspace) -> Node:
+    names = ("n1", "n2", "n3")
+    nodes = tuple(NodeAddress(name, f"{name}:1") for name in names)
+    shard_map = ShardMap(1, "test", nodes, (keyspace,), (Shard(1, 1, (MicroshardRange(0, 1),), names),))
+    return Node(NodeIdentity("test", "n1", "i", 1), shard_map, WatchedEngine(), NodeSettings(), Random(1), NOW)

@@ -304,6 +304,7 @@ def test_a_keyspace_is_full_by_what_its_leaders_have_counted_once() -> None:
     made.nodes["n1"].leads = True
     made.run(3)
     assert not any(node.full for node in made.nodes.values()), "three replicas of 900 bytes are 900 bytes"
+    assert made.dealing.used_bytes == {1: 900}
     made.nodes["n1"].replica_bytes = 1000
     made.run(3)
     assert all(node.full for node in made.nodes.values())
