@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from ssl import SSLContext
 from typing import Annotated
 
 import msgspec
 import typer
 
-from shoal.admin.connection import AdminConnection
+from shoal.admin.hot_keys import HotKeyRate, find_hot_keys
 from shoal.admin.survey import fetch_shard_map
 from shoal.bounds import MAX_SHARD
 from shoal.cli.failures import CommandFailed, ExitCode
 from shoal.cli.options import DEFAULT_URL, ClusterUrlOption, JsonOption, admin_options
 from shoal.cli.output import note, print_json, print_table, shown
 from shoal.cli.rows import EncodedRow, encoded_key
-from shoal.errors import ShoalError, Unavailable
+from shoal.errors import Unavailable
 from shoal.options import Options
-from shoal.protocol.hot_keys import HotKeys
-from shoal.shardmap import NodeAddress, ShardMap
+from shoal.shardmap import ShardMap
 
 SHOWN_CHARACTERS = 60
 DEFAULT_LIMIT = 20
@@ -84,17 +81,12 @@ async def _hottest(options: Options, shard: int, keyspace: str | None) -> list[H
     tls = options.tls_context()
     shard_map = await fetch_shard_map(options.seeds, options.timeout, tls)
     _check(shard_map, shard, keyspace)
-    answers = await asyncio.gather(*(_ask(node, shard, options.timeout, tls) for node in shard_map.nodes))
-    found = [answer for answer in answers if isinstance(answer, HotKeys)]
-    silent = [
-        f"{node.id}: {answer}" for node, answer in zip(shard_map.nodes, answers, strict=True) if isinstance(answer, str)
-    ]
-    if not found:
-        raise Unavailable("no node answered: " + "; ".join(silent))
-    for reason in silent:
-        note(f"shoal: without what is asked of node {reason}")
-    views = merged(found, shard_map)
-    return views if keyspace is None else [view for view in views if view.keyspace == keyspace]
+    found = await find_hot_keys(shard_map.nodes, shard_map, shard, options.timeout, tls)
+    if not found.answered:
+        raise Unavailable("no node answered: " + "; ".join(found.silent.values()))
+    for node, reason in found.silent.items():
+        note(f"shoal: without what is asked of node {node}: {reason}")
+    return [_view(hot) for hot in found.keys if keyspace in (None, hot.keyspace)]
 
 
 def _check(shard_map: ShardMap, shard: int, keyspace: str | None) -> None:
@@ -105,41 +97,16 @@ def _check(shard_map: ShardMap, shard: int, keyspace: str | None) -> None:
         raise CommandFailed(f"no keyspace {keyspace!r}; there are {', '.join(names)}", ExitCode.NOT_FOUND)
 
 
-async def _ask(node: NodeAddress, shard: int, timeout_seconds: float, tls: SSLContext | None) -> HotKeys | str:
-    try:
-        async with await AdminConnection.open(node.address, timeout_seconds, tls) as connection:
-            return await connection.hot_keys(shard)
-    except ShoalError as error:
-        return str(error)
-
-
-def merged(answers: Iterable[HotKeys], shard_map: ShardMap) -> list[HotKeyView]:
-    """Return what the nodes say of each key together, the key first that is asked for most."""
-    names = {keyspace.id: keyspace.name for keyspace in shard_map.keyspaces}
-    rates: dict[int, int] = {}
-    keys: dict[tuple[int, bytes], list[int]] = {}
-    keyspaces: dict[int, str] = {}
-    for each in answers:
-        for of_shard in each.shards:
-            rates[of_shard.shard] = rates.get(of_shard.shard, 0) + of_shard.rate
-            keyspaces[of_shard.shard] = names.get(of_shard.keyspace, str(of_shard.keyspace))
-            for key in of_shard.keys:
-                known = keys.setdefault((of_shard.shard, key.key), [0, 0, 0])
-                for place, value in enumerate((key.reads, key.writes, key.error)):
-                    known[place] += value
-    views = [
-        HotKeyView(
-            **msgspec.structs.asdict(encoded_key(key)),
-            keyspace=keyspaces[shard],
-            shard=shard,
-            reads=reads,
-            writes=writes,
-            error=error,
-            share=round(min(1.0, (reads + writes) / max(1, rates[shard])), 4),
-        )
-        for (shard, key), (reads, writes, error) in keys.items()
-    ]
-    return sorted(views, key=lambda view: (-(view.reads + view.writes), view.shard, view.key or view.key_base64 or ""))
+def _view(hot: HotKeyRate) -> HotKeyView:
+    return HotKeyView(
+        **msgspec.structs.asdict(encoded_key(hot.key)),
+        keyspace=hot.keyspace,
+        shard=hot.shard,
+        reads=hot.reads,
+        writes=hot.writes,
+        error=hot.error,
+        share=hot.share,
+    )
 
 
 def _short(view: HotKeyView) -> str:

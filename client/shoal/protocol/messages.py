@@ -52,6 +52,7 @@ from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.hot_keys import GetHotKeys, HotKeys
 from shoal.protocol.migration import EndedMigration, MigrationStatus, MigrationStep, MovingRows, ReadMoving
 from shoal.protocol.quotas import QuotaUses, SetQuotaShares
+from shoal.protocol.shedding import Shed
 from shoal.shardmap import Ranges, Shard, ShardMap
 
 
@@ -699,6 +700,7 @@ class StatusReply(_Message, frozen=True, tag=45):
         write_rate: what clients may write because of that (bytes a second), 0 where there is no such bound.
         writes_slowed: "" or the reason for it.
         queue_delay_us: for how long clients' requests wait at the least before it takes them.
+        shed: what it has refused as overloaded lately, those first of which most.
     """
 
     request: RequestNumber
@@ -730,6 +732,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     write_rate: Rate = 0
     writes_slowed: Text = ""
     queue_delay_us: DurationUs = 0
+    shed: Shed = ()
 
 
 class Done(_Message, frozen=True, tag=46):

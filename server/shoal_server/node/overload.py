@@ -20,6 +20,7 @@ from shoal_server.node.fair_queue import MILLISECOND
 
 WINDOW_NS = 100 * MILLISECOND
 STALE_NS = 3 * WINDOW_NS
+LATELY_NS = 10_000 * MILLISECOND
 STANDING_NS = 100 * MILLISECOND
 PATIENCE_NS: dict[Priority, int] = {
     Priority.INTERACTIVE: 30 * MILLISECOND,
@@ -57,17 +58,33 @@ class Overload:
         shed: how many requests were refused, by reason, priority and keyspace.
     """
 
-    __slots__ = ("_began", "_smallest", "delay_ns", "shed")
+    __slots__ = ("_before", "_began", "_marked_at", "_marks", "_smallest", "delay_ns", "shed")
 
     def __init__(self, now: int) -> None:
         self.delay_ns = 0
         self.shed: Counter[tuple[OverloadReason, Priority, int]] = Counter()
         self._began = now
         self._smallest: int | None = None
+        self._before: Counter[tuple[OverloadReason, Priority, int]] = Counter()
+        self._marks: Counter[tuple[OverloadReason, Priority, int]] = Counter()
+        """What `shed` was ten to twenty seconds ago, and at most ten."""
+        self._marked_at = now
 
     def refused(self, reason: OverloadReason, priority: Priority, keyspace: int, count: int = 1) -> None:
         """Count requests that were refused as overloaded."""
         self.shed[reason, priority, keyspace] += count
+
+    def shed_lately(self, now: int) -> list[tuple[tuple[OverloadReason, Priority, int], int]]:
+        """Return what was refused within the last ten to twenty seconds, those first of which most was."""
+        self._mark(now)
+        return (self.shed - self._before).most_common()
+
+    def _mark(self, now: int) -> None:
+        elapsed = now - self._marked_at
+        if elapsed >= LATELY_NS:
+            # In a time without a turn nothing was refused.
+            self._before = self._marks if elapsed < 2 * LATELY_NS else self.shed.copy()
+            self._marks, self._marked_at = self.shed.copy(), now
 
     def delay_at(self, now: int) -> int:
         """Return how long requests wait; what was so before nobody asked for anything is not so any more (ns)."""
@@ -82,6 +99,7 @@ class Overload:
         """A turn has taken what it could; `left`: requests still wait."""
         if not left:
             self._smallest = 0
+        self._mark(now)
         if now - self._began >= WINDOW_NS:
             self.delay_ns = self._smallest or 0
             self._smallest = None if left else 0

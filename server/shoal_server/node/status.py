@@ -10,6 +10,7 @@ from shoal.bounds import MAX_CHILDREN, MAX_INDEX
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.migration import MigrationStatus
+from shoal.protocol.shedding import MAX_SHED_KINDS, Shed, ShedRequests
 from shoal.shardmap import Routes
 
 from shoal_server.node.disk_health import DiskHealth
@@ -125,6 +126,7 @@ def _describe(node: DescribedNode, request: int, replicas: tuple[ReplicaStatus, 
         write_rate=int(node.disk.budget.rate or 0),
         writes_slowed=node.disk.budget.words,
         queue_delay_us=node.overload.delay_at(now) // 1000,
+        shed=_shed(node.overload, now),
     )
 
 
@@ -177,6 +179,13 @@ def _replica(node: DescribedNode, replica: Replica, now: int) -> ReplicaStatus:
             )
             for peer in status.peers
         ),
+    )
+
+
+def _shed(overload: Overload, now: int) -> Shed:
+    return tuple(
+        ShedRequests(reason.value, priority.value, max(0, keyspace), count)
+        for (reason, priority, keyspace), count in overload.shed_lately(now)[:MAX_SHED_KINDS]
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 import msgspec
+from shoal.admin.hot_keys import HotKeyRate
 from shoal.admin.survey import Survey
 
 
@@ -88,10 +89,14 @@ class ManagerAnswer(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """All that the doctor looks at. `target_indexes`: shard -> the log index up to which every replica should be by now."""
+    """All that the doctor looks at. `target_indexes`: shard -> the log index up to which every replica should be by now.
+
+    `hot_keys`: those that are asked for most, the first most.
+    """
 
     survey: Survey
     target_indexes: dict[int, int]
     clocks: tuple[ClockReading, ...]
     control: ControlPlane
     managers: tuple[ManagerAnswer, ...] = ()
+    hot_keys: tuple[HotKeyRate, ...] = ()

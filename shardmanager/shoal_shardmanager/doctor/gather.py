@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ssl import SSLContext
 
 from shoal.admin.connection import AdminConnection
+from shoal.admin.hot_keys import find_hot_keys
 from shoal.admin.survey import examine
 from shoal.cli.failures import CommandFailed
 from shoal.errors import ShoalError
@@ -50,12 +51,14 @@ async def gather(
     )
     reachable = [report.node for report in found.survey.nodes if report.status is not None]
     clocks = await asyncio.gather(*(_clock(node, timeout_seconds, tls) for node in reachable))
+    hot = await find_hot_keys(reachable, found.survey.shard_map, 0, timeout_seconds, tls)
     return Evidence(
         found.survey,
         dict(found.target_indexes),
         tuple(clock for clock in clocks if clock is not None),
         control,
         tuple(answers),
+        tuple(hot.keys),
     )
 
 

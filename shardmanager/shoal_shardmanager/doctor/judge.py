@@ -12,6 +12,7 @@ from shoal.shardmap import Shard
 
 from shoal_shardmanager.control.controller import HAS_ANOTHER_FOLDER, IS_OF_ANOTHER_CLUSTER
 from shoal_shardmanager.control.memberships import is_news, refused, reported, unknown_members
+from shoal_shardmanager.doctor import overload
 from shoal_shardmanager.doctor.evidence import Evidence, Finding, Severity
 from shoal_shardmanager.doctor.holdings import stray_migrations, unserved_microshards
 
@@ -449,4 +450,8 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _versions,
     _clocks_off,
     _clocks,
+    overload.shedding_nodes,
+    overload.disks_behind,
+    overload.keyspaces_at_quota,
+    overload.hot_keys,
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.structs import replace
+from shoal.admin.hot_keys import HotKeyRate
 from shoal.admin.survey import NodeReport, Survey
 from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.migration import MigrationStatus
+from shoal.protocol.quotas import QuotaUse
+from shoal.protocol.shedding import ShedRequests
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_shardmanager.control.controller import OTHER_CLUSTER, OTHER_IDENTITY
 from shoal_shardmanager.doctor import judge as judge_module
@@ -324,3 +328,59 @@ def test_a_migration_that_no_operation_drives_is_found():
     not_asked = msgspec.structs.replace(CONTROL, asked=False)
     found = codes(evidence(status("n1", replicas=(replica("leader", outgoing=stray),)), control=not_asked))
     assert "migration_without_operation" not in found
+
+
+def quota(**changes: object) -> QuotaUse:
+    return replace(QuotaUse(1, 333_333, 333_333, False, 10, 10, 0), **changes)
+
+
+def with_keyspace(found: Evidence, keyspace: Keyspace) -> Evidence:
+    shard_map = replace(SHARD_MAP, keyspaces=(keyspace,))
+    return replace(found, survey=Survey(shard_map, found.survey.nodes))
+
+
+def test_a_keyspace_that_is_held_to_its_quota_is_good_to_know_and_a_full_one_is_wrong():
+    keyspace = Keyspace(1, "carts", 4, b"/", reads_per_second=500, max_bytes=1000)
+    refusing = [status(node, quotas=(quota(refused=9, refused_ms=ago),)) for node, ago in (("n1", 500), ("n2", 90_000))]
+    said = only(with_keyspace(evidence(*refusing), keyspace))
+    assert (said.code, said.severity) == ("keyspace_at_quota", Severity.INFO)
+    assert "quota of 500 reads a second: within the last half minute some of it was refused by n1" in said.what
+    said = only(with_keyspace(evidence(*(status(node, quotas=(quota(full=True),)) for node in NODES)), keyspace))
+    assert (said.code, said.severity) == ("keyspace_full", Severity.WARNING)
+    assert "(1000)" in said.what
+    assert "`shoal keyspace alter carts --max-bytes SIZE`" in said.advice
+    assert judge(with_keyspace(evidence(status("n1", quotas=(quota(keyspace=9, full=True),))), keyspace)) == []
+
+
+def test_a_node_that_turns_requests_away_is_found_with_the_reason_and_the_keyspace():
+    shed = (ShedRequests("node_busy", "interactive", 1, 30), ShedRequests("node_busy", "batch", 0, 5))
+    said = only(evidence(status("n2", shed=shed, queue_delay_us=45_000)))
+    assert (said.code, said.severity, said.node) == ("node_sheds", Severity.WARNING, "n2")
+    assert "turned away 35 requests" in said.what
+    assert "(node_busy), most of them of keyspace k; requests wait for 45 ms" in said.what
+    few = (ShedRequests("node_busy", "interactive", 1, 3), ShedRequests("quota", "interactive", 1, 900))
+    assert judge(evidence(status("n2", shed=few))) == [], "a moment's, and what quotas refuse is another finding"
+
+
+def test_a_disk_that_falls_behind_is_found():
+    said = only(
+        evidence(status("n3", writes_slowed="31 files: writes are let through at 0.1 MB/s", write_pressure=0.9))
+    )
+    assert (said.code, said.severity, said.node) == ("disk_behind", Severity.WARNING, "n3")
+    assert "31 files" in said.what
+
+
+def test_a_very_hot_key_is_named_with_what_the_application_can_do():
+    def found(**changes: object) -> list[Finding]:
+        hot = HotKeyRate("k", 1, b"user:1", 0, 0, 0, 0.5)
+        return judge(evidence(hot_keys=(dataclasses.replace(hot, **changes),)))
+
+    (read,), (written,) = found(reads=5000), found(writes=900)
+    assert {(each.code, each.severity, each.shard) for each in (read, written)} == {("hot_key", Severity.INFO, 1)}
+    assert (
+        "key 'user:1' of keyspace k is read 5000 and written 0 times a second, 50% of what is asked of shard 1"
+        in read.what
+    )
+    assert ("eventual" in read.advice, "split it" in read.advice) == (True, False)
+    assert ("eventual" in written.advice, "split it" in written.advice) == (False, True)
+    assert found(reads=5000, share=0.01) == found(reads=100) == []
