@@ -73,6 +73,9 @@ from shoal_server.shard.beginnings import Beginnings
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.node_rows import begin_promising, check_own_rows
 
+LOOK_NS = 2_000_000
+"""The engine is asked no more often whether it takes writes: it takes longer to fill what is left then."""
+
 
 class Turn(msgspec.Struct):
     """What others wait for: frames to peers, and the ticket to sync up to, or None."""
@@ -248,6 +251,7 @@ class Node:
         self._peer_events: list[tuple[str, bool]] = []
         self._wall_ms = 0
         self._stopped = False
+        self._look_at = now
         replica_set.map_adopted.append(self._admission.adopt)
         replica_set.opened.append(stray_rows.opened)
         replica_set.forgotten += [
@@ -426,7 +430,8 @@ class Node:
             client_input.take(now, outbox)
         if now >= self._agenda.next_tick:
             self._ticks.tick(now, outbox)
-        self._stopped = self.engine.writes_stopped
+        if now >= self._look_at:
+            self._stopped, self._look_at = self.engine.writes_stopped, now + LOOK_NS
         sync = None if self._stopped else self._store(now, outbox)
         self._agenda.awake.update(self._agenda.dirty)
         to_peers, outbox.to_peers = outbox.to_peers, {}
