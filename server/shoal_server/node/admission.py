@@ -133,7 +133,7 @@ class Admission:
             # Weak: another replica can serve it.
             self._decline(client, request.request, replica, outbox)
             return None
-        quota = replica.quota
+        quota = replica.reads.quota
         try:
             if quota is not None:
                 self._check_quota(request, quota)

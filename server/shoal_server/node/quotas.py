@@ -51,7 +51,7 @@ class Quotas:
 
     def _give(self, replica: Replica) -> None:
         """Have a replica find its keyspace's quotas."""
-        replica.quota = replica.reads.quota = self.by_keyspace.get(replica.keyspace.id)
+        replica.reads.quota = self.by_keyspace.get(replica.keyspace.id)
 
     def take(self, request: SetQuotaShares) -> str:
         """Take shares that a manager has dealt out; return "" or why not."""

@@ -19,7 +19,6 @@ from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
-from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.proposals import Proposals
@@ -90,7 +89,6 @@ class Replica:
         "newest_digest",
         "node",
         "proposals",
-        "quota",
         "reads",
         "refusals",
         "rows_unknown",
@@ -125,13 +123,12 @@ class Replica:
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None
         self.stuck: StuckEntry | None = None
-        self.rows_unknown = False
+        self.rows_unknown = self._was_leader = False
         self.skipped: dict[int, SkippedEntry] = {}
         self.transfer: WaitingTransfer | None = None
         self.snapshots_wanted: list[str] = []
         self.counts = RowCounts()
         self.load = ReplicaLoad()
-        self.quota: KeyspaceQuota | None = None
         self.comparison: Comparison | None = None
         self.newest_cost = 0
         """What applying the command queued last will cost, where that is known: see `shard.costs`."""
@@ -140,7 +137,6 @@ class Replica:
         self._counters = counters
         self._queued_since = 0
         self._queue: list[QueuedCommand] = []
-        self._was_leader = False
         self._fast_writes = FastWrites(machine)
         self._restored: AppliedState | None = None
         self._unread: AppliedState | None = None

@@ -49,7 +49,7 @@ def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], 
         TooManyRequests: so it says; nothing of it was decoded.
         msgspec.MsgspecError: the frame cannot be understood.
     """
-    if body[0] in _LENGTH_BYTES or len(body) > LONG_FRAME_BYTES:
+    if len(body) > LONG_FRAME_BYTES or (body and body[0] in _LENGTH_BYTES):
         _check_number(body)
     try:
         return (traced_request_decoder if traced else request_decoder).decode(body), []  # type: ignore[return-value]

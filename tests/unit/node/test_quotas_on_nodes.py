@@ -85,13 +85,13 @@ def assert_refused(answer: Any, *words: str, only_adding: bool = False) -> None:
 
 def test_without_quotas_there_is_nothing_to_ask(nodes: Any) -> None:
     leader = nodes.leader
-    assert nodes.replica(leader).quota is None
+    assert nodes.replica(leader).reads.quota is None
     assert nodes.ask_and_wait(leader, GetStatus).quotas == ()
     assert isinstance(deal(nodes, leader), Done), "shares of what there is not are passed over"
     install(nodes, reads_per_second=5)
-    assert nodes.replica(leader).quota is not None
+    assert nodes.replica(leader).reads.quota is not None
     install(nodes, reads_per_second=0)
-    assert nodes.replica(leader).quota is None
+    assert nodes.replica(leader).reads.quota is None
 
 
 @pytest.mark.parametrize("weak", [False, True])
@@ -241,11 +241,11 @@ def test_replicas_that_come_later_have_the_quotas_of_their_keyspace(make_nodes: 
     for name in nodes.nodes:
         assert isinstance(nodes.ask_and_wait(name, lambda request: InstallShardMap(request, after, [3])), Done)
     node = nodes.nodes["n1"]
-    quota = node.replicas[3].quota
+    quota = node.replicas[3].reads.quota
     assert quota is not None
-    assert quota is not node.replicas[1].quota
+    assert quota is not node.replicas[1].reads.quota
     assert quota.write_share == WHOLE // 2
-    assert node.replicas[1].quota is node.replicas[2].quota
+    assert node.replicas[1].reads.quota is node.replicas[2].reads.quota
     assert 3 not in nodes.nodes["n3"].replicas
     assert [each.keyspace for each in nodes.nodes["n3"].quotas.uses(nodes.now)] == [1, 2]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
 from shoal.protocol.messages import Delete, Done, Failure, Freshness, GetStatus, Ping, Put, Rows, StatusReply, Written
+from shoal_server.node.core import LOOK_NS
 from shoal_server.node.disk_health import DiskHealth, DiskState
 from shoal_server.node.write_budget import (
     FIRST_LEVEL_FILES,
@@ -170,6 +171,8 @@ def test_while_the_engine_takes_no_writes_a_node_writes_nothing_and_keeps_its_le
         setattr(engine, name, lambda batch, real=real: (writes.append(batch), real(batch)))
     term = nodes.replica(leader).group.term
     engine.writes_stopped = True
+    nodes.pass_time(3)
+    writes.clear()
     waiting = nodes.write(Put(b"k", b"w"))
     read = nodes.read(leader, b"k", freshness=Freshness())
     nodes.pass_time(5000)
@@ -192,13 +195,15 @@ def test_what_the_first_half_of_a_turn_did_not_take_up_is_not_done_for_the_secon
     nodes.answer(nodes.write(Put(b"k", b"v")))
     node, engine = nodes.nodes[leader], nodes.engines[leader]
     waiting = nodes.write(Put(b"k", b"w"))
+    now = nodes.now + LOOK_NS
     engine.writes_stopped = True
-    node.turn(nodes.now, nodes.wall_ms)
+    node.turn(now, nodes.wall_ms)
     engine.writes_stopped = False
-    end = node.finish_turn(nodes.now)
-    assert end.wake_at <= nodes.now + nodes.settings.tick_interval_ns
-    assert node.turn(nodes.now, nodes.wall_ms).to_peers, "the write is on its way with the next turn"
-    node.finish_turn(nodes.now)
+    end = node.finish_turn(now)
+    assert end.wake_at <= now + nodes.settings.tick_interval_ns
+    now += LOOK_NS
+    assert node.turn(now, nodes.wall_ms).to_peers, "the write is on its way with the next turn"
+    node.finish_turn(now)
     assert waiting not in nodes.answers
 
 
