@@ -33,7 +33,9 @@ DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "shoal.json"
 PAGE = ROOT / "docs" / "observability.md"
 WAIT_SECONDS = 40.0
 SMALL = "storage: {block_cache: 1MiB, write_buffer: 4MiB}\nobserve: {slow_request: 300ms, storage_counters: true}\n"
+QUOTAS = ("--reads-per-second", "1000000", "--writes-per-second", "1000000", "--max-bytes", "10GiB")
 MANAGES = 'shoal_manager_controls{manager="m1"} 1.0'
+QUOTA = 'shoal_quota_full{keyspace="default"}'
 NAME = re.compile(r"\bshoal_[a-z]+_[a-z_]+\b")
 
 
@@ -148,6 +150,10 @@ async def test_dashboard_alerts_and_documentation_name_what_a_scrape_has(tmp_pat
             registry = CollectorRegistry()
             registry.register(db)  # type: ignore[arg-type]
             scrapes = [generate_latest(registry).decode()]
+        code, out, err = await found.shoal("keyspace", "alter", "default", *QUOTAS, "--managers", found.manager)
+        assert code == 0, out + err
+        for process in found.pages:
+            await found.page_with(process, "/metrics", "shoal_manager_quota_used_bytes{" if process == "m1" else QUOTA)
         api = await asyncio.create_subprocess_exec(
             sys.executable, "-c", GRPC_GET, str(found.cluster.config.nodes[0].admin), cwd=tmp_path
         )

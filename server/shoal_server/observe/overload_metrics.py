@@ -11,6 +11,7 @@ from heapq import nlargest
 
 from shoal.bounds import WHOLE
 from shoal.metrics import Family, gauge
+from shoal.priorities import OverloadReason, Priority
 
 from shoal_server.node.core import Node
 from shoal_server.node.fair_queue import CONTROL
@@ -49,12 +50,13 @@ def _shed(node: Node) -> Family:
         "Requests that were refused as overloaded, by what there was too much of; of the keyspaces with most of them",
     )
     by_keyspace: Counter[str] = Counter()
-    counts: Counter[tuple[str, str, str]] = Counter()
+    # Each reason is there from the start: a rate does not show the event with which its counter appears.
+    counts = Counter({(reason.value, Priority.INTERACTIVE.value, NO_KEYSPACE): 0 for reason in OverloadReason})
     for (reason, priority, keyspace), count in node.overload.shed.items():
         name = _name(node, keyspace)
         by_keyspace[name] += count
         counts[reason.value, priority.value, name] += count
-    shown = {name for name, _ in by_keyspace.most_common(KEYSPACES_MAX)}
+    shown = {NO_KEYSPACE} | {name for name, _ in by_keyspace.most_common(KEYSPACES_MAX)}
     for (of_reason, of_priority, name), count in sorted(counts.items()):
         if name in shown:
             found.add(count, reason=of_reason, priority=of_priority, keyspace=name)

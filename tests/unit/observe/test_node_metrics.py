@@ -143,6 +143,8 @@ def test_the_database_says_what_it_holds(database: RocksEngine):
 
 def test_what_is_turned_away_is_counted_by_reason_priority_and_keyspace(database: RocksEngine):
     node = one_node(Keyspace(1, "carts", 1, b"/", reads_per_second=10, max_bytes=5))
+    (fresh,) = (family for family in overload_families(node, NOW) if family.name == "shoal_requests_shed")
+    assert {sample.labels["reason"]: sample.value for sample in fresh.samples} == dict.fromkeys(OverloadReason, 0)
     shed = node.overload.refused
     shed(OverloadReason.QUOTA, Priority.BATCH, 1, 3)
     shed(OverloadReason.MEMORY, Priority.INTERACTIVE, CONTROL)
@@ -153,6 +155,7 @@ def test_what_is_turned_away_is_counted_by_reason_priority_and_keyspace(database
     counted = {tuple(sample.labels.values()): sample.value for sample in found["shoal_requests_shed"].samples}
     assert counted[("quota", "batch", "carts")] == 3
     assert counted[("memory", "interactive", "")] == 5
+    assert counted[("node_busy", "interactive", "")] == 0
     assert len(counted) == len(found["shoal_requests_shed"].samples), "each series stands there once"
 
 
