@@ -5,7 +5,7 @@ Each planted bug is what this is for; what is found of each is in docs/simulatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
@@ -20,9 +20,9 @@ from shoal_server.node.failing import Failing
 from shoal_server.node.rebuilding import Rebuilding
 from shoal_server.raft.group import Group
 from shoal_server.storage.damaged_meta import LOADERS
-from shoal_server.storage.engine import Damaged, Engine
+from shoal_server.storage.engine import Damaged, Engine, Piece
 from shoal_server.storage.layout import group_key
-from shoal_server.storage.memory import _Damage
+from shoal_server.storage.memory import MemoryReader
 from shoal_server.storage.twice import COPIES
 
 from .conftest import MustBeFound
@@ -94,14 +94,17 @@ def test_nothing_is_damaged_while_a_replica_elsewhere_is_silent(seed: int) -> No
 def take_damage_for_the_end(patch: pytest.MonkeyPatch) -> None:
     """Iterators end where they cannot read on, and nobody asks why."""
 
-    def checked(self: _Damage, family: str, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        damaged = self._keys.get(family, set())
-        for row in rows:
-            if row[0] in damaged:
-                return
-            yield row
+    original = MemoryReader.read
 
-    patch.setattr(_Damage, "checked", checked)
+    def read(self: MemoryReader, start: bytes, end: bytes, max_rows: int, max_bytes: int, **how: bool) -> Piece:
+        try:
+            piece = original(self, start, end, max_rows, max_bytes, **how)
+        except Damaged:
+            return Piece([], None, 0)
+        whole = len(piece.rows) >= max_rows or piece.size >= max_bytes
+        return piece if whole else Piece(piece.rows, None, piece.size)
+
+    patch.setattr(MemoryReader, "read", read)
 
 
 def forget_what_was_acknowledged(patch: pytest.MonkeyPatch) -> None:

@@ -298,7 +298,7 @@ FIRST_SEED = {
     vouch_for_freshness_without_a_lease: 1,
     commit_without_a_majority: 16,
     lease_without_end: 6,
-    continue_with_lower_seqs: 41,
+    continue_with_lower_seqs: 2,
     open_a_child_before_the_flush: 29,
 }
 """Where the search begins for a bug that was found late the last time."""
