@@ -12,7 +12,18 @@ import pytest
 import shoal
 from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import HEADER_BYTES, answer_decoder, encode_frame, encode_operations, greeting_decoder
-from shoal.protocol.messages import Failure, Hello, OpenSession, Put, Read, Refused, SessionOpened, Welcome, Write
+from shoal.protocol.messages import (
+    Failure,
+    Hello,
+    OpenSession,
+    Put,
+    Read,
+    Refused,
+    SessionOpened,
+    Welcome,
+    Working,
+    Write,
+)
 from shoal.shardmap import Routes, Shard
 
 
@@ -51,7 +62,7 @@ class Wire:
         self.writer.write(encode_frame(list(requests)))
         answers: list[Any] = []
         while len(answers) < len(requests):
-            answers += answer_decoder.decode(await self.frame())
+            answers += [each for each in answer_decoder.decode(await self.frame()) if not isinstance(each, Working)]
         return answers
 
 
