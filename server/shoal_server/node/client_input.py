@@ -44,6 +44,7 @@ from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
 from shoal_server.node.fair_queue import CONTROL, Flow
 from shoal_server.node.hot_keys_report import hot_keys
+from shoal_server.node.lateness import refuse_late
 from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import Outbox
@@ -151,6 +152,9 @@ class ClientInput:
     def is_behind(self, client: int, now: int, *, behind: bool) -> None:
         """A client has more unread answers than it should, or has caught up."""
         self.queue.is_behind(client, now, behind=behind)
+        self._look_what_is_left()
+
+    def _look_what_is_left(self) -> None:
         self.has_more = self.queue.waits or self._describing is not None
 
     # -- a turn
@@ -175,9 +179,8 @@ class ClientInput:
             self._describe(now, outbox)
             spent += self._take_queued(budget - spent, now, outbox)
         self._charged = spent
-        left = queue.waits
-        self.has_more = left or self._describing is not None
-        self.overload.turn_taken(now, left=left)
+        self._look_what_is_left()
+        self.overload.turn_taken(now, left=queue.waits)
 
     def _begin(self) -> int:
         """Return what a turn may cost, by the estimates: as much as lasts `TURN_NS` by what turns have lasted lately."""
@@ -215,8 +218,7 @@ class ClientInput:
             request = waiting.request
             age = now - waiting.arrived
             overload.waited(age)
-            if _is_late(request, age):
-                self._refuse_late(client.number, request, age, outbox)
+            if refuse_late(client.number, request, age, outbox):
                 cost = REFUSAL_NS
             elif waits_in_vain(client.priority, age, now - flow.since):
                 self._shed(client, flow, request, age, now, outbox)
@@ -334,14 +336,6 @@ class ClientInput:
 
     # -- what is refused
 
-    def _refuse_late(self, client: int, request: Request, age: int, outbox: Outbox) -> None:
-        outbox.fail(
-            client,
-            request.request,
-            ErrorCode.DEADLINE_EXCEEDED,
-            f"it had waited at the node for {age // 1_000_000} ms, longer than its caller waits, and was not done",
-        )
-
     def _shed(self, client: Client, flow: Flow, request: Request, age: int, now: int, outbox: Outbox) -> None:
         priority, keyspace = flow.group.priority, flow.group.keyspace
         self.overload.refused(OverloadReason.NODE_BUSY, priority, keyspace)
@@ -411,10 +405,3 @@ class ClientInput:
             replicas[shard.id].refusals.route if shard.id in replicas else shard for shard in shard_map.shards
         )
         return msgspec.structs.replace(shard_map, shards=shards)
-
-
-def _is_late(request: Request, age: int) -> bool:
-    """Say whether nobody waits any more for a request of that age (ns)."""
-    if isinstance(request, (Write, Read, Scan, ReadPage)):
-        return 0 < request.timeout_ms * 1_000_000 < age
-    return False

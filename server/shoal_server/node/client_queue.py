@@ -36,12 +36,11 @@ class Client:
     Attributes:
         unanswered: requests that were received and are not answered yet; `queued_bytes`: of those that no turn has taken.
         behind: it does not read its answers as fast as they come.
-        paused: nothing more is received from it for now.
         heard_at: when it was last answered, or first had to wait since (ns).
         scan_ns: what a page costs that it asks for, in the mean of the last ones.
     """
 
-    __slots__ = ("behind", "heard_at", "number", "paused", "priority", "queued_bytes", "scan_ns", "unanswered")
+    __slots__ = ("behind", "heard_at", "number", "priority", "queued_bytes", "scan_ns", "unanswered")
 
     def __init__(self, number: int, priority: Priority, now: int) -> None:
         self.number = number
@@ -49,7 +48,6 @@ class Client:
         self.unanswered = 0
         self.queued_bytes = 0
         self.behind = False
-        self.paused = False
         self.heard_at = now
         self.scan_ns = SCAN_NS
 
@@ -141,9 +139,8 @@ class ClientQueue:
             self.refused.append((client, requests))
         room = TIGHT_BYTES if memory.is_tight(Account.REQUESTS) else QUEUED_BYTES
         if client.unanswered > self._requests_max or client.queued_bytes > room:
-            client.paused = True
             self.paused[number] = client
-        return not client.paused
+        return number not in self.paused
 
     def take_arrived(self) -> list[tuple[Client, list[Request], int]]:
         """Take out the frames received since the last time, in their order, with their sizes."""
@@ -205,7 +202,7 @@ class ClientQueue:
             if 2 * client.unanswered <= self._requests_max and 2 * client.queued_bytes <= QUEUED_BYTES
         ]
         for number in resumed:
-            self.paused.pop(number).paused = False
+            del self.paused[number]
         return resumed
 
     def take_unheard(self, since: int, now: int) -> list[int]:

@@ -11,12 +11,11 @@ Pure: times are passed in. One client's requests of one keyspace stay in their o
 from __future__ import annotations
 
 from collections import deque
+from typing import TypeVar
 
 import msgspec
 from shoal.priorities import Priority
 from shoal.protocol.messages import Request
-
-from shoal_server.invariants import invariant
 
 MILLISECOND = 1_000_000
 DEBT_MOST_NS = 50 * MILLISECOND
@@ -41,7 +40,39 @@ class Waiting(msgspec.Struct, gc=False):
     size: int
 
 
-class Flow:
+class Share:
+    """What a client, or a keyspace, has of the rounds.
+
+    Attributes:
+        quantum: what it may cost each time that its turn comes (ns).
+        deficit: what is left of that; below 0 it has had more.
+        listed: it takes part in the rounds. Since `idle_at` it does not (ns).
+    """
+
+    __slots__ = ("deficit", "idle_at", "listed", "quantum")
+
+    def __init__(self, quantum: int) -> None:
+        self.quantum = quantum
+        self.deficit = 0
+        self.idle_at = 0
+        self.listed = False
+
+    def join(self, now: int) -> None:
+        """Take part from now on, with nothing saved, and with a debt as far as no time has forgiven it."""
+        self.listed = True
+        self.deficit = min(0, self.deficit + now - self.idle_at)
+
+    def leave(self, now: int) -> None:
+        """Take part no more."""
+        self.listed = False
+        self.idle_at = now
+
+    def charge(self, cost: int) -> None:
+        """It has had so much (ns)."""
+        self.deficit = max(self.deficit - cost, -DEBT_MOST_NS)
+
+
+class Flow(Share):
     """What one client has asked of one keyspace.
 
     Attributes:
@@ -49,32 +80,41 @@ class Flow:
         group: of which it is one.
     """
 
-    __slots__ = ("blocked", "client", "debt_at", "deficit", "group", "listed", "since", "waiting")
+    __slots__ = ("blocked", "client", "group", "since", "waiting")
 
     def __init__(self, client: int, group: FlowGroup) -> None:
+        super().__init__(CLIENT_QUANTUM_NS)
         self.client = client
         self.group = group
         self.waiting: deque[Waiting] = deque()
-        self.deficit = 0
-        self.debt_at = 0
         self.since = 0
-        self.listed = False
         self.blocked = False
 
 
-class FlowGroup:
-    """The flows of one keyspace and priority. `listed` ones take part in the rounds."""
+class FlowGroup(Share):
+    """The flows of one keyspace and priority: those that take part in its rounds."""
 
-    __slots__ = ("debt_at", "deficit", "flows", "keyspace", "listed", "priority", "quantum")
+    __slots__ = ("flows", "keyspace", "priority")
 
     def __init__(self, priority: Priority, keyspace: int) -> None:
+        super().__init__(QUANTA[priority])
         self.priority = priority
         self.keyspace = keyspace
-        self.quantum = QUANTA[priority]
         self.flows: deque[Flow] = deque()
-        self.deficit = 0
-        self.debt_at = 0
-        self.listed = False
+
+
+S = TypeVar("S", bound=Share)
+
+
+def whose_turn(ring: deque[S]) -> S:
+    """Go round until somebody has something left, and return who that is: the first of the ring then."""
+    first = ring[0]
+    while first.deficit <= 0:
+        # One that is alone owes nobody anything.
+        first.deficit = first.deficit + first.quantum if len(ring) > 1 else first.quantum
+        ring.rotate(-1)
+        first = ring[0]
+    return first
 
 
 class FairQueue:
@@ -116,31 +156,17 @@ class FairQueue:
 
     def _list(self, flow: Flow, now: int) -> None:
         group = flow.group
-        flow.listed = True
-        flow.deficit = min(0, flow.deficit + now - flow.debt_at)
+        flow.join(now)
         group.flows.append(flow)
         if not group.listed:
-            group.listed = True
-            group.deficit = min(0, group.deficit + now - group.debt_at)
+            group.join(now)
             self._ready.append(group)
 
     def take(self, now: int) -> tuple[Flow, Waiting] | None:
         """Take out the request whose turn it is; `charge` is to follow, before the next one. None: there is none."""
-        ready = self._ready
-        if not ready:
+        if not self._ready:
             return None
-        group = ready[0]
-        while group.deficit <= 0:
-            # One that is alone owes nobody anything.
-            group.deficit = group.deficit + group.quantum if len(ready) > 1 else group.quantum
-            ready.rotate(-1)
-            group = ready[0]
-        flows = group.flows
-        flow = flows[0]
-        while flow.deficit <= 0:
-            flow.deficit = flow.deficit + CLIENT_QUANTUM_NS if len(flows) > 1 else CLIENT_QUANTUM_NS
-            flows.rotate(-1)
-            flow = flows[0]
+        flow = whose_turn(whose_turn(self._ready).flows)
         waiting = flow.waiting.popleft()
         self.length -= 1
         if not flow.waiting:
@@ -149,20 +175,16 @@ class FairQueue:
 
     def _unlist(self, flow: Flow, now: int) -> None:
         group = flow.group
-        invariant(group.flows[0] is flow, "it is its turn")
-        group.flows.popleft()
-        flow.listed = False
-        flow.debt_at = now
+        group.flows.remove(flow)
+        flow.leave(now)
         if not group.flows:
             self._ready.remove(group)
-            group.listed = False
-            group.debt_at = now
+            group.leave(now)
 
     def charge(self, flow: Flow, cost: int) -> None:
         """Say what a request has cost that was taken out of `flow` (ns)."""
-        flow.deficit = max(flow.deficit - cost, -DEBT_MOST_NS)
-        group = flow.group
-        group.deficit = max(group.deficit - cost, -DEBT_MOST_NS)
+        flow.charge(cost)
+        flow.group.charge(cost)
 
     def charge_later(self, client: int, keyspace: int, cost: int) -> None:
         """Say what a request of a client has cost that was taken out in a turn before, or without having waited (ns)."""
@@ -172,7 +194,7 @@ class FairQueue:
 
     def block(self, client: int, now: int, *, blocked: bool) -> None:
         """Take nothing of a client from now on; or take it again."""
-        for group, flow in self._by_client.get(client, {}).items():
+        for flow in self._by_client.get(client, {}).values():
             if flow.blocked == blocked:
                 continue
             flow.blocked = blocked
@@ -180,8 +202,6 @@ class FairQueue:
                 if flow.waiting:
                     self._list(flow, now)
             elif flow.listed:
-                group.flows.remove(flow)
-                group.flows.appendleft(flow)
                 self._unlist(flow, now)
 
     def forget(self, client: int, now: int) -> None:
@@ -189,10 +209,3 @@ class FairQueue:
         self.block(client, now, blocked=True)
         for flow in self._by_client.pop(client, {}).values():
             self.length -= len(flow.waiting)
-
-    def clients(self) -> dict[int, int]:
-        """Return how many requests of each client wait, of those of whom any do."""
-        waiting = {
-            client: sum(len(flow.waiting) for flow in flows.values()) for client, flows in self._by_client.items()
-        }
-        return {client: count for client, count in waiting.items() if count}

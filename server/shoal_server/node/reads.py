@@ -11,9 +11,10 @@ from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, PageResume, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
 
-from shoal_server.node.counters import NS_PER_MS, NodeCounters, served_as
+from shoal_server.node.counters import NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.keyspace_quota import KeyspaceQuota
+from shoal_server.node.lateness import refuse_late
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost
@@ -199,19 +200,10 @@ class ReplicaReads:
         self, queued: QueuedRead, arrived: int, time_ms: int, now: int, serving: Serving, outbox: Outbox
     ) -> None:
         """Answer a read, unless whoever asked is gone, or waits no more."""
-        read = queued.read
         if not serving.is_there(queued.client):
             return
-        late = now - arrived
-        if type(read) is not ReadMoving and 0 < read.timeout_ms * NS_PER_MS < late:  # type: ignore[union-attr]
-            outbox.fail(
-                queued.client,
-                read.request,
-                ErrorCode.DEADLINE_EXCEEDED,
-                f"it had waited at the node for {late // NS_PER_MS} ms, longer than its caller waits",
-            )
-            return
-        self._serve(queued, 0, arrived, time_ms, serving, outbox)
+        if not refuse_late(queued.client, queued.read, now - arrived, outbox):
+            self._serve(queued, 0, arrived, time_ms, serving, outbox)
 
     def _serve(
         self, queued: QueuedRead, staleness_ms: int, arrived: int, time_ms: int, serving: Serving, outbox: Outbox
