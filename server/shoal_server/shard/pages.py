@@ -132,9 +132,11 @@ class PageReader:
                         page.keys.append(stored[skip:])
                         page.values.append(row_value(row))
                         page.expiries.append(row_expiry(row))
+                if piece.rows:
+                    after = piece.rows[-1][0][skip:]
                 at = piece.resume
                 if at is not None:
-                    after = _last_before(at[skip:], after)
+                    after = last_before(at[skip:], after)
             if page.resume is not None:
                 break
             after = b""
@@ -144,9 +146,13 @@ class PageReader:
         return page
 
 
-def _last_before(place: bytes, after: bytes) -> bytes:
-    """Return a key between `after` and a place further on; between itself and that place are no rows, where there are none up
-    to the place."""
+def last_before(place: bytes, after: bytes) -> bytes:
+    """Return a key before `place` that is greater than `after`, and greater than most that could be removed in between.
+
+    Where there are no rows between `after` and the place, there are none behind this one either. It has one byte more than the
+    longer of the two at the most: however often it is taken for the next `after`, it fits where keys do.
+    """
     if place[-1:] == b"\0":
         return place[:-1]
-    return place[:-1] + bytes((place[-1] - 1,)) + b"\xff" * (len(after) + 1)
+    most = place[:-1] + bytes((place[-1] - 1,))
+    return most + b"\xff" * (len(after) - len(most) + 1 if after.startswith(most) else 1)

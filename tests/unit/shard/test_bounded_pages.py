@@ -14,6 +14,7 @@ from shoal.shardmap import MicroshardRange
 from shoal_chaos.simulation.world.short_pieces import ShortPieces
 from shoal_server.shard import merging
 from shoal_server.shard.merging import HIDDEN_ROWS, READ_BYTES_FACTOR, MergedScan
+from shoal_server.shard.pages import last_before
 from shoal_server.storage.engine import Family, Piece, Reader
 from shoal_server.storage.layout import data_prefix, value_header
 from shoal_server.storage.memory import MemoryEngine
@@ -36,6 +37,27 @@ class ChoppyEngine(MemoryEngine):
 
 KEY = st.binary(min_size=1, max_size=3).map(lambda key: bytes(byte % 3 for byte in key))
 BOUND = st.just(b"") | KEY
+
+
+@given(st.lists(st.binary(min_size=1, max_size=6), min_size=2, max_size=30, unique=True))
+def test_where_a_page_goes_on_is_behind_what_was_read_and_stays_short(places: list[bytes]) -> None:
+    """As where a page passes over one gap after another, and comes to a row in none of them."""
+    after = b""
+    for place in sorted(places):
+        if place <= after + b"\0":
+            continue
+        found = last_before(place, after)
+        assert after < found < place or found + b"\0" == place
+        assert len(found) <= 1 + max(len(place), len(after))
+        after = found
+    assert len(after) <= 6 + len(places)
+
+
+def test_a_page_over_many_gaps_names_a_place_no_longer_than_keys() -> None:
+    after = b""
+    for number in range(1_000):
+        after = last_before(b"%064d" % (number + 1), after)
+    assert len(after) == 65
 
 
 @settings(max_examples=300, deadline=None)
