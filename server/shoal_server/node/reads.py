@@ -230,7 +230,7 @@ class ReplicaReads:
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             self._count(read, queued, arrived, scan=True)
-            scanned = machine.pages.scan(
+            scanned = machine.pages.begin_scan(
                 read.ranges,
                 read.start,
                 read.end,
@@ -239,7 +239,7 @@ class ReplicaReads:
                 max_rows=max(1, min(read.max_rows, limits.page_rows)),
                 max_bytes=limits.page_bytes,
                 now=now,
-            )
+            ).whole()
             if self.quota is not None:
                 self.quota.charge(reads=len(scanned.keys) - 1)
             outbox.answer(

@@ -66,7 +66,7 @@ class _Source:
 
 
 class MergedScan:
-    """See the module's first lines. `advance` until it returns the page."""
+    """See the module's first lines. `advance` until it returns the page, or have it `whole`."""
 
     __slots__ = (
         "_examined",
@@ -143,6 +143,12 @@ class MergedScan:
             return None
         self._reader.close()
         return self._page
+
+    def whole(self) -> ScannedPage:
+        """Return the page, without a pause; raise as `advance` does."""
+        while (page := self.advance()) is None:
+            pass
+        return page
 
     # -- what comes first
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from shoal.shardmap import Ranges, microshards_in
 
-from shoal_server.shard.merging import HIDDEN_ROWS, PIECE_US, MergedScan, ScannedPage
+from shoal_server.shard.merging import HIDDEN_ROWS, PIECE_US, MergedScan
 from shoal_server.shard.state import ShardState
 from shoal_server.shard.work import Work
 from shoal_server.storage.engine import Engine
@@ -76,33 +76,6 @@ class PageReader:
             max_bytes=max_bytes,
             now=now,
         )
-
-    def scan(
-        self,
-        ranges: Ranges,
-        start: bytes,
-        end: bytes,
-        *,
-        reverse: bool,
-        keys_only: bool,
-        max_rows: int,
-        max_bytes: int,
-        now: int,
-    ) -> ScannedPage:
-        """Return a page of a scan, as `begin_scan` begins it, at once."""
-        scan = self.begin_scan(
-            ranges,
-            start,
-            end,
-            reverse=reverse,
-            keys_only=keys_only,
-            max_rows=max_rows,
-            max_bytes=max_bytes,
-            now=now,
-        )
-        while (page := scan.advance()) is None:
-            pass
-        return page
 
     def read_page(self, ranges: Ranges, after: bytes, max_rows: int, max_bytes: int, now: int) -> RowsPage:
         """Return rows after a cursor.

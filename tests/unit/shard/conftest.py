@@ -164,7 +164,7 @@ class ReplicaOfAShard:
         """
         pages: list[list[tuple[bytes, bytes]]] = []
         while True:
-            page = self.machine.pages.scan(
+            page = self.machine.pages.begin_scan(
                 ranges or self.machine.state.ranges,
                 start,
                 end,
@@ -173,7 +173,7 @@ class ReplicaOfAShard:
                 max_rows=max_rows,
                 max_bytes=max_bytes,
                 now=self.machine.now(self.now),
-            )
+            ).whole()
             values = [b""] * len(page.keys) if keys_only else page.values
             pages.append(list(zip(page.keys, values, strict=True)))
             if page.resume is None:

@@ -167,7 +167,7 @@ def counted(make_replica: Callable[..., Any]) -> tuple[Any, CountingEngine]:
 
 def scan(replica: Any, **wanted: Any) -> Any:
     given = {"reverse": False, "keys_only": False, "max_rows": 10, "max_bytes": MIB, "now": replica.now}
-    return replica.machine.pages.scan(EVERYWHERE, b"", b"", **{**given, **wanted})
+    return replica.machine.pages.begin_scan(EVERYWHERE, b"", b"", **{**given, **wanted}).whole()
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -63,9 +63,9 @@ def test_a_scan_of_one_microshard_gives_its_rows_alone(filled: Any) -> None:
 
 
 def test_keys_only_leaves_the_values_out(filled: Any) -> None:
-    page = filled.machine.pages.scan(
+    page = filled.machine.pages.begin_scan(
         EVERYWHERE, b"", b"", reverse=False, keys_only=True, max_rows=100, max_bytes=1 << 20, now=filled.now
-    )
+    ).whole()
     assert (page.keys, page.values, page.seqs) == (KEYS, [], [filled.machine.state.seq] * len(KEYS))
 
 

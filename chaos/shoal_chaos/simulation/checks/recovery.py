@@ -67,9 +67,9 @@ def _check_shard(cluster: Cluster, shard: Shard) -> None:
             )
     if leader.comparison is not None and leader.comparison.divergence is not None:
         raise Violation(f"shard {shard.id} is said to have {leader.comparison.divergence} long after the last fault")
-    left = leader.machine.pages.scan(
+    left = leader.machine.pages.begin_scan(
         shard.ranges, b"expiring/", b"expiring0", reverse=False, keys_only=True, max_rows=1, max_bytes=1, now=0
-    )
+    ).whole()
     if left.keys:
         raise Violation(f"{left.keys} of shard {shard.id} expired long ago and are still there")
 
