@@ -18,10 +18,11 @@ from shoal_server.node.admission import Admission
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.shard import machine
 from shoal_server.shard.machine import ShardStateMachine
+from shoal_server.shard.merging import MergedScan
 from shoal_server.shard.microshards import Microshards
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
-from shoal_server.shard.pages import PageReader, ScannedPage
+from shoal_server.shard.pages import PageReader
 from shoal_server.shard.state import ShardState
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_suffix
 from shoal_server.storage.layout import DATA_PREFIX_BYTES, prefix_end
@@ -133,15 +134,15 @@ def _here(self: ShardState, ranges: Ranges) -> Ranges:
 def scan_what_is_left(patch: pytest.MonkeyPatch) -> None:
     """A scan has the rows of the microshards that the shard still has; an export is refused as it should be."""
     _read_what_is_here(patch)
-    scan, read_page = PageReader.scan, PageReader.read_page
+    begin_scan, read_page = PageReader.begin_scan, PageReader.read_page
 
-    def scan_here(self: PageReader, ranges: Ranges, *args: Any, **how: Any) -> ScannedPage:
-        return scan(self, _here(self._state, ranges), *args, **how)
+    def begin_here(self: PageReader, ranges: Ranges, *args: Any, **how: Any) -> MergedScan:
+        return begin_scan(self, _here(self._state, ranges), *args, **how)
 
     def page_here(self: PageReader, ranges: Ranges, *args: Any) -> Any:
         return read_page(self, _here(self._state, ranges), *args)
 
-    patch.setattr(PageReader, "scan", scan_here)
+    patch.setattr(PageReader, "begin_scan", begin_here)
     patch.setattr(PageReader, "read_page", page_here)
 
 
