@@ -2,49 +2,80 @@
 
 What is applied in one turn reaches the engine in one batch at the end of it; conditions, increments and range reads of
 later entries must see it before. Later changes of a key replace earlier ones here, so the batch names each key once.
+
+Whatever is done with a range takes as long as there are rows in it, however many were changed elsewhere: the keys of changed
+rows are kept in order from when somebody first asks for a range on. Plain writes pay nothing for it. And what the engine
+has in a range that is of no more interest, since it is changed here or was removed there, is passed over once a turn.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from heapq import merge
+from itertools import chain
 
-from shoal_server.storage.engine import Batch, Engine
+from sortedcontainers import SortedSet
+
+from shoal_server.shard.spans import Spans
+from shoal_server.shard.work import Work
+from shoal_server.storage.engine import CHUNK_BYTES, CHUNK_ROWS, FIRST_ROWS, Batch, Engine, Reader
 from shoal_server.storage.layout import whole_row
+
+FEW_PASSED = 4
+"""The engine's rows between two that count: more are passed over once, and then known to be of no interest."""
 
 _ABSENT = object()
 
 
 class RecordedRows(dict[bytes, "bytes | None"]):
-    """Rows that remember which keys were set."""
+    """Rows that list which keys were set, in order, one as often as it was."""
 
     __slots__ = ("keys_set",)
 
     def __init__(self, rows: dict[bytes, bytes | None]) -> None:
         super().__init__(rows)
-        self.keys_set: dict[bytes, None] = {}
+        self.keys_set: list[bytes] = []
 
     def __setitem__(self, key: bytes, row: bytes | None) -> None:
-        self.keys_set[key] = None
+        self.keys_set.append(key)
         super().__setitem__(key, row)
 
 
 class Overlay:
     """Changes to the data family, in memory until `write_to`. Keys and rows as stored (see `storage.layout`).
 
-    What is cleared are the ranges from `_starts` to, not with, `_ends`: in order, none touching the next, none empty.
+    `_cleared`: ranges of which the engine's rows are removed. `_hidden`: those, and others of which the engine has no rows, or
+    only rows that `rows` has instead. `_present`: the keys of `rows` that have one, in order, as they were when `_indexed` keys
+    had been set; None: no range was asked for yet.
+
+    Nothing may be written to the engine before `write_to`. `work`: what was read of ranges of it.
     """
 
-    __slots__ = ("_ends", "_engine", "_known", "_spans_cleared", "_starts", "rows")
+    __slots__ = (
+        "_cleared",
+        "_engine",
+        "_hidden",
+        "_indexed",
+        "_known",
+        "_present",
+        "_reader",
+        "_recorded",
+        "_spans_cleared",
+        "rows",
+        "work",
+    )
 
     def __init__(self, engine: Engine) -> None:
         self.rows: dict[bytes, bytes | None] = {}
         self._spans_cleared: list[tuple[bytes, bytes]] | None = None
+        self._recorded = 0
         self._engine = engine
-        self._starts: list[bytes] = []
-        self._ends: list[bytes] = []
+        self._reader: Reader | None = None
+        self._cleared = Spans()
+        self._hidden = Spans()
+        self._present: SortedSet | None = None
+        self._indexed = 0
         self._known: dict[bytes, bytes | None] = {}
+        self.work = Work()
 
     # -- changing
 
@@ -54,22 +85,14 @@ class Overlay:
             return
         if self._spans_cleared is not None:
             self._spans_cleared += spans
-        firsts = [start for start, _ in spans]
-        for key in list(self.rows):
-            at = bisect_right(firsts, key)
-            if at and key < spans[at - 1][1]:
-                del self.rows[key]
+        present, rows = self._keys_present(), self.rows
         for start, end in spans:
-            self._clear(start, end)
-
-    def _clear(self, start: bytes, end: bytes) -> None:
-        """Add a range to those cleared, in one with all that it touches."""
-        starts, ends = self._starts, self._ends
-        first, behind = bisect_left(ends, start), bisect_right(starts, end)
-        if first < behind:
-            start, end = min(start, starts[first]), max(end, ends[behind - 1])
-        starts[first:behind] = [start]
-        ends[first:behind] = [end]
+            gone = list(present.irange(start, end, (True, False)))
+            for key in gone:
+                del rows[key]
+            present.difference_update(gone)
+            self._cleared.add(start, end)
+            self._hidden.add(start, end)
 
     def savepoint(self, keys: Iterable[bytes]) -> dict[bytes, object]:
         """Return what is needed to take back changes of `keys` that follow."""
@@ -77,7 +100,7 @@ class Overlay:
         return {key: rows.get(key, _ABSENT) for key in keys}
 
     def take_back(self, savepoint: dict[bytes, object]) -> None:
-        """Undo the changes made to the keys of `savepoint` since."""
+        """Undo the changes made to the keys of `savepoint` since. No range may have been asked for since."""
         for key, row in savepoint.items():
             if row is _ABSENT:
                 self.rows.pop(key, None)
@@ -88,17 +111,37 @@ class Overlay:
 
     def record(self) -> None:
         """From now on, remember what is changed, for `take_changes`."""
-        self.rows = RecordedRows(self.rows)
+        self._recorded = len(self._recording().keys_set)
         self._spans_cleared = []
+
+    def _recording(self) -> RecordedRows:
+        if not isinstance(self.rows, RecordedRows):
+            self.rows = RecordedRows(self.rows)
+        return self.rows
 
     def take_changes(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         """Return the keys set, and the ranges cleared, since the last time, while changes are recorded."""
         rows, spans = self.rows, self._spans_cleared
         if spans is None or not isinstance(rows, RecordedRows):
             return [], []
-        keys, rows.keys_set = list(rows.keys_set), {}
+        keys = list(dict.fromkeys(rows.keys_set[self._recorded :]))
+        self._recorded = len(rows.keys_set)
         self._spans_cleared = []
         return keys, spans
+
+    def _keys_present(self) -> SortedSet:
+        """Return the keys of `rows` that have one, in order."""
+        rows, present = self._recording(), self._present
+        if present is None:
+            present = self._present = SortedSet([key for key, row in rows.items() if row is not None])
+        else:
+            for key in rows.keys_set[self._indexed :]:
+                if rows.get(key) is None:
+                    present.discard(key)
+                else:
+                    present.add(key)
+        self._indexed = len(rows.keys_set)
+        return present
 
     # -- reading
 
@@ -114,7 +157,7 @@ class Overlay:
         row = self.rows.get(key, _ABSENT)
         if row is not _ABSENT:
             return row  # type: ignore[return-value]  # what `rows` held
-        if self._starts and self._is_cleared(key):
+        if self._cleared and key in self._cleared:
             return None
         if key not in self._known:
             row = self._engine.get(self._engine.data, key)
@@ -122,37 +165,67 @@ class Overlay:
         return self._known[key]
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows of [start, end) in key order."""
-        rows = self.rows
-        changed = sorted((key, row) for key, row in rows.items() if start <= key < end)
-        kept = ((key, whole_row(key, row)) for key, row in self._stored(start, end) if key not in rows)
-        for key, row in merge(kept, changed, key=lambda item: item[0]):
-            if row is not None:
-                yield key, row
+        """Yield the rows of [start, end) in key order. Nothing may be changed meanwhile."""
+        if self.rows:
+            keys = self._keys_present().irange(start, end, (True, False))
+            first = next(keys, None)
+            if first is not None:
+                return self._merged(chain((first,), keys), start, end)
+        return self._stored(start, end)
 
-    def _is_cleared(self, key: bytes) -> bool:
-        at = bisect_right(self._starts, key)
-        return at > 0 and key < self._ends[at - 1]
+    def _merged(self, keys: Iterable[bytes], start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the changed rows of `keys`, and the engine's of [start, end), in order."""
+        rows = self.rows
+        stored = self._stored(start, end)
+        other = next(stored, None)
+        for key in keys:
+            while other is not None and other[0] < key:
+                yield other
+                other = next(stored, None)
+            row = rows[key]
+            assert row is not None, "it is among those that are present"
+            yield key, row
+        if other is not None:
+            yield other
+            yield from stored
 
     def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the engine's rows of [start, end) that are not cleared."""
-        scan, data = self._engine.scan, self._engine.data
-        at = bisect_right(self._ends, start)
-        while start < end:
-            if at == len(self._starts) or self._starts[at] >= end:
-                yield from scan(data, start, end)
-                return
-            if start < self._starts[at]:
-                yield from scan(data, start, self._starts[at])
-            start = self._ends[at]
-            at += 1
+        """Yield the engine's rows of [start, end) that nothing was changed about."""
+        hidden, rows, work = self._hidden, self.rows, self.work
+        if self._reader is None:
+            self._reader = self._engine.reader(self._engine.data)
+        read = self._reader.read
+        max_rows = FIRST_ROWS
+        # What lies between `since` and the next row that is given is of no interest: so much of it was passed over.
+        since, passed = start, FEW_PASSED
+        at = hidden.behind(start)
+        while at < end:
+            until = hidden.next_start(at, end)
+            piece = read(at, until, max_rows, CHUNK_BYTES)
+            work.add(piece)
+            passed += piece.seeks
+            for key, row in piece.rows:
+                if key in rows:
+                    passed += 1
+                    continue
+                if passed > FEW_PASSED and since < key:
+                    hidden.add(since, key)
+                yield key, whole_row(key, row)
+                since, passed = key + b"\0", 0
+            at = hidden.behind(until if piece.resume is None else piece.resume)
+            max_rows = min(4 * max_rows, CHUNK_ROWS)
+        if passed > FEW_PASSED and since < end:
+            hidden.add(since, end)
 
     # -- the end
 
     def write_to(self, batch: Batch) -> None:
         """Put the changes into `batch`."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         family = self._engine.data
-        for start, end in zip(self._starts, self._ends, strict=True):
+        for start, end in self._cleared:
             batch.delete_range(start, end, family)
         put = batch.put
         for key, row in self.rows.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shoal.protocol.messages import (
     Applied,
@@ -101,39 +102,126 @@ def test_a_session_forgotten_and_written_in_one_turn_is_gone_from_the_disk(repli
 
 KEY = st.binary(min_size=1, max_size=2).map(lambda key: bytes(byte % 4 for byte in key))
 CHANGE = st.one_of(
-    st.tuples(st.just("put"), KEY, KEY),
-    st.tuples(st.just("delete"), KEY, KEY),
-    st.tuples(st.just("clear"), KEY, KEY),
-    st.tuples(st.just("scan"), KEY, KEY),
-    st.tuples(st.just("get"), KEY, KEY),
+    *(
+        st.tuples(st.just(kind), KEY, KEY)
+        for kind in ("put", "delete", "clear", "scan", "get", "take back", "record", "take")
+    )
 )
 
 
-@given(st.dictionaries(KEY, st.just(value_header(1) + b"stored")), st.lists(CHANGE, max_size=30))
+@settings(max_examples=400)
+@given(st.dictionaries(KEY, st.just(value_header(1) + b"stored")), st.lists(CHANGE, max_size=40))
 def test_an_overlay_reads_and_leaves_what_the_changes_one_by_one_would_have(
     stored: dict[bytes, bytes], changes: list[tuple[str, bytes, bytes]]
 ) -> None:
-    engine = WatchedEngine()
-    batch = engine.batch()
-    for key, row in stored.items():
-        batch.put(key, row, engine.data)
-    engine.write(batch)
+    engine = holding(stored)
     overlay, model = Overlay(engine), dict(stored)
+    recorded: set[bytes] | None = None
+    cleared: list[tuple[bytes, bytes]] = []
     for kind, key, other in changes:
         first, last = sorted([key, other])
         if kind == "put":
-            overlay.rows[key] = model[key] = other
+            overlay.rows[key] = model[key] = value_header(2) + other
         elif kind == "delete":
             overlay.rows[key] = None
             model.pop(key, None)
         elif kind == "clear" and first < last:
             overlay.clear([(first, last)])
+            cleared.append((first, last))
             model = {name: row for name, row in model.items() if not first <= name < last}
         elif kind == "get":
             assert overlay.get(key) == model.get(key)
         elif kind == "scan":
             assert list(overlay.scan(first, last)) == sorted((k, row) for k, row in model.items() if first <= k < last)
+        elif kind == "take back":
+            savepoint = overlay.savepoint([key, other])
+            overlay.rows[key] = value_header(3)
+            overlay.rows[other] = None
+            overlay.take_back(savepoint)
+        elif kind == "record":
+            overlay.record()
+            recorded, cleared = set(), []
+        elif kind == "take" and recorded is not None:
+            keys, spans = overlay.take_changes()
+            assert len(keys) == len(set(keys))
+            assert recorded <= set(keys)
+            assert spans == cleared
+            recorded, cleared = set(), []
+        if recorded is not None and kind in ("put", "delete"):
+            recorded.add(key)
     batch = engine.batch()
     overlay.write_to(batch)
     engine.write(batch)
     assert dict(engine.scan(engine.data, b"", b"\xff")) == model
+
+
+def holding(rows: dict[bytes, bytes]) -> WatchedEngine:
+    """Return an engine with rows."""
+    engine = WatchedEngine()
+    batch = engine.batch()
+    for key, row in rows.items():
+        batch.put(key, row, engine.data)
+    engine.write(batch)
+    return engine
+
+
+class CountedKey(bytes):
+    """A key that counts how often two are compared."""
+
+    compared = 0
+
+    def __lt__(self, other: bytes) -> bool:
+        CountedKey.compared += 1
+        return super().__lt__(other)
+
+    def __gt__(self, other: bytes) -> bool:
+        CountedKey.compared += 1
+        return super().__gt__(other)
+
+
+def _comparisons(work: Callable[[], object]) -> int:
+    CountedKey.compared = 0
+    work()
+    return CountedKey.compared
+
+
+def _puts_and_ranges(count: int) -> None:
+    """Change rows and use ranges elsewhere, in turns."""
+    overlay = Overlay(WatchedEngine())
+    for number in range(count):
+        overlay.rows[CountedKey(b"u%06d" % number)] = value_header(1)
+        start = CountedKey(b"w%06d" % number)
+        overlay.clear([(start, start + b"x")])
+        assert list(overlay.scan(CountedKey(b"v%06d" % number), b"v%06dx" % number)) == []
+
+
+def test_a_range_takes_no_longer_the_more_was_changed_elsewhere() -> None:
+    few, many = _comparisons(lambda: _puts_and_ranges(250)), _comparisons(lambda: _puts_and_ranges(2_000))
+    assert many < 8 * 2 * few, "eight times as many, each of which may take a few comparisons more"
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_rows_that_are_gone_are_passed_over_once(stored: bool) -> None:
+    keys = [b"d%06d" % number for number in range(2_000)]
+    engine = holding(dict.fromkeys(keys, value_header(1)) if stored else {})
+    overlay = Overlay(engine)
+    overlay.rows.update(dict.fromkeys(map(CountedKey, keys)))
+
+    def conditions() -> None:
+        for _ in range(1_000):
+            assert list(overlay.scan(CountedKey(b"d"), b"e")) == []
+
+    assert _comparisons(conditions) < 1_000 * 100
+    assert overlay.work.rows == (len(keys) if stored else 0)
+    assert overlay.work.seeks < 100
+
+
+def test_plain_puts_are_put_in_no_order_until_a_range_is_asked_for() -> None:
+    overlay = Overlay(WatchedEngine())
+
+    def puts() -> None:
+        for number in range(1_000):
+            overlay.rows[CountedKey(b"u%06d" % number)] = value_header(1)
+
+    assert _comparisons(puts) == 0
+    assert type(overlay.rows) is dict
