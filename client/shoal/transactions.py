@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from time import monotonic
 from types import TracebackType
@@ -39,6 +39,8 @@ from shoal.transport.driver import ClientKeyspace
 
 MAX_READS = 10_000
 """The most keys and rows that one transaction may read: what its commit has to validate."""
+MAX_READ_BYTES = 32 * 1024 * 1024
+"""The most that their keys and values may come to: replicas look at all of it again, and at twice as much at once at most."""
 
 FIRST_RETRY_SECONDS = 0.005
 RETRY_CAP_SECONDS = 0.25
@@ -58,7 +60,7 @@ class AsyncTransaction:
     Errors, besides those of every call:
         CrossShard: a key belongs to another shard than those before; nothing was written. An embedded or simulated
             database says so where it is of another partition: in a cluster, that alone is certain.
-        TooLarge: more than 10,000 keys and rows were read.
+        TooLarge: more than 10,000 keys and rows were read, or more than 32 MiB of them.
         TransactionConflict: at the end of the block: what was read has changed; nothing was written. Do it again, as
             `run` does.
     `result` is the `WriteResult` of the commit; None before it, and where there was nothing to write or to validate.
@@ -73,8 +75,9 @@ class AsyncTransaction:
         self._first: bytes | None = None
         self._microshard = -1
         self._entries: dict[bytes, Entry | None] = {}
-        self._pages: list[RangeUnchanged] = []
+        self._ranges: list[_ReadRange] = []
         self._rows = 0
+        self._bytes = 0
         self._writes: dict[bytes, Put | Delete] = {}
         self._result: WriteResult | None = None
 
@@ -216,8 +219,9 @@ class AsyncTransaction:
         if key in self._entries:
             return self._entries[key]
         self._take_key(key)
-        self._count(1)
+        self._count(1, len(key))
         entry = cast("Entry | None", await self._caller.run_until(Fetch(key, True), self._due()))
+        self._count(0, 0 if entry is None else len(entry.value))
         self._entries.setdefault(key, entry)
         return self._entries[key]
 
@@ -226,14 +230,13 @@ class AsyncTransaction:
         self._writes.pop(operation.key, None)
         self._writes[operation.key] = operation
 
-    def _count(self, rows: int) -> None:
+    def _count(self, rows: int, size: int) -> None:
         self._rows += rows
+        self._bytes += size
         if self._rows > MAX_READS:
             raise TooLarge(f"a transaction reads at most {MAX_READS} keys and rows; read less, or in several")
-
-    def _remember(self, page: RangeUnchanged, rows: int) -> None:
-        self._count(rows)
-        self._pages.append(page)
+        if self._bytes > MAX_READ_BYTES:
+            raise TooLarge(f"a transaction reads at most {MAX_READ_BYTES >> 20} MiB; read less, or in several")
 
     def _written_in(self, start: bytes, end: bytes) -> Iterator[Put | Delete]:
         return (write for write in self._writes.values() if start <= write.key and (not end or write.key < end))
@@ -242,8 +245,8 @@ class AsyncTransaction:
         conditions: list[Condition] = [
             SeqEquals(key, entry.seq if entry is not None else 0) for key, entry in self._entries.items()
         ]
-        conditions += self._pages
-        if not self._writes and len(conditions) < 2:
+        conditions += [each.condition() for each in self._ranges]
+        if not self._writes and len(self._entries) + sum([each.pages for each in self._ranges]) < 2:
             return
         atomic = Atomic(conditions, list(self._writes.values()))
         try:
@@ -256,6 +259,35 @@ class AsyncTransaction:
             ) from failed
 
 
+class _ReadRange:
+    """What a scan has read so far: [`start`, `end`) (an empty `end`: to the last), each page beside the one before."""
+
+    def __init__(self, ranges: Ranges, start: bytes, end: bytes, *, reverse: bool) -> None:
+        self.pages = 0
+        self._ranges = ranges
+        self._start = start
+        self._end = end
+        self._reverse = reverse
+        self._rows: list[tuple[Sequence[bytes], Sequence[int]]] = []
+
+    def add(self, page: ScanPage, start: bytes, end: bytes) -> None:
+        """Take in the next page, of [start, end)."""
+        if self._reverse:
+            self._start = start
+            self._rows.append((page.keys[::-1], page.seqs[::-1]))
+        else:
+            self._end = end
+            self._rows.append((page.keys, page.seqs))
+        self.pages += 1
+
+    def condition(self) -> RangeUnchanged:
+        """Return that there is nothing else."""
+        digest = RangeDigest()
+        for keys, seqs in reversed(self._rows) if self._reverse else self._rows:
+            digest.add(keys, seqs)
+        return RangeUnchanged(self._ranges, self._start, self._end, digest.value())
+
+
 class _TransactionRows:
     """The rows of a range as a transaction sees them."""
 
@@ -265,6 +297,7 @@ class _TransactionRows:
         self._plan = wanted
         self._page_rows = page_rows
         self._ended = False
+        self._read: _ReadRange | None = None
 
     async def chunk(self) -> list[tuple[bytes, bytes]]:
         """Return the next rows, at least one; none at the end."""
@@ -280,10 +313,7 @@ class _TransactionRows:
             else:
                 start, end = at.start, page.resume or b""
                 self._plan = structs.replace(at, start=end)
-            step = -1 if at.reverse else 1
-            digest = RangeDigest()
-            digest.add(page.keys[::step], page.seqs[::step])
-            self._tx._remember(RangeUnchanged(self._ranges, start, end, digest.value()), len(page.keys))
+            self._remember(page, start, end)
             rows = self._overlaid(page, self._tx._written_in(start, end))
             if at.limit != ALL_ROWS:
                 rows = rows[: at.limit]
@@ -291,6 +321,14 @@ class _TransactionRows:
             if rows:
                 return rows
         return []
+
+    def _remember(self, page: ScanPage, start: bytes, end: bytes) -> None:
+        tx = self._tx
+        tx._count(len(page.keys), sum(map(len, page.keys)) + sum(map(len, page.values)))
+        if self._read is None:
+            self._read = _ReadRange(self._ranges, start, end, reverse=self._plan.reverse)
+            tx._ranges.append(self._read)
+        self._read.add(page, start, end)
 
     def cursor(self, last: object, returned: int, *, ended: bool) -> str:  # noqa: ARG002 - the iterator asks so
         """A transaction cannot be continued elsewhere."""

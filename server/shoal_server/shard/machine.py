@@ -325,7 +325,9 @@ class ShardStateMachine(ShardState):
             self.applied_us += plain_write_cost(len(operations), size, executor.expiring - before)
         else:
             self.applied_us += write_cost(operations, size)
+            before = executor.looked.us
             results, kept = given_and_kept(executor.execute(operations, command.microshards))
+            self.applied_us += executor.looked.us - before
             microshards.update(self._cleared_by(operations))
         self.traffic.wrote(command.microshards, microshards)
         sessions, shard, generation = self.sessions, self.shard.id, self.state.generation

@@ -33,6 +33,7 @@ from shoal.protocol.messages import (
 from shoal.shardmap import Ranges, microshards_in
 
 from shoal_server.shard.expiry import ExpiryIndex
+from shoal_server.shard.looking import TOO_LARGE_ROWS, Looking, is_more_than_any_entry_may
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.layout import (
     DATA_PREFIX_BYTES,
@@ -47,19 +48,21 @@ from shoal_server.storage.layout import (
 MAX_INTEGER = (1 << 63) - 1
 MIN_INTEGER = -(1 << 63)
 MAX_DIGITS = 20
+FETCHED_TOGETHER = 64
+"""Rows that are read at once for the conditions of an atomic operation: each may be a MiB."""
 
 
 class WriteExecutor:
     """Applies the operations of one entry. `now` is its time; an order to set the shard's clock back changes it.
 
-    `expiring` counts puts of rows that expire.
+    `expiring` counts puts of rows that expire. `looked` is what was looked at besides what the operations say.
 
     Args:
         prefixes: by microshard, what its data keys begin with.
         seq: of the entry; now: its time; default_ttl: the keyspace's when it was proposed (both milliseconds).
     """
 
-    __slots__ = ("_default_ttl", "_expiry", "_header", "_overlay", "_prefixes", "_seq", "expiring", "now")
+    __slots__ = ("_default_ttl", "_expiry", "_header", "_overlay", "_prefixes", "_seq", "expiring", "looked", "now")
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class WriteExecutor:
         self._seq = seq
         self.now = now
         self.expiring = 0
+        self.looked = Looking()
         self._default_ttl = default_ttl
         self._header = value_header(seq)
 
@@ -145,6 +149,8 @@ class WriteExecutor:
             overlay.rows[key] = None
             return Applied([])
         row = overlay.get(key)
+        if not self.looked.may_use(row):
+            return Impossible(0, TOO_LARGE_ROWS)
         found = row if is_visible(row, self.now) else None
         if isinstance(operation, Touch):
             if found is None:
@@ -193,14 +199,20 @@ class WriteExecutor:
         ]
         parts = [(part, next(places)) for part in operation.operations]
         keys = [prefixes[microshard] + part.key for part, microshard in parts]
-        overlay.fetch([key for _, key in conditions if key] + keys)
+        looked_before = self.looked.bytes
         for number, (condition, key) in enumerate(conditions):
+            if not number % FETCHED_TOGETHER:
+                overlay.fetch([key for _, key in conditions[number : number + FETCHED_TOGETHER] if key])
             refused = self._check(number, condition, key)
             if refused is not None:
-                return refused
+                too_large = is_more_than_any_entry_may(self.looked.bytes - looked_before)
+                return Impossible(0, TOO_LARGE_ROWS) if too_large else refused
         savepoint = overlay.savepoint(keys)
         values: list[int] = []
         for number, (part, microshard) in enumerate(parts):
+            if not number % FETCHED_TOGETHER:
+                several = zip(parts[number : number + FETCHED_TOGETHER], keys[number:], strict=False)
+                overlay.fetch([key for (each, _), key in several if not isinstance(each, Put | Delete)])
             result = self._one(part, microshard)
             if isinstance(result, Applied):
                 values += result.values
@@ -210,13 +222,15 @@ class WriteExecutor:
                 return Impossible(number, result.reason)
         return Applied(values)
 
-    def _check(self, number: int, condition: Condition, key: bytes) -> ConditionNotMet | None:
+    def _check(self, number: int, condition: Condition, key: bytes) -> ConditionNotMet | Impossible | None:
         """Return None where the condition holds, else what was found."""
         if isinstance(condition, RangeUnchanged):
             if self._is_unchanged(condition):
                 return None
             return ConditionNotMet(number, 0, None)
         row = self._overlay.get(key)
+        if not self.looked.may_use(row):
+            return Impossible(0, TOO_LARGE_ROWS)
         if not is_visible(row, self.now):
             if isinstance(condition, KeyPresent | ValueEquals) or (
                 isinstance(condition, SeqEquals) and condition.seq != 0
@@ -235,14 +249,25 @@ class WriteExecutor:
         return None if holds else ConditionNotMet(number, seq, value if len(value) <= MAX_FOUND_BYTES else None)
 
     def _is_unchanged(self, condition: RangeUnchanged) -> bool:
+        """Say whether a range has the rows of a digest, as far as that can be said of what an entry may look at.
+
+        Otherwise it counts as changed, so that whoever asks does it again: expired rows are removed soon, and what other writes
+        of the entry have looked at is not there then.
+        """
         expected = rows_of(condition.digest)
+        looked, now = self.looked, self.now
         rows: list[tuple[bytes, int]] = []
         for start, end in self._spans(condition.ranges, condition.start, condition.end):
             for key, row in self._overlay.scan(start, end):
-                if is_visible(row, self.now):
+                looked.bytes += len(row)
+                if is_visible(row, now):
                     if len(rows) >= expected:
                         return False
                     rows.append((key[DATA_PREFIX_BYTES:], row_seq(row)))
+                else:
+                    looked.expired += 1
+                if looked.is_too_much:
+                    return False
         rows.sort()
         digest = RangeDigest()
         digest.add([key for key, _ in rows], [seq for _, seq in rows])

@@ -85,7 +85,7 @@ async def test_what_was_only_read_is_validated_where_it_was_more_than_one_read(
     assert len(commits(cluster)) == 2 * validated
 
 
-async def test_scans_see_own_writes_and_are_validated_page_by_page(cluster: Any) -> None:
+async def test_scans_see_own_writes_and_are_one_condition_each_whatever_their_pages_are(cluster: Any) -> None:
     async with shoal.AsyncClient(cluster.url()) as db:
         await db.put_many({f"a/{i}": str(i) for i in range(10)})
         for reverse in (False, True):
@@ -107,10 +107,8 @@ async def test_scans_see_own_writes_and_are_validated_page_by_page(cluster: Any)
             assert tx.result is not None
             await db.put("a/3", "3")
     ranges = [each for each in commits(cluster)[0].conditions if isinstance(each, RangeUnchanged)]
-    assert len(ranges) == 6
-    assert ranges[0].start == b"a/"
-    assert ranges[3].end == b"a0"
-    assert [one.end for one in ranges[:3]] == [other.start for other in ranges[1:4]]
+    assert len(ranges) == 2
+    assert [(each.start, each.end) for each in ranges] == [(b"a/", b"a0"), (b"a/", b"a/3\0")]
 
 
 @pytest.mark.parametrize("change", ["insert", "delete", "update", "beyond"])
@@ -195,6 +193,37 @@ async def test_what_a_transaction_reads_is_bounded(cluster: Any, monkeypatch: An
         with pytest.raises(shoal.TooLarge, match="value"):
             async with db.transaction() as tx:
                 tx.put("a/1", bytes(2 << 20))
+
+
+async def test_what_a_transaction_reads_is_bounded_in_bytes(cluster: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(transactions, "MAX_READ_BYTES", 10_000)
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put_many({f"a/{i:02}": "x" * 1000 for i in range(20)})
+        with pytest.raises(shoal.TooLarge, match="MiB"):
+            async with db.transaction() as tx:
+                async for _ in tx.scan("a/", page_rows=4):
+                    pass
+        with pytest.raises(shoal.TooLarge, match="MiB"):
+            async with db.transaction() as tx:
+                for i in range(11):
+                    await tx.get(f"a/{i:02}")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_pages_that_were_only_read_are_validated_together(cluster: Any, reverse: bool) -> None:
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put_many({f"a/{i}": "" for i in range(6)})
+        async with db.transaction() as tx:
+            assert len([row async for row in tx.scan("a/", page_rows=2, reverse=reverse)]) == 6
+        assert len(commits(cluster)[-1].conditions) == 1
+        with pytest.raises(shoal.TransactionConflict):
+            async with db.transaction() as tx:
+                assert len([row async for row in tx.scan("a/", page_rows=2, reverse=reverse)]) == 6
+                await db.put("a/3", "changed")
+        with pytest.raises(shoal.TransactionConflict):
+            async with db.transaction() as tx:
+                assert len([row async for row in tx.scan("a/", page_rows=3, reverse=reverse)]) == 6
+                await db.delete("a/0")
 
 
 async def test_run_repeats_what_others_got_in_between_of(cluster: Any) -> None:

@@ -1,0 +1,57 @@
+"""How much an entry of a log may look at of which its writes do not say how large it is, the same on every replica.
+
+A condition on a key says nothing of how long the row is that it is about, one on a range nothing of the expired rows that are
+still in it. What is counted here is of the shard's rows as they are by the log: how a replica stores them, how it put entries
+together to apply them, and what it has read before does not count. So all replicas come to the same end.
+"""
+
+from __future__ import annotations
+
+from shoal.write_costs import ROW_US
+
+LOOKED_AT_US = 16_000
+"""Of work, for an entry: about 64 MiB of rows, or 5,000 expired ones."""
+LOOKED_AT_BYTES_SHIFT = 12
+"""Four KiB of a row: a microsecond."""
+LARGE_ROW_BYTES = 64 * 1024
+"""A row that is no larger is always looked at by whoever names its key."""
+
+
+class Looking:
+    """What was looked at for one entry: bytes of rows, and rows that have expired."""
+
+    __slots__ = ("bytes", "expired")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.expired = 0
+
+    @property
+    def us(self) -> int:
+        """How long it has taken, about."""
+        return ROW_US * self.expired + (self.bytes >> LOOKED_AT_BYTES_SHIFT)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether it is more than an entry may look at."""
+        return self.us > LOOKED_AT_US
+
+    def may_use(self, row: bytes | None) -> bool:
+        """Count a row that an operation names; say whether it may go on with it."""
+        if row is None:
+            return True
+        self.bytes += len(row)
+        return len(row) <= LARGE_ROW_BYTES or not self.is_too_much
+
+
+def is_more_than_any_entry_may(size: int) -> bool:
+    """Say whether rows of so many bytes are too many whatever else is in an entry."""
+    return size >> LOOKED_AT_BYTES_SHIFT > LOOKED_AT_US
+
+
+TOO_LARGE_ROWS = (
+    "the rows that it is about are too large to be looked at together: "
+    f"{LOOKED_AT_US >> (20 - LOOKED_AT_BYTES_SHIFT)} MiB at once are accepted, since a replica serves nobody else meanwhile. "
+    "Do it for fewer, or again"
+)
+"""Why an operation is not done: said to whoever has made it."""
