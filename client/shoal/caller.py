@@ -200,7 +200,10 @@ class Caller:
                     except ShoalError as error:
                         results = [error] * (len(steps) - len(calls))
                         break
-                calls.append(self._submit(routed, step, size, deadline))
+                call, waiter = self._submit(routed, step, size, deadline)
+                if isinstance(call, ReadCall):
+                    call.together = True
+                calls.append((call, waiter))
             not_sent, results = results, []
             for _, waiter in calls:
                 try:

@@ -15,7 +15,7 @@ from shoal.caller import Caller
 from shoal.key_sets import RANGE_BYTES, microshards_of_range
 from shoal.protocol.messages import ScanPage
 from shoal.routing.call_errors import ShardChanged
-from shoal.routing.calls import ScanCall
+from shoal.routing.calls import ScanCall, Turns
 from shoal.scan_plans import ALL_ROWS, Cursor, behind
 from shoal.shardmap import Ranges
 from shoal.transport.driver import ClientKeyspace
@@ -163,6 +163,7 @@ class MergedRows:
         self._page_rows = min(page_rows, MAX_ROWS)
         self._max_staleness_ms = max_staleness_ms
         self._timeout = timeout
+        self._turns = Turns()
         self._sources: list[_ShardSource] | None = None
 
     async def chunk(self) -> list[Any]:
@@ -243,6 +244,7 @@ class MergedRows:
             self._page_rows if limit == ALL_ROWS else min(limit, self._page_rows),
             self._max_staleness_ms,
             self._caller.deadline(self._timeout),
+            self._turns,
         )
 
     def _abandon(self) -> None:
@@ -260,8 +262,13 @@ async def read_page(
     max_rows: int,
     max_staleness_ms: int,
     deadline: float,
+    turns: Turns,
 ) -> ScanPage | None:
-    """Read the first rows of `part` in the microshards `ranges`; None: these are of several shards by now."""
+    """Read the first rows of `part` in the microshards `ranges`; None: these are of several shards by now.
+
+    Args:
+        turns: of the scan that the page is of.
+    """
     routed: ClientKeyspace = await caller.admit(deadline)
     call: ScanCall[Any] = ScanCall(
         None,
@@ -275,6 +282,7 @@ async def read_page(
         max_rows,
         caller.session_vector,
         caller.bound(routed, max_staleness_ms),
+        turns,
     )
     try:
         return cast(ScanPage, await caller.run_page(routed, call))

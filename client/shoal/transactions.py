@@ -30,7 +30,7 @@ from shoal.protocol.messages import (
 from shoal.results import Entry, WriteResult
 from shoal.routing.backoff import Backoff
 from shoal.routing.call_errors import ONE_SHARD_HERE, same_text
-from shoal.routing.calls import STRONG_READ, shown
+from shoal.routing.calls import STRONG_READ, Turns, shown
 from shoal.scan_plans import ALL_ROWS, Cursor, check_page_rows, plan
 from shoal.scans import AsyncScan, read_page
 from shoal.shardmap import Ranges, count_in
@@ -296,6 +296,7 @@ class _TransactionRows:
         self._ranges = ranges
         self._plan = wanted
         self._page_rows = page_rows
+        self._turns = Turns()
         self._ended = False
         self._read: _ReadRange | None = None
 
@@ -339,7 +340,7 @@ class _TransactionRows:
         max_rows = self._page_rows if at.limit == ALL_ROWS else min(at.limit, self._page_rows)
         while True:
             tx._check_within_one_shard(self._ranges, at.start, at.end)
-            page = await read_page(tx._caller, self._ranges, at, max_rows, STRONG_READ, tx._due())
+            page = await read_page(tx._caller, self._ranges, at, max_rows, STRONG_READ, tx._due(), self._turns)
             if page is not None:
                 return page
 

@@ -20,9 +20,11 @@ from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import Endings
 from shoal.routing.links import Link
 from shoal.routing.network import Network
+from shoal.routing.pages import LARGE_BYTES, Pages
 from shoal.routing.schedule import Schedule
 from shoal.routing.shard_queue import (
     NO_SESSION,
+    READS_IN_FLIGHT,
     AnyBatch,
     AnyQuery,
     AnyRequest,
@@ -55,6 +57,7 @@ class Answers(Generic[W]):
         schedule: Schedule[W],
         endings: Endings[W],
         throttling: Throttling[W],
+        pages: Pages[W],
         counters: ClientCounters,
         tracer: AttemptTracer | None,
         backoff: Backoff,
@@ -64,6 +67,7 @@ class Answers(Generic[W]):
         self._schedule = schedule
         self._endings = endings
         self._throttling = throttling
+        self._pages = pages
         self._counters = counters
         self._tracer = tracer
         self._backoff = backoff
@@ -77,8 +81,11 @@ class Answers(Generic[W]):
             self._settle(batch, answer, result)
         else:
             self._endings.outcomes.written.append((batch.calls, result, batch.ranges))
-        batch.shard_queue.close(batch)
-        self._succeeded(batch.shard_queue, batch.calls)
+        shard_queue = batch.shard_queue
+        shard_queue.close(batch)
+        if shard_queue.write_hold.refusals:
+            shard_queue.write_hold.end()
+        self._succeeded(shard_queue, batch.calls)
 
     def _settle(self, batch: WriteBatch[W], answer: Written, plain: WriteResult) -> None:
         """Give each call of a batch its own result."""
@@ -100,26 +107,42 @@ class Answers(Generic[W]):
             else:
                 self._endings.fail(call, impossible(call, batch, result))
 
-    def rows(self, batch: ReadBatch[W], answer: Rows) -> None:
-        """Take values for the first of the batch's keys, at least one; ask again for those that did not fit."""
-        shard_queue = batch.shard_queue
-        served = len(answer.values)
-        calls = batch.calls
+    def rows(self, link: Link[W], batch: ReadBatch[W], answer: Rows, now: float) -> None:
+        """Take values for the first of the batch's keys, at least one; ask again for those that did not fit.
+
+        What somebody asks for together goes on as pages, so that who asks for a single key, which may have a small value, does
+        not wait for all of it.
+        """
+        shard_queue, values = batch.shard_queue, answer.values
+        calls, served = batch.calls, len(values)
         shard_queue.close(batch)
         if served < len(calls):
-            shard_queue.read_queue(calls[0].max_staleness_ms).put_back(calls[served:])
+            bound, rest = calls[0].max_staleness_ms, calls[served:]
+            shard_queue.bulk_queue(bound).put_back(rest if batch.paged else [call for call in rest if call.together])
+            if not batch.paged:
+                shard_queue.read_queue(bound).put_back([call for call in rest if not call.together])
             calls = calls[:served]
+            self._pages.read(link, batch, calls, values, now)
+        elif batch.paged or len(values[-1] or b"") >= LARGE_BYTES:
+            self._pages.read(link, batch, calls, values, now)
+        elif shard_queue.reads_most < READS_IN_FLIGHT:
+            shard_queue.reads_most += 1
         self._endings.outcomes.read.append((calls, answer, batch.ranges))
         self._served(batch, calls)
 
-    def scanned(self, read: ScanPageRead[W], answer: ScanPage) -> None:
+    def scanned(self, link: Link[W], read: ScanPageRead[W], answer: ScanPage, now: float) -> None:
         read.shard_queue.close(read)
+        size = sum(map(len, answer.keys)) + sum(map(len, answer.values))
+        self._pages.scanned(link, read, len(answer.keys), size, now)
         self._endings.outcomes.scanned.append((read.calls[0], answer, read.ranges))
         self._served(read, read.calls)
 
     def _served(self, query: AnyQuery[W], calls: Sequence[AnyCall[W]]) -> None:
         shard_queue = query.shard_queue
         if query.freshness.strong:
+            hold = shard_queue.page_hold if query.paged else shard_queue.read_hold
+            if hold.refusals:
+                hold.end()
             self._succeeded(shard_queue, calls)
         elif not shard_queue.idle:
             # A replica's answer says nothing of the leader's state.
@@ -150,6 +173,8 @@ class Answers(Generic[W]):
         if isinstance(request, WriteBatch) and failure.maybe_applied:
             request.uncertain = True
         code = failure.code
+        if request.paged:
+            self._pages.not_answered(link, request, overloaded=code == ErrorCode.OVERLOADED)
         if code == ErrorCode.OVERLOADED and not failure.only_adding:
             self._throttling.refused(link, request, failure, now)
         if code == _TOO_LATE and not failure.maybe_applied and not isinstance(request, SessionOpen):
@@ -164,18 +189,17 @@ class Answers(Generic[W]):
             self._take_apart(request, link, failure, routes, now)
         elif failure.only_adding and isinstance(request, WriteBatch):
             self._endings.refuse_adding(request, failure)
-        elif code in _ANOTHER_NODE or code in _SAME_NODE:
-            if request.epoch == shard_queue.epoch:
-                self._move_on(shard_queue, link, failure, routes, now)
-            if (
-                code == ErrorCode.OVERLOADED
-                and isinstance(request, WriteBatch)
-                and not (request.uncertain or request.wait)
-            ):
+        elif code == ErrorCode.OVERLOADED:
+            self._hold(request, link, failure, now)
+            if isinstance(request, WriteBatch) and not (request.uncertain or request.wait):
                 # Surely not done: its calls travel in another batch, where some of them may be turned away.
                 self._endings.requeue(request)
             else:
                 self._ask_again(request)
+        elif code in _ANOTHER_NODE or code in _SAME_NODE:
+            if request.epoch == shard_queue.epoch:
+                self._move_on(shard_queue, link, failure, routes, now)
+            self._ask_again(request)
         elif code == ErrorCode.SESSION_EXPIRED and isinstance(request, WriteBatch):
             if request.session == shard_queue.session:
                 shard_queue.session = NO_SESSION
@@ -305,6 +329,19 @@ class Answers(Generic[W]):
             at = voters.index(shard_queue.target) + 1 if shard_queue.target in voters else 0
             shard_queue.target = voters[at % len(voters)]
         self._retry_later(shard_queue, trouble, retry_after, now)
+
+    def _hold(self, request: AnyRequest[W], link: Link[W], failure: Failure, now: float) -> None:
+        """Hold requests of this kind back for a while: the leader has too many of them."""
+        hold = request.shard_queue.hold_of(request)
+        if request.sent < hold.refused_at:
+            # It was sent before that was known.
+            return
+        delay = self._backoff.delay(hold.refusals) if self._budget.spend() else self._backoff.longest()
+        self._counters.retries += 1
+        hold.refusals += 1
+        hold.refused_at = now
+        hold.trouble = _trouble(link, failure)
+        hold.until = now + max(delay, self._backoff.stretched(failure.retry_after_ms / 1000))
 
     def _retry_later(self, shard_queue: ShardQueue[W], trouble: Trouble, at_least: float, now: float) -> None:
         """Hold the shard queue back for a while: the belief that its target serves it is given up."""

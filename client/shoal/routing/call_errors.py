@@ -23,7 +23,7 @@ from shoal.errors import (
     TooStale,
     Unavailable,
 )
-from shoal.priorities import known_reason
+from shoal.priorities import OverloadReason, known_reason
 from shoal.protocol.messages import Atomic, Condition, ConditionNotMet, DeleteRange, Failure, Impossible, RangeUnchanged
 from shoal.routing.calls import AnyCall, Trouble, W, WriteCall, shown
 from shoal.routing.shard_queue import AnyBatch, AnyQuery, ShardQueue, WriteBatch
@@ -109,6 +109,16 @@ def throttled(
         retry_after=throttle.retry_after,
         shard=shard_queue.shard.id,
         reason=throttle.reason,
+    )
+
+
+def crowded_out(call: AnyCall[W], shard_queue: ShardQueue[W], node: str, pages: int, wait_seconds: float) -> ShoalError:
+    """The client has too many scans itself to begin another one."""
+    return Overloaded(
+        f"{call.what}, shard {shard_queue.shard.id}: not begun: {pages} pages of this client's scans wait to be asked of "
+        f"{node}, which will take about {wait_seconds:.1f} s; scan less at once, or give it more time",
+        shard=shard_queue.shard.id,
+        reason=OverloadReason.NODE_BUSY.value,
     )
 
 

@@ -105,12 +105,14 @@ class ReadCall(Call[W], eq=False, gc=False):
     Args:
         whole: the `Entry` is asked for, otherwise the value alone is the result.
         max_staleness_ms: of what a replica may answer, 0 for any; `STRONG_READ`: the leader is to answer.
+        together: its caller asks for many keys at once.
     """
 
     key: bytes
     whole: bool
     session_vector: SessionVector | None = None
     max_staleness_ms: int = STRONG_READ
+    together: bool = False
 
     @property
     def what(self) -> str:
@@ -118,8 +120,29 @@ class ReadCall(Call[W], eq=False, gc=False):
         return f"get of key {shown(self.key)}"
 
 
+class Turns:
+    """Of one scan, or whatever else asks for pages, among the others of this client: see pages.py.
+
+    `serial`: its number among them, 0 as long as it has none. `pages`: that of its newest page, in the order in which they are
+    sent. `row_bytes`: the size of a row, in the mean of the
+    last page; 0 where there was none. `begun`: a page was answered.
+    """
+
+    __slots__ = ("begun", "pages", "row_bytes", "serial")
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.pages = 0
+        self.begun = False
+        self.row_bytes = 0.0
+
+
 class ScanCall(Call[W], eq=False, gc=False):
-    """A read of one page of the rows of the microshards `ranges`, which all have to be of one shard."""
+    """A read of one page of the rows of the microshards `ranges`, which all have to be of one shard.
+
+    Args:
+        turns: of the scan that it is of; None: by turns of its shard.
+    """
 
     ranges: Ranges
     start: bytes
@@ -129,6 +152,7 @@ class ScanCall(Call[W], eq=False, gc=False):
     max_rows: int
     session_vector: SessionVector | None = None
     max_staleness_ms: int = STRONG_READ
+    turns: Turns | None = None
 
     @property
     def what(self) -> str:

@@ -16,7 +16,16 @@ from shoal.routing.call_errors import closed, disowned, dropped, expired, outcom
 from shoal.routing.calls import NEVER, AnyCall, ReadCall, ScanCall, W, WriteCall
 from shoal.routing.limits import NodeLimits
 from shoal.routing.schedule import Schedule
-from shoal.routing.shard_queue import AnyBatch, Query, ReadBatch, ShardQueue, Stage, WriteBatch, may_have_applied
+from shoal.routing.shard_queue import (
+    AnyBatch,
+    BulkRead,
+    Query,
+    ReadBatch,
+    ShardQueue,
+    Stage,
+    WriteBatch,
+    may_have_applied,
+)
 from shoal.shardmap import Ranges
 
 _FOR_A_PART = frozenset((ErrorCode.INVALID_ARGUMENT.value, ErrorCode.TOO_LARGE.value))
@@ -66,6 +75,8 @@ class Endings(Generic[W]):
         shard_queue.close(batch)
         if isinstance(batch, WriteBatch):
             (shard_queue.fast if batch.fast else shard_queue.writes).put_back(batch.calls)
+        elif isinstance(batch, BulkRead):
+            shard_queue.bulk_queue(batch.calls[0].max_staleness_ms).put_back(batch.calls)
         elif isinstance(batch, ReadBatch):
             shard_queue.read_queue(batch.calls[0].max_staleness_ms).put_back(batch.calls)
         else:
@@ -141,6 +152,7 @@ class Endings(Generic[W]):
                 queue.drop_closed()
             due = min(due, queue.earliest)
         shard_queue.weak = {bound: queue for bound, queue in shard_queue.weak.items() if queue.calls}
+        shard_queue.bulk = {bound: queue for bound, queue in shard_queue.bulk.items() if queue.calls}
         return due
 
     def _expire_batch(self, batch: AnyBatch[W], now: float) -> float:
@@ -159,7 +171,8 @@ class Endings(Generic[W]):
                 self.fail(call, too_stale(call, batch))
             else:
                 maybe = may_have_applied(batch, call)
-                trouble = batch.wait.trouble if batch.wait is not None else shard_queue.trouble
+                trouble = batch.wait.trouble if batch.wait is not None else shard_queue.hold_of(batch).trouble
+                trouble = trouble or shard_queue.trouble
                 error = expired(call, shard_queue, batch, trouble, unanswered=unanswered, maybe_applied=maybe)
                 self.fail(call, error)
         if len(late) < len(awaited):
@@ -167,6 +180,9 @@ class Endings(Generic[W]):
         if batch.stage is not Stage.IN_FLIGHT or isinstance(batch, WriteBatch):
             # Whatever becomes of a write in flight interests nobody, so it must not hold up the session's window.
             shard_queue.close(batch)
+            if shard_queue.bulk:
+                # There may be room for others of them.
+                self._schedule.touch(shard_queue)
         return NEVER
 
     def end(self, shard_queue: ShardQueue[W]) -> None:
@@ -193,3 +209,4 @@ class Endings(Generic[W]):
                 if queued.waiter is not None:
                     self.fail(queued, disowned(queued, shard_queue, 0, reason, maybe_applied=False))
         shard_queue.weak = {}
+        shard_queue.bulk = {}

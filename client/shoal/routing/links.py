@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from enum import Enum
 from typing import Generic
 
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
 from shoal.routing.calls import W
+from shoal.routing.page_queue import PageQueue
 from shoal.routing.shard_queue import AnyRequest, ShardQueue
 from shoal.routing.throttle import Throttle
 
@@ -43,7 +45,8 @@ class Link(Generic[W]):
     with none is *fresh*: worth waiting for. `waiting` are the shard queues to look at again when the state changes; True where
     the shard queue waits for its leader.
     `quiet_since`: when the node was last heard, or first owed an answer since. `takes_traces`: it makes spans.
-    `throttles`: what became of requests lately, by keyspace.
+    `throttles`: what became of requests lately, by keyspace and kind of request; `refuses`: some were refused as too many, so
+    they are to be looked at. `pages` are those that wait for their turn, and what they take.
     `stranger`: the other cluster that answered there last, "" where it was the client's own, or nobody yet.
     """
 
@@ -53,12 +56,14 @@ class Link(Generic[W]):
         "max_frame_bytes",
         "node",
         "outgoing",
+        "pages",
         "paused",
         "pending",
         "pinged",
         "quiet_since",
         "reason",
         "refusal",
+        "refuses",
         "retry_at",
         "state",
         "stranger",
@@ -79,12 +84,14 @@ class Link(Generic[W]):
         self.max_frame_bytes = MAX_FRAME_BYTES
         self.pending: dict[int, AnyRequest[W] | MapFetch | Probe] = {}
         self.outgoing: list[TracedRequest] = []
+        self.pages: PageQueue[W] = PageQueue()
         self.waiting: dict[ShardQueue[W], bool] = {}
         self.quiet_since = 0.0
         self.pinged = False
         self.takes_traces = False
         self.stranger = ""
-        self.throttles: dict[int, Throttle] = {}
+        self.refuses = False
+        self.throttles: defaultdict[tuple[int, type], Throttle] = defaultdict(Throttle)
 
     @property
     def fresh(self) -> bool:

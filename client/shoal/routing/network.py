@@ -6,6 +6,7 @@ is identified by who answers on it, so a node reached through a seed is used by 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, NamedTuple
 
 from shoal.errors import BY_CODE, ErrorCode, Overloaded, ShoalError, Unavailable
@@ -74,6 +75,10 @@ class Network(Generic[W]):
         if link is None:
             link = self._links[known.address] = Link(known.address)
         return link
+
+    @property
+    def links(self) -> Iterable[Link[W]]:
+        return self._links.values()
 
     def may_reach(self, node: str, routes: Routes) -> bool:
         """Say whether `node` is connected, or nothing is known against it."""
@@ -162,7 +167,8 @@ class Network(Generic[W]):
         link.retry_at = now + backoff.delay(link.failures)
         link.failures += 1
         link.outgoing = []
-        link.throttles = {}
+        link.throttles.clear()
+        link.refuses = False
         self._sending.pop(link, None)
         pending, link.pending = link.pending, {}
         lost: list[AnyRequest[W]] = []

@@ -73,6 +73,7 @@ from shoal.routing.endings import CallOutcomes, Endings
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
+from shoal.routing.pages import Pages
 from shoal.routing.replica_selector import ReplicaSelector
 from shoal.routing.schedule import Schedule
 from shoal.routing.sending import Sender
@@ -144,8 +145,17 @@ class Router(Generic[W]):
         self._schedule: Schedule[W] = Schedule()
         self._endings: Endings[W] = Endings(self._schedule, self.limits)
         self._throttling: Throttling[W] = Throttling(random, self._endings, self.counters)
+        self._pages: Pages[W] = Pages()
         self._answers = Answers(
-            self.network, self._schedule, self._endings, self._throttling, self.counters, tracer, backoff, budget
+            self.network,
+            self._schedule,
+            self._endings,
+            self._throttling,
+            self._pages,
+            self.counters,
+            tracer,
+            backoff,
+            budget,
         )
         self._sender = Sender(
             self.network,
@@ -153,6 +163,7 @@ class Router(Generic[W]):
             self._schedule,
             self._endings,
             self._throttling,
+            self._pages,
             self.limits,
             tracer,
         )
@@ -290,6 +301,9 @@ class Router(Generic[W]):
         for request in lost:
             self._answers.lost(link, request, trouble, now)
             self._recheck(request)
+        for page in link.pages.drain():
+            page.shard_queue.wait(page)
+            self._schedule.touch(page.shard_queue)
         for shard_queue, for_leader in link.waiting.items():
             if for_leader or shard_queue.trouble is None:
                 shard_queue.trouble = trouble
@@ -340,11 +354,11 @@ class Router(Generic[W]):
                 return False
             if answer.expiries and len(answer.expiries) != len(answer.values):
                 return False
-            self._answers.rows(owed, answer)
+            self._answers.rows(link, owed, answer, now)
         elif isinstance(answer, ScanPage) and isinstance(owed, ScanPageRead):
             if not _fits(owed.calls[0], answer):
                 return False
-            self._answers.scanned(owed, answer)
+            self._answers.scanned(link, owed, answer, now)
         elif isinstance(answer, Failure) and isinstance(owed, InFlightRequest):
             assert self.routes is not None, "shard queues come with a map"
             self._answers.refused(link, owed, answer, self.routes, now)
@@ -405,7 +419,8 @@ class Router(Generic[W]):
     def _reroute(self, shard_queue: ShardQueue[W]) -> None:
         """Place the shard queue's queued calls, and those of batches that wait to be sent again, by the present map."""
         routed = self._keyspaces[shard_queue.shard.keyspace]
-        for batch in (*shard_queue.waiting, *shard_queue.weak_waiting):
+        queued = [page for page in shard_queue.open_pages if page.stage is Stage.QUEUED]
+        for batch in (*shard_queue.waiting, *shard_queue.weak_waiting, *queued):
             if not self._belongs(batch):
                 self._endings.dissolve(batch, "its microshard has gone to another shard since")
         for queue in shard_queue.call_queues:
@@ -471,6 +486,7 @@ class Router(Generic[W]):
     def _check(self, now: float) -> None:
         schedule = self._schedule
         due = self.network.check(now)
+        self._pages.look_again(self.network.links)
         for shard_queue in (*self._shard_queues.values(), *self._retired):
             if not shard_queue.quiet:
                 due = min(due, self._endings.expire(shard_queue, now))

@@ -11,20 +11,25 @@ from typing import Generic
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import STRONG, Traces
 from shoal.routing.apart import PATIENCE, Apart, Part, Wait
+from shoal.routing.call_errors import crowded_out
 from shoal.routing.calls import NEVER, STRONG_READ, CallQueue, ReadCall, W, WriteCall
 from shoal.routing.endings import Endings
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link
 from shoal.routing.network import Network
+from shoal.routing.page_queue import PAGE_BYTES
+from shoal.routing.pages import Pages, keys_that_fit
 from shoal.routing.replica_selector import ReplicaSelector
 from shoal.routing.requests import freshness_of, to_message
 from shoal.routing.schedule import Schedule
 from shoal.routing.shard_queue import (
     BATCH_CALLS,
+    BULK_READS_OPEN,
     READS_IN_FLIGHT,
     AnyQuery,
     AnyRequest,
     AttemptTracer,
+    BulkRead,
     Query,
     ReadBatch,
     ScanPageRead,
@@ -49,12 +54,14 @@ class Sender(Generic[W]):
         schedule: Schedule[W],
         endings: Endings[W],
         throttling: Throttling[W],
+        pages: Pages[W],
         limits: NodeLimits,
         tracer: AttemptTracer | None,
     ) -> None:
         self._network = network
         self._selector = selector
         self._throttling = throttling
+        self._pages = pages
         self._schedule = schedule
         self._endings = endings
         self._limits = limits
@@ -62,7 +69,7 @@ class Sender(Generic[W]):
 
     def send_all(self, routes: Routes, now: float) -> None:
         """Send what the touched shard queues have, as far as it may be sent."""
-        schedule = self._schedule
+        schedule, large_keys = self._schedule, self._pages.large_keys.keys
         for shard_queue in schedule.take_touched():
             shard_queue.dirty = False
             if shard_queue.idle:
@@ -73,8 +80,12 @@ class Sender(Generic[W]):
                 earliest = self._endings.expire(shard_queue, now)
             if earliest < schedule.next_check:
                 schedule.next_check = earliest
+            if large_keys:
+                self._pages.set_aside(shard_queue)
             if shard_queue.scans.calls:
                 self._open_scans(shard_queue)
+            if shard_queue.bulk:
+                self._open_bulk(shard_queue, routes)
             if shard_queue.weak or shard_queue.weak_waiting:
                 self._send_weak(shard_queue, routes, now)
             if shard_queue.leader_idle:
@@ -87,6 +98,8 @@ class Sender(Generic[W]):
                 self._send_to_leader(shard_queue, link, now)
             elif now < shard_queue.blocked_until:
                 schedule.block(shard_queue)
+        if self._pages.ready:
+            self._send_pages(routes, now)
 
     def _send_to_leader(self, shard_queue: ShardQueue[W], link: Link[W], now: float) -> None:
         if shard_queue.waiting:
@@ -95,10 +108,14 @@ class Sender(Generic[W]):
                     shard_queue.close(batch)
                 elif batch.wait is not None and now < batch.wait.until:
                     self._schedule.look_at(shard_queue, batch.wait.until)
+                elif now < (until := shard_queue.hold_of(batch).until):
+                    self._schedule.look_at(shard_queue, until)
+                elif batch.paged and isinstance(batch, Query):
+                    self._enqueue(batch, link, now)
                 else:
                     if isinstance(batch, Query):
                         batch.drop_closed()
-                        if link.throttles and not self._is_passed_on(batch, link, now):
+                        if link.refuses and not self._is_passed_on(batch, link, now):
                             shard_queue.close(batch)
                             continue
                     shard_queue.launch(batch)
@@ -107,22 +124,28 @@ class Sender(Generic[W]):
         if apart is not None:
             self._send_apart(shard_queue, apart, link, now)
             apart = shard_queue.apart
-        if (shard_queue.writes.calls or shard_queue.fast.calls) and not shard_queue.session:
-            self._open_session(shard_queue, link, now)
-        else:
-            if shard_queue.writes.calls:
-                self._send_writes(shard_queue, shard_queue.writes, apart, link, now, fast=False)
-            if shard_queue.fast.calls:
-                self._send_writes(shard_queue, shard_queue.fast, apart, link, now, fast=True)
+        if shard_queue.writes.calls or shard_queue.fast.calls:
+            if now < shard_queue.write_hold.until:
+                self._schedule.look_at(shard_queue, shard_queue.write_hold.until)
+            elif not shard_queue.session:
+                self._open_session(shard_queue, link, now)
+            else:
+                if shard_queue.writes.calls:
+                    self._send_writes(shard_queue, shard_queue.writes, apart, link, now, fast=False)
+                if shard_queue.fast.calls:
+                    self._send_writes(shard_queue, shard_queue.fast, apart, link, now, fast=True)
         reads = shard_queue.reads
-        while reads.calls and len(shard_queue.open_reads) < READS_IN_FLIGHT:
+        if reads.calls and now < shard_queue.read_hold.until:
+            self._schedule.look_at(shard_queue, shard_queue.read_hold.until)
+            return
+        while reads.calls and len(shard_queue.open_reads) < shard_queue.reads_most:
             latest = reads.latest
             gets = reads.take(BATCH_CALLS, self._limits.batch_bytes)
             if apart is not None:
                 gets = apart.keep(gets)
             share = 1.0
-            if gets and link.throttles:
-                gets, share = self._throttling.pass_on(link, shard_queue, gets, now)
+            if gets and link.refuses:
+                gets, share = self._throttling.pass_on(link, shard_queue, ReadBatch, gets, now)
             if gets:
                 read = ReadBatch(shard_queue, gets, latest, STRONG)
                 read.share = share
@@ -194,8 +217,8 @@ class Sender(Generic[W]):
             if apart is not None:
                 calls = apart.keep(calls)
             share = 1.0
-            if calls and link.throttles:
-                calls, share = self._throttling.pass_on(link, shard_queue, calls, now)
+            if calls and link.refuses:
+                calls, share = self._throttling.pass_on(link, shard_queue, WriteBatch, calls, now)
             if calls:
                 operations = encode_operations([call.operation for call in calls])
                 write = WriteBatch(
@@ -216,6 +239,74 @@ class Sender(Generic[W]):
                 continue
             freshness = STRONG if bound == STRONG_READ else freshness_of(shard_queue, [call], bound)
             shard_queue.wait(ScanPageRead(shard_queue, [call], call.deadline, freshness))
+
+    def _open_bulk(self, shard_queue: ShardQueue[W], routes: Routes) -> None:
+        """Make requests of reads of large values, as many keys in each as are expected to fit into an answer."""
+        apart = shard_queue.apart
+        link = self._network.link_of(shard_queue.target, routes)
+        page_bytes = PAGE_BYTES if link is None else link.pages.page_bytes
+        for bound, queue in list(shard_queue.bulk.items()):
+            while queue.calls and shard_queue.bulk_open < BULK_READS_OPEN:
+                latest = queue.latest
+                most = keys_that_fit(page_bytes, shard_queue.value_bytes, BATCH_CALLS)
+                gets = queue.take(most, self._limits.batch_bytes)
+                if bound == STRONG_READ and apart is not None:
+                    gets = apart.keep(gets)
+                if gets:
+                    freshness = STRONG if bound == STRONG_READ else freshness_of(shard_queue, gets, bound)
+                    shard_queue.wait(BulkRead(shard_queue, gets, latest, freshness))
+            if not queue.calls:
+                del shard_queue.bulk[bound]
+
+    def _enqueue(self, query: AnyQuery[W], link: Link[W], now: float) -> None:
+        """Have a page wait for its turn at a node; a scan that would wait for too long is not begun."""
+        shard_queue = query.shard_queue
+        if self._pages.would_wait_in_vain(link, query, now):
+            shard_queue.close(query)
+            for call in query.calls:
+                self._endings.fail(
+                    call, crowded_out(call, shard_queue, str(link), len(link.pages), link.pages.wait_seconds)
+                )
+            return
+        shard_queue.enqueue(query)
+        self._pages.add(link, query)
+
+    def _send_pages(self, routes: Routes, now: float) -> None:
+        """Send the pages whose turn it is to the nodes that have room for them."""
+        pages = self._pages
+        while pages.ready:
+            link, _ = pages.ready.popitem()
+            while (query := pages.next(link, now)) is not None:
+                shard_queue = query.shard_queue
+                if not query.awaited:
+                    shard_queue.close(query)
+                    self._schedule.touch(shard_queue)
+                    continue
+                chosen = self._still_asked(query, link, routes, now)
+                if chosen is link:
+                    query.drop_closed()
+                    pages.shorten(link, query)
+                    shard_queue.launch(query)
+                    self._send(query, link, now)
+                    continue
+                shard_queue.wait(query)
+                if chosen is not None:
+                    self._enqueue(query, chosen, now)
+                elif now < shard_queue.blocked_until:
+                    self._schedule.block(shard_queue)
+                elif now < shard_queue.page_hold.until:
+                    self._schedule.look_at(shard_queue, shard_queue.page_hold.until)
+
+    def _still_asked(self, query: AnyQuery[W], link: Link[W], routes: Routes, now: float) -> Link[W] | None:
+        """Return whom to ask for a page that waited at a link: another one where the leader has moved; None: nobody now."""
+        if query.freshness.strong:
+            if now < max(query.shard_queue.blocked_until, query.shard_queue.page_hold.until):
+                return None
+            return self._selector.leader(query.shard_queue, routes, now)
+        if link.paused:
+            link.waiting.setdefault(query.shard_queue, False)
+            return None
+        return link
 
     def _send_weak(self, shard_queue: ShardQueue[W], routes: Routes, now: float) -> None:
         """Send the reads that any replica may serve; those that all replicas declined become the leader's."""
@@ -243,11 +334,18 @@ class Sender(Generic[W]):
                 shard_queue.close(query)
                 continue
             chosen = self._selector.replica(shard_queue, query.declined, routes, now)
-            while isinstance(chosen, Link) and chosen.throttles and self._throttling.hits(chosen, shard_queue, now):
+            while (
+                isinstance(chosen, Link)
+                and chosen.refuses
+                and not query.paged
+                and self._throttling.hits(chosen, shard_queue, now)
+            ):
                 query.declined[chosen.node] = "it refuses so much that it was not asked"
                 chosen = self._selector.replica(shard_queue, query.declined, routes, now)
             if chosen is None:
                 shard_queue.give_to_leader(query)
+            elif isinstance(chosen, Link) and query.paged:
+                self._enqueue(query, chosen, now)
             elif isinstance(chosen, Link):
                 query.drop_closed()
                 shard_queue.launch(query)
@@ -259,7 +357,7 @@ class Sender(Generic[W]):
 
     def _is_passed_on(self, query: AnyQuery[W], link: Link[W], now: float) -> bool:
         """Say whether something of a query is to be sent, of which nothing was done, whatever became of earlier attempts."""
-        query.calls, query.share = self._throttling.pass_on(link, query.shard_queue, query.calls, now)
+        query.calls, query.share = self._throttling.pass_on(link, query.shard_queue, ReadBatch, query.calls, now)
         return bool(query.calls)
 
     def _send(self, request: AnyRequest[W], link: Link[W], now: float) -> None:
@@ -274,6 +372,8 @@ class Sender(Generic[W]):
             contexts = self._tracer.sent(request, link.address)
             if contexts and link.takes_traces:
                 link.outgoing.append(Traces(request_id, contexts))
+        if request.paged:
+            link.pages.sent(request)
         network.send(link, to_message(request, request_id, now), request, now)
         due = link.due
         if due < self._schedule.next_check:

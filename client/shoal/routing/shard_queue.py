@@ -13,13 +13,16 @@ from typing import Any, Generic, Protocol, TypeAlias
 
 from shoal.protocol.messages import MAX_READ_KEYS, SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
 from shoal.routing.apart import Apart, Part, Unserved, Wait
-from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, W, WriteCall
+from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, Turns, W, WriteCall
 from shoal.shardmap import Ranges, Shard
 
 WRITES_IN_FLIGHT = 1
 """So that writes gather while one is on its way: docs/decisions/0005. More would be as safe, up to the window."""
 
 READS_IN_FLIGHT = 32
+BULK_READS_OPEN = 2
+"""Reads of large values that are under way, or wait for their turn: how many keys one has is found when it is made."""
+
 BATCH_CALLS = 4096
 BATCH_BYTES = 1024 * 1024
 """Batches are closed at this size, though a single larger operation is a batch of its own."""
@@ -35,18 +38,22 @@ NO_SESSION = b""
 
 
 class Stage(Enum):
-    """How far a batch has come; its shard queue alone brings it on, by `wait`, `launch` and `close`.
+    """How far a batch has come; its shard queue alone brings it on, by `wait`, `enqueue`, `launch` and `close`.
 
     | from            | to                 | because                                              |
     | --------------- | ------------------ | ---------------------------------------------------- |
     | made            | waiting, in flight | it was made of calls                                 |
     | waiting         | in flight          | there is somebody to ask                             |
+    | waiting         | queued             | the same, and it is a page, which waits for its turn |
+    | queued          | in flight          | its turn has come                                    |
+    | queued          | waiting            | somebody else is to be asked                         |
     | in flight       | waiting            | it was refused, or its answer lost                   |
     | any             | closed             | it was answered, dissolved, or nobody waits for it   |
     """
 
     MADE = "made"
     WAITING = "waiting"
+    QUEUED = "queued"
     IN_FLIGHT = "in flight"
     CLOSED = "closed"
 
@@ -56,8 +63,10 @@ class InFlightRequest(Generic[W]):
 
     `request_id`, `asked` (the node), `epoch` (the shard queue's, then) and `ranges` (the microshards that the shard was
     believed to have) are of the last attempt; `sent` is when that was (seconds). `share`: how much of what was to be asked
-    is in it; the rest was turned away here.
+    is in it; the rest was turned away here. `paged`: it is a page, of which a node is asked for few at once (pages.py).
     """
+
+    paged = False
 
     __slots__ = ("asked", "epoch", "ranges", "request_id", "sent", "shard_queue", "share")
 
@@ -154,10 +163,18 @@ class ReadBatch(Query[W, ReadCall[W]]):
     __slots__ = ()
 
 
+class BulkRead(ReadBatch[W]):
+    """The calls of one `Read` of values that are large."""
+
+    __slots__ = ()
+    paged = True
+
+
 class ScanPageRead(Query[W, ScanCall[W]]):
     """The one call of a `Scan`."""
 
     __slots__ = ()
+    paged = True
 
 
 class SessionOpen(InFlightRequest[W]):
@@ -189,35 +206,69 @@ def may_have_applied(batch: AnyBatch[W], call: AnyCall[W]) -> bool:
     return isinstance(batch, WriteBatch) and batch.unsettled and isinstance(call, WriteCall) and call.changes
 
 
+class Hold:
+    """Requests of one kind, which the leader has refused as too many: they wait, and those of other kinds do not.
+
+    `until`: as long as that (seconds). `refusals`: those in a row; the last one came at `refused_at`, and `trouble` says why.
+    """
+
+    __slots__ = ("refusals", "refused_at", "trouble", "until")
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.refused_at = 0.0
+        self.refusals = 0
+        self.trouble: Trouble | None = None
+
+    def end(self) -> None:
+        """One was served."""
+        self.until = 0.0
+        self.refusals = 0
+        self.trouble = None
+
+
 class ShardQueue(Generic[W]):
     """One shard as the router sees it.
 
     Args:
         shard: the newest route known; replaced whole.
 
-    `open_writes`, `open_reads` (of the leader) and `open_weak` (of any replica) are the batches that still have to be
-    answered, oldest first; `numbers` are the open writes of the present session, and whether they are fast, None for those
-    that go apart. `waiting` are those of them that wait for an attempt at the leader, `weak_waiting` at a replica;
-    `opening_session`: a session is asked for. `weak` are the reads that any replica may serve, by the staleness that they
-    accept. `apart` are the calls that others would be refused for, and what is known of them; None as long as there are none.
+    `open_writes`, `open_reads` (of the leader), `open_weak` (of any replica) and `open_pages` (of either) are the batches
+    that still have to be answered, oldest first; `numbers` are the open writes of the present session, and whether they are
+    fast, None for those that go apart. `waiting` are those of them that wait for an attempt at the leader, `weak_waiting` at
+    a replica; `opening_session`: a session is asked for. `weak` are the reads that any replica may serve, by the staleness
+    that they accept. `apart` are the calls that others would be refused for, and what is known of them; None as long as
+    there are none.
     `target` is the node to ask, believed to lead. `epoch` grows whenever that belief is given up, so that many
     refusals of one and the same belief count once. `retries` in a row without a success set the backoff; `redirected`: one
     of them followed a node's word for who leads, at once.
+
+    `write_hold`, `read_hold` and `page_hold`: what the leader has too much of.
+
+    `bulk` are reads of large values, by the staleness that they accept, and `bulk_open` says how many requests of them are
+    open; `turns` are theirs. `value_bytes`: the mean size of such values lately, 0 where none was read. `reads_most`: how many
+    reads may be in flight, of those whose values are not known to be large; fewer, where they often turn out to be.
     """
 
     __slots__ = (
         "apart",
         "blocked_until",
+        "bulk",
+        "bulk_open",
         "dirty",
         "epoch",
         "fast",
         "next_number",
         "numbers",
+        "open_pages",
         "open_reads",
         "open_weak",
         "open_writes",
         "opening_session",
+        "page_hold",
+        "read_hold",
         "reads",
+        "reads_most",
         "redirected",
         "retries",
         "scans",
@@ -225,9 +276,12 @@ class ShardQueue(Generic[W]):
         "shard",
         "target",
         "trouble",
+        "turns",
+        "value_bytes",
         "waiting",
         "weak",
         "weak_waiting",
+        "write_hold",
         "writes",
     )
 
@@ -252,9 +306,18 @@ class ShardQueue(Generic[W]):
         self.numbers: dict[int, bool | None] = {}
         self.open_reads: dict[AnyQuery[W], None] = {}
         self.open_weak: dict[AnyQuery[W], None] = {}
+        self.open_pages: dict[AnyQuery[W], None] = {}
+        self.bulk: dict[int, CallQueue[ReadCall[W]]] = {}
+        self.bulk_open = 0
+        self.turns = Turns()
+        self.value_bytes = 0.0
+        self.reads_most = READS_IN_FLIGHT
         self.waiting: dict[AnyBatch[W], None] = {}
         self.weak_waiting: dict[AnyQuery[W], None] = {}
         self.apart: Apart[W] | None = None
+        self.write_hold = Hold()
+        self.read_hold = Hold()
+        self.page_hold = Hold()
 
     @property
     def leader_idle(self) -> bool:
@@ -266,19 +329,19 @@ class ShardQueue(Generic[W]):
     @property
     def idle(self) -> bool:
         """Nothing is waiting to be sent."""
-        return self.leader_idle and not (self.weak or self.weak_waiting or self.scans.calls)
+        return self.leader_idle and not (self.weak or self.weak_waiting or self.scans.calls or self.bulk)
 
     @property
     def quiet(self) -> bool:
         """Nobody waits for anything here."""
-        return self.idle and not (self.open_writes or self.open_reads or self.open_weak)
+        return self.idle and not (self.open_writes or self.open_reads or self.open_weak or self.open_pages)
 
     @property
     def earliest(self) -> float:
         """No queued call has a deadline before that."""
         earliest = min(self.writes.earliest, self.reads.earliest)
-        if self.fast.calls or self.scans.calls or self.weak:
-            call_queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values()]
+        if self.fast.calls or self.scans.calls or self.weak or self.bulk:
+            call_queues: list[CallQueue[Any]] = [self.fast, self.scans, *self.weak.values(), *self.bulk.values()]
             earliest = min(earliest, *(queue.earliest for queue in call_queues))
         if self.apart is not None:
             earliest = min([earliest, *(queue.earliest for queue in self.apart.queues)])
@@ -288,16 +351,30 @@ class ShardQueue(Generic[W]):
     def call_queues(self) -> list[CallQueue[Any]]:
         """All queues; they are queued in no order among each other."""
         apart = self.apart.queues if self.apart is not None else ()
-        return [self.writes, self.fast, self.reads, self.scans, *self.weak.values(), *apart]
+        return [self.writes, self.fast, self.reads, self.scans, *self.weak.values(), *self.bulk.values(), *apart]
 
     def trouble_of(self, queue: CallQueue[Any]) -> Trouble | None:
         """Return why calls of one of the queues are not getting through."""
-        return queue.trouble if isinstance(queue, Part | Unserved) else self.trouble
+        if isinstance(queue, Part | Unserved):
+            return queue.trouble
+        if queue is self.writes or queue is self.fast:
+            hold = self.write_hold
+        elif queue is self.reads:
+            hold = self.read_hold
+        else:
+            hold = self.page_hold
+        return hold.trouble or self.trouble
+
+    def hold_of(self, request: AnyRequest[W]) -> Hold:
+        """Return what is known of requests of this kind."""
+        if isinstance(request, WriteBatch | SessionOpen):
+            return self.write_hold
+        return self.page_hold if request.paged else self.read_hold
 
     @property
     def open(self) -> list[AnyBatch[W]]:
         """All batches that still have to be answered."""
-        return [*self.open_writes, *self.open_reads, *self.open_weak]
+        return [*self.open_writes, *self.open_reads, *self.open_weak, *self.open_pages]
 
     def read_queue(self, max_staleness_ms: int) -> CallQueue[ReadCall[W]]:
         """Return the queue of reads that accept this staleness."""
@@ -306,6 +383,13 @@ class ShardQueue(Generic[W]):
         queue = self.weak.get(max_staleness_ms)
         if queue is None:
             queue = self.weak[max_staleness_ms] = CallQueue()
+        return queue
+
+    def bulk_queue(self, max_staleness_ms: int) -> CallQueue[ReadCall[W]]:
+        """Return the queue of reads of large values that accept this staleness."""
+        queue = self.bulk.get(max_staleness_ms)
+        if queue is None:
+            queue = self.bulk[max_staleness_ms] = CallQueue()
         return queue
 
     def rejoin(self, calls: Sequence[AnyCall[W]]) -> None:
@@ -324,18 +408,24 @@ class ShardQueue(Generic[W]):
     def wait(self, batch: AnyBatch[W]) -> None:
         """A batch waits for an attempt, its first or another one: at the leader or, where that will do, at any replica."""
         assert batch.stage is not Stage.CLOSED, "what is over is not asked for again"
-        if isinstance(batch, WriteBatch):
-            self.open_writes[batch] = self.waiting[batch] = None
-        elif batch.freshness.strong:
-            self.open_reads[batch] = self.waiting[batch] = None
+        self._open(batch)
+        if isinstance(batch, WriteBatch) or batch.freshness.strong:
+            self.waiting[batch] = None
         else:
-            self.open_weak[batch] = self.weak_waiting[batch] = None
+            self.weak_waiting[batch] = None
         batch.stage = Stage.WAITING
+
+    def enqueue(self, page: AnyQuery[W]) -> None:
+        """A page waits for its turn at the node that is to be asked."""
+        assert page.stage is Stage.WAITING, "pages wait for somebody to ask before that"
+        self._end_wait(page)
+        page.stage = Stage.QUEUED
 
     def give_to_leader(self, query: AnyQuery[W]) -> None:
         """A read that any replica may serve waits for the leader from now on: no other one serves it."""
         if query.stage is Stage.WAITING:
-            del self.weak_waiting[query], self.open_weak[query]
+            del self.weak_waiting[query]
+        self.open_weak.pop(query, None)
         query.freshness = STRONG
         self.wait(query)
 
@@ -343,12 +433,8 @@ class ShardQueue(Generic[W]):
         """A batch is sent now."""
         if batch.stage is Stage.WAITING:
             self._end_wait(batch)
-        elif isinstance(batch, WriteBatch):
-            self.open_writes[batch] = None
-        elif batch.freshness.strong:
-            self.open_reads[batch] = None
-        else:
-            self.open_weak[batch] = None
+        elif batch.stage is Stage.MADE:
+            self._open(batch)
         batch.stage = Stage.IN_FLIGHT
 
     def close(self, batch: AnyBatch[W]) -> None:
@@ -359,10 +445,26 @@ class ShardQueue(Generic[W]):
             self.open_writes.pop(batch, None)
             if batch.session == self.session:
                 self.numbers.pop(batch.number, None)
+        elif batch.paged:
+            if batch in self.open_pages:
+                del self.open_pages[batch]
+                self.bulk_open -= isinstance(batch, BulkRead)
         else:
             self.open_reads.pop(batch, None)
             self.open_weak.pop(batch, None)
         batch.stage = Stage.CLOSED
+
+    def _open(self, batch: AnyBatch[W]) -> None:
+        if isinstance(batch, WriteBatch):
+            self.open_writes[batch] = None
+        elif batch.paged:
+            if batch not in self.open_pages:
+                self.open_pages[batch] = None
+                self.bulk_open += isinstance(batch, BulkRead)
+        elif batch.freshness.strong:
+            self.open_reads[batch] = None
+        else:
+            self.open_weak[batch] = None
 
     def _end_wait(self, batch: AnyBatch[W]) -> None:
         if isinstance(batch, WriteBatch) or batch.freshness.strong:

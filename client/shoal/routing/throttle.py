@@ -1,9 +1,10 @@
 """How much of what would be asked of a node is turned away here, since it turns much away. Pure: times are passed in.
 
 A refusal is cheap for a node, and yet work: clients that go on asking for many times what it can do leave it little time for
-what it accepts. So each counts, for a node and a keyspace there, how many requests it would have sent lately and how many of
-them were accepted, and turns away with the probability `(requests - 2 * accepts) / (requests + 1)`: it asks for about twice
-what is accepted, and hears soon when there is room for more ("Handling Overload", in Google's book on reliability).
+what it accepts. So each counts, for a node and a keyspace there, reads and writes apart, how many requests it would have sent
+lately and how many of them were accepted, and turns away with the probability `(requests - 2 * accepts) / (requests + 1)`: it
+asks for about twice what is accepted, and hears soon when there is room for more ("Handling Overload", in Google's book on
+reliability).
 
 Only what was answered counts, as accepted, or refused as overloaded: what is lost, or late, says nothing of the kind. What was
 turned away here counts as a request, or the client would ask for more the more it turns away.
@@ -33,7 +34,7 @@ class Throttle:
 
     __slots__ = ("_accepts", "_refused", "_requests", "_stepped_at", "reason", "refusal", "retry_after")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float = 0.0) -> None:
         self.refusal = ""
         self.reason = ""
         self.retry_after: float | None = None

@@ -7,7 +7,7 @@ number is what tells the outcome.
 from __future__ import annotations
 
 from random import Random
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 from shoal.priorities import OverloadReason, known_reason
 from shoal.protocol.messages import Failure
@@ -16,12 +16,18 @@ from shoal.routing.calls import AnyCall, W
 from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import Endings
 from shoal.routing.links import Link
-from shoal.routing.shard_queue import AnyRequest, ShardQueue
+from shoal.routing.shard_queue import AnyRequest, ReadBatch, ShardQueue, WriteBatch
 from shoal.routing.throttle import Throttle
+
+Kind: TypeAlias = "type[WriteBatch[Any] | ReadBatch[Any]]"
 
 
 class Throttling(Generic[W]):
-    """See the module's first lines. What counts is kept at the links, by keyspace."""
+    """See the module's first lines. What counts is kept at the links, by keyspace and kind: a node may have room for writes,
+    and a keyspace quota for them, while it refuses reads.
+
+    Pages are asked for few at once, and fewer where they are refused (page_queue.py), so nothing of them is turned away.
+    """
 
     def __init__(self, random: Random, endings: Endings[W], counters: ClientCounters) -> None:
         self._random = random
@@ -30,45 +36,38 @@ class Throttling(Generic[W]):
 
     def accepted(self, link: Link[W], request: AnyRequest[W], now: float) -> None:
         """A node has served a request."""
-        keyspace = request.shard_queue.shard.keyspace
-        throttle = link.throttles.get(keyspace)
-        if throttle is None:
-            throttle = link.throttles[keyspace] = Throttle(now)
-        throttle.accepted(request.share, now)
+        if not request.paged:
+            link.throttles[request.shard_queue.shard.keyspace, type(request)].accepted(request.share, now)
 
     def refused(self, link: Link[W], request: AnyRequest[W], failure: Failure, now: float) -> None:
         """A node has refused a request as overloaded."""
-        keyspace = request.shard_queue.shard.keyspace
-        throttle = link.throttles.get(keyspace)
-        if throttle is None:
-            throttle = link.throttles[keyspace] = Throttle(now)
+        reason = known_reason(failure.reason) or OverloadReason.NODE_BUSY.value
+        self._counters.overloads[reason] = self._counters.overloads.get(reason, 0) + 1
+        if request.paged:
+            return
+        throttle = link.throttles[request.shard_queue.shard.keyspace, type(request)]
+        link.refuses = True
         throttle.refusal = failure.message
-        throttle.reason = known_reason(failure.reason) or OverloadReason.NODE_BUSY.value
+        throttle.reason = reason
         throttle.retry_after = failure.retry_after_ms / 1000 if failure.retry_after_ms else None
         throttle.refused(request.share, now)
-        self._counters.overloads[throttle.reason] = self._counters.overloads.get(throttle.reason, 0) + 1
-
-    def probability(self, link: Link[W], shard_queue: ShardQueue[W], now: float) -> float:
-        """Return the probability with which calls of a shard are not to be asked of a node now."""
-        throttle = link.throttles.get(shard_queue.shard.keyspace)
-        return 0.0 if throttle is None else throttle.probability(now)
 
     def hits(self, link: Link[W], shard_queue: ShardQueue[W], now: float) -> bool:
-        """Say whether a whole request, which may be made of another node, is not to be made of this one."""
-        probability = self.probability(link, shard_queue, now)
-        if not probability or self._random.random() >= probability:
+        """Say whether a whole read, which may be made of another node, is not to be made of this one."""
+        throttle = link.throttles.get((shard_queue.shard.keyspace, ReadBatch))
+        if throttle is None or self._random.random() >= throttle.probability(now):
             return False
-        link.throttles[shard_queue.shard.keyspace].turned_away(1.0, now)
+        throttle.turned_away(1.0, now)
         return True
 
     def pass_on(
-        self, link: Link[W], shard_queue: ShardQueue[W], calls: list[Any], now: float
+        self, link: Link[W], shard_queue: ShardQueue[W], kind: Kind, calls: list[Any], now: float
     ) -> tuple[list[Any], float]:
         """Return those of a request's calls that are to be sent, and which share of all they are; the others are over."""
-        probability = self.probability(link, shard_queue, now)
-        if not probability:
+        throttle = link.throttles.get((shard_queue.shard.keyspace, kind))
+        probability = 0.0 if throttle is None else throttle.probability(now)
+        if throttle is None or not probability:
             return calls, 1.0
-        throttle = link.throttles[shard_queue.shard.keyspace]
         random = self._random.random
         kept: list[AnyCall[W]] = []
         for call in calls:
