@@ -23,6 +23,11 @@ from shoal_server.storage.layout import whole_row
 FEW_PASSED = 4
 """The engine's rows between two that count: more are passed over once, and then known to be of no interest."""
 
+FEW_ROWS = 64
+"""Where no more are removed with a range, they are removed one by one: the engine has nothing to do with the range later."""
+ROWS_REMOVED = 2048
+"""So many of a turn, and no more."""
+
 _ABSENT = object()
 
 
@@ -192,9 +197,7 @@ class Overlay:
     def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the engine's rows of [start, end) that nothing was changed about."""
         hidden, rows, work = self._hidden, self.rows, self.work
-        if self._reader is None:
-            self._reader = self._engine.reader(self._engine.data)
-        read = self._reader.read
+        read = self._reading().read
         max_rows = FIRST_ROWS
         # What lies between `since` and the next row that is given is of no interest: so much of it was passed over.
         since, passed = start, FEW_PASSED
@@ -217,19 +220,43 @@ class Overlay:
         if passed > FEW_PASSED and since < end:
             hidden.add(since, end)
 
+    def _reading(self) -> Reader:
+        if self._reader is None:
+            self._reader = self._engine.reader(self._engine.data)
+        return self._reader
+
     # -- the end
 
     def write_to(self, batch: Batch) -> None:
         """Put the changes into `batch`."""
+        if self._cleared:
+            self._write_cleared(batch)
         if self._reader is not None:
             self._reader.close()
             self._reader = None
         family = self._engine.data
-        for start, end in self._cleared:
-            batch.delete_range(start, end, family)
         put = batch.put
         for key, row in self.rows.items():
             if row is None:
                 batch.delete(key, family)
             else:
                 put(key, row, family)
+
+    def _write_cleared(self, batch: Batch) -> None:
+        """Remove the engine's rows of the ranges cleared: each replica in its own way, since only what is left counts."""
+        family, rows = self._engine.data, self.rows
+        spans = list(self._cleared)
+        many: list[tuple[bytes, bytes]] = []
+        left = ROWS_REMOVED
+        for span, keys in zip(spans, self._reading().few_keys(spans, FEW_ROWS), strict=True):
+            if keys is None or len(keys) > left:
+                many.append(span)
+                continue
+            left -= len(keys)
+            for key in keys:
+                if key not in rows:
+                    batch.delete(key, family)
+        if many:
+            self._engine.before_clearing()
+            for start, end in many:
+                batch.delete_range(start, end, family)

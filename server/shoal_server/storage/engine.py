@@ -82,6 +82,14 @@ class Reader(Protocol):
         """
         ...
 
+    def few_keys(self, spans: Sequence[tuple[bytes, bytes]], max_keys: int) -> list[list[bytes] | None]:
+        """Return of each range [start, end) the keys of its rows, where that is quickly said; None where it is not.
+
+        It is not where there are more than `max_keys`, where removed rows are in the way or rows cannot be read, and where the
+        ranges before took long.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -141,6 +149,10 @@ class Engine(Protocol):
         Args:
             fill_cache: what it reads is likely to be read again, and may push other rows out of a cache.
         """
+        ...
+
+    def before_clearing(self) -> None:
+        """Ranges that may have many rows are about to be removed: see that readers come over them soon. It does not wait."""
         ...
 
     def close(self) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from itertools import islice
 from typing import TypeAlias, cast
 from weakref import WeakSet
 
@@ -158,6 +159,17 @@ class MemoryReader:
             found.append(piece.rows[0][0] if piece.rows else None)
         return found
 
+    def few_keys(self, spans: Sequence[tuple[bytes, bytes]], max_keys: int) -> list[list[bytes] | None]:
+        """See `Reader`."""
+        table = self.table
+        assert table is not None, "a reader that was closed reads nothing"
+        found: list[list[bytes] | None] = []
+        for start, end in spans:
+            keys = list(islice(table.keys.irange(start, end, (True, False)), max_keys + 1))
+            readable = not self._damage or not any(self._damage.has(self._family, key) for key in keys)
+            found.append(keys if len(keys) <= max_keys and readable else None)
+        return found
+
     def close(self) -> None:
         if self.table is not None:
             self.table.left_by(self)
@@ -269,6 +281,9 @@ class MemoryEngine:
 
     def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:  # noqa: ARG002 - there is no cache
         return MemoryReader(self.tables[cast(str, family)], self.damage, cast(str, family))
+
+    def before_clearing(self) -> None:
+        """Nothing to do: what was removed is gone."""
 
     def copy_tables(self) -> dict[str, Table]:
         """Return the rows as they are now."""

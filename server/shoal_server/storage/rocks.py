@@ -57,6 +57,14 @@ DAMAGED = "Corruption"
 OF_REPLICAS = ("data", "log")
 """The families in which replicas may be damaged, and rebuilt."""
 COPY_BYTES = 4 * 1024 * 1024
+CLEARED_IN_MEMORY = 16 * 1024
+"""Rows in a memtable that a range may be removed over: going over them takes a millisecond, in reverse ten times that."""
+_MAX_CLEARINGS = ("memtable_max_range_deletions", "512")
+"""Ranges that are removed in one memtable before it is flushed: the read behind each one puts all of them in order."""
+DELETIONS_WINDOW, DELETIONS_IN_WINDOW, DELETIONS_RATIO = 1024, 512, 0.5
+"""A table is compacted where half of its rows are marks of removed ones, or half of those in a window."""
+_ENTRIES = "rocksdb.num-entries-active-mem-table"
+_WAITING = "rocksdb.num-immutable-mem-table"
 _COMPACTS_NOT = "disable_auto_compactions"
 _TICKER = re.compile(r"^rocksdb\.(\S+) COUNT : (\d+)$", re.MULTILINE)
 
@@ -78,6 +86,7 @@ def _family_options(write_buffer_bytes: int, cache: Cache, *, compressed: bool) 
     options.set_hard_pending_compaction_bytes_limit(PENDING_COMPACTION_BYTES)
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_compression_type(DBCompressionType.lz4() if compressed else DBCompressionType.none())
+    options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_IN_WINDOW, DELETIONS_RATIO)
     return options
 
 
@@ -264,7 +273,10 @@ class RocksEngine:
 
     def _open_family(self, name: str, column: str) -> Family:
         family = Family(self._database.get_column_family_handle(column))
-        self._families[family] = self._by_name[name] = self._database.get_column_family(column)
+        rows = self._families[family] = self._by_name[name] = self._database.get_column_family(column)
+        if name == "data":
+            # It holds for memtables that are begun from now on.
+            rows.set_options(dict([_MAX_CLEARINGS]))
         self._names[family] = name
         self._columns[name] = column
         return family
@@ -375,6 +387,20 @@ class RocksEngine:
         except Exception as error:
             raise self._failure("flush", error) from error
         self._watermark.look_again()
+
+    def before_clearing(self) -> None:
+        """See `Engine`.
+
+        RocksDB goes over the rows that a range removes in their own memtable one by one, and jumps over those in older ones
+        (200,000 rows: 15 ms, in reverse 150, against 0.05). So what was written before goes into one of its own.
+        """
+        rows = self._families[self.data]
+        try:
+            many = (rows.property_int_value(_ENTRIES) or 0) > CLEARED_IN_MEMORY
+            if many and not rows.property_int_value(_WAITING):
+                rows.flush(wait=False)
+        except Exception as error:
+            raise self._failure("flush", error) from error
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         try:

@@ -135,6 +135,11 @@ class _WatchedReader:
             self._check(start, end)
         return self._reader.heads(spans, reverse=reverse)
 
+    def few_keys(self, spans: Sequence[tuple[bytes, bytes]], max_keys: int) -> list[list[bytes] | None]:
+        for start, end in spans:
+            self._check(start, end)
+        return self._reader.few_keys(spans, max_keys)
+
     def _check(self, start: bytes, end: bytes) -> None:
         for batch in self._unwritten:
             invariant(batch not in self._open or not batch.has_changed(self._family, start, end), UNWRITTEN)

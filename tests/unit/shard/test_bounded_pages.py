@@ -135,6 +135,10 @@ class CountingReader:
         self._counted.seeks += len(spans)
         return self._reader.heads(spans, reverse=reverse)
 
+    def few_keys(self, spans: Sequence[tuple[bytes, bytes]], max_keys: int) -> list[list[bytes] | None]:
+        self._counted.seeks += len(spans)
+        return self._reader.few_keys(spans, max_keys)
+
     def close(self) -> None:
         self._reader.close()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from shoal_server.shard.commands import WriteCommand
 from shoal_server.shard.overlay import Overlay
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import value_header
+from shoal_server.storage.memory import Change, ChangeKind, MemoryBatch
 from shoal_server.storage.watched import WatchedEngine
 
 EVERYWHERE = (MicroshardRange(0, 8),)
@@ -225,3 +227,40 @@ def test_plain_puts_are_put_in_no_order_until_a_range_is_asked_for() -> None:
 
     assert _comparisons(puts) == 0
     assert type(overlay.rows) is dict
+
+
+def _removing(engine: WatchedEngine, *spans: tuple[bytes, bytes]) -> list[Change]:
+    overlay = Overlay(engine)
+    overlay.clear(list(spans))
+    overlay.rows[b"k0"] = value_header(2)
+    batch = engine.batch()
+    overlay.write_to(batch)
+    changes = cast(MemoryBatch, batch).changes
+    engine.write(batch)
+    return changes
+
+
+def test_a_range_with_few_rows_is_removed_row_by_row_and_one_without_any_is_not_worth_a_word() -> None:
+    engine = holding({b"k%d" % number: value_header(1) for number in range(5)})
+    changes = _removing(engine, (b"k", b"k3"), (b"z", b"zz"))
+    kinds = [(kind, key) for kind, _, key, _ in changes]
+    assert kinds == [(ChangeKind.DELETE, b"k1"), (ChangeKind.DELETE, b"k2"), (ChangeKind.PUT, b"k0")]
+    assert [key for key, _ in engine.scan(engine.data, b"", b"z")] == [b"k0", b"k3", b"k4"]
+
+
+def test_ranges_with_many_rows_each_or_together_are_removed_as_ranges() -> None:
+    engine = holding({b"k%06d" % number: value_header(1) for number in range(6_000)})
+    few = [(b"k%06d" % number, b"k%06d" % (number + 50)) for number in range(0, 5_000, 60)]
+    changes = _removing(engine, *few, (b"k005500", b"k005900"))
+    kinds = Counter(kind for kind, _, _, _ in changes)
+    assert 1_950 < kinds[ChangeKind.DELETE] <= 2_048
+    assert kinds[ChangeKind.DELETE_RANGE] == len(few) + 1 - kinds[ChangeKind.DELETE] // 50
+    assert len(list(engine.scan(engine.data, b"k00", b"l"))) == 6_000 - 50 * len(few) - 400
+
+
+def test_rows_that_cannot_be_read_are_removed_with_their_range() -> None:
+    engine = holding({b"k%d" % number: value_header(1) for number in range(5)})
+    engine.damage.add("data", [b"k2"])
+    changes = _removing(engine, (b"k", b"l"))
+    assert (ChangeKind.DELETE_RANGE, "data", b"k", b"l") in changes
+    assert not engine.damage

@@ -174,3 +174,11 @@ def test_any_sequence_of_batches_leaves_the_same_rows_in_both(
                         == read[1]
                         == [key for key, _ in rocks.scan(rocks.data, low, high)][:: -1 if reverse else 1]
                     )
+
+
+def test_few_keys_of_a_range_are_said_and_not_those_of_one_with_more(engine: Engine) -> None:
+    put(engine, *((b"k%d" % number, b"v") for number in range(8)), (b"z", b"v"))
+    reader = engine.reader(engine.data)
+    spans = [(b"a", b"b"), (b"k2", b"k5"), (b"k", b"l"), (b"k0", b"k3"), (b"k7", b"z\0"), (b"zz", b"zzz")]
+    assert reader.few_keys(spans, 3) == [[], [b"k2", b"k3", b"k4"], None, [b"k0", b"k1", b"k2"], [b"k7", b"z"], []]
+    reader.close()

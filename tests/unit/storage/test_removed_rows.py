@@ -10,7 +10,7 @@ from rocksdict import RdictIter
 from shoal_server.storage import rocks_reader
 from shoal_server.storage.engine import Piece
 from shoal_server.storage.gaps import TRY_COSTS
-from shoal_server.storage.rocks import RocksEngine
+from shoal_server.storage.rocks import CLEARED_IN_MEMORY, RocksEngine
 from shoal_server.storage.rocks_reader import MAX_PASSED, MAX_PASSED_IN_A_GAP
 
 MIB = 1 << 20
@@ -137,3 +137,48 @@ def test_rows_that_take_long_to_read_end_a_piece(tmp_path: Path, monkeypatch: py
         assert piece.resume is not None
         reader.close()
     engine.close()
+
+
+def test_where_removed_rows_are_in_the_way_nobody_says_quickly_what_is_there(removed: RocksEngine) -> None:
+    reader = removed.reader(removed.data)
+    assert reader.few_keys([(b"queue", b"queuf"), (b"a", b"b"), (b"z", b"~")], 10) == [None, None, [b"z"]]
+    reader.close()
+
+
+def test_a_range_is_removed_over_no_more_rows_in_memory_than_it_takes_a_moment_to_pass(tmp_path: Path) -> None:
+    """RocksDB goes over them one by one, in one step: 200,000 took 15 ms, backwards 150."""
+    engine = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=64 * MIB)
+
+    def entries() -> int:
+        return engine.property_number("data", "num-entries-active-mem-table")
+
+    def fill(rows: int) -> None:
+        batch = engine.batch()
+        for number in range(rows):
+            batch.put(key_of(number), b"v", engine.data)
+        engine.write_unlogged(batch)
+
+    def clear() -> None:
+        engine.before_clearing()
+        batch = engine.batch()
+        batch.delete_range(b"queue", b"queuf", engine.data)
+        engine.write_unlogged(batch)
+
+    fill(1_000)
+    clear()
+    assert entries() == 1_001
+    fill(CLEARED_IN_MEMORY)
+    clear()
+    assert entries() == 1
+    assert list(engine.scan(engine.data, b"", b"~")) == []
+    engine.close()
+
+
+def test_many_ranges_that_are_removed_are_flushed(removed: RocksEngine) -> None:
+    removed.flush()
+    for number in range(1_100):
+        batch = removed.batch()
+        batch.put(b"b", b"%d" % number, removed.data)
+        batch.delete_range(b"c%d" % number, b"d", removed.data)
+        removed.write_unlogged(batch)
+    assert removed.property_number("data", "num-entries-active-mem-table") < 1_100

@@ -43,6 +43,9 @@ class ShortPieces:
             for (start, end), head in zip(spans, self._reader.heads(spans, reverse=reverse), strict=True)
         ]
 
+    def few_keys(self, spans: Sequence[tuple[bytes, bytes]], max_keys: int) -> list[list[bytes] | None]:
+        return [None if self._random.random() < 0.3 else keys for keys in self._reader.few_keys(spans, max_keys)]
+
     def _empty(self, start: bytes, end: bytes, reverse: bool) -> Piece:
         """Return a piece without rows that comes further, if only right before the next row."""
         rows = self._reader.read(start, end, 1, 1, reverse=reverse, keys_only=True).rows
