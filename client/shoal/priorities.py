@@ -21,7 +21,7 @@ class Priority(StrEnum):
 
 
 class OverloadReason(StrEnum):
-    """What there is too much of where a request is refused as `overloaded`."""
+    """What there is too much of where a request, or a connection, is refused as `overloaded`: nodes know no other reason."""
 
     QUOTA = "quota"
     """The keyspace has used up what it may use."""
@@ -33,6 +33,8 @@ class OverloadReason(StrEnum):
     """This connection asks for more than one may; or the node has no place for another one."""
     MEMORY = "memory"
     """The node holds as much as it may."""
+    UNCOMMITTED = "uncommitted"
+    """So many writes of the shard wait to be stored by a majority of its replicas: these, or the ways to them, are slow."""
 
 
 _REASONS = frozenset(reason.value for reason in OverloadReason)

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from shoal.errors import DeadlineExceeded, InvalidArgument, Overloaded, ShoalError, Unavailable
+from shoal.priorities import OverloadReason
 
 from shoal_server.places import IdleGoes, OldestGoes
 
@@ -255,7 +256,11 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def _overloaded(words: str) -> Overloaded:
-    return Overloaded(f"{words}; nothing more was done: try again later", retry_after=RETRY_SECONDS)
+    return Overloaded(
+        f"{words}; nothing more was done: try again later",
+        retry_after=RETRY_SECONDS,
+        reason=OverloadReason.CONNECTION.value,
+    )
 
 
 async def _served(serve: Any, request: Any, context: Any) -> Any:

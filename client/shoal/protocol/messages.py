@@ -246,10 +246,14 @@ class Welcome(_Message, frozen=True, tag=2):
 
 
 class Refused(_Message, frozen=True, tag=3):
-    """Turns a connection away, or ends one, and says why; the sender closes after it. `code` is an `ErrorCode`."""
+    """Turns a connection away, or ends one, and says why; the sender closes after it.
+
+    `code` is an `ErrorCode`; of `overloaded`, `reason` says of what there is too much.
+    """
 
     code: Word
     message: Text
+    reason: Word = ""
 
 
 Greeting: TypeAlias = Hello | Welcome | Refused

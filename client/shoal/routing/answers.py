@@ -191,6 +191,8 @@ class Answers(Generic[W]):
             self._endings.refuse_adding(request, failure)
         elif code == ErrorCode.OVERLOADED:
             self._hold(request, link, failure, now)
+            if not isinstance(request, SessionOpen):
+                self._endings.turn_back(request, now + failure.retry_after_ms / 1000)
             if isinstance(request, WriteBatch) and not (request.uncertain or request.wait):
                 # Surely not done: its calls travel in another batch, where some of them may be turned away.
                 self._endings.requeue(request)
@@ -370,7 +372,7 @@ def unreachable(link: Link[W]) -> Trouble:
     """Return why requests of a shard queue do not get to a node that is not connected."""
     words = f"{link}: {link.reason}"
     if link.refusal is ErrorCode.OVERLOADED:
-        return Trouble(ErrorCode.OVERLOADED, words, None, OverloadReason.CONNECTION.value)
+        return Trouble(ErrorCode.OVERLOADED, words, None, link.overload or OverloadReason.CONNECTION.value)
     return Trouble(ErrorCode.UNAVAILABLE, words)
 
 

@@ -92,6 +92,16 @@ class Endings(Generic[W]):
             if call.deadline <= now + 0.001:
                 self.fail(call, dropped(call, batch.shard_queue, batch.asked, failure))
 
+    def turn_back(self, batch: AnyBatch[W], until: float) -> None:
+        """End those calls of a batch, refused as too many until then, of which no time is left by then: they need not wait."""
+        shard_queue = batch.shard_queue
+        trouble = shard_queue.hold_of(batch).trouble
+        if isinstance(batch, WriteBatch) and batch.uncertain:
+            return
+        for call in batch.calls:
+            if call.deadline <= until and call.waiter is not None:
+                self.fail(call, expired(call, shard_queue, batch, trouble, unanswered=False, maybe_applied=False))
+
     def fail_batch(self, batch: AnyBatch[W], failure: Failure) -> None:
         """End a batch's calls as a node refused them, for a reason that another attempt would not change."""
         if isinstance(batch, WriteBatch) and failure.code in _FOR_A_PART and self._halve(batch):

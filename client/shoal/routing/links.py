@@ -56,6 +56,7 @@ class Link(Generic[W]):
         "max_frame_bytes",
         "node",
         "outgoing",
+        "overload",
         "pages",
         "paused",
         "pending",
@@ -81,6 +82,7 @@ class Link(Generic[W]):
         self.retry_at = 0.0
         self.reason = ""
         self.refusal: ErrorCode | None = None
+        self.overload = ""
         self.max_frame_bytes = MAX_FRAME_BYTES
         self.pending: dict[int, AnyRequest[W] | MapFetch | Probe] = {}
         self.outgoing: list[TracedRequest] = []

@@ -24,11 +24,12 @@ _NO_USE_TRYING = frozenset((ErrorCode.PROTOCOL_MISMATCH, ErrorCode.UNAUTHENTICAT
 
 
 class Disconnect(NamedTuple):
-    """A connection to be ended, and why; `refusal` names what another attempt may not change."""
+    """A connection to be ended, and why; `refusal` names what another attempt may not change, `overload` what is too much."""
 
     address: str
     reason: str
     refusal: ErrorCode | None = None
+    overload: str = ""
 
 
 class Network(Generic[W]):
@@ -109,10 +110,11 @@ class Network(Generic[W]):
         """Say why no node was found so far."""
         links = [self._links[address] for address in self.seeds]
         reasons = "; ".join(f"{link.address}: {link.reason or 'no answer yet'}" for link in links)
-        if any(link.refusal is ErrorCode.OVERLOADED for link in links):
+        crowded = next((link for link in links if link.refusal is ErrorCode.OVERLOADED), None)
+        if crowded is not None:
             return Overloaded(
                 f"no node of the cluster had a place for this client ({reasons}); try again later, or from fewer clients",
-                reason=OverloadReason.CONNECTION.value,
+                reason=crowded.overload or OverloadReason.CONNECTION.value,
             )
         refusal = links[0].refusal
         kind = BY_CODE[refusal] if refusal is not None and self.discovery_is_hopeless() else Unavailable
@@ -155,7 +157,9 @@ class Network(Generic[W]):
         self._by_node.setdefault(welcome.node, link)
         return link
 
-    def down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> list[AnyRequest[W]]:
+    def down(
+        self, address: str, reason: str, refusal: ErrorCode | None, now: float, overload: str
+    ) -> list[AnyRequest[W]]:
         """A connection ended or did not come about; returns what was unanswered on it, in the order it was sent."""
         link = self._links[address]
         if self._by_node.get(link.node) is link:
@@ -163,6 +167,7 @@ class Network(Generic[W]):
         link.state = LinkState.DOWN
         link.reason = reason
         link.refusal = refusal
+        link.overload = overload
         backoff = self._crowded if refusal is ErrorCode.OVERLOADED else self._backoff
         link.retry_at = now + backoff.delay(link.failures)
         link.failures += 1
@@ -224,9 +229,9 @@ class Network(Generic[W]):
             self._asking_until = None
         return until
 
-    def give_up(self, link: Link[W], reason: str, refusal: ErrorCode | None = None) -> None:
+    def give_up(self, link: Link[W], reason: str, refusal: ErrorCode | None = None, overload: str = "") -> None:
         """Have the driver end a connection; `down` follows."""
-        self.disconnects.append(Disconnect(link.address, reason, refusal))
+        self.disconnects.append(Disconnect(link.address, reason, refusal, overload))
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

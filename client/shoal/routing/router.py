@@ -47,6 +47,7 @@ from typing import Generic, NamedTuple
 from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.key_sets import share_a_partition
 from shoal.keys import microshard_of
+from shoal.priorities import known_reason
 from shoal.protocol.messages import (
     ONE_PARTITION_FEATURE,
     Answer,
@@ -293,10 +294,14 @@ class Router(Generic[W]):
         self._adopt(welcome.shard_map, link)
         self._wake_waiting(link)
 
-    def link_down(self, address: str, reason: str, refusal: ErrorCode | None, now: float) -> None:
-        """The connection to `address` ended, or did not come about."""
+    def link_down(self, address: str, reason: str, refusal: ErrorCode | None, now: float, overload: str = "") -> None:
+        """The connection to `address` ended, or did not come about.
+
+        Args:
+            overload: of what the node has too much, as an `OverloadReason`; "": that is not known, or not why.
+        """
         link = self.network.link(address)
-        lost = self.network.down(address, reason, refusal, now)
+        lost = self.network.down(address, reason, refusal, now, overload)
         trouble = unreachable(link)
         for request in lost:
             self._answers.lost(link, request, trouble, now)
@@ -331,7 +336,8 @@ class Router(Generic[W]):
                 if isinstance(answer, Working):
                     continue
                 crowded = ErrorCode.OVERLOADED if answer.code == ErrorCode.OVERLOADED else None
-                self.network.give_up(link, f"the node ended the connection: {answer.message}", crowded)
+                words = f"the node ended the connection: {answer.message}"
+                self.network.give_up(link, words, crowded, known_reason(answer.reason))
                 return
             owed = link.pending.pop(answer.request, None)
             if not self._take(link, owed, answer, now):

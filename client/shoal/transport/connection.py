@@ -13,7 +13,7 @@ import msgspec
 
 from shoal.errors import ErrorCode
 from shoal.options import split_address
-from shoal.priorities import Priority
+from shoal.priorities import Priority, known_reason
 from shoal.protocol.frames import (
     BadLength,
     FrameDamaged,
@@ -50,7 +50,9 @@ class ConnectionHost(Protocol):
     """What a connection tells whom it belongs to."""
 
     def connection_up(self, connection: Connection, welcome: Welcome) -> None: ...
-    def connection_down(self, connection: Connection, reason: str, refusal: ErrorCode | None) -> None: ...
+    def connection_down(
+        self, connection: Connection, reason: str, refusal: ErrorCode | None, overload: str
+    ) -> None: ...
     def connection_alive(self, connection: Connection) -> None:
         """Bytes arrived, of a frame that is not complete yet."""
         ...
@@ -117,8 +119,12 @@ class Connection(asyncio.Protocol):
         sent, self._sent = self._sent, self._handed_over - unsent
         return unsent > 0 and self._sent > sent
 
-    def end(self, reason: str, refusal: ErrorCode | None = None) -> None:
-        """Close without waiting for anything, and tell the host why; later calls do nothing."""
+    def end(self, reason: str, refusal: ErrorCode | None = None, overload: str = "") -> None:
+        """Close without waiting for anything, and tell the host why; later calls do nothing.
+
+        Args:
+            overload: of what the node has too much, as an `OverloadReason`; "": that is not known, or not why.
+        """
         if self._over:
             return
         self._over = True
@@ -127,7 +133,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        self._host.connection_down(self, reason, refusal)
+        self._host.connection_down(self, reason, refusal, overload)
 
     # -- asyncio's side -----------------------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class Connection(asyncio.Protocol):
         greeting = greeting_decoder.decode(body)
         first = greeting[0] if len(greeting) == 1 else None
         if isinstance(first, Refused):
-            self.end(f"it refused: {first.message}", _known_code(first.code))
+            self.end(f"it refused: {first.message}", _known_code(first.code), known_reason(first.reason))
         elif not isinstance(first, Welcome):
             self.end("its first frame is no greeting", ErrorCode.PROTOCOL_MISMATCH)
         elif agree(first.version, first.version) is None:

@@ -257,10 +257,10 @@ class Driver:
             self._connections[link.address].send(requests, link.max_frame_bytes)
         for address in turn.connects:
             self._connect(loop, address)
-        for address, reason, refusal in turn.disconnects:
+        for address, reason, refusal, overload in turn.disconnects:
             connection = self._connections.get(address)
             if connection is not None:
-                connection.end(reason, refusal)
+                connection.end(reason, refusal, overload)
         self._arm(turn.wake_at)
         if self._queue:
             self._look_after_queue(now)
@@ -348,13 +348,13 @@ class Driver:
         self._grant()
         self._flush_soon()
 
-    def connection_down(self, connection: AnyConnection, reason: str, refusal: ErrorCode | None) -> None:
+    def connection_down(self, connection: AnyConnection, reason: str, refusal: ErrorCode | None, overload: str) -> None:
         if self._connections.get(connection.address) is connection:
             del self._connections[connection.address]
         if self._closed:
             return
         self.router.counters.connections_lost += 1
-        self.router.link_down(connection.address, reason, refusal, self._time())
+        self.router.link_down(connection.address, reason, refusal, self._time(), overload)
         if self.router.routes is None and self.router.network.discovery_is_hopeless():
             while self._queue:
                 _, granted = self._queue.popleft()

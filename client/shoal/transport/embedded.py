@@ -23,7 +23,9 @@ class EmbeddedHost(Protocol):
     """What an embedded connection tells whom it belongs to."""
 
     def connection_up(self, connection: EmbeddedConnection, welcome: Welcome) -> None: ...
-    def connection_down(self, connection: EmbeddedConnection, reason: str, refusal: ErrorCode | None) -> None: ...
+    def connection_down(
+        self, connection: EmbeddedConnection, reason: str, refusal: ErrorCode | None, overload: str
+    ) -> None: ...
     def answered(self, connection: EmbeddedConnection, answers: list[Answer]) -> None: ...
     def turn_away(self, error: ShoalError) -> None:
         """Tell those who wait for the first connection that it does not come about."""
@@ -80,7 +82,7 @@ class EmbeddedConnection:
                 )
             welcome = self._database.attach(self._answered, self.end)
         except ShoalError as error:
-            self._host.connection_down(self, str(error), None)
+            self._host.connection_down(self, str(error), None, "")
             self._host.turn_away(error)
             return
         self._connected = True
@@ -96,14 +98,14 @@ class EmbeddedConnection:
         """Nothing sent is ever on its way."""
         return False
 
-    def end(self, reason: str, refusal: ErrorCode | None = None) -> None:
+    def end(self, reason: str, refusal: ErrorCode | None = None, overload: str = "") -> None:
         """End the connection, and tell the host why; later calls do nothing."""
         if not self._connected:
             return
         self._connected = False
         if self._database is not None:
             self._database.detach()
-        self._host.connection_down(self, reason, refusal)
+        self._host.connection_down(self, reason, refusal, overload)
 
     async def close(self) -> None:
         """Close the database, in a thread: it brings to the disk what is not there yet.

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from shoal.errors import Internal, InvalidArgument, Overloaded, ShoalError, TooLarge
 from shoal.priorities import OverloadReason
 
+from shoal_server.api.call_priority import PRIORITY, priority_of
 from shoal_server.api.elements import ELEMENTS_MAX, has_too_many, shape_of
 from shoal_server.api.errors import DETAILS_METADATA, shown_message, status_code, status_details
 from shoal_server.grpc_places import CALL
@@ -235,11 +236,13 @@ async def _guarded(
                 retry_after=RETRY_SECONDS,
                 reason=OverloadReason.CONNECTION.value,
             )
+        metadata = context.invocation_metadata()
+        PRIORITY.set(priority_of(metadata))
         if gate.tracing is None:
             answered = await answer()
         else:
             method = kind.DESCRIPTOR.name.removesuffix("Request")
-            answered = await gate.tracing.follow(method, context.invocation_metadata(), answer)
+            answered = await gate.tracing.follow(method, metadata, answer)
         code = grpc.StatusCode.OK
         return answered
     except ShoalError as error:

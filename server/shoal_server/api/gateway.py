@@ -1,4 +1,4 @@
-"""The way from the API into the cluster: one client of each keyspace, by which a node answers for any key."""
+"""The way from the API into the cluster: a client of each keyspace and priority, by which a node answers for any key."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import shoal
 from shoal.bounds import MAX_NAME
 from shoal.errors import Closed, DeadlineExceeded, InvalidArgument
 from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
+from shoal.priorities import Priority
+
+from shoal_server.api.call_priority import PRIORITY
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 IN_FLIGHT_MAX = 32_768
-"""The most operations of one keyspace that are under way at once; further ones wait."""
+"""The most operations of one keyspace and priority that are under way at once; further ones wait."""
 SHOWN = 64
 """Characters of a name that an error quotes."""
 
@@ -50,13 +53,13 @@ class Gateway:
         self._spans = spans
         self._address = address
         self._tls = tls
-        self._query = urlencode({"max_in_flight": IN_FLIGHT_MAX} | ({"region": region} if region else {}))
-        self._clients: dict[str, shoal.AsyncClient] = {}
+        self._query: dict[str, object] = {"max_in_flight": IN_FLIGHT_MAX} | ({"region": region} if region else {})
+        self._clients: dict[tuple[str, Priority], shoal.AsyncClient] = {}
         self._finding = asyncio.Lock()
         self._closed = False
 
     async def client(self, request: InSession, seconds: float | None) -> shoal.AsyncClient:
-        """Return the client to do a request with: a session of its own, where the request has one.
+        """Return the client to do a request with, of the call's priority: a session of its own, where the request has one.
 
         Args:
             seconds: that this may take.
@@ -72,25 +75,29 @@ class Gateway:
                 f"a keyspace's name has at most {MAX_NAME} characters, and no '/', so there is none that is called "
                 f"{name[:SHOWN]!r}"
             )
-        client = self._clients.get(name)
+        wanted = name, PRIORITY.get()
+        client = self._clients.get(wanted)
         if client is None:
-            client = await self._find(name, DEFAULT_TIMEOUT_SECONDS if seconds is None else seconds)
+            client = await self._find(wanted, DEFAULT_TIMEOUT_SECONDS if seconds is None else seconds)
         return client.session(request.session or None) if request.HasField("session") else client
 
-    async def _find(self, name: str, seconds: float) -> shoal.AsyncClient:
+    async def _find(self, wanted: tuple[str, Priority], seconds: float) -> shoal.AsyncClient:
         try:
             async with asyncio.timeout(seconds), self._finding:
-                if name not in self._clients:
-                    self._clients[name] = await self._open(name)
-                return self._clients[name]
+                if wanted not in self._clients:
+                    self._clients[wanted] = await self._open(*wanted)
+                return self._clients[wanted]
         except TimeoutError as error:
-            raise DeadlineExceeded(f"keyspace {name!r} was not found within {seconds:g} s; nothing was done") from error
+            raise DeadlineExceeded(
+                f"keyspace {wanted[0]!r} was not found within {seconds:g} s; nothing was done"
+            ) from error
 
-    async def _open(self, name: str) -> shoal.AsyncClient:
+    async def _open(self, name: str, priority: Priority) -> shoal.AsyncClient:
         if self._closed:
             raise Closed("this node is stopping; ask another")
         scheme = "shoal" if self._tls is None else "shoals"
-        url = f"{scheme}://{self._address}/{quote(name, safe='')}?{self._query}"
+        query = urlencode(self._query | {"priority": priority.value})
+        url = f"{scheme}://{self._address}/{quote(name, safe='')}?{query}"
         client = shoal.AsyncClient(url, ssl=self._tls, tracing=self._spans or False)
         try:
             return await client.__aenter__()

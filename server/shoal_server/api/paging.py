@@ -77,7 +77,7 @@ class ScanService:
                 return
             if call.ended is None:
                 words = f"nobody has read this scan's page for {now - since:.0f} s, and others wait: go on behind its last page"
-                call.end(Overloaded(words, retry_after=RETRY_SECONDS))
+                call.end(Overloaded(words, retry_after=RETRY_SECONDS, reason=OverloadReason.CONNECTION.value))
                 return
 
     @asynccontextmanager

@@ -384,6 +384,13 @@ class ClientInput:
                     reason=OverloadReason.MEMORY,
                 )
 
+    def refused_uncommitted(self, refused: list[tuple[int, int]]) -> None:
+        """Count the writes of these clients and keyspaces that were refused, since too many wait for a majority."""
+        for number, keyspace in refused:
+            client = self.queue.clients.get(number)
+            if client is not None:
+                self.overload.refused(OverloadReason.UNCOMMITTED, client.priority, keyspace)
+
     def _refuse_all(self, client: Client, requests: list[Request], size: int, outbox: Outbox) -> None:
         self.queue.release(client, size)
         most = self._requests_max * MAX_TURNED_AWAY

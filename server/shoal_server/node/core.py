@@ -472,6 +472,9 @@ class Node:
             self.counters.failed(outbox.failed)
             outbox.failed = []
         client_input = self._client_input
+        if outbox.uncommitted:
+            client_input.refused_uncommitted(outbox.uncommitted)
+            outbox.uncommitted = []
         paused = client_input.queue.paused
         resumed = client_input.end(to_clients, now) if to_clients or paused else []
         if now >= counting.due_at:

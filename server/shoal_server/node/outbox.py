@@ -10,6 +10,7 @@ from shoal.protocol.frames import Decoder
 from shoal.protocol.messages import Answer, Failure
 from shoal.shardmap import Shard
 
+from shoal_server.invariants import invariant
 from shoal_server.node.digests import DigestReport, DigestVerdict
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion
 from shoal_server.raft.messages import Heartbeat, HeartbeatAnswer, RaftMessage
@@ -36,13 +37,18 @@ NOBODY = -1
 
 
 class Outbox:
-    """Collects a turn's messages, so that each peer and each client gets one frame."""
+    """Collects a turn's messages, so that each peer and each client gets one frame.
 
-    __slots__ = ("failed", "map_version", "to_clients", "to_peers")
+    `failed` are the codes of what was refused; `uncommitted` says whose writes were, since too many wait for a majority, and of
+    which keyspace.
+    """
+
+    __slots__ = ("failed", "map_version", "to_clients", "to_peers", "uncommitted")
 
     def __init__(self, map_version: int) -> None:
         self.map_version = map_version
         self.failed: list[ErrorCode] = []
+        self.uncommitted: list[tuple[int, int]] = []
         self.to_peers: dict[str, list[PeerMessage]] = {}
         self.to_clients: dict[int, list[Answer]] = {}
 
@@ -76,6 +82,9 @@ class Outbox:
         only_adding: bool = False,
     ) -> None:
         """Answer that `request` was refused or failed."""
+        invariant(
+            reason is not None or code is not ErrorCode.OVERLOADED, "who is refused hears of what there is too much"
+        )
         self.failed.append(code)
         words = "" if reason is None else reason.value
         self.answer(

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 
 import structlog
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.messages import Done, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
@@ -235,8 +236,14 @@ class Replica:
             self.proposals.upkeep = False
             self._counters.proposals_refused += 1
             for item in items:
+                outbox.uncommitted.append((item.client, self.keyspace.id))
                 outbox.fail(
-                    item.client, item.request, ErrorCode.OVERLOADED, str(error), retry_after_ms=OVERLOADED_RETRY_MS
+                    item.client,
+                    item.request,
+                    ErrorCode.OVERLOADED,
+                    str(error),
+                    retry_after_ms=OVERLOADED_RETRY_MS,
+                    reason=OverloadReason.UNCOMMITTED,
                 )
         except NotLeader:
             self.proposals.upkeep = False

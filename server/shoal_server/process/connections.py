@@ -18,6 +18,7 @@ from typing import Protocol, cast
 
 import msgspec
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.frames import (
     BadLength,
     FrameDamaged,
@@ -310,7 +311,8 @@ class Inbound(asyncio.Protocol):
         else:
             while not memory.take(Account.FRAMES, change):
                 slowest = self._host.slowest_frame() or self
-                slowest.refuse(ErrorCode.OVERLOADED, f"a frame comes too slowly: {memory.refusal(Account.FRAMES)}")
+                words = f"a frame comes too slowly: {memory.refusal(Account.FRAMES)}"
+                slowest.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
                 if slowest is self:
                     return
         if not self._held:
@@ -361,7 +363,8 @@ class Inbound(asyncio.Protocol):
         if problem:
             refusal = Refused(ErrorCode.PROTOCOL_MISMATCH.value, problem)
         if refusal is not None:
-            self.refuse(ErrorCode(refusal.code), refusal.message)
+            reason = OverloadReason(refusal.reason) if refusal.reason else None
+            self.refuse(ErrorCode(refusal.code), refusal.message, reason=reason)
             return
         self._ending.cancel()
         self._write(encode_frame([self._host.welcome(version)]))
@@ -400,15 +403,26 @@ class Inbound(asyncio.Protocol):
         if self._client is not None:
             self._host.client_is_behind(self._client, behind)
 
-    def refuse(self, code: ErrorCode, message: str, linger_seconds: float = LINGER_SECONDS) -> None:
-        """Say why and close; with what the other side does not read meanwhile, it is closed all the same."""
+    def refuse(
+        self,
+        code: ErrorCode,
+        message: str,
+        linger_seconds: float = LINGER_SECONDS,
+        *,
+        reason: OverloadReason | None = None,
+    ) -> None:
+        """Say why and close; with what the other side does not read meanwhile, it is closed all the same.
+
+        Args:
+            reason: of overload.
+        """
         if self.over:
             return
         self.over = True
         self._host.refused(self, message, self._peer, self._client)
         self._ending.cancel()
         self._forget_frame()
-        self._write(encode_frame([Refused(code.value, message)]))
+        self._write(encode_frame([Refused(code.value, message, "" if reason is None else reason.value)]))
         self._ending = self._loop.call_later(linger_seconds, self.abort)
         if self._transport is None or self._transport.is_closing():
             return
@@ -422,7 +436,7 @@ class Inbound(asyncio.Protocol):
         if self.over:
             self.abort()
         else:
-            self.refuse(ErrorCode.OVERLOADED, message, GIVE_WAY_SECONDS)
+            self.refuse(ErrorCode.OVERLOADED, message, GIVE_WAY_SECONDS, reason=OverloadReason.CONNECTION)
 
     def close(self) -> None:
         """End in good order."""

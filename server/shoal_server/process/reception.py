@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Protocol
 
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Refused, Request, Welcome
 
 from shoal_server.certificates import Certificate, identity_of
@@ -171,7 +172,7 @@ class Reception:
             victim.give_way(CLIENT_NEEDED)
         if problem:
             self.turned_away += 1
-            return Refused(ErrorCode.OVERLOADED.value, problem)
+            return Refused(ErrorCode.OVERLOADED.value, problem, OverloadReason.CONNECTION.value)
         return None
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:

@@ -79,6 +79,7 @@ _SHED_ADVICE = {
     OverloadReason.MEMORY.value: "clients that do not read their answers, or very many of them: see client_cut_off in its "
     "log, and its memory's accounts among its metrics",
     OverloadReason.CONNECTION.value: "some client asks for very much at once over one connection: it is to wait for answers",
+    OverloadReason.UNCOMMITTED.value: "followers are slow, or hardly reached: `shoal why` says of a shard what it waits for",
 }
 
 

@@ -323,19 +323,21 @@ async def test_a_call_told_surely_not_done_does_not_travel_with_the_others_of_it
 
     def refuse(node: Any, request: Any) -> Any:
         if isinstance(request, Write) and refusing:
-            return Failure(request.request, ErrorCode.OVERLOADED, "not now")
+            # So late that one of the two has no time left then, however fast this test is.
+            return Failure(request.request, ErrorCode.OVERLOADED, "not now", retry_after_ms=1_000)
         return cluster.serve(node, request)
 
-    cluster.script = refuse
-    async with shoal.AsyncClient(cluster.url()) as db:
-        short = asyncio.ensure_future(db.put("short", "1", timeout=0.05))
+    async with shoal.AsyncClient(cluster.url(), timeout=60) as db:
+        await db.put("warm", "")
+        cluster.script = refuse
+        short = asyncio.ensure_future(db.put("short", "1", timeout=0.9))
         patient = asyncio.ensure_future(db.put("long", "2"))
         with pytest.raises(shoal.Overloaded) as caught:
             await short
         assert not caught.value.maybe_applied
         refusing = False
         await patient
-    assert applied_keys(cluster) == [b"long"]
+    assert applied_keys(cluster) == [b"warm", b"long"]
 
 
 async def test_a_write_that_reached_nobody_was_surely_not_done(cluster: Any) -> None:

@@ -110,7 +110,7 @@ class World:
                 continue
             self.up.add(address)
             self.router.link_up(address, self.welcome(self.node(address)), self.now)
-        for address, reason, refusal in turn.disconnects:
+        for address, reason, refusal, _ in turn.disconnects:
             self.lose(address, reason, refusal)
         self.collect()
         if turn.connects or turn.disconnects:

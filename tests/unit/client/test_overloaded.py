@@ -74,17 +74,29 @@ async def test_who_is_turned_away_until_the_deadline_hears_why(cluster: Any, rea
 async def test_the_reason_is_kept_where_errors_are_said_again(cluster: Any) -> None:
     async with shoal.AsyncClient(cluster.url()) as db:
         await db.put("warm", "")
-        cluster.script = turned_away("disk")
+        # Until after the deadline: what time it takes to hear of that does not matter.
+        cluster.script = turned_away("disk", retry_after_ms=20_000)
         with pytest.raises(Overloaded) as caught:
-            await db.put_many({"a": "1", "b": "2"}, timeout=0.1)
+            await db.put_many({"a": "1", "b": "2"})
         assert caught.value.reason == OverloadReason.DISK
         with pytest.raises(Overloaded) as caught:
-            await db.delete_range("", "", timeout=0.1)
+            await db.delete_range("", "")
         assert caught.value.reason == OverloadReason.DISK
         pipeline = db.pipeline().put("a", "1").get("a")
         with pytest.raises(Overloaded) as caught:
-            await pipeline.execute(timeout=0.1)
+            await pipeline.execute()
         assert caught.value.reason == OverloadReason.DISK
+
+
+async def test_who_is_to_come_back_after_the_deadline_hears_it_at_once(cluster: Any) -> None:
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put("warm", "")
+        cluster.script = turned_away("quota", retry_after_ms=15_000)
+        calls = [db.put("a", "1", timeout=14), db.get("a", timeout=14), anext(aiter(db.scan("a", timeout=14)))]
+        async with asyncio.timeout(10):
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, Overloaded)
+                assert (error.reason, error.retry_after, error.maybe_applied) == (OverloadReason.QUOTA, 15.0, False)
 
 
 def test_every_error_can_be_said_again() -> None:
@@ -146,7 +158,7 @@ async def test_no_wait_that_a_node_asks_for_is_longer_than_some_seconds(cluster:
             await db.get("a", timeout=0.1)
         router = db._caller.driver.router
         [shard_queue] = router._shard_queues.values()
-        assert shard_queue.blocked_until < asyncio.get_running_loop().time() + 20
+        assert shard_queue.read_hold.until < asyncio.get_running_loop().time() + 20
 
 
 # -- full nodes --------------------------------------------------------------------------------------------------------
@@ -162,6 +174,27 @@ async def test_a_full_node_is_asked_again_ever_less_often_and_named_in_the_end(c
     assert not caught.value.maybe_applied
     assert 2 <= node.connections < 20, "a node is not refused to death, either"
     await db.close()
+
+
+@pytest.mark.parametrize("reason", list(OverloadReason))
+async def test_why_a_connection_is_refused_is_what_calls_hear(cluster: Any, reason: OverloadReason) -> None:
+    cluster.nodes["n1"].greeting = Refused(ErrorCode.OVERLOADED, "no more", reason.value)
+    db = shoal.AsyncClient(cluster.url())
+    with pytest.raises(Overloaded) as caught:
+        await db.get("a", timeout=0.2)
+    assert caught.value.reason == reason
+    await db.close()
+
+
+async def test_why_a_connection_is_ended_is_what_calls_hear(cluster: Any) -> None:
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put("a", "1")
+        refusal = Refused(ErrorCode.OVERLOADED, "frames take too much", OverloadReason.MEMORY.value)
+        cluster.nodes["n1"].greeting = refusal
+        cluster.nodes["n1"].send(refusal)
+        with pytest.raises(Overloaded, match="frames take too much") as caught:
+            await db.get("a", timeout=0.3)
+        assert caught.value.reason == OverloadReason.MEMORY
 
 
 async def test_one_full_node_of_several_does_not_matter_while_others_have_a_place(start_cluster: Any) -> None:

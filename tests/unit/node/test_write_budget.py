@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal.errors import ErrorCode
-from shoal.priorities import OverloadReason
+from shoal.priorities import OverloadReason, Priority
 from shoal.protocol.messages import Delete, Done, Failure, Freshness, GetStatus, Ping, Put, Rows, StatusReply, Written
 from shoal_server.node.core import LOOK_NS
 from shoal_server.node.disk_health import DiskHealth, DiskState
@@ -22,6 +23,7 @@ from shoal_server.node.write_budget import (
     WriteBudget,
     pressure_of,
 )
+from shoal_server.raft.ready import TooManyUncommitted
 
 SECOND = 1_000_000_000
 LOOK = SECOND // 4
@@ -215,3 +217,16 @@ def test_a_follower_whose_engine_takes_no_writes_catches_up_when_it_does(nodes: 
     assert nodes.stored_keys(other) == []
     nodes.engines[other].writes_stopped = False
     nodes.until(lambda: len(nodes.stored_keys(other)) == 20)
+
+
+def test_writes_beyond_what_may_be_uncommitted_are_refused_with_the_reason(nodes: Any) -> None:
+    leader = nodes.leader
+    nodes.answer(nodes.write(Put(b"k", b"v")))
+    node = nodes.nodes[leader]
+    [replica] = node.replica_set.by_shard.values()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(replica.group, "propose", Mock(side_effect=TooManyUncommitted("16 MiB are uncommitted")))
+        refused = nodes.answer(nodes.write(Put(b"k", b"w")))
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.reason) == (ErrorCode.OVERLOADED.value, OverloadReason.UNCOMMITTED.value)
+    assert node.overload.shed[OverloadReason.UNCOMMITTED, Priority.INTERACTIVE, 1] == 1
