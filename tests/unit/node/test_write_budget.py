@@ -225,7 +225,7 @@ def test_writes_beyond_what_may_be_uncommitted_are_refused_with_the_reason(nodes
     node = nodes.nodes[leader]
     [replica] = node.replica_set.by_shard.values()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(replica.group, "propose", Mock(side_effect=TooManyUncommitted("16 MiB are uncommitted")))
+        patched.setattr(type(replica.group), "propose", Mock(side_effect=TooManyUncommitted("16 MiB are uncommitted")))
         refused = nodes.answer(nodes.write(Put(b"k", b"w")))
     assert isinstance(refused, Failure)
     assert (refused.code, refused.reason) == (ErrorCode.OVERLOADED.value, OverloadReason.UNCOMMITTED.value)
