@@ -30,6 +30,7 @@ from shoal_server.node.disk_health import DiskState
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.process.driver import NodeDriver, monotonic_ns, welcome_of
 from shoal_server.raft.config import Timing
+from shoal_server.shard.merging import PIECE_US
 from shoal_server.storage.engine import DataFolderInUse, DataFolderRefused, Engine, StorageFailed
 from shoal_server.storage.folder import DataFolder, open_data_folder
 from shoal_server.storage.memory import MemoryEngine
@@ -49,6 +50,8 @@ DISK_CHECK_SECONDS = 0.25
 EXIT_SECONDS = 10.0
 INCARNATION_IN_MEMORY = "memory"
 
+WHOLE_US = 60_000_000
+"""More work than any page is."""
 TIMING = Timing(heartbeat_interval_ns=1_000_000_000, support_ns=3_000_000_000, election_spread_ns=1)
 """Nobody gets heartbeats, but an idle node wakes up as often as it would send them."""
 
@@ -146,7 +149,9 @@ class EmbeddedDatabase:
         # A node that restarts lets the promises run out that it may have given others. This one has nobody to promise
         # anything to, so as far as it is concerned it began that long ago.
         began = monotonic_ns() - TIMING.support_ns
-        self._node = Node(identity, shard_map, engine, NodeSettings(timing=TIMING), SystemRandom(), began)
+        # A reader of an engine in memory has all of it copied when that changes: there, no page is read in pieces.
+        settings = NodeSettings(timing=TIMING, page_piece_us=PIECE_US if folder is not None else WHOLE_US)
+        self._node = Node(identity, shard_map, engine, settings, SystemRandom(), began)
         self._driver = NodeDriver(
             self._node,
             engine,

@@ -7,6 +7,7 @@ from random import Random
 import msgspec
 from shoal_server.node.settings import ComparisonSettings, NodeSettings
 from shoal_server.raft.config import RaftConfig, Timing
+from shoal_server.shard.merging import PIECE_US
 
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND
 
@@ -38,6 +39,7 @@ def random_settings(random: Random) -> NodeSettings:
         snapshot_chunk_bytes=random.choice([50, 1 << 18]),
         snapshot_timeout_ns=2 * SECOND,
         sessions_per_shard=random.choice([2, 64]),
+        page_piece_us=random.choice([1, 20, PIECE_US]),
         comparison=COMPARISON,
     )
 

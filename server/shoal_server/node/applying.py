@@ -96,7 +96,7 @@ class Applying:
             agenda.dirty = put_off | agenda.dirty
             agenda.next_tick = now
         soon, clock, serving = now + settings.tick_interval_ns, self._clock, self._serving
-        serving.begin()
+        serving.begin(now)
         for replica in dirty.values():
             group, reads = replica.group, replica.reads
             try:

@@ -49,9 +49,10 @@ from shoal_server.node.leaderships import Leaderships
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.overload import Overload, retry_after_ms, waits_in_vain
+from shoal_server.node.paused_reads import PausedRead
 from shoal_server.node.replica import OVERLOADED_RETRY_MS
 from shoal_server.node.replica_set import ReplicaSet
-from shoal_server.node.request_costs import MAP_SHARD_NS, REFUSAL_NS, STATUS_NS, STATUS_REPLICA_NS, cost_of
+from shoal_server.node.request_costs import MAP_SHARD_NS, PIECE_NS, REFUSAL_NS, STATUS_NS, STATUS_REPLICA_NS, cost_of
 from shoal_server.node.serving import Serving
 from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
 from shoal_server.storage.engine import Damaged, Engine
@@ -76,7 +77,6 @@ class ClientInput:
         queue: what waits; `serving`: what of it was taken and is still to be served.
         overload: how long it does.
         life_due: when those of whom nothing is received are to be told that they are not forgotten (ns).
-        has_more: a turn has something to do though nothing has arrived.
         admin_requests: what the shard manager has asked for, each of which changes what is stored, in a batch of its own: they
             are done at the turn's end, before the groups' batch.
     """
@@ -97,7 +97,6 @@ class ClientInput:
         "_requests_max",
         "_scale",
         "admin_requests",
-        "has_more",
         "life_due",
         "overload",
         "queue",
@@ -143,7 +142,6 @@ class ClientInput:
         self._scale = 1.0
         self._charged = 0
         self.life_due = now
-        self.has_more = False
 
     def _keyspace_of(self, shard: int) -> int:
         known = self._replica_set.routes.shards.get(shard)
@@ -152,16 +150,18 @@ class ClientInput:
     def is_behind(self, client: int, now: int, *, behind: bool) -> None:
         """A client has more unread answers than it should, or has caught up."""
         self.queue.is_behind(client, now, behind=behind)
-        self._look_what_is_left()
 
-    def _look_what_is_left(self) -> None:
-        self.has_more = self.queue.waits or self._describing is not None
+    @property
+    def has_more(self) -> bool:
+        """Whether a turn has something to do though nothing has arrived."""
+        return self.queue.waits or self._describing is not None
 
     # -- a turn
 
     def take(self, now: int, outbox: Outbox) -> None:
         """Take in what clients have sent, as far as the turn has time for it."""
         queue = self.queue
+        queue.open_reads.expire(now)
         budget, spent = self._begin(), 0
         if queue.arrived or queue.refused:
             arrived = self._counters.arrived
@@ -179,7 +179,6 @@ class ClientInput:
             self._describe(now, outbox)
             spent += self._take_queued(budget - spent, now, outbox)
         self._charged = spent
-        self._look_what_is_left()
         self.overload.turn_taken(now, left=queue.waits)
 
     def _begin(self) -> int:
@@ -218,8 +217,13 @@ class ClientInput:
             request = waiting.request
             age = now - waiting.arrived
             overload.waited(age)
+            paused = waiting.paused
             if refuse_late(client.number, request, age, outbox):
                 cost = REFUSAL_NS
+                if paused is not None:
+                    self.serving.dropped(paused)
+            elif paused is not None:
+                cost = self._go_on(client, paused, now, outbox)
             elif waits_in_vain(client.priority, age, now - flow.since):
                 self._shed(client, flow, request, age, now, outbox)
                 cost = REFUSAL_NS
@@ -227,8 +231,24 @@ class ClientInput:
                 cost = cost_of(request, client.scan_ns)
                 cost += self._take(client.number, request, now, outbox)
             spent += cost
-            data.charge(flow, cost)
+            data.charge(flow, cost, paused=paused is not None)
         return spent
+
+    def _go_on(self, client: Client, paused: PausedRead, now: int, outbox: Outbox) -> int:
+        """Have its replica go on with a read in this turn; return what that costs."""
+        request = paused.queued.read
+        replica = self._replica_set.by_shard.get(request.shard)
+        if replica is None or replica.reads is not paused.reads or replica.failure is not None:
+            # Whoever asks now is told where to go.
+            self.serving.dropped(paused)
+            return cost_of(request, client.scan_ns) + self._take(client.number, request, now, outbox)
+        self._agenda.dirty[request.shard] = replica
+        if paused.is_begun:
+            paused.charged = PIECE_NS
+            replica.reads.resume(paused)
+            return PIECE_NS
+        replica.reads.queue(paused.queued)
+        return client.scan_ns
 
     def _take_control(self, now: int, outbox: Outbox) -> None:
         """Take requests of other kinds that have waited."""

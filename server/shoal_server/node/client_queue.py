@@ -17,6 +17,7 @@ from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Requ
 
 from shoal_server.node.fair_queue import CONTROL, FairQueue, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
+from shoal_server.node.paused_reads import OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS
 
 QUEUED_BYTES = 4 * 1024 * 1024
@@ -60,6 +61,7 @@ class ClientQueue:
         arrived: the frames received since the last turn, with their sizes.
         refused: frames that there was no memory for, to be answered.
         paused: those of whom nothing more is received, by number.
+        open_reads: reads that go on in later turns, as far as they hold something open.
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class ClientQueue:
         "clients",
         "control",
         "data",
+        "open_reads",
         "paused",
         "refused",
         "status",
@@ -92,6 +95,7 @@ class ClientQueue:
         self._keyspace_of = keyspace_of
         self.arrived: list[tuple[Client, list[Request], int]] = []
         self.paused: dict[int, Client] = {}
+        self.open_reads = OpenReads()
 
     # -- clients come and go
 
@@ -107,6 +111,7 @@ class ClientQueue:
             self._memory.give_back(Account.REQUESTS, client.queued_bytes)
             client.queued_bytes = 0
         self.paused.pop(number, None)
+        self.open_reads.let_go_of(number)
         self.refused = [frame for frame in self.refused if frame[0].number != number]
         self.arrived = [frame for frame in self.arrived if frame[0].number != number]
         for queue in (self.data, self.control, self.status):
@@ -117,6 +122,8 @@ class ClientQueue:
         client = self.clients.get(number)
         if client is not None:
             client.behind = behind
+            if behind:
+                self.open_reads.let_go_of(number)
             for queue in (self.data, self.control, self.status):
                 queue.block(number, now, blocked=behind)
 
@@ -174,6 +181,23 @@ class ClientQueue:
             else:
                 queue = self.status if type(request) is GetStatus else self.control
                 queue.add(client.number, Priority.INTERACTIVE, CONTROL, waiting, now, blocked=client.behind)
+
+    def put_back(self, paused: PausedRead, now: int) -> None:
+        """Have a read wait for a later turn, which goes on with it."""
+        queued = paused.queued
+        client = self.clients.get(queued.client)
+        if client is None:
+            paused.drop()
+            return
+        request = queued.read
+        if paused.scan is not None:
+            if client.behind:
+                paused.let_go()
+            else:
+                self.open_reads.add(paused)
+        waiting = Waiting(request, queued.arrived, 0, paused)
+        keyspace = self._keyspace_of(request.shard)
+        self.data.add(client.number, client.priority, keyspace, waiting, now, blocked=client.behind)
 
     def take(self, queue: FairQueue, now: int) -> tuple[Client, Flow, Waiting] | None:
         """Take out of one of the queues the request whose turn it is."""

@@ -10,12 +10,16 @@ Pure: times are passed in. One client's requests of one keyspace stay in their o
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from shoal.priorities import Priority
 from shoal.protocol.messages import Request
+
+if TYPE_CHECKING:
+    from shoal_server.node.paused_reads import PausedRead
 
 MILLISECOND = 1_000_000
 DEBT_MOST_NS = 50 * MILLISECOND
@@ -32,12 +36,16 @@ QUANTA: dict[Priority, int] = {
 CLIENT_QUANTUM_NS = 400_000
 
 
-class Waiting(msgspec.Struct, gc=False):
-    """A request that waits. `arrived` (ns); `size`: its part of the frame that it came in (bytes)."""
+class Waiting(msgspec.Struct):
+    """A request that waits. `arrived` (ns); `size`: its part of the frame that it came in (bytes).
+
+    `paused`: it was taken out before, and goes on.
+    """
 
     request: Request
     arrived: int
     size: int
+    paused: PausedRead | None = None
 
 
 class Share:
@@ -76,19 +84,34 @@ class Flow(Share):
     """What one client has asked of one keyspace.
 
     Attributes:
-        since: when it became other than empty (ns).
+        waiting: requests that were not taken out yet, since `since` (ns).
+        paused: those that were, and go on: first those that arrived first.
+        ahead: by how much more these have cost than the others while both wait (ns): each kind has half.
         group: of which it is one.
     """
 
-    __slots__ = ("blocked", "client", "group", "since", "waiting")
+    __slots__ = ("ahead", "blocked", "client", "group", "paused", "since", "waiting")
 
     def __init__(self, client: int, group: FlowGroup) -> None:
         super().__init__(CLIENT_QUANTUM_NS)
         self.client = client
         self.group = group
         self.waiting: deque[Waiting] = deque()
+        self.paused: list[Waiting] = []
+        self.ahead = 0
         self.since = 0
         self.blocked = False
+
+    def next(self) -> Waiting:
+        """Take out what is next."""
+        if self.paused and (self.ahead <= 0 or not self.waiting):
+            return self.paused.pop(0)
+        return self.waiting.popleft()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self.waiting and not self.paused
 
 
 class FlowGroup(Share):
@@ -147,9 +170,12 @@ class FairQueue:
         if flow is None:
             flow = flows[group] = Flow(client, group)
             flow.blocked = blocked
-        if not flow.waiting:
-            flow.since = now
-        flow.waiting.append(waiting)
+        if waiting.paused is not None:
+            insort(flow.paused, waiting, key=lambda each: each.arrived)
+        else:
+            if not flow.waiting:
+                flow.since = now
+            flow.waiting.append(waiting)
         self.length += 1
         if not flow.listed and not flow.blocked:
             self._list(flow, now)
@@ -167,9 +193,9 @@ class FairQueue:
         if not self._ready:
             return None
         flow = whose_turn(whose_turn(self._ready).flows)
-        waiting = flow.waiting.popleft()
+        waiting = flow.next()
         self.length -= 1
-        if not flow.waiting:
+        if flow.is_empty:
             self._unlist(flow, now)
         return flow, waiting
 
@@ -181,16 +207,22 @@ class FairQueue:
             self._ready.remove(group)
             group.leave(now)
 
-    def charge(self, flow: Flow, cost: int) -> None:
-        """Say what a request has cost that was taken out of `flow` (ns)."""
+    def charge(self, flow: Flow, cost: int, *, paused: bool = False) -> None:
+        """Say what a request has cost that was taken out of `flow` (ns).
+
+        Args:
+            paused: it was one that goes on.
+        """
         flow.charge(cost)
         flow.group.charge(cost)
+        flow.ahead = flow.ahead + (cost if paused else -cost) if flow.paused and flow.waiting else 0
 
     def charge_later(self, client: int, keyspace: int, cost: int) -> None:
         """Say what a request of a client has cost that was taken out in a turn before, or without having waited (ns)."""
         for group, flow in self._by_client.get(client, {}).items():
             if group.keyspace == keyspace:
-                self.charge(flow, cost)
+                flow.charge(cost)
+                group.charge(cost)
 
     def block(self, client: int, now: int, *, blocked: bool) -> None:
         """Take nothing of a client from now on; or take it again."""
@@ -199,7 +231,7 @@ class FairQueue:
                 continue
             flow.blocked = blocked
             if not blocked:
-                if flow.waiting:
+                if not flow.is_empty:
                     self._list(flow, now)
             elif flow.listed:
                 self._unlist(flow, now)
@@ -208,4 +240,4 @@ class FairQueue:
         """Drop what a client has asked, who is gone."""
         self.block(client, now, blocked=True)
         for flow in self._by_client.pop(client, {}).values():
-            self.length -= len(flow.waiting)
+            self.length -= len(flow.waiting) + len(flow.paused)

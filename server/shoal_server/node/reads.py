@@ -16,6 +16,7 @@ from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, Repl
 from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.lateness import refuse_late
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.paused_reads import PausedRead
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost
 from shoal_server.node.serving import SERVE_NS, Serving
@@ -59,6 +60,7 @@ class ReplicaReads:
         "_node",
         "_queued",
         "_refusals",
+        "_resumed",
         "_settings",
         "_waiting",
         "_weak",
@@ -88,6 +90,7 @@ class ReplicaReads:
         self._waiting: dict[int, _WaitingReads] = {}
         """By round."""
         self._weak: list[QueuedRead] = []
+        self._resumed: list[PausedRead] = []
         self._next_token = 0
 
     # -- admission
@@ -95,6 +98,10 @@ class ReplicaReads:
     def queue(self, read: QueuedRead) -> None:
         """Take a read; `begin` is called in the same turn."""
         self._queued.append(read)
+
+    def resume(self, read: PausedRead) -> None:
+        """Go on with a read that was begun here, when reads are served next."""
+        self._resumed.append(read)
 
     def begin(self, now: int, outbox: Outbox) -> None:
         """Admit the queued reads: at once under a valid lease, else through a ReadIndex round that they share."""
@@ -144,8 +151,11 @@ class ReplicaReads:
         """Answer every read that waits: the replica is being removed."""
         queued, self._queued = self._queued, []
         weak, self._weak = self._weak, []
-        for read in (*queued, *weak):
+        resumed, self._resumed = self._resumed, []
+        for read in (*queued, *weak, *(paused.queued for paused in resumed)):
             self._fail(read, outbox)
+        for paused in resumed:
+            paused.drop()
         self.leadership_lost(outbox)
 
     def _refuse(self, queued: QueuedRead, outbox: Outbox) -> None:
@@ -170,6 +180,8 @@ class ReplicaReads:
         """
         if self._weak:
             self._serve_weak(now, clock.now_ms(now), serving, outbox)
+        if self._resumed:
+            self._go_on(serving, outbox)
         if not self._waiting:
             return serving.left > 0 or not self._weak
         time_ms = clock.now_ms(now)
@@ -181,10 +193,12 @@ class ReplicaReads:
             served, put_off = 0, []
             try:
                 for read in waiting.reads:
-                    if serving.left > 0 or (type(read.read) is Read and serving.left > -SERVE_NS):
-                        self._serve_if_awaited(read, waiting.arrived, time_ms, now, serving, outbox)
+                    if self._has_time(read, serving):
+                        self._serve_if_awaited(read, read.arrived or waiting.arrived, time_ms, now, serving, outbox)
+                    elif isinstance(read.read, (Scan, ReadPage)):
+                        self._put_back(read, waiting.arrived, serving)
                     else:
-                        serving.put_off(read.client)
+                        serving.put_off()
                         put_off.append(read)
                     served += 1
             finally:
@@ -195,6 +209,76 @@ class ReplicaReads:
                 else:
                     del self._waiting[token]
         return not left
+
+    def _has_time(self, queued: QueuedRead, serving: Serving) -> bool:
+        """Say whether this turn serves a read: of keys some more, which are wanted at once and take little."""
+        if type(queued.read) is Read:
+            return serving.left > -SERVE_NS
+        return serving.may_begin(queued.client) if type(queued.read) is Scan else serving.left > 0
+
+    def _put_back(self, queued: QueuedRead, arrived: int, serving: Serving) -> None:
+        """Leave a page to another turn of its client, in which it is admitted as if it came then."""
+        queued.arrived = queued.arrived or arrived
+        read = PausedRead(self, queued, serving.page_estimate(queued.client))
+        serving.put_back(read, self._machine.keyspace.id, 0)
+
+    def _go_on(self, serving: Serving, outbox: Outbox) -> None:
+        """Do a piece of each page that was begun before and is to be gone on with in this turn.
+
+        Raises:
+            Damaged: one cannot be read on; that one and those behind it still wait.
+        """
+        resumed, self._resumed = self._resumed, []
+        for count, read in enumerate(resumed):
+            if not serving.is_there(read.queued.client):
+                serving.dropped(read)
+            elif not read.is_begun:
+                # It has let go of its reader since.
+                self._put_back(read.queued, read.queued.arrived, serving)
+            else:
+                try:
+                    self._advance(read, serving, outbox)
+                except Damaged:
+                    self._resumed = resumed[count:]
+                    raise
+
+    def _advance(self, read: PausedRead, serving: Serving, outbox: Outbox) -> None:
+        """Do a piece of a page, and answer with it when it is whole: of the state when it was begun, with the seq of that."""
+        scan, page, us = read.scan, read.page, 0
+        keyspace = self._machine.keyspace.id
+        if scan is not None:
+            if serving.left <= 0:
+                serving.put_back(read, keyspace, 0)
+                return
+            before = scan.work.us
+            try:
+                page = scan.advance(self._settings.page_piece_us)
+            except Damaged:
+                serving.dropped(read)
+                raise
+            us = scan.work.us - before
+        if page is None:
+            serving.put_back(read, keyspace, us * 1_000)
+            return
+        queued = read.queued
+        request: Scan = queued.read  # type: ignore[assignment]  # nothing else has pages that are made in pieces
+        self._count(request, queued, queued.arrived, scan=True)
+        if self.quota is not None:
+            self.quota.charge(reads=len(page.keys) - 1)
+        outbox.answer(
+            queued.client,
+            ScanPage(
+                request.request,
+                read.seq,
+                self._node,
+                page.keys,
+                page.values,
+                page.seqs,
+                page.resume,
+                read.staleness_ms,
+            ),
+        )
+        serving.served_page(read, keyspace, page_cost(us, page.values))
 
     def _serve_if_awaited(
         self, queued: QueuedRead, arrived: int, time_ms: int, now: int, serving: Serving, outbox: Outbox
@@ -229,8 +313,9 @@ class ReplicaReads:
                 self.quota.charge(reads=len(values) - len(read.keys))
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
-            self._count(read, queued, arrived, scan=True)
-            scanned = machine.pages.begin_scan(
+            queued.arrived = arrived
+            begun = PausedRead(self, queued, serving.page_estimate(queued.client))
+            begun.scan = machine.pages.begin_scan(
                 read.ranges,
                 read.start,
                 read.end,
@@ -239,23 +324,9 @@ class ReplicaReads:
                 max_rows=max(1, min(read.max_rows, limits.page_rows)),
                 max_bytes=limits.page_bytes,
                 now=now,
-            ).whole()
-            if self.quota is not None:
-                self.quota.charge(reads=len(scanned.keys) - 1)
-            outbox.answer(
-                queued.client,
-                ScanPage(
-                    read.request,
-                    seq,
-                    self._node,
-                    scanned.keys,
-                    scanned.values,
-                    scanned.seqs,
-                    scanned.resume,
-                    staleness_ms,
-                ),
             )
-            serving.served_page(queued.client, machine.keyspace.id, page_cost(scanned.work, scanned.values))
+            begun.opened_at, begun.seq, begun.staleness_ms = serving.now, seq, staleness_ms
+            self._advance(begun, serving, outbox)
         elif type(read) is ReadPage:
             most = max(1, min(read.max_rows, limits.page_rows))
             found = machine.pages.read_page(read.ranges, read.after, most, limits.page_bytes, now)
@@ -265,7 +336,8 @@ class ReplicaReads:
             done, microshards = resume is None, found.microshards
             page = Page(read.request, seq, done, microshards, found.keys, found.values, found.expiries, resume)
             outbox.answer(queued.client, page)
-            serving.served_page(queued.client, machine.keyspace.id, page_cost(found.work, found.values))
+            given = PausedRead(self, queued, serving.page_estimate(queued.client))
+            serving.served_page(given, machine.keyspace.id, page_cost(found.work.us, found.values))
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)
             serving.left -= MOVING_NS
@@ -367,17 +439,20 @@ class ReplicaReads:
         staleness = self._freshness.staleness_ms(now)
         seq = self._machine.state.seq
         for count, queued in enumerate(waiting):
-            if serving.left <= 0 and (type(queued.read) is not Read or serving.left <= -SERVE_NS):
-                serving.put_off(queued.client)
-                self._weak.append(queued)
+            waited = now > queued.deadline - patience
+            arrived = queued.arrived or (queued.deadline - patience if waited else counters.arrived)
+            if not self._has_time(queued, serving):
+                if type(queued.read) is Scan:
+                    self._put_back(queued, arrived, serving)
+                else:
+                    serving.put_off()
+                    self._weak.append(queued)
                 continue
             if not serving.is_there(queued.client):
                 continue
             wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
             bound = wanted.max_staleness_ms
             if staleness is not None and seq >= wanted.min_seq and (not bound or staleness <= bound):
-                waited = now > queued.deadline - patience
-                arrived = queued.deadline - patience if waited else counters.arrived
                 try:
                     self._serve(queued, staleness, arrived, time_ms, serving, outbox)
                 except Damaged:

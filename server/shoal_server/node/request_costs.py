@@ -11,7 +11,7 @@ from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import OpenSession, Read, ReadPage, Request, Scan, Write
 
 from shoal_server.node.write_decoding import operations_in
-from shoal_server.shard.work import Work
+from shoal_server.shard.merging import PIECE_US
 
 REQUEST_NS = 4_000
 REFUSAL_NS = 3_000
@@ -23,6 +23,8 @@ WRITTEN_BYTE_NS = 4
 SCAN_NS = 1_000_000
 """Of a page for a client that has not asked for one yet; from then on it is about what its last ones came to."""
 SCAN_NS_LEAST = 50_000
+PIECE_NS = PIECE_US * 1_000
+"""Of a page that was begun: as long as a piece is."""
 CHECKSUM_NS = 3_000_000
 STATUS_NS = 50_000
 STATUS_REPLICA_NS = 15_000
@@ -53,6 +55,6 @@ def cost_of(request: Request, scan_ns: int) -> int:
     return REQUEST_NS
 
 
-def page_cost(work: Work, values: list[bytes]) -> int:
-    """Return what a page has cost: the work of reading it, and to answer with its values."""
-    return work.us * 1_000 + sum(map(len, values)) * ANSWERED_BYTE_NS
+def page_cost(us: int, values: list[bytes]) -> int:
+    """Return what a page has cost: the work of reading it (us), and to answer with its values."""
+    return us * 1_000 + sum(map(len, values)) * ANSWERED_BYTE_NS

@@ -1,14 +1,15 @@
 """What a turn may still spend on serving reads, and who is charged for what they turn out to cost.
 
 How many rows a page looks at, and how long values are, is found while it is served. So a turn serves until its time is spent,
-and the next one goes on; and what it has cost counts against the turns of whoever asked.
+pages in pieces, and later ones go on, in which it is the turn of whoever asked; what it has cost counts against these.
 """
 
 from __future__ import annotations
 
 from shoal_server.node.client_queue import ClientQueue
 from shoal_server.node.outbox import NOBODY
-from shoal_server.node.request_costs import ANSWERED_BYTE_NS, SCAN_NS, SCAN_NS_LEAST
+from shoal_server.node.paused_reads import PausedRead
+from shoal_server.node.request_costs import ANSWERED_BYTE_NS, READ_NS, SCAN_NS, SCAN_NS_LEAST
 
 SERVE_NS = 10_000_000
 """Of a turn."""
@@ -18,34 +19,60 @@ class Serving:
     """See the module's first lines.
 
     Attributes:
+        now: when the turn began (ns).
         left: of the turn's time (ns); none where it is 0 or less.
-        left_over: about what it will cost to serve what the turn had no time for (ns).
+        left_over: about what it will cost to serve what the turn had no time for, and does not wait in its client's queue (ns).
     """
 
-    __slots__ = ("_queue", "left", "left_over")
+    __slots__ = ("_queue", "left", "left_over", "now")
 
     def __init__(self, queue: ClientQueue) -> None:
         self._queue = queue
+        self.now = 0
         self.left = 0
         self.left_over = 0
 
-    def begin(self) -> None:
+    def begin(self, now: int) -> None:
         """A turn begins to serve."""
+        self.now = now
         self.left = SERVE_NS
         self.left_over = 0
 
-    def put_off(self, client: int) -> None:
-        """A page that a client asks for is left for the next turn."""
-        asker = self._queue.clients.get(client)
-        self.left_over += SCAN_NS if asker is None else asker.scan_ns
+    def put_off(self) -> None:
+        """A read of keys is left for the next turn."""
+        self.left_over += READ_NS
 
-    def served_page(self, client: int, keyspace: int, cost: int) -> None:
-        """A page that a client asked for has been served, at that cost (ns)."""
+    def page_estimate(self, client: int) -> int:
+        """Return what a page has been charged for that a client asks for (ns)."""
+        asker = self._queue.clients.get(client)
+        return SCAN_NS if asker is None else asker.scan_ns
+
+    def may_begin(self, client: int) -> bool:
+        """Say whether there is time, and a place, for one more page of a client."""
+        return self.left > 0 and self._queue.open_reads.has_room(client)
+
+    def put_back(self, read: PausedRead, keyspace: int, cost: int) -> None:
+        """Leave a read to later turns of its client: so far, this one has done so much of it (ns)."""
         self.left -= cost
+        read.cost += cost
+        self._queue.data.charge_later(read.queued.client, keyspace, cost - read.charged)
+        self._queue.put_back(read, self.now)
+
+    def served_page(self, read: PausedRead, keyspace: int, cost: int) -> None:
+        """A page has been served; what there was left to do of it in this turn has cost that (ns)."""
+        self.left -= cost
+        read.cost += cost
+        self._queue.open_reads.remove(read)
+        client = read.queued.client
         asker = self._queue.clients.get(client)
         if asker is not None:
-            self._queue.data.charge_later(client, keyspace, cost - asker.scan_ns)
-            asker.scan_ns = max(SCAN_NS_LEAST, (3 * asker.scan_ns + cost) // 4)
+            self._queue.data.charge_later(client, keyspace, cost - read.charged)
+            asker.scan_ns = max(SCAN_NS_LEAST, (3 * asker.scan_ns + read.cost) // 4)
+
+    def dropped(self, read: PausedRead) -> None:
+        """Nobody waits for a read any more, or it cannot be gone on with."""
+        self._queue.open_reads.remove(read)
+        read.drop()
 
     def served_values(self, client: int, keyspace: int, size: int) -> None:
         """A read of a client has been answered with so many bytes."""

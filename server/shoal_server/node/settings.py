@@ -9,6 +9,7 @@ from shoal.protocol.messages import MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_KEY_BY
 
 from shoal_server.node.memory import SHARES, Account
 from shoal_server.raft.config import RaftConfig, Timing
+from shoal_server.shard.merging import PIECE_US
 
 if TYPE_CHECKING:
     from shoal_server.config import ClusterConfig
@@ -94,6 +95,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
         weak_read_wait_ns: a read waits so long for a replica that does not lead to be fresh enough, and is then declined.
         purge_rows: how many expired rows one log entry removes at the most.
         snapshots_at_once: how many snapshots a node sends at the same time.
+        page_piece_us: of work on a page in one turn; then it goes on in another (see paused_reads.py).
         memory_bytes: what the node may hold for others, besides what its engine and the program itself take (see memory.py).
     """
 
@@ -116,6 +118,7 @@ class NodeSettings(msgspec.Struct, frozen=True):
     snapshot_chunk_bytes: int = 256 * 1024
     snapshot_timeout_ns: int = 10_000_000_000
     comparison: ComparisonSettings = ComparisonSettings()
+    page_piece_us: int = PIECE_US
     memory_bytes: int = 1024 * 1024 * 1024
 
 

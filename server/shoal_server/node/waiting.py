@@ -31,7 +31,8 @@ class QueuedCommand(msgspec.Struct):
 class QueuedRead(msgspec.Struct):
     """A client's read that waits for a lease or a ReadIndex round, or for the replica to be fresh enough.
 
-    `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns).
+    `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns). `arrived`: when it
+    came, where that was before the turn that it was queued in (ns); else 0.
     """
 
     client: int
@@ -39,6 +40,7 @@ class QueuedRead(msgspec.Struct):
     microshards: list[int]
     weak: bool = False
     deadline: int = 0
+    arrived: int = 0
 
 
 class Proposal(msgspec.Struct):

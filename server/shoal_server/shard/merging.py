@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 
-from shoal_server.shard.work import Work
+from shoal_server.shard.work import ROW_US, Work
 from shoal_server.storage.engine import Piece, Reader
 from shoal_server.storage.layout import prefix_end, split_rows
 
@@ -22,6 +22,8 @@ READ_BYTES_FACTOR = 4
 """A page ends when so many times the bytes were read that it may give: some values are read and not given."""
 PIECE_US = 2_000
 """Of work: a page pauses after so much, where whoever wants it lets it."""
+LEAST_ROWS = 16
+"""That are read at once, where so many are wanted."""
 HEADS = 128
 """First rows that are looked for together."""
 
@@ -83,6 +85,7 @@ class MergedScan:
         "_size",
         "_skip",
         "_sources",
+        "_until",
     )
 
     def __init__(
@@ -122,6 +125,7 @@ class MergedScan:
         self._examined = 0
         self._size = 0
         self._last = b""
+        self._until = 0
 
     @property
     def work(self) -> Work:
@@ -134,15 +138,29 @@ class MergedScan:
         Raises:
             Damaged: a row cannot be read.
         """
-        until = self._page.work.us + max_us
+        self._until = self._page.work.us + max_us
         if self._opened < len(self._sources):
-            if not self._open(until):
+            if not self._open():
                 return None
             heapify(self._heap)
-        if not self._merge(until):
+        if not self._merge():
             return None
         self._reader.close()
         return self._page
+
+    def end(self) -> ScannedPage | None:
+        """Read no more; return the page as far as it has come, or None where that is nowhere."""
+        self._reader.close()
+        if not self._examined:
+            return None
+        page = self._page
+        page.resume = self._behind_last()
+        return page
+
+    def _behind_last(self) -> bytes:
+        """Return where what follows the last row begins; in reverse, where it ends."""
+        # The smallest key greater than another is that with a zero byte behind it.
+        return self._last if self._reverse else self._last + b"\0"
 
     def whole(self) -> ScannedPage:
         """Return the page, without a pause; raise as `advance` does."""
@@ -152,12 +170,12 @@ class MergedScan:
 
     # -- what comes first
 
-    def _open(self, until: int) -> bool:
+    def _open(self) -> bool:
         """Find what comes first in each source; return whether that is known of all."""
         sources, work, heap = self._sources, self._page.work, self._heap
         few = self._max_rows < len(sources) // 2
         while self._opened < len(sources):
-            if work.us >= until:
+            if work.us >= self._until:
                 return False
             first = self._opened
             if few or work.bytes >= self._max_bytes:
@@ -194,10 +212,10 @@ class MergedScan:
 
     def _read(self, source: _Source, max_bytes: int) -> None:
         """Read rows that follow, in the place of those that were taken."""
-        left = self._max_rows + HIDDEN_ROWS - self._examined
-        piece = self._reader.read(
-            source.start, source.end, max(1, min(source.chunk, left)), max(1, max_bytes), reverse=self._reverse
-        )
+        wanted = min(source.chunk, self._max_rows + HIDDEN_ROWS - self._examined)
+        # As many as are likely to be read in what is left of the piece, and a few where that is nothing.
+        rows = min(wanted, max(LEAST_ROWS, (self._until - self._page.work.us) // ROW_US))
+        piece = self._reader.read(source.start, source.end, max(1, rows), max(1, max_bytes), reverse=self._reverse)
         source.chunk *= 2
         self._take(source, piece)
 
@@ -218,8 +236,9 @@ class MergedScan:
 
     # -- the page
 
-    def _merge(self, until: int) -> bool:
+    def _merge(self) -> bool:
         """Take rows into the page, in order; return whether it is whole."""
+        until = self._until
         page, heap, sources, reverse = self._page, self._heap, self._sources, self._reverse
         keys, values, seqs, work = page.keys, page.values, page.seqs, page.work
         max_rows, max_bytes, keys_only = self._max_rows, self._max_bytes, self._keys_only
@@ -232,14 +251,15 @@ class MergedScan:
                 or self._examined >= max_examined
                 or work.bytes >= max_read
             ):
-                # The smallest key greater than another is that with a zero byte behind it.
-                page.resume = self._last if reverse else self._last + b"\0"
+                page.resume = self._behind_last()
                 return True
             index = heap[0][1] % count
             source = sources[index]
             if source.bare:
                 self._read(source, max_bytes - self._size)
                 heapreplace(heap, self._entry(source, index))
+                if work.us >= until:
+                    return False
                 continue
             if not source.keys:
                 # Up to here there is nothing; what follows is for the next page.

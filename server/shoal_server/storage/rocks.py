@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast
+from weakref import WeakSet
 
 from rocksdict import (
     BlockBasedOptions,
@@ -213,6 +214,7 @@ class RocksEngine:
             # Before anything is written: numbers are given on from where recovery has come to.
             self._written = self._database.latest_sequence_number()
             self._writes = 0
+            self._readers: WeakSet[RocksReader] = WeakSet()
             self._watermark = self._open_watermark(self._written)
             self._families: dict[Family, Rdict] = {}
             self._by_name: dict[str, Rdict] = {}
@@ -421,7 +423,9 @@ class RocksEngine:
 
     def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:
         failure = partial(self._read_failure, self._names[family])
-        return RocksReader(self._families[family], failure, lambda: self._writes, fill_cache=fill_cache)
+        reader = RocksReader(self._families[family], failure, lambda: self._writes, fill_cache=fill_cache)
+        self._readers.add(reader)
+        return reader
 
     def _scan(self, family: Family) -> RocksScan:
         return RocksScan(self._families[family], partial(self._read_failure, self._names[family]))
@@ -465,6 +469,8 @@ class RocksEngine:
             raise self._failure("close", error) from error
 
     def _close_database(self) -> None:
+        for reader in self._readers:
+            reader.close()
         for rows in self._families.values():
             rows.close()
         self._database.close()

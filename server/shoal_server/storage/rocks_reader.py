@@ -95,7 +95,7 @@ class RocksReader(_Iterating):
     what is there now.) So what goes by others, made later, is done only while nothing has been written since.
     """
 
-    __slots__ = ("_fill_cache", "_iterator", "_made_at", "_patient", "_writes")
+    __slots__ = ("__weakref__", "_fill_cache", "_iterator", "_made_at", "_patient", "_writes")
 
     def __init__(
         self,
