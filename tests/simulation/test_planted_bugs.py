@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -269,6 +270,21 @@ def give_generations_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(microshards, "next_generation", lambda _: 1)
 
 
+def go_on_with_a_page_in_a_new_state(patch: pytest.MonkeyPatch) -> None:
+    """A page that has paused goes on with what is there by then."""
+    go_on = ReplicaReads._go_on
+
+    def go_on_anew(self: ReplicaReads, *args: Any) -> None:
+        engine = self._machine._engine
+        for read in self._resumed:
+            if read.scan is not None:
+                read.scan._reader.close()
+                read.scan._reader = engine.reader(engine.data)
+        go_on(self, *args)
+
+    patch.setattr(ReplicaReads, "_go_on", go_on_anew)
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     forget_the_vote,
     accept_before_the_sync,
@@ -289,6 +305,7 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     continue_with_lower_seqs,
     serve_what_is_sealed,
     give_generations_twice,
+    go_on_with_a_page_in_a_new_state,
 ]
 
 

@@ -146,27 +146,11 @@ def scan_what_is_left(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PageReader, "read_page", page_here)
 
 
-def go_on_with_a_page_in_a_new_state(patch: pytest.MonkeyPatch) -> None:
-    """A page that has paused goes on with what is there by then."""
-    go_on = ReplicaReads._go_on
-
-    def go_on_anew(self: ReplicaReads, *args: Any) -> None:
-        engine = self._machine._engine
-        for read in self._resumed:
-            if read.scan is not None:
-                read.scan._reader.close()
-                read.scan._reader = engine.reader(engine.data)
-        go_on(self, *args)
-
-    patch.setattr(ReplicaReads, "_go_on", go_on_anew)
-
-
 BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     know_ranges_of_the_journal_by_their_start,
     compare_ranges_in_what_is_left,
     delete_ranges_in_what_is_left,
     scan_what_is_left,
-    go_on_with_a_page_in_a_new_state,
 ]
 
 
