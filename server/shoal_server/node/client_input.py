@@ -124,7 +124,7 @@ class ClientInput:
             requests_max: how many requests of a client may be unanswered before nothing more is received from it.
         """
         self.queue = ClientQueue(requests_max, memory, self._keyspace_of)
-        self.serving = Serving(self.queue)
+        self.serving = Serving(self.queue, memory)
         self.overload = Overload(now)
         self.admin_requests: list[tuple[int, AdminRequest]] = []
         self._replica_set = replica_set
@@ -221,7 +221,7 @@ class ClientInput:
             if refuse_late(client.number, request, age, outbox):
                 cost = REFUSAL_NS
                 if paused is not None:
-                    self.serving.dropped(paused)
+                    paused.end()
             elif paused is not None:
                 cost = self._go_on(client, paused, now, outbox)
             elif waits_in_vain(client.priority, age, now - flow.since):
@@ -240,7 +240,7 @@ class ClientInput:
         replica = self._replica_set.by_shard.get(request.shard)
         if replica is None or replica.reads is not paused.reads or replica.failure is not None:
             # Whoever asks now is told where to go.
-            self.serving.dropped(paused)
+            paused.end()
             return cost_of(request, client.scan_ns) + self._take(client.number, request, now, outbox)
         self._agenda.dirty[request.shard] = replica
         if paused.is_begun:
@@ -289,6 +289,9 @@ class ClientInput:
         counts = self._counters.requests
         counts[kind] = counts.get(kind, 0) + 1
         if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
+            if kind is not Write and kind is not OpenSession and self._memory.is_full(Account.ANSWERS):
+                self._refuse_unanswerable(client, request, outbox)
+                return 0
             replica = self._admission.admit(client, request, self._disk.state.not_writable, outbox)
             if replica is not None:
                 self._agenda.dirty[replica.shard.id] = replica
@@ -410,6 +413,19 @@ class ClientInput:
             client = self.queue.clients.get(number)
             if client is not None:
                 self.overload.refused(OverloadReason.UNCOMMITTED, client.priority, keyspace)
+
+    def _refuse_unanswerable(self, client: int, request: Request, outbox: Outbox) -> None:
+        """Answer a read whose answer there is no memory for."""
+        self._memory.refused[Account.ANSWERS] += 1
+        self.overload.refused(OverloadReason.MEMORY, self.queue.clients[client].priority, CONTROL)
+        outbox.fail(
+            client,
+            request.request,
+            ErrorCode.OVERLOADED,
+            self._memory.refusal(Account.ANSWERS),
+            retry_after_ms=retry_after_ms(request.request),
+            reason=OverloadReason.MEMORY,
+        )
 
     def _refuse_all(self, client: Client, requests: list[Request], size: int, outbox: Outbox) -> None:
         self.queue.release(client, size)

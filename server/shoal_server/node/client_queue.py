@@ -111,11 +111,12 @@ class ClientQueue:
             self._memory.give_back(Account.REQUESTS, client.queued_bytes)
             client.queued_bytes = 0
         self.paused.pop(number, None)
-        self.open_reads.let_go_of(number)
         self.refused = [frame for frame in self.refused if frame[0].number != number]
         self.arrived = [frame for frame in self.arrived if frame[0].number != number]
         for queue in (self.data, self.control, self.status):
-            queue.forget(number, now)
+            for waiting in queue.forget(number, now):
+                if waiting.paused is not None:
+                    waiting.paused.end()
 
     def is_behind(self, number: int, now: int, *, behind: bool) -> None:
         """A client has more unread answers than it should, or has caught up."""
@@ -187,14 +188,12 @@ class ClientQueue:
         queued = paused.queued
         client = self.clients.get(queued.client)
         if client is None:
-            paused.drop()
+            paused.end()
             return
         request = queued.read
-        if paused.scan is not None:
-            if client.behind:
-                paused.let_go()
-            else:
-                self.open_reads.add(paused)
+        paused.pause()
+        if client.behind:
+            self.open_reads.let_go_of(client.number)
         waiting = Waiting(request, queued.arrived, 0, paused)
         keyspace = self._keyspace_of(request.shard)
         self.data.add(client.number, client.priority, keyspace, waiting, now, blocked=client.behind)

@@ -153,7 +153,7 @@ class Node:
         self._outbox = outbox = Outbox(shard_map.version)
         beginnings = Beginnings()
         opener = ReplicaOpener(
-            identity.node, engine, settings, self.liveness, counters, random, self.connected, beginnings
+            identity.node, engine, settings, self.liveness, counters, random, self.connected, beginnings, self.memory
         )
         self.replica_set = replica_set = ReplicaSet(
             identity, shard_map, engine, opener, beginnings, counters, agenda, outbox, now
@@ -164,7 +164,7 @@ class Node:
         self._splits = Splits(replica_set, engine)
         self._migrations = Migrations(replica_set, agenda, self.disk)
         pace = Pace(lambda at: self.overload.delay_at(at))
-        self._transfers = SnapshotTransfers(engine, settings, replicas, counters, identity.epoch, pace)
+        self._transfers = SnapshotTransfers(engine, settings, replicas, counters, identity.epoch, pace, self.memory)
         self._leaderships = Leaderships(identity.node, replicas, self._transfers)
         self._callers = Callers(random)
         self._founding = Founding(replica_set, engine, agenda, random)

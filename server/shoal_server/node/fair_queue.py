@@ -236,8 +236,12 @@ class FairQueue:
             elif flow.listed:
                 self._unlist(flow, now)
 
-    def forget(self, client: int, now: int) -> None:
-        """Drop what a client has asked, who is gone."""
+    def forget(self, client: int, now: int) -> list[Waiting]:
+        """Drop what a client has asked, who is gone; return what that was."""
         self.block(client, now, blocked=True)
+        dropped: list[Waiting] = []
         for flow in self._by_client.pop(client, {}).values():
-            self.length -= len(flow.waiting) + len(flow.paused)
+            dropped += flow.waiting
+            dropped += flow.paused
+        self.length -= len(dropped)
+        return dropped

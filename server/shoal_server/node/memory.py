@@ -92,11 +92,17 @@ class MemoryBudget:
 
     def take(self, account: Account, size: int) -> bool:
         """Take `size` bytes, or say that there is no room for them, and take none."""
+        if not self.has_room(account, size):
+            return False
+        self._used[account] += size
+        return True
+
+    def has_room(self, account: Account, size: int) -> bool:
+        """Say whether there is room for `size` bytes; where there is none, that is counted as refused."""
         used = self._used[account]
         if used and used + size > self._bounds[account]:
             self.refused[account] += 1
             return False
-        self._used[account] = used + size
         return True
 
     def add(self, account: Account, size: int) -> None:
@@ -109,9 +115,12 @@ class MemoryBudget:
         invariant(left >= 0, "no memory is given back that was not taken")
         self._used[account] = left
 
-    def hold(self, account: Account, held: int) -> None:
-        """Say what an account that is measured, and not taken from, holds now."""
-        self._used[account] = held
+    def change(self, account: Account, by: int) -> None:
+        """Say that what is held has become more, or less, whether there is room or not."""
+        if by < 0:
+            self.give_back(account, -by)
+        else:
+            self._used[account] += by
 
     def used(self, account: Account) -> int:
         """Return how much is taken."""
@@ -124,6 +133,10 @@ class MemoryBudget:
     def pressure(self, account: Account) -> float:
         """Return which part of its bound an account has taken; above 1 where more is there than may be."""
         return self._used[account] / self._bounds[account]
+
+    def is_full(self, account: Account) -> bool:
+        """Say whether an account holds all that it may."""
+        return self._used[account] >= self._bounds[account]
 
     def is_tight(self, account: Account) -> bool:
         """Say whether less is to be let in of what this account is for."""

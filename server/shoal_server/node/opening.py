@@ -11,7 +11,9 @@ from shoal.shardmap import Keyspace, MicroshardRange, Routes, Shard
 
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.damage import say_failed
+from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.replica import Replica
+from shoal_server.node.replica_memory import ReplicaMemory
 from shoal_server.node.settings import NodeSettings
 from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.group import Group
@@ -94,7 +96,17 @@ def put_origin_of_new(batch: Batch, engine: Engine, node: str, shard: Shard, *, 
 class ReplicaOpener:
     """Opens the replicas of one node; has what all of them have in common."""
 
-    __slots__ = ("_beginnings", "_connected", "_counters", "_engine", "_liveness", "_node", "_random", "_settings")
+    __slots__ = (
+        "_beginnings",
+        "_connected",
+        "_counters",
+        "_engine",
+        "_liveness",
+        "_memory",
+        "_node",
+        "_random",
+        "_settings",
+    )
 
     def __init__(
         self,
@@ -106,6 +118,7 @@ class ReplicaOpener:
         random: Random,
         connected: Collection[str],
         beginnings: Beginnings,
+        memory: MemoryBudget,
     ) -> None:
         """`connected` are, at every moment, the peers that messages have a way to."""
         self._node = node
@@ -116,6 +129,7 @@ class ReplicaOpener:
         self._random = random
         self._connected = connected
         self._beginnings = beginnings
+        self._memory = memory
 
     def open(self, routes: Routes, shard_id: int, now: int) -> Replica:
         """Open the replica of a shard that `routes` knows; one of which something cannot be read has failed.
@@ -211,7 +225,9 @@ class ReplicaOpener:
                 failed=True,
                 lost_to=max(lost_to, failure.log_lost_to),
             )
-        replica = Replica(node, group, store, machine, self._settings, self._counters, self._connected)
+        replica = Replica(
+            node, group, store, machine, self._settings, self._counters, self._connected, ReplicaMemory(self._memory)
+        )
         replica.skipped = load_skipped(engine, shard_id)
         replica.rows_unknown = rows_unknown
         if failure is not None:

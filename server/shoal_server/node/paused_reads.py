@@ -10,6 +10,7 @@ Pure: times are passed in.
 
 from __future__ import annotations
 
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.waiting import QueuedRead
 from shoal_server.shard.merging import MergedScan, ScannedPage
 
@@ -28,12 +29,31 @@ class PausedRead:
         page: what it had come to then, where that is anything.
         seq, staleness_ms: of the state that the page is read from: of the moment when it was begun, whatever has been
             applied since.
+        held: what there is of the page in memory, as booked among the node's answers (bytes).
         charged: what its client was charged for the next piece, as far as its cost is not known (ns); cost: of all so far.
     """
 
-    __slots__ = ("charged", "cost", "opened_at", "page", "queued", "reads", "scan", "seq", "staleness_ms")
+    __slots__ = (
+        "_memory",
+        "_open_reads",
+        "charged",
+        "cost",
+        "held",
+        "opened_at",
+        "page",
+        "queued",
+        "reads",
+        "scan",
+        "seq",
+        "staleness_ms",
+    )
 
-    def __init__(self, reads: object, queued: QueuedRead, charged: int) -> None:
+    def __init__(
+        self, reads: object, queued: QueuedRead, charged: int, open_reads: OpenReads, memory: MemoryBudget
+    ) -> None:
+        self._open_reads = open_reads
+        self._memory = memory
+        self.held = 0
         self.reads = reads
         self.queued = queued
         self.charged = charged
@@ -49,16 +69,32 @@ class PausedRead:
         """Whether it is settled which state it is read from."""
         return self.scan is not None or self.page is not None
 
+    def pause(self) -> None:
+        """It goes on in another turn, and is open until then, if it is."""
+        if self.scan is not None:
+            self._open_reads.add(self)
+            size = self.scan.size
+            self._memory.change(Account.ANSWERS, size - self.held)
+            self.held = size
+
     def let_go(self) -> None:
         """Close the reader: what was read so far is the page, or is forgotten where that is nothing."""
         if self.scan is not None:
             self.page = self.scan.end()
             self.scan = None
+            if self.page is None:
+                self._give_back()
 
-    def drop(self) -> None:
-        """Close the reader: nobody waits for the page."""
+    def end(self) -> None:
+        """The page was given, or nobody waits for it."""
+        self._open_reads.remove(self)
         self.let_go()
+        self._give_back()
         self.page = None
+
+    def _give_back(self) -> None:
+        self._memory.give_back(Account.ANSWERS, self.held)
+        self.held = 0
 
 
 class OpenReads:

@@ -155,7 +155,7 @@ class ReplicaReads:
         for read in (*queued, *weak, *(paused.queued for paused in resumed)):
             self._fail(read, outbox)
         for paused in resumed:
-            paused.drop()
+            paused.end()
         self.leadership_lost(outbox)
 
     def _refuse(self, queued: QueuedRead, outbox: Outbox) -> None:
@@ -219,7 +219,7 @@ class ReplicaReads:
     def _put_back(self, queued: QueuedRead, arrived: int, serving: Serving) -> None:
         """Leave a page to another turn of its client, in which it is admitted as if it came then."""
         queued.arrived = queued.arrived or arrived
-        read = PausedRead(self, queued, serving.page_estimate(queued.client))
+        read = serving.page(self, queued)
         serving.put_back(read, self._machine.keyspace.id, 0)
 
     def _go_on(self, serving: Serving, outbox: Outbox) -> None:
@@ -231,7 +231,7 @@ class ReplicaReads:
         resumed, self._resumed = self._resumed, []
         for count, read in enumerate(resumed):
             if not serving.is_there(read.queued.client):
-                serving.dropped(read)
+                read.end()
             elif not read.is_begun:
                 # It has let go of its reader since.
                 self._put_back(read.queued, read.queued.arrived, serving)
@@ -254,7 +254,7 @@ class ReplicaReads:
             try:
                 page = scan.advance(self._settings.page_piece_us)
             except Damaged:
-                serving.dropped(read)
+                read.end()
                 raise
             us = scan.work.us - before
         if page is None:
@@ -314,7 +314,7 @@ class ReplicaReads:
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             queued.arrived = arrived
-            begun = PausedRead(self, queued, serving.page_estimate(queued.client))
+            begun = serving.page(self, queued)
             begun.scan = machine.pages.begin_scan(
                 read.ranges,
                 read.start,
@@ -336,7 +336,7 @@ class ReplicaReads:
             done, microshards = resume is None, found.microshards
             page = Page(read.request, seq, done, microshards, found.keys, found.values, found.expiries, resume)
             outbox.answer(queued.client, page)
-            given = PausedRead(self, queued, serving.page_estimate(queued.client))
+            given = serving.page(self, queued)
             serving.served_page(given, machine.keyspace.id, page_cost(found.work.us, found.values))
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)

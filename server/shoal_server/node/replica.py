@@ -26,6 +26,7 @@ from shoal_server.node.proposals import Proposals
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.replica_load import ReplicaLoad
+from shoal_server.node.replica_memory import ReplicaMemory
 from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.stuck_entry import StuckEntry
@@ -86,6 +87,7 @@ class Replica:
         "load",
         "log_length",
         "machine",
+        "memory",
         "newest_cost",
         "newest_digest",
         "node",
@@ -110,9 +112,11 @@ class Replica:
         settings: NodeSettings,
         counters: NodeCounters,
         connected: Collection[str],
+        memory: ReplicaMemory,
     ) -> None:
         """`connected` are, at every moment, the peers that messages have a way to."""
         self.node = node
+        self.memory = memory
         self.group = group
         self.store = store
         self.machine = machine
@@ -230,21 +234,14 @@ class Replica:
     def _propose(self, items: list[QueuedCommand], arrived: int, now: int, time_ms: int, outbox: Outbox) -> None:
         commands = Commands(COMMANDS_VERSION, time_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
         group = self.group
+        payload = encode_commands(commands)
+        if not self.memory.has_room_for_entry(len(payload)):
+            self._refuse_entry(items, self.memory.entry_refusal(), outbox)
+            return
         try:
-            index = group.propose([encode_commands(commands)])
+            index = group.propose([payload])
         except TooManyUncommitted as error:
-            self.proposals.upkeep = False
-            self._counters.proposals_refused += 1
-            for item in items:
-                outbox.uncommitted.append((item.client, self.keyspace.id))
-                outbox.fail(
-                    item.client,
-                    item.request,
-                    ErrorCode.OVERLOADED,
-                    str(error),
-                    retry_after_ms=OVERLOADED_RETRY_MS,
-                    reason=OverloadReason.UNCOMMITTED,
-                )
+            self._refuse_entry(items, str(error), outbox)
         except NotLeader:
             self.proposals.upkeep = False
             for item in items:
@@ -261,6 +258,29 @@ class Replica:
             proposals.prepared[index] = Prepared(term, commands, [item.operations for item in items])
             if any(item.fast for item in items):
                 self._acknowledge_fast(index, items, outbox)
+
+    def _refuse_entry(self, items: list[QueuedCommand], words: str, outbox: Outbox) -> None:
+        """Answer those whose commands were to be one entry: too much waits for a majority."""
+        self.proposals.upkeep = False
+        self._counters.proposals_refused += 1
+        for item in items:
+            outbox.uncommitted.append((item.client, self.keyspace.id))
+            outbox.fail(
+                item.client,
+                item.request,
+                ErrorCode.OVERLOADED,
+                words,
+                retry_after_ms=OVERLOADED_RETRY_MS,
+                reason=OverloadReason.UNCOMMITTED,
+            )
+
+    def note_memory(self) -> None:
+        """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
+        group, memory = self.group, self.memory
+        memory.hold(group.uncommitted_bytes, group.log.cached_bytes, self.machine.sessions.results_bytes)
+        if memory.is_log_cache_over:
+            group.shrink_cache()
+            memory.hold(group.uncommitted_bytes, group.log.cached_bytes, self.machine.sessions.results_bytes)
 
     def _acknowledge_fast(self, index: int, items: list[QueuedCommand], outbox: Outbox) -> None:
         """Answer the fast writes of the entry that was proposed at `index`: it is certain what applying them will do."""
@@ -309,6 +329,7 @@ class Replica:
         if group.is_leader != self._was_leader or group.leader != self.refusals.route.leader:
             self._leadership_changed(outbox)
         self.refusals.settle(now, outbox)
+        self.note_memory()
         return self.log_length.shorten(batch)
 
     def _report(self, lost_entries: list[LostEntries]) -> None:
@@ -344,6 +365,7 @@ class Replica:
         self.reads.applied(index)
         if self.proposals.waiting:
             self.proposals.results = results
+        self.note_memory()
         return self.machine.applied_us
 
     def _apply(
@@ -412,6 +434,7 @@ class Replica:
         self.proposals.fail_all(outbox)
         self.refusals.say_all(outbox)
         self._queue = []
+        self.memory.hold(0, 0, 0)
 
     # -- failing
 

@@ -7,9 +7,11 @@ pages in pieces, and later ones go on, in which it is the turn of whoever asked;
 from __future__ import annotations
 
 from shoal_server.node.client_queue import ClientQueue
+from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import NOBODY
 from shoal_server.node.paused_reads import PausedRead
 from shoal_server.node.request_costs import ANSWERED_BYTE_NS, READ_NS, SCAN_NS, SCAN_NS_LEAST
+from shoal_server.node.waiting import QueuedRead
 
 SERVE_NS = 10_000_000
 """Of a turn."""
@@ -24,10 +26,11 @@ class Serving:
         left_over: about what it will cost to serve what the turn had no time for, and does not wait in its client's queue (ns).
     """
 
-    __slots__ = ("_queue", "left", "left_over", "now")
+    __slots__ = ("_memory", "_queue", "left", "left_over", "now")
 
-    def __init__(self, queue: ClientQueue) -> None:
+    def __init__(self, queue: ClientQueue, memory: MemoryBudget) -> None:
         self._queue = queue
+        self._memory = memory
         self.now = 0
         self.left = 0
         self.left_over = 0
@@ -42,10 +45,11 @@ class Serving:
         """A read of keys is left for the next turn."""
         self.left_over += READ_NS
 
-    def page_estimate(self, client: int) -> int:
-        """Return what a page has been charged for that a client asks for (ns)."""
-        asker = self._queue.clients.get(client)
-        return SCAN_NS if asker is None else asker.scan_ns
+    def page(self, reads: object, queued: QueuedRead) -> PausedRead:
+        """Return what a page is made as that was taken in this turn, of which nothing is done so far."""
+        asker = self._queue.clients.get(queued.client)
+        charged = SCAN_NS if asker is None else asker.scan_ns
+        return PausedRead(reads, queued, charged, self._queue.open_reads, self._memory)
 
     def may_begin(self, client: int) -> bool:
         """Say whether there is time, and a place, for one more page of a client."""
@@ -62,17 +66,12 @@ class Serving:
         """A page has been served; what there was left to do of it in this turn has cost that (ns)."""
         self.left -= cost
         read.cost += cost
-        self._queue.open_reads.remove(read)
+        read.end()
         client = read.queued.client
         asker = self._queue.clients.get(client)
         if asker is not None:
             self._queue.data.charge_later(client, keyspace, cost - read.charged)
             asker.scan_ns = max(SCAN_NS_LEAST, (3 * asker.scan_ns + read.cost) // 4)
-
-    def dropped(self, read: PausedRead) -> None:
-        """Nobody waits for a read any more, or it cannot be gone on with."""
-        self._queue.open_reads.remove(read)
-        read.drop()
 
     def served_values(self, client: int, keyspace: int, size: int) -> None:
         """A read of a client has been answered with so many bytes."""

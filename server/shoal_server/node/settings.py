@@ -24,8 +24,6 @@ MEMORY_MOST = 8 * 1024 * 1024 * 1024
 """Likewise at the most."""
 MACHINE_BYTES = 8 * 1024 * 1024 * 1024
 """What a machine is taken to have where nobody has looked."""
-PEER_OUTPUT_BYTES = 64 * 1024 * 1024
-"""A peer that leaves more than this unread loses its link: it is stuck, and will have to catch up anyway."""
 
 
 class NodeIdentity(msgspec.Struct, frozen=True):

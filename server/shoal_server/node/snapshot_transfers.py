@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from shoal_server.node.counters import NodeCounters
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.pace import Pace
 from shoal_server.node.replica import Replica
@@ -26,7 +27,14 @@ from shoal_server.raft.messages import SnapshotHeader
 from shoal_server.raft.ready import BadMessage
 from shoal_server.storage.applied_state import state_problem
 from shoal_server.storage.engine import Batch, Damaged, Engine
-from shoal_server.storage.snapshot import SnapshotAck, SnapshotChunk, SnapshotReader, SnapshotStager, chunk_checksum
+from shoal_server.storage.snapshot import (
+    SnapshotAck,
+    SnapshotChunk,
+    SnapshotReader,
+    SnapshotStager,
+    chunk_checksum,
+    rows_size,
+)
 
 MAX_PAUSE_NS = 1_000_000_000
 """Between an acknowledgement and the next chunk."""
@@ -36,7 +44,10 @@ log = structlog.get_logger("shoal.node")
 
 @dataclass(slots=True)
 class _Sending:
-    """A transfer to `peer`. `deadline`: when silence ends it. `sent_at`: the last chunk; `due_at`: the next (all ns)."""
+    """A transfer to `peer`. `deadline`: when silence ends it. `sent_at`: the last chunk; `due_at`: the next (all ns).
+
+    `held`: what there is in memory of the chunk that is not acknowledged (bytes).
+    """
 
     replica: Replica
     peer: str
@@ -48,6 +59,7 @@ class _Sending:
     deadline: int
     sent_at: int
     due_at: int
+    held: int = 0
 
 
 @dataclass(slots=True)
@@ -72,13 +84,16 @@ class SnapshotTransfers:
         counters: NodeCounters,
         epoch: int,
         pace: Pace,
+        memory: MemoryBudget,
     ) -> None:
         """
         Args:
             replicas: all of the node's, by shard.
             epoch: the life of the node's process.
             pace: how fast chunks may follow each other.
+            memory: chunks under way are counted there.
         """
+        self._memory = memory
         self._pace = pace
         self._engine = engine
         self._epoch = epoch
@@ -137,6 +152,8 @@ class SnapshotTransfers:
             self._end_sending(sending, 0, "the replica was removed")
         self._taking.pop(shard, None)
         self._wanted = deque(item for item in self._wanted if item[0] is not replica)
+        for _, _, chunk in [item for item in self._arrived if item[0] is replica]:
+            self._memory.give_back(Account.SNAPSHOTS, rows_size(chunk.rows))
         self._arrived = [item for item in self._arrived if item[0] is not replica]
 
     def give_up(self, replica: Replica, reason: str) -> None:
@@ -160,7 +177,14 @@ class SnapshotTransfers:
         """Take a message of a transfer."""
         if type(message) is SnapshotChunk:
             replica.group.step(sender, message.header, now)
-            self._arrived.append((replica, sender, message))
+            if self._memory.take(Account.SNAPSHOTS, rows_size(message.rows)):
+                self._arrived.append((replica, sender, message))
+            else:
+                self._end_taking(message.group)
+                problem = self._memory.refusal(Account.SNAPSHOTS)
+                self._acks.append(
+                    (sender, SnapshotAck(message.group, message.transfer, message.number, problem, False))
+                )
         elif type(message) is SnapshotAck:
             sending = self._sending.get((message.group, sender))
             if sending is None or sending.transfer != message.transfer or sending.number != message.number:
@@ -170,6 +194,7 @@ class SnapshotTransfers:
             elif message.needless or sending.last:
                 self._end_sending(sending, sending.reader.state.index, "")
             else:
+                self._release(sending)
                 sending.number += 1
                 sending.deadline = now + self._settings.snapshot_timeout_ns
                 # The time between two chunks has a bound, or a slow receiver would be taken for a silent one.
@@ -186,6 +211,7 @@ class SnapshotTransfers:
         arrived, self._arrived = self._arrived, []
         adopted: list[Replica] = []
         for replica, sender, chunk in arrived:
+            self._memory.give_back(Account.SNAPSHOTS, rows_size(chunk.rows))
             self._drop_abandoned(batch)
             group, header = replica.group, chunk.header
             needless = False
@@ -248,7 +274,7 @@ class SnapshotTransfers:
             problem = "the last chunk is of other microshards than the first" if chunk.last else ""
         if problem:
             return self._refuse(replica, sender, f"chunk {chunk.number}: {problem}")
-        self._counters.snapshot_bytes_taken += len(chunk.rows)
+        self._counters.snapshot_bytes_taken += rows_size(chunk.rows)
         taking.expected += 1
         taking.deadline = now + self._settings.snapshot_timeout_ns
         return ""
@@ -297,7 +323,7 @@ class SnapshotTransfers:
         acknowledged, self._acknowledged = self._acknowledged, []
         for sending in acknowledged:
             if self._sending.get((sending.replica.shard.id, sending.peer)) is sending:
-                if now < sending.due_at:
+                if now < sending.due_at or not self._has_room():
                     self._acknowledged.append(sending)
                     continue
                 try:
@@ -305,7 +331,7 @@ class SnapshotTransfers:
                 except Damaged as error:
                     damaged.append((sending.replica, error))
         held: list[tuple[Replica, str]] = []
-        while self._wanted and len(self._sending) < self._settings.snapshots_at_once:
+        while self._wanted and len(self._sending) < self._settings.snapshots_at_once and self._has_room():
             replica, peer = self._wanted.popleft()
             if replica.machine.microshards.split_offs:
                 # Whom a snapshot takes past a split does not make the child. So whoever sends it has that on disk.
@@ -319,6 +345,15 @@ class SnapshotTransfers:
                     damaged.append((replica, error))
         self._wanted.extendleft(reversed(held))
         return damaged
+
+    def _has_room(self) -> bool:
+        """Say whether there is memory for one more chunk."""
+        return self._memory.has_room(Account.SNAPSHOTS, self._settings.snapshot_chunk_bytes)
+
+    def _release(self, sending: _Sending) -> None:
+        """The chunk that was sent last is not needed any more."""
+        self._memory.give_back(Account.SNAPSHOTS, sending.held)
+        sending.held = 0
 
     def _begin(self, replica: Replica, peer: str, now: int, outbox: Outbox) -> None:
         machine = replica.machine
@@ -351,6 +386,8 @@ class SnapshotTransfers:
     def _send_chunk(self, sending: _Sending, now: int, outbox: Outbox) -> None:
         sending.sent_at = now
         rows, sending.last = sending.reader.next_rows()
+        sending.held = rows_size(rows)
+        self._memory.add(Account.SNAPSHOTS, sending.held)
         state = sending.reader.state
         chunk = SnapshotChunk(
             header=SnapshotHeader(
@@ -377,12 +414,13 @@ class SnapshotTransfers:
             compared_index=state.compared_index,
             cluster_id=state.cluster_id,
         )
-        self._counters.snapshot_bytes_sent += len(rows)
+        self._counters.snapshot_bytes_sent += sending.held
         outbox.send(sending.peer, msgspec.structs.replace(chunk, checksum=chunk_checksum(chunk)))
 
     def _end_sending(self, sending: _Sending, index: int, problem: str) -> None:
         """End a transfer: at `index` where it succeeded, 0 where it did not."""
         replica = sending.replica
+        self._release(sending)
         sending.reader.close()
         del self._sending[replica.shard.id, sending.peer]
         self._hold_log(replica)

@@ -16,8 +16,8 @@ from shoal.metrics import Family, counter, gauge, labelled
 
 from shoal_server.node.core import Node
 from shoal_server.node.counters import LABELS, Backlog
+from shoal_server.node.memory import Account
 from shoal_server.node.replica import Replica
-from shoal_server.node.settings import PEER_OUTPUT_BYTES
 from shoal_server.observe.memory_metrics import memory_families
 from shoal_server.observe.overload_metrics import overload_families
 from shoal_server.observe.readiness import Readiness
@@ -222,8 +222,8 @@ class NodeMetrics:
         yield unsent
         yield gauge(
             "shoal_node_peer_unsent_limit_bytes",
-            "Beyond this the connection to a peer is cut, and made anew",
-            PEER_OUTPUT_BYTES,
+            "Beyond this, of all together, the connection to the peer with most is cut, and made anew",
+            self._node.memory.bound(Account.PEERS),
         )
 
     def _of_raft(self, sums: _Sums, roles: dict[str, int]) -> Iterator[Family]:

@@ -8,6 +8,7 @@ from ssl import SSLContext
 
 from shoal.protocol.messages import Hello, Welcome
 
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.process.peers import PeerLink
 from shoal_server.process.silence import Signs
@@ -29,6 +30,7 @@ class PeerLinks:
         liveness: Liveness,
         clock: Callable[[], int],
         support_ns: int,
+        memory: MemoryBudget,
         tls: SSLContext | None = None,
     ) -> None:
         """
@@ -36,7 +38,7 @@ class PeerLinks:
             check: says "" where the node that answered is the peer expected there, else why not.
             failed: called with the task of a link that ended by itself, which it never should.
             liveness: knows what has come of peers.
-            clock, support_ns, tls: see `PeerLink`.
+            clock, support_ns, memory, tls: see `PeerLink`.
         """
         self._hello = hello
         self._max_frame_bytes = max_frame_bytes
@@ -48,6 +50,7 @@ class PeerLinks:
         self._received: dict[str, int] = {}
         self._clock = clock
         self._support_ns = support_ns
+        self._memory = memory
         self._tls = tls
         self._links: dict[str, tuple[str, PeerLink, asyncio.Task[None]]] = {}
 
@@ -72,6 +75,7 @@ class PeerLinks:
             signs_of=self._signs_of,
             clock=self._clock,
             support_ns=self._support_ns,
+            memory=self._memory,
             tls=self._tls,
         )
         task = asyncio.create_task(link.run())
@@ -93,11 +97,22 @@ class PeerLinks:
         return Signs(liveness.answers_of(peer), liveness.heartbeats_of(peer), self._received.get(peer, 0))
 
     def send(self, to_peers: Mapping[str, list[PeerMessage]]) -> None:
-        """Send a turn's messages; those to a peer without a link are dropped."""
+        """Send a turn's messages; those to a peer without a link are dropped.
+
+        Where connections hold more together than they may, the one that holds most is ended.
+        """
         for peer, messages in to_peers.items():
             found = self._links.get(peer)
             if found is not None:
                 found[1].send(messages)
+        memory = self._memory
+        if memory.pressure(Account.PEERS) > 1:
+            links = [link for _, link, _ in self._links.values()]
+            for link in links:
+                link.account()
+            if memory.pressure(Account.PEERS) > 1:
+                memory.refused[Account.PEERS] += 1
+                max(links, key=lambda link: link.unsent_bytes).cut_off()
 
     def unsent_bytes(self) -> dict[str, int]:
         """Return by peer what its connection has not taken yet."""

@@ -20,8 +20,8 @@ from shoal.protocol.frames import BadFrame, FrameReader, encode_frame, encode_fr
 from shoal.protocol.messages import Hello, Refused, Welcome
 from shoal.tls import explain
 
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage
-from shoal_server.node.settings import PEER_OUTPUT_BYTES
 from shoal_server.process.silence import LOOK_NS, SECOND, Signs, SilenceWatch
 
 log = structlog.get_logger("shoal.node")
@@ -98,6 +98,7 @@ class PeerLink:
         signs_of: Callable[[str], Signs],
         clock: Callable[[], int],
         support_ns: int,
+        memory: MemoryBudget,
         tls: SSLContext | None = None,
     ) -> None:
         """
@@ -106,6 +107,7 @@ class PeerLink:
             check: says "" where the node that answered is the peer expected there, else why not.
             signs_of: says what has come of the peer so far; `clock`: the time, in ns.
             support_ns: for how long nodes support each other: the measure of what is long.
+            memory: what the connection has not taken yet is counted there.
             tls: None: the link is plain.
             connected: called when messages have a way; `lost` when they have none any more.
         """
@@ -122,6 +124,8 @@ class PeerLink:
         self._clock = clock
         self._silence = SilenceWatch(support_ns)
         self._tls = tls
+        self._memory = memory
+        self._accounted = 0
         self._transport: asyncio.Transport | None = None
         self._protocol: _LinkProtocol | None = None
         self._last_problem = ""
@@ -138,7 +142,7 @@ class PeerLink:
 
     @property
     def unsent_bytes(self) -> int:
-        """What the connection has not taken yet; beyond `PEER_OUTPUT_BYTES` it is cut."""
+        """What the connection has not taken yet."""
         transport = self._transport
         return 0 if transport is None or transport.is_closing() else transport.get_write_buffer_size()
 
@@ -151,9 +155,20 @@ class PeerLink:
         for frame in encode_frames(cast(list[Any], messages), self._max_frame_bytes, SOFT_FRAME_BYTES):
             transport.write(frame)
             self._silence.sent(len(frame))
-        if transport.get_write_buffer_size() > PEER_OUTPUT_BYTES:
-            log.warning("peer_cut_off", peer=self.peer, unread_bytes=transport.get_write_buffer_size())
-            transport.abort()
+        self.account()
+
+    def account(self) -> None:
+        """Book what the connection has not taken by now."""
+        unsent = self.unsent_bytes
+        self._memory.change(Account.PEERS, unsent - self._accounted)
+        self._accounted = unsent
+
+    def cut_off(self) -> None:
+        """End the connection: its peer is stuck, and will have to catch up anyway."""
+        if self._transport is not None:
+            log.warning("peer_cut_off", peer=self.peer, unread_bytes=self._accounted)
+            self._transport.abort()
+            self.account()
 
     async def run(self) -> None:
         """Dial, greet and watch the link until cancelled."""
@@ -188,7 +203,8 @@ class PeerLink:
                 log.error("peer_refused", peer=self.peer, reason=problem)
                 await asyncio.sleep(REFUSED_SECONDS)
                 return problem, False
-            transport.set_write_buffer_limits(high=PEER_OUTPUT_BYTES)
+            # Nothing here waits for it to have room: `PeerLinks` looks at how much all of them hold.
+            transport.set_write_buffer_limits(high=self._memory.bound(Account.PEERS))
             self._transport, self._protocol = transport, protocol
             self._last_problem = ""
             log.info("peer_connected", peer=self.peer)
@@ -198,6 +214,7 @@ class PeerLink:
                 return await self._watch(transport, protocol), True
             finally:
                 self._transport = self._protocol = None
+                self.account()
                 self._lost(self.peer)
         except SSLError as error:
             return explain(error).reason, False
@@ -211,6 +228,7 @@ class PeerLink:
         """Wait for the link's end, or end it where the peer is silent; return why it ended."""
         while not protocol.ended.done():
             await asyncio.wait((protocol.ended,), timeout=LOOK_NS / SECOND)
+            self.account()
             if not protocol.ended.done() and self._silence.look(self._signs_of(self.peer), self._clock()):
                 seconds = self._silence.silent_seconds
                 log.warning("peer_silent", peer=self.peer, seconds=round(seconds, 1))

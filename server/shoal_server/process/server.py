@@ -183,6 +183,7 @@ class NodeServer:
             liveness=self._node.liveness,
             clock=monotonic_ns,
             support_ns=settings.timing.support_ns,
+            memory=self._node.memory,
             tls=None if certificates is None else certificates.dialling,
         )
         self._reception = Reception(

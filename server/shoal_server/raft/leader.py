@@ -6,6 +6,7 @@ need not be a voter: one that was elected while its own demotion is not committe
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -53,6 +54,7 @@ class Leader:
     """The leader's side of a group, in one term."""
 
     __slots__ = (
+        "_admitted",
         "_config",
         "_confirmed",
         "_group",
@@ -106,6 +108,8 @@ class Leader:
         self.lease_forfeited = False
         self.transfer: _Transfer | None = None
         self.uncommitted_bytes = 0
+        self._admitted: deque[tuple[int, int]] = deque()
+        """The commands of this term that are not committed: their positions, and their bytes."""
         self.unsent = False
         self.snapshots_wanted: list[str] = []
         self.lost_entries: list[LostEntries] = []
@@ -142,7 +146,9 @@ class Leader:
                 f"of {bound} allowed: its replicas do not keep up"
             )
         self.uncommitted_bytes += size
-        return self.append(EntryKind.COMMAND, payloads)
+        first = self.append(EntryKind.COMMAND, payloads)
+        self._admitted += [(index, len(payload)) for index, payload in enumerate(payloads, first)]
+        return first
 
     def append(self, kind: EntryKind, payloads: list[bytes]) -> int:
         """Append entries of this term; return the index of the first."""
@@ -258,10 +264,9 @@ class Leader:
             [log.persisted_index if v == self._node else self.progress[v].match for v in self.membership.voters]
         )
         if index > log.commit_index and index >= self.first_index:
-            # Only what was admitted is given back: commands of this term.
-            for entry in log.entries(max(log.commit_index + 1, self.first_index), index + 1, 1 << 62):
-                if entry.kind == EntryKind.COMMAND:
-                    self.uncommitted_bytes -= len(entry.payload)
+            # Entries may not be in memory any more, so what was admitted is known by itself.
+            while self._admitted and self._admitted[0][0] <= index:
+                self.uncommitted_bytes -= self._admitted.popleft()[1]
             invariant(self.uncommitted_bytes >= 0, "no more is committed than was proposed")
             log.commit_index = index
 

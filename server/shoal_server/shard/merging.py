@@ -132,6 +132,11 @@ class MergedScan:
         """What was done so far."""
         return self._page.work
 
+    @property
+    def size(self) -> int:
+        """Bytes of the page so far."""
+        return self._size
+
     def advance(self, max_us: int = PIECE_US) -> ScannedPage | None:
         """Do a bounded piece of work; return the page when it is whole.
 

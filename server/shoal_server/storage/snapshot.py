@@ -196,6 +196,11 @@ class _Place:
     microshard: int
 
 
+def rows_size(rows: list[SnapshotRow]) -> int:
+    """Return how many bytes the rows of a chunk have."""
+    return sum([len(suffix) + len(row) for _, _, suffix, row in rows])
+
+
 class SnapshotReader:
     """Reads one shard as it is when this is made, chunk by chunk. Close it: what it reads holds back compaction."""
 

@@ -12,6 +12,7 @@ import uvloop
 from shoal.protocol.frames import FrameReader, encode_frame
 from shoal.protocol.messages import Hello, Welcome
 from shoal.shardmap import ShardMap
+from shoal_server.node.memory import LEAST_BYTES, MemoryBudget
 from shoal_server.process import peers as peers_module
 from shoal_server.process.peers import PeerLink
 from shoal_server.process.silence import NO_SIGNS
@@ -61,6 +62,7 @@ def link_to(
         signs_of=lambda _: NO_SIGNS,
         clock=time.monotonic_ns,
         support_ns=support_ns,
+        memory=MemoryBudget(LEAST_BYTES),
     )
 
 

@@ -14,7 +14,8 @@ from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardM
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState
 from shoal_server.node.fair_queue import CONTROL
-from shoal_server.node.settings import PEER_OUTPUT_BYTES, NodeIdentity, NodeSettings
+from shoal_server.node.memory import Account, MemoryBudget
+from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.write_budget import RATE_LEAST, EngineState
 from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
 from shoal_server.observe.overload_metrics import KEYSPACES_MAX, overload_families
@@ -94,7 +95,9 @@ def test_what_waits_for_a_peer_to_read_is_told_beside_its_bound(database: RocksE
     found = families(1, database)
     unsent = {sample.labels["peer"]: sample.value for sample in found["shoal_node_peer_unsent_bytes"].samples}
     assert unsent == {"n2": 700, "n3": 0}
-    assert found["shoal_node_peer_unsent_limit_bytes"].samples[0].value == PEER_OUTPUT_BYTES
+    assert found["shoal_node_peer_unsent_limit_bytes"].samples[0].value == MemoryBudget(
+        NodeSettings().memory_bytes
+    ).bound(Account.PEERS)
 
 
 def test_lookups_in_the_block_cache_are_counted_by_what_came_of_them(database: RocksEngine):

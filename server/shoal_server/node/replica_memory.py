@@ -1,0 +1,46 @@
+"""What one replica holds in memory, in the node's accounts: measured when it may have changed, and booked as far as it has."""
+
+from __future__ import annotations
+
+from shoal_server.node.memory import Account, MemoryBudget
+
+
+class ReplicaMemory:
+    """See the module's first line. Sizes are in bytes."""
+
+    __slots__ = ("_budget", "_entries", "_log_cache", "_results")
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._entries = 0
+        self._log_cache = 0
+        self._results = 0
+
+    def hold(self, entries: int, log_cache: int, results: int) -> None:
+        """Say what the replica holds now.
+
+        Args:
+            entries: proposed here and not committed. log_cache: of the log, in memory. results: remembered of writes.
+        """
+        if entries != self._entries:
+            self._budget.change(Account.ENTRIES, entries - self._entries)
+            self._entries = entries
+        if log_cache != self._log_cache:
+            self._budget.change(Account.LOG_CACHE, log_cache - self._log_cache)
+            self._log_cache = log_cache
+        if results != self._results:
+            self._budget.change(Account.RESULTS, results - self._results)
+            self._results = results
+
+    def has_room_for_entry(self, size: int) -> bool:
+        """Say whether one more entry may be proposed."""
+        return self._budget.has_room(Account.ENTRIES, size)
+
+    @property
+    def is_log_cache_over(self) -> bool:
+        """Whether the node has more of its logs in memory than it may."""
+        return self._budget.pressure(Account.LOG_CACHE) > 1
+
+    def entry_refusal(self) -> str:
+        """Say why no entry may be proposed."""
+        return self._budget.refusal(Account.ENTRIES)

@@ -1,0 +1,261 @@
+"""What a node holds for others is taken from its accounts, refused where one is full, and given back: each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
+from shoal.protocol.frames import FrameReader, encode_frame
+from shoal.protocol.messages import (
+    Atomic,
+    Failure,
+    Freshness,
+    Hello,
+    Put,
+    Read,
+    Rows,
+    Scan,
+    ValueEquals,
+    Welcome,
+    Written,
+)
+from shoal.shardmap import MicroshardRange, ShardMap
+from shoal_server.node.memory import LEAST_BYTES, Account, MemoryBudget
+from shoal_server.node.settings import NodeIdentity, NodeSettings
+from shoal_server.process.peer_links import PeerLinks
+from shoal_server.raft.config import RaftConfig, Timing
+from shoal_server.raft.liveness import Liveness
+from shoal_server.raft.messages import AppendEntries, EntryKind, sealed
+
+MIB = 1 << 20
+SMALL = NodeSettings(memory_bytes=LEAST_BYTES)
+STRONG = Freshness(True)
+
+
+def memory_of(nodes: Any, name: str) -> MemoryBudget:
+    memory: MemoryBudget = nodes.nodes[name].memory
+    return memory
+
+
+def refused(answer: object, reason: OverloadReason = OverloadReason.MEMORY) -> bool:
+    return isinstance(answer, Failure) and (answer.code, answer.reason, answer.maybe_applied) == (
+        ErrorCode.OVERLOADED,
+        reason.value,
+        False,
+    )
+
+
+def test_entries_that_are_not_committed(make_nodes: Any) -> None:
+    nodes = make_nodes(SMALL)
+    nodes.answer(nodes.write(Put(b"key", b"value")))
+    leader, others = nodes.leader, nodes.others
+    memory = memory_of(nodes, leader)
+    assert memory.used(Account.ENTRIES) == 0
+    memory.squeeze(0.25)
+    for name in others:
+        nodes.isolate(name)
+    bound = memory.bound(Account.ENTRIES)
+    sent = []
+    for number in range(2 * bound // MIB + 2):
+        sent.append(nodes.write(Put(b"key-%d" % number, b"x" * MIB)))
+        nodes.step()
+        assert memory.used(Account.ENTRIES) <= bound
+    assert memory.used(Account.ENTRIES) > bound - 2 * MIB
+    turned_away = [number for number in sent if number in nodes.answers]
+    assert turned_away
+    assert all(refused(nodes.answer(number), OverloadReason.UNCOMMITTED) for number in turned_away)
+    nodes.heal()
+    assert all(isinstance(nodes.answer(number), Written) for number in sent if number not in turned_away)
+    assert memory.used(Account.ENTRIES) == 0
+
+
+def test_entries_of_a_leader_that_is_none_any_more(nodes: Any) -> None:
+    nodes.answer(nodes.write(Put(b"key", b"value")))
+    leader = nodes.leader
+    nodes.isolate(leader)
+    nodes.write(Put(b"key", b"other"))
+    nodes.step()
+    assert memory_of(nodes, leader).used(Account.ENTRIES) > 0
+    nodes.until(lambda: any(nodes.replica(name).group.is_leader for name in nodes.nodes if name != leader))
+    nodes.heal()
+    nodes.until(lambda: not nodes.replica(leader).group.is_leader)
+    nodes.pass_time(20)
+    assert memory_of(nodes, leader).used(Account.ENTRIES) == 0
+
+
+def test_the_logs_cache(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(memory_bytes=LEAST_BYTES, raft=RaftConfig(cache_bytes=1 << 30)))
+    for name in nodes.nodes:
+        memory_of(nodes, name).squeeze(0.25)
+    for number in range(12):
+        nodes.answer(nodes.write(Put(b"key-%d" % number, b"x" * (MIB // 2))))
+        nodes.pass_time(10)
+        for name in nodes.nodes:
+            memory = memory_of(nodes, name)
+            held = nodes.replica(name).group.log.cached_bytes
+            assert memory.used(Account.LOG_CACHE) == held <= memory.bound(Account.LOG_CACHE) + MIB
+            if not number:
+                assert held > MIB // 2
+    assert isinstance(nodes.answer(nodes.read(nodes.leader, b"key-11", freshness=STRONG)), Rows)
+
+
+def test_results_that_are_remembered(nodes: Any) -> None:
+    operation = Atomic([ValueEquals(b"key", b"another")], [Put(b"key", b"x")])
+    nodes.answer(nodes.write(Put(b"key", b"v" * 1000)))
+    nodes.answer(nodes.write(operation))
+    nodes.pass_time(20)
+    for name in nodes.nodes:
+        memory, replica = memory_of(nodes, name), nodes.replica(name)
+        assert memory.used(Account.RESULTS) == replica.machine.sessions.results_bytes > 0
+        nodes.nodes[name].replica_set.forget(1)
+        assert memory.used(Account.RESULTS) == memory.used(Account.LOG_CACHE) == 0
+
+
+@pytest.fixture
+def transfer(make_nodes: Any) -> Callable[[], tuple[Any, str, str]]:
+    def begin() -> tuple[Any, str, str]:
+        """Return nodes of which the second is to get a snapshot of the first."""
+        nodes = make_nodes(NodeSettings(log_retain_bytes=300, log_checkpoint_bytes=100, snapshot_chunk_bytes=500))
+        behind, leader = nodes.others[0], nodes.leader
+        nodes.isolate(behind)
+        for number in range(60):
+            nodes.answer(nodes.write(Put(b"key-%d" % number, b"x" * 100)))
+        nodes.until(lambda: nodes.replica(leader).group.log.first_index > 20)
+        return nodes, leader, behind
+
+    return begin
+
+
+def reconnect(nodes: Any, leader: str, behind: str) -> None:
+    nodes.heal()
+    nodes.nodes[leader].peer_connected(behind)
+
+
+def test_snapshots_on_their_way(transfer: Callable[[], tuple[Any, str, str]]) -> None:
+    nodes, leader, behind = transfer()
+    reconnect(nodes, leader, behind)
+    most = 0
+    while not nodes.nodes[behind].counters.snapshots_adopted:
+        nodes.step()
+        most = max(most, memory_of(nodes, leader).used(Account.SNAPSHOTS))
+    assert 300 <= most < 5000
+    nodes.pass_time(50)
+    assert memory_of(nodes, leader).used(Account.SNAPSHOTS) == memory_of(nodes, behind).used(Account.SNAPSHOTS) == 0
+
+
+def test_a_snapshot_that_its_receiver_has_no_room_for_comes_later(transfer: Callable[[], tuple[Any, str, str]]) -> None:
+    nodes, leader, behind = transfer()
+    memory = memory_of(nodes, behind)
+    bound = memory.bound(Account.SNAPSHOTS)
+    assert memory.take(Account.SNAPSHOTS, bound)
+    reconnect(nodes, leader, behind)
+    nodes.until(lambda: nodes.nodes[leader].counters.snapshots_failed > 0, 20_000)
+    assert not nodes.nodes[behind].counters.snapshots_adopted
+    assert memory.refused[Account.SNAPSHOTS]
+    assert memory.used(Account.SNAPSHOTS) == bound
+    memory.give_back(Account.SNAPSHOTS, bound)
+    nodes.until(lambda: nodes.nodes[behind].counters.snapshots_adopted > 0, 20_000)
+
+
+def test_a_snapshot_that_its_sender_has_no_room_for_is_sent_later(
+    transfer: Callable[[], tuple[Any, str, str]],
+) -> None:
+    nodes, leader, behind = transfer()
+    memory = memory_of(nodes, leader)
+    bound = memory.bound(Account.SNAPSHOTS)
+    assert memory.take(Account.SNAPSHOTS, bound)
+    reconnect(nodes, leader, behind)
+    nodes.pass_time(500)
+    assert nodes.nodes[leader].counters.snapshots_started == 0
+    memory.give_back(Account.SNAPSHOTS, bound)
+    nodes.until(lambda: nodes.nodes[behind].counters.snapshots_adopted > 0, 20_000)
+
+
+def test_answers_that_are_being_made(make_nodes: Any) -> None:
+    nodes = make_nodes(NodeSettings(page_piece_us=40))
+    nodes.answer(nodes.write(*(Put(b"key-%03d" % number, b"x" * 100) for number in range(100))))
+    leader = nodes.leader
+    memory = memory_of(nodes, leader)
+
+    def scan(number: int) -> Scan:
+        return Scan(number, 1, 1, 0, (MicroshardRange(0, 4),), b"", b"", False, False, 1000)
+
+    number = nodes.ask(leader, scan)
+    nodes.until(lambda: memory.used(Account.ANSWERS) > 1000)
+    nodes.answer(number)
+    assert memory.used(Account.ANSWERS) == 0
+    nodes.ask(leader, scan)
+    nodes.until(lambda: memory.used(Account.ANSWERS) > 1000)
+    nodes.nodes[leader].client_gone(1)
+    assert memory.used(Account.ANSWERS) == 0
+
+
+def test_reads_whose_answers_there_is_no_memory_for(nodes: Any) -> None:
+    nodes.answer(nodes.write(Put(b"key", b"value")))
+    leader = nodes.leader
+    memory = memory_of(nodes, leader)
+    bound = memory.bound(Account.ANSWERS)
+    assert memory.take(Account.ANSWERS, bound)
+    assert refused(nodes.ask_and_wait(leader, lambda number: Read(number, 1, 1, 0, [b"key"])))
+    assert memory.refused[Account.ANSWERS]
+    assert isinstance(nodes.answer(nodes.write(Put(b"key", b"value"))), Written)
+    memory.give_back(Account.ANSWERS, bound)
+    assert isinstance(nodes.ask_and_wait(leader, lambda number: Read(number, 1, 1, 0, [b"key"])), Rows)
+
+
+# -- peers
+
+
+class SlowPeer(asyncio.Protocol):
+    """Welcomes whoever connects, and then reads nothing."""
+
+    def __init__(self) -> None:
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reader.feed(data) and self._transport is not None:
+            shard_map = ShardMap(1, "c", (), (), ())
+            self._transport.write(encode_frame([Welcome(1, "c", "n2", "i", MIB, 4096, MIB, MIB, shard_map)]))
+            self._transport.pause_reading()
+
+
+async def test_what_peers_have_not_taken_yet() -> None:
+    loop = asyncio.get_running_loop()
+    memory = MemoryBudget(LEAST_BYTES)
+    memory.squeeze(0.25)
+    server = await loop.create_server(SlowPeer, "127.0.0.1", 0)
+    connected, lost = asyncio.Event(), asyncio.Event()
+    identity = NodeIdentity("c", "n1", "i", 1)
+    links = PeerLinks(
+        lambda: Hello("peer", 1, 1, "c", "n1", "i"),
+        max_frame_bytes=8 * MIB,
+        check=lambda _peer, _welcome: "",
+        connected=lambda _: connected.set(),
+        lost=lambda _: lost.set(),
+        failed=lambda _: None,
+        liveness=Liveness(identity.node, identity.epoch, Timing(), 1, 0),
+        clock=lambda: int(loop.time() * 1e9),
+        support_ns=60 * 10**9,
+        memory=memory,
+    )
+    links.update({"n2": f"127.0.0.1:{server.sockets[0].getsockname()[1]}"})
+    async with asyncio.timeout(10):
+        await connected.wait()
+        entry = sealed(1, 1, 2, EntryKind.COMMAND, b"x" * MIB)
+        while not memory.refused[Account.PEERS]:
+            links.send({"n2": [AppendEntries(1, 1, 1, 1, 0, [entry], 1)]})
+            if not memory.refused[Account.PEERS]:
+                assert memory.used(Account.PEERS) == links.unsent_bytes()["n2"] <= memory.bound(Account.PEERS)
+            await asyncio.sleep(0)
+        assert memory.used(Account.PEERS) == 0
+        await lost.wait()
+    await links.close()
+    server.close()
