@@ -22,7 +22,7 @@ READ_BYTES_FACTOR = 4
 """A page ends when so many times the bytes were read that it may give: some values are read and not given."""
 PIECE_US = 2_000
 """Of work: a page pauses after so much, where whoever wants it lets it."""
-LEAST_ROWS = 16
+LEAST_ROWS = 2
 """That are read at once, where so many are wanted."""
 HEADS = 128
 """First rows that are looked for together."""

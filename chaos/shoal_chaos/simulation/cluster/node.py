@@ -30,6 +30,8 @@ WALL_START_MS = 1_700_000_000_000
 MAX_SKEW_MS = 450
 """No two of them differ by more than is tolerated: clocks that are wrong are a fault (faults/wrong_clocks.py)."""
 TURN_DELAY = MILLISECOND // 20
+PAGE_PAUSE = 20 * MILLISECOND
+"""A page that is made in pieces goes on after so long at the most."""
 DISK_LOOK_INTERVAL = 250 * MILLISECOND
 FLUSH_DELAY_MOST = (50 * MILLISECOND, 2_000 * MILLISECOND)
 USUAL_SYNC_DELAY = (MILLISECOND // 10, MILLISECOND)
@@ -297,7 +299,11 @@ class SimulatedNode:
             cluster.invariants.check_serving((name, other.serving()) for name, other in cluster.nodes.items())
         if end.resumed and self.callers.resumed(end.resumed, node.receive_client):
             self.turn_soon()
-        self._turn_by(max(self._clock.true_time(end.wake_at), now + 1))
+        at_least = 1
+        if node.queues()["reads_open"][0]:
+            # Others write meanwhile, as they do where the rest of a page takes turns that last.
+            at_least += self.random.randrange(PAGE_PAUSE)
+        self._turn_by(max(self._clock.true_time(end.wake_at), now + at_least))
         self._cluster.keeper.turn_taken(self, node)
 
     def _is_busy(self, node: Node, end: TurnEnd, began: int, took: int) -> None:
