@@ -86,7 +86,7 @@ def nodes(url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) -> N
         print_json(listed)
     else:
         print_table(
-            ("node", "address", "region/zone", "state", "leads", "replicas", "up for", "disk free"),
+            ("node", "address", "region/zone", "state", "leads", "replicas", "up for", "disk free", "memory"),
             [
                 (
                     node.id,
@@ -97,11 +97,25 @@ def nodes(url: ClusterUrlOption = DEFAULT_URL, as_json: JsonOption = False) -> N
                     node.replicas,
                     "" if node.uptime_ms is None else shown_duration(node.uptime_ms),
                     "" if node.disk_free_bytes is None else shown_bytes(node.disk_free_bytes),
+                    _shown_memory(node),
                 )
                 for node in listed
             ],
         )
     _end(found, [f"node {node.id} is {node.state}: {node.problem}" for node in listed if node.problem])
+
+
+def _shown_memory(node: views.NodeView) -> str:
+    """Return what a node holds for others, of what it may; and the account that is fullest, where one nearly is."""
+    if not node.memory:
+        return ""
+    used, bound = (
+        sum(sizes) for sizes in zip(*((use.used_bytes, use.bound_bytes) for use in node.memory), strict=True)
+    )
+    fullest = max(node.memory, key=lambda use: use.used_bytes / max(1, use.bound_bytes))
+    shown = f"{shown_bytes(used)} of {shown_bytes(bound)}"
+    part = fullest.used_bytes / max(1, fullest.bound_bytes)
+    return f"{shown}, {fullest.account} {part:.0%}" if part >= views.MEMORY_NEARLY_FULL else shown
 
 
 def shards(

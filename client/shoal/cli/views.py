@@ -14,6 +14,10 @@ from shoal.shardmap import Keyspace, Ranges, Shard, ShardMap
 STATE_GOOD = "ok"
 
 
+MEMORY_NEARLY_FULL = 0.9
+"""Of what an account may hold."""
+
+
 class StatusView(msgspec.Struct):
     """`shoal status`: counts, and all that is wrong."""
 
@@ -27,6 +31,15 @@ class StatusView(msgspec.Struct):
     replicas: int
     replicas_in_step: int
     problems: tuple[Problem, ...]
+
+
+class MemoryView(msgspec.Struct):
+    """What a node holds in memory for one purpose, and may hold (bytes); `refused`: how often there was no room."""
+
+    account: str
+    used_bytes: int
+    bound_bytes: int
+    refused: int
 
 
 class NodeView(msgspec.Struct):
@@ -48,6 +61,7 @@ class NodeView(msgspec.Struct):
     cpu: float | None = None
     software: str | None = None
     incarnation: str | None = None
+    memory: tuple[MemoryView, ...] | None = None
 
 
 class ReplicaView(msgspec.Struct):
@@ -177,6 +191,9 @@ def _node_view(survey: Survey, report: NodeReport) -> NodeView:
         view.cpu = status.cpu
         view.software = status.software
         view.incarnation = status.incarnation
+        view.memory = tuple(
+            MemoryView(use.account, use.used_bytes, use.bound_bytes, use.refused) for use in status.memory
+        )
     return view
 
 

@@ -51,6 +51,7 @@ from shoal.protocol.comparison import ComparisonStatus
 from shoal.protocol.failures import ReplicaFailure
 from shoal.protocol.hot_keys import GetHotKeys, HotKeys
 from shoal.protocol.migration import EndedMigration, MigrationStatus, MigrationStep, MovingRows, ReadMoving
+from shoal.protocol.node_memory import MemoryUses
 from shoal.protocol.quotas import QuotaUses, SetQuotaShares
 from shoal.protocol.shedding import Shed
 from shoal.shardmap import Ranges, Shard, ShardMap
@@ -705,6 +706,7 @@ class StatusReply(_Message, frozen=True, tag=45):
         writes_slowed: "" or the reason for it.
         queue_delay_us: for how long clients' requests wait at the least before it takes them.
         shed: what it has refused as overloaded lately, those first of which most.
+        memory: what it holds for others, by account; (): from a node that does not say.
     """
 
     request: RequestNumber
@@ -737,6 +739,7 @@ class StatusReply(_Message, frozen=True, tag=45):
     writes_slowed: Text = ""
     queue_delay_us: DurationUs = 0
     shed: Shed = ()
+    memory: MemoryUses = ()
 
 
 class Done(_Message, frozen=True, tag=46):

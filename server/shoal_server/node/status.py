@@ -10,11 +10,13 @@ from shoal.bounds import MAX_CHILDREN, MAX_INDEX
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.migration import MigrationStatus
+from shoal.protocol.node_memory import MemoryUse, MemoryUses
 from shoal.protocol.shedding import MAX_SHED_KINDS, Shed, ShedRequests
 from shoal.shardmap import Routes
 
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.known_numbers import KnownNumbers
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.overload import Overload
 from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import OUT_OF_TERMS, Replica
@@ -39,6 +41,7 @@ class DescribedNode(Protocol):
     known_numbers: KnownNumbers
     quotas: Quotas
     overload: Overload
+    memory: MemoryBudget
 
     @property
     def routes(self) -> Routes: ...
@@ -127,6 +130,7 @@ def _describe(node: DescribedNode, request: int, replicas: tuple[ReplicaStatus, 
         writes_slowed=node.disk.budget.words,
         queue_delay_us=node.overload.delay_at(now) // 1000,
         shed=_shed(node.overload, now),
+        memory=_memory(node.memory),
     )
 
 
@@ -179,6 +183,13 @@ def _replica(node: DescribedNode, replica: Replica, now: int) -> ReplicaStatus:
             )
             for peer in status.peers
         ),
+    )
+
+
+def _memory(memory: MemoryBudget) -> MemoryUses:
+    return tuple(
+        MemoryUse(account.label, memory.used(account), memory.bound(account), memory.refused[account])
+        for account in Account
     )
 
 

@@ -451,6 +451,7 @@ _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _clocks_off,
     _clocks,
     overload.shedding_nodes,
+    overload.memory_nearly_full,
     overload.disks_behind,
     overload.keyspaces_at_quota,
     overload.hot_keys,

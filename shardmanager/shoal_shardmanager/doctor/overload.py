@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from shoal.admin.hot_keys import HotKeyRate
-from shoal.cli.output import shown
+from shoal.cli.output import shown, shown_bytes
+from shoal.cli.views import MEMORY_NEARLY_FULL
 from shoal.priorities import OverloadReason
 from shoal.protocol.messages import StatusReply
 from shoal.shardmap import Keyspace
@@ -23,6 +24,8 @@ HOT_WRITES = 500
 """A key with so many a second, and such a share of its shard, is worth a word: no split of the shard helps it."""
 HOT_SHOWN = 3
 SHOWN_CHARACTERS = 60
+_NO_MATTER = frozenset(("log_cache",))
+"""An account that is full as long as there is anything to keep."""
 
 
 def statuses(evidence: Evidence) -> Iterator[StatusReply]:
@@ -101,6 +104,34 @@ def shedding_nodes(evidence: Evidence) -> Iterator[Finding]:
                 advice,
                 node=status.node,
             )
+
+
+_MEMORY_ADVICE = {
+    "connections": "fewer connections, or more memory for nodes (limits.memory)",
+    "frames": "some clients send very long frames, or parts of frames and not the rest: see client_cut_off in its log",
+    "requests": "clients ask for more at once than it can do: spread its leaders (`shoal rebalance`), add nodes",
+    "answers": "clients ask for much and do not read it, or slowly: see client_cut_off in its log",
+    "entries": "its followers do not keep up with what is written: look at their disks and at the network to them",
+    "peers": "a peer takes less than is sent to it: look at the network to it, and see peer_cut_off in its log",
+    "snapshots": "nothing has to be done: the rest of the snapshots wait",
+    "results": "results of conditional writes, remembered for those who repeat them: more memory for nodes (limits.memory), or "
+    "fewer shards on each",
+}
+
+
+def memory_nearly_full(evidence: Evidence) -> Iterator[Finding]:
+    """Nodes that hold nearly as much of something as they may."""
+    for status in statuses(evidence):
+        for use in status.memory:
+            if use.used_bytes >= MEMORY_NEARLY_FULL * use.bound_bytes and use.account not in _NO_MATTER:
+                yield Finding(
+                    Severity.WARNING,
+                    "memory_nearly_full",
+                    f"node {status.node} holds {shown_bytes(use.used_bytes)} of {use.account} in memory, of "
+                    f"{shown_bytes(use.bound_bytes)} that it may; {use.refused} times there was no room",
+                    _MEMORY_ADVICE.get(use.account, "more memory for nodes (limits.memory)"),
+                    node=status.node,
+                )
 
 
 def disks_behind(evidence: Evidence) -> Iterator[Finding]:

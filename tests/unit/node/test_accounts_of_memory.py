@@ -14,6 +14,7 @@ from shoal.protocol.messages import (
     Atomic,
     Failure,
     Freshness,
+    GetStatus,
     Hello,
     Put,
     Read,
@@ -23,6 +24,7 @@ from shoal.protocol.messages import (
     Welcome,
     Written,
 )
+from shoal.protocol.node_memory import MemoryUse
 from shoal.shardmap import MicroshardRange, ShardMap
 from shoal_server.node.memory import LEAST_BYTES, Account, MemoryBudget
 from shoal_server.node.settings import NodeIdentity, NodeSettings
@@ -259,3 +261,12 @@ async def test_what_peers_have_not_taken_yet() -> None:
         await lost.wait()
     await links.close()
     server.close()
+
+
+def test_a_nodes_status_has_its_accounts(nodes: Any) -> None:
+    leader = nodes.leader
+    assert memory_of(nodes, leader).take(Account.FRAMES, 700)
+    status = nodes.ask_and_wait(leader, GetStatus)
+    uses = {use.account: use for use in status.memory}
+    assert set(uses) == {account.label for account in Account}
+    assert uses["frames"] == MemoryUse("frames", 700, memory_of(nodes, leader).bound(Account.FRAMES), 0)

@@ -15,6 +15,7 @@ from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal.protocol.failures import FailureKind, ReplicaFailure
 from shoal.protocol.messages import PeerProgress, ReplicaStatus, StatusReply
 from shoal.protocol.migration import MigrationStatus
+from shoal.protocol.node_memory import MemoryUse
 from shoal.protocol.quotas import QuotaUse
 from shoal.protocol.shedding import ShedRequests
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
@@ -360,6 +361,14 @@ def test_a_node_that_turns_requests_away_is_found_with_the_reason_and_the_keyspa
     assert "(node_busy), most of them of keyspace k; requests wait for 45 ms" in said.what
     few = (ShedRequests("node_busy", "interactive", 1, 3), ShedRequests("quota", "interactive", 1, 900))
     assert judge(evidence(status("n2", shed=few))) == [], "a moment's, and what quotas refuse is another finding"
+
+
+def test_a_node_whose_memory_is_nearly_full_is_found_with_what_it_is_full_of():
+    uses = (MemoryUse("entries", 95 << 20, 100 << 20, 3), MemoryUse("answers", 80 << 20, 100 << 20, 0))
+    said = only(evidence(status("n3", memory=(*uses, MemoryUse("log_cache", 100, 100, 0)))))
+    assert (said.code, said.severity, said.node) == ("memory_nearly_full", Severity.WARNING, "n3")
+    assert "95.0 MiB of entries in memory, of 100.0 MiB that it may; 3 times there was no room" in said.what
+    assert "its followers do not keep up" in said.advice
 
 
 def test_a_disk_that_falls_behind_is_found():
