@@ -187,7 +187,7 @@ class ClientInput:
         if lasted and charged > CONTROL_NS:
             factor = min(max(lasted / charged, SCALE_LEAST), SCALE_MOST)
             self._scale += SCALE_GAIN * (factor - self._scale)
-        return int(TURN_NS / self._scale) - self.serving.left_over
+        return int(TURN_NS / self._scale)
 
     def _take_frame(
         self, client: Client, requests: list[Request], size: int, budget: int, arrived: int, now: int, outbox: Outbox
@@ -201,7 +201,7 @@ class ClientInput:
                 self.queue.add(client, requests[count:], left, arrived, now)
                 size -= left
                 break
-            spent += cost_of(request, client.scan_ns) + self._take(number, request, now, outbox)
+            spent += cost_of(request, client.scan_ns, client.read_ns) + self._take(number, request, now, outbox)
         self.queue.release(client, size)
         return spent
 
@@ -228,7 +228,7 @@ class ClientInput:
                 self._shed(client, flow, request, age, now, outbox)
                 cost = REFUSAL_NS
             else:
-                cost = cost_of(request, client.scan_ns)
+                cost = cost_of(request, client.scan_ns, client.read_ns)
                 cost += self._take(client.number, request, now, outbox)
             spent += cost
             data.charge(flow, cost, paused=paused is not None)
@@ -241,14 +241,14 @@ class ClientInput:
         if replica is None or replica.reads is not paused.reads or replica.failure is not None:
             # Whoever asks now is told where to go.
             paused.end()
-            return cost_of(request, client.scan_ns) + self._take(client.number, request, now, outbox)
+            return cost_of(request, client.scan_ns, client.read_ns) + self._take(client.number, request, now, outbox)
         self._agenda.dirty[request.shard] = replica
         if paused.is_begun:
             paused.charged = PIECE_NS
             replica.reads.resume(paused)
             return PIECE_NS
         replica.reads.queue(paused.queued)
-        return client.scan_ns
+        return cost_of(request, client.scan_ns, client.read_ns)
 
     def _take_control(self, now: int, outbox: Outbox) -> None:
         """Take requests of other kinds that have waited."""
@@ -259,7 +259,9 @@ class ClientInput:
             if taken is None:
                 break
             client, flow, waiting = taken
-            cost = cost_of(waiting.request, client.scan_ns) + self._take(client.number, waiting.request, now, outbox)
+            cost = cost_of(waiting.request, client.scan_ns, client.read_ns) + self._take(
+                client.number, waiting.request, now, outbox
+            )
             spent += cost
             control.charge(flow, cost)
 

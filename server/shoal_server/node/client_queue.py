@@ -38,10 +38,10 @@ class Client:
         unanswered: requests that were received and are not answered yet; `queued_bytes`: of those that no turn has taken.
         behind: it does not read its answers as fast as they come.
         heard_at: when it was last answered, or first had to wait since (ns).
-        scan_ns: what a page costs that it asks for, in the mean of the last ones.
+        scan_ns: what a page costs that it asks for, in the mean of the last ones; read_ns: the values of its other reads.
     """
 
-    __slots__ = ("behind", "heard_at", "number", "priority", "queued_bytes", "scan_ns", "unanswered")
+    __slots__ = ("behind", "heard_at", "number", "priority", "queued_bytes", "read_ns", "scan_ns", "unanswered")
 
     def __init__(self, number: int, priority: Priority, now: int) -> None:
         self.number = number
@@ -51,6 +51,7 @@ class Client:
         self.behind = False
         self.heard_at = now
         self.scan_ns = SCAN_NS
+        self.read_ns = 0
 
 
 class ClientQueue:

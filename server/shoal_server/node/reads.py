@@ -30,8 +30,6 @@ from shoal_server.shard.moving import can_be_read
 from shoal_server.shard.reading import READ_BYTES
 from shoal_server.storage.engine import Damaged
 
-SMALL_BYTES = 4096
-"""What an answer may have without being charged for."""
 MOVING_NS = 3_000_000
 """What a page of a migration costs."""
 
@@ -183,10 +181,10 @@ class ReplicaReads:
         if self._resumed:
             self._go_on(serving, outbox)
         if not self._waiting:
-            return serving.left > 0 or not self._weak
+            return True
         time_ms = clock.now_ms(now)
         applied = self._machine.state.index
-        left = bool(self._weak) and serving.left <= 0
+        left = False
         done = [token for token, each in self._waiting.items() if each.index is not None and each.index <= applied]
         for token in done:
             waiting = self._waiting[token]
@@ -195,11 +193,11 @@ class ReplicaReads:
                 for read in waiting.reads:
                     if self._has_time(read, serving):
                         self._serve_if_awaited(read, read.arrived or waiting.arrived, time_ms, now, serving, outbox)
-                    elif isinstance(read.read, (Scan, ReadPage)):
-                        self._put_back(read, waiting.arrived, serving)
-                    else:
-                        serving.put_off()
+                    elif type(read.read) is ReadMoving:
+                        # Of managers, who wait in no queue of data.
                         put_off.append(read)
+                    else:
+                        self._put_back(read, waiting.arrived, serving)
                     served += 1
             finally:
                 # What is left waits for the next turn; or the replica will fail, and answer these as it does.
@@ -217,9 +215,9 @@ class ReplicaReads:
         return serving.may_begin(queued.client) if type(queued.read) is Scan else serving.left > 0
 
     def _put_back(self, queued: QueuedRead, arrived: int, serving: Serving) -> None:
-        """Leave a page to another turn of its client, in which it is admitted as if it came then."""
+        """Leave a read to another turn of its client, in which it is admitted as if it came then."""
         queued.arrived = queued.arrived or arrived
-        read = serving.page(self, queued)
+        read = serving.paused(self, queued)
         serving.put_back(read, self._machine.keyspace.id, 0)
 
     def _go_on(self, serving: Serving, outbox: Outbox) -> None:
@@ -307,14 +305,13 @@ class ReplicaReads:
             size = sum([len(value) for value in values if value])
             # Charged for when it was taken; but those that had to wait may be many by now.
             serving.left -= READ_NS + len(values) * KEY_NS
-            if size > SMALL_BYTES:
-                serving.served_values(queued.client, machine.keyspace.id, size)
+            serving.served_values(queued.client, machine.keyspace.id, size)
             if self.quota is not None:
                 self.quota.charge(reads=len(values) - len(read.keys))
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             queued.arrived = arrived
-            begun = serving.page(self, queued)
+            begun = serving.paused(self, queued)
             begun.scan = machine.pages.begin_scan(
                 read.ranges,
                 read.start,
@@ -336,7 +333,7 @@ class ReplicaReads:
             done, microshards = resume is None, found.microshards
             page = Page(read.request, seq, done, microshards, found.keys, found.values, found.expiries, resume)
             outbox.answer(queued.client, page)
-            given = serving.page(self, queued)
+            given = serving.paused(self, queued)
             serving.served_page(given, machine.keyspace.id, page_cost(found.work.us, found.values))
         elif type(read) is ReadMoving:
             self._serve_moving(queued.client, read, outbox)
@@ -442,11 +439,7 @@ class ReplicaReads:
             waited = now > queued.deadline - patience
             arrived = queued.arrived or (queued.deadline - patience if waited else counters.arrived)
             if not self._has_time(queued, serving):
-                if type(queued.read) is Scan:
-                    self._put_back(queued, arrived, serving)
-                else:
-                    serving.put_off()
-                    self._weak.append(queued)
+                self._put_back(queued, arrived, serving)
                 continue
             if not serving.is_there(queued.client):
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import OpenSession, Read, ReadPage, Request, Scan, Write
+from shoal.protocol.migration import ReadMoving
 
 from shoal_server.node.write_decoding import operations_in
 from shoal_server.shard.merging import PIECE_US
@@ -30,14 +31,15 @@ STATUS_NS = 50_000
 STATUS_REPLICA_NS = 15_000
 MAP_SHARD_NS = 2_000
 READ_NS = 2_000
-ANSWERED_BYTE_NS = 2
+ANSWERED_BYTE_NS = 4
+"""To read it, to encode it and to hand it to the system: each copies it."""
 
 
-def cost_of(request: Request, scan_ns: int) -> int:
+def cost_of(request: Request | ReadMoving, scan_ns: int, read_ns: int) -> int:
     """Return about what a request will cost, by what it says.
 
     Args:
-        scan_ns: what pages have cost that its client asked for (ns).
+        scan_ns: what pages have cost that its client asked for (ns); read_ns: the values of its other reads.
     """
     kind = type(request)
     if kind is Write:
@@ -45,7 +47,7 @@ def cost_of(request: Request, scan_ns: int) -> int:
         # No more than there are bytes for, whatever it says.
         return REQUEST_NS + min(operations_in(body), len(body)) * OPERATION_NS + len(body) * WRITTEN_BYTE_NS
     if kind is Read:
-        return REQUEST_NS + len(request.keys) * KEY_NS  # type: ignore[union-attr]  # a Read
+        return REQUEST_NS + len(request.keys) * KEY_NS + read_ns  # type: ignore[union-attr]  # a Read
     if kind is Scan or kind is ReadPage:
         return scan_ns
     if kind is OpenSession:

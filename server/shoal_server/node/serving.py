@@ -10,11 +10,13 @@ from shoal_server.node.client_queue import ClientQueue
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import NOBODY
 from shoal_server.node.paused_reads import PausedRead
-from shoal_server.node.request_costs import ANSWERED_BYTE_NS, READ_NS, SCAN_NS, SCAN_NS_LEAST
+from shoal_server.node.request_costs import ANSWERED_BYTE_NS, READ_NS, SCAN_NS, SCAN_NS_LEAST, cost_of
 from shoal_server.node.waiting import QueuedRead
 
 SERVE_NS = 10_000_000
 """Of a turn."""
+SMALL_BYTES = 4096
+"""What an answer may have without being charged for."""
 
 
 class Serving:
@@ -23,32 +25,25 @@ class Serving:
     Attributes:
         now: when the turn began (ns).
         left: of the turn's time (ns); none where it is 0 or less.
-        left_over: about what it will cost to serve what the turn had no time for, and does not wait in its client's queue (ns).
     """
 
-    __slots__ = ("_memory", "_queue", "left", "left_over", "now")
+    __slots__ = ("_memory", "_queue", "left", "now")
 
     def __init__(self, queue: ClientQueue, memory: MemoryBudget) -> None:
         self._queue = queue
         self._memory = memory
         self.now = 0
         self.left = 0
-        self.left_over = 0
 
     def begin(self, now: int) -> None:
         """A turn begins to serve."""
         self.now = now
         self.left = SERVE_NS
-        self.left_over = 0
 
-    def put_off(self) -> None:
-        """A read of keys is left for the next turn."""
-        self.left_over += READ_NS
-
-    def page(self, reads: object, queued: QueuedRead) -> PausedRead:
-        """Return what a page is made as that was taken in this turn, of which nothing is done so far."""
+    def paused(self, reads: object, queued: QueuedRead) -> PausedRead:
+        """Return a read that was taken in this turn as one that may go on in others; nothing is done of it so far."""
         asker = self._queue.clients.get(queued.client)
-        charged = SCAN_NS if asker is None else asker.scan_ns
+        charged = SCAN_NS if asker is None else cost_of(queued.read, asker.scan_ns, asker.read_ns)
         return PausedRead(reads, queued, charged, self._queue.open_reads, self._memory)
 
     def may_begin(self, client: int) -> bool:
@@ -75,9 +70,13 @@ class Serving:
 
     def served_values(self, client: int, keyspace: int, size: int) -> None:
         """A read of a client has been answered with so many bytes."""
-        cost = size * ANSWERED_BYTE_NS
+        cost = size * ANSWERED_BYTE_NS if size > SMALL_BYTES else 0
         self.left -= cost
-        self._queue.data.charge_later(client, keyspace, cost)
+        asker = self._queue.clients.get(client)
+        if asker is not None and (cost or asker.read_ns):
+            self._queue.data.charge_later(client, keyspace, cost - asker.read_ns)
+            mean = (3 * asker.read_ns + cost) // 4
+            asker.read_ns = mean if mean >= READ_NS else 0
 
     def is_there(self, client: int) -> bool:
         """Say whether anybody waits for the answers to a client."""
