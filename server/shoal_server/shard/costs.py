@@ -15,6 +15,7 @@ from shoal_server.shard.commands import (
     BeginIncomingCommand,
     BeginOutgoingCommand,
     Command,
+    OpenSessionCommand,
     PurgeCommand,
     SplitCommand,
     StoreMovedCommand,
@@ -28,6 +29,8 @@ COMMAND_US = 10
 """Of a command, besides what it does: a slot of its session, an answer."""
 ACCEPTED_US = WRITE_US + COMMAND_US
 """The most that a write costs as a command."""
+OPENING_US = 40
+"""Of a session that is opened and another one that is forgotten for it, slots and all."""
 PURGED_ROW_US = 14
 MOVED_ROW_US = 5
 CLEARED_RANGE_US = 12
@@ -49,6 +52,8 @@ def plain_write_cost(operations: int, size: int, expiring: int = 0) -> int:
 
 def command_cost(command: Command) -> int:
     """Return what a command costs that is no write, or one of which nobody knows the operations."""
+    if isinstance(command, OpenSessionCommand):
+        return COMMAND_US + OPENING_US
     if isinstance(command, PurgeCommand):
         return COMMAND_US + PURGED_ROW_US * len(command.rows)
     if isinstance(command, SplitCommand):

@@ -279,7 +279,7 @@ class ShardStateMachine(ShardState):
         shard, generation = self.shard.id, self.state.generation
         rows = overlay.rows
         for old in opened.forgotten:
-            # One by one: to clear a range costs as much as all that was changed before it, and many may go at once.
+            # One by one: they are few, and all of them are known.
             rows[session_key(shard, generation, old.session)] = None
             for number in old.numbers:
                 rows[session_slot_key(shard, generation, old.session, number)] = None

@@ -126,7 +126,7 @@ class WriteExecutor:
         expiry = self._expiry_of(operation.ttl_ms)
         key = self._prefixes[microshard] + operation.key
         self._overlay.rows[key] = value_header(self._seq, expiry) + operation.value
-        self._expiry.add(microshard, expiry, operation.key, self._overlay)
+        self._expiry.add(microshard, expiry, expiry - self.now, operation.key, self._overlay)
         self.expiring += 1
 
     def _expiry_of(self, ttl: int) -> int:
@@ -158,7 +158,7 @@ class WriteExecutor:
             expiry = self._expiry_of(operation.ttl_ms)
             overlay.rows[key] = value_header(self._seq, expiry) + row_value(found)
             if expiry:
-                self._expiry.add(microshard, expiry, operation.key, overlay)
+                self._expiry.add(microshard, expiry, expiry - self.now, operation.key, overlay)
             return Applied([1])
         return self._increment(operation, key, found)
 

@@ -12,10 +12,11 @@ A session's id is 128 bits that its leader has drawn, so that nobody can guess o
 has proven who opened it, it is unknown to everybody else. One that is not in the table is refused, never begun anew, so a
 forgotten one cannot apply a write twice.
 
-Bounds: `SESSION_WINDOW` slots a session; as many sessions as an opening allows. Where that is too many, an owner's own go
-first, the least recently written of them; who has none makes room among those of whoever has most. The results that are
-kept for repetitions have bounds of their own, in bytes, for each session and for all together: the oldest are forgotten
-first, and what is left then is that the write was done.
+Bounds: `SESSION_WINDOW` slots a session; as many sessions as an opening allows, and where it allows fewer than there are, each
+opening comes nearer to that by one. Where that is too many, an owner's own go first, the least recently written of them;
+who has none makes room among those of whoever has most. The results that are kept for repetitions have bounds of their own,
+in bytes, for each session and for all together: the oldest are forgotten first, and what is left then is that the write
+was done.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ KEPT_OVERHEAD_BYTES = 256
 """Counted for the results of each write beside their own bytes: what it costs to remember them at all, about."""
 SESSION_RESULTS_BYTES = 256 * 1024
 """The most that the results kept for one session count."""
+FORGOTTEN_AT_ONCE = 2
+"""So many sessions make room for an opening at the most: thousands, where fewer are allowed than before, would take seconds."""
 TABLE_RESULTS_BYTES = 16 * 1024 * 1024
 """The most that the results kept for all sessions of a shard count."""
 
@@ -188,11 +191,11 @@ class SessionTable:
     # -- openings
 
     def open(self, session: bytes, owner: SessionOwner, capacity: int) -> Opened | None:
-        """Begin `session`, one of at most `capacity`; None: there is one of that id, and nothing was done."""
+        """Begin `session`, of which there are to be at most `capacity`; None: there is one of that id, and nothing was done."""
         if session in self._sessions:
             return None
         forgotten: list[ForgottenSession] = []
-        while self._sessions and len(self._sessions) >= capacity:
+        while self._sessions and len(self._sessions) >= capacity and len(forgotten) < FORGOTTEN_AT_ONCE:
             forgotten.append(self._evict(owner))
         self._uses += 1
         self._add(session, owner, self._uses)

@@ -16,7 +16,7 @@ Families and their keys:
 - meta: one letter for the kind of row (see meta_rows.py), then its key -> a MessagePack array, with its format, or a number
 
 An expiry is in milliseconds of Unix time. The index may name rows that are gone or have another expiry by now; a row that
-expires is always in it.
+expires is always in it, at its expiry or later by a 64th of its time to live.
 
 Integers are big-endian, so that the order of keys is the order of numbers. A *generation* keeps rows apart that are of one
 microshard and of one node: see generations.py. The rows that a replica has of a microshard are one contiguous range.
@@ -214,6 +214,11 @@ def expiry_prefix_beside(prefix: bytes) -> bytes:
 def expiry_suffix(expiry: int, key: bytes = b"") -> bytes:
     """Return what comes behind the prefix for a user key; without one, what all keys of that expiry begin with."""
     return _EXPIRY.pack(expiry) + key
+
+
+def no_later_than(place: bytes) -> int:
+    """Return an expiry that no row behind a place among `expiry_suffix`es is before."""
+    return min(int.from_bytes(place[: _EXPIRY.size].ljust(_EXPIRY.size, b"\0"), "big"), MAX_UNIX_MS)
 
 
 def split_expiry_suffix(suffix: bytes) -> tuple[int, bytes]:

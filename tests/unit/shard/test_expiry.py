@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from shoal.protocol.messages import (
     DEFAULT_TTL,
     NO_TTL,
@@ -23,7 +27,9 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import MicroshardRange
 from shoal_server.shard.commands import PurgeCommand
-from shoal_server.shard.expiry import NEVER
+from shoal_server.shard.expiry import NEVER, when_to_look
+from shoal_server.storage.engine import Piece
+from shoal_server.storage.memory import MemoryEngine, MemoryReader
 
 EVERYWHERE = (MicroshardRange(0, 8),)
 
@@ -104,10 +110,56 @@ def test_a_purge_removes_rows_and_index_rows_in_bounded_batches(replica: Any) ->
     replica.now += 1000
     assert [replica.purge(limit=20) for _ in range(4)] == [20, 20, 10, 0]
     assert (replica.stored_keys(), replica.index_rows()) == ([b"later"], 1)
-    replica.now += 4000
+    replica.now += 4000 + 5000 // 64
     assert [replica.purge(), replica.purge()] == [1, 0]
     assert (replica.stored_keys(), replica.index_rows()) == ([], 0)
     assert replica.machine.expiry.due_at == NEVER
+
+
+@pytest.mark.parametrize("ttl", [10_000, 86_400_000])
+def test_a_row_that_is_written_again_and_again_has_few_index_rows(replica: Any, ttl: int) -> None:
+    """There was one for each time, until it was due: 5,001 for one key that was touched 5,000 times."""
+    for number in range(1_000):
+        replica.now += ttl // 900
+        replica.write(Put(b"k", b"v", ttl) if number % 2 else Touch(b"k", ttl))
+    assert replica.index_rows() <= 130
+    while replica.purge():
+        pass
+    assert replica.get(b"k") == b"v"
+    replica.now += ttl + ttl // 64
+    while replica.purge():
+        pass
+    assert (replica.stored_keys(), replica.index_rows()) == ([], 0)
+
+
+def test_rows_of_one_time_are_looked_for_behind_those_that_were_removed(
+    make_replica: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed rows stay on the disk for a while: each look passed over all of that time that were removed before."""
+    replica = make_replica(MemoryEngine(), 1, 0, 1)
+    keys = [b"k%04d" % number for number in range(1000) if replica.machine.route([b"k%04d" % number])]
+    replica.write(*(Put(key, b"v", 1000) for key in keys))
+    replica.now += 1008
+    starts: list[bytes] = []
+    read = MemoryReader.read
+
+    def watched(self: MemoryReader, start: bytes, end: bytes, *bounds: int, **kinds: bool) -> Piece:
+        starts.append(start)
+        return read(self, start, end, *bounds, **kinds)
+
+    monkeypatch.setattr(MemoryReader, "read", watched)
+    while replica.purge(7):
+        pass
+    assert replica.stored_keys() == []
+    looks = starts[: len(keys) // 7]
+    assert len(looks) > 10
+    assert sorted(set(looks)) == looks
+
+
+@given(st.integers(1, 1 << 44), st.integers(1, 1 << 40))
+def test_a_row_is_looked_at_when_it_has_expired_and_soon(now: int, ttl: int) -> None:
+    late = when_to_look(now + ttl, ttl) - (now + ttl)
+    assert 0 <= late <= ttl // 64
 
 
 def test_nothing_is_purged_before_it_is_due(replica: Any) -> None:

@@ -205,6 +205,20 @@ def test_a_session_that_goes_takes_its_results_with_it() -> None:
     assert table.results_bytes == 0
 
 
+def test_where_fewer_are_allowed_than_there_are_each_opening_comes_nearer_to_it() -> None:
+    table = SessionTable()
+    for number in range(1, 101):
+        assert table.open(named(number), ANN, 100) is not None
+    sizes = []
+    for number in range(101, 201):
+        opened = table.open(named(number), BOB, 10)
+        assert opened is not None
+        assert len(opened.forgotten) <= 2
+        sizes.append(len(table))
+    assert sizes[:3] == [99, 98, 97]
+    assert sizes[-1] == 10
+
+
 # -- what is stored
 
 RESULTS = st.sampled_from([b"", b"results", bytes(200), bytes(450)])
