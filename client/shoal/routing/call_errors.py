@@ -116,7 +116,7 @@ def crowded_out(call: AnyCall[W], shard_queue: ShardQueue[W], node: str, pages: 
     """The client has too many scans itself to begin another one."""
     return Overloaded(
         f"{call.what}, shard {shard_queue.shard.id}: not begun: {pages} pages of this client's scans wait to be asked of "
-        f"{node}, which will take about {wait_seconds:.1f} s; scan less at once, or give it more time",
+        f"{node}, and it would wait for about {wait_seconds:.1f} s; scan less at once, or give it more time",
         shard=shard_queue.shard.id,
         reason=OverloadReason.NODE_BUSY.value,
     )

@@ -125,7 +125,7 @@ class Turns:
 
     `serial`: its number among them, 0 as long as it has none. `pages`: that of its newest page, in the order in which they are
     sent. `row_bytes`: the size of a row, in the mean of the
-    last page; 0 where there was none. `begun`: a page was answered.
+    last page; 0 where there was none. `begun`: it was let begin.
     """
 
     __slots__ = ("begun", "pages", "row_bytes", "serial")

@@ -23,8 +23,8 @@ from shoal.routing.page_queue import PAGE_BYTES
 from shoal.routing.shard_queue import AnyQuery, AnyRequest, ReadBatch, ShardQueue
 
 TURN_PAGES = 8
-PATIENCE = 0.8
-"""A scan is not begun whose first page would wait for more than this part of its time."""
+PATIENCE = 0.3
+"""A scan is not begun of which a first page would wait for more than this part of its time: it may take several."""
 ROWS_LEAST = 16
 LARGE_BYTES = 64 * 1024
 """Reads of values from this size on are pages."""
@@ -59,11 +59,13 @@ class LargeKeys:
 class Pages(Generic[W]):
     """What the queues of all nodes have in common.
 
-    `ready`: the links to nodes that there may be something to send to. `large_keys`: see there.
+    `ready`: the links to nodes that there may be something to send to. `new`: the first pages of scans that are not begun.
+    `large_keys`: see there.
     """
 
     def __init__(self) -> None:
         self.ready: dict[Link[W], None] = {}
+        self.new: dict[Turns, list[tuple[Link[W], AnyQuery[W]]]] = {}
         self.large_keys = LargeKeys()
         self._now = 0
         self._scans = 0
@@ -93,12 +95,31 @@ class Pages(Generic[W]):
             if len(link.pages):
                 self.ready[link] = None
 
-    def would_wait_in_vain(self, link: Link[W], query: AnyQuery[W], now: float) -> bool:
-        """Say whether it is the first page of a scan that has little chance to end in time."""
-        call = query.calls[0]
-        if not isinstance(call, ScanCall) or _turns_of(query).begun:
-            return False
-        return link.pages.wait_seconds > PATIENCE * (call.deadline - now)
+    def begin(self, link: Link[W], query: AnyQuery[W]) -> bool:
+        """Take in a page that is to wait at a link; say whether it may: the first ones of a scan wait for `take_new`."""
+        turns = _turns_of(query)
+        if turns.begun or not isinstance(query.calls[0], ScanCall):
+            return True
+        self.new.setdefault(turns, []).append((link, query))
+        return False
+
+    def take_new(self, now: float) -> list[tuple[list[tuple[Link[W], AnyQuery[W]]], float]]:
+        """Take out the first pages of scans, with how long one of them would wait; 0 where that is not for too long.
+
+        It is one decision for all nodes that a scan asks: who is turned away by one would have had others work in vain.
+        """
+        new, self.new = self.new, {}
+        taken = []
+        for turns, first in new.items():
+            wait = max(link.pages.wait_seconds for link, _ in first)
+            left = min(query.latest for _, query in first) - now
+            turns.begun = wait <= PATIENCE * left
+            taken.append((first, 0.0 if turns.begun else wait))
+            if turns.begun:
+                for link, query in first:
+                    query.shard_queue.enqueue(query)
+                    self.add(link, query)
+        return taken
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -107,7 +128,6 @@ class Pages(Generic[W]):
         link.pages.answered(query, size, now)
         self.ready[link] = None
         turns = _turns_of(query)
-        turns.begun = True
         if rows:
             turns.row_bytes = size / rows
 

@@ -98,6 +98,8 @@ class Sender(Generic[W]):
                 self._send_to_leader(shard_queue, link, now)
             elif now < shard_queue.blocked_until:
                 schedule.block(shard_queue)
+        if self._pages.new:
+            self._begin_scans(now)
         if self._pages.ready:
             self._send_pages(routes, now)
 
@@ -111,7 +113,7 @@ class Sender(Generic[W]):
                 elif now < (until := shard_queue.hold_of(batch).until):
                     self._schedule.look_at(shard_queue, until)
                 elif batch.paged and isinstance(batch, Query):
-                    self._enqueue(batch, link, now)
+                    self._enqueue(batch, link)
                 else:
                     if isinstance(batch, Query):
                         batch.drop_closed()
@@ -258,18 +260,20 @@ class Sender(Generic[W]):
             if not queue.calls:
                 del shard_queue.bulk[bound]
 
-    def _enqueue(self, query: AnyQuery[W], link: Link[W], now: float) -> None:
-        """Have a page wait for its turn at a node; a scan that would wait for too long is not begun."""
-        shard_queue = query.shard_queue
-        if self._pages.would_wait_in_vain(link, query, now):
-            shard_queue.close(query)
-            for call in query.calls:
-                self._endings.fail(
-                    call, crowded_out(call, shard_queue, str(link), len(link.pages), link.pages.wait_seconds)
-                )
-            return
-        shard_queue.enqueue(query)
-        self._pages.add(link, query)
+    def _enqueue(self, query: AnyQuery[W], link: Link[W]) -> None:
+        """Have a page wait for its turn at a node."""
+        if self._pages.begin(link, query):
+            query.shard_queue.enqueue(query)
+            self._pages.add(link, query)
+
+    def _begin_scans(self, now: float) -> None:
+        """Have the first pages of scans wait for their turn; end those scans that would wait for too long."""
+        for first, wait in self._pages.take_new(now):
+            for link, query in first if wait else ():
+                shard_queue = query.shard_queue
+                shard_queue.close(query)
+                for call in query.calls:
+                    self._endings.fail(call, crowded_out(call, shard_queue, str(link), len(link.pages), wait))
 
     def _send_pages(self, routes: Routes, now: float) -> None:
         """Send the pages whose turn it is to the nodes that have room for them."""
@@ -291,7 +295,7 @@ class Sender(Generic[W]):
                     continue
                 shard_queue.wait(query)
                 if chosen is not None:
-                    self._enqueue(query, chosen, now)
+                    self._enqueue(query, chosen)
                 elif now < shard_queue.blocked_until:
                     self._schedule.block(shard_queue)
                 elif now < shard_queue.page_hold.until:
@@ -345,7 +349,7 @@ class Sender(Generic[W]):
             if chosen is None:
                 shard_queue.give_to_leader(query)
             elif isinstance(chosen, Link) and query.paged:
-                self._enqueue(query, chosen, now)
+                self._enqueue(query, chosen)
             elif isinstance(chosen, Link):
                 query.drop_closed()
                 shard_queue.launch(query)
