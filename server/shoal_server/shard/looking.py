@@ -36,12 +36,14 @@ class Looking:
         """Whether it is more than an entry may look at."""
         return self.us > LOOKED_AT_US
 
+    def count(self, row: bytes | None) -> None:
+        """Count a row that an operation names."""
+        if row is not None:
+            self.bytes += len(row)
+
     def may_use(self, row: bytes | None) -> bool:
-        """Count a row that an operation names; say whether it may go on with it."""
-        if row is None:
-            return True
-        self.bytes += len(row)
-        return len(row) <= LARGE_ROW_BYTES or not self.is_too_much
+        """Say whether an operation may go on with a row that it names and that was counted."""
+        return row is None or len(row) <= LARGE_ROW_BYTES or not self.is_too_much
 
 
 def is_more_than_any_entry_may(size: int) -> bool:

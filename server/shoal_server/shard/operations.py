@@ -48,7 +48,7 @@ from shoal_server.storage.layout import (
 MAX_INTEGER = (1 << 63) - 1
 MIN_INTEGER = -(1 << 63)
 MAX_DIGITS = 20
-FETCHED_TOGETHER = 64
+FETCHED_TOGETHER = 16
 """Rows that are read at once for the conditions of an atomic operation: each may be a MiB."""
 
 
@@ -149,7 +149,9 @@ class WriteExecutor:
             overlay.rows[key] = None
             return Applied([])
         row = overlay.get(key)
+        self.looked.count(row)
         if not self.looked.may_use(row):
+            overlay.forget(key)
             return Impossible(0, TOO_LARGE_ROWS)
         found = row if is_visible(row, self.now) else None
         if isinstance(operation, Touch):
@@ -200,9 +202,11 @@ class WriteExecutor:
         parts = [(part, next(places)) for part in operation.operations]
         keys = [prefixes[microshard] + part.key for part, microshard in parts]
         looked_before = self.looked.bytes
+        fetched = 0
         for number, (condition, key) in enumerate(conditions):
-            if not number % FETCHED_TOGETHER:
-                overlay.fetch([key for _, key in conditions[number : number + FETCHED_TOGETHER] if key])
+            if number == fetched:
+                fetched += 1 if self.looked.is_too_much else FETCHED_TOGETHER
+                self._look_at([key for _, key in conditions[number:fetched] if key])
             refused = self._check(number, condition, key)
             if refused is not None:
                 too_large = is_more_than_any_entry_may(self.looked.bytes - looked_before)
@@ -210,9 +214,6 @@ class WriteExecutor:
         savepoint = overlay.savepoint(keys)
         values: list[int] = []
         for number, (part, microshard) in enumerate(parts):
-            if not number % FETCHED_TOGETHER:
-                several = zip(parts[number : number + FETCHED_TOGETHER], keys[number:], strict=False)
-                overlay.fetch([key for (each, _), key in several if not isinstance(each, Put | Delete)])
             result = self._one(part, microshard)
             if isinstance(result, Applied):
                 values += result.values
@@ -222,6 +223,12 @@ class WriteExecutor:
                 return Impossible(number, result.reason)
         return Applied(values)
 
+    def _look_at(self, keys: list[bytes]) -> None:
+        """Read rows that are about to be asked for, all of which counts whether it is asked for or not."""
+        self._overlay.fetch(keys)
+        for key in keys:
+            self.looked.count(self._overlay.get(key))
+
     def _check(self, number: int, condition: Condition, key: bytes) -> ConditionNotMet | Impossible | None:
         """Return None where the condition holds, else what was found."""
         if isinstance(condition, RangeUnchanged):
@@ -230,6 +237,7 @@ class WriteExecutor:
             return ConditionNotMet(number, 0, None)
         row = self._overlay.get(key)
         if not self.looked.may_use(row):
+            self._overlay.forget(key)
             return Impossible(0, TOO_LARGE_ROWS)
         if not is_visible(row, self.now):
             if isinstance(condition, KeyPresent | ValueEquals) or (
@@ -257,6 +265,8 @@ class WriteExecutor:
         expected = rows_of(condition.digest)
         looked, now = self.looked, self.now
         rows: list[tuple[bytes, int]] = []
+        if looked.is_too_much:
+            return False
         for start, end in self._spans(condition.ranges, condition.start, condition.end):
             for key, row in self._overlay.scan(start, end):
                 looked.bytes += len(row)

@@ -157,6 +157,10 @@ class Overlay:
             for key, row in zip(missing, self._engine.get_many(self._engine.data, missing), strict=True):
                 self._known[key] = None if row is None else whole_row(key, row)
 
+    def forget(self, key: bytes) -> None:
+        """Keep a row of the engine no longer in memory: nobody uses it."""
+        self._known.pop(key, None)
+
     def get(self, key: bytes) -> bytes | None:
         """Return the row under `key`, or None."""
         row = self.rows.get(key, _ABSENT)

@@ -14,6 +14,7 @@ from shoal.protocol.messages import (
     Delete,
     Impossible,
     Increment,
+    KeyAbsent,
     KeyPresent,
     Operation,
     Put,
@@ -21,7 +22,7 @@ from shoal.protocol.messages import (
     Touch,
 )
 from shoal.shardmap import MicroshardRange
-from shoal_server.shard import looking
+from shoal_server.shard import looking, operations
 from shoal_server.storage.watched import WatchedEngine
 
 EVERYWHERE = (MicroshardRange(0, 8),)
@@ -57,6 +58,22 @@ def test_large_rows_are_looked_at_for_some_conditions_and_not_for_more(replica: 
     assert isinstance(refused, Impossible)
     assert "too large" in refused.reason
     assert replica.get(b"done") is None
+
+
+def test_rows_that_are_refused_are_neither_kept_nor_read_ahead(make_replica: Callable[..., Any]) -> None:
+    """Sixty atomic operations that each name sixty rows of a MiB would have had 3.8 GB in memory."""
+    engine = WatchedEngine()
+    replica = make_replica(engine, 1, 0, 8)
+    for number in range(40):
+        replica.write(Put(b"large%02d" % number, LARGE))
+    read: list[bytes] = []
+    get, get_many = engine.get, engine.get_many
+    engine.get = lambda family, key: (read.append(key), get(family, key))[1]  # type: ignore[method-assign]
+    engine.get_many = lambda family, keys: (read.extend(keys), get_many(family, keys))[1]  # type: ignore[method-assign]
+    groups = [[KeyAbsent(b"large%02d" % number) for number in range(first, first + 20)] for first in (0, 20)]
+    results = replica.write(*(Atomic([*group], []) for group in groups))
+    assert [type(each) for each in results] == [Impossible, Impossible]
+    assert len(read) == operations.FETCHED_TOGETHER + 1
 
 
 def test_touches_rewrite_so_much_and_no_more(replica: Any) -> None:
