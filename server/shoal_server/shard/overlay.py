@@ -49,8 +49,8 @@ class Overlay:
     """Changes to the data family, in memory until `write_to`. Keys and rows as stored (see `storage.layout`).
 
     `_cleared`: ranges of which the engine's rows are removed. `_hidden`: those, and others of which the engine has no rows, or
-    only rows that `rows` has instead. `_present`: the keys of `rows` that have one, in order, as they were when `_indexed` keys
-    had been set; None: no range was asked for yet.
+    only rows that `rows` has instead; None: nobody has scanned yet. `_present`: the keys of `rows` that have one, in order, as
+    they were when `_indexed` keys had been set; None: no range was asked for yet.
 
     Nothing may be written to the engine before `write_to`. `work`: what was read of ranges of it.
     """
@@ -76,7 +76,7 @@ class Overlay:
         self._engine = engine
         self._reader: Reader | None = None
         self._cleared = Spans()
-        self._hidden = Spans()
+        self._hidden: Spans | None = None
         self._present: SortedSet | None = None
         self._indexed = 0
         self._known: dict[bytes, bytes | None] = {}
@@ -90,14 +90,19 @@ class Overlay:
             return
         if self._spans_cleared is not None:
             self._spans_cleared += spans
-        present, rows = self._keys_present(), self.rows
+        if self.rows:
+            present, rows = self._keys_present(), self.rows
+            if next(present.irange(spans[0][0], spans[-1][1]), None) is not None:
+                for start, end in spans:
+                    gone = list(present.irange(start, end, (True, False)))
+                    for key in gone:
+                        del rows[key]
+                    present.difference_update(gone)
+        hidden = self._hidden
         for start, end in spans:
-            gone = list(present.irange(start, end, (True, False)))
-            for key in gone:
-                del rows[key]
-            present.difference_update(gone)
             self._cleared.add(start, end)
-            self._hidden.add(start, end)
+            if hidden is not None:
+                hidden.add(start, end)
 
     def savepoint(self, keys: Iterable[bytes]) -> dict[bytes, object]:
         """Return what is needed to take back changes of `keys` that follow."""
@@ -200,6 +205,8 @@ class Overlay:
 
     def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the engine's rows of [start, end) that nothing was changed about."""
+        if self._hidden is None:
+            self._hidden = self._cleared.copy()
         hidden, rows, work = self._hidden, self.rows, self.work
         read = self._reading().read
         max_rows = FIRST_ROWS

@@ -28,11 +28,22 @@ class Spans:
     def add(self, start: bytes, end: bytes) -> None:
         """Add a range, in one with all that it touches."""
         starts, ends = self._starts, self._ends
+        if not ends or ends[-1] < start:
+            # Most come in order.
+            starts.append(start)
+            ends.append(end)
+            return
         first, behind = bisect_left(ends, start), bisect_right(starts, end)
         if first < behind:
             start, end = min(start, starts[first]), max(end, ends[behind - 1])
         starts[first:behind] = [start]
         ends[first:behind] = [end]
+
+    def copy(self) -> Spans:
+        """Return the same ranges, to add others to."""
+        copied = Spans()
+        copied._starts, copied._ends = list(self._starts), list(self._ends)
+        return copied
 
     def behind(self, key: bytes) -> bytes:
         """Return the first place from `key` on that is in no range."""

@@ -130,7 +130,6 @@ def _clear_that_walks(self: Overlay, spans: list[tuple[bytes, bytes]]) -> None:
             del self.rows[key]
     for start, end in spans:
         self._cleared.add(start, end)
-        self._hidden.add(start, end)
 
 
 def _scan_that_walks(self: Overlay, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -11,7 +11,7 @@ from shoal_server.storage import rocks_reader
 from shoal_server.storage.engine import Piece
 from shoal_server.storage.gaps import TRY_COSTS
 from shoal_server.storage.rocks import CLEARED_IN_MEMORY, RocksEngine
-from shoal_server.storage.rocks_reader import MAX_PASSED, MAX_PASSED_IN_A_GAP
+from shoal_server.storage.rocks_reader import MAX_PASSED, MAX_PASSED_IN_A_GAP, RocksReader
 
 MIB = 1 << 20
 ROWS = 60_000
@@ -129,9 +129,10 @@ def test_rows_that_take_long_to_read_end_a_piece(tmp_path: Path, monkeypatch: py
             return slow
 
     monkeypatch.setattr(rocks_reader, "perf_counter_ns", lambda: time)
+    iterate = RocksReader._iterate
+    monkeypatch.setattr(RocksReader, "_iterate", lambda reader, options: Slow(iterate(reader, options)))
     for reverse in (False, True):
         reader = engine.reader(engine.data)
-        reader._iterator = Slow(reader._iterator)  # type: ignore[attr-defined]
         piece = reader.read(b"", b"~", 1000, MIB, reverse=reverse)
         assert 5 < len(piece.rows) <= 5 + 2 * rocks_reader._CLOCK_ROWS
         assert piece.resume is not None
@@ -141,7 +142,7 @@ def test_rows_that_take_long_to_read_end_a_piece(tmp_path: Path, monkeypatch: py
 
 def test_where_removed_rows_are_in_the_way_nobody_says_quickly_what_is_there(removed: RocksEngine) -> None:
     reader = removed.reader(removed.data)
-    assert reader.few_keys([(b"queue", b"queuf"), (b"a", b"b"), (b"z", b"~")], 10) == [None, None, [b"z"]]
+    assert reader.few_keys([(b"queue", b"queuf"), (b"a", b"b"), (b"z", b"~")], 10) == [None, [b"a"], [b"z"]]
     reader.close()
 
 
@@ -182,3 +183,38 @@ def test_many_ranges_that_are_removed_are_flushed(removed: RocksEngine) -> None:
         batch.delete_range(b"c%d" % number, b"d", removed.data)
         removed.write_unlogged(batch)
     assert removed.property_number("data", "num-entries-active-mem-table") < 1_100
+
+
+def test_places_are_found_without_a_look_at_ranges_that_were_removed_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB went from one to the next of them, as long as it found no row, for each place that was looked for."""
+    engine = RocksEngine(tmp_path, block_cache_bytes=MIB, write_buffer_bytes=64 * MIB)
+    batch = engine.batch()
+    batch.put(b"k500", b"v", engine.data)
+    batch.put(b"z", b"v", engine.data)
+    for number in range(1000):
+        batch.delete_range(b"k%03da" % number, b"k%03db" % number, engine.data)
+    engine.write(batch)
+    monkeypatch.setattr(rocks_reader, "SLOW_NS", -1)
+    reader = engine.reader(engine.data)
+    bounds: list[bytes | None] = []
+    within = RocksReader._within
+    monkeypatch.setattr(RocksReader, "_within", lambda reader, end: (bounds.append(end), within(reader, end))[1])
+    spans = [(b"k%03d" % number, b"k%03d~" % number) for number in range(1000)]
+    found = reader.heads(spans)
+    assert [head for head in found if head is not None] == [b"k500"]
+    assert bounds == [end for _, end in spans[1:]]
+    assert reader.read(b"k501", b"k9", 1, MIB).rows == []
+    assert bounds[999:] == [b"k9"]
+    put(engine, b"k502", b"v")
+    assert reader.read(b"k501", b"k9", 1, MIB).rows == [], "it sees what was there when it was made"
+    assert len(bounds) == 1000
+    reader.close()
+    engine.close()
+
+
+def put(engine: RocksEngine, key: bytes, value: bytes) -> None:
+    batch = engine.batch()
+    batch.put(key, value, engine.data)
+    engine.write(batch)
