@@ -38,7 +38,7 @@ from shoal_server.node.administration import AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.agenda import Agenda
 from shoal_server.node.checksums import checksum
-from shoal_server.node.client_queue import Client, ClientQueue
+from shoal_server.node.client_queue import Client, ClientQueue, Frame
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
@@ -52,7 +52,15 @@ from shoal_server.node.overload import Overload, retry_after_ms, waits_in_vain
 from shoal_server.node.paused_reads import PausedRead
 from shoal_server.node.replica import OVERLOADED_RETRY_MS
 from shoal_server.node.replica_set import ReplicaSet
-from shoal_server.node.request_costs import MAP_SHARD_NS, PIECE_NS, REFUSAL_NS, STATUS_NS, STATUS_REPLICA_NS, cost_of
+from shoal_server.node.request_costs import (
+    MAP_SHARD_NS,
+    PIECE_NS,
+    QUEUED_NS,
+    REFUSAL_NS,
+    STATUS_NS,
+    STATUS_REPLICA_NS,
+    cost_of,
+)
 from shoal_server.node.serving import Serving
 from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
 from shoal_server.storage.engine import Damaged, Engine
@@ -60,6 +68,10 @@ from shoal_server.storage.engine import Damaged, Engine
 TURN_NS = 10_000_000
 """What a turn may cost for what clients ask: of data. Of the rest, `CONTROL_NS`."""
 CONTROL_NS = 2_000_000
+QUEUE_NS = 4_000_000
+"""After so much, long frames wait to be queued."""
+FEW_REQUESTS = 64
+"""Of a frame that is none of these."""
 UNDECODED_NS = 10
 """What a byte of a frame costs, before anything is known of it."""
 SCALE_GAIN = 0.1
@@ -154,7 +166,7 @@ class ClientInput:
     @property
     def has_more(self) -> bool:
         """Whether a turn has something to do though nothing has arrived."""
-        return self.queue.waits or self._describing is not None
+        return bool(self.queue.arrived) or self.queue.waits or self._describing is not None
 
     # -- a turn
 
@@ -162,23 +174,33 @@ class ClientInput:
         """Take in what clients have sent, as far as the turn has time for it."""
         queue = self.queue
         queue.open_reads.expire(now)
-        budget, spent = self._begin(), 0
+        budget, spent, queueing = self._begin(), 0, 0
         if queue.arrived or queue.refused:
             arrived = self._counters.arrived
             if queue.refused:
                 self._refuse_unheld(outbox)
-            for client, requests, size in queue.take_arrived():
-                if client.unanswered > self._requests_max * MAX_TURNED_AWAY:
+            left: dict[int, list[Frame]] = {}
+            for frame in queue.take_arrived():
+                client, requests, size = frame
+                number = client.number
+                if number in left or (queueing > QUEUE_NS and len(requests) > FEW_REQUESTS):
+                    # What is only looked at costs, too, where it is very much; small frames of others come before.
+                    left.setdefault(number, []).append(frame)
+                elif client.unanswered > self._requests_max * MAX_TURNED_AWAY:
                     self._refuse_all(client, requests, size, outbox)
+                    queueing += len(requests) * REFUSAL_NS
                 elif spent > budget or client.behind or queue.length:
                     queue.add(client, requests, size, arrived, now)
+                    queueing += len(requests) * QUEUED_NS
                 else:
                     spent += self._take_frame(client, requests, size, budget - spent, arrived, now, outbox)
+            if left:
+                queue.arrived = [frame for frames in left.values() for frame in frames]
         if queue.length or self._describing is not None:
             self._take_control(now, outbox)
             self._describe(now, outbox)
             spent += self._take_queued(budget - spent, now, outbox)
-        self._charged = spent
+        self._charged = spent + queueing
         self.overload.turn_taken(now, left=queue.waits)
 
     def _begin(self) -> int:

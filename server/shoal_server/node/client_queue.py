@@ -10,6 +10,7 @@ of one that does not read its answers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from shoal.priorities import Priority
 from shoal.protocol.checksums import ReadChecksum
@@ -54,12 +55,16 @@ class Client:
         self.read_ns = 0
 
 
+Frame: TypeAlias = tuple[Client, list[Request], int]
+"""What a client has sent at once, and how long it is (bytes)."""
+
+
 class ClientQueue:
     """See the module's first lines.
 
     Attributes:
         clients: those who are connected, by number.
-        arrived: the frames received since the last turn, with their sizes.
+        arrived: the frames received since the last turn, and those that it left.
         refused: frames that there was no memory for, to be answered.
         paused: those of whom nothing more is received, by number.
         open_reads: reads that go on in later turns, as far as they hold something open.
@@ -94,7 +99,7 @@ class ClientQueue:
         self.status = FairQueue()
         self._requests_max = requests_max
         self._keyspace_of = keyspace_of
-        self.arrived: list[tuple[Client, list[Request], int]] = []
+        self.arrived: list[Frame] = []
         self.paused: dict[int, Client] = {}
         self.open_reads = OpenReads()
 
@@ -151,7 +156,7 @@ class ClientQueue:
             self.paused[number] = client
         return number not in self.paused
 
-    def take_arrived(self) -> list[tuple[Client, list[Request], int]]:
+    def take_arrived(self) -> list[Frame]:
         """Take out the frames received since the last time, in their order, with their sizes."""
         arrived, self.arrived = self.arrived, []
         return arrived

@@ -15,7 +15,9 @@ from shoal_server.node.write_decoding import operations_in
 from shoal_server.shard.merging import PIECE_US
 
 REQUEST_NS = 4_000
-REFUSAL_NS = 3_000
+REFUSAL_NS = 10_000
+QUEUED_NS = 2_000
+"""To have a request wait."""
 KEY_NS = 2_500
 OPERATION_NS = 3_000
 """Besides applying it."""

@@ -237,3 +237,23 @@ def test_control_is_not_shed(nodes: Any) -> None:
         leader.send(7, Ping(90_000 + round_))
         leader.turn(10)
     assert sum(isinstance(answer, Done) for answer in leader.answers[7]) >= 49
+
+
+def test_a_flood_of_long_frames_is_queued_over_many_turns_and_the_small_ones_of_others_come_before(nodes: Any) -> None:
+    leader = filled(nodes, 0)
+    queue = leader.node._client_input.queue
+    most = client_input.QUEUE_NS // request_costs.QUEUED_NS
+    leader.send(6, *(read(number) for number in range(5000)))
+    leader.turn()
+    for client in range(10, 30):
+        leader.send(client, *(read(number) for number in range(4000)))
+    leader.send(8, read(1))
+    waited = queue.length
+    leader.turn()
+    assert queue.length - waited <= most + 4000
+    assert queue.arrived
+    leader.turn()
+    assert leader.answers[8], "it did not wait until all of theirs were queued"
+    while leader.turn():
+        pass
+    assert all(len(leader.answers[client]) == 4000 for client in range(10, 30))
