@@ -450,6 +450,9 @@ def run(config: ClusterConfig, node_id: str, *, join: bool = False) -> int:
                 async with serving(entry.metrics) as pages:
                     certificates = open_certificates(config.tls, node_id, entry.address)
                     node = NodeServer(config, node_id, pages, certificates=certificates, spans=spans, join=join)
+                    # So do its replicas.
+                    gc.collect()
+                    gc.freeze()
                     return await node.run()
         except (DataFolderRefused, StorageFailed, CertificatesRefused, TracingRefused, OSError) as error:
             log.critical("node_refused", node=node_id, reason=str(error))
