@@ -51,6 +51,7 @@ from shoal_server.node.answer_frames import answer_frames
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage, peer_decoder
 from shoal_server.node.request_frames import TooManyRequests, decode_requests, frame_in_words
+from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
 
 KEEPALIVE = tuple(
@@ -82,6 +83,7 @@ class ConnectionHost(Protocol):
     """What a connection needs of the node process."""
 
     max_frame_bytes: int
+    long_frames: LongFrames
     client_output_bytes: int
     memory: MemoryBudget
     secure: bool
@@ -159,6 +161,7 @@ class Inbound(asyncio.Protocol):
         self._unproven = False
         self._said_working = 0.0
         self._paused = False
+        self._resting = False
         self._held = 0
         self._frame_since = 0.0
         self.heard = self.sent = 0
@@ -294,8 +297,23 @@ class Inbound(asyncio.Protocol):
         """Receive more again."""
         if self._paused:
             self._paused = False
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
+            self._receive_again()
+
+    def rest(self) -> None:
+        """See `Receiving`."""
+        if self._transport is not None:
+            self._resting = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """See `Receiving`."""
+        self._resting = False
+        self._receive_again()
+
+    def _receive_again(self) -> None:
+        transport = self._transport
+        if not self._paused and not self._resting and transport is not None and not transport.is_closing():
+            transport.resume_reading()
 
     def _hold_frame(self) -> None:
         """Bring the account to what is there of an incomplete frame; where there is no room, the slowest one has to go."""
@@ -318,6 +336,8 @@ class Inbound(asyncio.Protocol):
         if not self._held:
             self._frame_since = self._loop.time()
         self._held = held
+        if change > 0 and not self._peer:
+            self._host.long_frames.received(self, change)
 
     def frame_pace(self, now: float) -> float:
         """Return how many bytes a second of an incomplete frame have come; `inf` in its first second.

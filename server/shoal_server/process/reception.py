@@ -20,6 +20,7 @@ from shoal_server.process.connection_watch import ConnectionWatch
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
 from shoal_server.process.identities import PeerIdentities
+from shoal_server.process.long_frames import LongFrames
 
 if TYPE_CHECKING:
     from shoal_server.observe.tracing import NodeTracing
@@ -98,6 +99,7 @@ class Reception:
         self._refusals = refusals
         self._tracing = tracing
         self._loop = loop
+        self.long_frames = LongFrames(loop)
         self._schedule_turn = schedule_turn
         self._peer_is_there = peer_is_there
         self._peer_sends = peer_sends

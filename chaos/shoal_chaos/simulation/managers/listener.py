@@ -23,6 +23,7 @@ from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
+from shoal_server.process.long_frames import LongFrames
 
 from shoal_chaos.simulation.cluster.node import FIRST_CONNECTION, SimulatedNode
 from shoal_chaos.simulation.world.events import SECOND, Clock
@@ -79,6 +80,7 @@ class Listener:
         self._inbound: dict[int, Inbound] = {}
         self._next_connection = FIRST_CONNECTION
         self.memory = MemoryBudget(MEMORY_BYTES)
+        self.long_frames = LongFrames(listeners.loop)
 
     def accept(self) -> tuple[asyncio.Protocol, Callable[[Callable[[], None]], None]] | None:
         """Take a connection, if the process runs."""

@@ -1,0 +1,57 @@
+"""Has connections receive long frames in turn: so much in each round of the loop, and not all that has come of all of them.
+
+A loop reads from a connection for as long as there is anything, megabytes at a time; with forty on which long frames come, one
+round takes a tenth of a second, and whatever else the process has to do waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+ROUND_BYTES = 1024 * 1024
+"""Of long frames, in one round: about a millisecond."""
+AT_ONCE = 4
+"""Connections that go on in one round: each is read from at least once."""
+
+
+class Receiving(Protocol):
+    """A connection on which a long frame comes."""
+
+    def rest(self) -> None:
+        """Receive nothing."""
+
+    def go_on(self) -> None:
+        """Receive again, if there is nothing else against it."""
+
+
+class LongFrames:
+    """See the module's first lines."""
+
+    __slots__ = ("_left", "_loop", "_resting", "_scheduled")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._left = ROUND_BYTES
+        self._resting: deque[Receiving] = deque()
+        self._scheduled = False
+
+    def received(self, connection: Receiving, size: int) -> None:
+        """So many bytes more of a frame have come that is not complete. Where that was enough, the connection rests."""
+        self._left -= size
+        if self._left < 0:
+            connection.rest()
+            self._resting.append(connection)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        self._scheduled = False
+        self._left = ROUND_BYTES
+        for _ in range(min(AT_ONCE, len(self._resting))):
+            self._resting.popleft().go_on()
+        if self._resting:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
