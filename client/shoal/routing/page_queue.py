@@ -79,8 +79,13 @@ class PageQueue(Generic[W]):
 
     @property
     def wait_seconds(self) -> float:
-        """For how long a page would wait that comes now, by what the last ones took; 0 where that is not known."""
-        return len(self._queue) * self._seconds if self._answered >= MEASURED_PAGES else 0.0
+        """For how long a page would wait that comes now, by what the last ones took; 0 where that is not known.
+
+        Those that nobody waits for any more are passed over when their turn comes.
+        """
+        if self._answered < MEASURED_PAGES:
+            return 0.0
+        return sum(query.awaited for _, _, query in self._queue) * self._seconds
 
     def add(self, order: Order, query: AnyQuery[W]) -> None:
         """Have a page wait, which comes before those of a higher order."""

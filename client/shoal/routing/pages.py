@@ -23,7 +23,7 @@ from shoal.routing.page_queue import PAGE_BYTES
 from shoal.routing.shard_queue import AnyQuery, AnyRequest, ReadBatch, ShardQueue
 
 TURN_PAGES = 8
-PATIENCE = 0.3
+PATIENCE = 0.6
 """A scan is not begun of which a first page would wait for more than this part of its time: it may take several."""
 ROWS_LEAST = 16
 LARGE_BYTES = 64 * 1024

@@ -205,6 +205,21 @@ def test_a_scan_is_not_begun_that_would_wait_for_most_of_its_time() -> None:
     assert "begun" not in scene.results
 
 
+def test_pages_that_nobody_waits_for_any_more_keep_no_scan_from_beginning() -> None:
+    scene = Scene()
+    for number in range(200):
+        scene.scan(f"s{number}", 1, Turns(), deadline=1e6)
+    waiting = scene.turn()
+    for _ in range(MEASURED_PAGES):
+        waiting = waiting[1:] + scene.answer(page(waiting[0]), after=0.02)
+    for page_read in scene.router._shard_queues[1].open_pages:
+        for call in page_read.calls:
+            call.waiter = None
+    scene.scan("new", 1, Turns(), deadline=scene.now + 1)
+    scene.turn()
+    assert "new" not in scene.results
+
+
 # -- in turn -----------------------------------------------------------------------------------------------------------
 
 
