@@ -23,7 +23,7 @@ PAGE_BYTES_LEAST = 64 * 1024
 PAGE_SECONDS = 0.05
 """For so long an answer may take the line."""
 MEASURED_PAGES = 16
-"""After so many, what they took tells how long a queue is."""
+"""After so many without a pause, what they took tells how long a queue is."""
 
 Order: TypeAlias = tuple[int, int, int]
 """Of a page: its turn, and within that its scan, and its number there."""
@@ -118,6 +118,9 @@ class PageQueue(Generic[W]):
         self._answered_at = now
         self._seconds = max(1e-6, (7 * self._seconds + took) / 8)
         self._refused = False
+        if not (self._queue or self.in_flight):
+            # What comes next is a burst, not more than can be done, until it is seen how long it takes.
+            self._answered = 0
         if size >= PAGE_BYTES_LEAST and took > 0:
             rate = size / took
             self._bytes_a_second = (3 * self._bytes_a_second + rate) / 4 if self._bytes_a_second else rate
