@@ -7,7 +7,6 @@ have expired belong to it until an entry of the log removes them.
 
 from __future__ import annotations
 
-from contextlib import closing
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.shardmap import microshards_in
 
 from shoal_server.storage.applied_state import encode_applied_state
-from shoal_server.storage.engine import Engine, rows_of
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import prefix_end
 
 if TYPE_CHECKING:
@@ -40,26 +39,24 @@ def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> Checksu
     budget = max(1, min(request.max_rows, MAX_ROWS))
     rows = size = 0
     after = request.cursor.after
-    # One for all microshards: to make one takes longer than to look into a microshard that has no rows.
-    with closing(engine.reader(engine.data, fill_cache=False)) as reader:
-        for microshard in microshards_in(request.ranges):
-            if microshard < request.cursor.microshard:
-                continue
-            if budget <= 0:
-                next_cursor = ChecksumCursor(microshard)
+    for microshard in microshards_in(request.ranges):
+        if microshard < request.cursor.microshard:
+            continue
+        if budget <= 0:
+            next_cursor = ChecksumCursor(microshard)
+            return ChecksumSlice(request.request, state.index, hashed.digest(), rows, next_cursor)
+        budget -= LOOK_ROWS
+        prefix = replica.machine.prefixes[microshard]
+        start = prefix + after + b"\0" if microshard == request.cursor.microshard and after else prefix
+        for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
+            user_key = key[len(prefix) :]
+            hashed.update(b"%d %d %d " % (microshard, len(user_key), len(row)))
+            hashed.update(user_key)
+            hashed.update(row)
+            rows += 1
+            budget -= 1
+            size += len(key) + len(row)
+            if budget <= 0 or size >= MAX_BYTES:
+                next_cursor = ChecksumCursor(microshard, user_key)
                 return ChecksumSlice(request.request, state.index, hashed.digest(), rows, next_cursor)
-            budget -= LOOK_ROWS
-            prefix = replica.machine.prefixes[microshard]
-            start = prefix + after + b"\0" if microshard == request.cursor.microshard and after else prefix
-            for key, row in rows_of(reader, start, prefix_end(prefix)):
-                user_key = key[len(prefix) :]
-                hashed.update(b"%d %d %d " % (microshard, len(user_key), len(row)))
-                hashed.update(user_key)
-                hashed.update(row)
-                rows += 1
-                budget -= 1
-                size += len(key) + len(row)
-                if budget <= 0 or size >= MAX_BYTES:
-                    next_cursor = ChecksumCursor(microshard, user_key)
-                    return ChecksumSlice(request.request, state.index, hashed.digest(), rows, next_cursor)
     return ChecksumSlice(request.request, state.index, hashed.digest(), rows, None)

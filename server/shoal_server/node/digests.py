@@ -15,7 +15,6 @@ expiry index.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from shoal.bounds import (
 
 from shoal_server.shard.commands import DigestCursor
 from shoal_server.storage.applied_state import encode_applied_state
-from shoal_server.storage.engine import Engine, rows_of
+from shoal_server.storage.engine import Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import expiry_prefix_beside, prefix_end, sessions_prefix
 
@@ -88,22 +87,20 @@ def slice_after(cursor: DigestCursor, machine: ShardStateMachine, engine: Engine
         hashed.update(encode_applied_state(machine.state.shared))
     update = hashed.update
     budget, rows, size = MAX_ROWS, 0, 0
-    # One for all places: to make one takes longer than to look into a place that has no rows.
-    with closing(engine.reader(engine.data, fill_cache=False)) as reader:
-        for place, prefix in _places(cursor.place, machine):
-            if budget <= 0:
-                return Slice(hashed.digest(), rows, size, DigestCursor(place))
-            budget -= LOOK_ROWS
-            skip = len(prefix)
-            start = prefix + cursor.after + b"\0" if place == cursor.place and cursor.after else prefix
-            for key, row in rows_of(reader, start, prefix_end(prefix)):
-                behind = key[skip:]
-                update(b"%d %d %d %b%b" % (place, len(behind), len(row), behind, row))
-                rows += 1
-                budget -= 1
-                size += len(key) + len(row)
-                if budget <= 0 or size >= MAX_BYTES:
-                    return Slice(hashed.digest(), rows, size, DigestCursor(place, behind))
+    for place, prefix in _places(cursor.place, machine):
+        if budget <= 0:
+            return Slice(hashed.digest(), rows, size, DigestCursor(place))
+        budget -= LOOK_ROWS
+        skip = len(prefix)
+        start = prefix + cursor.after + b"\0" if place == cursor.place and cursor.after else prefix
+        for key, row in engine.scan(engine.data, start, prefix_end(prefix)):
+            behind = key[skip:]
+            update(b"%d %d %d %b%b" % (place, len(behind), len(row), behind, row))
+            rows += 1
+            budget -= 1
+            size += len(key) + len(row)
+            if budget <= 0 or size >= MAX_BYTES:
+                return Slice(hashed.digest(), rows, size, DigestCursor(place, behind))
     return Slice(hashed.digest(), rows, size, None)
 
 
