@@ -30,14 +30,22 @@ class Isolation:
     """What the probes may feel of neighbours, during each nemesis, and what a node may hold for these.
 
     Args:
-        failed_share: of the probes' calls, at most, from 0 to 1.
-        p99_ms: of those that were answered, at most.
+        failed_share: of the probes' calls, at most, from 0 to 1. A call that was not answered in time counts where such
+            latencies are judged: see `p99_times`.
+        p99_ms: of those that were answered, at most, on a machine that has nothing else to do.
+        p99_times: on one that has, at most so many times the p99 of the quiet time before the first attack, which others on
+            the machine lengthen as well. Where that is more than a probe waits for, latencies say nothing of neighbours.
         memory_mib: of any node, at most.
     """
 
     failed_share: float
     p99_ms: float
+    p99_times: float
     memory_mib: float
+
+    def p99_most_ms(self, quiet_p99_ms: float) -> float:
+        """Return what the p99 may be beside an attack, where it was that before."""
+        return max(self.p99_ms, self.p99_times * quiet_p99_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,10 @@ from shoal_chaos.scenarios.model import Isolation, Scenario, TimedNemesis
 ALL_PORTS = ClusterShape(shards=8, microshards=1024, all_ports=True)
 SECONDS = (4.0, 8.0)
 
-ISOLATION = Isolation(failed_share=0.01, p99_ms=500.0, memory_mib=1024.0)
+ISOLATION = Isolation(failed_share=0.01, p99_ms=500.0, p99_times=8.0, memory_mib=1024.0)
 """For two cores, which nodes, attacker, workloads and probes share. `bench/isolation.py` measures, with nothing else about."""
+AVAILABILITY = 0.8
+"""However much else the machine has to do."""
 
 HYPOTHESES: Sequence[tuple[type[Neighbour], str]] = (
     (GreedyClient, "A client that asks for all it can, at once and without pause, takes nothing from the others."),
@@ -56,6 +58,7 @@ NEIGHBOURS = tuple(
         _each(neighbour),
         shape=ALL_PORTS,
         medium=Medium.NOTHING,
+        availability=AVAILABILITY,
         isolation=ISOLATION,
     )
     for neighbour, hypothesis in HYPOTHESES

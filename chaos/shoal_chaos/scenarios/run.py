@@ -257,7 +257,7 @@ class _Experiment:
         limits = self._scenario.isolation
         if limits is not None:
             self._verdicts += comparison.isolation(
-                limits, self._faults, self._probes.samples, self._began, self._peak_mib
+                limits, self._faults, self._probes.samples, self._began, self._harmed, self._peak_mib
             )
             unserved = tuple(self._own().unserved[:SHOWN])
             self._verdicts.append(Verdict("what is neighbours' due", not unserved, found=unserved, safety=False))
