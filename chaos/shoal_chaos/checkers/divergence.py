@@ -53,7 +53,8 @@ async def find_violations(
 
     Args:
         seeds: addresses of nodes, one of which must answer.
-        patience_seconds: how long a node may take to answer, and the replicas of one shard to come to one position.
+        patience_seconds: how long a node may take to answer, and the replicas of one shard to come to one position: for each
+            slice of its rows.
         without: nodes that are given up, whose replicas nobody asks.
         tls: None: connections are plain.
 
@@ -93,33 +94,53 @@ async def _connect(address: str, patience_seconds: float, tls: SSLContext | None
 
 
 class _Moved(Exception):
-    """The replicas are not, or no longer, at one position."""
+    """The replicas are not at one position."""
+
+
+class _Resharded(Exception):
+    """Some have other microshards than the shard had when it was looked up."""
 
 
 class _Comparison:
+    """Of one shard. Each slice is compared at a position of its own, at which all replicas have to be.
+
+    So entries that change no row begin nothing anew: nodes write some, with which they compare their replicas themselves.
+    """
+
     def __init__(self, shard: Shard, replicas: Mapping[str, AdminConnection], patience_seconds: float) -> None:
         self._shard = shard.id
         self._ranges = shard.ranges
         self._replicas = replicas
         self._patience_seconds = patience_seconds
-        self._index = -1
+        self._until = 0.0
+        """When patience ends: counted from the last slice that was compared."""
 
     async def run(self) -> Divergence | None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._patience_seconds
+        self._compared()
         while True:
-            self._index = -1
             try:
                 return await self._compare()
-            except _Moved as moved:
-                if loop.time() >= until:
-                    raise NotQuiet(f"shard {self._shard}: {moved}") from moved
-            await asyncio.sleep(RETRY_SECONDS)
+            except _Resharded as resharded:
+                await self._look_again()
+                await self._pause(resharded)
+
+    def _compared(self) -> None:
+        self._until = asyncio.get_running_loop().time() + self._patience_seconds
+
+    async def _pause(self, why: Exception) -> None:
+        if asyncio.get_running_loop().time() >= self._until:
+            raise NotQuiet(f"shard {self._shard}: {why}") from why
+        await asyncio.sleep(RETRY_SECONDS)
 
     async def _compare(self) -> Divergence | None:
         rows, cursor = SLICE_ROWS, ChecksumCursor()
         while True:
-            slices = await self._slices(cursor, rows)
+            try:
+                slices = await self._slices(cursor, rows)
+            except _Moved as moved:
+                await self._pause(moved)
+                continue
+            self._compared()
             first = next(iter(slices.values()))
             if len({slice_.digest for slice_ in slices.values()}) > 1:
                 if rows == 1:
@@ -134,14 +155,11 @@ class _Comparison:
         answers = await asyncio.gather(*(self._slice(replica, cursor, rows) for replica in self._replicas.values()))
         slices = [answer for answer in answers if answer is not None]
         if len(slices) < len(answers):
-            await self._look_again()
-            raise _Moved("some have other microshards than it had when it was looked up")
+            raise _Resharded("some have other microshards than it had when it was looked up")
         by_node = dict(zip(self._replicas, slices, strict=True))
         positions = {node: slice_.index for node, slice_ in by_node.items()}
-        if self._index == -1:
-            self._index = slices[0].index
-        if set(positions.values()) != {self._index}:
-            raise _Moved(f"began at index {self._index}, and the replicas are at {positions}")
+        if len(set(positions.values())) > 1:
+            raise _Moved(f"the replicas are at {positions}")
         return by_node
 
     async def _slice(self, replica: AdminConnection, cursor: ChecksumCursor, rows: int) -> ChecksumSlice | None:
@@ -165,8 +183,9 @@ class _Comparison:
         groups = sorted(map(tuple, by_digest.values()), key=len, reverse=True)
         told = "; ".join(f"{', '.join(group)}: {_told(slices[group[0]])}" for group in groups)
         behind = f"behind {cursor.after!r} in microshard {cursor.microshard}" if cursor.after else "first of all"
-        sentence = f"The replicas of shard {self._shard} differ at index {self._index}, {behind}: {told}."
-        return Divergence(self._shard, self._index, cursor, tuple(groups), sentence)
+        index = next(iter(slices.values())).index
+        sentence = f"The replicas of shard {self._shard} differ at index {index}, {behind}: {told}."
+        return Divergence(self._shard, index, cursor, tuple(groups), sentence)
 
 
 def _told(slice_: ChecksumSlice) -> str:
