@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic
 
+from shoal.protocol.messages import ScanPage
 from shoal.routing.calls import ReadCall, ScanCall, Turns, W
 from shoal.routing.links import Link
 from shoal.routing.page_queue import PAGE_BYTES
@@ -185,3 +186,15 @@ def _turns_of(query: AnyQuery[W]) -> Turns:
     if isinstance(call, ScanCall) and call.turns is not None:
         return call.turns
     return query.shard_queue.turns
+
+
+def fits(call: ScanCall[W], page: ScanPage) -> bool:
+    """Say whether a page is what was asked for, and gets the scan on."""
+    rows = len(page.keys)
+    if len(page.seqs) != rows or len(page.values) != (0 if call.keys_only else rows):
+        return False
+    if page.resume is None:
+        return True
+    if call.reverse:
+        return page.resume >= call.start and (page.resume < call.end or not call.end)
+    return page.resume > call.start and (page.resume <= call.end or not call.end)

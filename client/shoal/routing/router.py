@@ -74,7 +74,7 @@ from shoal.routing.endings import CallOutcomes, Endings
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
-from shoal.routing.pages import Pages
+from shoal.routing.pages import Pages, fits
 from shoal.routing.replica_selector import ReplicaSelector
 from shoal.routing.schedule import Schedule
 from shoal.routing.sending import Sender
@@ -362,7 +362,7 @@ class Router(Generic[W]):
                 return False
             self._answers.rows(link, owed, answer, now)
         elif isinstance(answer, ScanPage) and isinstance(owed, ScanPageRead):
-            if not _fits(owed.calls[0], answer):
+            if not fits(owed.calls[0], answer):
                 return False
             self._answers.scanned(link, owed, answer, now)
         elif isinstance(answer, Failure) and isinstance(owed, InFlightRequest):
@@ -497,15 +497,3 @@ class Router(Generic[W]):
             if not shard_queue.quiet:
                 due = min(due, self._endings.expire(shard_queue, now))
         schedule.next_check = min(due, schedule.unblock(now))
-
-
-def _fits(call: ScanCall[W], page: ScanPage) -> bool:
-    """Say whether a page is what was asked for, and gets the scan on."""
-    rows = len(page.keys)
-    if len(page.seqs) != rows or len(page.values) != (0 if call.keys_only else rows):
-        return False
-    if page.resume is None:
-        return True
-    if call.reverse:
-        return page.resume >= call.start and (page.resume < call.end or not call.end)
-    return page.resume > call.start and (page.resume <= call.end or not call.end)

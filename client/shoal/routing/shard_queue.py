@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeAlias
 from shoal.protocol.messages import MAX_READ_KEYS, SESSION_WINDOW, STRONG, Delete, Freshness, Put, TraceContext
 from shoal.routing.apart import Apart, Part, Unserved, Wait
 from shoal.routing.calls import STRONG_READ, AnyCall, C, CallQueue, ReadCall, ScanCall, Trouble, Turns, W, WriteCall
+from shoal.routing.hold import Hold
 from shoal.shardmap import Ranges, Shard
 
 WRITES_IN_FLIGHT = 1
@@ -204,27 +205,6 @@ AnyRequest: TypeAlias = AnyBatch[W] | SessionOpen[W]
 def may_have_applied(batch: AnyBatch[W], call: AnyCall[W]) -> bool:
     """Whether something of `call`, one of the batch's, may have taken effect."""
     return isinstance(batch, WriteBatch) and batch.unsettled and isinstance(call, WriteCall) and call.changes
-
-
-class Hold:
-    """Requests of one kind, which the leader has refused as too many: they wait, and those of other kinds do not.
-
-    `until`: as long as that (seconds). `refusals`: those in a row; the last one came at `refused_at`, and `trouble` says why.
-    """
-
-    __slots__ = ("refusals", "refused_at", "trouble", "until")
-
-    def __init__(self) -> None:
-        self.until = 0.0
-        self.refused_at = 0.0
-        self.refusals = 0
-        self.trouble: Trouble | None = None
-
-    def end(self) -> None:
-        """One was served."""
-        self.until = 0.0
-        self.refusals = 0
-        self.trouble = None
 
 
 class ShardQueue(Generic[W]):

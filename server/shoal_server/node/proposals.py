@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Done, SessionOpened, Written
 
@@ -9,9 +11,10 @@ from shoal_server.invariants import invariant
 from shoal_server.node.counters import NodeCounters, Served
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.refusals import Refusals
-from shoal_server.node.waiting import Proposal
+from shoal_server.node.waiting import Proposal, QueuedCommand
 from shoal_server.raft.messages import Entry
 from shoal_server.shard.commands import Command, OpenSessionCommand, PurgeCommand, SetClockCommand, WriteCommand
+from shoal_server.shard.costs import ENTRY_US, command_cost
 from shoal_server.shard.machine import CommandOutcome, Prepared
 from shoal_server.shard.sessions import CommandVerdict
 
@@ -156,3 +159,18 @@ class Proposals:
         for proposal in proposals.values():
             for client, request in proposal.waiters:
                 self._refusals.not_leader(client, request, outbox, maybe_applied=True)
+
+
+def into_entries(queue: Iterable[QueuedCommand], entry_bytes: int) -> list[list[QueuedCommand]]:
+    """Put commands, in order, into log entries: as few as the bounds of size (`entry_bytes`) and of work allow."""
+    entries: list[list[QueuedCommand]] = []
+    size = cost = 0
+    for item in queue:
+        item_cost = item.cost or command_cost(item.command)
+        if not entries or size + item.size > entry_bytes or cost + item_cost > ENTRY_US:
+            entries.append([])
+            size = cost = 0
+        entries[-1].append(item)
+        size += item.size
+        cost += item_cost
+    return entries

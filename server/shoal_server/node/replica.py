@@ -22,7 +22,7 @@ from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
-from shoal_server.node.proposals import Proposals
+from shoal_server.node.proposals import Proposals, into_entries
 from shoal_server.node.reads import ReplicaReads
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.replica_load import ReplicaLoad
@@ -31,6 +31,7 @@ from shoal_server.node.row_counts import RowCounts
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.stuck_entry import StuckEntry
 from shoal_server.node.unsynced import Unsynced
+from shoal_server.node.upkeep import due_upkeep
 from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.group import Group
@@ -38,15 +39,11 @@ from shoal_server.raft.messages import Entry, SnapshotHeader
 from shoal_server.raft.ready import LostEntries, NotLeader, TooManyUncommitted
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
-    Command,
     Commands,
-    PurgeCommand,
-    SetClockCommand,
     SplitCommand,
     WriteCommand,
     encode_commands,
 )
-from shoal_server.shard.costs import ENTRY_US, command_cost
 from shoal_server.shard.machine import CommandOutcome, Prepared, ShardStateMachine
 from shoal_server.shard.sessions import CommandVerdict
 from shoal_server.storage.applied_state import AppliedState
@@ -159,38 +156,14 @@ class Replica:
         return any(isinstance(command, SplitCommand) and command.child.id == child for command in (*queued, *proposed))
 
     def queue_upkeep(self, time_ms: int, beyond_ms: int) -> bool:
-        """Queue what the shard's rows need as time passes, if this is the leader and something is due; return whether so.
-
-        Expired rows are removed, and a clock that a wrong one has set is set back. Removal cannot be undone: it goes by
-        what this node takes for the time, not by the shard's clock where that is later.
-
-        Args:
-            time_ms: the time, which is settled (Unix ms).
-            beyond_ms: a shard's clock that is ahead of it by more was set by a wrong one.
-        """
-        machine = self.machine
-        wrong = machine.state.clock_ms - time_ms > beyond_ms
-        if self.proposals.upkeep or (machine.expiry.due_at > time_ms and not wrong) or not self.group.is_leader:
+        """Queue what the shard's rows need as time passes (see `due_upkeep`), if this leads; return whether so."""
+        if self.proposals.upkeep or not self.group.is_leader:
             return False
-        command: Command
-        size = 0
-        if wrong:
-            command = SetClockCommand(time_ms, machine.state.clock_ms)
-            log.error(
-                "shard_clock_set_back",
-                node=self.node,
-                shard=self.shard.id,
-                ahead_ms=machine.state.clock_ms - time_ms,
-                reason="a wrong wall clock had set it; rows with a time to live may live longer, or be there again",
-            )
-        else:
-            rows = machine.expiry.due(time_ms, self._settings.purge_rows)
-            if not rows:
-                return False
-            command = PurgeCommand(rows)
-            size = sum(len(key) for _, _, key in rows)
+        command = due_upkeep(self.machine, self.node, time_ms, beyond_ms, self._settings.purge_rows)
+        if command is None:
+            return False
         self.proposals.upkeep = True
-        self._queue.append(QueuedCommand(NOBODY, 0, command, None, size))
+        self._queue.append(command)
         return True
 
     # -- the turn
@@ -218,17 +191,7 @@ class Replica:
             for item in queue:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
-        entries: list[list[QueuedCommand]] = []
-        size = cost = 0
-        for item in queue:
-            item_cost = item.cost or command_cost(item.command)
-            if not entries or size + item.size > self._settings.entry_bytes or cost + item_cost > ENTRY_US:
-                entries.append([])
-                size = cost = 0
-            entries[-1].append(item)
-            size += item.size
-            cost += item_cost
-        for items in entries:
+        for items in into_entries(queue, self._settings.entry_bytes):
             self._propose(items, arrived, now, clock.now_ms(now), outbox)
 
     def _propose(self, items: list[QueuedCommand], arrived: int, now: int, time_ms: int, outbox: Outbox) -> None:
