@@ -13,6 +13,8 @@ VALUE_BYTES = 1024 * 1024
 VALUES = 64
 FILL_AT_ONCE = 4
 FILL_SECONDS = 30.0
+CALL_SECONDS = 30.0
+"""Values for 200 callers are to pass one connection to each node, read by a process of the lowest priority."""
 READERS = 200
 WRITERS = 32
 MANY = 300
@@ -39,13 +41,13 @@ async def _fill_partition(assault: Assault) -> None:
 
 
 async def _reads(assault: Assault) -> None:
-    async with assault.client() as db:
+    async with assault.client(CALL_SECONDS) as db:
         await assault.many(READERS, lambda: db.get(key(assault.random.randrange(VALUES))))
 
 
 async def _get_many(assault: Assault) -> None:
     keys = [key(number) for number in range(MANY)]
-    async with assault.client(30.0) as db:
+    async with assault.client(CALL_SECONDS) as db:
         await assault.again_and_again(lambda: db.get_many(keys))
 
 
@@ -55,7 +57,7 @@ async def _writes(assault: Assault) -> None:
     async def put(db: AsyncClient) -> None:
         await db.put(key(next(numbers)), VALUE)
 
-    async with assault.client() as db:
+    async with assault.client(CALL_SECONDS) as db:
         await assault.many(WRITERS, lambda: put(db))
 
 
