@@ -52,6 +52,7 @@ async def test_an_attack_ends_when_it_is_healed_and_says_what_came_of_it(tmp_pat
     try:
         await cluster.start()
         nemesis = ExpensiveRequests("pings")
+        await nemesis.prepare(cluster, Random(SEED))
         words = await nemesis.start(cluster, Random(SEED))
         began = time.monotonic()
         await nemesis.heal(cluster)

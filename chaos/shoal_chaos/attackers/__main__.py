@@ -23,6 +23,9 @@ from shoal_chaos.attackers.process import GO, READY
 NICENESS = 19
 CLOSING_SECONDS = 3.0
 """What an attack may take for its end: then it is cancelled."""
+FIRST_ANSWER_SECONDS = 40.0
+"""What is its due is waited for, when it is told to end before anything was answered: longer than its calls wait themselves."""
+LOOK_SECONDS = 0.05
 
 
 async def attack(chosen: Attack, ground: Ground) -> None:
@@ -37,6 +40,8 @@ async def attack(chosen: Attack, ground: Ground) -> None:
     attacking = asyncio.create_task(_bounded(chosen, assault))
     told_to_end = asyncio.create_task(_said())
     await asyncio.wait([attacking, told_to_end], return_when=asyncio.FIRST_COMPLETED)
+    if chosen.valid:
+        await _first_answer(assault, attacking)
     for task in (attacking, told_to_end):
         task.cancel()
     await asyncio.wait([attacking, told_to_end])
@@ -44,6 +49,15 @@ async def attack(chosen: Attack, ground: Ground) -> None:
         attacking.result()
     assault.deeds.cpu_seconds = round(time.process_time() - began, 3)
     _say(msgspec.json.encode(assault.deeds) + b"\n")
+
+
+async def _first_answer(assault: Assault, attacking: asyncio.Task[None]) -> None:
+    """Wait until any call is over: one that is as long as the attack was to last is no longer than it may be."""
+    until = time.monotonic() + FIRST_ANSWER_SECONDS
+    while time.monotonic() < until:
+        if assault.deeds.answered or assault.deeds.failed or attacking.done():
+            return
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _bounded(chosen: Attack, assault: Assault) -> None:

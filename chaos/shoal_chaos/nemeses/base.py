@@ -47,6 +47,9 @@ class Nemesis(ABC):
     name: ClassVar[str]
     outcome: str = ""
 
+    async def prepare(self, cluster: FaultyCluster, random: Random) -> None:  # noqa: B027
+        """Make ready for it; what happens now is not yet judged as its doing. Most need nothing."""
+
     @abstractmethod
     async def start(self, cluster: FaultyCluster, random: Random) -> str:
         """Do harm; return in words what was done, to whom.

@@ -33,11 +33,19 @@ class Neighbour(Nemesis):
         self._process: AttackerProcess | None = None
         self._exit = AsyncExitStack()
 
-    async def start(self, cluster: FaultyCluster, random: Random) -> str:
-        attack = self._attack
+    async def prepare(self, cluster: FaultyCluster, random: Random) -> None:
+        """Start the attacker, and have it write what it is to read."""
         ground = ground_of(cluster, random.getrandbits(32))
         try:
-            self._process = await self._exit.enter_async_context(AttackerProcess(attack, ground))
+            self._process = await self._exit.enter_async_context(AttackerProcess(self._attack, ground))
+        except AttackerFailed as failed:
+            cluster.remarks.append(str(failed))
+
+    async def start(self, cluster: FaultyCluster, random: Random) -> str:  # noqa: ARG002
+        attack = self._attack
+        try:
+            if self._process is None:
+                return f"{attack.name} did not begin"
             self._process.go()
         except AttackerFailed as failed:
             cluster.remarks.append(str(failed))

@@ -190,6 +190,9 @@ class _Experiment:
         began = time.monotonic()
         try:
             try:
+                if not isinstance(fault.nemesis, Disturbance):
+                    await fault.nemesis.prepare(self._own(), self._random)
+                    began = time.monotonic()
                 words = await self._begin(fault)
                 self._say(f"{words}, for {fault.seconds:.1f} s")
                 await asyncio.sleep(fault.seconds)
