@@ -107,7 +107,7 @@ def body(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
         return [f"return self._inner.{name}"]
     if name == "__init__":
         if owner == "AsyncClient":
-            return [f"self._inner = AsyncClient({handed_on})", "self._portal = Portal()"]
+            return [f"self._inner = AsyncClient({handed_on})", "self._portal = Portal(self._inner.close)"]
         return ["self._inner = inner", "self._portal = portal"]
     if name == "__len__":
         return ["return len(self._inner)"]
@@ -121,7 +121,7 @@ def body(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
             ["self.close()"] if owner == "AsyncClient" else [f"self._portal.call(self._inner.__aexit__, {handed_on})"]
         )
     if name == "close":
-        return ["self._portal.close(self._inner.close)"]
+        return ["self._portal.close()"]
     if name in COPIED:
         statements = [statement for statement in node.body if not is_docstring(statement)]
         text = blocking_text("\n".join(ast.unparse(statement) for statement in statements))

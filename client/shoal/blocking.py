@@ -88,7 +88,7 @@ class Client:
                 installed.
         """
         self._inner = AsyncClient(url, timeout=timeout, ssl=ssl, tracing=tracing, priority=priority)
-        self._portal = Portal()
+        self._portal = Portal(self._inner.close)
 
     def __enter__(self) -> Client:
         """Find the cluster and the keyspace."""
@@ -106,7 +106,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, also those of `keyspace(...)` clients; open calls end with `Closed`."""
-        self._portal.close(self._inner.close)
+        self._portal.close()
 
     def keyspace(self, name: str) -> Client:
         """Return this client on another keyspace. Both share everything else, and are closed together.

@@ -25,6 +25,18 @@ from shoal.steps import FastWrite, Fetch, Step, check_step
 from shoal.transport.driver import Call, ClientKeyspace, Driver, Waiter
 
 
+class Lease:
+    """Held by every caller of a driver: with the last of them goes whoever could have closed it."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __del__(self) -> None:
+        self._driver.abandoned()
+
+
 class Caller:
     """See the module's first lines.
 
@@ -39,10 +51,12 @@ class Caller:
         consistency: Consistency,
         max_staleness: float | None,
         session_vector: SessionVector | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """
         Args:
             keyspace: its name.
+            lease: of the callers that share the driver; None: there are no others.
             consistency: of reads that name none.
             max_staleness: seconds, of weak reads that name none; None: the keyspace's.
 
@@ -50,6 +64,8 @@ class Caller:
             InvalidArgument: there is no such consistency, or the staleness is not positive.
         """
         self.driver = driver
+        self._lease = lease or Lease(driver)
+        driver.follow_keyspace(self)
         self.keyspace = keyspace
         self.routed: ClientKeyspace | None = None
         self.session_vector = session_vector
@@ -63,7 +79,7 @@ class Caller:
     def on_keyspace(self, keyspace: str) -> Caller:
         """Return a caller on another keyspace; of a session, with a new one of that keyspace."""
         session_vector = None if self.session_vector is None else SessionVector()
-        return Caller(self.driver, keyspace, self._consistency, self._max_staleness, session_vector)
+        return Caller(self.driver, keyspace, self._consistency, self._max_staleness, session_vector, self._lease)
 
     def in_session(self, consistency: Consistency) -> Caller:
         """Return a caller in a new session of the same keyspace.
@@ -71,7 +87,7 @@ class Caller:
         Raises:
             InvalidArgument: there is no such consistency.
         """
-        return Caller(self.driver, self.keyspace, consistency, self._max_staleness, SessionVector())
+        return Caller(self.driver, self.keyspace, consistency, self._max_staleness, SessionVector(), self._lease)
 
     # -- the session --------------------------------------------------------------------------------------------------
 

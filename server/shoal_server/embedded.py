@@ -19,7 +19,7 @@ from secrets import token_hex
 from threading import Event, Lock
 
 from msgspec.structs import replace
-from shoal.errors import Internal, InvalidArgument, Unavailable
+from shoal.errors import Closed, Internal, InvalidArgument, Unavailable
 from shoal.protocol.messages import ONE_PARTITION_FEATURE, Answer, Request, Welcome
 from shoal.protocol.version import NEWEST
 from shoal.shardmap import ShardMap
@@ -177,6 +177,8 @@ class EmbeddedDatabase:
         """
         if self._driver.failure:
             raise Unavailable(self._failure_message())
+        if self._closed:
+            raise Closed("the embedded database was closed, since the interpreter is ending: nothing is done any more")
         self.detach()
         self._client += 1
         self._answered = answered
@@ -245,11 +247,14 @@ class EmbeddedDatabase:
     # -- underneath
 
     def _end(self) -> None:
+        lost = self._lost
         self.stop()
         try:
             self.close()
         except Internal as error:
             log.error("%s", error)
+        if lost is not None and self._loop.is_running():
+            lost("the interpreter is ending")
 
     def _answer(self, to_clients: dict[int, list[Answer]]) -> None:
         answers = to_clients.get(self._client)

@@ -5,8 +5,9 @@ A lost connection is the answer to all that was asked over it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason, known_reason
@@ -48,8 +49,25 @@ _TOO_LATE = ErrorCode.DEADLINE_EXCEEDED.value
 _ANOTHER_REPLICA = _ANOTHER_NODE | _SAME_NODE | {ErrorCode.TOO_STALE.value}
 
 
+CONNECTION_LOST = "connection_lost"
+NOTES_MAX = 64
+"""Of failed attempts, until somebody takes them: with more, the oldest are forgotten."""
+
+
+class FailedAttempt(NamedTuple):
+    """A request that was refused, or whose answer is lost, and is tried again or given up. It names no key.
+
+    `link`: the node that was asked, and where, in words. `leader`: whom that node names in its place, or "".
+    """
+
+    link: str
+    shard: int
+    code: str
+    leader: str
+
+
 class Answers(Generic[W]):
-    """See the module's first lines."""
+    """See the module's first lines. `notes` are the failed attempts, for whoever takes them out."""
 
     def __init__(
         self,
@@ -72,6 +90,7 @@ class Answers(Generic[W]):
         self._tracer = tracer
         self._backoff = backoff
         self._budget = budget
+        self.notes: deque[FailedAttempt] = deque(maxlen=NOTES_MAX)
 
     # -- results --------------------------------------------------------------------------------------------------------
 
@@ -168,6 +187,8 @@ class Answers(Generic[W]):
         """Act on a refusal: ask elsewhere, or later, or tell the callers."""
         shard_queue = request.shard_queue
         self._counters.refused(failure.code)
+        leader = failure.route.leader if failure.route is not None else ""
+        self.notes.append(FailedAttempt(str(link), shard_queue.shard.id, failure.code, leader))
         if self._tracer is not None:
             self._tracer.failed(request, failure.code)
         if isinstance(request, WriteBatch) and failure.maybe_applied:
@@ -264,8 +285,9 @@ class Answers(Generic[W]):
     def lost(self, link: Link[W], request: AnyRequest[W], trouble: Trouble, now: float) -> None:
         """The connection went while an answer was owed, for the reason that the trouble names."""
         shard_queue = request.shard_queue
+        self.notes.append(FailedAttempt(str(link), shard_queue.shard.id, CONNECTION_LOST, ""))
         if self._tracer is not None:
-            self._tracer.failed(request, "connection_lost")
+            self._tracer.failed(request, CONNECTION_LOST)
         if isinstance(request, WriteBatch):
             request.uncertain = True
         if isinstance(request, ReadBatch | ScanPageRead) and not request.freshness.strong:

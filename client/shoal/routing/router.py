@@ -127,6 +127,7 @@ class Turn(NamedTuple, Generic[W]):
 class Router(Generic[W]):
     """See the module's first lines. Every `now` is of one monotonic clock, in seconds.
 
+    `notes` are the newest attempts that failed, for the driver, which takes them out.
     `one_partition`: what is written together must share a partition (`ONE_PARTITION_FEATURE`).
     """
 
@@ -158,6 +159,7 @@ class Router(Generic[W]):
             backoff,
             budget,
         )
+        self.notes = self._answers.notes
         self._sender = Sender(
             self.network,
             ReplicaSelector(self.network, random, region),

@@ -6,6 +6,7 @@ It tells its host what happens, and always ends with exactly one `connection_dow
 from __future__ import annotations
 
 import asyncio
+import os
 from ssl import SSLContext, SSLError
 from typing import Any, Protocol, cast
 
@@ -134,6 +135,15 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             self._transport = None
         self._host.connection_down(self, reason, refusal, overload)
+
+    def forked(self) -> None:
+        """In a child: let go of the parent's socket, without a word to the node."""
+        self._over = True
+        transport = self._transport
+        if transport is not None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, transport.get_extra_info("socket").fileno(), inheritable=False)
+            os.close(null)
 
     # -- asyncio's side -----------------------------------------------------------------------------------------------
 

@@ -7,12 +7,15 @@ for all deadlines, retries and health checks. Open calls are bounded; further ca
 from __future__ import annotations
 
 import asyncio
+import logging
+import warnings
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat
 from random import Random
 from ssl import SSLContext
 from typing import Any, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from shoal.errors import Closed, DeadlineExceeded, ErrorCode, ShoalError
 from shoal.metrics import Family, gauge
@@ -25,10 +28,19 @@ from shoal.routing.router import RoutedKeyspace, Router
 from shoal.routing.shard_queue import AttemptTracer
 from shoal.transport.connection import Connection
 from shoal.transport.embedded import EmbeddedConnection
+from shoal.transport.forks import end_without_last_rites, follow_forks, leave_alone
+from shoal.transport.standard_streams import keep_standard_streams
 
 Waiter: TypeAlias = "asyncio.Future[Any]"
 """What a call's caller awaits: a `WriteResult` of a write; of a read the value or, where asked for, the `Entry`; of a
 scan the `ScanPage`."""
+
+log = logging.getLogger("shoal")
+"""What happens to connections (as INFO where one is lost, else DEBUG) and to attempts (DEBUG). It has no keys and no values."""
+
+QUEUED_LOOK_SECONDS = 1e-6
+"""For each caller that waits to be admitted, so long passes between looks at all of them: some 20 times what a look takes."""
+CLOSED = "the client is closed; make a new one"
 
 ClientKeyspace: TypeAlias = RoutedKeyspace[Waiter]
 AnyConnection: TypeAlias = Connection | EmbeddedConnection
@@ -43,6 +55,12 @@ class CallTracer(AttemptTracer, Protocol):
         ...
 
 
+class KeyspaceFollower(Protocol):
+    """Whoever keeps how a keyspace is routed: it is to forget it where the driver begins anew."""
+
+    routed: ClientKeyspace | None
+
+
 class Driver:
     """One per client object; belongs to the event loop it is first used in.
 
@@ -51,25 +69,60 @@ class Driver:
     """
 
     def __init__(self, options: Options, tls: SSLContext | None, tracer: CallTracer | None = None) -> None:
-        self.busy = True
-        self.router: Router[Waiter] = Router(options.seeds, Random(), options.region, tracer)
+        keep_standard_streams()
         self._options = options
         self._timeout = options.timeout
         self._tls = tls
         self._tracer = tracer
+        self._closed: str = ""
+        self._keyspace_followers: WeakValueDictionary[int, KeyspaceFollower] = WeakValueDictionary()
+        self._begin()
+        follow_forks(self)
+
+    def _begin(self) -> None:
+        """Know nothing of a cluster, nor of an event loop."""
+        options = self._options
+        self.busy = True
+        self.router: Router[Waiter] = Router(options.seeds, Random(), options.region, self._tracer)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
         self._open = 0
         self._granted = 0
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._queue_due = NEVER
         self._connections: dict[str, AnyConnection] = {}
         embedded = options.embedded
         self._embedded = None if embedded is None else EmbeddedConnection(self, embedded, options.keyspace)
         self._connecting: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._now = 0.0
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
+
+    def forked(self) -> None:
+        """In a child: begin anew, with sessions of its own; the parent goes on with what there was.
+
+        A database in the parent's process is out of reach: calls say so.
+        """
+        if self._embedded is not None and self._embedded.is_open and not self._closed:
+            self._closed = (
+                "an embedded database belongs to the process that opened it, which this one was forked from: open it in the "
+                "child alone, or another folder"
+            )
+            end_without_last_rites()
+        for connection in self._connections.values():
+            connection.forked()
+        leave_alone(
+            (self.router, self._loop, self._queue, self._connections, self._embedded, self._connecting, self._timer)
+        )
+        self._begin()
+        for follower in [each() for each in self._keyspace_followers.valuerefs()]:
+            if follower is not None:
+                follower.routed = None
+
+    def follow_keyspace(self, follower: KeyspaceFollower) -> None:
+        """Have `follower.routed` set to None wherever the driver begins anew."""
+        self._keyspace_followers[id(follower)] = follower
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -133,7 +186,7 @@ class Driver:
         """
         loop = self._running_loop()
         if self._closed:
-            raise Closed("the client is closed; make a new one")
+            raise Closed(self._closed)
         if self.router.routes is None:
             self._flush_soon()
         elif not self._queue and self._open + self._granted < self._options.max_in_flight:
@@ -141,6 +194,7 @@ class Driver:
         granted: asyncio.Future[None] = loop.create_future()
         self._queue.append((deadline, granted))
         self.busy = True
+        self._queue_due = min(self._queue_due, deadline)
         self._arm(deadline)
         try:
             await granted
@@ -152,11 +206,33 @@ class Driver:
         self._granted -= 1
         self._update_busy()
 
+    def abandoned(self) -> None:
+        """Nobody can make calls any more, and nobody has closed it: warn, and close it where its event loop still runs.
+
+        For finalizers: it waits for nothing, in whatever thread it is.
+        """
+        loop = self._loop
+        if self._closed or loop is None:
+            return
+        warnings.warn(
+            "unclosed shoal.AsyncClient: close it, or use it by `async with`",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+        try:
+            loop.call_soon_threadsafe(self._close_soon, loop)
+        except RuntimeError:
+            return  # the loop is closed, and the connections with it
+
+    def _close_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._closing = loop.create_task(self.close())
+
     async def close(self) -> None:
         """End every open call with `Closed`, and every connection. Closing twice does nothing more."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = CLOSED
         self.busy = True
         if self._timer is not None:
             self._timer.cancel()
@@ -194,16 +270,18 @@ class Driver:
 
     def _update_busy(self) -> None:
         self.busy = (
-            self._closed
+            bool(self._closed)
             or self.router.routes is None
             or bool(self._queue)
             or self._open + self._granted >= self._options.max_in_flight
         )
 
     def _look_after_queue(self, now: float) -> None:
-        """Turn away those in the queue whose deadline passed, and have a turn at the next deadline."""
-        due = min(deadline for deadline, _ in self._queue)
-        if due <= now:
+        """Turn away those in the queue whose deadline passed, and have a turn at the next deadline.
+
+        To look at all of them takes the longer the more there are, so that is then done the more seldom.
+        """
+        if self._queue_due <= now:
             for deadline, granted in self._queue:
                 if deadline <= now and not granted.done():
                     error = self._not_admitted()
@@ -211,8 +289,9 @@ class Driver:
                     granted.set_exception(error)
             self._queue = deque(entry for entry in self._queue if not entry[1].done())
             due = min((deadline for deadline, _ in self._queue), default=NEVER)
+            self._queue_due = max(due, now + len(self._queue) * QUEUED_LOOK_SECONDS)
             self._update_busy()
-        self._arm(due)
+        self._arm(self._queue_due)
 
     def _not_admitted(self) -> ShoalError:
         if self.router.routes is None:
@@ -252,6 +331,8 @@ class Driver:
         if self._queue and self.router.routes is None:
             self._arm(self.router.network.discover(now))
         turn = self.router.turn(now)
+        if self.router.notes:
+            self._log_attempts()
         self._deliver()
         for link, requests in turn.frames:
             self._connections[link.address].send(requests, link.max_frame_bytes)
@@ -264,6 +345,18 @@ class Driver:
         self._arm(turn.wake_at)
         if self._queue:
             self._look_after_queue(now)
+
+    def _log_attempts(self) -> None:
+        notes = self.router.notes
+        while notes:
+            attempt = notes.popleft()
+            log.debug(
+                "%s did not serve a request of shard %d: %s%s",
+                attempt.link,
+                attempt.shard,
+                attempt.code,
+                f"; it names {attempt.leader} as the leader" if attempt.leader else "",
+            )
 
     def _look_for_progress(self, now: float) -> None:
         """Before the router looks for nodes that hang: tell it of those that have been taking what was sent."""
@@ -344,6 +437,7 @@ class Driver:
 
     def connection_up(self, connection: AnyConnection, welcome: Welcome) -> None:
         self.router.counters.connections_made += 1
+        log.debug("connected to %s of cluster %s at %s", welcome.node, welcome.cluster, connection.address)
         self.router.link_up(connection.address, welcome, self._time())
         self._grant()
         self._flush_soon()
@@ -354,6 +448,7 @@ class Driver:
         if self._closed:
             return
         self.router.counters.connections_lost += 1
+        log.info("no connection to %s: %s", connection.address, reason)
         self.router.link_down(connection.address, reason, refusal, self._time(), overload)
         if self.router.routes is None and self.router.network.discovery_is_hopeless():
             while self._queue:

@@ -94,6 +94,15 @@ class EmbeddedConnection:
             # It asks for no traces in its welcome, so there are none among them.
             self._database.receive(cast(list[Request], requests))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a database, connected or not."""
+        return self._database is not None
+
+    def forked(self) -> None:
+        """In a child: nobody is to be told of what the parent's database does."""
+        self._connected = False
+
     def progressed(self) -> bool:
         """Nothing sent is ever on its way."""
         return False
