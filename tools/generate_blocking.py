@@ -24,6 +24,8 @@ BLOCKING_NAMES = {
 }
 WITH_PORTAL = ("AsyncPipeline", "AsyncTransaction")
 """Classes that a client makes, and hands its portal on to."""
+LEFT_OUT = {"aclose"}
+"""What a blocking client has no use for."""
 DUNDERS = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 ON_LOOP = {"merge", "token"}
 """Plain methods that touch what the loop's thread changes, and so run there."""
@@ -46,7 +48,7 @@ from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
 from shoal.priorities import PriorityName
 from shoal.protocol.messages import AtomicOperation, Condition
-from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.results import Consistency, Durability, Duration, Entry, WriteResult
 from shoal.scans import Scan
 from shoal.transactions import AsyncTransaction
 from shoal.transport.portal import Portal
@@ -111,6 +113,8 @@ def body(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
         return ["self._inner = inner", "self._portal = portal"]
     if name == "__len__":
         return ["return len(self._inner)"]
+    if name == "__repr__":
+        return [f'return repr(self._inner).replace("shoal.{owner}", "shoal.{BLOCKING_NAMES[owner]}", 1)']
     if name == "__aenter__":
         if owner != "AsyncClient":
             return ["self._portal.call(self._inner.__aenter__)", "return self"]
@@ -170,7 +174,7 @@ def generate(sources: list[str]) -> str:
             continue
         lines += ["", "", f"class {BLOCKING_NAMES[item.name]}:", *docstring_lines(item, "    ")]
         for method in methods(item, classes):
-            if method.name.startswith("_") and not method.name.startswith("__"):
+            if method.name in LEFT_OUT or (method.name.startswith("_") and not method.name.startswith("__")):
                 continue
             lines.append("")
             if method.name == "__init__" and item.name in WITH_PORTAL:

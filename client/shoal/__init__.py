@@ -1,5 +1,7 @@
 """Shoal: a sharded, replicated key-value database. This is the client."""
 
+from typing import TYPE_CHECKING
+
 from shoal.aio import AsyncClient
 from shoal.blocking import Client, Pipeline, Transaction
 from shoal.errors import (
@@ -79,3 +81,15 @@ __all__ = [
     "value_equals",
     "value_equals_or_absent",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    """Return `__version__`, which takes a search in the installed distributions: too long for every start."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("shoal")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError, sleep
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from math import inf
 from ssl import SSLContext
 from time import time
 from types import TracebackType
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from msgspec import structs
 
 from shoal.arguments import (
-    check_timeout,
     many_items,
     many_keys,
     to_bytes,
+    to_timeout,
     to_ttl_ms,
 )
 from shoal.caller import Caller
@@ -31,7 +32,7 @@ from shoal.pipelines import AsyncPipeline
 from shoal.priorities import PriorityName
 from shoal.protocol.messages import DEFAULT_TTL, AtomicOperation, Condition, Put
 from shoal.range_calls import AsyncRangeCalls
-from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.results import Consistency, Durability, Duration, Entry, WriteResult
 from shoal.routing.calls import WriteCall
 from shoal.steps import (
     Fetch,
@@ -66,8 +67,8 @@ class AsyncClient(AsyncRangeCalls):
     Keys and values are bytes, or str, which is encoded as UTF-8; what comes back is bytes. Keys have 1 to 4,096 bytes,
     values up to 1 MiB, unless the cluster says otherwise; an empty value is a value.
 
-    Every call takes `timeout`, in seconds: the most it may take in all, redirects and retries included (default: the
-    client's). Every call may raise:
+    Times are numbers of seconds, or `timedelta`s. Every call takes `timeout`: the most it may take in all, redirects and
+    retries included (default: the client's). Every call may raise:
         InvalidArgument, TooLarge: the call is wrong, and was not sent.
         Unavailable: surely not done: nobody who could serve it was reached in time.
         Overloaded: surely not done: it was turned away until its deadline, or by this client itself, which asks a node that
@@ -82,7 +83,7 @@ class AsyncClient(AsyncRangeCalls):
         "strong": linearizable: the newest value, from the shard's leader.
         "read_your_writes": any replica that has what this session (see `session`) has written and read.
         "eventual": any replica that misses nothing acknowledged `max_staleness` seconds ago or longer.
-    and `max_staleness`, in seconds, of the two weak ones (default: the client's, else the keyspace's for "eventual" and
+    and `max_staleness` of the two weak ones (default: the client's, else the keyspace's for "eventual" and
     none for "read_your_writes"). Where no replica serves a weak read, the leader does; where that is not reached
     either, a read with a bound on staleness may raise:
         TooStale: the replicas that were reached lack too much.
@@ -94,7 +95,7 @@ class AsyncClient(AsyncRangeCalls):
         self,
         url: str,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         ssl: SSLContext | None = None,
         tracing: bool | TracerProvider = False,
         priority: PriorityName | None = None,
@@ -105,7 +106,7 @@ class AsyncClient(AsyncRangeCalls):
             url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS. Further
                 settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads),
                 `priority=batch`.
-            timeout: default of the calls' timeouts, in seconds; before that of the URL, before 5.
+            timeout: default of the calls' timeouts; before that of the URL, before 5.
             ssl: the TLS context of a `shoals://` URL, in place of the files that it names (`cafile`, `certfile`,
                 `keyfile`); without either, the system's authorities are trusted.
             tracing: a `TracerProvider` of OpenTelemetry, or True for the process's own: every call becomes a span, which
@@ -118,15 +119,13 @@ class AsyncClient(AsyncRangeCalls):
             InvalidArgument: the URL, a file that it names, the timeout or the priority is wrong, or OpenTelemetry is not
                 installed.
         """
-        check_timeout(timeout)
         options = parse_url(url)
         if ssl is not None and not options.tls:
             raise InvalidArgument(f"a TLS context is for a shoals:// URL, not for {url!r}: nothing would be encrypted")
         if timeout is not None:
-            options = structs.replace(options, timeout=timeout)
+            options = structs.replace(options, timeout=to_timeout(timeout))
         if priority is not None:
             options = structs.replace(options, priority=check_priority(priority))
-        check_timeout(options.timeout)
         self._tracing = _load_tracing(tracing)
         driver = Driver(options, ssl or options.tls_context(), self._tracing)
         self._caller = Caller(driver, options.keyspace, options.consistency, options.max_staleness)
@@ -141,6 +140,13 @@ class AsyncClient(AsyncRangeCalls):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<shoal.AsyncClient {self._caller}>"
+
+    async def aclose(self) -> None:
+        """Do as `close` does: the name that `contextlib.aclosing` and others look for."""
         await self.close()
 
     async def close(self) -> None:
@@ -205,9 +211,9 @@ class AsyncClient(AsyncRangeCalls):
         key: bytes | str,
         value: bytes | str,
         *,
-        ttl: float | None = None,
+        ttl: Duration | None = None,
         durability: Durability = "quorum",
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> WriteResult:
         """Set `key` to `value`.
 
@@ -241,8 +247,8 @@ class AsyncClient(AsyncRangeCalls):
         key: bytes | str,
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> bytes | None:
         """Return the value of `key`, or None where there is none."""
         caller = self._caller
@@ -270,8 +276,8 @@ class AsyncClient(AsyncRangeCalls):
         key: bytes | str,
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> Entry | None:
         """Return the value of `key` with what is known of it (see `Entry`), or None where there is none."""
         return cast(
@@ -283,27 +289,29 @@ class AsyncClient(AsyncRangeCalls):
         key: bytes | str,
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> bool:
         """Say whether `key` has a value."""
         return is_there(await self._caller.run(self._caller.fetch(key, False, consistency, max_staleness), timeout))
 
     async def delete(
-        self, key: bytes | str, *, durability: Durability = "quorum", timeout: float | None = None
+        self, key: bytes | str, *, durability: Durability = "quorum", timeout: Duration | None = None
     ) -> WriteResult:
         """Remove `key`; removing what is not there is no error."""
         return cast(WriteResult, await self._caller.run(to_write(delete_of(key), durability), timeout))
 
-    async def ttl(self, key: bytes | str, *, timeout: float | None = None) -> float | None:
-        """Return the seconds until `key` expires; None where it never does, or there is no such key.
+    async def ttl(self, key: bytes | str, *, timeout: Duration | None = None) -> float | None:
+        """Return the seconds until `key` expires; infinity where it never does, None where there is no such key.
 
         They are counted by this process's clock, and as far off as that is from the cluster's.
         """
         entry = await self.get_entry(key, timeout=timeout)
-        return None if entry is None or entry.expires_at is None else max(0.0, entry.expires_at - time())
+        if entry is None:
+            return None
+        return inf if entry.expires_at is None else max(0.0, entry.expires_at - time())
 
-    async def touch(self, key: bytes | str, ttl: float | None = None, *, timeout: float | None = None) -> bool:
+    async def touch(self, key: bytes | str, ttl: Duration | None = None, *, timeout: Duration | None = None) -> bool:
         """Let `key` expire `ttl` seconds from now (0: never; None: after the keyspace's default), if it is there.
 
         Returns:
@@ -311,7 +319,7 @@ class AsyncClient(AsyncRangeCalls):
         """
         return was_there(await self._caller.run(touch_of(key, ttl), timeout))
 
-    async def increment(self, key: bytes | str, by: int = 1, *, timeout: float | None = None) -> int:
+    async def increment(self, key: bytes | str, by: int = 1, *, timeout: Duration | None = None) -> int:
         """Add `by` to the decimal integer stored under `key` (absent: 0), keep its expiry, and return the sum.
 
         Raises:
@@ -320,7 +328,7 @@ class AsyncClient(AsyncRangeCalls):
         return first_result(await self._caller.run(increment_of(key, by), timeout))
 
     async def put_if_absent(
-        self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, timeout: float | None = None
+        self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None, timeout: Duration | None = None
     ) -> bool:
         """Set `key` to `value` (`ttl` as in `put`) unless it has a value; return whether it was set."""
         return held(await self._caller.attempt(exchange(key, None, value, ttl), timeout))
@@ -331,8 +339,8 @@ class AsyncClient(AsyncRangeCalls):
         expected: bytes | str | None,
         value: bytes | str,
         *,
-        ttl: float | None = None,
-        timeout: float | None = None,
+        ttl: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> bool:
         """Set `key` to `value` (`ttl` as in `put`) if it has the `expected` value; return whether it was set.
 
@@ -342,7 +350,7 @@ class AsyncClient(AsyncRangeCalls):
         return held(await self._caller.attempt(exchange(key, expected, value, ttl), timeout))
 
     async def write(
-        self, ops: Iterable[AtomicOperation], *, when: Iterable[Condition] = (), timeout: float | None = None
+        self, ops: Iterable[AtomicOperation], *, when: Iterable[Condition] = (), timeout: Duration | None = None
     ) -> WriteResult:
         """Do all of `ops` in one step, if all of the conditions `when` hold, or nothing.
 
@@ -371,8 +379,8 @@ class AsyncClient(AsyncRangeCalls):
         keys: Iterable[bytes | str],
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> list[bytes | None]:
         """Return the values of `keys`, in their order, None where there is none; they are not of one instant.
 
@@ -387,9 +395,9 @@ class AsyncClient(AsyncRangeCalls):
         self,
         items: Mapping[bytes, bytes | str] | Mapping[str, bytes | str],
         *,
-        ttl: float | None = None,
+        ttl: Duration | None = None,
         durability: Durability = "quorum",
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> list[WriteResult]:
         """Set many keys, one round trip a node, not atomically; return the results in the order of `items`.
 
@@ -405,7 +413,7 @@ class AsyncClient(AsyncRangeCalls):
         return cast(list[WriteResult], all_or_raise(steps, await caller.run_all(steps, caller.deadline(timeout))))
 
     async def delete_many(
-        self, keys: Iterable[bytes | str], *, durability: Durability = "quorum", timeout: float | None = None
+        self, keys: Iterable[bytes | str], *, durability: Durability = "quorum", timeout: Duration | None = None
     ) -> list[WriteResult]:
         """Remove many keys, one round trip a node, not atomically; return the results in the order of `keys`.
 
@@ -423,17 +431,16 @@ class AsyncClient(AsyncRangeCalls):
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    def transaction(self, *, timeout: float | None = None) -> AsyncTransaction:
+    def transaction(self, *, timeout: Duration | None = None) -> AsyncTransaction:
         """Return a transaction, to be used in `async with`: reads and writes of one shard that take effect together.
 
         Args:
             timeout: seconds for the whole block, commit included; None: no bound on the block, and the client's on each
                 of its calls.
         """
-        check_timeout(timeout)
-        return AsyncTransaction(self._caller, timeout)
+        return AsyncTransaction(self._caller, None if timeout is None else to_timeout(timeout))
 
-    async def run(self, fn: Callable[[AsyncTransaction], Awaitable[T]], *, timeout: float | None = None) -> T:
+    async def run(self, fn: Callable[[AsyncTransaction], Awaitable[T]], *, timeout: Duration | None = None) -> T:
         """Call `fn` with a transaction, commit, and return its result; again, as often as others got in between.
 
         So `fn` should do nothing but read and write in the transaction.
@@ -462,9 +469,8 @@ class AsyncClient(AsyncRangeCalls):
             other._tracing.follow(other, caller)
         return other
 
-    def _attempts(self, timeout: float | None) -> Attempts:
-        check_timeout(timeout)
-        return Attempts(self._caller.driver.timeout if timeout is None else timeout)
+    def _attempts(self, timeout: Duration | None) -> Attempts:
+        return Attempts(self._caller.driver.timeout if timeout is None else to_timeout(timeout))
 
 
 def _load_tracing(given: bool | TracerProvider) -> Tracing | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from math import ceil
-from typing import TypeGuard
 
 from shoal.errors import InvalidArgument, TooLarge
 from shoal.options import check_consistency
 from shoal.protocol.messages import DEFAULT_TTL, NO_TTL
-from shoal.results import Consistency
+from shoal.results import Consistency, Duration
 from shoal.routing.calls import STRONG_READ
 
 KEYSPACE_STALENESS = -2
@@ -77,65 +77,77 @@ def to_bound(what: str, given: object) -> bytes:
     return bound
 
 
-def to_ttl_ms(ttl: float | None) -> int:
-    """Return a time to live, given in seconds, as operations carry it; None: the keyspace's default; 0: for ever.
+def to_ttl_ms(ttl: Duration | None) -> int:
+    """Return a time to live as operations carry it; None: the keyspace's default; 0: for ever.
 
     Raises:
-        InvalidArgument: it is no such number.
+        InvalidArgument: it is no such time.
     """
     if ttl is None:
         return DEFAULT_TTL
-    if (ttl != 0 and not _is_duration(ttl)) or isinstance(ttl, bool):
+    seconds = _seconds(ttl)
+    if seconds is None or not 0 <= seconds <= MAX_SECONDS:
         raise InvalidArgument(
-            f"ttl is a number of seconds up to {MAX_SECONDS}, or 0 for never, or None for the keyspace's default, not {ttl!r}"
+            f"ttl is a number of seconds up to {MAX_SECONDS}, or a timedelta, or 0 for never, or None for the keyspace's "
+            f"default, not {ttl!r}"
         )
-    return max(1, ceil(ttl * 1000)) if ttl else NO_TTL
+    return max(1, ceil(seconds * 1000)) if seconds else NO_TTL
 
 
-def to_max_staleness_ms(consistency: Consistency, max_staleness: float | None, fallback: float | None) -> int:
+def to_max_staleness_ms(consistency: Consistency, max_staleness: Duration | None, fallback: float | None) -> int:
     """Return the staleness that a read of this level accepts, in milliseconds, as `Fetch` carries it.
 
     Args:
-        max_staleness: seconds, as the call gave it; refused with "strong".
+        max_staleness: as the call gave it; refused with "strong".
         fallback: seconds, the client's.
 
     Raises:
         InvalidArgument: there is no such level, or the staleness is not positive, or is given for a strong read.
     """
+    seconds = None
     if max_staleness is not None:
-        check_max_staleness(max_staleness)
+        seconds = to_max_staleness(max_staleness)
         if consistency == "strong":
             raise InvalidArgument(
                 f"max_staleness={max_staleness!r} is for reads that may be stale: add consistency='eventual'"
             )
     elif consistency != "strong":
-        max_staleness = fallback
+        seconds = fallback
     if check_consistency(consistency) == "strong":
         return STRONG_READ
-    if max_staleness is not None:
-        return max(1, int(max_staleness * 1000))
+    if seconds is not None:
+        return max(1, int(seconds * 1000))
     return KEYSPACE_STALENESS if consistency == "eventual" else 0
 
 
-def check_max_staleness(given: float) -> None:
-    """
+def to_max_staleness(given: Duration) -> float:
+    """Return a bound on staleness in seconds.
+
     Raises:
-        InvalidArgument: it is not a positive number of seconds.
+        InvalidArgument: it is no positive time.
     """
-    if not _is_duration(given):
+    return _positive("max_staleness", given)
+
+
+def to_timeout(given: Duration) -> float:
+    """Return a timeout in seconds.
+
+    Raises:
+        InvalidArgument: it is no positive time.
+    """
+    return _positive("timeout", given)
+
+
+def _positive(what: str, given: Duration) -> float:
+    seconds = _seconds(given)
+    if seconds is None or not 0 < seconds <= MAX_SECONDS:
         raise InvalidArgument(
-            f"max_staleness is a number of seconds greater than 0, up to {MAX_SECONDS}, not {given!r}"
+            f"{what} is a number of seconds greater than 0, up to {MAX_SECONDS}, or a timedelta, not {given!r}"
         )
+    return seconds
 
 
-def check_timeout(timeout: float | None) -> None:
-    """
-    Raises:
-        InvalidArgument: it is not a positive number of seconds.
-    """
-    if timeout is not None and not _is_duration(timeout):
-        raise InvalidArgument(f"timeout is a number of seconds greater than 0, up to {MAX_SECONDS}, not {timeout!r}")
-
-
-def _is_duration(given: object) -> TypeGuard[float]:
-    return not isinstance(given, bool) and isinstance(given, int | float) and 0 < given <= MAX_SECONDS
+def _seconds(given: object) -> float | None:
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    return given if isinstance(given, int | float) and not isinstance(given, bool) else None

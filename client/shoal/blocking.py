@@ -14,7 +14,7 @@ from shoal.metrics import Family
 from shoal.pipelines import AsyncPipeline, Result
 from shoal.priorities import PriorityName
 from shoal.protocol.messages import AtomicOperation, Condition
-from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.results import Consistency, Durability, Duration, Entry, WriteResult
 from shoal.scans import Scan
 from shoal.transactions import AsyncTransaction
 from shoal.transport.portal import Portal
@@ -35,8 +35,8 @@ class Client:
     Keys and values are bytes, or str, which is encoded as UTF-8; what comes back is bytes. Keys have 1 to 4,096 bytes,
     values up to 1 MiB, unless the cluster says otherwise; an empty value is a value.
 
-    Every call takes `timeout`, in seconds: the most it may take in all, redirects and retries included (default: the
-    client's). Every call may raise:
+    Times are numbers of seconds, or `timedelta`s. Every call takes `timeout`: the most it may take in all, redirects and
+    retries included (default: the client's). Every call may raise:
         InvalidArgument, TooLarge: the call is wrong, and was not sent.
         Unavailable: surely not done: nobody who could serve it was reached in time.
         Overloaded: surely not done: it was turned away until its deadline, or by this client itself, which asks a node that
@@ -51,7 +51,7 @@ class Client:
         "strong": linearizable: the newest value, from the shard's leader.
         "read_your_writes": any replica that has what this session (see `session`) has written and read.
         "eventual": any replica that misses nothing acknowledged `max_staleness` seconds ago or longer.
-    and `max_staleness`, in seconds, of the two weak ones (default: the client's, else the keyspace's for "eventual" and
+    and `max_staleness` of the two weak ones (default: the client's, else the keyspace's for "eventual" and
     none for "read_your_writes"). Where no replica serves a weak read, the leader does; where that is not reached
     either, a read with a bound on staleness may raise:
         TooStale: the replicas that were reached lack too much.
@@ -63,7 +63,7 @@ class Client:
         self,
         url: str,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         ssl: SSLContext | None = None,
         tracing: bool | TracerProvider = False,
         priority: PriorityName | None = None,
@@ -74,7 +74,7 @@ class Client:
             url: `shoal://host:port,host:port/keyspace?timeout=2s&max_in_flight=4096`; `shoals://` for TLS. Further
                 settings: `consistency=eventual`, `max_staleness=2s`, `region=eu` (of the nodes to prefer for weak reads),
                 `priority=batch`.
-            timeout: default of the calls' timeouts, in seconds; before that of the URL, before 5.
+            timeout: default of the calls' timeouts; before that of the URL, before 5.
             ssl: the TLS context of a `shoals://` URL, in place of the files that it names (`cafile`, `certfile`,
                 `keyfile`); without either, the system's authorities are trusted.
             tracing: a `TracerProvider` of OpenTelemetry, or True for the process's own: every call becomes a span, which
@@ -103,6 +103,9 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._inner).replace("shoal.AsyncClient", "shoal.Client", 1)
 
     def close(self) -> None:
         """Close the connections, also those of `keyspace(...)` clients; open calls end with `Closed`."""
@@ -165,9 +168,9 @@ class Client:
         key: bytes | str,
         value: bytes | str,
         *,
-        ttl: float | None = None,
+        ttl: Duration | None = None,
         durability: Durability = "quorum",
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> WriteResult:
         """Set `key` to `value`.
 
@@ -182,8 +185,8 @@ class Client:
         key: bytes | str,
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> bytes | None:
         """Return the value of `key`, or None where there is none."""
         return self._portal.call(
@@ -195,8 +198,8 @@ class Client:
         key: bytes | str,
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> Entry | None:
         """Return the value of `key` with what is known of it (see `Entry`), or None where there is none."""
         return self._portal.call(
@@ -208,8 +211,8 @@ class Client:
         key: bytes | str,
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> bool:
         """Say whether `key` has a value."""
         return self._portal.call(
@@ -217,19 +220,19 @@ class Client:
         )
 
     def delete(
-        self, key: bytes | str, *, durability: Durability = "quorum", timeout: float | None = None
+        self, key: bytes | str, *, durability: Durability = "quorum", timeout: Duration | None = None
     ) -> WriteResult:
         """Remove `key`; removing what is not there is no error."""
         return self._portal.call(self._inner.delete, key, durability=durability, timeout=timeout)
 
-    def ttl(self, key: bytes | str, *, timeout: float | None = None) -> float | None:
-        """Return the seconds until `key` expires; None where it never does, or there is no such key.
+    def ttl(self, key: bytes | str, *, timeout: Duration | None = None) -> float | None:
+        """Return the seconds until `key` expires; infinity where it never does, None where there is no such key.
 
         They are counted by this process's clock, and as far off as that is from the cluster's.
         """
         return self._portal.call(self._inner.ttl, key, timeout=timeout)
 
-    def touch(self, key: bytes | str, ttl: float | None = None, *, timeout: float | None = None) -> bool:
+    def touch(self, key: bytes | str, ttl: Duration | None = None, *, timeout: Duration | None = None) -> bool:
         """Let `key` expire `ttl` seconds from now (0: never; None: after the keyspace's default), if it is there.
 
         Returns:
@@ -237,7 +240,7 @@ class Client:
         """
         return self._portal.call(self._inner.touch, key, ttl, timeout=timeout)
 
-    def increment(self, key: bytes | str, by: int = 1, *, timeout: float | None = None) -> int:
+    def increment(self, key: bytes | str, by: int = 1, *, timeout: Duration | None = None) -> int:
         """Add `by` to the decimal integer stored under `key` (absent: 0), keep its expiry, and return the sum.
 
         Raises:
@@ -246,7 +249,7 @@ class Client:
         return self._portal.call(self._inner.increment, key, by, timeout=timeout)
 
     def put_if_absent(
-        self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, timeout: float | None = None
+        self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None, timeout: Duration | None = None
     ) -> bool:
         """Set `key` to `value` (`ttl` as in `put`) unless it has a value; return whether it was set."""
         return self._portal.call(self._inner.put_if_absent, key, value, ttl=ttl, timeout=timeout)
@@ -257,8 +260,8 @@ class Client:
         expected: bytes | str | None,
         value: bytes | str,
         *,
-        ttl: float | None = None,
-        timeout: float | None = None,
+        ttl: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> bool:
         """Set `key` to `value` (`ttl` as in `put`) if it has the `expected` value; return whether it was set.
 
@@ -268,7 +271,7 @@ class Client:
         return self._portal.call(self._inner.compare_and_set, key, expected, value, ttl=ttl, timeout=timeout)
 
     def write(
-        self, ops: Iterable[AtomicOperation], *, when: Iterable[Condition] = (), timeout: float | None = None
+        self, ops: Iterable[AtomicOperation], *, when: Iterable[Condition] = (), timeout: Duration | None = None
     ) -> WriteResult:
         """Do all of `ops` in one step, if all of the conditions `when` hold, or nothing.
 
@@ -295,8 +298,8 @@ class Client:
         keys: Iterable[bytes | str],
         *,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
-        timeout: float | None = None,
+        max_staleness: Duration | None = None,
+        timeout: Duration | None = None,
     ) -> list[bytes | None]:
         """Return the values of `keys`, in their order, None where there is none; they are not of one instant.
 
@@ -311,9 +314,9 @@ class Client:
         self,
         items: Mapping[bytes, bytes | str] | Mapping[str, bytes | str],
         *,
-        ttl: float | None = None,
+        ttl: Duration | None = None,
         durability: Durability = "quorum",
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> list[WriteResult]:
         """Set many keys, one round trip a node, not atomically; return the results in the order of `items`.
 
@@ -327,7 +330,7 @@ class Client:
         return self._portal.call(self._inner.put_many, items, ttl=ttl, durability=durability, timeout=timeout)
 
     def delete_many(
-        self, keys: Iterable[bytes | str], *, durability: Durability = "quorum", timeout: float | None = None
+        self, keys: Iterable[bytes | str], *, durability: Durability = "quorum", timeout: Duration | None = None
     ) -> list[WriteResult]:
         """Remove many keys, one round trip a node, not atomically; return the results in the order of `keys`.
 
@@ -341,7 +344,7 @@ class Client:
         """Return an empty pipeline: queue many calls, send them together, get their results in order."""
         return Pipeline(self._inner.pipeline(), self._portal)
 
-    def transaction(self, *, timeout: float | None = None) -> Transaction:
+    def transaction(self, *, timeout: Duration | None = None) -> Transaction:
         """Return a transaction, to be used in `with`: reads and writes of one shard that take effect together.
 
         Args:
@@ -350,7 +353,7 @@ class Client:
         """
         return Transaction(self._inner.transaction(timeout=timeout), self._portal)
 
-    def run(self, fn: Callable[[Transaction], T], *, timeout: float | None = None) -> T:
+    def run(self, fn: Callable[[Transaction], T], *, timeout: Duration | None = None) -> T:
         """Call `fn` with a transaction, commit, and return its result; again, as often as others got in between.
 
         So `fn` should do nothing but read and write in the transaction.
@@ -380,10 +383,10 @@ class Client:
         reverse: bool = False,
         keys_only: Literal[False] = False,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> Scan[tuple[bytes, bytes]]: ...
 
     @overload
@@ -397,10 +400,10 @@ class Client:
         reverse: bool = False,
         keys_only: Literal[True],
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> Scan[bytes]: ...
 
     @overload
@@ -414,10 +417,10 @@ class Client:
         reverse: bool = False,
         keys_only: bool,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> Scan[Any]: ...
 
     def scan(
@@ -430,10 +433,10 @@ class Client:
         reverse: bool = False,
         keys_only: bool = False,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> Scan[Any]:
         """Return an iterator of the rows whose keys begin with `prefix` and are in [start, end), in key order.
 
@@ -471,7 +474,7 @@ class Client:
             self._portal,
         )
 
-    def delete_prefix(self, prefix: bytes | str, *, timeout: float | None = None) -> int:
+    def delete_prefix(self, prefix: bytes | str, *, timeout: Duration | None = None) -> int:
         """Remove all keys that begin with `prefix`; return the number of microshards that this touched.
 
         Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
@@ -481,7 +484,7 @@ class Client:
         """
         return self._portal.call(self._inner.delete_prefix, prefix, timeout=timeout)
 
-    def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: float | None = None) -> int:
+    def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: Duration | None = None) -> int:
         """Remove all keys in [start, end); return the number of microshards that this touched.
 
         Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
@@ -512,32 +515,35 @@ class Pipeline:
         self._inner = inner
         self._portal = portal
 
+    def __repr__(self) -> str:
+        return repr(self._inner).replace("shoal.AsyncPipeline", "shoal.Pipeline", 1)
+
     def __len__(self) -> int:
         return len(self._inner)
 
     def put(
-        self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, durability: Durability = "quorum"
+        self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None, durability: Durability = "quorum"
     ) -> Pipeline:
         """Queue a `put`; its result will be a `WriteResult`."""
         self._inner.put(key, value, ttl=ttl, durability=durability)
         return self
 
     def get(
-        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
+        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: Duration | None = None
     ) -> Pipeline:
         """Queue a `get`; its result will be the value or None."""
         self._inner.get(key, consistency=consistency, max_staleness=max_staleness)
         return self
 
     def get_entry(
-        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
+        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: Duration | None = None
     ) -> Pipeline:
         """Queue a `get_entry`; its result will be an `Entry` or None."""
         self._inner.get_entry(key, consistency=consistency, max_staleness=max_staleness)
         return self
 
     def exists(
-        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
+        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: Duration | None = None
     ) -> Pipeline:
         """Queue an `exists`; its result will be a bool."""
         self._inner.exists(key, consistency=consistency, max_staleness=max_staleness)
@@ -548,7 +554,7 @@ class Pipeline:
         self._inner.delete(key, durability=durability)
         return self
 
-    def touch(self, key: bytes | str, ttl: float | None = None) -> Pipeline:
+    def touch(self, key: bytes | str, ttl: Duration | None = None) -> Pipeline:
         """Queue a `touch`; its result will be a bool."""
         self._inner.touch(key, ttl)
         return self
@@ -558,13 +564,13 @@ class Pipeline:
         self._inner.increment(key, by)
         return self
 
-    def put_if_absent(self, key: bytes | str, value: bytes | str, *, ttl: float | None = None) -> Pipeline:
+    def put_if_absent(self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None) -> Pipeline:
         """Queue a `put_if_absent`; its result will be a bool."""
         self._inner.put_if_absent(key, value, ttl=ttl)
         return self
 
     def compare_and_set(
-        self, key: bytes | str, expected: bytes | str | None, value: bytes | str, *, ttl: float | None = None
+        self, key: bytes | str, expected: bytes | str | None, value: bytes | str, *, ttl: Duration | None = None
     ) -> Pipeline:
         """Queue a `compare_and_set`; its result will be a bool."""
         self._inner.compare_and_set(key, expected, value, ttl=ttl)
@@ -575,7 +581,7 @@ class Pipeline:
         self._inner.write(ops, when=when)
         return self
 
-    def execute(self, *, timeout: float | None = None, raise_on_error: bool = True) -> list[Result | ShoalError]:
+    def execute(self, *, timeout: Duration | None = None, raise_on_error: bool = True) -> list[Result | ShoalError]:
         """Send what is queued, return the results in its order, and leave the pipeline empty.
 
         Args:
@@ -612,6 +618,9 @@ class Transaction:
         self._inner = inner
         self._portal = portal
 
+    def __repr__(self) -> str:
+        return repr(self._inner).replace("shoal.AsyncTransaction", "shoal.Transaction", 1)
+
     def __enter__(self) -> Transaction:
         """Find the cluster and the keyspace.
 
@@ -635,17 +644,37 @@ class Transaction:
         """Return the value of `key` as the transaction sees it, or None where there is none; repeated, the same."""
         return self._portal.call(self._inner.get, key)
 
+    def get_many(self, keys: Iterable[bytes | str]) -> list[bytes | None]:
+        """Return the values of the keys as the transaction sees them, in the order of the keys; None where there is none."""
+        return self._portal.call(self._inner.get_many, keys)
+
+    def exists(self, key: bytes | str) -> bool:
+        """Say whether `key` has a value, as the transaction sees it."""
+        return self._portal.call(self._inner.exists, key)
+
     def get_entry(self, key: bytes | str) -> Entry | None:
         """Return the entry of `key` as the cluster has it, whatever the transaction wrote; None where there is none."""
         return self._portal.call(self._inner.get_entry, key)
 
-    def put(self, key: bytes | str, value: bytes | str, *, ttl: float | None = None) -> None:
+    def put(self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None) -> None:
         """Set `key` to `value` when the block ends; `ttl` in seconds, as in the client's `put`."""
         self._inner.put(key, value, ttl=ttl)
 
     def delete(self, key: bytes | str) -> None:
         """Remove `key` when the block ends."""
         self._inner.delete(key)
+
+    def increment(self, key: bytes | str, by: int = 1) -> int:
+        """Read `key`, add `by` to the decimal integer there when the block ends, as the client does; return the sum.
+
+        Raises:
+            InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
+        """
+        return self._portal.call(self._inner.increment, key, by)
+
+    def touch(self, key: bytes | str, ttl: Duration | None = None) -> bool:
+        """Read `key`; where it has a value, let it expire when the block ends, as the client does. Return whether it has."""
+        return self._portal.call(self._inner.touch, key, ttl)
 
     def scan(
         self,

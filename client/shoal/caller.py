@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import cast
 
 from shoal import sessions
-from shoal.arguments import KEYSPACE_STALENESS, check_max_staleness, check_timeout, to_bytes, to_max_staleness_ms
+from shoal.arguments import KEYSPACE_STALENESS, to_bytes, to_max_staleness, to_max_staleness_ms, to_timeout
 from shoal.errors import ShoalError
 from shoal.key_sets import microshards_of
 from shoal.options import check_consistency
 from shoal.protocol.messages import Atomic, DeleteRange
-from shoal.results import Consistency
+from shoal.results import Consistency, Duration
 from shoal.routing.calls import STRONG_READ, ReadCall, ScanCall, WriteCall
 from shoal.sessions import SessionVector
 from shoal.shardmap import Ranges, ShardPart
@@ -49,7 +49,7 @@ class Caller:
         driver: Driver,
         keyspace: str,
         consistency: Consistency,
-        max_staleness: float | None,
+        max_staleness: Duration | None,
         session_vector: SessionVector | None = None,
         lease: Lease | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class Caller:
             keyspace: its name.
             lease: of the callers that share the driver; None: there are no others.
             consistency: of reads that name none.
-            max_staleness: seconds, of weak reads that name none; None: the keyspace's.
+            max_staleness: of weak reads that name none; None: the keyspace's.
 
         Raises:
             InvalidArgument: there is no such consistency, or the staleness is not positive.
@@ -70,11 +70,14 @@ class Caller:
         self.routed: ClientKeyspace | None = None
         self.session_vector = session_vector
         self._consistency = check_consistency(consistency)
-        if max_staleness is not None:
-            check_max_staleness(max_staleness)
-        self._max_staleness = max_staleness
+        self._max_staleness = None if max_staleness is None else to_max_staleness(max_staleness)
         self.default_staleness_ms = self.max_staleness_ms(None, None)
         self._cluster = ""
+
+    def __str__(self) -> str:
+        """Return where it calls, and as what, in words: no settings of its URL, which may be secret."""
+        session = f", session, {self._consistency} reads" if self.session_vector is not None else ""
+        return f"on keyspace {self.keyspace!r} of {self.driver}{session}"
 
     def on_keyspace(self, keyspace: str) -> Caller:
         """Return a caller on another keyspace; of a session, with a new one of that keyspace."""
@@ -112,7 +115,7 @@ class Caller:
     # -- what calls are made of ---------------------------------------------------------------------------------------
 
     def fetch(
-        self, key: bytes | str, whole: bool, consistency: Consistency | None, max_staleness: float | None
+        self, key: bytes | str, whole: bool, consistency: Consistency | None, max_staleness: Duration | None
     ) -> Fetch:
         """Return the step that reads `key`; `whole`: its entry, not only its value.
 
@@ -121,7 +124,7 @@ class Caller:
         """
         return Fetch(to_bytes("key", key), whole, self.max_staleness_ms(consistency, max_staleness))
 
-    def max_staleness_ms(self, consistency: Consistency | None, max_staleness: float | None) -> int:
+    def max_staleness_ms(self, consistency: Consistency | None, max_staleness: Duration | None) -> int:
         """Return the bound on a read's staleness, as `Fetch` has it; None: the caller's.
 
         Raises:
@@ -134,18 +137,16 @@ class Caller:
         """Return the bound on staleness as calls carry it."""
         return routed.keyspace.max_staleness_ms if max_staleness_ms == KEYSPACE_STALENESS else max_staleness_ms
 
-    def deadline(self, timeout: float | None) -> float:
+    def deadline(self, timeout: Duration | None) -> float:
         """Return the deadline of a call that begins now, on the event loop's clock.
 
         Args:
-            timeout: seconds; None: the client's.
+            timeout: None: the client's.
 
         Raises:
             InvalidArgument: it is not positive.
         """
-        if timeout is not None:
-            check_timeout(timeout)
-        return self.driver.deadline(timeout)
+        return self.driver.deadline(None if timeout is None else to_timeout(timeout))
 
     def parts_of(self, routed: ClientKeyspace, ranges: Ranges) -> list[ShardPart]:
         """Return which shards have these microshards, and which of them each has, by the present map."""
@@ -172,7 +173,7 @@ class Caller:
             self.routed = routed
         return routed
 
-    async def run(self, step: Step, timeout: float | None) -> object:
+    async def run(self, step: Step, timeout: Duration | None) -> object:
         """Make one call; return its result."""
         return await self.run_until(step, self.deadline(timeout))
 
@@ -185,7 +186,7 @@ class Caller:
             routed = await self.admit(deadline)
         return await self._finish(*self._submit(routed, step, size, deadline))
 
-    async def attempt(self, step: Step, timeout: float | None) -> object:
+    async def attempt(self, step: Step, timeout: Duration | None) -> object:
         """Make one call; return its result, or the error that it ended with."""
         try:
             return await self.run(step, timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal.arguments import to_bytes, to_ttl_ms
 from shoal.errors import InvalidArgument
+from shoal.integers import INTEGERS
 from shoal.protocol.messages import (
     Delete,
     Increment,
@@ -15,11 +16,10 @@ from shoal.protocol.messages import (
     ValueEquals,
     ValueEqualsOrAbsent,
 )
+from shoal.results import Duration
 
-_INTEGERS = range(-(2**63), 2**63)
 
-
-def put(key: bytes | str, value: bytes | str, ttl: float | None = None) -> Put:
+def put(key: bytes | str, value: bytes | str, ttl: Duration | None = None) -> Put:
     """Set `key` to `value`.
 
     Args:
@@ -46,12 +46,12 @@ def increment(key: bytes | str, by: int = 1) -> Increment:
     Raises:
         InvalidArgument: `by` is no integer of 64 bits.
     """
-    if isinstance(by, bool) or not isinstance(by, int) or by not in _INTEGERS:
+    if isinstance(by, bool) or not isinstance(by, int) or by not in INTEGERS:
         raise InvalidArgument(f"an increment is by an integer from -2**63 to 2**63 - 1, not {by!r}")
     return Increment(to_bytes("key", key), by)
 
 
-def touch(key: bytes | str, ttl: float | None = None) -> Touch:
+def touch(key: bytes | str, ttl: Duration | None = None) -> Touch:
     """Let `key` expire `ttl` seconds from now (0: never; None: after the keyspace's default).
 
     Its result is 1, or 0 where there is no such key.

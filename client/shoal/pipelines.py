@@ -13,7 +13,7 @@ from shoal.operations import increment as increment_of
 from shoal.operations import put as put_of
 from shoal.operations import touch as touch_of
 from shoal.protocol.messages import AtomicOperation, Condition
-from shoal.results import Consistency, Durability, Entry, WriteResult
+from shoal.results import Consistency, Durability, Duration, Entry, WriteResult
 from shoal.steps import (
     Fetch,
     Step,
@@ -49,32 +49,35 @@ class AsyncPipeline:
         self._steps: list[Step] = []
         self._finish: dict[int, Callable[[object], Result]] = {}
 
+    def __repr__(self) -> str:
+        return f"<shoal.AsyncPipeline of {len(self._steps)} calls {self._caller}>"
+
     def __len__(self) -> int:
         return len(self._steps)
 
     def put(
-        self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, durability: Durability = "quorum"
+        self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None, durability: Durability = "quorum"
     ) -> AsyncPipeline:
         """Queue a `put`; its result will be a `WriteResult`."""
         self._steps.append(to_write(put_of(key, value, ttl), durability))
         return self
 
     def get(
-        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
+        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: Duration | None = None
     ) -> AsyncPipeline:
         """Queue a `get`; its result will be the value or None."""
         self._steps.append(self._caller.fetch(key, False, consistency, max_staleness))
         return self
 
     def get_entry(
-        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
+        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: Duration | None = None
     ) -> AsyncPipeline:
         """Queue a `get_entry`; its result will be an `Entry` or None."""
         self._steps.append(self._caller.fetch(key, True, consistency, max_staleness))
         return self
 
     def exists(
-        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: float | None = None
+        self, key: bytes | str, *, consistency: Consistency | None = None, max_staleness: Duration | None = None
     ) -> AsyncPipeline:
         """Queue an `exists`; its result will be a bool."""
         return self._add(self._caller.fetch(key, False, consistency, max_staleness), is_there)
@@ -84,7 +87,7 @@ class AsyncPipeline:
         self._steps.append(to_write(delete_of(key), durability))
         return self
 
-    def touch(self, key: bytes | str, ttl: float | None = None) -> AsyncPipeline:
+    def touch(self, key: bytes | str, ttl: Duration | None = None) -> AsyncPipeline:
         """Queue a `touch`; its result will be a bool."""
         return self._add(touch_of(key, ttl), was_there)
 
@@ -92,12 +95,12 @@ class AsyncPipeline:
         """Queue an `increment`; its result will be the sum."""
         return self._add(increment_of(key, by), first_result)
 
-    def put_if_absent(self, key: bytes | str, value: bytes | str, *, ttl: float | None = None) -> AsyncPipeline:
+    def put_if_absent(self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None) -> AsyncPipeline:
         """Queue a `put_if_absent`; its result will be a bool."""
         return self._add(exchange(key, None, value, ttl), held)
 
     def compare_and_set(
-        self, key: bytes | str, expected: bytes | str | None, value: bytes | str, *, ttl: float | None = None
+        self, key: bytes | str, expected: bytes | str | None, value: bytes | str, *, ttl: Duration | None = None
     ) -> AsyncPipeline:
         """Queue a `compare_and_set`; its result will be a bool."""
         return self._add(exchange(key, expected, value, ttl), held)
@@ -107,7 +110,9 @@ class AsyncPipeline:
         self._steps.append(atomic(ops, when))
         return self
 
-    async def execute(self, *, timeout: float | None = None, raise_on_error: bool = True) -> list[Result | ShoalError]:
+    async def execute(
+        self, *, timeout: Duration | None = None, raise_on_error: bool = True
+    ) -> list[Result | ShoalError]:
         """Send what is queued, return the results in its order, and leave the pipeline empty.
 
         Args:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-from shoal.arguments import check_timeout, to_bound
+from shoal.arguments import to_bound, to_timeout
 from shoal.caller import Caller
 from shoal.errors import Internal, InvalidArgument, OutcomeUnknown, Overloaded, ShoalError, Unavailable, said_again
 from shoal.key_sets import microshards_of_range, prefix_end
 from shoal.protocol.messages import DeleteRange
-from shoal.results import Consistency
+from shoal.results import Consistency, Duration
 from shoal.routing.call_errors import ShardChanged
 from shoal.scan_plans import check_page_rows, plan, resumed
 from shoal.scans import AsyncScan, MergedRows
@@ -42,10 +42,10 @@ class AsyncRangeCalls:
         reverse: bool = False,
         keys_only: Literal[False] = False,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> AsyncScan[tuple[bytes, bytes]]: ...
 
     @overload
@@ -59,10 +59,10 @@ class AsyncRangeCalls:
         reverse: bool = False,
         keys_only: Literal[True],
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> AsyncScan[bytes]: ...
 
     @overload
@@ -76,10 +76,10 @@ class AsyncRangeCalls:
         reverse: bool = False,
         keys_only: bool,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> AsyncScan[Any]: ...
 
     def scan(
@@ -92,10 +92,10 @@ class AsyncRangeCalls:
         reverse: bool = False,
         keys_only: bool = False,
         consistency: Consistency | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         page_rows: int = 1000,
         cursor: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> AsyncScan[Any]:
         """Return an iterator of the rows whose keys begin with `prefix` and are in [start, end), in key order.
 
@@ -116,7 +116,7 @@ class AsyncRangeCalls:
         Raises:
             InvalidArgument: an argument is wrong, or the cursor is of another keyspace.
         """
-        check_timeout(timeout)
+        page_timeout = None if timeout is None else to_timeout(timeout)
         check_page_rows(page_rows)
         bound = self._caller.max_staleness_ms(consistency, max_staleness)
         if cursor is None:
@@ -131,9 +131,9 @@ class AsyncRangeCalls:
             )
         else:
             wanted = resumed(cursor, self._caller.keyspace, keys_only)
-        return AsyncScan(MergedRows(self._caller, wanted, page_rows, bound, timeout))
+        return AsyncScan(MergedRows(self._caller, wanted, page_rows, bound, page_timeout))
 
-    async def delete_prefix(self, prefix: bytes | str, *, timeout: float | None = None) -> int:
+    async def delete_prefix(self, prefix: bytes | str, *, timeout: Duration | None = None) -> int:
         """Remove all keys that begin with `prefix`; return the number of microshards that this touched.
 
         Not atomic across shards: after an error, some may have been removed; doing it again does no harm.
@@ -144,7 +144,7 @@ class AsyncRangeCalls:
         first = _check_prefix(to_bound("prefix", prefix))
         return await _delete_range(self._caller, first, prefix_end(first), self._caller.deadline(timeout), first)
 
-    async def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: float | None = None) -> int:
+    async def delete_range(self, start: bytes | str, end: bytes | str, *, timeout: Duration | None = None) -> int:
         """Remove all keys in [start, end); return the number of microshards that this touched.
 
         Not atomic across shards: after an error, some may have been removed; doing it again does no harm.

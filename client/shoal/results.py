@@ -1,10 +1,13 @@
-"""What calls return: immutable structs that say which sequence number they were served at."""
+"""What calls take and return: levels, times, and immutable records that say which sequence number they were served at."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, TypeAlias
 
-import msgspec
+Duration: TypeAlias = float | timedelta
+"""A time: a number of seconds, or a `timedelta`."""
 
 Durability: TypeAlias = Literal["quorum", "fast"]
 """How safe a write was when it was acknowledged: "quorum" is on disk at a majority of the shard's voters; "fast" is
@@ -15,7 +18,8 @@ Consistency: TypeAlias = Literal["strong", "read_your_writes", "eventual"]
 was acknowledged less than `max_staleness` ago."""
 
 
-class WriteResult(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class WriteResult:
     """A write that was done, at sequence number `seq` of its shard.
 
     Writes that reached the shard together share one `seq`. To write on condition that nothing has changed since, take
@@ -29,7 +33,8 @@ class WriteResult(msgspec.Struct, frozen=True, gc=False):
     results: tuple[int, ...] = ()
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """A value and what is known of it.
 
     Args:

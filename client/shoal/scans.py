@@ -53,6 +53,12 @@ class AsyncScan(Generic[R]):
         self._last: R | None = None
         self._ended = False
 
+    def __repr__(self) -> str:
+        return f"<shoal.AsyncScan, {self}>"
+
+    def __str__(self) -> str:
+        return f"{self._returned} rows returned{', ended' if self._ended else ''}"
+
     def __aiter__(self) -> AsyncIterator[R]:
         return self
 
@@ -89,6 +95,9 @@ class Scan(Generic[R]):
     def __init__(self, inner: AsyncScan[R], portal: Portal) -> None:
         self._inner = inner
         self._portal = portal
+
+    def __repr__(self) -> str:
+        return f"<shoal.Scan, {self._inner}>"
 
     def __iter__(self) -> Iterator[R]:
         return self

@@ -26,7 +26,7 @@ from shoal.protocol.messages import (
     ValueEquals,
     ValueEqualsOrAbsent,
 )
-from shoal.results import WriteResult
+from shoal.results import Duration, WriteResult
 from shoal.routing.calls import STRONG_READ, shown
 from shoal.routing.shard_queue import BATCH_BYTES
 from shoal.write_costs import EXPIRING_US, PLAIN_US, WRITE_US, bytes_cost, operations_cost, too_much_work
@@ -116,7 +116,7 @@ def atomic(ops: Iterable[AtomicOperation], when: Iterable[Condition]) -> Atomic:
     return Atomic(conditions, operations)
 
 
-def exchange(key: bytes | str, expected: bytes | str | None, value: bytes | str, ttl: float | None) -> Atomic:
+def exchange(key: bytes | str, expected: bytes | str | None, value: bytes | str, ttl: Duration | None) -> Atomic:
     """Return the step that sets `key` if it has the expected value; None: if it has none."""
     condition = key_absent(key) if expected is None else value_equals(key, expected)
     return Atomic([condition], [put(key, value, ttl)])

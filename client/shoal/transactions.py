@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from random import Random
 from time import monotonic
 from types import TracebackType
@@ -10,24 +12,30 @@ from typing import cast
 
 from msgspec import structs
 
-from shoal.arguments import to_bound, to_bytes
+from shoal.arguments import many_keys, to_bound, to_bytes
 from shoal.caller import Caller
 from shoal.errors import ConditionFailed, CrossShard, InvalidArgument, TooLarge, TransactionConflict
+from shoal.integers import INTEGERS, parse_integer
 from shoal.key_sets import microshards_of_range, partition_of_range
 from shoal.keys import partition_of
 from shoal.operations import delete as delete_of
+from shoal.operations import increment as increment_of
 from shoal.operations import put as put_of
+from shoal.operations import touch as touch_of
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
     Atomic,
+    AtomicOperation,
     Condition,
     Delete,
+    Increment,
     Put,
     RangeUnchanged,
     ScanPage,
     SeqEquals,
+    Touch,
 )
-from shoal.results import Entry, WriteResult
+from shoal.results import Duration, Entry, WriteResult
 from shoal.routing.backoff import Backoff
 from shoal.routing.call_errors import ONE_SHARD_HERE, same_text
 from shoal.routing.calls import STRONG_READ, Turns, shown
@@ -66,7 +74,7 @@ class AsyncTransaction:
     `result` is the `WriteResult` of the commit; None before it, and where there was nothing to write or to validate.
     """
 
-    def __init__(self, caller: Caller, timeout: float | None) -> None:
+    def __init__(self, caller: Caller, timeout: Duration | None) -> None:
         self._caller = caller
         self._timeout = timeout
         self._used = False
@@ -78,8 +86,20 @@ class AsyncTransaction:
         self._ranges: list[_ReadRange] = []
         self._rows = 0
         self._bytes = 0
-        self._writes: dict[bytes, Put | Delete] = {}
+        self._writes: dict[bytes, list[AtomicOperation]] = {}
+        self._values: dict[bytes, bytes | None] = {}
         self._result: WriteResult | None = None
+
+    def __repr__(self) -> str:
+        if self._result is not None:
+            state = f"committed at {self._result.seq}"
+        elif not self._used:
+            state = "not begun"
+        elif self._routed is None:
+            state = "ended"
+        else:
+            state = f"open, {self._rows} keys and rows read, {len(self._values)} written"
+        return f"<shoal.AsyncTransaction {state}, {self._caller}>"
 
     async def __aenter__(self) -> AsyncTransaction:
         """Find the cluster and the keyspace.
@@ -112,25 +132,59 @@ class AsyncTransaction:
     async def get(self, key: bytes | str) -> bytes | None:
         """Return the value of `key` as the transaction sees it, or None where there is none; repeated, the same."""
         self._opened()
-        wanted = to_bytes("key", key)
-        written = self._writes.get(wanted)
-        if written is not None:
-            return written.value if isinstance(written, Put) else None
-        entry = await self._read(wanted)
-        return None if entry is None else entry.value
+        return await self._value(to_bytes("key", key))
+
+    async def get_many(self, keys: Iterable[bytes | str]) -> list[bytes | None]:
+        """Return the values of the keys as the transaction sees them, in the order of the keys; None where there is none."""
+        self._opened()
+        return await gather(*[self._value(to_bytes("key", key)) for key in many_keys(keys)])
+
+    async def exists(self, key: bytes | str) -> bool:
+        """Say whether `key` has a value, as the transaction sees it."""
+        return await self.get(key) is not None
 
     async def get_entry(self, key: bytes | str) -> Entry | None:
         """Return the entry of `key` as the cluster has it, whatever the transaction wrote; None where there is none."""
         self._opened()
         return await self._read(to_bytes("key", key))
 
-    def put(self, key: bytes | str, value: bytes | str, *, ttl: float | None = None) -> None:
+    def put(self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None) -> None:
         """Set `key` to `value` when the block ends; `ttl` in seconds, as in the client's `put`."""
-        self._write(put_of(key, value, ttl))
+        operation = put_of(key, value, ttl)
+        self._write(operation, operation.value)
 
     def delete(self, key: bytes | str) -> None:
         """Remove `key` when the block ends."""
-        self._write(delete_of(key))
+        self._write(delete_of(key), None)
+
+    async def increment(self, key: bytes | str, by: int = 1) -> int:
+        """Read `key`, add `by` to the decimal integer there when the block ends, as the client does; return the sum.
+
+        Raises:
+            InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
+        """
+        self._opened()
+        operation = increment_of(key, by)
+        found = await self._value(operation.key)
+        number = 0 if found is None else parse_integer(found)
+        if number is None:
+            raise InvalidArgument(
+                f"the value of {shown(operation.key)} is no decimal integer of 64 bits: {found!r:.40}"
+            )
+        total = number + by
+        if total not in INTEGERS:
+            raise InvalidArgument(f"{number} {by:+d} does not fit into 64 bits: key {shown(operation.key)}")
+        self._write_more(operation, str(total).encode())
+        return total
+
+    async def touch(self, key: bytes | str, ttl: Duration | None = None) -> bool:
+        """Read `key`; where it has a value, let it expire when the block ends, as the client does. Return whether it has."""
+        self._opened()
+        operation = touch_of(key, ttl)
+        found = await self._value(operation.key)
+        if found is not None:
+            self._write_more(operation, found)
+        return found is not None
 
     def scan(
         self,
@@ -225,10 +279,30 @@ class AsyncTransaction:
         self._entries.setdefault(key, entry)
         return self._entries[key]
 
-    def _write(self, operation: Put | Delete) -> None:
+    async def _value(self, key: bytes) -> bytes | None:
+        if key in self._values:
+            return self._values[key]
+        entry = await self._read(key)
+        return None if entry is None else entry.value
+
+    def _write(self, operation: Put | Delete, value: bytes | None) -> None:
+        """Keep back what makes all that was written to its key before of no account."""
         self._take_key(operation.key)
         self._writes.pop(operation.key, None)
-        self._writes[operation.key] = operation
+        self._writes[operation.key] = [operation]
+        self._values[operation.key] = value
+
+    def _write_more(self, operation: Increment | Touch, value: bytes) -> None:
+        """Keep back what changes a key as it is read, or was written; two of a kind in a row become one."""
+        operations = self._writes.setdefault(operation.key, [])
+        last = operations[-1] if operations else None
+        if isinstance(operation, Increment) and isinstance(last, Increment) and last.by + operation.by in INTEGERS:
+            operation = Increment(operation.key, last.by + operation.by)
+            operations.pop()
+        elif isinstance(operation, Touch) and isinstance(last, Touch):
+            operations.pop()
+        operations.append(operation)
+        self._values[operation.key] = value
 
     def _count(self, rows: int, size: int) -> None:
         self._rows += rows
@@ -238,8 +312,8 @@ class AsyncTransaction:
         if self._bytes > MAX_READ_BYTES:
             raise TooLarge(f"a transaction reads at most {MAX_READ_BYTES >> 20} MiB; read less, or in several")
 
-    def _written_in(self, start: bytes, end: bytes) -> Iterator[Put | Delete]:
-        return (write for write in self._writes.values() if start <= write.key and (not end or write.key < end))
+    def _written_in(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        return ((key, value) for key, value in self._values.items() if start <= key and (not end or key < end))
 
     async def _commit(self) -> None:
         conditions: list[Condition] = [
@@ -248,7 +322,7 @@ class AsyncTransaction:
         conditions += [each.condition() for each in self._ranges]
         if not self._writes and len(self._entries) + sum([each.pages for each in self._ranges]) < 2:
             return
-        atomic = Atomic(conditions, list(self._writes.values()))
+        atomic = Atomic(conditions, list(chain.from_iterable(self._writes.values())))
         try:
             self._result = cast(WriteResult, await self._caller.run_until(atomic, self._due()))
         except ConditionFailed as failed:
@@ -344,13 +418,13 @@ class _TransactionRows:
             if page is not None:
                 return page
 
-    def _overlaid(self, page: ScanPage, writes: Iterable[Put | Delete]) -> list[tuple[bytes, bytes]]:
+    def _overlaid(self, page: ScanPage, written: Iterable[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes]]:
         rows = dict(zip(page.keys, page.values, strict=True))
-        for write in writes:
-            if isinstance(write, Put):
-                rows[write.key] = write.value
+        for key, value in written:
+            if value is None:
+                rows.pop(key, None)
             else:
-                rows.pop(write.key, None)
+                rows[key] = value
         return sorted(rows.items(), reverse=self._plan.reverse)
 
 

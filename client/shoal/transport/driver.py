@@ -79,6 +79,17 @@ class Driver:
         self._begin()
         follow_forks(self)
 
+    def __str__(self) -> str:
+        """Return whom it talks to, in words."""
+        embedded = self._options.embedded
+        if embedded is not None:
+            where = (
+                f"the embedded database in {embedded.folder!r}" if embedded.folder else "an embedded database in memory"
+            )
+        else:
+            where = ", ".join(self._options.seeds)
+        return f"{where} (closed)" if self._closed else where
+
     def _begin(self) -> None:
         """Know nothing of a cluster, nor of an event loop."""
         options = self._options

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from shoal.integers import MAX_INTEGER, MIN_INTEGER, parse_integer
 from shoal.protocol.digest import RangeDigest, rows_of
 from shoal.protocol.messages import (
     DEFAULT_TTL,
@@ -45,9 +46,6 @@ from shoal_server.storage.layout import (
     value_header,
 )
 
-MAX_INTEGER = (1 << 63) - 1
-MIN_INTEGER = -(1 << 63)
-MAX_DIGITS = 20
 FETCHED_TOGETHER = 16
 """Rows that are read at once for the conditions of an atomic operation: each may be a MiB."""
 
@@ -282,12 +280,3 @@ class WriteExecutor:
         digest = RangeDigest()
         digest.add([key for key, _ in rows], [seq for _, seq in rows])
         return digest.value() == condition.digest
-
-
-def parse_integer(value: bytes) -> int | None:
-    """Return the integer that a value spells in decimal digits, or None where it does not, or not in 64 bits."""
-    digits = value[1:] if value[:1] == b"-" else value
-    if not digits.isdigit() or len(digits) > MAX_DIGITS:
-        return None
-    number = int(value)
-    return number if MIN_INTEGER <= number <= MAX_INTEGER else None

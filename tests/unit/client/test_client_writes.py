@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any
 
 import pytest
@@ -52,13 +53,13 @@ async def test_a_wrong_time_to_live_is_refused(cluster: Any, ttl: Any) -> None:
     assert cluster.asked == []
 
 
-async def test_the_time_left_is_told_and_none_where_there_is_no_end(cluster: Any, monkeypatch: Any) -> None:
+async def test_the_time_left_is_told_and_infinity_where_there_is_no_end(cluster: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("shoal.aio.time", lambda: 1000.0)
     async with shoal.AsyncClient(cluster.url()) as db:
         await db.put("a", "v", ttl=60)
         await db.put("b", "v")
         assert await db.ttl("a") == 60.0
-        assert await db.ttl("b") is None
+        assert await db.ttl("b") == inf
         assert await db.ttl("none") is None
         assert await db.touch("a", 5) is True
         assert await db.touch("none", 5) is False

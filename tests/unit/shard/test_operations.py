@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from shoal.bounds import MAX_DIGEST
+from shoal.integers import MAX_INTEGER, MIN_INTEGER, parse_integer
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.messages import (
     MAX_FOUND_BYTES,
@@ -29,7 +30,6 @@ from shoal.protocol.messages import (
 )
 from shoal.shardmap import MicroshardRange, one_microshard
 from shoal_server.shard.commands import UnknownCommands, WriteCommand
-from shoal_server.shard.operations import MAX_INTEGER, MIN_INTEGER, parse_integer
 
 EVERYWHERE = (MicroshardRange(0, 8),)
 
