@@ -319,13 +319,19 @@ class AsyncClient(AsyncRangeCalls):
         """
         return was_there(await self._caller.run(touch_of(key, ttl), timeout))
 
-    async def increment(self, key: bytes | str, by: int = 1, *, timeout: Duration | None = None) -> int:
-        """Add `by` to the decimal integer stored under `key` (absent: 0), keep its expiry, and return the sum.
+    async def increment(
+        self, key: bytes | str, by: int = 1, *, ttl: Duration | None = None, timeout: Duration | None = None
+    ) -> int:
+        """Add `by` to the decimal integer stored under `key` (absent: 0), and return the sum.
+
+        Args:
+            ttl: of a counter that begins with this call: seconds until it expires; 0: never; None: the keyspace's default.
+                One that is there keeps its expiry.
 
         Raises:
             InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
         """
-        return first_result(await self._caller.run(increment_of(key, by), timeout))
+        return first_result(await self._caller.run(increment_of(key, by, ttl), timeout))
 
     async def put_if_absent(
         self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None, timeout: Duration | None = None

@@ -240,13 +240,19 @@ class Client:
         """
         return self._portal.call(self._inner.touch, key, ttl, timeout=timeout)
 
-    def increment(self, key: bytes | str, by: int = 1, *, timeout: Duration | None = None) -> int:
-        """Add `by` to the decimal integer stored under `key` (absent: 0), keep its expiry, and return the sum.
+    def increment(
+        self, key: bytes | str, by: int = 1, *, ttl: Duration | None = None, timeout: Duration | None = None
+    ) -> int:
+        """Add `by` to the decimal integer stored under `key` (absent: 0), and return the sum.
+
+        Args:
+            ttl: of a counter that begins with this call: seconds until it expires; 0: never; None: the keyspace's default.
+                One that is there keeps its expiry.
 
         Raises:
             InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
         """
-        return self._portal.call(self._inner.increment, key, by, timeout=timeout)
+        return self._portal.call(self._inner.increment, key, by, ttl=ttl, timeout=timeout)
 
     def put_if_absent(
         self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None, timeout: Duration | None = None
@@ -559,9 +565,9 @@ class Pipeline:
         self._inner.touch(key, ttl)
         return self
 
-    def increment(self, key: bytes | str, by: int = 1) -> Pipeline:
+    def increment(self, key: bytes | str, by: int = 1, *, ttl: Duration | None = None) -> Pipeline:
         """Queue an `increment`; its result will be the sum."""
-        self._inner.increment(key, by)
+        self._inner.increment(key, by, ttl=ttl)
         return self
 
     def put_if_absent(self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None) -> Pipeline:
@@ -664,13 +670,13 @@ class Transaction:
         """Remove `key` when the block ends."""
         self._inner.delete(key)
 
-    def increment(self, key: bytes | str, by: int = 1) -> int:
+    def increment(self, key: bytes | str, by: int = 1, *, ttl: Duration | None = None) -> int:
         """Read `key`, add `by` to the decimal integer there when the block ends, as the client does; return the sum.
 
         Raises:
             InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
         """
-        return self._portal.call(self._inner.increment, key, by)
+        return self._portal.call(self._inner.increment, key, by, ttl=ttl)
 
     def touch(self, key: bytes | str, ttl: Duration | None = None) -> bool:
         """Read `key`; where it has a value, let it expire when the block ends, as the client does. Return whether it has."""

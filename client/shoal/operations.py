@@ -40,15 +40,19 @@ def delete(key: bytes | str) -> Delete:
     return Delete(to_bytes("key", key))
 
 
-def increment(key: bytes | str, by: int = 1) -> Increment:
-    """Add `by` to the decimal integer stored under `key` (absent: 0), and keep its expiry. Its result is the sum.
+def increment(key: bytes | str, by: int = 1, ttl: Duration | None = None) -> Increment:
+    """Add `by` to the decimal integer stored under `key`. Its result is the sum.
+
+    Args:
+        ttl: of a counter that begins with this, from 0: seconds until it expires; 0: never; None: the keyspace's default.
+            One that is there keeps its expiry.
 
     Raises:
-        InvalidArgument: `by` is no integer of 64 bits.
+        InvalidArgument: `by` is no integer of 64 bits, or the time is wrong.
     """
     if isinstance(by, bool) or not isinstance(by, int) or by not in INTEGERS:
         raise InvalidArgument(f"an increment is by an integer from -2**63 to 2**63 - 1, not {by!r}")
-    return Increment(to_bytes("key", key), by)
+    return Increment(to_bytes("key", key), by, to_ttl_ms(ttl))
 
 
 def touch(key: bytes | str, ttl: Duration | None = None) -> Touch:

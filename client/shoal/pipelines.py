@@ -91,9 +91,9 @@ class AsyncPipeline:
         """Queue a `touch`; its result will be a bool."""
         return self._add(touch_of(key, ttl), was_there)
 
-    def increment(self, key: bytes | str, by: int = 1) -> AsyncPipeline:
+    def increment(self, key: bytes | str, by: int = 1, *, ttl: Duration | None = None) -> AsyncPipeline:
         """Queue an `increment`; its result will be the sum."""
-        return self._add(increment_of(key, by), first_result)
+        return self._add(increment_of(key, by, ttl), first_result)
 
     def put_if_absent(self, key: bytes | str, value: bytes | str, *, ttl: Duration | None = None) -> AsyncPipeline:
         """Queue a `put_if_absent`; its result will be a bool."""

@@ -157,14 +157,14 @@ class AsyncTransaction:
         """Remove `key` when the block ends."""
         self._write(delete_of(key), None)
 
-    async def increment(self, key: bytes | str, by: int = 1) -> int:
+    async def increment(self, key: bytes | str, by: int = 1, *, ttl: Duration | None = None) -> int:
         """Read `key`, add `by` to the decimal integer there when the block ends, as the client does; return the sum.
 
         Raises:
             InvalidArgument: the value is no decimal integer of 64 bits, or the sum would not be.
         """
         self._opened()
-        operation = increment_of(key, by)
+        operation = increment_of(key, by, ttl)
         found = await self._value(operation.key)
         number = 0 if found is None else parse_integer(found)
         if number is None:
@@ -297,7 +297,7 @@ class AsyncTransaction:
         operations = self._writes.setdefault(operation.key, [])
         last = operations[-1] if operations else None
         if isinstance(operation, Increment) and isinstance(last, Increment) and last.by + operation.by in INTEGERS:
-            operation = Increment(operation.key, last.by + operation.by)
+            operation = Increment(operation.key, last.by + operation.by, last.ttl_ms)
             operations.pop()
         elif isinstance(operation, Touch) and isinstance(last, Touch):
             operations.pop()

@@ -84,6 +84,40 @@ def test_an_expired_counter_begins_at_zero_and_does_not_expire_again(db: shoal.C
     assert db.ttl(f"{ns}-n") == inf
 
 
+def test_a_counter_that_begins_gets_the_time_to_live_and_keeps_it(db: shoal.Client, ns: str) -> None:
+    assert db.increment(f"{ns}/n", ttl=LONG) == 1
+    assert db.increment(f"{ns}/n", ttl=10 * LONG) == 2
+    assert db.pipeline().increment(f"{ns}/n", 2, ttl=1).execute() == [4]
+    assert db.write([shoal.increment(f"{ns}/n", ttl=1)]).results == (5,)
+    with db.transaction() as tx:
+        assert tx.increment(f"{ns}/n", ttl=1) == 6
+        assert tx.increment(f"{ns}/other", ttl=LONG) == 1
+        assert tx.increment(f"{ns}/other", ttl=1) == 2
+    assert [LONG - 60 < (db.ttl(f"{ns}/{name}") or 0) <= LONG + 1 for name in ("n", "other")] == [True, True]
+    db.put(f"{ns}/eternal", "1")
+    db.increment(f"{ns}/eternal", ttl=LONG)
+    assert db.ttl(f"{ns}/eternal") == inf
+
+
+def test_a_window_of_a_counter_ends_and_another_begins(db: shoal.Client, ns: str) -> None:
+    assert db.increment(f"{ns}/window", ttl=0.2) == 1
+    assert db.increment(f"{ns}/window", ttl=0.2) == 2
+    until = time.monotonic() + 20
+    while db.exists(f"{ns}/window"):
+        assert time.monotonic() < until
+    assert db.increment(f"{ns}/window", ttl=LONG) == 1
+
+
+def test_a_counter_that_begins_has_the_keyspaces_default(cluster_database: Database, ns: str) -> None:
+    brief = cluster_database.db.keyspace("brief")
+    brief.increment(f"{ns}/n")
+    brief.increment(f"{ns}/eternal", ttl=0)
+    until = time.monotonic() + 20
+    while brief.exists(f"{ns}/n"):
+        assert time.monotonic() < until
+    assert brief.ttl(f"{ns}/eternal") == inf
+
+
 def test_an_expired_row_cannot_be_touched_back(db: shoal.Client, ns: str) -> None:
     db.put(f"{ns}-k", "v")
     let_expire(db, f"{ns}-k")
@@ -192,4 +226,4 @@ def test_a_keyspace_may_let_rows_expire_by_default(cluster_database: Database, n
     assert entry.expires_at is None
     assert (brief.ttl(f"{ns}/long") or 0) > LONG - 60
     time.sleep(0.4)
-    assert list(brief.scan(f"{ns}/", keys_only=True)) == [f"{ns}/{name}".encode() for name in ("forever", "long", "n")]
+    assert list(brief.scan(f"{ns}/", keys_only=True)) == [f"{ns}/{name}".encode() for name in ("forever", "long")]

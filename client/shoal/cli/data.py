@@ -21,6 +21,7 @@ from shoal.cli.options import (
     TtlOption,
     UrlOption,
     argument_bytes,
+    checked_ttl,
     level_of,
     parse_ttl,
     seconds_of,
@@ -167,13 +168,22 @@ def _delete_prefix(prefix: bytes, url: str, as_json: bool) -> None:
 def increment(
     key: KeyArgument,
     by: Annotated[int, typer.Argument(metavar="BY", help="What to add, also negative.")] = 1,
+    ttl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TTL",
+            callback=checked_ttl,
+            help="When a counter that begins with this expires, such as 30 (seconds) or 10m; 0: never. Others keep theirs.",
+        ),
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Add to the integer that a key holds (none: 0), and print the sum."""
     wanted = argument_bytes(key)
+    seconds = parse_ttl(ttl)
     with Client(url) as db:
-        total = db.increment(wanted, by)
+        total = db.increment(wanted, by, ttl=seconds)
     if as_json:
         print_json(SumView(**msgspec.structs.asdict(encoded_key(wanted)), sum=total))
     else:

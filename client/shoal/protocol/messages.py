@@ -99,10 +99,14 @@ class Touch(_Stored, frozen=True, tag=3):
 
 
 class Increment(_Stored, frozen=True, tag=4):
-    """Add `by` to the decimal integer stored under `key` (absent: 0), and keep its expiry. Its result is the sum."""
+    """Add `by` to the decimal integer stored under `key`. Its result is the sum.
+
+    Where there is none it begins with 0, and expires after `ttl_ms`; one that is there keeps its expiry.
+    """
 
     key: bytes
     by: Int64 = 1
+    ttl_ms: TtlMs = DEFAULT_TTL
 
 
 class DeleteRange(_Stored, frozen=True, tag=5):

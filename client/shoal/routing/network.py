@@ -247,6 +247,12 @@ class Network(Generic[W]):
         link.outgoing.append(message)
         self._sending[link] = None
 
+    def take_orders(self) -> tuple[list[str], list[Disconnect]]:
+        """Take out where to connect, and which connections to end."""
+        orders = self.connects, self.disconnects
+        self.connects, self.disconnects = [], []
+        return orders
+
     def take_outgoing(self) -> list[tuple[Link[W], list[TracedRequest]]]:
         """Take out the requests of this turn, per link."""
         if not self._sending:

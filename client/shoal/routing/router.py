@@ -127,8 +127,8 @@ class Turn(NamedTuple, Generic[W]):
 class Router(Generic[W]):
     """See the module's first lines. Every `now` is of one monotonic clock, in seconds.
 
-    `notes` are the newest attempts that failed, for the driver, which takes them out.
-    `one_partition`: what is written together must share a partition (`ONE_PARTITION_FEATURE`).
+    `notes`: the newest attempts that failed, for the driver, which takes them out. `one_partition`: what is written together
+    must share a partition (`ONE_PARTITION_FEATURE`).
     """
 
     def __init__(
@@ -140,7 +140,6 @@ class Router(Generic[W]):
             tracer: told of every attempt.
         """
         backoff = Backoff(FIRST_BACKOFF_SECONDS, BACKOFF_CAP_SECONDS, random)
-        budget = RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND)
         self.counters = ClientCounters()
         self.limits = NodeLimits()
         self.network: Network[W] = Network(seeds, backoff, Backoff(FIRST_CROWDED_SECONDS, CROWDED_CAP_SECONDS, random))
@@ -157,7 +156,7 @@ class Router(Generic[W]):
             self.counters,
             tracer,
             backoff,
-            budget,
+            RetryBudget(RETRY_BUDGET_TOKENS, RETRY_BUDGET_REFUND),
         )
         self.notes = self._answers.notes
         self._sender = Sender(
@@ -474,8 +473,7 @@ class Router(Generic[W]):
             self._disown(now)
         elif self.routes is not None:
             self._sender.send_all(self.routes, now)
-        connects, network.connects = network.connects, []
-        disconnects, network.disconnects = network.disconnects, []
+        connects, disconnects = network.take_orders()
         return Turn(network.take_outgoing(), connects, disconnects, schedule.next_check)
 
     def _disown(self, now: float) -> None:

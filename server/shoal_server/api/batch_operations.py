@@ -72,7 +72,7 @@ def queue(
             pipeline.touch(operation.touch.key, ttl_of(operation.touch))
         case "increment":
             check_key(operation.increment.key, limits)
-            pipeline.increment(operation.increment.key, step_of(operation.increment))
+            pipeline.increment(operation.increment.key, step_of(operation.increment), ttl=ttl_of(operation.increment))
         case "put_if_absent":
             pipeline.put_if_absent(*_row(operation.put_if_absent, limits), ttl=ttl_of(operation.put_if_absent))
         case "compare_and_set":

@@ -113,7 +113,7 @@ def operation_of(message: pb.Operation) -> AtomicOperation:
         case "touch":
             return shoal.touch(message.touch.key, ttl_of(message.touch))
         case "increment":
-            return shoal.increment(message.increment.key, step_of(message.increment))
+            return shoal.increment(message.increment.key, step_of(message.increment), ttl_of(message.increment))
         case _:
             raise InvalidArgument("an operation of a write is a put, delete, touch or increment; this one is not set")
 

@@ -101,7 +101,7 @@ class DataService:
     async def increment(self, request: pb.IncrementRequest, seconds: float | None) -> pb.IncrementReply:
         """Add to a number."""
         client = await self._gateway.client(request, seconds)
-        value = await client.increment(request.key, step_of(request), timeout=seconds)
+        value = await client.increment(request.key, step_of(request), ttl=ttl_of(request), timeout=seconds)
         return pb.IncrementReply(value=value, session=token_of(request, client))
 
     async def put_if_absent(self, request: pb.PutIfAbsentRequest, seconds: float | None) -> pb.ExchangeReply:

@@ -16,6 +16,7 @@ from shoal.protocol.messages import (
     DEFAULT_TTL,
     Atomic,
     AtomicOperation,
+    Increment,
     OpenSession,
     Operation,
     Put,
@@ -340,7 +341,7 @@ class Admission:
         expiring = 0
         for operation in operations:
             # By its type, the most frequent one first: each key that is written comes by here.
-            if type(operation) is Put or type(operation) is Touch:
+            if type(operation) is Put or type(operation) is Touch or type(operation) is Increment:
                 if not DEFAULT_TTL <= operation.ttl_ms <= MAX_TTL_MS:
                     raise Refusal(
                         ErrorCode.INVALID_ARGUMENT,

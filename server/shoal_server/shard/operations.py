@@ -160,9 +160,9 @@ class WriteExecutor:
             if expiry:
                 self._expiry.add(microshard, expiry, expiry - self.now, operation.key, overlay)
             return Applied([1])
-        return self._increment(operation, key, found)
+        return self._increment(operation, microshard, key, found)
 
-    def _increment(self, operation: Increment, key: bytes, found: bytes | None) -> OperationResult:
+    def _increment(self, operation: Increment, microshard: int, key: bytes, found: bytes | None) -> OperationResult:
         value = b"0" if found is None else row_value(found)
         number = parse_integer(value)
         if number is None:
@@ -170,9 +170,11 @@ class WriteExecutor:
         total = number + operation.by
         if not MIN_INTEGER <= total <= MAX_INTEGER:
             return Impossible(0, f"{number} {operation.by:+d} does not fit into 64 bits")
-        # The expiry stays, and so does its row in the index.
-        expiry = 0 if found is None else row_expiry(found)
+        # The expiry of what is there stays, and so does its row in the index.
+        expiry = self._expiry_of(operation.ttl_ms) if found is None else row_expiry(found)
         self._overlay.rows[key] = value_header(self._seq, expiry) + str(total).encode()
+        if found is None and expiry:
+            self._expiry.add(microshard, expiry, expiry - self.now, operation.key, self._overlay)
         return Applied([total])
 
     def _delete_range(self, operation: DeleteRange) -> OperationResult:

@@ -197,6 +197,8 @@ class FakeCluster:
             if not stored.lstrip(b"-").isdigit():
                 return Impossible(0, f"the value {stored!r} is no integer")
             total = int(stored) + operation.by
+            if operation.key not in self.rows:
+                self.expire(operation.key, operation.ttl_ms)
             self.rows[operation.key] = (b"%d" % total, self.seq)
             return Applied([total])
         else:

@@ -112,7 +112,7 @@ class Model:
             if found:
                 self.rows[operation.key] = (found[0], self.seq, self.expiry(operation.ttl_ms))
             return [1 if found else 0]
-        text, _, expiry = found or (b"0", 0, 0)
+        text, _, expiry = found or (b"0", 0, self.expiry(operation.ttl_ms))
         total = int(text) + operation.by if text.lstrip(b"-").isdigit() else LIMIT
         if not -LIMIT <= total < LIMIT:
             return None
@@ -175,7 +175,7 @@ single = st.one_of(
     st.builds(Put, key, value, ttl),
     st.builds(Delete, key),
     st.builds(Touch, key, ttl),
-    st.builds(Increment, key, st.sampled_from([1, -3, LIMIT - 1, -LIMIT])),
+    st.builds(Increment, key, st.sampled_from([1, -3, LIMIT - 1, -LIMIT]), ttl),
 )
 condition = st.one_of(
     st.builds(KeyPresent, key),

@@ -170,16 +170,18 @@ class TouchReply(_message.Message):
     def __init__(self, exists: _Optional[bool] = ..., session: _Optional[str] = ...) -> None: ...
 
 class IncrementRequest(_message.Message):
-    __slots__ = ("keyspace", "session", "key", "by")
+    __slots__ = ("keyspace", "session", "key", "by", "ttl_ms")
     KEYSPACE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
     keyspace: str
     session: str
     key: bytes
     by: int
-    def __init__(self, keyspace: _Optional[str] = ..., session: _Optional[str] = ..., key: _Optional[bytes] = ..., by: _Optional[int] = ...) -> None: ...
+    ttl_ms: int
+    def __init__(self, keyspace: _Optional[str] = ..., session: _Optional[str] = ..., key: _Optional[bytes] = ..., by: _Optional[int] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
 
 class IncrementReply(_message.Message):
     __slots__ = ("value", "session")
@@ -276,12 +278,14 @@ class Touch(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
 
 class Increment(_message.Message):
-    __slots__ = ("key", "by")
+    __slots__ = ("key", "by", "ttl_ms")
     KEY_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     by: int
-    def __init__(self, key: _Optional[bytes] = ..., by: _Optional[int] = ...) -> None: ...
+    ttl_ms: int
+    def __init__(self, key: _Optional[bytes] = ..., by: _Optional[int] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("key_present", "key_absent", "value_equals", "value_equals_or_absent", "seq_equals")
