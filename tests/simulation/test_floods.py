@@ -34,6 +34,7 @@ def test_a_flood_beside_other_faults_is_recovered_from() -> None:
 def take_all_that_has_arrived(patch: pytest.MonkeyPatch) -> None:
     """A turn has no bounds."""
     patch.setattr(client_input, "TURN_NS", 1 << 50)
+    patch.setattr(client_input, "PAGES_NS", 1 << 50)
     patch.setattr(serving, "SERVE_NS", 1 << 50)
 
 
@@ -52,13 +53,14 @@ def serve_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
     """Whoever asks first for much is served first."""
     original = FairQueue.take
 
-    def take(self: FairQueue, now: int) -> tuple[Flow, Waiting] | None:
-        for group in self._ready:
-            oldest = min(group.flows, key=lambda flow: flow.waiting[0].arrived)
-            group.flows.remove(oldest)
-            group.flows.appendleft(oldest)
+    def take(self: FairQueue, now: int, *, pages: bool = True) -> tuple[Flow, Waiting] | None:
+        for group in self._ready._shares:
+            flows = group.flows._shares
+            oldest = min(flows, key=lambda flow: flow.waiting[0].arrived)
+            flows.remove(oldest)
+            flows.appendleft(oldest)
             group.deficit = oldest.deficit = 1
-        return original(self, now)
+        return original(self, now, pages=pages)
 
     patch.setattr(FairQueue, "take", take)
 

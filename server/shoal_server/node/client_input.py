@@ -42,7 +42,7 @@ from shoal_server.node.client_queue import Client, ClientQueue, Frame
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
-from shoal_server.node.fair_queue import CONTROL, Flow
+from shoal_server.node.fair_queue import CONTROL, PAGES, Flow
 from shoal_server.node.hot_keys_report import hot_keys
 from shoal_server.node.lateness import refuse_late
 from shoal_server.node.leaderships import Leaderships
@@ -67,6 +67,8 @@ from shoal_server.storage.engine import Damaged, Engine
 
 TURN_NS = 10_000_000
 """What a turn may cost for what clients ask: of data. Of the rest, `CONTROL_NS`."""
+PAGES_NS = 1_500_000
+"""Of that, for pages: whatever else comes in a turn waits for its end, and nobody gains by a longer one."""
 CONTROL_NS = 2_000_000
 QUEUE_NS = 4_000_000
 """After so much, long frames wait to be queued."""
@@ -105,6 +107,7 @@ class ClientInput:
         "_leaderships",
         "_make_status",
         "_memory",
+        "_pages",
         "_replica_set",
         "_requests_max",
         "_scale",
@@ -153,6 +156,7 @@ class ClientInput:
         self._describing: tuple[int, StatusInPieces] | None = None
         self._scale = 1.0
         self._charged = 0
+        self._pages = 0
         self.life_due = now
 
     def _keyspace_of(self, shard: int) -> int:
@@ -175,6 +179,7 @@ class ClientInput:
         queue = self.queue
         queue.open_reads.expire(now)
         budget, spent, queueing = self._begin(), 0, 0
+        self._pages = budget * PAGES_NS // TURN_NS
         if queue.arrived or queue.refused:
             arrived = self._counters.arrived
             if queue.refused:
@@ -218,12 +223,15 @@ class ClientInput:
         spent = size * UNDECODED_NS
         number = client.number
         for count, request in enumerate(requests):
-            if spent > budget:
+            if spent > budget or (self._pages <= 0 and type(request) in PAGES):
                 left = size * (len(requests) - count) // len(requests)
                 self.queue.add(client, requests[count:], left, arrived, now)
                 size -= left
                 break
-            spent += cost_of(request, client.scan_ns, client.read_ns) + self._take(number, request, now, outbox)
+            cost = cost_of(request, client.scan_ns, client.read_ns)
+            if type(request) in PAGES:
+                self._pages -= cost
+            spent += cost + self._take(number, request, now, outbox)
         self.queue.release(client, size)
         return spent
 
@@ -232,7 +240,7 @@ class ClientInput:
         queue, data, overload = self.queue, self.queue.data, self.overload
         spent = 0
         while spent <= budget:
-            taken = queue.take(data, now)
+            taken = queue.take(data, now, pages=self._pages > 0)
             if taken is None:
                 break
             client, flow, waiting = taken
@@ -252,6 +260,8 @@ class ClientInput:
             else:
                 cost = cost_of(request, client.scan_ns, client.read_ns)
                 cost += self._take(client.number, request, now, outbox)
+            if type(request) in PAGES:
+                self._pages -= cost
             spent += cost
             data.charge(flow, cost, paused=paused is not None)
         return spent

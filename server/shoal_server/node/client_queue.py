@@ -204,9 +204,9 @@ class ClientQueue:
         keyspace = self._keyspace_of(request.shard)
         self.data.add(client.number, client.priority, keyspace, waiting, now, blocked=client.behind)
 
-    def take(self, queue: FairQueue, now: int) -> tuple[Client, Flow, Waiting] | None:
-        """Take out of one of the queues the request whose turn it is."""
-        taken = queue.take(now)
+    def take(self, queue: FairQueue, now: int, *, pages: bool = True) -> tuple[Client, Flow, Waiting] | None:
+        """Take out of one of the queues the request whose turn it is; without `pages` none where that is one."""
+        taken = queue.take(now, pages=pages)
         if taken is None:
             return None
         flow, waiting = taken

@@ -5,6 +5,9 @@ it is takes requests until they have cost a quantum. What one costs is known in 
 charged then, and who has taken more than a quantum waits for rounds until that is paid. Costs are in nanoseconds of one core,
 estimated or measured. A queue that is empty has nothing saved, and its debt is forgiven as time passes.
 
+Whoever asks now and then comes before those who always wait, once in each of their rounds, and so has no more than they
+(as in RFC 8290, 4.2).
+
 Pure: times are passed in. One client's requests of one keyspace stay in their order.
 """
 
@@ -12,11 +15,11 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 from shoal.priorities import Priority
-from shoal.protocol.messages import Request
+from shoal.protocol.messages import ReadPage, Request, Scan
 
 if TYPE_CHECKING:
     from shoal_server.node.paused_reads import PausedRead
@@ -34,6 +37,8 @@ QUANTA: dict[Priority, int] = {
 }
 """What a keyspace may cost each time that its turn comes, by the priority of the connections: their shares of a busy node."""
 CLIENT_QUANTUM_NS = 400_000
+PAGES = (Scan, ReadPage)
+"""Requests of which one may be as much work as thousands of others."""
 
 
 class Waiting(msgspec.Struct):
@@ -55,29 +60,73 @@ class Share:
         quantum: what it may cost each time that its turn comes (ns).
         deficit: what is left of that; below 0 it has had more.
         listed: it takes part in the rounds. Since `idle_at` it does not (ns).
+        new_from: how far the ring has to have gone for it to come first again.
     """
 
-    __slots__ = ("deficit", "idle_at", "listed", "quantum")
+    __slots__ = ("deficit", "idle_at", "listed", "new_from", "quantum")
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum
         self.deficit = 0
         self.idle_at = 0
         self.listed = False
-
-    def join(self, now: int) -> None:
-        """Take part from now on, with nothing saved, and with a debt as far as no time has forgiven it."""
-        self.listed = True
-        self.deficit = min(0, self.deficit + now - self.idle_at)
-
-    def leave(self, now: int) -> None:
-        """Take part no more."""
-        self.listed = False
-        self.idle_at = now
+        self.new_from = 0
 
     def charge(self, cost: int) -> None:
         """It has had so much (ns)."""
         self.deficit = max(self.deficit - cost, -DEBT_MOST_NS)
+
+
+S = TypeVar("S", bound=Share)
+
+
+class Ring(Generic[S]):
+    """Those who take part in the rounds, whoever's turn it is first. `gone`: how many have been passed."""
+
+    __slots__ = ("_shares", "gone")
+
+    def __init__(self) -> None:
+        self._shares: deque[S] = deque()
+        self.gone = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._shares)
+
+    def join(self, share: S, now: int) -> None:
+        """One takes part from now on: first, as long as it has had less than its due in this round of the others.
+
+        A debt is owed as far as no time has forgiven it.
+        """
+        share.listed = True
+        if self.gone < share.new_from and share.deficit > 0:
+            self._shares.appendleft(share)
+            return
+        share.deficit = min(0, share.deficit + now - share.idle_at)
+        if self.gone >= share.new_from and not share.deficit:
+            share.deficit = share.quantum
+            self._shares.appendleft(share)
+        else:
+            self._shares.append(share)
+
+    def leave(self, share: S, now: int) -> None:
+        """One takes part no more; all others come before it is given anything again."""
+        self._shares.remove(share)
+        share.listed = False
+        share.idle_at = now
+        if self.gone >= share.new_from:
+            share.new_from = self.gone + len(self._shares)
+
+    def whose_turn(self) -> S:
+        """Go round until somebody has something left, and return who that is: the first of the ring then."""
+        shares = self._shares
+        first = shares[0]
+        while first.deficit <= 0:
+            # One that is alone owes nobody anything.
+            first.deficit = first.deficit + first.quantum if len(shares) > 1 else first.quantum
+            shares.rotate(-1)
+            self.gone += 1
+            first = shares[0]
+        return first
 
 
 class Flow(Share):
@@ -102,11 +151,14 @@ class Flow(Share):
         self.since = 0
         self.blocked = False
 
-    def next(self) -> Waiting:
-        """Take out what is next."""
-        if self.paused and (self.ahead <= 0 or not self.waiting):
+    def next(self, *, pages: bool) -> Waiting | None:
+        """Take out what is next; without `pages` None where that would be one."""
+        waiting = self.waiting
+        if self.paused and (self.ahead <= 0 or not waiting) and pages:
             return self.paused.pop(0)
-        return self.waiting.popleft()
+        if waiting and (pages or type(waiting[0].request) not in PAGES):
+            return waiting.popleft()
+        return None
 
     @property
     def is_empty(self) -> bool:
@@ -123,21 +175,7 @@ class FlowGroup(Share):
         super().__init__(QUANTA[priority])
         self.priority = priority
         self.keyspace = keyspace
-        self.flows: deque[Flow] = deque()
-
-
-S = TypeVar("S", bound=Share)
-
-
-def whose_turn(ring: deque[S]) -> S:
-    """Go round until somebody has something left, and return who that is: the first of the ring then."""
-    first = ring[0]
-    while first.deficit <= 0:
-        # One that is alone owes nobody anything.
-        first.deficit = first.deficit + first.quantum if len(ring) > 1 else first.quantum
-        ring.rotate(-1)
-        first = ring[0]
-    return first
+        self.flows: Ring[Flow] = Ring()
 
 
 class FairQueue:
@@ -149,7 +187,7 @@ class FairQueue:
         self.length = 0
         self._groups: dict[tuple[Priority, int], FlowGroup] = {}
         self._by_client: dict[int, dict[FlowGroup, Flow]] = {}
-        self._ready: deque[FlowGroup] = deque()
+        self._ready: Ring[FlowGroup] = Ring()
 
     @property
     def ready(self) -> bool:
@@ -182,18 +220,21 @@ class FairQueue:
 
     def _list(self, flow: Flow, now: int) -> None:
         group = flow.group
-        flow.join(now)
-        group.flows.append(flow)
+        group.flows.join(flow, now)
         if not group.listed:
-            group.join(now)
-            self._ready.append(group)
+            self._ready.join(group, now)
 
-    def take(self, now: int) -> tuple[Flow, Waiting] | None:
-        """Take out the request whose turn it is; `charge` is to follow, before the next one. None: there is none."""
+    def take(self, now: int, *, pages: bool = True) -> tuple[Flow, Waiting] | None:
+        """Take out the request whose turn it is; `charge` is to follow, before the next one.
+
+        None: there is none, or without `pages` it is the turn of one.
+        """
         if not self._ready:
             return None
-        flow = whose_turn(whose_turn(self._ready).flows)
-        waiting = flow.next()
+        flow = self._ready.whose_turn().flows.whose_turn()
+        waiting = flow.next(pages=pages)
+        if waiting is None:
+            return None
         self.length -= 1
         if flow.is_empty:
             self._unlist(flow, now)
@@ -201,11 +242,9 @@ class FairQueue:
 
     def _unlist(self, flow: Flow, now: int) -> None:
         group = flow.group
-        group.flows.remove(flow)
-        flow.leave(now)
+        group.flows.leave(flow, now)
         if not group.flows:
-            self._ready.remove(group)
-            group.leave(now)
+            self._ready.leave(group, now)
 
     def charge(self, flow: Flow, cost: int, *, paused: bool = False) -> None:
         """Say what a request has cost that was taken out of `flow` (ns).

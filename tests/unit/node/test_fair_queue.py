@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shoal.priorities import Priority
-from shoal.protocol.messages import Ping
-from shoal_server.node.fair_queue import DEBT_MOST_NS, FairQueue, Waiting
+from shoal.protocol.messages import Ping, Scan
+from shoal_server.node.fair_queue import CLIENT_QUANTUM_NS, DEBT_MOST_NS, FairQueue, Waiting
 
 MS = 1_000_000
 NOW = 1_000 * MS
@@ -98,7 +98,55 @@ def test_a_debt_is_bounded_and_forgiven_with_time() -> None:
     assert flow.deficit == -DEBT_MOST_NS
     queue.take(NOW)
     queue.add(1, INTERACTIVE, 1, waiting(3), NOW + 2 * DEBT_MOST_NS, blocked=False)
-    assert flow.deficit == 0
+    assert flow.deficit == CLIENT_QUANTUM_NS, "as one that is new"
+
+
+def test_whoever_asks_now_and_then_comes_before_those_who_always_wait() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 1000)
+    for client, keyspace in ((2, 2), (3, 1), (2, 2)):
+        spent_by(queue, 20 * MS, {1: MS})
+        fill(queue, client, keyspace, 1)
+        taken = queue.take(NOW)
+        assert taken is not None
+        assert taken[0].client == client
+        queue.charge(taken[0], 10_000)
+
+
+def test_those_who_ask_again_as_soon_as_they_are_served_have_no_more_than_one_who_always_waits() -> None:
+    queue = FairQueue()
+    fill(queue, 1, 1, 5_000)
+    others = range(2, 10)
+    for client in others:
+        fill(queue, client, client, 1)
+    spent: Counter[int] = Counter()
+    for _ in range(2_000):
+        taken = queue.take(NOW)
+        assert taken is not None
+        client = taken[0].client
+        spent[client] += MS
+        queue.charge(taken[0], MS)
+        if client != 1:
+            fill(queue, client, client, 1)
+    fair = 2_000 * MS / 9
+    assert spent[1] >= fair
+    assert all(0.8 * fair < spent[client] <= fair for client in others)
+
+
+def test_what_is_no_page_goes_on_where_there_is_no_time_for_pages() -> None:
+    queue = FairQueue()
+    page = Scan(1, 1, 1, 1000, (), b"", b"", False, True, 10)
+    queue.add(1, INTERACTIVE, 1, Waiting(page, NOW, 10), NOW, blocked=False)
+    assert queue.take(NOW, pages=False) is None
+    fill(queue, 2, 2, 1)
+    taken = queue.take(NOW, pages=False)
+    assert taken is not None
+    assert taken[0].client == 2
+    assert queue.take(NOW, pages=False) is None
+    taken = queue.take(NOW)
+    assert taken is not None
+    assert taken[1].request == page
+    assert queue.length == 0
 
 
 def test_nothing_is_taken_of_a_client_that_is_blocked_and_nothing_of_it_is_lost() -> None:

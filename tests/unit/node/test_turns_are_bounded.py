@@ -181,13 +181,13 @@ def test_a_queue_that_stands_is_shed_and_what_is_left_is_served_in_time(nodes: A
     for _ in range(100):
         leader.send(7, *(scan(number + each) for each in range(30)))
         number += 30
-        leader.turn(10)
+        leader.turn(5)
     failures = [answer for answer in leader.answers[7] if isinstance(answer, Failure)]
     assert failures
     assert all(each.code == ErrorCode.OVERLOADED and not each.maybe_applied for each in failures)
     assert all(each.reason == OverloadReason.NODE_BUSY and 25 <= each.retry_after_ms <= 250 for each in failures)
     served = len(leader.answers[7]) - len(failures)
-    assert served > 100 * 5, "what the node can do, it does"
+    assert served > 100, "what the node can do, it does"
     assert leader.node.overload.delay_ns > 0
     assert leader.node.overload.shed[OverloadReason.NODE_BUSY, Priority.INTERACTIVE, 1] == len(failures)
     assert leader.node.queues()["client_requests_waiting"][0] < 300
