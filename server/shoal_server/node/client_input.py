@@ -7,7 +7,7 @@ deadline has passed while it waited, or that has waited in vain (overload.py), i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from shoal.errors import ErrorCode
@@ -17,6 +17,7 @@ from shoal.protocol.hot_keys import GetHotKeys
 from shoal.protocol.messages import (
     Answer,
     Done,
+    Failure,
     GetShardMap,
     GetStatus,
     InstallShardMap,
@@ -24,7 +25,6 @@ from shoal.protocol.messages import (
     Ping,
     Read,
     ReadPage,
-    Request,
     Scan,
     ShardMapReply,
     TransferLeader,
@@ -61,6 +61,7 @@ from shoal_server.node.request_costs import (
     STATUS_REPLICA_NS,
     cost_of,
 )
+from shoal_server.node.request_frames import Received
 from shoal_server.node.serving import Serving
 from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
 from shoal_server.storage.engine import Damaged, Engine
@@ -217,7 +218,14 @@ class ClientInput:
         return int(TURN_NS / self._scale)
 
     def _take_frame(
-        self, client: Client, requests: list[Request], size: int, budget: int, arrived: int, now: int, outbox: Outbox
+        self,
+        client: Client,
+        requests: Sequence[Received],
+        size: int,
+        budget: int,
+        arrived: int,
+        now: int,
+        outbox: Outbox,
     ) -> int:
         """Take a frame that has not had to wait, as far as the budget goes; return what that costs."""
         spent = size * UNDECODED_NS
@@ -317,9 +325,12 @@ class ClientInput:
                 outbox.answer(number, status.reply)
             self._describing = None
 
-    def _take(self, client: int, request: Request, now: int, outbox: Outbox) -> int:
+    def _take(self, client: int, request: Received, now: int, outbox: Outbox) -> int:
         """Do what a request asks, or have it done; return what it costs besides what it says (ns)."""
         kind = type(request)
+        if isinstance(request, Failure):
+            outbox.answer(client, request)
+            return 0
         counts = self._counters.requests
         counts[kind] = counts.get(kind, 0) + 1
         if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
@@ -393,7 +404,7 @@ class ClientInput:
 
     # -- what is refused
 
-    def _shed(self, client: Client, flow: Flow, request: Request, age: int, now: int, outbox: Outbox) -> None:
+    def _shed(self, client: Client, flow: Flow, request: Received, age: int, now: int, outbox: Outbox) -> None:
         priority, keyspace = flow.group.priority, flow.group.keyspace
         self.overload.refused(OverloadReason.NODE_BUSY, priority, keyspace)
         outbox.fail(
@@ -448,7 +459,7 @@ class ClientInput:
             if client is not None:
                 self.overload.refused(OverloadReason.UNCOMMITTED, client.priority, keyspace)
 
-    def _refuse_unanswerable(self, client: int, request: Request, outbox: Outbox) -> None:
+    def _refuse_unanswerable(self, client: int, request: Received, outbox: Outbox) -> None:
         """Answer a read whose answer there is no memory for."""
         self._memory.refused[Account.ANSWERS] += 1
         self.overload.refused(OverloadReason.MEMORY, self.queue.clients[client].priority, CONTROL)
@@ -461,7 +472,7 @@ class ClientInput:
             reason=OverloadReason.MEMORY,
         )
 
-    def _refuse_all(self, client: Client, requests: list[Request], size: int, outbox: Outbox) -> None:
+    def _refuse_all(self, client: Client, requests: Sequence[Received], size: int, outbox: Outbox) -> None:
         self.queue.release(client, size)
         most = self._requests_max * MAX_TURNED_AWAY
         self.overload.refused(OverloadReason.CONNECTION, client.priority, CONTROL, len(requests))

@@ -9,17 +9,18 @@ of one that does not read its answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from shoal.priorities import Priority
 from shoal.protocol.checksums import ReadChecksum
-from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Request, Scan, Write
+from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Scan, Write
 
 from shoal_server.node.fair_queue import CONTROL, FairQueue, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.paused_reads import OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS
+from shoal_server.node.request_frames import Received
 
 QUEUED_BYTES = 4 * 1024 * 1024
 """Of one client, that wait to be taken; a frame may be longer, and is then the last for a while."""
@@ -55,7 +56,7 @@ class Client:
         self.read_ns = 0
 
 
-Frame: TypeAlias = tuple[Client, list[Request], int]
+Frame: TypeAlias = tuple[Client, Sequence[Received], int]
 """What a client has sent at once, and how long it is (bytes)."""
 
 
@@ -91,7 +92,7 @@ class ClientQueue:
             memory: what waits is counted there, as far as no turn has taken it.
             keyspace_of: says of which keyspace a shard is, `CONTROL` where it is not known.
         """
-        self.refused: list[tuple[Client, list[Request]]] = []
+        self.refused: list[tuple[Client, Sequence[Received]]] = []
         self._memory = memory
         self.clients: dict[int, Client] = {}
         self.data = FairQueue()
@@ -136,7 +137,7 @@ class ClientQueue:
 
     # -- what they send
 
-    def receive(self, number: int, requests: list[Request], size: int, now: int) -> bool:
+    def receive(self, number: int, requests: Sequence[Received], size: int, now: int) -> bool:
         """Take in a frame of `size` bytes; say whether more may be received from the client."""
         client = self.clients.get(number)
         if client is None:
@@ -176,7 +177,7 @@ class ClientQueue:
         """How many requests wait for their turn."""
         return self.data.length + self.control.length + self.status.length
 
-    def add(self, client: Client, requests: list[Request], size: int, arrived: int, now: int) -> None:
+    def add(self, client: Client, requests: Sequence[Received], size: int, arrived: int, now: int) -> None:
         """Have requests of a client wait, of `size` bytes together, that arrived then (ns)."""
         share = size // len(requests) if requests else 0
         self.release(client, size - share * len(requests))

@@ -26,13 +26,13 @@ The order that safety rests on, in one place:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import msgspec
 from shoal.bounds import MAX_UNIX_MS
 from shoal.priorities import Priority
-from shoal.protocol.messages import Answer, Request
+from shoal.protocol.messages import Answer
 from shoal.shardmap import Routes, ShardMap
 
 from shoal_server.node.administration import Administration
@@ -59,6 +59,7 @@ from shoal_server.node.paused_reads import OPEN_OF_NODE
 from shoal_server.node.peer_input import PeerInput
 from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica_set import ReplicaSet
+from shoal_server.node.request_frames import Received
 from shoal_server.node.row_counting import RowCounting
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.snapshot_transfers import SnapshotTransfers
@@ -336,7 +337,7 @@ class Node:
         """Queue a frame of a peer."""
         self._from_peers.append((sender, messages))
 
-    def receive_client(self, client: int, requests: list[Request], size: int = 0) -> bool:
+    def receive_client(self, client: int, requests: Sequence[Received], size: int = 0) -> bool:
         """Queue a frame of a client; say whether more of it may be received, before a turn has it in `resumed`.
 
         Args:

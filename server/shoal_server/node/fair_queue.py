@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 from shoal.priorities import Priority
-from shoal.protocol.messages import ReadPage, Request, Scan
+from shoal.protocol.messages import ReadPage, Scan
+
+from shoal_server.node.request_frames import Received
 
 if TYPE_CHECKING:
     from shoal_server.node.paused_reads import PausedRead
@@ -47,7 +49,7 @@ class Waiting(msgspec.Struct):
     `paused`: it was taken out before, and goes on.
     """
 
-    request: Request
+    request: Received
     arrived: int
     size: int
     paused: PausedRead | None = None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Read, ReadPage, Request, Scan, Write
+from shoal.protocol.messages import Read, ReadPage, Scan, Write
 
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.request_frames import Received
 
 NS_PER_MS = 1_000_000
 
 
-def refuse_late(client: int, request: Request, age: int, outbox: Outbox) -> bool:
+def refuse_late(client: int, request: Received, age: int, outbox: Outbox) -> bool:
     """Answer a request of that age (ns) that nobody waits for any more, and nothing has been done of; say whether it is one."""
     if not isinstance(request, (Write, Read, Scan, ReadPage)) or not 0 < request.timeout_ms * NS_PER_MS < age:
         return False

@@ -8,9 +8,10 @@ is charged then.
 from __future__ import annotations
 
 from shoal.protocol.checksums import ReadChecksum
-from shoal.protocol.messages import OpenSession, Read, ReadPage, Request, Scan, Write
+from shoal.protocol.messages import Failure, OpenSession, Read, ReadPage, Scan, Write
 from shoal.protocol.migration import ReadMoving
 
+from shoal_server.node.request_frames import Received
 from shoal_server.node.write_decoding import operations_in
 from shoal_server.shard.merging import PIECE_US
 
@@ -37,7 +38,7 @@ ANSWERED_BYTE_NS = 4
 """To read it, to encode it and to hand it to the system: each copies it."""
 
 
-def cost_of(request: Request | ReadMoving, scan_ns: int, read_ns: int) -> int:
+def cost_of(request: Received | ReadMoving, scan_ns: int, read_ns: int) -> int:
     """Return about what a request will cost, by what it says.
 
     Args:
@@ -56,7 +57,7 @@ def cost_of(request: Request | ReadMoving, scan_ns: int, read_ns: int) -> int:
         return SESSION_NS
     if kind is ReadChecksum:
         return CHECKSUM_NS
-    return REQUEST_NS
+    return REFUSAL_NS if kind is Failure else REQUEST_NS
 
 
 def page_cost(us: int, values: list[bytes]) -> int:

@@ -7,7 +7,8 @@ and the rest of its frame is served. Where that cannot be, since nobody knows wh
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from functools import cache
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 from msgspec import inspect
@@ -26,17 +27,25 @@ from shoal.protocol.messages import (
 
 _raw_decoder: Decoder[list[msgspec.Raw]] = Decoder(list[msgspec.Raw])
 _one_decoder: Decoder[TracedRequest] = Decoder(TracedRequest)
-_any_decoder: Decoder[Any] = Decoder(Any)
 _TYPES: dict[int, type[msgspec.Struct]] = {
     kind.__struct_config__.tag: kind for kind in get_args(Request) if isinstance(kind.__struct_config__.tag, int)
 }
+Received: TypeAlias = Request | Failure
+"""A request, or what one that made no sense is answered."""
+
+MAX_IN_WORDS = 16
+"""Requests of a frame that are told what is wrong with them; the others hear that they are like these."""
+MAX_REFUSED = 1024
+"""Requests of a frame that are refused one by one: with more the connection ends, since whoever sends them is no client."""
+_HEAD_BYTES = 32
+"""In so many bytes are a message's tag and number, however they are written."""
 _STEP = re.compile(r"\[(\d+|\.\.\.)\]")
 _LENGTH_BYTES = {0xDC: 2, 0xDD: 4}
 """In so many bytes the length of an array follows that begins with this, in MessagePack; shorter ones begin with theirs."""
 
 
 class TooManyRequests(Exception):
-    """A frame has more requests than any may."""
+    """A frame has more requests than any may, or more that make no sense."""
 
 
 def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], list[Failure]]:
@@ -46,7 +55,7 @@ def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], 
         traced: `Traces` are among what may come.
 
     Raises:
-        TooManyRequests: so it says; nothing of it was decoded.
+        TooManyRequests: so it says, and nothing of it was decoded; or more than `MAX_REFUSED` of them make no sense.
         msgspec.MsgspecError: the frame cannot be understood.
     """
     if len(body) > LONG_FRAME_BYTES or (body and body[0] in _LENGTH_BYTES):
@@ -76,7 +85,11 @@ def _decode_each(
         try:
             request = _one_decoder.decode(raw)
         except msgspec.ValidationError as wrong:
-            failures.append(_refusal(raw, wrong))
+            if len(failures) == MAX_REFUSED:
+                raise TooManyRequests(
+                    f"more than {MAX_REFUSED} requests of one frame make no sense: {failures[0].message}"
+                ) from None
+            failures.append(_refusal(raw, wrong, in_full=len(failures) < MAX_IN_WORDS))
             continue
         if isinstance(request, Traces) and not traced:
             raise error
@@ -84,12 +97,45 @@ def _decode_each(
     return requests, failures
 
 
-def _refusal(raw: msgspec.Raw, error: msgspec.ValidationError) -> Failure:
-    fields = _any_decoder.decode(raw)
-    kind = _TYPES.get(fields[0]) if isinstance(fields, list) and fields and isinstance(fields[0], int) else None
-    if kind is None or len(fields) < 2 or type(fields[1]) is not int or not -MAX_NUMBER <= fields[1] <= MAX_NUMBER:
+def _refusal(raw: msgspec.Raw, error: msgspec.ValidationError, *, in_full: bool) -> Failure:
+    tag, number = _head_of(raw)
+    kind = None if tag is None else _TYPES.get(tag)
+    if kind is None or number is None or not -MAX_NUMBER <= number <= MAX_NUMBER:
         raise error
-    return Failure(fields[1], ErrorCode.INVALID_ARGUMENT.value, in_words(error, kind))
+    words = in_words(error, kind) if in_full else "it makes no sense, as others of its frame, which were told why"
+    return Failure(number, ErrorCode.INVALID_ARGUMENT.value, words)
+
+
+def _head_of(raw: msgspec.Raw) -> tuple[int | None, int | None]:
+    """Return the first two items of an array where they are numbers, None for what is none: nothing else is decoded.
+
+    Whatever comes behind may be a million things, of which each takes memory.
+    """
+    head = bytes(memoryview(raw)[:_HEAD_BYTES])
+    first = head[0] if head else 0
+    if 0x90 <= first <= 0x9F:
+        length, at = first & 0x0F, 1
+    elif first in _LENGTH_BYTES:
+        at = 1 + _LENGTH_BYTES[first]
+        length = int.from_bytes(head[1:at], "big")
+    else:
+        return None, None
+    tag, at = _number_at(head, at) if length else (None, at)
+    return tag, _number_at(head, at)[0] if tag is not None and length > 1 else None
+
+
+def _number_at(head: bytes, at: int) -> tuple[int | None, int]:
+    """Return the number that begins there, None where there is none, and where it ends."""
+    first = head[at] if at < len(head) else 0xC0
+    at += 1
+    if first <= 0x7F:
+        return first, at
+    if first >= 0xE0:
+        return first - 0x100, at
+    if not 0xCC <= first <= 0xD3:
+        return None, at
+    end = at + (1 << (first & 0x03))
+    return int.from_bytes(head[at:end], "big", signed=first >= 0xD0), end
 
 
 def in_words(error: msgspec.ValidationError, kind: Any) -> str:
@@ -111,9 +157,10 @@ def frame_in_words(error: msgspec.ValidationError, body: bytes, union: Any) -> s
     what, _, path = str(error).partition(" - at `$")
     steps = _STEP.findall(path)
     try:
-        message = _any_decoder.decode(_raw_decoder.decode(body)[int(steps[0])])
-        kind = next(each for each in _members(union) if each.__struct_config__.tag == message[0])
-    except (msgspec.MsgspecError, StopIteration, LookupError, ValueError, TypeError):
+        _check_number(body)
+        tag, _ = _head_of(_raw_decoder.decode(body)[int(steps[0])])
+        kind = next(each for each in _members(union) if each.__struct_config__.tag == tag)
+    except (TooManyRequests, msgspec.MsgspecError, StopIteration, LookupError, ValueError):
         return str(error)
     return f"{_named(kind, steps[1:])}: {what}"
 
@@ -122,9 +169,15 @@ def _members(union: Any) -> tuple[type[msgspec.Struct], ...]:
     return tuple(each for member in get_args(union) for each in (get_args(member) or (member,)))
 
 
+@cache
+def _shape_of(kind: Any) -> inspect.Type:
+    """Return what a message of a kind looks like: it takes as long to find as hundreds of them to decode."""
+    return inspect.type_info(kind)
+
+
 def _named(kind: Any, steps: list[str]) -> str:
     """Return the place that `steps` lead to in a message: the names of its fields, as far as they are sure."""
-    found = inspect.type_info(kind)
+    found = _shape_of(kind)
     names = [found.cls.__name__] if isinstance(found, inspect.StructType) else []
     for step in steps:
         while isinstance(found, inspect.Metadata):

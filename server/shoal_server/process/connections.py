@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol, cast
 
@@ -50,7 +50,7 @@ from shoal_server.certificates import Certificate
 from shoal_server.node.answer_frames import answer_frames
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage, peer_decoder
-from shoal_server.node.request_frames import TooManyRequests, decode_requests, frame_in_words
+from shoal_server.node.request_frames import Received, TooManyRequests, decode_requests, frame_in_words
 from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
 
@@ -120,7 +120,7 @@ class ConnectionHost(Protocol):
     def client_closed(self, client: int) -> None: ...
     def client_is_behind(self, client: int, behind: bool) -> None: ...
     def peer_opened(self, peer: str, connection: Inbound) -> None: ...
-    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
+    def from_client(self, client: int, requests: Sequence[Received], size: int) -> bool:
         """Take a frame of `size` bytes; say whether the next may be received, before the connection's `resume_reading`."""
         ...
 
@@ -282,14 +282,16 @@ class Inbound(asyncio.Protocol):
         sent, refused = decode_requests(body, traced=self._traces is not None)
         # Without traces there are none among them.
         requests = cast(list[Request], sent) if self._traces is None else self._traces(client, sent)
+        # What is refused waits for its answer like the rest, and counts as that does.
+        received: Sequence[Received] = requests
         if refused:
             self._host.failed(refused)
-            self.send(cast(list[Answer], refused))
+            received = [*requests, *refused]
         if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
             self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
             return
         self.asked = True
-        if not self._host.from_client(client, requests, len(body)) and not self._paused and self._transport is not None:
+        if not self._host.from_client(client, received, len(body)) and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 

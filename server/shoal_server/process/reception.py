@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
-from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Refused, Request, Welcome
+from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Refused, Welcome
 
 from shoal_server.certificates import Certificate, identity_of
 from shoal_server.node.core import Node
 from shoal_server.node.memory import Account
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.request_frames import Received
 from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes, reserved_places
 from shoal_server.process.connection_watch import ConnectionWatch
@@ -229,7 +230,7 @@ class Reception:
                 earlier.close()
         self._peer_is_there(peer)
 
-    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
+    def from_client(self, client: int, requests: Sequence[Received], size: int) -> bool:
         more = self._node.receive_client(client, requests, size)
         self._schedule_turn()
         return more

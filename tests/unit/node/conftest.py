@@ -146,9 +146,7 @@ class Nodes:
         self._request += 1
         body = encode_frame([make(self._request)])[HEADER_BYTES:]
         requests, refused = decode_requests(body, traced=False)
-        for failure in refused:
-            self.answers.setdefault(failure.request, []).append(failure)
-        self.nodes[node].receive_client(1, cast(list[Request], requests))
+        self.nodes[node].receive_client(1, [*cast(list[Request], requests), *refused])
         return self._request
 
     def answer(self, request: int) -> Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shoal.protocol.messages import (
     Answer,
@@ -14,13 +14,13 @@ from shoal.protocol.messages import (
     Hello,
     InstallShardMap,
     Refused,
-    Request,
     TransferLeader,
     Welcome,
 )
 from shoal_server.certificates import Certificate
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.request_frames import Received
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
 from shoal_server.process.long_frames import LongFrames
@@ -162,9 +162,9 @@ class Listener:
     def inbound_closed(self, connection: Inbound) -> None:
         """See `inbound_opened`."""
 
-    def from_client(self, client: int, requests: list[Request], size: int) -> bool:
+    def from_client(self, client: int, requests: Sequence[Received], size: int) -> bool:
         self._ask(client, requests, size)
-        late: list[Request] = [request for request in requests if isinstance(request, LATE)]
+        late: list[Received] = [request for request in requests if isinstance(request, LATE)]
         random = self._node.random
         if late and random.random() < self._listeners.replays:
             # As if a deposed manager had sent the same, and it had been under way until then.
@@ -172,7 +172,7 @@ class Listener:
         # Connections here are read from in any case: see `SimulatedTransport.pause_reading`.
         return True
 
-    def _ask(self, client: int, requests: list[Request], size: int) -> None:
+    def _ask(self, client: int, requests: Sequence[Received], size: int) -> None:
         if self._node.node is not None:
             self._node.node.receive_client(client, requests, size)
             self._node.turn_soon()
