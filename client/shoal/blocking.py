@@ -614,7 +614,7 @@ class Transaction:
     Errors, besides those of every call:
         CrossShard: a key belongs to another shard than those before; nothing was written. An embedded or simulated
             database says so where it is of another partition: in a cluster, that alone is certain.
-        TooLarge: more than 10,000 keys and rows were read, or more than 32 MiB of them.
+        TooLarge: more than 10,000 keys and rows were read, or more than 15 MiB of them.
         TransactionConflict: at the end of the block: what was read has changed; nothing was written. Do it again, as
             `run` does.
     `result` is the `WriteResult` of the commit; None before it, and where there was nothing to write or to validate.

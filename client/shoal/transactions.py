@@ -47,7 +47,7 @@ from shoal.transport.driver import ClientKeyspace
 
 MAX_READS = 10_000
 """The most keys and rows that one transaction may read: what its commit has to validate."""
-MAX_READ_BYTES = 32 * 1024 * 1024
+MAX_READ_BYTES = 15 * 1024 * 1024
 """The most that their keys and values may come to: replicas look at all of it again, and at twice as much at once at most."""
 
 FIRST_RETRY_SECONDS = 0.005
@@ -68,7 +68,7 @@ class AsyncTransaction:
     Errors, besides those of every call:
         CrossShard: a key belongs to another shard than those before; nothing was written. An embedded or simulated
             database says so where it is of another partition: in a cluster, that alone is certain.
-        TooLarge: more than 10,000 keys and rows were read, or more than 32 MiB of them.
+        TooLarge: more than 10,000 keys and rows were read, or more than 15 MiB of them.
         TransactionConflict: at the end of the block: what was read has changed; nothing was written. Do it again, as
             `run` does.
     `result` is the `WriteResult` of the commit; None before it, and where there was nothing to write or to validate.

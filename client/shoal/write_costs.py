@@ -21,6 +21,7 @@ from shoal.protocol.messages import (
     Operation,
     Put,
     RangeUnchanged,
+    Touch,
 )
 from shoal.shardmap import Ranges, count_in
 
@@ -32,7 +33,9 @@ PLAIN_US = 3
 EXPIRING_US = 3
 """Of a put that expires, besides."""
 READING_US = 12
-"""Of an increment or a touch, which read a row first."""
+"""Of an increment, which reads a row first."""
+TOUCH_US = 32
+"""Of a touch, which writes again what it reads: 4 KiB are reckoned, what a row has more is counted when it is seen."""
 ATOMIC_US = 8
 """Of an atomic operation, besides its parts."""
 PART_US = 5
@@ -83,7 +86,7 @@ def _operation_cost(operation: Operation) -> int:
             + sum(map(_condition_cost, operation.conditions))
             + sum([_part_cost(each) for each in operation.operations])
         )
-    return READING_US
+    return TOUCH_US if kind is Touch else READING_US
 
 
 def _condition_cost(condition: Condition) -> int:
@@ -95,7 +98,9 @@ def _condition_cost(condition: Condition) -> int:
 def _part_cost(operation: AtomicOperation) -> int:
     if isinstance(operation, Put):
         return PART_US + EXPIRING_US if operation.ttl_ms > 0 else PART_US
-    return PART_US if isinstance(operation, Delete) else READING_US
+    if isinstance(operation, Delete):
+        return PART_US
+    return TOUCH_US if isinstance(operation, Touch) else READING_US
 
 
 def _range_cost(ranges: Ranges) -> int:

@@ -196,10 +196,14 @@ class ConditionNotMet(_Message, frozen=True, tag=2):
 
 
 class Impossible(_Message, frozen=True, tag=3):
-    """Operation number `operation` cannot be done on what is stored, and nothing was done: `reason` says why."""
+    """Operation number `operation` cannot be done on what is stored, and nothing was done: `reason` says why.
+
+    `again`: it can, in a log entry of its own: others in this one had looked at as much as an entry may.
+    """
 
     operation: Count
     reason: Text
+    again: bool = False
 
 
 OperationResult: TypeAlias = Applied | ConditionNotMet | Impossible

@@ -11,12 +11,21 @@ from typing import Generic, NamedTuple
 
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason, known_reason
-from shoal.protocol.messages import Applied, ConditionNotMet, Failure, Rows, ScanPage, SessionOpened, Written
+from shoal.protocol.messages import (
+    Applied,
+    ConditionNotMet,
+    Failure,
+    Impossible,
+    Rows,
+    ScanPage,
+    SessionOpened,
+    Written,
+)
 from shoal.results import WriteResult
 from shoal.routing.apart import PATIENCE, Apart, Wait
 from shoal.routing.backoff import Backoff, RetryBudget
 from shoal.routing.call_errors import condition_failed, impossible
-from shoal.routing.calls import AnyCall, Trouble, W
+from shoal.routing.calls import AnyCall, Trouble, W, WriteCall
 from shoal.routing.counters import ClientCounters
 from shoal.routing.endings import Endings
 from shoal.routing.links import Link
@@ -110,6 +119,7 @@ class Answers(Generic[W]):
         """Give each call of a batch its own result."""
         results = iter(answer.results)
         written = self._endings.outcomes.written
+        again: list[WriteCall[W]] = []
         for call in batch.calls:
             if not call.has_result:
                 written.append(([call], plain, batch.ranges))
@@ -118,6 +128,10 @@ class Answers(Generic[W]):
             if isinstance(result, Applied):
                 written.append(([call], WriteResult(answer.seq, "quorum", tuple(result.values)), batch.ranges))
                 continue
+            if isinstance(result, Impossible) and result.again:
+                # Not done, since others in its log entry had looked at as much as one may: it travels in another.
+                again.append(call)
+                continue
             if call.session_vector is not None:
                 # What it found is something the session has seen, though nothing was written.
                 call.session_vector.note(batch.ranges, answer.seq)
@@ -125,6 +139,9 @@ class Answers(Generic[W]):
                 self._endings.fail(call, condition_failed(call, batch, result))
             else:
                 self._endings.fail(call, impossible(call, batch, result))
+        if again:
+            self._counters.retries += 1
+            batch.shard_queue.writes.put_back(again)
 
     def rows(self, link: Link[W], batch: ReadBatch[W], answer: Rows, now: float) -> None:
         """Take values for the first of the batch's keys, at least one; ask again for those that did not fit.

@@ -10,11 +10,13 @@ from __future__ import annotations
 from shoal.write_costs import ROW_US
 
 LOOKED_AT_US = 16_000
-"""Of work, for an entry: about 64 MiB of rows, or 5,000 expired ones."""
-LOOKED_AT_BYTES_SHIFT = 12
-"""Four KiB of a row: a microsecond."""
-LARGE_ROW_BYTES = 64 * 1024
-"""A row that is no larger is always looked at by whoever names its key."""
+"""Of work, for an entry: about 16 MiB of rows that are read, 4 MiB of those that are written again, or 5,000 expired ones."""
+LOOKED_AT_BYTES_SHIFT = 10
+"""A KiB of a row: a microsecond, to read it."""
+REWRITTEN = 4
+"""Times that, to write it again: to the log, to the memtable, and some day to a file."""
+LARGE_ROW_BYTES = 4 * 1024
+"""A row that is no larger is always looked at by whoever names its key: what it takes is in the cost of naming it."""
 
 
 class Looking:
@@ -40,6 +42,10 @@ class Looking:
         """Count a row that an operation names."""
         if row is not None:
             self.bytes += len(row)
+
+    def count_rewritten(self, row: bytes) -> None:
+        """Count a row that is written again as it was, which the operation does not have in it."""
+        self.bytes += REWRITTEN * len(row)
 
     def may_use(self, row: bytes | None) -> bool:
         """Say whether an operation may go on with a row that it names and that was counted."""

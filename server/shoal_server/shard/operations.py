@@ -147,14 +147,16 @@ class WriteExecutor:
             overlay.rows[key] = None
             return Applied([])
         row = overlay.get(key)
+        looked_before = self.looked.bytes
         self.looked.count(row)
         if not self.looked.may_use(row):
             overlay.forget(key)
-            return Impossible(0, TOO_LARGE_ROWS)
+            return _too_large(self.looked.bytes - looked_before)
         found = row if is_visible(row, self.now) else None
         if isinstance(operation, Touch):
             if found is None:
                 return Applied([0])
+            self.looked.count_rewritten(found)
             expiry = self._expiry_of(operation.ttl_ms)
             overlay.rows[key] = value_header(self._seq, expiry) + row_value(found)
             if expiry:
@@ -208,9 +210,10 @@ class WriteExecutor:
                 fetched += 1 if self.looked.is_too_much else FETCHED_TOGETHER
                 self._look_at([key for _, key in conditions[number:fetched] if key])
             refused = self._check(number, condition, key)
+            if is_more_than_any_entry_may(self.looked.bytes - looked_before):
+                return _too_large(self.looked.bytes - looked_before)
             if refused is not None:
-                too_large = is_more_than_any_entry_may(self.looked.bytes - looked_before)
-                return Impossible(0, TOO_LARGE_ROWS) if too_large else refused
+                return refused
         savepoint = overlay.savepoint(keys)
         values: list[int] = []
         for number, (part, microshard) in enumerate(parts):
@@ -220,7 +223,8 @@ class WriteExecutor:
             else:
                 overlay.take_back(savepoint)
                 assert isinstance(result, Impossible), "an operation in an Atomic has no conditions of its own"
-                return Impossible(number, result.reason)
+                alone = is_more_than_any_entry_may(self.looked.bytes - looked_before)
+                return Impossible(number, result.reason, result.again and not alone)
         return Applied(values)
 
     def _look_at(self, keys: list[bytes]) -> None:
@@ -238,7 +242,7 @@ class WriteExecutor:
         row = self._overlay.get(key)
         if not self.looked.may_use(row):
             self._overlay.forget(key)
-            return Impossible(0, TOO_LARGE_ROWS)
+            return _too_large(0)
         if not is_visible(row, self.now):
             if isinstance(condition, KeyPresent | ValueEquals) or (
                 isinstance(condition, SeqEquals) and condition.seq != 0
@@ -282,3 +286,8 @@ class WriteExecutor:
         digest = RangeDigest()
         digest.add([key for key, _ in rows], [seq for _, seq in rows])
         return digest.value() == condition.digest
+
+
+def _too_large(looked: int) -> Impossible:
+    """Return why something is not done that has looked at rows of so many bytes, in an entry that has looked at too much."""
+    return Impossible(0, TOO_LARGE_ROWS, again=not is_more_than_any_entry_may(looked))

@@ -13,12 +13,15 @@ from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import (
     DEFAULT_TTL,
     NO_TTL,
+    Applied,
     Atomic,
     DeleteRange,
     Failure,
+    Impossible,
     Put,
     Touch,
     Write,
+    Written,
 )
 from shoal.shardmap import MicroshardRange
 
@@ -446,3 +449,21 @@ async def test_what_a_node_refuses_in_one_call_harms_no_other_call(start_cluster
         isinstance(answer, shoal.WriteResult) for key, answer in zip(keys, answers, strict=True) if key[0] == "k"
     )
     assert len(cluster.applied) < 20
+
+
+async def test_what_others_left_no_room_for_in_a_log_entry_travels_in_another(cluster: Any) -> None:
+    sizes: list[int] = []
+
+    def serve(node: Any, request: Any) -> Any:
+        if not isinstance(request, Write):
+            return cluster.serve(node, request)
+        count = len(operations_decoder.decode(request.operations))
+        sizes.append(count)
+        results = [Applied([1]), *[Impossible(0, "too large together", again=True)] * (count - 1)]
+        return Written(request.request, 7 + len(sizes), results)
+
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put("ready", "")
+        cluster.script = serve
+        assert await asyncio.gather(*(db.touch(f"large-{number}", 60) for number in range(4))) == [True] * 4
+    assert sizes == [4, 3, 2, 1]

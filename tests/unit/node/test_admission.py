@@ -27,7 +27,7 @@ from shoal.protocol.messages import (
     Written,
 )
 from shoal.shardmap import MicroshardRange, Ranges, one_microshard
-from shoal.write_costs import EXPIRING_US, PLAIN_US, RANGE_US, READING_US, SPAN_US, WRITE_US
+from shoal.write_costs import EXPIRING_US, PLAIN_US, RANGE_US, READING_US, SPAN_US, TOUCH_US, WRITE_US
 from shoal_server.node import write_decoding
 from shoal_server.node.admission import MAX_TTL_MS
 
@@ -114,7 +114,8 @@ def test_odd_operations_are_answered_and_every_replica_goes_on(nodes: Any, opera
         (Put(b"k", b""), WRITE_US // PLAIN_US),
         (Delete(b"k"), WRITE_US // PLAIN_US),
         (Put(b"k", b"", 5), WRITE_US // (PLAIN_US + EXPIRING_US)),
-        (Touch(b"none", 1), WRITE_US // READING_US),
+        (Increment(b"none"), WRITE_US // READING_US),
+        (Touch(b"none", 1), WRITE_US // TOUCH_US),
         (DeleteRange(EVERYWHERE, b"a", b"b"), WRITE_US // (RANGE_US + 4 * SPAN_US)),
     ],
     ids=lambda value: type(value).__name__,
