@@ -45,19 +45,23 @@ class ScannedPage:
     work: Work = field(default_factory=Work)
 
 
+SOURCE_BYTES = 500
+"""What a microshard takes in memory that rows are still to be taken from, besides these."""
+
+
 class _Source:
-    """The rows of one microshard between `start` and `end`, as stored: those before were read.
+    """The rows of one microshard that are in the page's range; those up to `place`, as stored, were read (b"": none).
 
     `keys` (as users have them), `values` (None: hidden) and `seqs` from `at` on are what was read and is not taken yet; `bare`:
     of the first row it is known where it is, and it is to be read again. `more`: behind them there may be others, of which
     `chunk` are read next.
     """
 
-    __slots__ = ("at", "bare", "chunk", "end", "keys", "more", "seqs", "start", "values")
+    __slots__ = ("at", "bare", "chunk", "keys", "more", "place", "prefix", "seqs", "values")
 
-    def __init__(self, start: bytes, end: bytes, chunk: int) -> None:
-        self.start = start
-        self.end = end
+    def __init__(self, prefix: bytes, chunk: int) -> None:
+        self.prefix = prefix
+        self.place = b""
         self.chunk = chunk
         self.keys: list[bytes] = []
         self.values: list[bytes | None] = []
@@ -71,7 +75,10 @@ class MergedScan:
     """See the module's first lines. `advance` until it returns the page, or have it `whole`."""
 
     __slots__ = (
+        "_chunk",
+        "_end",
         "_examined",
+        "_heads_bytes",
         "_heap",
         "_keys_only",
         "_last",
@@ -80,11 +87,13 @@ class MergedScan:
         "_now",
         "_opened",
         "_page",
+        "_prefixes",
         "_reader",
         "_reverse",
         "_size",
         "_skip",
         "_sources",
+        "_start",
         "_until",
     )
 
@@ -115,11 +124,14 @@ class MergedScan:
         self._now = now
         self._page = ScannedPage()
         self._skip = len(prefixes[0]) if prefixes else 0
+        self._prefixes = prefixes
+        self._start = start
+        self._end = end
         # Of each there are likely to be so many in the page, and whether one more follows.
-        chunk = max_rows // max(1, len(prefixes)) + 2
-        self._sources = [
-            _Source(prefix + start, prefix + end if end else prefix_end(prefix), chunk) for prefix in prefixes
-        ]
+        self._chunk = max_rows // max(1, len(prefixes)) + 2
+        # Those that were opened and have rows left: a bound may be as long as a key, and microshards many.
+        self._sources: dict[int, _Source] = {}
+        self._heads_bytes = 0
         self._opened = 0
         self._heap: list[tuple[bytes | str, int]] = []
         self._examined = 0
@@ -134,8 +146,8 @@ class MergedScan:
 
     @property
     def size(self) -> int:
-        """Bytes of the page so far."""
-        return self._size
+        """Bytes of the page so far, and of what is kept to go on with it."""
+        return self._size + self._heads_bytes + SOURCE_BYTES * len(self._sources)
 
     def advance(self, max_us: int = PIECE_US) -> ScannedPage | None:
         """Do a bounded piece of work; return the page when it is whole.
@@ -144,7 +156,7 @@ class MergedScan:
             Damaged: a row cannot be read.
         """
         self._until = self._page.work.us + max_us
-        if self._opened < len(self._sources):
+        if self._opened < len(self._prefixes):
             if not self._open():
                 return None
             heapify(self._heap)
@@ -176,42 +188,51 @@ class MergedScan:
     # -- what comes first
 
     def _open(self) -> bool:
-        """Find what comes first in each source; return whether that is known of all."""
-        sources, work, heap = self._sources, self._page.work, self._heap
-        few = self._max_rows < len(sources) // 2
-        while self._opened < len(sources):
+        """Find what comes first in each microshard; return whether that is known of all."""
+        prefixes, work, sources, heap = self._prefixes, self._page.work, self._sources, self._heap
+        few = self._max_rows < len(prefixes) // 2
+        while self._opened < len(prefixes):
             if work.us >= self._until:
                 return False
             first = self._opened
             if few or work.bytes >= self._max_bytes:
-                opening = sources[first : first + HEADS]
+                opening = [_Source(prefix, self._chunk) for prefix in prefixes[first : first + HEADS]]
                 self._find_heads(opening)
             else:
-                opening = sources[first : first + 1]
+                opening = [_Source(prefixes[first], self._chunk)]
                 self._read(opening[0], self._max_bytes - work.bytes)
             self._opened += len(opening)
-            heap += [
-                self._entry(source, index) for index, source in enumerate(opening, first) if source.keys or source.more
-            ]
+            for index, source in enumerate(opening, first):
+                if source.keys or source.more:
+                    sources[index] = source
+                    heap.append(self._entry(source, index))
         return True
 
-    def _find_heads(self, sources: list[_Source]) -> None:
-        skip, reverse, work = self._skip, self._reverse, self._page.work
-        heads = self._reader.heads([(source.start, source.end) for source in sources], reverse=reverse)
-        for source, head in zip(sources, heads, strict=True):
+    def _find_heads(self, opening: list[_Source]) -> None:
+        skip, work = self._skip, self._page.work
+        heads = self._reader.heads([self._bounds(source) for source in opening], reverse=self._reverse)
+        for source, head in zip(opening, heads, strict=True):
             if isinstance(head, bytes):
                 source.keys = [head[skip:]]
                 source.bare = True
+                source.place = head + b"\0" if self._reverse else head
                 work.seeks += 1
-                if reverse:
-                    source.end = head + b"\0"
-                else:
-                    source.start = head
+                self._heads_bytes += 2 * len(head)
             elif head is None:
                 source.more = False
                 work.seeks += 1
             else:
                 self._take(source, head)
+
+    def _bounds(self, source: _Source) -> tuple[bytes, bytes]:
+        """Return what is still to be read of a microshard, as [start, end) of stored keys."""
+        prefix, place = source.prefix, source.place
+        if self._reverse:
+            return prefix + self._start, place or self._last_of(prefix)
+        return place or prefix + self._start, self._last_of(prefix)
+
+    def _last_of(self, prefix: bytes) -> bytes:
+        return prefix + self._end if self._end else prefix_end(prefix)
 
     # -- the rows of a source
 
@@ -220,7 +241,8 @@ class MergedScan:
         wanted = min(source.chunk, self._max_rows + HIDDEN_ROWS - self._examined)
         # As many as are likely to be read in what is left of the piece, and a few where that is nothing.
         rows = min(wanted, max(LEAST_ROWS, (self._until - self._page.work.us) // ROW_US))
-        piece = self._reader.read(source.start, source.end, max(1, rows), max(1, max_bytes), reverse=self._reverse)
+        start, end = self._bounds(source)
+        piece = self._reader.read(start, end, max(1, rows), max(1, max_bytes), reverse=self._reverse)
         source.chunk *= 2
         self._take(source, piece)
 
@@ -234,21 +256,18 @@ class MergedScan:
         source.bare = False
         source.more = piece.resume is not None
         if piece.resume is not None:
-            if self._reverse:
-                source.end = piece.resume
-            else:
-                source.start = piece.resume
+            source.place = piece.resume
 
     # -- the page
 
     def _merge(self) -> bool:
         """Take rows into the page, in order; return whether it is whole."""
         until = self._until
-        page, heap, sources, reverse = self._page, self._heap, self._sources, self._reverse
+        page, heap, sources = self._page, self._heap, self._sources
         keys, values, seqs, work = page.keys, page.values, page.seqs, page.work
         max_rows, max_bytes, keys_only = self._max_rows, self._max_bytes, self._keys_only
         max_examined, max_read = max_rows + HIDDEN_ROWS, READ_BYTES_FACTOR * max_bytes
-        count = len(sources)
+        count = len(self._prefixes)
         while heap:
             if self._examined and (
                 len(keys) >= max_rows
@@ -268,7 +287,7 @@ class MergedScan:
                 continue
             if not source.keys:
                 # Up to here there is nothing; what follows is for the next page.
-                page.resume = (source.end if reverse else source.start)[self._skip :]
+                page.resume = source.place[self._skip :]
                 return True
             at = source.at
             key, value = source.keys[at], source.values[at]
@@ -289,12 +308,14 @@ class MergedScan:
                 continue
             if not source.more:
                 heappop(heap)
+                del sources[index]
                 continue
             self._read(source, max_bytes - self._size)
             if source.keys or source.more:
                 heapreplace(heap, self._entry(source, index))
             else:
                 heappop(heap)
+                del sources[index]
             if work.us >= until:
                 return False
         return True
@@ -308,9 +329,10 @@ class MergedScan:
         if source.keys:
             key = source.keys[source.at]
             return (_reversed(key), index) if self._reverse else (key, index)
+        place = source.place[self._skip :]
         if self._reverse:
-            return _reversed(source.end[self._skip :]), index + len(self._sources)
-        return source.start[self._skip :], index - len(self._sources)
+            return _reversed(place), index + len(self._prefixes)
+        return place, index - len(self._prefixes)
 
 
 def _reversed(key: bytes) -> str:
