@@ -56,8 +56,8 @@ MAX_WORD = 64
 MAX_TEXT = 64 * 1024
 MAX_NODES = 4096
 MAX_KEYSPACES = 65_536
-MAX_SHARDS = 1 << 20
-"""In one map, of all keyspaces."""
+MAX_SHARDS = 1 << 16
+"""In one map, of all keyspaces: every node decodes all of it at each change."""
 MAX_VOTERS = 7
 MAX_FOLLOWERS = 16
 """Of a shard, as a keyspace may ask for them."""

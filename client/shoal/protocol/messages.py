@@ -822,6 +822,9 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_FRAME_REQUESTS = 16_384
 """No client puts more requests into a frame: it makes another one, so that a node is never long at understanding one."""
 
+MAX_FRAME_ELEMENTS = 65_536
+"""Likewise keys and ranges in the requests of a frame, and whatever else they list; a single request may have as many."""
+
 LONG_FRAME_BYTES = 4 * 1024 * 1024
 """A longer frame holds one request, with its traces: many small ones would be ten times as much once they are decoded."""
 LONG_FRAME_MESSAGES = 2

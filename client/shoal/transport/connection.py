@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from ssl import SSLContext, SSLError
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import msgspec
 
@@ -24,7 +25,16 @@ from shoal.protocol.frames import (
     encode_frames,
     greeting_decoder,
 )
-from shoal.protocol.messages import MAX_FRAME_REQUESTS, Answer, Hello, Refused, TracedRequest, Welcome
+from shoal.protocol.messages import (
+    MAX_FRAME_ELEMENTS,
+    MAX_FRAME_REQUESTS,
+    Answer,
+    Hello,
+    Read,
+    Refused,
+    TracedRequest,
+    Welcome,
+)
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import explain
 
@@ -43,8 +53,27 @@ FRAME_REQUESTS = 4096
 if FRAME_REQUESTS > MAX_FRAME_REQUESTS:
     raise ValueError("nodes refuse frames with so many requests")
 
+FRAME_KEYS = 32_768
+"""And no frame has more keys to be read, but for a single request's: a node decodes a frame at once."""
+
+if FRAME_KEYS > MAX_FRAME_ELEMENTS:
+    raise ValueError("nodes refuse frames with so many keys")
+
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Beyond so many unsent bytes requests wait in the router, which sends none that has expired meanwhile."""
+
+
+def _in_frames(requests: list[TracedRequest]) -> Iterator[list[TracedRequest]]:
+    """Divide requests into as many as go into one frame."""
+    first = keys = 0
+    for at, request in enumerate(requests):
+        more = len(request.keys) if type(request) is Read else 0
+        if at - first == FRAME_REQUESTS or (keys + more > FRAME_KEYS and at > first):
+            yield requests[first:at]
+            first, keys = at, 0
+        keys += more
+    if first < len(requests):
+        yield requests[first:] if first else requests
 
 
 class ConnectionHost(Protocol):
@@ -103,8 +132,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        for at in range(0, len(requests), FRAME_REQUESTS):
-            some = cast(list[Any], requests[at : at + FRAME_REQUESTS] if len(requests) > FRAME_REQUESTS else requests)
+        for some in _in_frames(requests):
             for frame in encode_frames(some, max_frame_bytes, SOFT_FRAME_BYTES):
                 self._handed_over += len(frame)
                 transport.write(frame)

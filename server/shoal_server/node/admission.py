@@ -31,6 +31,7 @@ from shoal.shardmap import Ranges, Routes, is_well_formed, microshards_in
 from shoal.write_costs import WHAT_IS_ACCEPTED, too_much_work
 
 from shoal_server.node.callers import Callers
+from shoal_server.node.elements import length_of_array
 from shoal_server.node.keyspace_quota import KeyspaceQuota, QuotaRefusal, extra_operations
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.quotas import Quotas
@@ -38,7 +39,7 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.node.write_budget import WriteBudget
-from shoal_server.node.write_decoding import TooManyOperations, decode_write, operations_in
+from shoal_server.node.write_decoding import TooManyOperations, decode_write
 from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys, named_ranges
 from shoal_server.shard.costs import ACCEPTED_US, plain_write_cost, write_cost
 
@@ -195,7 +196,7 @@ class Admission:
         """Count a request against its keyspace's quotas, before anything in it is decoded."""
         reads = writes = 0
         if type(request) is Write:
-            writes = max(1, min(operations_in(request.operations), len(request.operations)))
+            writes = max(1, min(length_of_array(request.operations), len(request.operations)))
         elif type(request) is OpenSession:
             writes = 1
         else:

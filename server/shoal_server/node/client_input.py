@@ -440,15 +440,15 @@ class ClientInput:
         """Answer the requests that there was no memory for."""
         refused, self.queue.refused = self.queue.refused, []
         words = self._memory.refusal(Account.REQUESTS)
-        for client, requests in refused:
-            self.overload.refused(OverloadReason.MEMORY, client.priority, CONTROL, len(requests))
-            for request in requests:
+        for client, numbers in refused:
+            self.overload.refused(OverloadReason.MEMORY, client.priority, CONTROL, len(numbers))
+            for number in numbers:
                 outbox.fail(
                     client.number,
-                    request.request,
+                    number,
                     ErrorCode.OVERLOADED,
                     words,
-                    retry_after_ms=retry_after_ms(request.request),
+                    retry_after_ms=retry_after_ms(number),
                     reason=OverloadReason.MEMORY,
                 )
 

@@ -19,7 +19,7 @@ from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Scan
 from shoal_server.node.fair_queue import CONTROL, FairQueue, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.paused_reads import OpenReads, PausedRead
-from shoal_server.node.request_costs import SCAN_NS
+from shoal_server.node.request_costs import SCAN_NS, decoded_bytes
 from shoal_server.node.request_frames import Received
 
 QUEUED_BYTES = 4 * 1024 * 1024
@@ -27,7 +27,7 @@ QUEUED_BYTES = 4 * 1024 * 1024
 TIGHT_BYTES = 64 * 1024
 """Likewise, where the node's memory for requests is tight."""
 REQUEST_BYTES = 200
-"""What a request takes besides its part of the frame."""
+"""What a request takes besides its part of the frame, and what is listed in it."""
 
 DATA = frozenset((Write, Read, Scan, ReadPage, OpenSession, ReadChecksum))
 """Requests that wait in turn by keyspace; all others are control."""
@@ -66,7 +66,7 @@ class ClientQueue:
     Attributes:
         clients: those who are connected, by number.
         arrived: the frames received since the last turn, and those that it left.
-        refused: frames that there was no memory for, to be answered.
+        refused: the numbers of requests that there was no memory for, to be answered.
         paused: those of whom nothing more is received, by number.
         open_reads: reads that go on in later turns, as far as they hold something open.
     """
@@ -92,7 +92,7 @@ class ClientQueue:
             memory: what waits is counted there, as far as no turn has taken it.
             keyspace_of: says of which keyspace a shard is, `CONTROL` where it is not known.
         """
-        self.refused: list[tuple[Client, Sequence[Received]]] = []
+        self.refused: list[tuple[Client, list[int]]] = []
         self._memory = memory
         self.clients: dict[int, Client] = {}
         self.data = FairQueue()
@@ -145,13 +145,13 @@ class ClientQueue:
         if not client.unanswered:
             client.heard_at = now
         client.unanswered += len(requests)
-        size += len(requests) * REQUEST_BYTES
+        size += len(requests) * REQUEST_BYTES + sum(map(decoded_bytes, requests))
         memory = self._memory
         if memory.take(Account.REQUESTS, size):
             client.queued_bytes += size
             self.arrived.append((client, requests, size))
         else:
-            self.refused.append((client, requests))
+            self.refused.append((client, [request.request for request in requests]))
         room = TIGHT_BYTES if memory.is_tight(Account.REQUESTS) else QUEUED_BYTES
         if client.unanswered > self._requests_max or client.queued_bytes > room:
             self.paused[number] = client

@@ -8,11 +8,11 @@ is charged then.
 from __future__ import annotations
 
 from shoal.protocol.checksums import ReadChecksum
-from shoal.protocol.messages import Failure, OpenSession, Read, ReadPage, Scan, Write
+from shoal.protocol.messages import Failure, InstallShardMap, OpenSession, Read, ReadPage, Scan, Write
 from shoal.protocol.migration import ReadMoving
 
+from shoal_server.node.elements import KEY_BYTES, RANGE_BYTES, SHARD_BYTES, length_of_array
 from shoal_server.node.request_frames import Received
-from shoal_server.node.write_decoding import operations_in
 from shoal_server.shard.merging import PIECE_US
 
 REQUEST_NS = 4_000
@@ -20,6 +20,8 @@ REFUSAL_NS = 10_000
 QUEUED_NS = 2_000
 """To have a request wait."""
 KEY_NS = 2_500
+RANGE_NS = 500
+"""To decode a range, and to see whether it is here."""
 OPERATION_NS = 3_000
 """Besides applying it."""
 SESSION_NS = 30_000
@@ -48,16 +50,28 @@ def cost_of(request: Received | ReadMoving, scan_ns: int, read_ns: int) -> int:
     if kind is Write:
         body = request.operations  # type: ignore[union-attr]  # a Write
         # No more than there are bytes for, whatever it says.
-        return REQUEST_NS + min(operations_in(body), len(body)) * OPERATION_NS + len(body) * WRITTEN_BYTE_NS
+        return REQUEST_NS + min(length_of_array(body), len(body)) * OPERATION_NS + len(body) * WRITTEN_BYTE_NS
     if kind is Read:
         return REQUEST_NS + len(request.keys) * KEY_NS + read_ns  # type: ignore[union-attr]  # a Read
     if kind is Scan or kind is ReadPage:
-        return scan_ns
+        return scan_ns + len(request.ranges) * RANGE_NS  # type: ignore[union-attr]  # one of both
     if kind is OpenSession:
         return SESSION_NS
     if kind is ReadChecksum:
         return CHECKSUM_NS
     return REFUSAL_NS if kind is Failure else REQUEST_NS
+
+
+def decoded_bytes(request: Received) -> int:
+    """Return about what the lists in a request take in memory, beyond the bytes that it came in."""
+    kind = type(request)
+    if kind is Read:
+        return len(request.keys) * KEY_BYTES  # type: ignore[union-attr]  # a Read
+    if kind is Scan or kind is ReadPage:
+        return len(request.ranges) * RANGE_BYTES  # type: ignore[union-attr]  # one of both
+    if kind is InstallShardMap:
+        return len(request.shard_map.shards) * SHARD_BYTES  # type: ignore[union-attr]  # an InstallShardMap
+    return 0
 
 
 def page_cost(us: int, values: list[bytes]) -> int:

@@ -12,18 +12,26 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 from msgspec import inspect
-from shoal.bounds import MAX_NUMBER
+from shoal.bounds import MAX_NUMBER, MAX_SHARDS
 from shoal.errors import ErrorCode
 from shoal.protocol.frames import Decoder, request_decoder, traced_request_decoder
 from shoal.protocol.messages import (
     LONG_FRAME_BYTES,
     LONG_FRAME_MESSAGES,
+    MAX_FRAME_ELEMENTS,
     MAX_FRAME_REQUESTS,
     Failure,
+    InstallShardMap,
+    Read,
+    ReadPage,
     Request,
+    Scan,
     TracedRequest,
     Traces,
+    Write,
 )
+
+from shoal_server.node.elements import ELEMENT_NS, arrays_and_bytes_in, arrays_in, elements_in, length_of_array
 
 _raw_decoder: Decoder[list[msgspec.Raw]] = Decoder(list[msgspec.Raw])
 _one_decoder: Decoder[TracedRequest] = Decoder(TracedRequest)
@@ -37,6 +45,14 @@ MAX_IN_WORDS = 16
 """Requests of a frame that are told what is wrong with them; the others hear that they are like these."""
 MAX_REFUSED = 1024
 """Requests of a frame that are refused one by one: with more the connection ends, since whoever sends them is no client."""
+MAX_MAP_ARRAYS = 8 * MAX_SHARDS
+"""Of the shard maps in a frame: a shard has seven, and one for each range."""
+SPARSE_BYTES = 8 * 1024
+"""A frame of no more bytes is decoded whatever it is."""
+_MESSAGE_BYTES = 400
+"""Of a frame whose messages are longer in the mean, it takes less to look at each of them than at all bytes."""
+_FLAT = frozenset(kind.__struct_config__.tag for kind in (Write, Read, ReadPage, Scan, Traces))
+"""Messages that have one long list at most, with nothing in it but what has no lists, or pairs."""
 _HEAD_BYTES = 32
 """In so many bytes are a message's tag and number, however they are written."""
 _STEP = re.compile(r"\[(\d+|\.\.\.)\]")
@@ -60,6 +76,8 @@ def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], 
     """
     if len(body) > LONG_FRAME_BYTES or (body and body[0] in _LENGTH_BYTES):
         _check_number(body)
+    if len(body) > SPARSE_BYTES:
+        _check_elements(body)
     try:
         return (traced_request_decoder if traced else request_decoder).decode(body), []  # type: ignore[return-value]
     except msgspec.ValidationError as error:
@@ -74,6 +92,40 @@ def _check_number(body: bytes) -> None:
         raise TooManyRequests(
             f"a frame of {len(body)} bytes with {number} requests; one of that length has at most {most}: send several frames"
         )
+
+
+def _check_elements(body: bytes) -> None:
+    """Refuse what is long to decode, and many times as large then, before it is."""
+    if length_of_array(body) * _MESSAGE_BYTES > len(body) and arrays_and_bytes_in(body) <= MAX_FRAME_ELEMENTS:
+        return
+    elements = arrays = 0
+    for raw in _raw_decoder.decode(body):
+        message = memoryview(raw)
+        tag, _ = _head_of(raw)
+        if tag == InstallShardMap.__struct_config__.tag:
+            arrays += arrays_in(bytes(message))
+            if arrays > MAX_MAP_ARRAYS:
+                raise TooManyRequests(f"a shard map with more than {MAX_MAP_ARRAYS} lists in it")
+        elif tag not in _FLAT or not 0x90 <= message[0] <= 0x9F:
+            most = MAX_FRAME_ELEMENTS - elements
+            elements += elements_in(message, most)
+        elif tag != Write.__struct_config__.tag:
+            elements += max(length_of_array(memoryview(field)) for field in _raw_decoder.decode(raw))
+        if elements > MAX_FRAME_ELEMENTS:
+            raise TooManyRequests(
+                f"a frame with more than {MAX_FRAME_ELEMENTS} keys and ranges in its requests: send several frames"
+            )
+
+
+def asks_for(body: bytes, tags: frozenset[int]) -> bool:
+    """Say whether a frame has a message with one of these tags, before it is decoded.
+
+    Raises:
+        TooManyRequests: so it says.
+        msgspec.MsgspecError: it is no frame.
+    """
+    _check_number(body)
+    return any(_head_of(raw)[0] in tags for raw in _raw_decoder.decode(body))
 
 
 def _decode_each(
@@ -163,6 +215,16 @@ def frame_in_words(error: msgspec.ValidationError, body: bytes, union: Any) -> s
     except (TooManyRequests, msgspec.MsgspecError, StopIteration, LookupError, ValueError):
         return str(error)
     return f"{_named(kind, steps[1:])}: {what}"
+
+
+def tags_of(union: Any) -> frozenset[int]:
+    """Return the tags of the messages of `union`."""
+    return frozenset(each.__struct_config__.tag for each in _members(union))  # type: ignore[misc]  # all have numbers
+
+
+def decoding_ns(body: bytes) -> int:
+    """Return about what it takes to decode a frame (ns)."""
+    return arrays_and_bytes_in(body) * ELEMENT_NS
 
 
 def _members(union: Any) -> tuple[type[msgspec.Struct], ...]:

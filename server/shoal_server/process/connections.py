@@ -50,7 +50,16 @@ from shoal_server.certificates import Certificate
 from shoal_server.node.answer_frames import answer_frames
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage, peer_decoder
-from shoal_server.node.request_frames import Received, TooManyRequests, decode_requests, frame_in_words
+from shoal_server.node.request_frames import (
+    SPARSE_BYTES,
+    Received,
+    TooManyRequests,
+    asks_for,
+    decode_requests,
+    decoding_ns,
+    frame_in_words,
+    tags_of,
+)
 from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
 
@@ -75,8 +84,12 @@ WORKING_SECONDS = 0.25
 """So often a client hears that what it sends is arriving, as long as no frame of it is complete: on a slow link a long one
 takes its time, of which the client sees no more than that it has left."""
 
+FEW_BYTES = 2048
+"""A frame of no more bytes is no work to decode, whatever it is."""
+
 _OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | MigrationStep
 """Requests that no client but a manager has."""
+_TAGS_OF_MANAGERS = tags_of(_OF_MANAGERS)
 
 
 class ConnectionHost(Protocol):
@@ -279,6 +292,9 @@ class Inbound(asyncio.Protocol):
     # -- what comes in
 
     def _take_requests(self, client: int, body: bytes) -> None:
+        if self._unproven and len(body) > SPARSE_BYTES and asks_for(body, _TAGS_OF_MANAGERS):
+            self._refuse_unproven()
+            return
         sent, refused = decode_requests(body, traced=self._traces is not None)
         # Without traces there are none among them.
         requests = cast(list[Request], sent) if self._traces is None else self._traces(client, sent)
@@ -288,12 +304,17 @@ class Inbound(asyncio.Protocol):
             self._host.failed(refused)
             received = [*requests, *refused]
         if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
-            self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
+            self._refuse_unproven()
             return
         self.asked = True
+        if len(body) > FEW_BYTES:
+            self._host.long_frames.received(self, decoding_ns(body))
         if not self._host.from_client(client, received, len(body)) and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+
+    def _refuse_unproven(self) -> None:
+        self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
 
     def resume_reading(self) -> None:
         """Receive more again."""

@@ -1,4 +1,4 @@
-"""Has connections receive long frames in turn: so much in each round of the loop, and not all that has come of all of them.
+"""Has connections receive long frames, and dense ones, in turn: so much in each round of the loop, and not all that has come.
 
 A loop reads from a connection for as long as there is anything, megabytes at a time; with forty on which long frames come, one
 round takes a tenth of a second, and whatever else the process has to do waits for it.
@@ -38,7 +38,10 @@ class LongFrames:
         self._scheduled = False
 
     def received(self, connection: Receiving, size: int) -> None:
-        """So many bytes more of a frame have come that is not complete. Where that was enough, the connection rests."""
+        """So many bytes more of an incomplete frame have come; or a frame takes about so many nanoseconds to decode.
+
+        Where that was enough, the connection rests.
+        """
         self._left -= size
         if self._left < 0:
             connection.rest()

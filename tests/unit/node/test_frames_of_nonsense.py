@@ -58,7 +58,7 @@ def test_a_request_is_known_by_its_number_however_that_is_written(number: int) -
 
 def test_of_a_huge_request_that_makes_no_sense_only_the_number_is_decoded() -> None:
     things = 1_000_000
-    body = b"\x91\x96\x0c\x05\x01\x01\x00\xdd" + things.to_bytes(4, "big") + b"\x80" * things
+    body = b"\x91\x96\x0c\x05\x01\x01\x00\xdf" + things.to_bytes(4, "big") + b"\x80" * 2 * things
     tracemalloc.start()
     try:
         _, [failure] = decode_requests(body, traced=False)
