@@ -16,6 +16,7 @@ from shoal.priorities import OverloadReason
 from shoal.protocol.messages import Done, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
+from shoal_server.node.command_queue import HELD_BYTES, CommandQueue
 from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
@@ -138,7 +139,7 @@ class Replica:
         self._settings = settings
         self._counters = counters
         self._queued_since = 0
-        self._queue: list[QueuedCommand] = []
+        self._queue = CommandQueue()
         self._fast_writes = FastWrites(machine)
         self._restored: AppliedState | None = None
         self._unread: AppliedState | None = None
@@ -178,13 +179,16 @@ class Replica:
         """
         if self.group.transferring:
             self.refusals.hold_back(now)
+            if beyond := self._queue.take_beyond(HELD_BYTES):
+                held = f"over {HELD_BYTES >> 20} MiB of writes wait for it"
+                words = f"the leadership of shard {self.shard.id} is being handed over, and {held}: ask again"
+                self._refuse_entry(beyond, words, outbox)
             if self._queue and not self._queued_since:
                 self._queued_since = self._counters.arrived
             return
-        queue = self._queue
+        queue = self._queue.take_all()
         if not queue:
             return
-        self._queue = []
         arrived, self._queued_since = self._queued_since or self._counters.arrived, 0
         if not self.group.is_leader:
             self.proposals.upkeep = False
@@ -240,10 +244,11 @@ class Replica:
     def note_memory(self) -> None:
         """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
         group, memory = self.group, self.memory
-        memory.hold(group.uncommitted_bytes, group.log.cached_bytes, self.machine.sessions.results_bytes)
+        waiting, results = group.uncommitted_bytes + self._queue.size, self.machine.sessions.results_bytes
+        memory.hold(waiting, group.log.cached_bytes, results)
         if memory.is_log_cache_over:
             group.shrink_cache()
-            memory.hold(group.uncommitted_bytes, group.log.cached_bytes, self.machine.sessions.results_bytes)
+            memory.hold(waiting, group.log.cached_bytes, results)
 
     def _acknowledge_fast(self, index: int, items: list[QueuedCommand], outbox: Outbox) -> None:
         """Answer the fast writes of the entry that was proposed at `index`: it is certain what applying them will do."""
@@ -391,12 +396,11 @@ class Replica:
 
     def fail_all(self, outbox: Outbox) -> None:
         """Answer everybody who waits: the replica is being removed."""
-        for command in self._queue:
+        for command in self._queue.take_all():
             self.refusals.not_leader(command.client, command.request, outbox)
         self.reads.fail_all(outbox)
         self.proposals.fail_all(outbox)
         self.refusals.say_all(outbox)
-        self._queue = []
         self.memory.hold(0, 0, 0)
 
     # -- failing

@@ -20,7 +20,7 @@ class ReplicaMemory:
         """Say what the replica holds now.
 
         Args:
-            entries: proposed here and not committed. log_cache: of the log, in memory. results: remembered of writes.
+            entries: taken here, and not committed. log_cache: of the log, in memory. results: remembered of writes.
         """
         if entries != self._entries:
             self._budget.change(Account.ENTRIES, entries - self._entries)

@@ -9,23 +9,27 @@ from typing import Any, cast
 import pytest
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
-from shoal.protocol.frames import FrameReader, encode_frame
+from shoal.protocol.frames import FrameReader, encode_frame, encode_operations
 from shoal.protocol.messages import (
     Atomic,
     Failure,
     Freshness,
     GetStatus,
     Hello,
+    OpenSession,
     Put,
     Read,
     Rows,
     Scan,
+    TransferLeader,
     ValueEquals,
     Welcome,
+    Write,
     Written,
 )
 from shoal.protocol.node_memory import MemoryUse
 from shoal.shardmap import MicroshardRange, ShardMap
+from shoal_server.node import replica
 from shoal_server.node.memory import LEAST_BYTES, Account, MemoryBudget
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.process.peer_links import PeerLinks
@@ -70,6 +74,35 @@ def test_entries_that_are_not_committed(make_nodes: Any) -> None:
     turned_away = [number for number in sent if number in nodes.answers]
     assert turned_away
     assert all(refused(nodes.answer(number), OverloadReason.UNCOMMITTED) for number in turned_away)
+    nodes.heal()
+    assert all(isinstance(nodes.answer(number), Written) for number in sent if number not in turned_away)
+    assert memory.used(Account.ENTRIES) == 0
+
+
+def test_writes_that_wait_for_a_leadership_to_be_handed_over(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a second 2.8 GiB of them were held, and in no account."""
+    monkeypatch.setattr(replica, "HELD_BYTES", MIB)
+    leader, target = nodes.leader, nodes.others[0]
+    memory = memory_of(nodes, leader)
+    opened = nodes.ask_and_wait(leader, lambda request: OpenSession(request, 1))
+    body = encode_operations([Put(b"key", b"x" * (MIB // 4))])
+
+    def write(number: int) -> int:
+        sent: int = nodes.ask(leader, lambda request: Write(request, 1, 1, opened.session, number, 5000, body))
+        return sent
+
+    nodes.ask(leader, lambda request: TransferLeader(request, 1, target, 5000))
+    nodes.cut.add((leader, target))
+    nodes.until(lambda: nodes.replica(leader).group.transferring)
+    sent = [write(number + 1) for number in range(20)]
+    held = []
+    while nodes.replica(leader).group.transferring:
+        held.append(memory.used(Account.ENTRIES))
+        nodes.step()
+    turned_away = [number for number in sent if number in nodes.answers]
+    assert all(refused(nodes.answer(number), OverloadReason.UNCOMMITTED) for number in turned_away)
+    assert turned_away
+    assert MIB // 2 < max(held) <= MIB
     nodes.heal()
     assert all(isinstance(nodes.answer(number), Written) for number in sent if number not in turned_away)
     assert memory.used(Account.ENTRIES) == 0
