@@ -39,9 +39,10 @@ from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.node.write_budget import WriteBudget
-from shoal_server.node.write_decoding import TooManyOperations, decode_write
+from shoal_server.node.write_decoding import MAX_OPERATIONS, TooManyOperations, decode_write, refusing_ns
 from shoal_server.shard.commands import PLAIN, OpenSessionCommand, WriteCommand, named_keys, named_ranges
 from shoal_server.shard.costs import ACCEPTED_US, plain_write_cost, write_cost
+from shoal_server.shard.reading import READ_KEYS
 
 DataRequest: TypeAlias = OpenSession | Write | Read | Scan | ReadPage
 
@@ -80,10 +81,28 @@ class NotHere(Refusal):
 class Admission:
     """Checks data requests and queues them at their replica.
 
-    `shed`: why requests were refused as overloaded, and of which keyspace, for whoever knows whose they were to take out.
+    Whatever a request that is refused has taken of a quota or of the disk's budget is given back.
+
+    Attributes:
+        shed: why requests were refused as overloaded, and of which keyspace, for whoever knows whose they were to take out.
+        refusing_ns: what it has cost to see that the last request is refused, besides what it says itself.
     """
 
-    __slots__ = ("_budget", "_callers", "_limits", "_quotas", "_replicas", "_routes", "_sessions", "shed")
+    __slots__ = (
+        "_budget",
+        "_bytes_taken",
+        "_callers",
+        "_decoding",
+        "_limits",
+        "_quotas",
+        "_reads_taken",
+        "_replicas",
+        "_routes",
+        "_sessions",
+        "_writes_taken",
+        "refusing_ns",
+        "shed",
+    )
 
     def __init__(
         self,
@@ -95,6 +114,9 @@ class Admission:
         budget: WriteBudget,
     ) -> None:
         self.shed: list[tuple[OverloadReason, int]] = []
+        self.refusing_ns = 0
+        self._reads_taken = self._writes_taken = self._bytes_taken = 0
+        self._decoding = b""
         self._budget = budget
         self._callers = callers
         self._quotas = quotas
@@ -124,6 +146,7 @@ class Admission:
         Args:
             not_writable: "" or the reason why this node takes no writes now.
         """
+        self.refusing_ns = 0
         replica = self.replica_of(client, request.request, request.shard, outbox)
         if replica is None:
             return None
@@ -135,7 +158,12 @@ class Admission:
             # Weak: another replica can serve it.
             self._decline(client, request.request, replica, outbox)
             return None
+        if type(request) is Read and len(request.keys) > READ_KEYS:
+            # Nothing is done about those behind, which no answer has room for.
+            request = msgspec.structs.replace(request, keys=request.keys[:READ_KEYS])
         quota = replica.reads.quota
+        self._reads_taken = self._writes_taken = self._bytes_taken = 0
+        self._decoding = b""
         try:
             if quota is not None:
                 self._check_quota(request, quota)
@@ -168,6 +196,9 @@ class Admission:
                 opening = OpenSessionCommand(callers.draw_session(), callers.owner(client), self._sessions)
                 replica.queue_command(QueuedCommand(client, request.request, opening, None, OPEN_SESSION_BYTES))
         except Refusal as refusal:
+            self._give_back(quota)
+            self.refusing_ns = refusing_ns(self._decoding)
+            self._decoding = b""
             not_here = isinstance(refusal, NotHere)
             if (
                 (not_here or refusal.only_adding)
@@ -196,7 +227,8 @@ class Admission:
         """Count a request against its keyspace's quotas, before anything in it is decoded."""
         reads = writes = 0
         if type(request) is Write:
-            writes = max(1, min(length_of_array(request.operations), len(request.operations)))
+            # One that says to have more is refused, and nothing of it done.
+            writes = max(1, min(length_of_array(request.operations), MAX_OPERATIONS))
         elif type(request) is OpenSession:
             writes = 1
         else:
@@ -204,10 +236,19 @@ class Admission:
         refusal = quota.admit(reads, writes, self._quotas.now)
         if refusal is not None:
             raise _beyond(refusal)
+        self._reads_taken, self._writes_taken = reads, writes
+
+    def _give_back(self, quota: KeyspaceQuota | None) -> None:
+        """The request is refused: nothing is done for what it has taken."""
+        if quota is not None:
+            quota.charge(reads=-self._reads_taken, writes=-self._writes_taken)
+        self._budget.give_back(self._bytes_taken)
 
     def _check_bytes(self, command: QueuedCommand, quota: KeyspaceQuota) -> None:
         operations = command.operations or []
-        quota.charge(writes=extra_operations(operations))
+        extra = extra_operations(operations)
+        quota.charge(writes=extra)
+        self._writes_taken += extra
         if quota.full and any(map(adds, operations)):
             refusal = quota.admit_bytes(self._quotas.now)
             if refusal is not None:
@@ -241,6 +282,8 @@ class Admission:
                 retry_after_ms=wait,
                 reason=OverloadReason.DISK,
             )
+        self._bytes_taken = size
+        self._decoding = request.operations
         try:
             operations = decode_write(request.operations)
         except TooManyOperations as error:
@@ -296,8 +339,8 @@ class Admission:
         """What is read or deleted in a microshard that is another shard's would be missing without notice."""
         if not replica.machine.has_ranges(ranges):
             here = replica.machine.prefixes
-            missing = [microshard for microshard in microshards_in(ranges) if microshard not in here]
-            raise _not_here(replica, missing, f"{len(missing)} of the microshards, {missing[0]} among them")
+            missing = next(microshard for microshard in microshards_in(ranges) if microshard not in here)
+            raise _not_here(replica, missing, f"microshard {missing}")
 
     def _check_read(self, request: Read, replica: Replica) -> list[int]:
         self._check_keyspace(request, replica)
@@ -327,9 +370,9 @@ class Admission:
             )
         microshards = replica.machine.route(keys)
         if microshards is None:
-            missing = [key for key in keys if replica.machine.route([key]) is None]
-            wanted = list(map(replica.keyspace.microshard_of, missing))
-            raise _not_here(replica, wanted, f"key {_shown(missing[0])}")
+            here, routed = replica.machine.prefixes, replica.keyspace.microshards_of(keys)
+            missing, key = next(each for each in zip(routed, keys, strict=True) if each[0] not in here)
+            raise _not_here(replica, missing, f"key {_shown(key)}")
         return microshards
 
     def _check_cost(self, cost: int, operations: list[Operation]) -> None:
@@ -370,14 +413,14 @@ def _beyond(refusal: QuotaRefusal, *, only_adding: bool = False) -> Refusal:
     )
 
 
-def _not_here(replica: Replica, missing: list[int], what: str) -> NotHere:
-    """Return the refusal of a request for `what`, which lies in the microshards `missing` here.
+def _not_here(replica: Replica, missing: int, what: str) -> NotHere:
+    """Return the refusal of a request for `what`: the first microshard that is missing here for it, whatever else may be.
 
-    Where they are on their way to it, it is the right place to ask: clients are sent here from the moment at which the
-    other shard has parted with them, and this one has them within milliseconds.
+    Where that is on its way to it, it is the right place to ask: clients are sent here from the moment at which the
+    other shard has parted with it, and this one has it within milliseconds.
     """
     shard, incoming = replica.shard.id, replica.machine.state.incoming
-    if missing and incoming is not None and set(missing) <= set(microshards_in(incoming.ranges)):
+    if incoming is not None and any(span.first <= missing < span.end for span in incoming.ranges):
         return NotHere(
             ErrorCode.UNAVAILABLE,
             f"shard {shard} is being given what has {what}, and does not have it yet: try again",

@@ -342,9 +342,11 @@ class ClientInput:
                 self._agenda.dirty[replica.shard.id] = replica
                 if kind is Write:
                     return replica.newest_cost * 1_000
-            elif self._admission.shed:
-                [(reason, keyspace)], self._admission.shed = self._admission.shed, []
-                self.overload.refused(reason, self.queue.clients[client].priority, keyspace)
+            else:
+                if self._admission.shed:
+                    [(reason, keyspace)], self._admission.shed = self._admission.shed, []
+                    self.overload.refused(reason, self.queue.clients[client].priority, keyspace)
+                return self._admission.refusing_ns
         elif isinstance(request, Ping):
             outbox.answer(client, Done(request.request))
         elif isinstance(request, GetShardMap):

@@ -23,6 +23,8 @@ from shoal.protocol.quotas import QuotaUse
 from shoal.shardmap import Keyspace
 
 from shoal_server.node.token_bucket import TokenBucket
+from shoal_server.node.waiting import QueuedCommand
+from shoal_server.shard.commands import OpenSessionCommand
 
 BURST_SECONDS = 1.0
 FULL_RETRY_MS = 5_000
@@ -170,6 +172,14 @@ class KeyspaceQuota:
             refused=self.refused,
             refused_ms=-1 if since is None else max(0, now - since) // 1_000_000,
         )
+
+
+def operations_of(command: QueuedCommand) -> int:
+    """Return how many operations were counted against the quota for a command: none for those that a node queues itself."""
+    if type(command.command) is OpenSessionCommand:
+        return 1
+    operations = command.operations
+    return len(operations) + extra_operations(operations) if operations else 0
 
 
 def extra_operations(operations: Iterable[Operation]) -> int:

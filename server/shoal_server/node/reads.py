@@ -156,7 +156,13 @@ class ReplicaReads:
             paused.end()
         self.leadership_lost(outbox)
 
+    def _give_back(self, queued: QueuedRead) -> None:
+        """It is refused, and another replica will count it."""
+        if self.quota is not None:
+            self.quota.charge(reads=-len(queued.microshards) or -1)
+
     def _refuse(self, queued: QueuedRead, outbox: Outbox) -> None:
+        self._give_back(queued)
         self._refusals.not_leader(queued.client, queued.read.request, outbox)
 
     def _fail(self, queued: QueuedRead, outbox: Outbox) -> None:
@@ -297,6 +303,7 @@ class ReplicaReads:
             isinstance(read, (Scan, ReadPage)) and not machine.has_ranges(read.ranges)
         ):
             # Microshards have gone after it was admitted.
+            self._give_back(queued)
             self._refusals.not_here(queued.client, read.request, outbox)
         elif type(read) is Read:
             self._count(read, queued, arrived, scan=False)
@@ -459,9 +466,7 @@ class ReplicaReads:
     def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:
         wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
         machine = self._machine
-        if self.quota is not None:
-            # Another replica counts it.
-            self.quota.charge(reads=-len(queued.microshards) or -1)
+        self._give_back(queued)
         known = "nobody could say how stale" if staleness is None else f"up to {staleness} ms stale"
         asked = f"at most {wanted.max_staleness_ms} ms and " if wanted.max_staleness_ms else ""
         outbox.fail(

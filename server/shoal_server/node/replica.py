@@ -21,6 +21,7 @@ from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
+from shoal_server.node.keyspace_quota import operations_of
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.proposals import Proposals, into_entries
@@ -192,6 +193,7 @@ class Replica:
         arrived, self._queued_since = self._queued_since or self._counters.arrived, 0
         if not self.group.is_leader:
             self.proposals.upkeep = False
+            self._give_back(queue)
             for item in queue:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
@@ -211,6 +213,7 @@ class Replica:
             self._refuse_entry(items, str(error), outbox)
         except NotLeader:
             self.proposals.upkeep = False
+            self._give_back(items)
             for item in items:
                 self.refusals.not_leader(item.client, item.request, outbox)
         else:
@@ -230,6 +233,7 @@ class Replica:
         """Answer those whose commands were to be one entry: too much waits for a majority."""
         self.proposals.upkeep = False
         self._counters.proposals_refused += 1
+        self._give_back(items)
         for item in items:
             outbox.uncommitted.append((item.client, self.keyspace.id))
             outbox.fail(
@@ -240,6 +244,12 @@ class Replica:
                 retry_after_ms=OVERLOADED_RETRY_MS,
                 reason=OverloadReason.UNCOMMITTED,
             )
+
+    def _give_back(self, items: list[QueuedCommand]) -> None:
+        """These were let through by their keyspace's quota, and nothing of them is done."""
+        quota = self.reads.quota
+        if quota is not None:
+            quota.charge(writes=-sum(map(operations_of, items)))
 
     def note_memory(self) -> None:
         """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
@@ -396,7 +406,9 @@ class Replica:
 
     def fail_all(self, outbox: Outbox) -> None:
         """Answer everybody who waits: the replica is being removed."""
-        for command in self._queue.take_all():
+        queue = self._queue.take_all()
+        self._give_back(queue)
+        for command in queue:
             self.refusals.not_leader(command.client, command.request, outbox)
         self.reads.fail_all(outbox)
         self.proposals.fail_all(outbox)

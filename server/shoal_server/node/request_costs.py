@@ -11,15 +11,17 @@ from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import Failure, InstallShardMap, OpenSession, Read, ReadPage, Scan, Write
 from shoal.protocol.migration import ReadMoving
 
-from shoal_server.node.elements import KEY_BYTES, RANGE_BYTES, SHARD_BYTES, length_of_array
+from shoal_server.node.elements import ELEMENT_NS, KEY_BYTES, RANGE_BYTES, SHARD_BYTES, length_of_array
 from shoal_server.node.request_frames import Received
 from shoal_server.shard.merging import PIECE_US
+from shoal_server.shard.reading import READ_KEYS
 
 REQUEST_NS = 4_000
 REFUSAL_NS = 10_000
 QUEUED_NS = 2_000
 """To have a request wait."""
 KEY_NS = 2_500
+"""Of those that one answer may have; the others are only decoded."""
 RANGE_NS = 500
 """To decode a range, and to see whether it is here."""
 OPERATION_NS = 3_000
@@ -52,7 +54,8 @@ def cost_of(request: Received | ReadMoving, scan_ns: int, read_ns: int) -> int:
         # No more than there are bytes for, whatever it says.
         return REQUEST_NS + min(length_of_array(body), len(body)) * OPERATION_NS + len(body) * WRITTEN_BYTE_NS
     if kind is Read:
-        return REQUEST_NS + len(request.keys) * KEY_NS + read_ns  # type: ignore[union-attr]  # a Read
+        keys = len(request.keys)  # type: ignore[union-attr]  # a Read
+        return REQUEST_NS + min(keys, READ_KEYS) * KEY_NS + keys * ELEMENT_NS + read_ns
     if kind is Scan or kind is ReadPage:
         return scan_ns + len(request.ranges) * RANGE_NS  # type: ignore[union-attr]  # one of both
     if kind is OpenSession:

@@ -123,3 +123,9 @@ class WriteBudget:
                 return wait
         self._let_through += size
         return 0
+
+    def give_back(self, size: int) -> None:
+        """A write of so many bytes was let through in this turn, and then refused for another reason."""
+        self._let_through -= size
+        if self.rate is not None:
+            self._bucket.level += size

@@ -11,7 +11,7 @@ from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import Operation
 from shoal.write_costs import PLAIN_US, WRITE_US
 
-from shoal_server.node.elements import elements_in, length_of_array, small_elements
+from shoal_server.node.elements import ELEMENT_NS, arrays_and_bytes_in, elements_in, length_of_array, small_elements
 
 MAX_OPERATIONS = WRITE_US // PLAIN_US
 """Of one write: more are more work than is accepted, whatever they are."""
@@ -41,6 +41,14 @@ def decode_write(encoded: bytes) -> list[Operation]:
     if len(encoded) > SMALL_BYTES and _may_be_dense(encoded) and elements_in(encoded, MAX_ELEMENTS) > MAX_ELEMENTS:
         raise TooManyOperations(f"{count} operations with more than {MAX_ELEMENTS} keys, values and ranges in them")
     return operations_decoder.decode(encoded)
+
+
+def refusing_ns(encoded: bytes) -> int:
+    """Return about what it took to decode, or to count, the operations of a write that was refused then (ns)."""
+    if length_of_array(encoded) > MAX_OPERATIONS:
+        return 0
+    elements = MAX_ELEMENTS if len(encoded) > BATCH_BYTES else arrays_and_bytes_in(encoded)
+    return min(elements, MAX_ELEMENTS) * ELEMENT_NS
 
 
 def _may_be_dense(encoded: bytes) -> bool:
