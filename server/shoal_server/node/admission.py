@@ -35,7 +35,7 @@ from shoal_server.node.elements import length_of_array
 from shoal_server.node.keyspace_quota import KeyspaceQuota, QuotaRefusal, extra_operations
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.quotas import Quotas
-from shoal_server.node.replica import Replica
+from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedCommand, QueuedRead
 from shoal_server.node.write_budget import WriteBudget
@@ -290,6 +290,13 @@ class Admission:
             raise Refusal(ErrorCode.TOO_LARGE, f"{error} in one write: {WHAT_IS_ACCEPTED}") from error
         except msgspec.MsgspecError as error:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, f"the operations cannot be decoded: {error}") from error
+        except MemoryError as error:
+            raise Refusal(
+                ErrorCode.OVERLOADED,
+                f"there was no memory for a write of {size} bytes: send less at once, or later",
+                retry_after_ms=OVERLOADED_RETRY_MS,
+                reason=OverloadReason.MEMORY,
+            ) from error
         if not operations:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, "a write without operations")
         kinds = set(map(type, operations))

@@ -288,6 +288,9 @@ class Inbound(asyncio.Protocol):
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {words}")
         except msgspec.MsgspecError as error:
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {error}")
+        except MemoryError:
+            words = f"there was no memory for a frame of {len(body) or self._reader.held} bytes: send less at once, or later"
+            self.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
 
     # -- what comes in
 

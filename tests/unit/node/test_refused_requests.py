@@ -27,6 +27,7 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.quotas import QuotaShare, SetQuotaShares
 from shoal.shardmap import Keyspace, MicroshardRange
+from shoal_server.node import write_decoding
 from shoal_server.node.replica_memory import ReplicaMemory
 from shoal_server.node.request_costs import cost_of
 from shoal_server.node.write_budget import EngineState, WriteBudget
@@ -165,3 +166,17 @@ def test_scans_are_charged_for_their_ranges() -> None:
         return Scan(1, 1, 1, 1000, EVERYWHERE * ranges, b"", b"", reverse=False, keys_only=False, max_rows=10)
 
     assert cost_of(scan(60_000), 1_000_000, 0) > cost_of(scan(1), 1_000_000, 0) + 15_000_000
+
+
+def test_a_write_that_there_is_no_memory_for_is_refused_and_no_more(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(_: bytes) -> None:
+        raise MemoryError
+
+    nodes.answer(nodes.write(Put(b"opens", b"the session")))
+    with monkeypatch.context() as patched:
+        patched.setattr(write_decoding.operations_decoder, "_decode", decode)
+        refused = nodes.answer(nodes.write(Put(b"k", b"v")))
+    assert (refused.code, refused.reason) == ("overloaded", "memory")
+    assert isinstance(nodes.answer(nodes.write(Put(b"k", b"v"))), Written)

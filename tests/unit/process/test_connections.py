@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 from shoal.errors import ErrorCode
+from shoal.priorities import OverloadReason
 from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import (
@@ -23,6 +24,7 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal_server import places
+from shoal_server.node import request_frames
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import Limits
 from shoal_server.process import connections
@@ -337,3 +339,21 @@ async def test_words_are_read_by_who_is_still_sending():
         client.writer.write(encode_frame([GetShardMap(number) for number in range(MAX_FRAME_REQUESTS + 1)]))
         client.writer.write(struct.pack(">II", 8 * MIB, 0) + bytes(4 * MIB))
         assert "requests" in (await client.refusal()).message
+
+
+async def test_who_sends_what_there_is_no_memory_for_is_told_so_and_the_others_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def decode(_: bytes) -> None:
+        raise MemoryError
+
+    async with serving() as server:
+        greedy, other = await server.client(), await server.client()
+        with monkeypatch.context() as patched:
+            patched.setattr(request_frames.request_decoder, "_decode", decode)
+            greedy.writer.write(encode_frame([Ping(1)]))
+            refused = await greedy.refusal()
+        assert refused.code == ErrorCode.OVERLOADED.value
+        assert refused.reason == OverloadReason.MEMORY.value
+        assert "no memory for a frame of" in refused.message
+        assert await other.is_served()
