@@ -56,7 +56,7 @@ MAX_WORD = 64
 MAX_TEXT = 64 * 1024
 MAX_NODES = 4096
 MAX_KEYSPACES = 65_536
-MAX_SHARDS = 1 << 16
+MAX_SHARDS = 1 << 15
 """In one map, of all keyspaces: every node decodes all of it at each change."""
 MAX_VOTERS = 7
 MAX_FOLLOWERS = 16

@@ -45,7 +45,7 @@ MAX_IN_WORDS = 16
 """Requests of a frame that are told what is wrong with them; the others hear that they are like these."""
 MAX_REFUSED = 1024
 """Requests of a frame that are refused one by one: with more the connection ends, since whoever sends them is no client."""
-MAX_MAP_ARRAYS = 8 * MAX_SHARDS
+MAX_MAP_ARRAYS = 16 * MAX_SHARDS
 """Of the shard maps in a frame: a shard has seven, and one for each range."""
 SPARSE_BYTES = 8 * 1024
 """A frame of no more bytes is decoded whatever it is."""
