@@ -179,6 +179,8 @@ class ClientInput:
         """Take in what clients have sent, as far as the turn has time for it."""
         queue = self.queue
         queue.open_reads.expire(now)
+        if queue.data.parked:
+            queue.unpark(now)
         budget, spent, queueing = self._begin(), 0, 0
         self._pages = budget * PAGES_NS // TURN_NS
         if queue.arrived or queue.refused:
@@ -260,9 +262,12 @@ class ClientInput:
                 cost = REFUSAL_NS
                 if paused is not None:
                     paused.end()
+            elif queue.open_reads.is_full and flow.needs_place(waiting):
+                queue.park(flow, waiting, now)
+                cost = QUEUED_NS
             elif paused is not None:
                 cost = self._go_on(client, paused, now, outbox)
-            elif waits_in_vain(client.priority, age, now - flow.since):
+            elif waits_in_vain(client.priority, age, now - flow.since, flow.had_since(waiting)):
                 self._shed(client, flow, request, age, now, outbox)
                 cost = REFUSAL_NS
             else:
@@ -271,7 +276,7 @@ class ClientInput:
             if type(request) in PAGES:
                 self._pages -= cost
             spent += cost
-            data.charge(flow, cost, paused=paused is not None)
+            data.charge(flow, cost)
         return spent
 
     def _go_on(self, client: Client, paused: PausedRead, now: int, outbox: Outbox) -> int:
@@ -407,8 +412,8 @@ class ClientInput:
     # -- what is refused
 
     def _shed(self, client: Client, flow: Flow, request: Received, age: int, now: int, outbox: Outbox) -> None:
-        priority, keyspace = flow.group.priority, flow.group.keyspace
-        self.overload.refused(OverloadReason.NODE_BUSY, priority, keyspace)
+        group = flow.caller.group
+        self.overload.refused(OverloadReason.NODE_BUSY, group.priority, group.keyspace)
         outbox.fail(
             client.number,
             request.request,

@@ -1,10 +1,10 @@
 """What clients have sent and no turn has taken yet, and which of them may send more: bounded for each, and fair between them.
 
 While everything that arrives fits into a turn, it is taken as it came. What does not waits: requests for data in turn by
-keyspace and client (fair_queue.py), and those that a node answers by itself or that managers make in a queue of their own, of
-which each turn does some first, so that they never wait for data; status, which of a large node takes several turns, has a
-third. A client of which too much waits or is unanswered is read from no more until half of that is done; and nothing is taken
-of one that does not read its answers.
+keyspace, caller and client (fair_queue.py), and those that a node answers by itself or that managers make in a queue of their
+own, of which each turn does some first, so that they never wait for data; status, which of a large node takes several turns,
+has a third. A client of which too much waits or is unanswered is read from no more until half of that is done; and nothing is
+taken of one that does not read its answers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from shoal.priorities import Priority
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Scan, Write
 
-from shoal_server.node.fair_queue import CONTROL, FairQueue, Flow, Waiting
+from shoal_server.node.fair_queue import CONTROL, CallerKey, FairQueue, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
-from shoal_server.node.paused_reads import OpenReads, PausedRead
+from shoal_server.node.paused_reads import OPEN_OF_NODE, OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS, decoded_bytes
 from shoal_server.node.request_frames import Received
 
@@ -40,13 +40,25 @@ class Client:
         unanswered: requests that were received and are not answered yet; `queued_bytes`: of those that no turn has taken.
         behind: it does not read its answers as fast as they come.
         heard_at: when it was last answered, or first had to wait since (ns).
+        caller: whose it is.
         scan_ns: what a page costs that it asks for, in the mean of the last ones; read_ns: the values of its other reads.
     """
 
-    __slots__ = ("behind", "heard_at", "number", "priority", "queued_bytes", "read_ns", "scan_ns", "unanswered")
+    __slots__ = (
+        "behind",
+        "caller",
+        "heard_at",
+        "number",
+        "priority",
+        "queued_bytes",
+        "read_ns",
+        "scan_ns",
+        "unanswered",
+    )
 
-    def __init__(self, number: int, priority: Priority, now: int) -> None:
+    def __init__(self, number: int, caller: CallerKey, priority: Priority, now: int) -> None:
         self.number = number
+        self.caller = caller
         self.priority = priority
         self.unanswered = 0
         self.queued_bytes = 0
@@ -106,9 +118,9 @@ class ClientQueue:
 
     # -- clients come and go
 
-    def introduce(self, number: int, priority: Priority, now: int) -> Client:
-        """A client has connected."""
-        client = self.clients[number] = Client(number, priority, now)
+    def introduce(self, number: int, caller: CallerKey, priority: Priority, now: int) -> Client:
+        """A client has connected, of that caller."""
+        client = self.clients[number] = Client(number, caller, priority, now)
         return client
 
     def gone(self, number: int, now: int) -> None:
@@ -141,7 +153,7 @@ class ClientQueue:
         """Take in a frame of `size` bytes; say whether more may be received from the client."""
         client = self.clients.get(number)
         if client is None:
-            client = self.introduce(number, Priority.INTERACTIVE, now)
+            client = self.introduce(number, "", Priority.INTERACTIVE, now)
         if not client.unanswered:
             client.heard_at = now
         client.unanswered += len(requests)
@@ -170,7 +182,8 @@ class ClientQueue:
     @property
     def waits(self) -> bool:
         """Whether any request waits that a turn may take."""
-        return self.data.ready or self.control.ready or self.status.ready
+        may_unpark = bool(self.data.parked) and not self.open_reads.is_full
+        return self.data.ready or self.control.ready or self.status.ready or may_unpark
 
     @property
     def length(self) -> int:
@@ -185,10 +198,11 @@ class ClientQueue:
             waiting = Waiting(request, arrived, share)
             if type(request) in DATA:
                 keyspace = self._keyspace_of(request.shard)  # type: ignore[union-attr]  # all of these name one
-                self.data.add(client.number, client.priority, keyspace, waiting, now, blocked=client.behind)
+                queue, priority = self.data, client.priority
             else:
                 queue = self.status if type(request) is GetStatus else self.control
-                queue.add(client.number, Priority.INTERACTIVE, CONTROL, waiting, now, blocked=client.behind)
+                keyspace, priority = CONTROL, Priority.INTERACTIVE
+            queue.add(client.number, priority, keyspace, waiting, now, blocked=client.behind, caller=client.caller)
 
     def put_back(self, paused: PausedRead, now: int) -> None:
         """Have a read wait for a later turn, which goes on with it."""
@@ -203,7 +217,19 @@ class ClientQueue:
             self.open_reads.let_go_of(client.number)
         waiting = Waiting(request, queued.arrived, 0, paused)
         keyspace = self._keyspace_of(request.shard)
-        self.data.add(client.number, client.priority, keyspace, waiting, now, blocked=client.behind)
+        self.data.add(
+            client.number, client.priority, keyspace, waiting, now, blocked=client.behind, caller=client.caller
+        )
+
+    def park(self, flow: Flow, waiting: Waiting, now: int) -> None:
+        """Have a page that was taken out wait until it may be begun."""
+        # It has been released; one of a client at the most is not counted.
+        waiting.size = 0
+        self.data.park(flow, waiting, now)
+
+    def unpark(self, now: int) -> None:
+        """Let so many pages go on that waited for a place as there are places."""
+        self.data.unpark(OPEN_OF_NODE - self.open_reads.count, now)
 
     def take(self, queue: FairQueue, now: int, *, pages: bool = True) -> tuple[Client, Flow, Waiting] | None:
         """Take out of one of the queues the request whose turn it is; without `pages` none where that is one."""

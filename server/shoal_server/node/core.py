@@ -346,15 +346,19 @@ class Node:
         """
         return self._client_input.queue.receive(client, requests, size, self._now)
 
-    def client_connected(self, client: int, identity: bytes, priority: str = Priority.INTERACTIVE.value) -> None:
+    def client_connected(
+        self, client: int, identity: bytes, priority: str = Priority.INTERACTIVE.value, address: str = ""
+    ) -> None:
         """A client has connected.
 
         Args:
             identity: names whom its certificate is of, empty where it has none.
             priority: as its greeting has it.
+            address: where it comes from: all from one address share what a busy node has for one caller, as all of one
+                identity do, wherever they are.
         """
         self._callers.introduce(client, identity)
-        self._client_input.queue.introduce(client, priority_of(priority), self._now)
+        self._client_input.queue.introduce(client, identity or address, priority_of(priority), self._now)
 
     def client_is_behind(self, client: int, behind: bool) -> None:
         """A client reads its answers more slowly than they come, or has caught up: while it is, no more are made for it."""

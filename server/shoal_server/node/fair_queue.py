@@ -1,21 +1,24 @@
-"""Requests that wait, taken out in turn and by cost: first fair between keyspaces, and in each between its clients.
+"""Requests that wait, taken out in turn and by cost: fair between keyspaces, in each between callers, of each between clients.
 
-Deficit round robin (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round-Robin", 1995), twice: whoever's turn
+Deficit round robin (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round-Robin", 1995), thrice: whoever's turn
 it is takes requests until they have cost a quantum. What one costs is known in part only when it has been served, so it is
 charged then, and who has taken more than a quantum waits for rounds until that is paid. Costs are in nanoseconds of one core,
 estimated or measured. A queue that is empty has nothing saved, and its debt is forgiven as time passes.
 
 Whoever asks now and then comes before those who always wait, once in each of their rounds, and so has no more than they
-(as in RFC 8290, 4.2).
+(as in RFC 8290, 4.2). Pages, each of which may be as much work as thousands of other requests, have rounds of their own: of
+what a caller has of a keyspace they have half as long as both wait. So however many connections ask for pages, whoever asks
+for a key waits for none of them.
 
-Pure: times are passed in. One client's requests of one keyspace stay in their order.
+Pure: times are passed in. One client's requests of one keyspace and kind stay in their order.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import msgspec
 from shoal.priorities import Priority
@@ -38,41 +41,50 @@ QUANTA: dict[Priority, int] = {
     Priority.BACKGROUND: 100_000,
 }
 """What a keyspace may cost each time that its turn comes, by the priority of the connections: their shares of a busy node."""
+CALLER_QUANTUM_NS = 400_000
 CLIENT_QUANTUM_NS = 400_000
-PAGES = (Scan, ReadPage)
+PAGES = frozenset((Scan, ReadPage))
 """Requests of which one may be as much work as thousands of others."""
+
+CallerKey: TypeAlias = bytes | str
+"""Whose a connection is: whom its certificate is of (bytes), or else the address that it comes from."""
 
 
 class Waiting(msgspec.Struct):
     """A request that waits. `arrived` (ns); `size`: its part of the frame that it came in (bytes).
 
-    `paused`: it was taken out before, and goes on.
+    `paused`: it was taken out before, and goes on. `had`: what its flow had had when it joined it (ns).
     """
 
     request: Received
     arrived: int
     size: int
     paused: PausedRead | None = None
+    had: int = 0
 
 
 class Share:
-    """What a client, or a keyspace, has of the rounds.
+    """What a client, a caller, or a keyspace has of the rounds.
 
     Attributes:
         quantum: what it may cost each time that its turn comes (ns).
         deficit: what is left of that; below 0 it has had more.
         listed: it takes part in the rounds. Since `idle_at` it does not (ns).
-        new_from: how far the ring has to have gone for it to come first again.
+        is_new: it comes before those who have been waiting.
+        new_from: how far the ring has to have gone for it to be new again.
+        plain: how many of its own wait with requests that are no pages.
     """
 
-    __slots__ = ("deficit", "idle_at", "listed", "new_from", "quantum")
+    __slots__ = ("deficit", "idle_at", "is_new", "listed", "new_from", "plain", "quantum")
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum
         self.deficit = 0
         self.idle_at = 0
         self.listed = False
+        self.is_new = False
         self.new_from = 0
+        self.plain = 0
 
     def charge(self, cost: int) -> None:
         """It has had so much (ns)."""
@@ -83,187 +95,309 @@ S = TypeVar("S", bound=Share)
 
 
 class Ring(Generic[S]):
-    """Those who take part in the rounds, whoever's turn it is first. `gone`: how many have been passed."""
+    """Those who take part in the rounds: first those who are new, then the others, each in their order.
 
-    __slots__ = ("_shares", "gone")
+    `gone`: how many have been passed.
+    """
+
+    __slots__ = ("_new", "_old", "gone")
 
     def __init__(self) -> None:
-        self._shares: deque[S] = deque()
+        self._new: deque[S] = deque()
+        self._old: deque[S] = deque()
         self.gone = 0
 
     def __bool__(self) -> bool:
-        return bool(self._shares)
+        return bool(self._new or self._old)
 
     def join(self, share: S, now: int) -> None:
-        """One takes part from now on: first, as long as it has had less than its due in this round of the others.
+        """One takes part from now on.
 
-        A debt is owed as far as no time has forgiven it.
+        It is new where the others have had a round since it was so, and remains so until it has had its due. One whose turn
+        was not over when it had nothing left to ask goes on with that turn, behind those who are new. All else comes last. What
+        it owes is forgiven as time passes, of which each of those who wait has had a part.
         """
         share.listed = True
         if self.gone < share.new_from and share.deficit > 0:
-            self._shares.appendleft(share)
+            if share.is_new:
+                self._new.append(share)
+            else:
+                self._old.appendleft(share)
             return
-        share.deficit = min(0, share.deficit + now - share.idle_at)
-        if self.gone >= share.new_from and not share.deficit:
-            share.deficit = share.quantum
-            self._shares.appendleft(share)
-        else:
-            self._shares.append(share)
+        others = len(self._new) + len(self._old)
+        share.deficit = min(0, share.deficit + (now - share.idle_at) // (1 + others))
+        share.is_new = self.gone >= share.new_from and not share.deficit
+        share.deficit += share.quantum
+        (self._new if share.is_new else self._old).append(share)
 
     def leave(self, share: S, now: int) -> None:
         """One takes part no more; all others come before it is given anything again."""
-        self._shares.remove(share)
+        (self._new if share.is_new else self._old).remove(share)
         share.listed = False
         share.idle_at = now
         if self.gone >= share.new_from:
-            share.new_from = self.gone + len(self._shares)
+            share.new_from = self.gone + len(self._new) + len(self._old)
 
     def whose_turn(self) -> S:
-        """Go round until somebody has something left, and return who that is: the first of the ring then."""
-        shares = self._shares
-        first = shares[0]
-        while first.deficit <= 0:
+        """Go round until somebody has something left, and return who that is; there is somebody."""
+        new, old = self._new, self._old
+        while True:
+            first = new[0] if new else old[0]
+            if first.deficit > 0:
+                return first
+            if new:
+                old.append(new.popleft())
+                first.is_new = False
+            else:
+                old.rotate(-1)
             # One that is alone owes nobody anything.
-            first.deficit = first.deficit + first.quantum if len(shares) > 1 else first.quantum
-            shares.rotate(-1)
+            first.deficit = first.quantum if not new and len(old) == 1 else first.deficit + first.quantum
             self.gone += 1
-            first = shares[0]
-        return first
+
+    def whose_turn_without_pages(self) -> S | None:
+        """Likewise, but return the first with something left that has anything but pages; None where there is none."""
+        first = self.whose_turn()
+        if first.plain:
+            return first
+        return next((share for share in chain(self._new, self._old) if share.plain and share.deficit > 0), None)
 
 
 class Flow(Share):
-    """What one client has asked of one keyspace.
+    """What one client has asked of one keyspace: pages, or what is none.
 
     Attributes:
         waiting: requests that were not taken out yet, since `since` (ns).
-        paused: those that were, and go on: first those that arrived first.
-        ahead: by how much more these have cost than the others while both wait (ns): each kind has half.
-        group: of which it is one.
+        paused: those that were, and go on: first those that arrived first, and before those that wait.
+        had: what its requests have cost so far (ns).
+        parked: what is next can only be begun when somebody else's is done; it takes no part in the rounds until then.
+        caller: of whose flows it is one.
     """
 
-    __slots__ = ("ahead", "blocked", "client", "group", "paused", "since", "waiting")
+    __slots__ = ("blocked", "caller", "client", "had", "pages", "parked", "paused", "since", "waiting")
 
-    def __init__(self, client: int, group: FlowGroup) -> None:
+    def __init__(self, client: int, caller: Caller, *, pages: bool) -> None:
         super().__init__(CLIENT_QUANTUM_NS)
         self.client = client
-        self.group = group
+        self.caller = caller
+        self.pages = pages
         self.waiting: deque[Waiting] = deque()
         self.paused: list[Waiting] = []
-        self.ahead = 0
+        self.had = 0
         self.since = 0
         self.blocked = False
+        self.parked = False
 
-    def next(self, *, pages: bool) -> Waiting | None:
-        """Take out what is next; without `pages` None where that would be one."""
-        waiting = self.waiting
-        if self.paused and (self.ahead <= 0 or not waiting) and pages:
-            return self.paused.pop(0)
-        if waiting and (pages or type(waiting[0].request) not in PAGES):
-            return waiting.popleft()
-        return None
+    def needs_place(self, waiting: Waiting) -> bool:
+        """Say whether a request that was taken out is a page that is to be begun, and none of this flow is begun so far."""
+        if type(waiting.request) is not Scan:
+            return False
+        return not any(each.paused is not None and each.paused.is_begun for each in (waiting, *self.paused))
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits."""
         return not self.waiting and not self.paused
 
+    def had_since(self, waiting: Waiting) -> int:
+        """Return what others of this flow have cost since a request of it joined it (ns): for so long it waited for these."""
+        return self.had - waiting.had
+
+
+class Caller(Share):
+    """The flows of one caller in one group: those that take part in its rounds.
+
+    Attributes:
+        flows: how many there are, of clients that ask for nothing now, too.
+        pages: those with pages; `others`: those with other requests.
+        ahead: by how much more pages have cost than the others while both wait (ns): each kind has half.
+    """
+
+    __slots__ = ("ahead", "flows", "group", "key", "others", "pages")
+
+    def __init__(self, key: CallerKey, group: FlowGroup) -> None:
+        super().__init__(CALLER_QUANTUM_NS)
+        self.key = key
+        self.group = group
+        self.flows = 0
+        self.pages: Ring[Flow] = Ring()
+        self.others: Ring[Flow] = Ring()
+        self.ahead = 0
+
+    def ring_of(self, flow: Flow) -> Ring[Flow]:
+        """Return the rounds in which a flow takes part."""
+        return self.pages if flow.pages else self.others
+
+    def whose_turn(self) -> Flow:
+        """Return the flow whose turn it is; there is one."""
+        kind = self.pages if self.pages and (self.ahead <= 0 or not self.others) else self.others
+        return kind.whose_turn()
+
+    def account(self, flow: Flow, cost: int) -> None:
+        """Note that a request of one of the flows has cost that (ns)."""
+        self.charge(cost)
+        self.ahead = self.ahead + (cost if flow.pages else -cost) if self.others and self.pages else 0
+
 
 class FlowGroup(Share):
-    """The flows of one keyspace and priority: those that take part in its rounds."""
+    """The callers of one keyspace and priority: those who take part in its rounds, and by their keys all that have flows."""
 
-    __slots__ = ("flows", "keyspace", "priority")
+    __slots__ = ("by_key", "callers", "keyspace", "priority")
 
     def __init__(self, priority: Priority, keyspace: int) -> None:
         super().__init__(QUANTA[priority])
         self.priority = priority
         self.keyspace = keyspace
-        self.flows: Ring[Flow] = Ring()
+        self.callers: Ring[Caller] = Ring()
+        self.by_key: dict[CallerKey, Caller] = {}
 
 
 class FairQueue:
-    """See the module's first lines. `length`: how many requests wait, of clients that are blocked, too."""
+    """See the module's first lines.
 
-    __slots__ = ("_by_client", "_groups", "_ready", "length")
+    Attributes:
+        length: how many requests wait, of clients that are blocked, too.
+        parked: flows that wait to be unparked.
+    """
+
+    __slots__ = ("_by_client", "_groups", "_ready", "length", "parked")
 
     def __init__(self) -> None:
         self.length = 0
         self._groups: dict[tuple[Priority, int], FlowGroup] = {}
-        self._by_client: dict[int, dict[FlowGroup, Flow]] = {}
+        self._by_client: dict[int, dict[tuple[FlowGroup, bool], Flow]] = {}
         self._ready: Ring[FlowGroup] = Ring()
+        self.parked: deque[Flow] = deque()
 
     @property
     def ready(self) -> bool:
         """Whether `take` has anything: what waits is not all of clients that are blocked."""
         return bool(self._ready)
 
-    def add(self, client: int, priority: Priority, keyspace: int, waiting: Waiting, now: int, *, blocked: bool) -> None:
+    def add(
+        self,
+        client: int,
+        priority: Priority,
+        keyspace: int,
+        waiting: Waiting,
+        now: int,
+        *,
+        blocked: bool,
+        caller: CallerKey = "",
+    ) -> None:
         """Have a request wait.
 
         Args:
             blocked: nothing of the client is taken for now.
+            caller: whose the client is, always the same; all of whom nothing is known are one.
         """
         group = self._groups.get((priority, keyspace))
         if group is None:
             group = self._groups[priority, keyspace] = FlowGroup(priority, keyspace)
         flows = self._by_client.setdefault(client, {})
-        flow = flows.get(group)
+        pages = type(waiting.request) in PAGES
+        flow = flows.get((group, pages))
         if flow is None:
-            flow = flows[group] = Flow(client, group)
+            whose = group.by_key.get(caller)
+            if whose is None:
+                whose = group.by_key[caller] = Caller(caller, group)
+            whose.flows += 1
+            flow = flows[group, pages] = Flow(client, whose, pages=pages)
             flow.blocked = blocked
         if waiting.paused is not None:
             insort(flow.paused, waiting, key=lambda each: each.arrived)
         else:
             if not flow.waiting:
                 flow.since = now
+            waiting.had = flow.had
             flow.waiting.append(waiting)
         self.length += 1
-        if not flow.listed and not flow.blocked:
+        if not flow.listed and not flow.blocked and not flow.parked:
             self._list(flow, now)
 
     def _list(self, flow: Flow, now: int) -> None:
-        group = flow.group
-        group.flows.join(flow, now)
-        if not group.listed:
-            self._ready.join(group, now)
+        caller = flow.caller
+        group = caller.group
+        caller.ring_of(flow).join(flow, now)
+        if not flow.pages:
+            caller.plain += 1
+            group.plain += 1
+        if not caller.listed:
+            group.callers.join(caller, now)
+            if not group.listed:
+                self._ready.join(group, now)
+
+    def _unlist(self, flow: Flow, now: int) -> None:
+        caller = flow.caller
+        group = caller.group
+        caller.ring_of(flow).leave(flow, now)
+        if not flow.pages:
+            caller.plain -= 1
+            group.plain -= 1
+        if not caller.others and not caller.pages:
+            group.callers.leave(caller, now)
+            if not group.callers:
+                self._ready.leave(group, now)
 
     def take(self, now: int, *, pages: bool = True) -> tuple[Flow, Waiting] | None:
-        """Take out the request whose turn it is; `charge` is to follow, before the next one.
+        """Take out the request whose turn it is, without `pages` of those that are none; None where there is none.
 
-        None: there is none, or without `pages` it is the turn of one.
+        `charge` is to follow, before the next one.
         """
-        if not self._ready:
+        flow = self._whose_turn() if pages else self._whose_turn_without_pages()
+        if flow is None:
             return None
-        flow = self._ready.whose_turn().flows.whose_turn()
-        waiting = flow.next(pages=pages)
-        if waiting is None:
-            return None
+        waiting = flow.paused.pop(0) if flow.paused else flow.waiting.popleft()
         self.length -= 1
-        if flow.is_empty:
+        if not flow.waiting and not flow.paused:
             self._unlist(flow, now)
         return flow, waiting
 
-    def _unlist(self, flow: Flow, now: int) -> None:
-        group = flow.group
-        group.flows.leave(flow, now)
-        if not group.flows:
-            self._ready.leave(group, now)
+    def _whose_turn(self) -> Flow | None:
+        return self._ready.whose_turn().callers.whose_turn().whose_turn() if self._ready else None
 
-    def charge(self, flow: Flow, cost: int, *, paused: bool = False) -> None:
-        """Say what a request has cost that was taken out of `flow` (ns).
+    def _whose_turn_without_pages(self) -> Flow | None:
+        group = self._ready.whose_turn_without_pages() if self._ready else None
+        caller = None if group is None else group.callers.whose_turn_without_pages()
+        return None if caller is None else caller.others.whose_turn()
+
+    def charge(self, flow: Flow, cost: int) -> None:
+        """Say what a request has cost that was taken out of `flow` (ns)."""
+        flow.had += cost
+        flow.charge(cost)
+        caller = flow.caller
+        caller.account(flow, cost)
+        caller.group.charge(cost)
+
+    def charge_later(self, client: int, keyspace: int, cost: int, *, pages: bool) -> None:
+        """Say what a request of a client has cost that was taken out in a turn before, or without having waited (ns).
 
         Args:
-            paused: it was one that goes on.
+            pages: it was a page.
         """
-        flow.charge(cost)
-        flow.group.charge(cost)
-        flow.ahead = flow.ahead + (cost if paused else -cost) if flow.paused and flow.waiting else 0
+        for (group, kind), flow in self._by_client.get(client, {}).items():
+            if group.keyspace == keyspace and kind == pages:
+                self.charge(flow, cost)
 
-    def charge_later(self, client: int, keyspace: int, cost: int) -> None:
-        """Say what a request of a client has cost that was taken out in a turn before, or without having waited (ns)."""
-        for group, flow in self._by_client.get(client, {}).items():
-            if group.keyspace == keyspace:
-                flow.charge(cost)
-                group.charge(cost)
+    def park(self, flow: Flow, waiting: Waiting, now: int) -> None:
+        """Put back a request that was just taken out, and take nothing of its flow before `unpark`."""
+        if flow.listed:
+            self._unlist(flow, now)
+        if waiting.paused is None:
+            flow.waiting.appendleft(waiting)
+        else:
+            flow.paused.insert(0, waiting)
+        self.length += 1
+        flow.parked = True
+        self.parked.append(flow)
+
+    def unpark(self, count: int, now: int) -> None:
+        """Have so many flows take part again: those that have been parked for longest."""
+        parked = self.parked
+        for _ in range(min(count, len(parked))):
+            flow = parked.popleft()
+            flow.parked = False
+            if not flow.is_empty and not flow.blocked:
+                self._list(flow, now)
 
     def block(self, client: int, now: int, *, blocked: bool) -> None:
         """Take nothing of a client from now on; or take it again."""
@@ -272,7 +406,7 @@ class FairQueue:
                 continue
             flow.blocked = blocked
             if not blocked:
-                if not flow.is_empty:
+                if not flow.is_empty and not flow.parked:
                     self._list(flow, now)
             elif flow.listed:
                 self._unlist(flow, now)
@@ -281,8 +415,14 @@ class FairQueue:
         """Drop what a client has asked, who is gone; return what that was."""
         self.block(client, now, blocked=True)
         dropped: list[Waiting] = []
-        for flow in self._by_client.pop(client, {}).values():
+        for (group, _), flow in self._by_client.pop(client, {}).items():
             dropped += flow.waiting
             dropped += flow.paused
+            if flow.parked:
+                self.parked.remove(flow)
+            caller = flow.caller
+            caller.flows -= 1
+            if not caller.flows:
+                del group.by_key[caller.key]
         self.length -= len(dropped)
         return dropped

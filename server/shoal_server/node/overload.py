@@ -5,7 +5,8 @@ now and then is a burst; one that has been standing for `STANDING_NS` is more th
 has waited for longer than its priority's patience is refused, before anything of it is decoded: whoever asks hears of it while
 that is of use, and what is served was asked for just now (Maurer, "Fail at Scale", ACM Queue 13:8, 2015; the rule is that of
 CoDel, Nichols and Jacobson 2012, for each client by itself, as in RFC 8290). So those give way who ask for more than their
-share: the others' queues do not stand.
+share, and nobody else: a request is refused only where its own client has been served meanwhile. Where so many ask that
+a round of them all takes long, whoever has one request waiting waits for its turn.
 
 Pure: times are passed in.
 """
@@ -16,7 +17,7 @@ from collections import Counter
 
 from shoal.priorities import OverloadReason, Priority
 
-from shoal_server.node.fair_queue import MILLISECOND
+from shoal_server.node.fair_queue import CLIENT_QUANTUM_NS, MILLISECOND
 
 WINDOW_NS = 100 * MILLISECOND
 STALE_NS = 3 * WINDOW_NS
@@ -40,9 +41,16 @@ def priority_of(word: str) -> Priority:
         return Priority.BACKGROUND
 
 
-def waits_in_vain(priority: Priority, age: int, standing: int) -> bool:
-    """Say whether a request of that age is to be refused, whose queue has been standing for so long (both ns)."""
-    return standing > STANDING_NS and age > PATIENCE_NS[priority]
+def waits_in_vain(priority: Priority, age: int, standing: int, had: int) -> bool:
+    """Say whether a request is to be refused, which has waited for too long behind others of its own client.
+
+    Args:
+        age: of the request (ns).
+        standing: for so long its queue has been (ns).
+        had: what others of its queue have been given meanwhile (ns). Where that is less than is due each time that
+            its turn comes, it has waited for what others have asked for, however many these are: it keeps its place.
+    """
+    return standing > STANDING_NS and age > PATIENCE_NS[priority] and had >= CLIENT_QUANTUM_NS
 
 
 def retry_after_ms(request: int) -> int:

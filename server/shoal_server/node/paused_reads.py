@@ -107,9 +107,14 @@ class OpenReads:
         self._by_client: dict[int, list[PausedRead]] = {}
         self._due = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more may be opened, whoever asks."""
+        return self.count >= OPEN_OF_NODE
+
     def has_room(self, client: int) -> bool:
         """Say whether one more may be opened for a client."""
-        return self.count < OPEN_OF_NODE and len(self._by_client.get(client, ())) < OPEN_OF_CLIENT
+        return not self.is_full and len(self._by_client.get(client, ())) < OPEN_OF_CLIENT
 
     def add(self, read: PausedRead) -> None:
         """Note a read that is open, and is so between turns; it may have been noted before."""

@@ -7,6 +7,7 @@ pages in pieces, and later ones go on, in which it is the turn of whoever asked;
 from __future__ import annotations
 
 from shoal_server.node.client_queue import ClientQueue
+from shoal_server.node.fair_queue import PAGES
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import NOBODY
 from shoal_server.node.paused_reads import PausedRead
@@ -54,7 +55,8 @@ class Serving:
         """Leave a read to later turns of its client: so far, this one has done so much of it (ns)."""
         self.left -= cost
         read.cost += cost
-        self._queue.data.charge_later(read.queued.client, keyspace, cost - read.charged)
+        pages = type(read.queued.read) in PAGES
+        self._queue.data.charge_later(read.queued.client, keyspace, cost - read.charged, pages=pages)
         self._queue.put_back(read, self.now)
 
     def served_page(self, read: PausedRead, keyspace: int, cost: int) -> None:
@@ -65,7 +67,7 @@ class Serving:
         client = read.queued.client
         asker = self._queue.clients.get(client)
         if asker is not None:
-            self._queue.data.charge_later(client, keyspace, cost - read.charged)
+            self._queue.data.charge_later(client, keyspace, cost - read.charged, pages=True)
             asker.scan_ns = max(SCAN_NS_LEAST, (3 * asker.scan_ns + read.cost) // 4)
 
     def served_values(self, client: int, keyspace: int, size: int) -> None:
@@ -74,7 +76,7 @@ class Serving:
         self.left -= cost
         asker = self._queue.clients.get(client)
         if asker is not None and (cost or asker.read_ns):
-            self._queue.data.charge_later(client, keyspace, cost - asker.read_ns)
+            self._queue.data.charge_later(client, keyspace, cost - asker.read_ns, pages=False)
             mean = (3 * asker.read_ns + cost) // 4
             asker.read_ns = mean if mean >= READ_NS else 0
 

@@ -207,7 +207,7 @@ class Reception:
         client = self._next_client
         self._next_client += 1
         self.clients[client] = connection
-        self._node.client_connected(client, identity_of(certificate), priority)
+        self._node.client_connected(client, identity_of(certificate), priority, connection.host_address)
         return client
 
     def client_closed(self, client: int) -> None:

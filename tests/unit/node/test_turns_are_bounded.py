@@ -193,6 +193,33 @@ def test_a_queue_that_stands_is_shed_and_what_is_left_is_served_in_time(nodes: A
     assert leader.node.queues()["client_requests_waiting"][0] < 300
 
 
+def test_who_has_one_request_waiting_is_not_refused_for_what_hundreds_ask(nodes: Any) -> None:
+    leader = filled(nodes)
+    for client in range(100, 356):
+        leader.send(client, *(scan(number) for number in range(4)))
+    leader.turn()
+    leader.send(7, scan(1))
+    for number in range(40):
+        leader.send(8, read(number))
+        leader.turn(20)
+        assert len(leader.answers.get(8, ())) >= number
+    assert not any(isinstance(answer, Failure) for client in (7, 8) for answer in leader.answers.get(client, ()))
+
+
+def test_more_pages_than_may_be_open_are_all_served_and_no_turn_is_for_nothing(nodes: Any) -> None:
+    leader = filled(nodes, 3_000)
+    clients = range(100, 300)
+    for client in clients:
+        leader.send(client, scan(1))
+    turns = 0
+    while len(leader.answers) < len(clients):
+        assert leader.wake_at <= nodes.now if turns else True
+        leader.turn()
+        turns += 1
+        assert turns < 3_000
+    assert not any(isinstance(answer, Failure) for answers in leader.answers.values() for answer in answers)
+
+
 def test_a_burst_that_is_over_soon_is_served_whole(nodes: Any) -> None:
     leader = filled(nodes)
     leader.send(7, *(scan(number) for number in range(60)))
