@@ -51,16 +51,17 @@ def answer_pings_when_nothing_else_waits(patch: pytest.MonkeyPatch) -> None:
 
 def serve_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
     """Whoever asks first for much is served first."""
-    original = FairQueue.take
 
     def take(self: FairQueue, now: int, *, pages: bool = True) -> tuple[Flow, Waiting] | None:
-        for group in self._ready._shares:
-            flows = group.flows._shares
-            oldest = min(flows, key=lambda flow: flow.waiting[0].arrived)
-            flows.remove(oldest)
-            flows.appendleft(oldest)
-            group.deficit = oldest.deficit = 1
-        return original(self, now, pages=pages)
+        listed = [flow for flows in self._by_client.values() for flow in flows.values() if flow.listed]
+        if not listed:
+            return None
+        flow = min(listed, key=lambda each: (each.waiting or each.paused)[0].arrived)
+        waiting = flow.waiting.popleft() if flow.waiting else flow.paused.pop(0)
+        self.length -= 1
+        if flow.is_empty:
+            self._unlist(flow, now)
+        return flow, waiting
 
     patch.setattr(FairQueue, "take", take)
 

@@ -95,9 +95,10 @@ S = TypeVar("S", bound=Share)
 
 
 class Ring(Generic[S]):
-    """Those who take part in the rounds: first those who are new, then the others, each in their order.
+    """Those who take part in the rounds: first those who are new, of whom the newest is first, then the others in their order.
 
-    `gone`: how many have been passed.
+    Where hundreds come at once, it is better that some wait for all than that all wait for hundreds; none waits for more than
+    a quantum of each. `gone`: how many have been passed.
     """
 
     __slots__ = ("_new", "_old", "gone")
@@ -119,16 +120,16 @@ class Ring(Generic[S]):
         """
         share.listed = True
         if self.gone < share.new_from and share.deficit > 0:
-            if share.is_new:
-                self._new.append(share)
-            else:
-                self._old.appendleft(share)
+            (self._new if share.is_new else self._old).appendleft(share)
             return
         others = len(self._new) + len(self._old)
         share.deficit = min(0, share.deficit + (now - share.idle_at) // (1 + others))
         share.is_new = self.gone >= share.new_from and not share.deficit
         share.deficit += share.quantum
-        (self._new if share.is_new else self._old).append(share)
+        if share.is_new:
+            self._new.appendleft(share)
+        else:
+            self._old.append(share)
 
     def leave(self, share: S, now: int) -> None:
         """One takes part no more; all others come before it is given anything again."""

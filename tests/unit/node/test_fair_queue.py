@@ -160,15 +160,6 @@ def test_beside_hundreds_of_connections_one_that_asks_now_and_then_is_served_wit
         assert meanwhile <= CLIENT_QUANTUM_NS
 
 
-def test_those_who_are_new_come_in_their_order() -> None:
-    queue = FairQueue()
-    fill(queue, 1, 1, 100)
-    spent_by(queue, 2 * MS, {1: 50_000})
-    for client in (5, 3, 4):
-        fill(queue, client, 1, 1)
-    assert [next_of(queue)[0].client for _ in range(3)] == [5, 3, 4]
-
-
 def test_nobody_gains_by_asking_for_nothing_for_a_moment() -> None:
     """Both ask for as much as they get; one of them has nothing waiting between its requests, however short that is."""
     queue = FairQueue()
@@ -231,7 +222,6 @@ def test_a_flow_that_is_parked_keeps_its_requests_and_goes_on_in_the_order_of_pa
     queue = FairQueue()
     for client in (1, 2, 3):
         queue.add(client, INTERACTIVE, 1, page(client), NOW, blocked=False)
-    for _ in range(3):
         queue.park(*next_of(queue), NOW)
     queue.add(1, INTERACTIVE, 1, page(11), NOW, blocked=False)
     assert (queue.ready, queue.length, len(queue.parked)) == (False, 4, 3)

@@ -50,8 +50,9 @@ def one_keyspace(nodes: int, shards: int) -> ShardMap:
 class Cluster:
     """Nodes, which begin with `start`. Who keeps them, and who uses them, is beside it: see `scene.py`.
 
-    `shard_map`: the first one. `certificates`: by the number of a client, whom its certificate is of. `settings`: those that
-    processes begin with. `turns_take_time`: as long as what comes of them is worth (see `work.py`); else none.
+    `shard_map`: the first one. `introduced`: by the number of a client, whom its certificate is of, and where it comes from.
+    `settings`: those that processes begin with. `turns_take_time`: as long as what comes of them is worth (see `work.py`);
+    else none.
     """
 
     keeper: Keeper
@@ -61,7 +62,7 @@ class Cluster:
         self.shard_map = shard_map
         self.settings = settings
         self.invariants = Invariants(settings.sync_stall_ns + DISK_LOOK_INTERVAL + settings.timing.support_ns)
-        self.certificates: dict[int, bytes] = {}
+        self.introduced: dict[int, tuple[bytes, str]] = {}
         self.turns_take_time = False
         self.nodes: dict[str, SimulatedNode] = {}
         clocks = world.random("clocks")
@@ -83,12 +84,12 @@ class Cluster:
         self.world.listen(name, node.receive)
         return node
 
-    def introduce(self, client: int, identity: bytes) -> None:
-        """Have all nodes know whom a client's certificate is of, in all their lives."""
-        self.certificates[client] = identity
+    def introduce(self, client: int, identity: bytes = b"", address: str = "") -> None:
+        """Have all nodes know whom a client's certificate is of, and where it comes from, in all their lives."""
+        self.introduced[client] = identity, address
         for node in self.nodes.values():
             if node.node is not None:
-                node.node.client_connected(client, identity)
+                node.node.client_connected(client, identity, address=address)
 
     # -- links between nodes
 

@@ -86,7 +86,7 @@ class Surroundings(Protocol):
     @property
     def nodes(self) -> dict[str, SimulatedNode]: ...
     @property
-    def certificates(self) -> dict[int, bytes]: ...
+    def introduced(self) -> dict[int, tuple[bytes, str]]: ...
     def break_link(self, sender: str, receiver: str) -> None: ...
 
 
@@ -195,8 +195,8 @@ class SimulatedNode:
         keeper = cluster.keeper
         shard_map = load_shard_map(self.engine) or keeper.first_map(self)
         self.node = Node(identity, shard_map, self.engine, cluster.settings, self.random, self.local_now())
-        for client, certificate in cluster.certificates.items():
-            self.node.client_connected(client, certificate)
+        for client, (identity_of_client, address) in cluster.introduced.items():
+            self.node.client_connected(client, identity_of_client, address=address)
         keeper.open_replicas(self, self.node, shard_map)
         cluster.invariants.check_began(self.name, self.node.groups.values())
         keeper.connect(self, self.node)
