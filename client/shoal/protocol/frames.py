@@ -146,7 +146,7 @@ class Decoder(Generic[T]):
         """`kind`: the type; `Any` decodes without one."""
         self._decode = msgspec.msgpack.Decoder(kind).decode
 
-    def decode(self, data: bytes | msgspec.Raw) -> T:
+    def decode(self, data: bytes | memoryview | msgspec.Raw) -> T:
         """
         Raises:
             msgspec.MsgspecError: it is not of that type, or is nested too deeply to tell. How deep is too deep depends on

@@ -52,9 +52,13 @@ SPARSE_BYTES = 8 * 1024
 _MESSAGE_BYTES = 400
 """Of a frame whose messages are longer in the mean, it takes less to look at each of them than at all bytes."""
 _FLAT = frozenset(kind.__struct_config__.tag for kind in (Write, Read, ReadPage, Scan, Traces))
-"""Messages that have one long list at most, with nothing in it but what has no lists, or pairs."""
+"""Messages with one list at most, behind nothing but numbers, and nothing in it but what has no lists, or pairs."""
 _HEAD_BYTES = 32
 """In so many bytes are a message's tag and number, however they are written."""
+_LIST_BYTES = 96
+"""Likewise the numbers before its list, and how long that is."""
+_ONE = 0x91
+"""So begins a frame of one message."""
 _STEP = re.compile(r"\[(\d+|\.\.\.)\]")
 _LENGTH_BYTES = {0xDC: 2, 0xDD: 4}
 """In so many bytes the length of an array follows that begins with this, in MessagePack; shorter ones begin with theirs."""
@@ -99,7 +103,7 @@ def _check_elements(body: bytes) -> None:
     if length_of_array(body) * _MESSAGE_BYTES > len(body) and arrays_and_bytes_in(body) <= MAX_FRAME_ELEMENTS:
         return
     elements = arrays = 0
-    for raw in _raw_decoder.decode(body):
+    for raw in _messages(body):
         message = memoryview(raw)
         tag, _ = _head_of(raw)
         if tag == InstallShardMap.__struct_config__.tag:
@@ -110,7 +114,7 @@ def _check_elements(body: bytes) -> None:
             most = MAX_FRAME_ELEMENTS - elements
             elements += elements_in(message, most)
         elif tag != Write.__struct_config__.tag:
-            elements += max(length_of_array(memoryview(field)) for field in _raw_decoder.decode(raw))
+            elements += _length_of_list(message)
         if elements > MAX_FRAME_ELEMENTS:
             raise TooManyRequests(
                 f"a frame with more than {MAX_FRAME_ELEMENTS} keys and ranges in its requests: send several frames"
@@ -133,7 +137,7 @@ def _decode_each(
 ) -> tuple[list[TracedRequest], list[Failure]]:
     requests: list[TracedRequest] = []
     failures: list[Failure] = []
-    for raw in _raw_decoder.decode(body):
+    for raw in _messages(body):
         try:
             request = _one_decoder.decode(raw)
         except msgspec.ValidationError as wrong:
@@ -149,7 +153,22 @@ def _decode_each(
     return requests, failures
 
 
-def _refusal(raw: msgspec.Raw, error: msgspec.ValidationError, *, in_full: bool) -> Failure:
+def _messages(body: bytes) -> list[msgspec.Raw] | list[memoryview]:
+    """Return the messages of a frame, encoded. One that is alone is not looked through for its end."""
+    return [memoryview(body)[1:]] if body[0] == _ONE else _raw_decoder.decode(body)
+
+
+def _length_of_list(message: memoryview) -> int:
+    """Return how long a list is that comes behind nothing but numbers: 0 for what is none."""
+    head, at = bytes(message[:_LIST_BYTES]), 1
+    number: int | None = 0
+    while number is not None:
+        start = at
+        number, at = _number_at(head, at)
+    return length_of_array(head[start:])
+
+
+def _refusal(raw: msgspec.Raw | memoryview, error: msgspec.ValidationError, *, in_full: bool) -> Failure:
     tag, number = _head_of(raw)
     kind = None if tag is None else _TYPES.get(tag)
     if kind is None or number is None or not -MAX_NUMBER <= number <= MAX_NUMBER:
@@ -158,7 +177,7 @@ def _refusal(raw: msgspec.Raw, error: msgspec.ValidationError, *, in_full: bool)
     return Failure(number, ErrorCode.INVALID_ARGUMENT.value, words)
 
 
-def _head_of(raw: msgspec.Raw) -> tuple[int | None, int | None]:
+def _head_of(raw: msgspec.Raw | memoryview) -> tuple[int | None, int | None]:
     """Return the first two items of an array where they are numbers, None for what is none: nothing else is decoded.
 
     Whatever comes behind may be a million things, of which each takes memory.

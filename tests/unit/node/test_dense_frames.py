@@ -127,3 +127,16 @@ def test_what_is_decoded_takes_as_much_of_the_account_as_of_memory(nodes: Any, r
     assert node.memory.used(Account.REQUESTS) >= 50_000 * each
     node.client_gone(7)
     assert node.memory.used(Account.REQUESTS) == 0
+
+
+def test_a_long_request_that_is_alone_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def split(_: Any) -> None:
+        raise AssertionError("it was")
+
+    monkeypatch.setattr(request_frames._raw_decoder, "_decode", split)
+    things = 1_000_000
+    head = b"\x91\x97\x0c\x05\x01\x01\xcd\x10\x00"
+    with pytest.raises(TooManyRequests):
+        decode_requests(head + b"\xdd" + things.to_bytes(4, "big") + b"\x80" * things, traced=False)
+    _, [failure] = decode_requests(head + b"\xdf" + things.to_bytes(4, "big") + b"\x80" * 2 * things, traced=False)
+    assert failure.message.startswith("Read.keys: ")
