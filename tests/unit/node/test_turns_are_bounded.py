@@ -193,6 +193,21 @@ def test_a_queue_that_stands_is_shed_and_what_is_left_is_served_in_time(nodes: A
     assert leader.node.queues()["client_requests_waiting"][0] < 300
 
 
+def test_an_address_gains_nothing_by_more_connections(nodes: Any) -> None:
+    leader = Leader(nodes)
+    leader.node.client_connected(7, b"", address="10.0.0.2")
+    leader.send(7, *(read(number) for number in range(8_000)))
+    for client in range(100, 150):
+        leader.node.client_connected(client, b"", address="10.0.0.1")
+        leader.send(client, *(read(number) for number in range(200)))
+    leader.turn()
+    answered: Counter[int] = Counter()
+    for _ in range(4):
+        answered += leader.turn()
+    others = answered.total() - answered[7]
+    assert 0.8 * others < answered[7] < 1.25 * others
+
+
 def test_who_has_one_request_waiting_is_not_refused_for_what_hundreds_ask(nodes: Any) -> None:
     leader = filled(nodes)
     for client in range(100, 356):
