@@ -172,6 +172,10 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[type[UsualFaults], int]
 """The faults that a bug needs, and for how many seconds, where damaged rows seldom bring it out."""
 
 
+FIRST_SEED = {forget_what_was_acknowledged: 13}
+"""Where the search begins for a bug that was found late the last time."""
+
+
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
     bug: Callable[[pytest.MonkeyPatch], None],
@@ -180,4 +184,5 @@ def test_a_planted_bug_is_found(
 ) -> None:
     bug(monkeypatch)
     faults, seconds = FAULTS.get(bug, (DamagedRows, 10))
-    must_be_found(lambda seed: run(seed, faults, seconds=seconds), range(SEEDS))
+    first = FIRST_SEED.get(bug, 0)
+    must_be_found(lambda seed: run(seed, faults, seconds=seconds), (*range(first, SEEDS), *range(first)))

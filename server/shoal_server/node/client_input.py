@@ -38,7 +38,7 @@ from shoal_server.node.administration import AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.agenda import Agenda
 from shoal_server.node.checksums import checksum
-from shoal_server.node.client_queue import Client, ClientQueue, Frame
+from shoal_server.node.client_queue import SIGN_OF_LIFE_NS, Client, ClientQueue, Frame
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
@@ -59,6 +59,7 @@ from shoal_server.node.request_costs import (
     REFUSAL_NS,
     STATUS_NS,
     STATUS_REPLICA_NS,
+    UNDECODED_NS,
     cost_of,
 )
 from shoal_server.node.request_frames import Received
@@ -75,12 +76,8 @@ QUEUE_NS = 4_000_000
 """After so much, long frames wait to be queued."""
 FEW_REQUESTS = 64
 """Of a frame that is none of these."""
-UNDECODED_NS = 10
-"""What a byte of a frame costs, before anything is known of it."""
 SCALE_GAIN = 0.1
 SCALE_LEAST, SCALE_MOST = 0.5, 4.0
-SIGN_OF_LIFE_NS = 250_000_000
-"""A client that is not read from is told so often that it is not forgotten."""
 MAX_TURNED_AWAY = 4
 """A client that sends on where it is not read from (it cannot, over a socket) is refused at so many times the bound."""
 

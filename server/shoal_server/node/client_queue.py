@@ -22,6 +22,8 @@ from shoal_server.node.paused_reads import OPEN_OF_NODE, OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS, decoded_bytes
 from shoal_server.node.request_frames import Received
 
+SIGN_OF_LIFE_NS = 250_000_000
+"""A client that is not read from is told so often that it is not forgotten."""
 QUEUED_BYTES = 4 * 1024 * 1024
 """Of one client, that wait to be taken; a frame may be longer, and is then the last for a while."""
 TIGHT_BYTES = 64 * 1024

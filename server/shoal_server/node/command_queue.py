@@ -44,3 +44,9 @@ class CommandQueue:
             self.size -= command.size
             taken.append(command)
         return taken
+
+
+def too_much_held(shard: int) -> str:
+    """Return why a command is refused while leadership is on its way."""
+    held = f"over {HELD_BYTES >> 20} MiB of writes wait for it"
+    return f"the leadership of shard {shard} is being handed over, and {held}: ask again"

@@ -87,9 +87,8 @@ class Turn(msgspec.Struct):
 
 
 class TurnEnd(msgspec.Struct):
-    """What came of the rest: more for peers, answers to clients, the ticket to flush up to, or None.
-
-    `wake_at`: take the next turn by then (ns). `resumed`: clients of whom so much has been done that more may be received.
+    """What came of the rest: more for peers, answers to clients, the ticket to flush up to, or None; `wake_at`: take the next
+    turn by then (ns); `resumed`: clients of whom so much has been done that more may be received.
     """
 
     to_peers: dict[str, list[PeerMessage]]

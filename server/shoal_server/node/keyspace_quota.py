@@ -185,3 +185,9 @@ def operations_of(command: QueuedCommand) -> int:
 def extra_operations(operations: Iterable[Operation]) -> int:
     """Return how many operations are within others, beyond those that they count as themselves."""
     return sum(len(each.operations) - 1 for each in operations if isinstance(each, Atomic) and each.operations)
+
+
+def give_back(quota: KeyspaceQuota | None, commands: Iterable[QueuedCommand]) -> None:
+    """Take note that nothing is done of commands that were let through."""
+    if quota is not None:
+        quota.charge(writes=-sum(map(operations_of, commands)))

@@ -16,12 +16,12 @@ from shoal.priorities import OverloadReason
 from shoal.protocol.messages import Done, Write, Written
 from shoal.shardmap import Keyspace, Shard
 
-from shoal_server.node.command_queue import HELD_BYTES, CommandQueue
+from shoal_server.node.command_queue import HELD_BYTES, CommandQueue, too_much_held
 from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
-from shoal_server.node.keyspace_quota import operations_of
+from shoal_server.node.keyspace_quota import give_back
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.proposals import Proposals, into_entries
@@ -174,16 +174,11 @@ class Replica:
         """Turn the commands queued since the last turn into log entries, as few as the bounds of size and work allow.
 
         While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
-
-        Args:
-            clock: what they are stamped by.
         """
         if self.group.transferring:
             self.refusals.hold_back(now)
             if beyond := self._queue.take_beyond(HELD_BYTES):
-                held = f"over {HELD_BYTES >> 20} MiB of writes wait for it"
-                words = f"the leadership of shard {self.shard.id} is being handed over, and {held}: ask again"
-                self._refuse_entry(beyond, words, outbox)
+                self._refuse_entry(beyond, too_much_held(self.shard.id), outbox)
             if self._queue and not self._queued_since:
                 self._queued_since = self._counters.arrived
             return
@@ -193,7 +188,7 @@ class Replica:
         arrived, self._queued_since = self._queued_since or self._counters.arrived, 0
         if not self.group.is_leader:
             self.proposals.upkeep = False
-            self._give_back(queue)
+            give_back(self.reads.quota, queue)
             for item in queue:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
@@ -213,7 +208,7 @@ class Replica:
             self._refuse_entry(items, str(error), outbox)
         except NotLeader:
             self.proposals.upkeep = False
-            self._give_back(items)
+            give_back(self.reads.quota, items)
             for item in items:
                 self.refusals.not_leader(item.client, item.request, outbox)
         else:
@@ -233,7 +228,7 @@ class Replica:
         """Answer those whose commands were to be one entry: too much waits for a majority."""
         self.proposals.upkeep = False
         self._counters.proposals_refused += 1
-        self._give_back(items)
+        give_back(self.reads.quota, items)
         for item in items:
             outbox.uncommitted.append((item.client, self.keyspace.id))
             outbox.fail(
@@ -245,20 +240,14 @@ class Replica:
                 reason=OverloadReason.UNCOMMITTED,
             )
 
-    def _give_back(self, items: list[QueuedCommand]) -> None:
-        """These were let through by their keyspace's quota, and nothing of them is done."""
-        quota = self.reads.quota
-        if quota is not None:
-            quota.charge(writes=-sum(map(operations_of, items)))
-
     def note_memory(self) -> None:
         """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
         group, memory = self.group, self.memory
-        waiting, results = group.uncommitted_bytes + self._queue.size, self.machine.sessions.results_bytes
-        memory.hold(waiting, group.log.cached_bytes, results)
+        memory.hold(group.uncommitted_bytes + self._queue.size, self.machine.sessions.results_bytes)
+        memory.hold_log_cache(group.log.cached_bytes)
         if memory.is_log_cache_over:
             group.shrink_cache()
-            memory.hold(waiting, group.log.cached_bytes, results)
+            memory.hold_log_cache(group.log.cached_bytes)
 
     def _acknowledge_fast(self, index: int, items: list[QueuedCommand], outbox: Outbox) -> None:
         """Answer the fast writes of the entry that was proposed at `index`: it is certain what applying them will do."""
@@ -407,13 +396,14 @@ class Replica:
     def fail_all(self, outbox: Outbox) -> None:
         """Answer everybody who waits: the replica is being removed."""
         queue = self._queue.take_all()
-        self._give_back(queue)
+        give_back(self.reads.quota, queue)
         for command in queue:
             self.refusals.not_leader(command.client, command.request, outbox)
         self.reads.fail_all(outbox)
         self.proposals.fail_all(outbox)
         self.refusals.say_all(outbox)
-        self.memory.hold(0, 0, 0)
+        self.memory.hold(0, 0)
+        self.memory.hold_log_cache(0)
 
     # -- failing
 

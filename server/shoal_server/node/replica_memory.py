@@ -16,21 +16,24 @@ class ReplicaMemory:
         self._log_cache = 0
         self._results = 0
 
-    def hold(self, entries: int, log_cache: int, results: int) -> None:
+    def hold(self, entries: int, results: int) -> None:
         """Say what the replica holds now.
 
         Args:
-            entries: taken here, and not committed. log_cache: of the log, in memory. results: remembered of writes.
+            entries: taken here, and not committed. results: remembered of writes.
         """
         if entries != self._entries:
             self._budget.change(Account.ENTRIES, entries - self._entries)
             self._entries = entries
-        if log_cache != self._log_cache:
-            self._budget.change(Account.LOG_CACHE, log_cache - self._log_cache)
-            self._log_cache = log_cache
         if results != self._results:
             self._budget.change(Account.RESULTS, results - self._results)
             self._results = results
+
+    def hold_log_cache(self, size: int) -> None:
+        """Say how much of its log the replica has in memory."""
+        if size != self._log_cache:
+            self._budget.change(Account.LOG_CACHE, size - self._log_cache)
+            self._log_cache = size
 
     def has_room_for_entry(self, size: int) -> bool:
         """Say whether one more entry may be proposed."""

@@ -18,6 +18,8 @@ from shoal_server.shard.reading import READ_KEYS
 
 REQUEST_NS = 4_000
 REFUSAL_NS = 10_000
+UNDECODED_NS = 10
+"""Of a byte of a frame, before anything is known of it."""
 QUEUED_NS = 2_000
 """To have a request wait."""
 KEY_NS = 2_500

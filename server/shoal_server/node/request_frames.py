@@ -20,16 +20,21 @@ from shoal.protocol.messages import (
     LONG_FRAME_MESSAGES,
     MAX_FRAME_ELEMENTS,
     MAX_FRAME_REQUESTS,
+    ChangeMembership,
+    DropReplica,
     Failure,
     InstallShardMap,
     Read,
     ReadPage,
     Request,
     Scan,
+    SkipEntry,
+    SplitShard,
     TracedRequest,
     Traces,
     Write,
 )
+from shoal.protocol.migration import MigrationStep
 
 from shoal_server.node.elements import ELEMENT_NS, arrays_and_bytes_in, arrays_in, elements_in, length_of_array
 
@@ -280,3 +285,8 @@ def _named(kind: Any, steps: list[str]) -> str:
         else:
             break
     return ".".join(names)
+
+
+OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | MigrationStep
+"""Requests that no client but a manager has."""
+TAGS_OF_MANAGERS = tags_of(OF_MANAGERS)

@@ -28,21 +28,15 @@ from shoal.protocol.frames import (
 )
 from shoal.protocol.messages import (
     Answer,
-    ChangeMembership,
-    DropReplica,
     Failure,
     Greeting,
     Hello,
-    InstallShardMap,
     Refused,
     Request,
-    SkipEntry,
-    SplitShard,
     TracedRequest,
     Welcome,
     Working,
 )
-from shoal.protocol.migration import MigrationStep
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import CLIENT_HELLO
 
@@ -51,14 +45,15 @@ from shoal_server.node.answer_frames import answer_frames
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage, peer_decoder
 from shoal_server.node.request_frames import (
+    OF_MANAGERS,
     SPARSE_BYTES,
+    TAGS_OF_MANAGERS,
     Received,
     TooManyRequests,
     asks_for,
     decode_requests,
     decoding_ns,
     frame_in_words,
-    tags_of,
 )
 from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
@@ -86,10 +81,6 @@ takes its time, of which the client sees no more than that it has left."""
 
 FEW_BYTES = 2048
 """A frame of no more bytes is no work to decode, whatever it is."""
-
-_OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | MigrationStep
-"""Requests that no client but a manager has."""
-_TAGS_OF_MANAGERS = tags_of(_OF_MANAGERS)
 
 
 class ConnectionHost(Protocol):
@@ -295,7 +286,7 @@ class Inbound(asyncio.Protocol):
     # -- what comes in
 
     def _take_requests(self, client: int, body: bytes) -> None:
-        if self._unproven and len(body) > SPARSE_BYTES and asks_for(body, _TAGS_OF_MANAGERS):
+        if self._unproven and len(body) > SPARSE_BYTES and asks_for(body, TAGS_OF_MANAGERS):
             self._refuse_unproven()
             return
         sent, refused = decode_requests(body, traced=self._traces is not None)
@@ -306,7 +297,7 @@ class Inbound(asyncio.Protocol):
         if refused:
             self._host.failed(refused)
             received = [*requests, *refused]
-        if self._unproven and any(isinstance(request, _OF_MANAGERS) for request in requests):
+        if self._unproven and any(isinstance(request, OF_MANAGERS) for request in requests):
             self._refuse_unproven()
             return
         self.asked = True
