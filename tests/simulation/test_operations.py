@@ -153,8 +153,8 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], Focus] = {
     place_on_nodes_that_are_being_emptied: Focus(("move", "drain", "undrain"), ("crash_many",)),
 }
 """What is planted, and what the runs that are to find it are about."""
-FIRST_SEED = {go_on_after_a_write_of_unknown_outcome: 130, place_on_nodes_that_are_being_emptied: 116}
-"""Where the search begins for a bug that was found late the last time."""
+FIRST_SEED = {go_on_after_a_write_of_unknown_outcome: 190, place_on_nodes_that_are_being_emptied: 116}
+"""What is tried first for a bug that few seeds find: 190 and 5 of 0 to 190 the last time, where it was looked for."""
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
@@ -162,6 +162,5 @@ def test_a_planted_bug_of_the_controller_is_found(
     bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, must_be_found: MustBeFound
 ) -> None:
     bug(monkeypatch)
-    first = FIRST_SEED.get(bug, PLANTED_SEEDS.start)
-    seeds = (*range(first, PLANTED_SEEDS.stop), *range(PLANTED_SEEDS.start, first))
+    seeds = (FIRST_SEED.get(bug, PLANTED_SEEDS.start), *PLANTED_SEEDS)
     must_be_found(lambda seed: simulate(seed, settles=False, focus=BUGS[bug]), seeds, sign=Violation)
