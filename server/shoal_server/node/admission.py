@@ -92,7 +92,6 @@ class Admission:
         "_budget",
         "_bytes_taken",
         "_callers",
-        "_decoding",
         "_limits",
         "_quotas",
         "_reads_taken",
@@ -116,7 +115,6 @@ class Admission:
         self.shed: list[tuple[OverloadReason, int]] = []
         self.refusing_ns = 0
         self._reads_taken = self._writes_taken = self._bytes_taken = 0
-        self._decoding = b""
         self._budget = budget
         self._callers = callers
         self._quotas = quotas
@@ -163,7 +161,6 @@ class Admission:
             request = msgspec.structs.replace(request, keys=request.keys[:READ_KEYS])
         quota = replica.reads.quota
         self._reads_taken = self._writes_taken = self._bytes_taken = 0
-        self._decoding = b""
         try:
             if quota is not None:
                 self._check_quota(request, quota)
@@ -197,8 +194,9 @@ class Admission:
                 replica.queue_command(QueuedCommand(client, request.request, opening, None, OPEN_SESSION_BYTES))
         except Refusal as refusal:
             self._give_back(quota)
-            self.refusing_ns = refusing_ns(self._decoding)
-            self._decoding = b""
+            if isinstance(request, Write) and self._bytes_taken:
+                # So far was it let through before that it was decoded.
+                self.refusing_ns = refusing_ns(request.operations)
             not_here = isinstance(refusal, NotHere)
             if (
                 (not_here or refusal.only_adding)
@@ -283,7 +281,6 @@ class Admission:
                 reason=OverloadReason.DISK,
             )
         self._bytes_taken = size
-        self._decoding = request.operations
         try:
             operations = decode_write(request.operations)
         except TooManyOperations as error:

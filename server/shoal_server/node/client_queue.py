@@ -184,6 +184,9 @@ class ClientQueue:
     @property
     def waits(self) -> bool:
         """Whether any request waits that a turn may take."""
+        if not (self.data.length or self.control.length or self.status.length):
+            # As in nearly all turns, each of which asks.
+            return False
         may_unpark = bool(self.data.parked) and not self.open_reads.is_full
         return self.data.ready or self.control.ready or self.status.ready or may_unpark
 

@@ -432,7 +432,7 @@ class Node:
             self._ticks.judge_clock(now, wall_ms)
         client_input = self._client_input
         queue = client_input.queue
-        if queue.arrived or client_input.has_more or queue.refused:
+        if client_input.has_more or queue.refused:
             client_input.take(now, outbox)
         if now >= self._agenda.next_tick:
             self._ticks.tick(now, outbox)

@@ -244,8 +244,7 @@ class Replica:
         """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
         group, memory = self.group, self.memory
         memory.hold(group.uncommitted_bytes + self._queue.size, self.machine.sessions.results_bytes)
-        memory.hold_log_cache(group.log.cached_bytes)
-        if memory.is_log_cache_over:
+        if memory.hold_log_cache(group.log.cached_bytes):
             group.shrink_cache()
             memory.hold_log_cache(group.log.cached_bytes)
 

@@ -29,20 +29,16 @@ class ReplicaMemory:
             self._budget.change(Account.RESULTS, results - self._results)
             self._results = results
 
-    def hold_log_cache(self, size: int) -> None:
-        """Say how much of its log the replica has in memory."""
+    def hold_log_cache(self, size: int) -> bool:
+        """Say how much of its log the replica has in memory; return whether the node has more of its logs there than it may."""
         if size != self._log_cache:
             self._budget.change(Account.LOG_CACHE, size - self._log_cache)
             self._log_cache = size
+        return self._budget.pressure(Account.LOG_CACHE) > 1
 
     def has_room_for_entry(self, size: int) -> bool:
         """Say whether one more entry may be proposed."""
         return self._budget.has_room(Account.ENTRIES, size)
-
-    @property
-    def is_log_cache_over(self) -> bool:
-        """Whether the node has more of its logs in memory than it may."""
-        return self._budget.pressure(Account.LOG_CACHE) > 1
 
     def entry_refusal(self) -> str:
         """Say why no entry may be proposed."""
