@@ -184,13 +184,19 @@ def test_what_a_node_never_answered_keeps_no_place_after_its_deadline() -> None:
     assert isinstance(scene.results["later"], ScanPage)
 
 
-def test_a_scan_is_not_begun_that_would_wait_for_most_of_its_time() -> None:
+def crowded() -> Scene:
+    """Two hundred scans are under way, of which it is known how long a page takes."""
     scene = Scene()
     for number in range(200):
         scene.scan(f"s{number}", 1, Turns(), deadline=1e6)
     waiting = scene.turn()
     for _ in range(MEASURED_PAGES):
         waiting = waiting[1:] + scene.answer(page(waiting[0]), after=0.02)
+    return scene
+
+
+def test_a_scan_is_not_begun_that_would_wait_for_most_of_its_time() -> None:
+    scene = crowded()
     begun = Turns()
     begun.begun = True
     scene.scan("new", 1, Turns(), deadline=scene.now + 1)
@@ -206,12 +212,7 @@ def test_a_scan_is_not_begun_that_would_wait_for_most_of_its_time() -> None:
 
 
 def test_pages_that_nobody_waits_for_any_more_keep_no_scan_from_beginning() -> None:
-    scene = Scene()
-    for number in range(200):
-        scene.scan(f"s{number}", 1, Turns(), deadline=1e6)
-    waiting = scene.turn()
-    for _ in range(MEASURED_PAGES):
-        waiting = waiting[1:] + scene.answer(page(waiting[0]), after=0.02)
+    scene = crowded()
     for page_read in scene.router._shard_queues[1].open_pages:
         for call in page_read.calls:
             call.waiter = None

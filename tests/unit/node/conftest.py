@@ -191,6 +191,35 @@ class Nodes:
         return sorted(found)
 
 
+class OneNode:
+    """One of the nodes, which takes turns while the others stand still, and what it answers to several clients, by client."""
+
+    def __init__(self, nodes: Nodes, name: str) -> None:
+        self.nodes = nodes
+        self.name = name
+        self.node: Node = nodes.nodes[name]
+        self.answers: dict[int, list[Answer]] = {}
+        self.resumed: list[int] = []
+        self.wake_at = 0
+
+    def send(self, client: int, *requests: Request, size: int = 0) -> bool:
+        return self.node.receive_client(client, list(requests), size or 20 * len(requests))
+
+    def take_turn(self, milliseconds: int = 1) -> dict[int, list[Answer]]:
+        """Take a turn of this node alone; return what it answered."""
+        self.nodes.now += milliseconds * MS
+        self.nodes.wall_ms += milliseconds
+        turn = self.node.turn(self.nodes.now, self.nodes.wall_ms)
+        if turn.sync is not None:
+            self.node.synced(turn.sync)
+        end = self.node.finish_turn(self.nodes.now)
+        self.resumed += end.resumed
+        self.wake_at = end.wake_at
+        for client, answers in end.to_clients.items():
+            self.answers.setdefault(client, []).extend(answers)
+        return end.to_clients
+
+
 @pytest.fixture
 def nodes() -> Nodes:
     """Three nodes, of which one leads."""

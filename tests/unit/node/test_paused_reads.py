@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from shoal.errors import ErrorCode
-from shoal.protocol.messages import Answer, Failure, Freshness, Put, Read, Request, Rows, Scan, ScanPage, TransferLeader
+from shoal.protocol.messages import Failure, Freshness, Put, Read, Rows, Scan, ScanPage, TransferLeader
 from shoal.shardmap import MicroshardRange
-from shoal_server.node.core import Node
 from shoal_server.node.paused_reads import HELD_NS, OPEN_OF_CLIENT, OPEN_OF_NODE
 from shoal_server.node.settings import NodeSettings
 from shoal_server.storage.replica_failure import FailureKind, ReplicaFailure
+
+from .conftest import OneNode
 
 MS = 1_000_000
 ROWS = 300
@@ -29,33 +30,19 @@ def read(number: int) -> Read:
     return Read(number, 1, 1, 0, [b"key0000"])
 
 
-class Served:
-    """A node on which pages are made in small pieces, with what it answers, by client; other nodes stand still."""
+class Served(OneNode):
+    """A node on which pages are made in small pieces; other nodes stand still."""
 
     def __init__(self, make_nodes: Any, name: Callable[[Any], str] = lambda nodes: str(nodes.leader)) -> None:
         # Several rows a turn: there would be thousands of turns otherwise.
-        self.nodes = nodes = make_nodes(NodeSettings(page_piece_us=40))
+        nodes = make_nodes(NodeSettings(page_piece_us=40))
         for at in range(0, ROWS, 100):
             nodes.answer(nodes.write(*(Put(b"key%04d" % number, b"old") for number in range(at, at + 100))))
-        self.name = name(nodes)
-        self.node: Node = nodes.nodes[self.name]
-        self.answers: dict[int, list[Answer]] = {}
-
-    def send(self, client: int, *requests: Request) -> None:
-        self.node.receive_client(client, list(requests), 20 * len(requests))
+        super().__init__(nodes, name(nodes))
 
     def turn(self, milliseconds: int = 1) -> bool:
         """Take a turn of this node alone; return whether it answered anybody."""
-        self.nodes.now += milliseconds * MS
-        self.nodes.wall_ms += milliseconds
-        turn = self.node.turn(self.nodes.now, self.nodes.wall_ms)
-        if turn.sync is not None:
-            self.node.synced(turn.sync)
-        end = self.node.finish_turn(self.nodes.now)
-        self.wake_at = end.wake_at
-        for client, answers in end.to_clients.items():
-            self.answers.setdefault(client, []).extend(answers)
-        return bool(end.to_clients)
+        return bool(self.take_turn(milliseconds))
 
     def page(self, client: int, turns: int = 2000) -> ScanPage:
         """Take turns until a client has the page that it asked for."""

@@ -9,7 +9,6 @@ from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason, Priority
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import (
-    Answer,
     Done,
     Failure,
     GetShardMap,
@@ -17,7 +16,6 @@ from shoal.protocol.messages import (
     Ping,
     Put,
     Read,
-    Request,
     Scan,
     Working,
 )
@@ -28,6 +26,8 @@ from shoal_server.node.client_queue import QUEUED_BYTES
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import NodeSettings
 from shoal_server.shard.work import ROW_US
+
+from .conftest import OneNode
 
 MS = 1_000_000
 EVERYTHING = (MicroshardRange(0, 4),)
@@ -41,32 +41,15 @@ def read(number: int, timeout_ms: int = 60_000) -> Read:
     return Read(number, 1, 1, timeout_ms, [b"key"])
 
 
-class Leader:
-    """The node that leads, and what it answers to several clients, by client."""
+class Leader(OneNode):
+    """The node that leads."""
 
     def __init__(self, nodes: Any) -> None:
-        self.nodes = nodes
-        self.node = nodes.nodes[nodes.leader]
-        self.answers: dict[int, list[Answer]] = {}
-        self.resumed: list[int] = []
-
-    def send(self, client: int, *requests: Request, size: int = 0) -> bool:
-        more: bool = self.node.receive_client(client, list(requests), size or 20 * len(requests))
-        return more
+        super().__init__(nodes, nodes.leader)
 
     def turn(self, milliseconds: int = 1) -> Counter[int]:
         """Take a turn of this node alone, and return how many answers each client got."""
-        self.nodes.now += milliseconds * MS
-        self.nodes.wall_ms += milliseconds
-        turn = self.node.turn(self.nodes.now, self.nodes.wall_ms)
-        if turn.sync is not None:
-            self.node.synced(turn.sync)
-        end = self.node.finish_turn(self.nodes.now)
-        self.resumed += end.resumed
-        self.wake_at = end.wake_at
-        for client, answers in end.to_clients.items():
-            self.answers.setdefault(client, []).extend(answers)
-        return Counter({client: len(answers) for client, answers in end.to_clients.items()})
+        return Counter({client: len(answers) for client, answers in self.take_turn(milliseconds).items()})
 
 
 def filled(nodes: Any, rows: int = 500) -> Leader:
