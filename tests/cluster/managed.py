@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,15 @@ from shoal_chaos.clusters.commands import run_command
 from shoal_chaos.clusters.process_cluster import ProcessCluster
 
 PATIENCE_SECONDS = 40.0
+LIVES_OF_A_CONTROLLER = {
+    "manager_started",
+    "controller_began",
+    "controller_ended",
+    "controller_not_begun",
+    "controller_refused",
+    "controller_failed",
+}
+"""What a manager logs, the last of which says whether it runs the controller."""
 
 
 class OperatedCluster(ProcessCluster):
@@ -60,15 +70,15 @@ class OperatedCluster(ProcessCluster):
                 await asyncio.sleep(0.1)
 
     async def controller(self) -> str:
-        """Return the manager that runs the controller."""
+        """Return the manager that runs the controller, by the last that each of those that run has said of it."""
         found = ""
 
         async def known() -> bool:
             nonlocal found
             for name in self.managers:
                 log = self.log_of(name) if name in self.running else ""
-                begun = log.count('"controller_began"') - log.count('"controller_ended"')
-                if begun > 0:
+                said = [event for event in re.findall(r'"event": ?"(\w+)"', log) if event in LIVES_OF_A_CONTROLLER]
+                if said and said[-1] == "controller_began":
                     found = name
             return bool(found)
 

@@ -77,9 +77,11 @@ class Manager:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _control_once(self, client: shoal.AsyncClient) -> None:
+        began = False
         try:
             leadership = await begin_leadership(self._config, Store(client, self.manager), self._clock, tls=self._tls)
             self._leadership = leadership
+            began = True
             log.info(
                 "controller_began",
                 manager=self.manager,
@@ -98,9 +100,9 @@ class Manager:
                 raise error
             log.info("controller_ended", manager=self.manager, reason="its replica leads no longer")
         except Deposed as error:
-            log.info("controller_ended", manager=self.manager, reason=str(error))
+            log.info(_ended(began), manager=self.manager, reason=str(error))
         except ShoalError as error:
-            log.warning("controller_ended", manager=self.manager, reason=str(error))
+            log.warning(_ended(began), manager=self.manager, reason=str(error))
         except UnreadableRow as error:
             log.critical("controller_refused", manager=self.manager, reason=str(error))
         except Exception as error:  # the root of the controller's work: the next leadership begins anew from the rows
@@ -120,6 +122,11 @@ class Manager:
         except ShoalError:
             return ""
         return next((replica.leader for replica in status.replicas if replica.shard == SYSTEM_SHARD), "")
+
+
+def _ended(began: bool) -> str:
+    """Return the event of an end: what never began is not told as if it had."""
+    return "controller_ended" if began else "controller_not_begun"
 
 
 def run(config: ClusterConfig, manager: str) -> int:
