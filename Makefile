@@ -11,6 +11,9 @@ HISTORY_MINUTES ?= 30
 
 CHAOS_DURATION ?= 8s
 
+# Containers often set it. Every process that a test starts would compile all its modules anew: most of what a node's start costs.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test lint format bench soak chaos clean
 
 help:
