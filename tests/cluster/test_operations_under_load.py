@@ -37,6 +37,9 @@ OPERATIONS = (
     ROLLING_RESTART,
 )
 
+PACE_SECONDS = 0.1
+"""Between two calls of one of some fifty tasks: the load is to see the operations; `make soak` also fills the machine."""
+
 
 @pytest.mark.timeout(600)
 async def test_no_operation_costs_a_call_or_breaks_a_history(tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ async def test_no_operation_costs_a_call_or_breaks_a_history(tmp_path: Path) -> 
         cluster.start_all()
         await cluster.ready()
         await cluster.linger_briefly()
-        suite = await operate(cluster, "t", Random(1), OPERATIONS)
+        suite = await operate(cluster, "t", Random(1), OPERATIONS, PACE_SECONDS)
         exits = cluster.take_exits()
     finally:
         await cluster.stop_all()

@@ -14,7 +14,7 @@ from shoal import AsyncClient
 from shoal_chaos.workloads.recorder import Recorder
 
 PACE_SECONDS = 0.02
-"""The mean time between two calls of one task: histories are to be long in time, not to fill the machine."""
+"""The mean time between two calls of one task, by default: histories are to be long in time, not to fill the machine."""
 
 PATIENT_SECONDS = 8.0
 """Longer than any failover: such calls end with an answer."""
@@ -40,6 +40,7 @@ class Workload(ABC):
         self.random = random
         self.recorder = Recorder()
         self.impatient_share = IMPATIENT_SHARE
+        self.pace_seconds = PACE_SECONDS
         self.stopping = False
 
     async def run(self, db: AsyncClient, stop: asyncio.Event) -> None:
@@ -83,4 +84,4 @@ class Workload(ABC):
     async def _repeat(self, step: WorkloadStep, db: AsyncClient) -> None:
         while not self.stopping:
             await step(db)
-            await asyncio.sleep(self.random.uniform(0, 2 * PACE_SECONDS))
+            await asyncio.sleep(self.random.uniform(0, 2 * self.pace_seconds))

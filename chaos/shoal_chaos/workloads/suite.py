@@ -77,6 +77,11 @@ class Suite:
         for workload in self.workloads:
             workload.be_patient()
 
+    def keep_pace(self, pace_seconds: float) -> None:
+        """Have every task wait for so long between two calls, on average."""
+        for workload in self.workloads:
+            workload.pace_seconds = pace_seconds
+
     def allow_clocks(self, tolerance_ms: int) -> None:
         """Judge rows that expire by what holds where fewer than half of the nodes' wall clocks are wrong."""
         self._expiry.allow_clocks(tolerance_ms)

@@ -14,6 +14,7 @@ from random import Random
 from shoal_chaos.checkers.divergence import find_violations as find_divergence
 from shoal_chaos.clusters.configuration import loopback
 from shoal_chaos.clusters.process_cluster import ProcessCluster
+from shoal_chaos.workloads.base import PACE_SECONDS
 from shoal_chaos.workloads.operations import ALL, Operation
 from shoal_chaos.workloads.suite import Suite, open_clients
 
@@ -21,8 +22,17 @@ CLIENTS = 2
 KEYSPACE = "microshards: 64, shards: 4"
 
 
-async def operate(cluster: ProcessCluster, run: str, random: Random, operations: Sequence[Operation]) -> Suite:
+async def operate(
+    cluster: ProcessCluster,
+    run: str,
+    random: Random,
+    operations: Sequence[Operation],
+    pace_seconds: float = PACE_SECONDS,
+) -> Suite:
     """Do one operation after another under load; return what the load has seen.
+
+    Args:
+        pace_seconds: how long each task of the load waits between two calls, on average.
 
     Raises:
         RequestFailed: an operation was refused, or did not end well.
@@ -31,6 +41,7 @@ async def operate(cluster: ProcessCluster, run: str, random: Random, operations:
         clients = await open_clients(stack, cluster.url, [""] * CLIENTS)
         suite = Suite(run, random, clients, [cluster.url], exported_url=cluster.url)
         suite.be_patient()
+        suite.keep_pace(pace_seconds)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(suite.run(stop))
