@@ -80,6 +80,9 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     found_each_node_by_itself,
 ]
 
+FIRST_SEED: dict[Callable[[pytest.MonkeyPatch], None], int] = {acknowledge_beside_openings: 3}
+"""Where the search begins for a bug that was found late the last time."""
+
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
@@ -88,4 +91,5 @@ def test_a_planted_bug_is_found(
     must_be_found: MustBeFound,
 ) -> None:
     bug(monkeypatch)
-    must_be_found(SHORT_CROWDS, range(SEEDS))
+    first = FIRST_SEED.get(bug, 0)
+    must_be_found(SHORT_CROWDS, (*range(first, SEEDS), *range(first)))

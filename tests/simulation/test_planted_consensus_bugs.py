@@ -79,7 +79,7 @@ FAULT_SECONDS = {
 }
 FIRST_SEED: dict[Callable[[pytest.MonkeyPatch], None], int] = {
     acknowledge_snapshots_without_following: 3,
-    campaign_as_a_voter_only: 4,
+    campaign_as_a_voter_only: 5,
     wait_for_promises_by_todays_settings: 1,
 }
 """Where the search begins for a bug that was found late the last time."""

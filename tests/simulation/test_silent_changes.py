@@ -127,6 +127,9 @@ BUGS = [compare_nothing, compare_keys_only, end_every_round_after_a_slice, belie
 FALSE_ALARMS = [apply_on_before_the_digest, compare_where_rows_lie]
 """Bugs by which replicas that are the same are found to differ: any faults bring them out."""
 
+FIRST_SEED: dict[Callable[[pytest.MonkeyPatch], None], int] = {compare_keys_only: 1, believe_the_first_to_report: 1}
+"""Where the search begins for a bug that was found late the last time."""
+
 
 @pytest.mark.parametrize("bug", BUGS + FALSE_ALARMS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(
@@ -134,4 +137,6 @@ def test_a_planted_bug_is_found(
 ) -> None:
     bug(monkeypatch)
     make_faults = silent_changes([]) if bug in BUGS else UsualFaults
-    must_be_found(lambda seed: simulate(seed, make_faults=make_faults), range(SEEDS), sign=Violation)
+    first = FIRST_SEED.get(bug, 0)
+    seeds = (*range(first, SEEDS), *range(first))
+    must_be_found(lambda seed: simulate(seed, make_faults=make_faults), seeds, sign=Violation)

@@ -18,8 +18,10 @@ from shoal_chaos.simulation.settings import random_settings
 from shoal_chaos.simulation.world.events import MILLISECOND, SECOND, derived_random
 
 ROWS_COMPARED_EVERY = 500 * MILLISECOND
-QUIESCENCE = 12 * SECOND
-"""So long clients go on after the last fault."""
+BUSY_QUIESCENCE = 3 * SECOND
+"""So long clients go on as before after the last fault: every group has time for an election, every client for retries."""
+SLOW_QUIESCENCE = 9 * SECOND
+"""So long they go on slowly then, for what needs time and an entry now and then: their steps are most of what a run costs."""
 LAST_QUIESCENCE = 14 * SECOND
 """Longer than the last row takes to expire and be removed, which is an entry of the log: after a second by a clock that is up
 to ten behind the one by which it was written."""
@@ -66,7 +68,9 @@ def simulate(
     world, clients = scene.world, scene.clients
     _run(scene, fault_seconds * SECOND)
     faults.stop()
-    _run(scene, world.events.now + QUIESCENCE)
+    _run(scene, world.events.now + BUSY_QUIESCENCE)
+    clients.slow_down()
+    _run(scene, world.events.now + SLOW_QUIESCENCE)
     clients.stop()
     _run(scene, world.events.now + LAST_QUIESCENCE)
     check_recovered(scene)

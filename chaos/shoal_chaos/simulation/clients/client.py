@@ -51,6 +51,7 @@ DECLINES = 3
 class SimulatedClient:
     """Makes steps, and has them recorded in `histories`. `lives`: most of them are about rows that expire.
 
+    `pauses`: how many times longer than usual it waits between steps.
     `sessions`: by shard, the id of the one that it writes in, and the last number used there.
     """
 
@@ -71,6 +72,7 @@ class SimulatedClient:
         self.lives: Lives | None = None
         self.stopping = False
         self.idle = False
+        self.pauses = 1
         self._events = events
         self._random = random
         self._routes = routes
@@ -255,4 +257,8 @@ class SimulatedClient:
         self.completed += 1
         self._request += 1
         # A step begins after the one before it has ended, never at the same instant: the checkers take that for overlap.
-        self._events.after(self._random.randrange(1, PAUSE), self._next_step)
+        self._pause(PAUSE)
+
+    def _pause(self, longest: int) -> None:
+        """Wait until the next step, usually for `longest` at most."""
+        self._events.after(self._random.randrange(1, self.pauses * longest), self._next_step)

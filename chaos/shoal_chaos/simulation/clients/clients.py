@@ -18,6 +18,9 @@ C = TypeVar("C", bound=SimulatedClient)
 FIRST_RANGE_CLIENT = 500
 """The number of the first client of ranges; drivers of migrations have higher ones."""
 
+SLOW_PAUSES = 30
+"""So many times longer clients wait between steps where nothing but time is needed."""
+
 
 class Clients:
     """Those of one run, all on the first keyspace, and what they have seen. `of_keys`, `of_ranges`: what they are about."""
@@ -46,6 +49,11 @@ class Clients:
     def start(self) -> None:
         for client in self.everybody:
             client.start()
+
+    def slow_down(self) -> None:
+        """Have everybody go on, and wait longer between steps."""
+        for client in self.everybody:
+            client.pauses = SLOW_PAUSES
 
     def stop(self) -> None:
         """Have everybody end with what it is about."""

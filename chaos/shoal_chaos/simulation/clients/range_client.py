@@ -109,6 +109,7 @@ class RangeClient:
         self.completed = 0
         self.stopping = False
         self.idle = False
+        self.pauses = 1
         self._events = events
         self._random = random
         self._routes = routes
@@ -343,7 +344,7 @@ class RangeClient:
             self._script = None
             self.completed += 1
             self.idle = self._last
-            self._events.after(self._random.randrange(1, 5 * PAUSE), self._next_script)
+            self._events.after(self._random.randrange(1, self.pauses * 5 * PAUSE), self._next_script)
             return
         if isinstance(following, Wait):
             self._events.after(following.duration + 1, lambda: self._resume(None))

@@ -60,7 +60,7 @@ class Opener(SimulatedClient):
         for _ in range(self._random.choice([1, 1, 3])):
             self._request += 1
             self._send(target, [OpenSession(self._request, shard)])
-        self._events.after(self._random.randrange(1, MOMENT), self._next_step)
+        self._pause(MOMENT)
 
     def receive(self, answers: list[Answer]) -> None:
         """It has no use for them."""
@@ -86,7 +86,7 @@ class Forger(SimulatedClient):
                 operations, fast = encode_operations([Put(random.choice(keys), FORGED)]), random.random() < 0.5
                 write = Write(self._request, shard, self._keyspace.id, session, number, 0, operations, fast)
                 self._send(random.choice(self._routes.map.nodes).id, [write])
-        self._events.after(random.randrange(1, MOMENT), self._next_step)
+        self._pause(MOMENT)
 
     def receive(self, answers: list[Answer]) -> None:
         """None of them may say that it was done. That it was not, the histories of the registers show."""

@@ -61,7 +61,7 @@ class LightClient(SimulatedClient):
             shard = self._routes.shard_of(self._keyspace, key)
             request = Read(self._request, shard, self._keyspace.id, PATIENT, [key], ANY)
         self._send(random.choice(self._routes.map.nodes).id, [request])
-        self._events.after(random.randrange(1, LIGHT_PAUSE), self._next_step)
+        self._pause(LIGHT_PAUSE)
 
     def receive(self, answers: list[Answer]) -> None:
         """It has no use for them."""
@@ -86,7 +86,7 @@ class Flooder(SimulatedClient):
         self._send(target, self._frame())
         if random.random() < 0.2:
             self._events.after(random.randrange(5 * MILLISECOND), lambda: self.hang_up(target))
-        self._events.after(random.randrange(1, MOMENT), self._next_step)
+        self._pause(MOMENT)
 
     def receive(self, answers: list[Answer]) -> None:
         """It has no use for them."""
