@@ -16,7 +16,7 @@ from shoal_server.node.flushes import Flushes
 from shoal_server.node.migrations import Migrations
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica import Replica
-from shoal_server.node.serving import Serving
+from shoal_server.node.serving import SERVE_NS, Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.storage.engine import Batch, Damaged, Engine
@@ -96,7 +96,7 @@ class Applying:
             agenda.dirty = put_off | agenda.dirty
             agenda.next_tick = now
         soon, clock, serving = now + settings.tick_interval_ns, self._clock, self._serving
-        serving.begin(now)
+        serving.now, serving.left = now, SERVE_NS
         for replica in dirty.values():
             group, reads = replica.group, replica.reads
             try:

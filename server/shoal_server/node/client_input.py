@@ -109,6 +109,7 @@ class ClientInput:
         "_replica_set",
         "_requests_max",
         "_scale",
+        "_unanswerable",
         "admin_requests",
         "life_due",
         "overload",
@@ -155,6 +156,7 @@ class ClientInput:
         self._scale = 1.0
         self._charged = 0
         self._pages = 0
+        self._unanswerable = False
         self.life_due = now
 
     def _keyspace_of(self, shard: int) -> int:
@@ -168,18 +170,24 @@ class ClientInput:
     @property
     def has_more(self) -> bool:
         """Whether a turn has something to do though nothing has arrived."""
-        return bool(self.queue.arrived) or self.queue.waits or self._describing is not None
+        queue = self.queue
+        if queue.arrived or self._describing is not None:
+            return True
+        # As in nearly all turns, each of which asks: nothing.
+        return bool(queue.data.length or queue.control.length or queue.status.length) and queue.waits
 
     # -- a turn
 
     def take(self, now: int, outbox: Outbox) -> None:
         """Take in what clients have sent, as far as the turn has time for it."""
-        queue = self.queue
-        queue.open_reads.expire(now)
-        if queue.data.parked:
+        queue, data, control, status = self.queue, self.queue.data, self.queue.control, self.queue.status
+        if queue.open_reads.count:
+            queue.open_reads.expire(now)
+        if data.parked:
             queue.unpark(now)
         budget, spent, queueing = self._begin(), 0, 0
         self._pages = budget * PAGES_NS // TURN_NS
+        self._unanswerable = self._memory.is_full(Account.ANSWERS)
         if queue.arrived or queue.refused:
             arrived = self._counters.arrived
             if queue.refused:
@@ -194,19 +202,21 @@ class ClientInput:
                 elif client.unanswered > self._requests_max * MAX_TURNED_AWAY:
                     self._refuse_all(client, requests, size, outbox)
                     queueing += len(requests) * REFUSAL_NS
-                elif spent > budget or client.behind or queue.length:
+                elif spent > budget or client.behind or data.length or control.length or status.length:
                     queue.add(client, requests, size, arrived, now)
                     queueing += len(requests) * QUEUED_NS
                 else:
                     spent += self._take_frame(client, requests, size, budget - spent, arrived, now, outbox)
             if left:
                 queue.arrived = [frame for frames in left.values() for frame in frames]
-        if queue.length or self._describing is not None:
+        left_over = False
+        if data.length or control.length or status.length or self._describing is not None:
             self._take_control(now, outbox)
             self._describe(now, outbox)
             spent += self._take_queued(budget - spent, now, outbox)
+            left_over = queue.waits
         self._charged = spent + queueing
-        self.overload.turn_taken(now, left=queue.waits)
+        self.overload.turn_taken(now, left=left_over)
 
     def _begin(self) -> int:
         """Return what a turn may cost, by the estimates: as much as lasts `TURN_NS` by what turns have lasted lately."""
@@ -335,8 +345,8 @@ class ClientInput:
             return 0
         counts = self._counters.requests
         counts[kind] = counts.get(kind, 0) + 1
-        if isinstance(request, (Write, Read, Scan, ReadPage, OpenSession)):
-            if kind is not Write and kind is not OpenSession and self._memory.is_full(Account.ANSWERS):
+        if isinstance(request, (Read, Write, Scan, ReadPage, OpenSession)):
+            if self._unanswerable and kind is not Write and kind is not OpenSession:
                 self._refuse_unanswerable(client, request, outbox)
                 return 0
             replica = self._admission.admit(client, request, self._disk.state.not_writable, outbox)
@@ -396,7 +406,10 @@ class ClientInput:
         """A turn ends that answers these; return the clients of whom more may be received again."""
         queue = self.queue
         for client, answers in to_clients.items():
-            queue.answered(client, len(answers), now)
+            asker = queue.clients.get(client)
+            if asker is not None:
+                asker.unanswered -= len(answers)
+                asker.heard_at = now
         if not queue.paused:
             return []
         resumed = queue.take_resumed()

@@ -159,15 +159,20 @@ class ClientQueue:
         if not client.unanswered:
             client.heard_at = now
         client.unanswered += len(requests)
-        size += len(requests) * REQUEST_BYTES + sum(map(decoded_bytes, requests))
+        size += len(requests) * REQUEST_BYTES
+        for request in requests:
+            if type(request) is not Write:
+                size += decoded_bytes(request)
         memory = self._memory
         if memory.take(Account.REQUESTS, size):
             client.queued_bytes += size
             self.arrived.append((client, requests, size))
         else:
             self.refused.append((client, [request.request for request in requests]))
-        room = TIGHT_BYTES if memory.is_tight(Account.REQUESTS) else QUEUED_BYTES
-        if client.unanswered > self._requests_max or client.queued_bytes > room:
+        queued = client.queued_bytes
+        if client.unanswered > self._requests_max or (
+            queued > TIGHT_BYTES and (queued > QUEUED_BYTES or memory.is_tight(Account.REQUESTS))
+        ):
             self.paused[number] = client
         return number not in self.paused
 
@@ -184,9 +189,6 @@ class ClientQueue:
     @property
     def waits(self) -> bool:
         """Whether any request waits that a turn may take."""
-        if not (self.data.length or self.control.length or self.status.length):
-            # As in nearly all turns, each of which asks.
-            return False
         may_unpark = bool(self.data.parked) and not self.open_reads.is_full
         return self.data.ready or self.control.ready or self.status.ready or may_unpark
 
@@ -247,13 +249,6 @@ class ClientQueue:
         return client, flow, waiting
 
     # -- what they are answered
-
-    def answered(self, number: int, count: int, now: int) -> None:
-        """So many requests of a client were answered."""
-        client = self.clients.get(number)
-        if client is not None:
-            client.unanswered -= count
-            client.heard_at = now
 
     def take_resumed(self) -> list[int]:
         """Take out the clients of whom more may be received again."""

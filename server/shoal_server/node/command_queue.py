@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from shoal_server.node.waiting import QueuedCommand
 
 HELD_BYTES = 8 * 1024 * 1024
@@ -11,36 +9,30 @@ HELD_BYTES = 8 * 1024 * 1024
 
 
 class CommandQueue:
-    """See the module's first line. `size`: of the commands, in bytes."""
+    """See the module's first line. `commands` are what waits, in order; `size`: of them, in bytes."""
 
-    __slots__ = ("_commands", "size")
+    __slots__ = ("commands", "size")
 
     def __init__(self) -> None:
-        self._commands: list[QueuedCommand] = []
+        self.commands: list[QueuedCommand] = []
         self.size = 0
-
-    def __len__(self) -> int:
-        return len(self._commands)
-
-    def __iter__(self) -> Iterator[QueuedCommand]:
-        return iter(self._commands)
 
     def append(self, command: QueuedCommand) -> None:
         """Have a command wait behind the others."""
-        self._commands.append(command)
+        self.commands.append(command)
         self.size += command.size
 
     def take_all(self) -> list[QueuedCommand]:
         """Take out the commands, in order."""
-        taken, self._commands = self._commands, []
+        taken, self.commands = self.commands, []
         self.size = 0
         return taken
 
     def take_beyond(self, size: int) -> list[QueuedCommand]:
         """Take out those that came last and are more than so many bytes altogether; the first stays."""
         taken: list[QueuedCommand] = []
-        while self.size > size and len(self._commands) > 1:
-            command = self._commands.pop()
+        while self.size > size and len(self.commands) > 1:
+            command = self.commands.pop()
             self.size -= command.size
             taken.append(command)
         return taken

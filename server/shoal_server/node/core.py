@@ -413,7 +413,7 @@ class Node:
         The caller sends, begins the sync, and then calls `finish_turn`: what is committed is applied, and clients are
         answered, while the disk and the peers are already at work.
         """
-        outbox, storing = self._outbox, self._storing
+        outbox, storing, agenda = self._outbox, self._storing, self._agenda
         # What is off by a hundred thousand years would be refused by everybody else.
         self._wall_ms = wall_ms if 0 <= wall_ms <= MAX_UNIX_MS else min(max(wall_ms, 0), MAX_UNIX_MS)
         self._now = now
@@ -434,12 +434,13 @@ class Node:
         queue = client_input.queue
         if client_input.has_more or queue.refused:
             client_input.take(now, outbox)
-        if now >= self._agenda.next_tick:
+        if now >= agenda.next_tick:
             self._ticks.tick(now, outbox)
         if now >= self._look_at:
             self._stopped, self._look_at = self.engine.writes_stopped, now + LOOK_NS
         sync = None if self._stopped else self._store(now, outbox)
-        self._agenda.awake.update(self._agenda.dirty)
+        if agenda.dirty:
+            agenda.awake.update(agenda.dirty)
         to_peers, outbox.to_peers = outbox.to_peers, {}
         return Turn(to_peers, sync)
 

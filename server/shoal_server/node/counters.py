@@ -55,10 +55,10 @@ LABELS: dict[Served, tuple[str, str]] = {
 def served_as(freshness: Freshness, *, scan: bool) -> Served:
     """Return what a read that asked for `freshness` is counted as."""
     if freshness.strong:
-        place = 0
-    else:
-        place = 1 if freshness.min_seq else 2
-    return Served((Served.SCAN_STRONG if scan else Served.READ_STRONG) + place)
+        return Served.SCAN_STRONG if scan else Served.READ_STRONG
+    if freshness.min_seq:
+        return Served.SCAN_SESSION if scan else Served.READ_SESSION
+    return Served.SCAN_EVENTUAL if scan else Served.READ_EVENTUAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from shoal_server.node.outbox import Outbox
 from shoal_server.node.request_frames import Received
 
 NS_PER_MS = 1_000_000
+SOONEST_NS = NS_PER_MS
+"""No caller waits for less."""
 
 
 def refuse_late(client: int, request: Received, age: int, outbox: Outbox) -> bool:

@@ -92,9 +92,11 @@ class MemoryBudget:
 
     def take(self, account: Account, size: int) -> bool:
         """Take `size` bytes, or say that there is no room for them, and take none."""
-        if not self.has_room(account, size):
+        used = self._used[account]
+        if used and used + size > self._bounds[account]:
+            self.refused[account] += 1
             return False
-        self._used[account] += size
+        self._used[account] = used + size
         return True
 
     def has_room(self, account: Account, size: int) -> bool:

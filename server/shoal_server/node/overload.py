@@ -107,8 +107,8 @@ class Overload:
         """A turn has taken what it could; `left`: requests still wait."""
         if not left:
             self._smallest = 0
-        self._mark(now)
         if now - self._began >= WINDOW_NS:
+            self._mark(now)
             self.delay_ns = self._smallest or 0
             self._smallest = None if left else 0
             self._began = now

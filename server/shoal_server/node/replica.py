@@ -154,7 +154,7 @@ class Replica:
     def is_to_beget(self, child: int) -> bool:
         """Say whether a split that was queued or proposed here, and is not applied yet, names `child`."""
         proposed = (command for prepared in self.proposals.prepared.values() for command in prepared.commands.commands)
-        queued = (item.command for item in self._queue)
+        queued = (item.command for item in self._queue.commands)
         return any(isinstance(command, SplitCommand) and command.child.id == child for command in (*queued, *proposed))
 
     def queue_upkeep(self, time_ms: int, beyond_ms: int) -> bool:
@@ -179,7 +179,7 @@ class Replica:
             self.refusals.hold_back(now)
             if beyond := self._queue.take_beyond(HELD_BYTES):
                 self._refuse_entry(beyond, too_much_held(self.shard.id), outbox)
-            if self._queue and not self._queued_since:
+            if self._queue.commands and not self._queued_since:
                 self._queued_since = self._counters.arrived
             return
         queue = self._queue.take_all()
@@ -243,10 +243,12 @@ class Replica:
     def note_memory(self) -> None:
         """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
         group, memory = self.group, self.memory
-        memory.hold(group.uncommitted_bytes + self._queue.size, self.machine.sessions.results_bytes)
-        if memory.hold_log_cache(group.log.cached_bytes):
+        leadership = group.leadership
+        entries = self._queue.size + (0 if leadership is None else leadership.uncommitted_bytes)
+        results = self.machine.sessions.results_bytes
+        if memory.hold(entries, results, group.log.cached_bytes):
             group.shrink_cache()
-            memory.hold_log_cache(group.log.cached_bytes)
+            memory.hold(entries, results, group.log.cached_bytes)
 
     def _acknowledge_fast(self, index: int, items: list[QueuedCommand], outbox: Outbox) -> None:
         """Answer the fast writes of the entry that was proposed at `index`: it is certain what applying them will do."""
@@ -268,14 +270,16 @@ class Replica:
         Raises:
             Damaged: the log could not be read on; what was taken out until then is stored and said all the same.
         """
-        group, reads = self.group, self.reads
-        if self._queue or group.transferring:
+        group, reads, other = self.group, self.reads, False
+        if self._queue.commands or group.transferring:
             self._propose_queued(now, clock, outbox)
+            other = True
         reads.begin(now, outbox)
         if not group.is_leader:
             reads.ask_freshness(now, outbox)
         while group.has_ready:
             ready = group.ready(now)
+            other = True
             if ready.hard_state is not None:
                 self.store.save_hard_state(batch, ready.hard_state)
                 if group.out_of_terms:
@@ -294,8 +298,10 @@ class Replica:
                 self._report(ready.lost_entries)
         if group.is_leader != self._was_leader or group.leader != self.refusals.route.leader:
             self._leadership_changed(outbox)
+            other = True
         self.refusals.settle(now, outbox)
-        self.note_memory()
+        if other:
+            self.note_memory()
         return self.log_length.shorten(batch)
 
     def _report(self, lost_entries: list[LostEntries]) -> None:
@@ -366,7 +372,7 @@ class Replica:
     def backlog(self) -> Backlog:
         """What waits at this replica."""
         return Backlog(
-            commands=len(self._queue),
+            commands=len(self._queue.commands),
             proposals=len(self.proposals.waiting),
             reads=self.reads.waiting,
             weak_reads=self.reads.weak_waiting,
@@ -401,8 +407,7 @@ class Replica:
         self.reads.fail_all(outbox)
         self.proposals.fail_all(outbox)
         self.refusals.say_all(outbox)
-        self.memory.hold(0, 0)
-        self.memory.hold_log_cache(0)
+        self.memory.hold(0, 0, 0)
 
     # -- failing
 

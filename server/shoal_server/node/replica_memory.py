@@ -8,19 +8,20 @@ from shoal_server.node.memory import Account, MemoryBudget
 class ReplicaMemory:
     """See the module's first line. Sizes are in bytes."""
 
-    __slots__ = ("_budget", "_entries", "_log_cache", "_results")
+    __slots__ = ("_budget", "_entries", "_log_cache", "_over", "_results")
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._entries = 0
         self._log_cache = 0
+        self._over = False
         self._results = 0
 
-    def hold(self, entries: int, results: int) -> None:
-        """Say what the replica holds now.
+    def hold(self, entries: int, results: int, log_cache: int) -> bool:
+        """Say what the replica holds now; return whether the node has more of its logs in memory than it may.
 
         Args:
-            entries: taken here, and not committed. results: remembered of writes.
+            entries: taken here, and not committed. results: remembered of writes. log_cache: of its log in memory.
         """
         if entries != self._entries:
             self._budget.change(Account.ENTRIES, entries - self._entries)
@@ -28,13 +29,12 @@ class ReplicaMemory:
         if results != self._results:
             self._budget.change(Account.RESULTS, results - self._results)
             self._results = results
-
-    def hold_log_cache(self, size: int) -> bool:
-        """Say how much of its log the replica has in memory; return whether the node has more of its logs there than it may."""
-        if size != self._log_cache:
-            self._budget.change(Account.LOG_CACHE, size - self._log_cache)
-            self._log_cache = size
-        return self._budget.pressure(Account.LOG_CACHE) > 1
+        if log_cache != self._log_cache or self._over:
+            # What others hold does not matter to one that holds what it held when all was well.
+            self._budget.change(Account.LOG_CACHE, log_cache - self._log_cache)
+            self._log_cache = log_cache
+            self._over = self._budget.pressure(Account.LOG_CACHE) > 1
+        return self._over
 
     def has_room_for_entry(self, size: int) -> bool:
         """Say whether one more entry may be proposed."""

@@ -6,7 +6,7 @@ pages in pieces, and later ones go on, in which it is the turn of whoever asked;
 
 from __future__ import annotations
 
-from shoal_server.node.client_queue import ClientQueue
+from shoal_server.node.client_queue import Client, ClientQueue
 from shoal_server.node.fair_queue import PAGES
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import NOBODY
@@ -24,22 +24,19 @@ class Serving:
     """See the module's first lines.
 
     Attributes:
+        clients: those who are there, by number.
         now: when the turn began (ns).
-        left: of the turn's time (ns); none where it is 0 or less.
+        left: of the turn's time (ns), `SERVE_NS` when it begins; none where it is 0 or less.
     """
 
-    __slots__ = ("_memory", "_queue", "left", "now")
+    __slots__ = ("_memory", "_queue", "clients", "left", "now")
 
     def __init__(self, queue: ClientQueue, memory: MemoryBudget) -> None:
         self._queue = queue
         self._memory = memory
+        self.clients = queue.clients
         self.now = 0
         self.left = 0
-
-    def begin(self, now: int) -> None:
-        """A turn begins to serve."""
-        self.now = now
-        self.left = SERVE_NS
 
     def paused(self, reads: object, queued: QueuedRead) -> PausedRead:
         """Return a read that was taken in this turn as one that may go on in others; nothing is done of it so far."""
@@ -70,16 +67,15 @@ class Serving:
             self._queue.data.charge_later(client, keyspace, cost - read.charged, pages=True)
             asker.scan_ns = max(SCAN_NS_LEAST, (3 * asker.scan_ns + read.cost) // 4)
 
-    def served_values(self, client: int, keyspace: int, size: int) -> None:
-        """A read of a client has been answered with so many bytes."""
+    def served_values(self, asker: Client | None, keyspace: int, size: int) -> None:
+        """A read of a client has been answered with so many bytes, which are more than a few, or its last ones were."""
         cost = size * ANSWERED_BYTE_NS if size > SMALL_BYTES else 0
         self.left -= cost
-        asker = self._queue.clients.get(client)
-        if asker is not None and (cost or asker.read_ns):
-            self._queue.data.charge_later(client, keyspace, cost - asker.read_ns, pages=False)
+        if asker is not None:
+            self._queue.data.charge_later(asker.number, keyspace, cost - asker.read_ns, pages=False)
             mean = (3 * asker.read_ns + cost) // 4
             asker.read_ns = mean if mean >= READ_NS else 0
 
     def is_there(self, client: int) -> bool:
         """Say whether anybody waits for the answers to a client."""
-        return client in self._queue.clients or client == NOBODY
+        return client in self.clients or client == NOBODY

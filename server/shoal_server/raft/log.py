@@ -32,11 +32,11 @@ class Log:
 
     __slots__ = (
         "_cached",
-        "_cached_bytes",
         "_first_cached",
         "_handed",
         "_reader",
         "applied_index",
+        "cached_bytes",
         "commit_index",
         "last_index",
         "last_term",
@@ -60,7 +60,7 @@ class Log:
         self._handed = last_index
         self._cached: list[Entry] = []
         self._first_cached = last_index + 1
-        self._cached_bytes = 0
+        self.cached_bytes = 0
 
     @property
     def first_index(self) -> int:
@@ -109,7 +109,7 @@ class Log:
         invariant(entries[0].term >= self.last_term, "terms in a log never fall")
         self._cached.extend(entries)
         for entry in entries:
-            self._cached_bytes += len(entry.payload) + ENTRY_OVERHEAD_BYTES
+            self.cached_bytes += len(entry.payload) + ENTRY_OVERHEAD_BYTES
         self.last_index = entries[-1].index
         self.last_term = entries[-1].term
 
@@ -119,10 +119,10 @@ class Log:
         if index >= self._first_cached:
             dropped = self._cached[index - self._first_cached :]
             del self._cached[index - self._first_cached :]
-            self._cached_bytes -= sum(len(entry.payload) + ENTRY_OVERHEAD_BYTES for entry in dropped)
+            self.cached_bytes -= sum(len(entry.payload) + ENTRY_OVERHEAD_BYTES for entry in dropped)
         else:
             self._cached.clear()
-            self._cached_bytes = 0
+            self.cached_bytes = 0
             self._first_cached = index
         self.last_index = index - 1
         self.last_term = self.term(index - 1)
@@ -170,17 +170,13 @@ class Log:
         bound = self.persisted_index if unapplied else min(self.applied_index, self.persisted_index)
         count = 0
         for entry in self._cached:
-            if self._cached_bytes <= max_bytes or entry.index > bound:
+            if self.cached_bytes <= max_bytes or entry.index > bound:
                 break
-            self._cached_bytes -= len(entry.payload) + ENTRY_OVERHEAD_BYTES
+            self.cached_bytes -= len(entry.payload) + ENTRY_OVERHEAD_BYTES
             count += 1
         if count:
             del self._cached[:count]
             self._first_cached += count
-
-    @property
-    def cached_bytes(self) -> int:
-        return self._cached_bytes
 
     def compact(self, index: int) -> None:
         """Forget the entries up to and with `index`."""
@@ -192,7 +188,7 @@ class Log:
         if self._first_cached <= index:
             count = index + 1 - self._first_cached
             for entry in self._cached[:count]:
-                self._cached_bytes -= len(entry.payload) + ENTRY_OVERHEAD_BYTES
+                self.cached_bytes -= len(entry.payload) + ENTRY_OVERHEAD_BYTES
             del self._cached[:count]
             self._first_cached = index + 1
 
@@ -206,7 +202,7 @@ class Log:
         """Begin anew behind a snapshot at (index, term)."""
         invariant(index >= self.commit_index, "a snapshot only moves a replica forward")
         self._cached.clear()
-        self._cached_bytes = 0
+        self.cached_bytes = 0
         self._first_cached = index + 1
         self.truncated_index = self.last_index = index
         self.truncated_term = self.last_term = term

@@ -380,11 +380,6 @@ class RaftState:
             # Where this disk was the last of a quorum, no answer of a peer is left to come that would tell the others.
             self.active = True
 
-    @property
-    def uncommitted_bytes(self) -> int:
-        """What is proposed here and not committed."""
-        return 0 if self.leadership is None else self.leadership.uncommitted_bytes
-
     def shrink_cache(self) -> None:
         """Keep nothing of the log in memory that is on this node's disk."""
         self.log.shrink(0, unapplied=True)

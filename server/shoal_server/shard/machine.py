@@ -49,7 +49,7 @@ from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
 from shoal_server.shard.overlay import Overlay
 from shoal_server.shard.pages import PageReader
-from shoal_server.shard.reading import READ_BYTES, READ_KEYS, read_rows
+from shoal_server.shard.reading import READ_BYTES, READ_KEYS, RowReader
 from shoal_server.shard.sessions import CommandVerdict, SessionTable
 from shoal_server.shard.state import ShardState
 from shoal_server.storage.applied_state import AppliedState, Outgoing, applied_state_row
@@ -129,6 +129,7 @@ class ShardStateMachine(ShardState):
         """
         super().__init__(shard, keyspace, state)
         self._engine = engine
+        self._rows = RowReader(engine)
         self.digest_due: DigestDue | None = None
         self.applied_us = 0
         """The work of what was applied last, about: see `shard.costs`."""
@@ -362,8 +363,7 @@ class ShardStateMachine(ShardState):
 
     def has_all(self, microshards: Iterable[int]) -> bool:
         """Say whether all of these microshards are still here."""
-        prefixes = self.prefixes
-        return all(microshard in prefixes for microshard in microshards)
+        return all(map(self.prefixes.__contains__, microshards))
 
     def has_ranges(self, ranges: Ranges) -> bool:
         """Say whether these are microshards that are well formed, and all of them are still here."""
@@ -389,9 +389,10 @@ class ShardStateMachine(ShardState):
         Of the first keys, at least one, as many as the bounds allow. Expiries are as `split_rows` has them.
         """
         prefixes = self.prefixes
-        wanted = zip(microshards[:max_keys], keys[:max_keys], strict=True)
-        stored = [prefixes[microshard] + key for microshard, key in wanted]
-        return read_rows(self._engine, stored, now, max_bytes)
+        if len(keys) > max_keys:
+            keys, microshards = keys[:max_keys], microshards[:max_keys]
+        stored = [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
+        return self._rows.read(stored, now, max_bytes)
 
     def read_moving(self, cursor: MigrationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
         """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""

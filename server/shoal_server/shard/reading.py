@@ -13,30 +13,38 @@ SLICE_KEYS = 16
 """Keys that are looked up together at the most. Where small rows precede large ones, so many are read in vain."""
 
 
-def read_rows(
-    engine: Engine, stored: list[bytes], now: int, max_bytes: int
-) -> tuple[list[bytes | None], list[int], list[int]]:
-    """Return values (None: absent), their seqs (0: absent) and expiries: of the first keys, as many as fit, at least one.
+class RowReader:
+    """Reads rows of one shard.
 
-    How many are looked up next goes by how large the rows before were, so that of large ones few are read in vain.
-
-    Args:
-        stored: what the rows are stored under.
-        max_bytes: of the rows that are given.
+    How many are looked up together goes by how large rows were lately, so that of large ones few are read in vain.
     """
-    rows = engine.get_many(engine.data, stored[:1])
-    size = _size(rows)
-    while len(rows) < len(stored) and size < max_bytes:
-        fitting = (max_bytes - size) * len(rows) // size if size else SLICE_KEYS
-        count = max(1, min(fitting, SLICE_KEYS))
-        found = engine.get_many(engine.data, stored[len(rows) : len(rows) + count])
-        size += _size(found)
-        rows += found
-    while size > max_bytes and len(rows) > 1:
-        # At most the last slice's.
-        size -= len(rows.pop() or b"")
-    return split_rows(stored[: len(rows)], rows, now)
 
+    __slots__ = ("_engine", "_row_bytes")
 
-def _size(rows: list[bytes | None]) -> int:
-    return sum([len(row) for row in rows if row is not None])
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._row_bytes = READ_BYTES
+        """About what a row has at the most: the mean of the last slice's, or half of what was thought before it."""
+
+    def read(self, stored: list[bytes], now: int, max_bytes: int) -> tuple[list[bytes | None], list[int], list[int]]:
+        """Return values (None: absent), their seqs (0: absent) and expiries: of the first keys, as many as fit, at least one.
+
+        Args:
+            stored: what the rows are stored under.
+            max_bytes: of the rows that are given.
+        """
+        engine, data = self._engine, self._engine.data
+        rows: list[bytes | None] = []
+        size = 0
+        while len(rows) < len(stored) and (size < max_bytes or not rows):
+            fitting = (max_bytes - size) // self._row_bytes
+            count = SLICE_KEYS if fitting > SLICE_KEYS else max(1, fitting)
+            found = engine.get_many(data, stored if count >= len(stored) else stored[len(rows) : len(rows) + count])
+            found_bytes = sum([len(row) for row in found if row is not None])
+            self._row_bytes = max(1, self._row_bytes // 2, found_bytes // len(found))
+            size += found_bytes
+            rows += found
+        while size > max_bytes and len(rows) > 1:
+            # At most the last slice's.
+            size -= len(rows.pop() or b"")
+        return split_rows(stored if len(rows) == len(stored) else stored[: len(rows)], rows, now)

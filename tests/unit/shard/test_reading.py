@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal.protocol.messages import Put
-from shoal_server.shard.reading import READ_KEYS, SLICE_KEYS, read_rows
+from shoal_server.shard.reading import READ_KEYS, SLICE_KEYS, RowReader
 from shoal_server.storage.engine import Family
 from shoal_server.storage.layout import value_header
 from shoal_server.storage.memory import MemoryEngine
@@ -24,9 +24,11 @@ class CountingEngine(MemoryEngine):
         super().__init__()
         self.rows_read = 0
         self.bytes_read = 0
+        self.lookups = 0
 
     def get_many(self, family: Family, keys: list[bytes]) -> list[bytes | None]:
         rows = super().get_many(family, keys)
+        self.lookups += 1
         self.rows_read += len(rows)
         self.bytes_read += sum(len(row) for row in rows if row is not None)
         return rows
@@ -78,8 +80,29 @@ def test_to_get_many_large_values_costs_little_more_than_their_bytes(
     assert answers <= 2 * (len(keys) * value_bytes // (KIB * KIB) + 1)
 
 
-@given(st.lists(st.integers(-1, 200), min_size=1, max_size=80), st.integers(1, 400))
-def test_reads_of_rows_of_any_sizes_are_right_and_bounded(sizes: list[int], max_bytes: int) -> None:
+def test_small_rows_are_looked_up_together_and_large_ones_that_follow_a_few_at_a_time() -> None:
+    engine = CountingEngine()
+    batch = engine.batch()
+    small, large = [b"s%02d" % place for place in range(16)], [b"x%02d" % place for place in range(64)]
+    for keys, value_bytes in ((small, 10), (large, 512 * KIB)):
+        for key in keys:
+            batch.put(key, value_header(7) + bytes(value_bytes), engine.data)
+    engine.write(batch)
+    reader = RowReader(engine)
+    for _ in range(12):
+        reader.read(small, 0, KIB * KIB)
+    engine.lookups = engine.rows_read = 0
+    assert len(reader.read(small, 0, KIB * KIB)[0]) == 16
+    assert engine.lookups == 1
+    engine.rows_read = 0
+    left = large
+    while left:
+        left = left[len(reader.read(left, 0, KIB * KIB)[0]) :]
+    assert engine.rows_read <= SLICE_KEYS + 2 * len(large)
+
+
+@given(st.lists(st.integers(-1, 200), min_size=1, max_size=80), st.integers(1, 400), st.booleans())
+def test_reads_of_rows_of_any_sizes_are_right_and_bounded(sizes: list[int], max_bytes: int, small_before: bool) -> None:
     engine = CountingEngine()
     batch = engine.batch()
     keys = [b"%03d" % place for place in range(len(sizes))]
@@ -88,7 +111,11 @@ def test_reads_of_rows_of_any_sizes_are_right_and_bounded(sizes: list[int], max_
         if value is not None:
             batch.put(key, value_header(7) + value, engine.data)
     engine.write(batch)
-    values, seqs, expiries = read_rows(engine, keys, 0, max_bytes)
+    reader = RowReader(engine)
+    for _ in range(20 if small_before else 0):
+        reader.read([b"absent"], 0, max_bytes)
+    engine.rows_read = 0
+    values, seqs, expiries = reader.read(keys, 0, max_bytes)
     assert 1 <= len(values) <= len(keys)
     assert values == expected[: len(values)]
     assert seqs == [0 if value is None else 7 for value in values]
