@@ -160,7 +160,7 @@ class Admission:
             # Nothing is done about those behind, which no answer has room for.
             request = msgspec.structs.replace(request, keys=request.keys[:READ_KEYS])
         quota = replica.reads.quota
-        self._reads_taken = self._writes_taken = self._bytes_taken = 0
+        self._bytes_taken = 0
         try:
             if quota is not None:
                 self._check_quota(request, quota)
@@ -223,7 +223,7 @@ class Admission:
 
     def _check_quota(self, request: DataRequest, quota: KeyspaceQuota) -> None:
         """Count a request against its keyspace's quotas, before anything in it is decoded."""
-        reads = writes = 0
+        reads = writes = self._reads_taken = self._writes_taken = 0
         if type(request) is Write:
             # One that says to have more is refused, and nothing of it done.
             writes = max(1, min(length_of_array(request.operations), MAX_OPERATIONS))

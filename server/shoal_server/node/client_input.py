@@ -170,11 +170,7 @@ class ClientInput:
     @property
     def has_more(self) -> bool:
         """Whether a turn has something to do though nothing has arrived."""
-        queue = self.queue
-        if queue.arrived or self._describing is not None:
-            return True
-        # As in nearly all turns, each of which asks: nothing.
-        return bool(queue.data.length or queue.control.length or queue.status.length) and queue.waits
+        return bool(self.queue.arrived) or self.queue.waits or self._describing is not None
 
     # -- a turn
 
@@ -215,6 +211,9 @@ class ClientInput:
             self._describe(now, outbox)
             spent += self._take_queued(budget - spent, now, outbox)
             left_over = queue.waits
+            queue.busy = self._describing is not None or not queue.is_empty
+        else:
+            queue.busy = bool(queue.arrived)
         self._charged = spent + queueing
         self.overload.turn_taken(now, left=left_over)
 

@@ -81,6 +81,7 @@ class ClientQueue:
         clients: those who are connected, by number.
         arrived: the frames received since the last turn, and those that it left.
         refused: the numbers of requests that there was no memory for, to be answered.
+        busy: a turn may have something to take: what has arrived, or waits.
         paused: those of whom nothing more is received, by number.
         open_reads: reads that go on in later turns, as far as they hold something open.
     """
@@ -90,6 +91,7 @@ class ClientQueue:
         "_memory",
         "_requests_max",
         "arrived",
+        "busy",
         "clients",
         "control",
         "data",
@@ -115,6 +117,7 @@ class ClientQueue:
         self._requests_max = requests_max
         self._keyspace_of = keyspace_of
         self.arrived: list[Frame] = []
+        self.busy = False
         self.paused: dict[int, Client] = {}
         self.open_reads = OpenReads()
 
@@ -156,10 +159,12 @@ class ClientQueue:
         client = self.clients.get(number)
         if client is None:
             client = self.introduce(number, "", Priority.INTERACTIVE, now)
+        self.busy = True
+        count = len(requests)
         if not client.unanswered:
             client.heard_at = now
-        client.unanswered += len(requests)
-        size += len(requests) * REQUEST_BYTES
+        client.unanswered += count
+        size += count * REQUEST_BYTES
         for request in requests:
             if type(request) is not Write:
                 size += decoded_bytes(request)
@@ -193,6 +198,11 @@ class ClientQueue:
         return self.data.ready or self.control.ready or self.status.ready or may_unpark
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing has arrived, and nothing waits, be that for somebody else."""
+        return not (self.arrived or self.refused or self.data.length or self.control.length or self.status.length)
+
+    @property
     def length(self) -> int:
         """How many requests wait for their turn."""
         return self.data.length + self.control.length + self.status.length
@@ -219,6 +229,7 @@ class ClientQueue:
             paused.end()
             return
         request = queued.read
+        self.busy = True
         paused.pause()
         if client.behind:
             self.open_reads.let_go_of(client.number)

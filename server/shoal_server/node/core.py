@@ -419,7 +419,6 @@ class Node:
         self._now = now
         self.counters.begin_turn(self.arrived or now, now)
         self.arrived = 0
-        self.quotas.now = now
         if storing.unsynced:
             storing.release(now, outbox)
         if self._peer_events:
@@ -431,32 +430,30 @@ class Node:
         if now >= self.clock.due_at:
             self._ticks.judge_clock(now, wall_ms)
         client_input = self._client_input
-        queue = client_input.queue
-        if client_input.has_more or queue.refused:
+        if client_input.queue.busy:
+            self.quotas.now = now
             client_input.take(now, outbox)
         if now >= agenda.next_tick:
             self._ticks.tick(now, outbox)
         if now >= self._look_at:
             self._stopped, self._look_at = self.engine.writes_stopped, now + LOOK_NS
-        sync = None if self._stopped else self._store(now, outbox)
+        sync = None
+        if not self._stopped:
+            answers = self._do_admin_requests(now, outbox) if client_input.admin_requests else []
+            if self._splits.waiting:
+                self._splits.open_children(now)
+            if agenda.dirty or storing.unsynced or answers or self.replica_set.may_lack or self.failing.has_stored:
+                sync = storing.store(answers, now, outbox)
         if agenda.dirty:
             agenda.awake.update(agenda.dirty)
         to_peers, outbox.to_peers = outbox.to_peers, {}
         return Turn(to_peers, sync)
 
-    def _store(self, now: int, outbox: Outbox) -> int | None:
-        """Do what changes what is stored; return the ticket to sync up to, if there is any."""
-        answers: list[tuple[int, Answer]] = []
-        if self._client_input.admin_requests:
-            for client, request in self._client_input.take_admin_requests():
-                self._administration.take(client, request, now, outbox)
-            answers = self._administration.take_answers()
-        if self._splits.waiting:
-            self._splits.open_children(now)
-        storing = self._storing
-        if self._agenda.dirty or storing.unsynced or answers or self.replica_set.may_lack or self.failing.has_stored:
-            return storing.store(answers, now, outbox)
-        return None
+    def _do_admin_requests(self, now: int, outbox: Outbox) -> list[tuple[int, Answer]]:
+        """Do what the shard manager has asked for; return the answers that wait until it is on disk."""
+        for client, request in self._client_input.take_admin_requests():
+            self._administration.take(client, request, now, outbox)
+        return self._administration.take_answers()
 
     def finish_turn(self, now: int) -> TurnEnd:
         """Apply what is committed, and answer."""
@@ -493,7 +490,7 @@ class Node:
             wake_at = min(wake_at, client_input.life_due)
         if stopped:
             wake_at = min(wake_at, now + self.settings.tick_interval_ns)
-        elif client_input.has_more:
+        elif client_input.queue.busy and client_input.has_more:
             wake_at = now
         elif agenda.behind:
             wake_at = min(wake_at, agenda.behind_due)

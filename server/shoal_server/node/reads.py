@@ -306,10 +306,9 @@ class ReplicaReads:
             self._count(read, queued, arrived, scan=False)
             max_bytes = min(READ_BYTES, limits.max_frame_bytes // 2)
             values, seqs, expiries = machine.read(read.keys, queued.microshards, now, max_bytes)
-            size = sum([len(value) for value in values if value])
             # Charged for when it was taken; but those that had to wait may be many by now.
             serving.left -= READ_NS + len(values) * KEY_NS
-            asker = serving.clients.get(queued.client)
+            asker, size = serving.clients.get(queued.client), machine.rows.read_bytes
             if size > SMALL_BYTES or (asker is not None and asker.read_ns):
                 serving.served_values(asker, machine.keyspace.id, size)
             if self.quota is not None:

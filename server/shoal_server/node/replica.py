@@ -279,12 +279,12 @@ class Replica:
             reads.ask_freshness(now, outbox)
         while group.has_ready:
             ready = group.ready(now)
-            other = True
             if ready.hard_state is not None:
                 self.store.save_hard_state(batch, ready.hard_state)
                 if group.out_of_terms:
                     log.error("group_out_of_terms", shard=self.shard.id, reason=OUT_OF_TERMS)
             if ready.entries:
+                other = True
                 self.store.append(batch, ready.entries)
                 self.log_length.appended(ready.entries)
             for peer, message in ready.messages:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from shoal_server.node.memory import Account, MemoryBudget
 
+GRAIN_BYTES = 4096
+"""Entries and logs that have become less or more by less than this are not booked yet, unless nothing is left of them: each
+small write would be booked twice at every replica."""
+
 
 class ReplicaMemory:
-    """See the module's first line. Sizes are in bytes."""
+    """See the module's first line. Sizes are in bytes, as they are booked."""
 
-    __slots__ = ("_budget", "_entries", "_log_cache", "_over", "_results")
+    __slots__ = ("_budget", "_over", "entries", "log_cache", "results")
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
-        self._entries = 0
-        self._log_cache = 0
         self._over = False
-        self._results = 0
+        self.entries = 0
+        self.log_cache = 0
+        self.results = 0
 
     def hold(self, entries: int, results: int, log_cache: int) -> bool:
         """Say what the replica holds now; return whether the node has more of its logs in memory than it may.
@@ -23,16 +27,18 @@ class ReplicaMemory:
         Args:
             entries: taken here, and not committed. results: remembered of writes. log_cache: of its log in memory.
         """
-        if entries != self._entries:
-            self._budget.change(Account.ENTRIES, entries - self._entries)
-            self._entries = entries
-        if results != self._results:
-            self._budget.change(Account.RESULTS, results - self._results)
-            self._results = results
-        if log_cache != self._log_cache or self._over:
+        by = entries - self.entries
+        if by and not (entries and -GRAIN_BYTES < by < GRAIN_BYTES):
+            self._budget.change(Account.ENTRIES, by)
+            self.entries = entries
+        if results != self.results:
+            self._budget.change(Account.RESULTS, results - self.results)
+            self.results = results
+        by = log_cache - self.log_cache
+        if (by and not (log_cache and -GRAIN_BYTES < by < GRAIN_BYTES)) or self._over:
             # What others hold does not matter to one that holds what it held when all was well.
-            self._budget.change(Account.LOG_CACHE, log_cache - self._log_cache)
-            self._log_cache = log_cache
+            self._budget.change(Account.LOG_CACHE, by)
+            self.log_cache = log_cache
             self._over = self._budget.pressure(Account.LOG_CACHE) > 1
         return self._over
 

@@ -129,7 +129,7 @@ class ShardStateMachine(ShardState):
         """
         super().__init__(shard, keyspace, state)
         self._engine = engine
-        self._rows = RowReader(engine)
+        self.rows = RowReader(engine)
         self.digest_due: DigestDue | None = None
         self.applied_us = 0
         """The work of what was applied last, about: see `shard.costs`."""
@@ -392,7 +392,7 @@ class ShardStateMachine(ShardState):
         if len(keys) > max_keys:
             keys, microshards = keys[:max_keys], microshards[:max_keys]
         stored = [prefixes[microshard] + key for microshard, key in zip(microshards, keys, strict=True)]
-        return self._rows.read(stored, now, max_bytes)
+        return self.rows.read(stored, now, max_bytes)
 
     def read_moving(self, cursor: MigrationCursor, outgoing: Outgoing, max_bytes: int) -> MovingPage:
         """Return what follows `cursor` of the microshards that another shard is to get, as written to the engine."""

@@ -17,12 +17,16 @@ class RowReader:
     """Reads rows of one shard.
 
     How many are looked up together goes by how large rows were lately, so that of large ones few are read in vain.
+
+    Attributes:
+        read_bytes: of the rows that the last call has looked up, in vain or not.
     """
 
-    __slots__ = ("_engine", "_row_bytes")
+    __slots__ = ("_engine", "_row_bytes", "read_bytes")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.read_bytes = 0
         self._row_bytes = READ_BYTES
         """About what a row has at the most: the mean of the last slice's, or half of what was thought before it."""
 
@@ -33,18 +37,29 @@ class RowReader:
             stored: what the rows are stored under.
             max_bytes: of the rows that are given.
         """
-        engine, data = self._engine, self._engine.data
-        rows: list[bytes | None] = []
-        size = 0
-        while len(rows) < len(stored) and (size < max_bytes or not rows):
-            fitting = (max_bytes - size) // self._row_bytes
-            count = SLICE_KEYS if fitting > SLICE_KEYS else max(1, fitting)
-            found = engine.get_many(data, stored if count >= len(stored) else stored[len(rows) : len(rows) + count])
-            found_bytes = sum([len(row) for row in found if row is not None])
-            self._row_bytes = max(1, self._row_bytes // 2, found_bytes // len(found))
-            size += found_bytes
-            rows += found
-        while size > max_bytes and len(rows) > 1:
-            # At most the last slice's.
-            size -= len(rows.pop() or b"")
-        return split_rows(stored if len(rows) == len(stored) else stored[: len(rows)], rows, now)
+        engine, wanted = self._engine, len(stored)
+        if wanted <= SLICE_KEYS and wanted * self._row_bytes <= max_bytes:
+            # As nearly all are: the loop below comes to the same.
+            rows = engine.get_many(engine.data, stored)
+            size = self._note(rows)
+            self.read_bytes = size
+        else:
+            rows, size = [], 0
+            while len(rows) < wanted and (size < max_bytes or not rows):
+                count = max(1, min(SLICE_KEYS, (max_bytes - size) // self._row_bytes))
+                found = engine.get_many(engine.data, stored[len(rows) : len(rows) + count])
+                size += self._note(found)
+                rows += found
+            self.read_bytes = size
+        if size > max_bytes or len(rows) < wanted:
+            while size > max_bytes and len(rows) > 1:
+                # At most the last slice's.
+                size -= len(rows.pop() or b"")
+            stored = stored[: len(rows)]
+        return split_rows(stored, rows, now)
+
+    def _note(self, rows: list[bytes | None]) -> int:
+        """Return how many bytes rows have that were looked up together, and remember how large they are."""
+        size = sum([len(row) for row in rows if row is not None])
+        self._row_bytes = max(1, self._row_bytes // 2, size // max(1, len(rows)))
+        return size
