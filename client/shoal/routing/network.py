@@ -249,6 +249,8 @@ class Network(Generic[W]):
 
     def take_orders(self) -> tuple[list[str], list[Disconnect]]:
         """Take out where to connect, and which connections to end."""
+        if not self.connects and not self.disconnects:
+            return [], []
         orders = self.connects, self.disconnects
         self.connects, self.disconnects = [], []
         return orders

@@ -348,7 +348,8 @@ class Router(Generic[W]):
                 return
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
                 self.counters.answered(owed, now)
-                self._throttling.accepted(link, owed, now)
+                if not owed.paged:
+                    self._throttling.accepted(link, owed, now)
 
     def _take(self, link: Link[W], owed: AnyRequest[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
         """Act on an answer; False where it does not fit what it answers."""

@@ -36,6 +36,7 @@ from shoal.protocol.messages import (
     Welcome,
 )
 from shoal.protocol.version import NEWEST, OLDEST, agree
+from shoal.routing.shard_queue import BATCH_CALLS
 from shoal.tls import explain
 
 CONNECT_SECONDS = 1.0
@@ -58,6 +59,9 @@ FRAME_KEYS = 32_768
 
 if FRAME_KEYS > MAX_FRAME_ELEMENTS:
     raise ValueError("nodes refuse frames with so many keys")
+
+FEW_REQUESTS = FRAME_KEYS // BATCH_CALLS
+"""So many always go into one frame, whatever they are."""
 
 WRITE_BUFFER_BYTES = 1024 * 1024
 """Beyond so many unsent bytes requests wait in the router, which sends none that has expired meanwhile."""
@@ -132,7 +136,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        for some in _in_frames(requests):
+        for some in (requests,) if len(requests) <= FEW_REQUESTS else _in_frames(requests):
             for frame in encode_frames(some, max_frame_bytes, SOFT_FRAME_BYTES):
                 self._handed_over += len(frame)
                 transport.write(frame)
