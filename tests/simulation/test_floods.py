@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from shoal.protocol.messages import Request
 from shoal_chaos.simulation.mixes import FLOODS, FLOODS_ALONE
-from shoal_server.node import client_input, serving
+from shoal_server.node import client_input, serving, turn_length
 from shoal_server.node.client_input import ClientInput
 from shoal_server.node.client_queue import ClientQueue
 from shoal_server.node.core import Node
@@ -33,7 +33,7 @@ def test_a_flood_beside_other_faults_is_recovered_from() -> None:
 
 def take_all_that_has_arrived(patch: pytest.MonkeyPatch) -> None:
     """A turn has no bounds."""
-    patch.setattr(client_input, "TURN_NS", 1 << 50)
+    patch.setattr(turn_length, "TURN_NS", 1 << 50)
     patch.setattr(client_input, "PAGES_NS", 1 << 50)
     patch.setattr(serving, "SERVE_NS", 1 << 50)
 

@@ -333,9 +333,9 @@ class Router(Generic[W]):
         link = self.network.link(address)
         self.network.heard(link, now)
         for answer in answers:
-            if isinstance(answer, (Refused, Working)):
-                if isinstance(answer, Working):
-                    continue
+            if isinstance(answer, Working):
+                continue
+            if isinstance(answer, Refused):
                 crowded = ErrorCode.OVERLOADED if answer.code == ErrorCode.OVERLOADED else None
                 words = f"the node ended the connection: {answer.message}"
                 self.network.give_up(link, words, crowded, known_reason(answer.reason))
@@ -348,8 +348,7 @@ class Router(Generic[W]):
                 return
             if type(answer) is not Failure and isinstance(owed, InFlightRequest):
                 self.counters.answered(owed, now)
-                if not owed.paged:
-                    self._throttling.accepted(link, owed, now)
+                self._throttling.accepted(link, owed, now)
 
     def _take(self, link: Link[W], owed: AnyRequest[W] | MapFetch | Probe | None, answer: Answer, now: float) -> bool:
         """Act on an answer; False where it does not fit what it answers."""

@@ -35,8 +35,9 @@ class Throttling(Generic[W]):
         self._counters = counters
 
     def accepted(self, link: Link[W], request: AnyRequest[W], now: float) -> None:
-        """A node has served a request for no page."""
-        link.throttles[request.shard_queue.shard.keyspace, type(request)].accepted(request.share, now)
+        """A node has served a request."""
+        if not request.paged:
+            link.throttles[request.shard_queue.shard.keyspace, type(request)].accepted(request.share, now)
 
     def refused(self, link: Link[W], request: AnyRequest[W], failure: Failure, now: float) -> None:
         """A node has refused a request as overloaded."""

@@ -34,6 +34,7 @@ from shoal.protocol.messages import (
 from shoal.shardmap import ShardMap
 
 from shoal_server.invariants import invariant
+from shoal_server.node import turn_length
 from shoal_server.node.administration import AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.agenda import Agenda
@@ -67,17 +68,14 @@ from shoal_server.node.serving import Serving
 from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
 from shoal_server.storage.engine import Damaged, Engine
 
-TURN_NS = 10_000_000
-"""What a turn may cost for what clients ask: of data. Of the rest, `CONTROL_NS`."""
 PAGES_NS = 1_500_000
-"""Of that, for pages: whatever else comes in a turn waits for its end, and nobody gains by a longer one."""
+"""Of a turn, for pages: whatever else comes in it waits for its end, and nobody gains by a longer one."""
 CONTROL_NS = 2_000_000
+"""Of a turn, besides what is for data."""
 QUEUE_NS = 4_000_000
 """After so much, long frames wait to be queued."""
 FEW_REQUESTS = 64
 """Of a frame that is none of these."""
-SCALE_GAIN = 0.1
-SCALE_LEAST, SCALE_MOST = 0.5, 4.0
 MAX_TURNED_AWAY = 4
 """A client that sends on where it is not read from (it cannot, over a socket) is refused at so many times the bound."""
 
@@ -96,7 +94,6 @@ class ClientInput:
     __slots__ = (
         "_admission",
         "_agenda",
-        "_charged",
         "_counters",
         "_describing",
         "_disk",
@@ -108,7 +105,7 @@ class ClientInput:
         "_pages",
         "_replica_set",
         "_requests_max",
-        "_scale",
+        "_turn_length",
         "_unanswerable",
         "admin_requests",
         "life_due",
@@ -153,8 +150,7 @@ class ClientInput:
         self._make_status = make_status
         self._requests_max = requests_max
         self._describing: tuple[int, StatusInPieces] | None = None
-        self._scale = 1.0
-        self._charged = 0
+        self._turn_length = turn_length.TurnLength()
         self._pages = 0
         self._unanswerable = False
         self.life_due = now
@@ -181,8 +177,8 @@ class ClientInput:
             queue.open_reads.expire(now)
         if data.parked:
             queue.unpark(now)
-        budget, spent, queueing = self._begin(), 0, 0
-        self._pages = budget * PAGES_NS // TURN_NS
+        budget, spent, queueing = self._turn_length.budget(self._counters.lasted_ns), 0, 0
+        self._pages = budget * PAGES_NS // turn_length.TURN_NS
         self._unanswerable = self._memory.is_full(Account.ANSWERS)
         if queue.arrived or queue.refused:
             arrived = self._counters.arrived
@@ -214,16 +210,8 @@ class ClientInput:
             queue.busy = self._describing is not None or not queue.is_empty
         else:
             queue.busy = bool(queue.arrived)
-        self._charged = spent + queueing
+        self._turn_length.charged = spent + queueing
         self.overload.turn_taken(now, left=left_over)
-
-    def _begin(self) -> int:
-        """Return what a turn may cost, by the estimates: as much as lasts `TURN_NS` by what turns have lasted lately."""
-        lasted, charged = self._counters.lasted_ns, self._charged
-        if lasted and charged > CONTROL_NS:
-            factor = min(max(lasted / charged, SCALE_LEAST), SCALE_MOST)
-            self._scale += SCALE_GAIN * (factor - self._scale)
-        return int(TURN_NS / self._scale)
 
     def _take_frame(
         self,

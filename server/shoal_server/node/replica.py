@@ -240,16 +240,6 @@ class Replica:
                 reason=OverloadReason.UNCOMMITTED,
             )
 
-    def note_memory(self) -> None:
-        """Book what is held now in the node's accounts; drop what the log need not have in memory where that is too much."""
-        group, memory = self.group, self.memory
-        leadership = group.leadership
-        entries = self._queue.size + (0 if leadership is None else leadership.uncommitted_bytes)
-        results = self.machine.sessions.results_bytes
-        if memory.hold(entries, results, group.log.cached_bytes):
-            group.shrink_cache()
-            memory.hold(entries, results, group.log.cached_bytes)
-
     def _acknowledge_fast(self, index: int, items: list[QueuedCommand], outbox: Outbox) -> None:
         """Answer the fast writes of the entry that was proposed at `index`: it is certain what applying them will do."""
         self.reads.fast_index = index
@@ -284,9 +274,9 @@ class Replica:
                 if group.out_of_terms:
                     log.error("group_out_of_terms", shard=self.shard.id, reason=OUT_OF_TERMS)
             if ready.entries:
-                other = True
                 self.store.append(batch, ready.entries)
                 self.log_length.appended(ready.entries)
+                other = True
             for peer, message in ready.messages:
                 outbox.send(peer, message)
             held.hold(group, ready)
@@ -301,7 +291,7 @@ class Replica:
             other = True
         self.refusals.settle(now, outbox)
         if other:
-            self.note_memory()
+            self.memory.note(group, self._queue.size, self.machine.sessions.results_bytes)
         return self.log_length.shorten(batch)
 
     def _report(self, lost_entries: list[LostEntries]) -> None:
@@ -337,7 +327,7 @@ class Replica:
         self.reads.applied(index)
         if self.proposals.waiting:
             self.proposals.results = results
-        self.note_memory()
+        self.memory.note(group, self._queue.size, self.machine.sessions.results_bytes)
         return self.machine.applied_us
 
     def _apply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shoal_server.node.memory import Account, MemoryBudget
+from shoal_server.raft.group import Group
 
 GRAIN_BYTES = 4096
 """Entries and logs that have become less or more by less than this are not booked yet, unless nothing is left of them: each
@@ -20,6 +21,18 @@ class ReplicaMemory:
         self.entries = 0
         self.log_cache = 0
         self.results = 0
+
+    def note(self, group: Group, queued: int, results: int) -> None:
+        """Book what the replica holds now; drop what its log need not have in memory where the node has too much of that.
+
+        Args:
+            queued: of commands that are not proposed yet; results: remembered of writes.
+        """
+        leadership, log = group.leadership, group.log
+        entries = queued if leadership is None else queued + leadership.uncommitted_bytes
+        if self.hold(entries, results, log.cached_bytes):
+            group.shrink_cache()
+            self.hold(entries, results, log.cached_bytes)
 
     def hold(self, entries: int, results: int, log_cache: int) -> bool:
         """Say what the replica holds now; return whether the node has more of its logs in memory than it may.

@@ -20,7 +20,7 @@ from shoal.protocol.messages import (
     Working,
 )
 from shoal.shardmap import MicroshardRange
-from shoal_server.node import client_input, request_costs, serving
+from shoal_server.node import client_input, request_costs, serving, turn_length
 from shoal_server.node.checksums import START
 from shoal_server.node.client_queue import QUEUED_BYTES
 from shoal_server.node.memory import Account
@@ -87,7 +87,7 @@ def test_status_and_maps_and_checksums_in_thousands_leave_room_for_the_manager(n
         leader.turn()
         leader.send(8, GetStatus(1), Ping(2), read(3))
         assert leader.turn()[8] == 3
-        assert leader.turn()[7] <= client_input.TURN_NS // request_costs.REQUEST_NS
+        assert leader.turn()[7] <= turn_length.TURN_NS // request_costs.REQUEST_NS
         leader.node.client_gone(7)
 
 
