@@ -46,8 +46,10 @@ class Wire:
         self._reader = reader
 
     @classmethod
-    async def open(cls, port: int, receive_bytes: int | None = None) -> tuple[Wire, Welcome | Refused]:
-        connected = socket.create_connection(("127.0.0.1", port))
+    async def open(
+        cls, port: int, receive_bytes: int | None = None, source: str = "127.0.0.1"
+    ) -> tuple[Wire, Welcome | Refused]:
+        connected = socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
         if receive_bytes is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         wire = cls(*await asyncio.open_connection(sock=connected, limit=receive_bytes or 1 << 16))
@@ -98,12 +100,14 @@ async def one_node(
 
 
 @asynccontextmanager
-async def opened(port: int, count: int, receive_bytes: int | None = None) -> AsyncIterator[list[Wire]]:
+async def opened(
+    port: int, count: int, receive_bytes: int | None = None, source: str = "127.0.0.1"
+) -> AsyncIterator[list[Wire]]:
     """Keep so many connections for the length of an `async with` block."""
     wires: list[Wire] = []
     try:
         for _ in range(count):
-            wire, greeting = await Wire.open(port, receive_bytes)
+            wire, greeting = await Wire.open(port, receive_bytes, source)
             wires.append(wire)
             assert isinstance(greeting, Welcome), greeting
         yield wires
@@ -142,6 +146,38 @@ async def test_half_frames_of_many_are_ended_in_words_and_their_memory_is_given_
         assert all("frame" in words.message for words in said if isinstance(words, Refused))
         await until(lambda: _is_above(held(port, "frames"), 0, negated=True))
         assert await db.get("large") == b"v" * (MIB // 2)
+
+
+async def test_half_frames_of_one_address_leave_a_slower_client_of_another_its_own(tmp_path: Path) -> None:
+    async with (
+        one_node(tmp_path, LITTLE_MEMORY) as cluster,
+        opened(cluster.ports[0], 2 * HALF_FRAMES, source="127.0.0.2") as crowd,
+        opened(cluster.ports[0], 1) as (slow,),
+    ):
+        frame = encode_frame([Read(1, 1, 1, 20_000, [bytes(1000)] * 400)])
+        sent = len(frame) // 4
+        slow.writer.write(frame[:sent])
+        await until(lambda: _is_above(held(cluster.ports[0], "frames"), 0))
+        for wire in crowd:
+            wire.writer.write(struct.pack(">II", 16 * MIB - 8, 0) + bytes(MIB))
+        endings = {wire: asyncio.create_task(wire.last_words()) for wire in crowd}
+
+        def has_most(ending: asyncio.Task[list[object]]) -> bool:
+            return ending.done() and "of all that are slow most is of this address" in str(ending.result()[0])
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            # All go on, the crowd a hundred times faster, until frames give way that have had their time.
+            while not any(map(has_most, endings.values())):
+                for wire, ending in endings.items():
+                    if not ending.done():
+                        wire.writer.write(bytes(50_000))
+                slow.writer.write(frame[sent : sent + 500])
+                sent += 500
+                await asyncio.sleep(0.05)
+        slow.writer.write(frame[sent:])
+        assert not isinstance((await slow.last_words())[0], Refused)
+        for ending in endings.values():
+            ending.cancel()
 
 
 async def _is_above(amount: Awaitable[int], bound: int, *, negated: bool = False) -> bool:

@@ -14,6 +14,7 @@ from shoal.errors import ErrorCode
 from shoal_server.node.memory import TIGHT, Account, MemoryBudget
 from shoal_server.places import IdleGoes
 from shoal_server.process.connections import Inbound
+from shoal_server.process.giving_way import Held, giving_way, much
 
 log = structlog.get_logger("shoal.node")
 
@@ -45,12 +46,14 @@ class ConnectionWatch:
         memory: MemoryBudget,
         clock: Callable[[], float],
         stall_seconds: float,
+        max_frame_bytes: int,
     ) -> None:
         """
         Args:
             connections: all that are open now, whenever it is looked at.
             clock: seconds, monotonic: the event loop's.
             stall_seconds: a connection on which something waits, and not one byte of it has moved for so long, is ended.
+            max_frame_bytes: how long one answer may be.
         """
         self.cut_off = 0
         self._connections = connections
@@ -58,6 +61,7 @@ class ConnectionWatch:
         self._memory = memory
         self._clock = clock
         self._stall_seconds = stall_seconds
+        self._max_frame_bytes = max_frame_bytes
         self._seen: dict[Inbound, _Seen] = {}
 
     def look(self) -> None:
@@ -98,19 +102,20 @@ class ConnectionWatch:
             )
 
     def _make_room(self, now: float) -> None:
-        """End those whose answers would take longest to leave, until there is room for those of others."""
+        """End those whose answers would take longest to leave, first of who has most of them, until there is room again."""
         memory = self._memory
         slow = [
-            (outgoing.seconds_left(now), connection)
+            Held(connection, connection.holder, outgoing.unsent, seconds)
             for connection in self._connections
-            if (outgoing := connection.outgoing) is not None and not connection.over and outgoing.unsent
+            if (outgoing := connection.outgoing) is not None
+            and not connection.over
+            and outgoing.unsent
+            and (seconds := outgoing.seconds_left(now))
         ]
-        slow.sort(key=lambda one: one[0])
-        while slow and memory.pressure(Account.ANSWERS) > TIGHT:
-            seconds, connection = slow.pop()
-            if not seconds:
+        for connection, besides in giving_way(slow, much(memory.bound(Account.ANSWERS), self._max_frame_bytes)):
+            if memory.pressure(Account.ANSWERS) <= TIGHT:
                 return
-            self._cut_off(connection, f"it reads too slowly: {memory.refusal(Account.ANSWERS)}")
+            self._cut_off(connection, f"it reads too slowly{besides}: {memory.refusal(Account.ANSWERS)}")
 
     def _cut_off(self, connection: Inbound, reason: str) -> None:
         outgoing = connection.outgoing

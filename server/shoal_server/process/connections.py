@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Protocol, cast
 
 import msgspec
@@ -40,7 +39,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.version import NEWEST, OLDEST, agree
 from shoal.tls import CLIENT_HELLO
 
-from shoal_server.certificates import Certificate
+from shoal_server.certificates import Certificate, identity_of
 from shoal_server.node.answer_frames import answer_frames
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage, peer_decoder
@@ -55,6 +54,7 @@ from shoal_server.node.request_frames import (
     decoding_ns,
     frame_in_words,
 )
+from shoal_server.process.giving_way import Held
 from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
 
@@ -78,6 +78,9 @@ GIVE_WAY_SECONDS = 0.05
 WORKING_SECONDS = 0.25
 """So often a client hears that what it sends is arriving, as long as no frame of it is complete: on a slow link a long one
 takes its time, of which the client sees no more than that it has left."""
+
+SLOW_SECONDS = 1.0
+"""A frame that is complete within this time gives way to no other."""
 
 FEW_BYTES = 2048
 """A frame of no more bytes is no work to decode, whatever it is."""
@@ -129,8 +132,8 @@ class ConnectionHost(Protocol):
         ...
 
     def from_peer(self, peer: str, messages: list[PeerMessage]) -> None: ...
-    def slowest_frame(self) -> Inbound | None:
-        """Return the connection whose frame has come most slowly, of those that have had a second for it."""
+    def take_frame(self, connection: Inbound, size: int) -> bool:
+        """Take so many bytes more of an incomplete frame, once there is room for them; where none can be made, refuse it."""
         ...
 
 
@@ -185,6 +188,17 @@ class Inbound(asyncio.Protocol):
         """Where it comes from; "" where it is over."""
         peer = None if self._transport is None else self._transport.get_extra_info("peername")
         return f"{peer[0]}:{peer[1]}" if peer else ""
+
+    @property
+    def _certificate(self) -> Certificate:
+        """The one that it came with. Of one that TLS does not trust there is no connection; empty: there is none."""
+        presented: Certificate | None = None if self._transport is None else self._transport.get_extra_info("peercert")
+        return presented or {}
+
+    @property
+    def holder(self) -> bytes | str:
+        """Whose it is: who has its certificate, or else the address that it comes from."""
+        return identity_of(self._certificate) or self.host_address
 
     @property
     def peer(self) -> str:
@@ -333,7 +347,7 @@ class Inbound(asyncio.Protocol):
             transport.resume_reading()
 
     def _hold_frame(self) -> None:
-        """Bring the account to what is there of an incomplete frame; where there is no room, the slowest one has to go."""
+        """Bring the account to what is there of an incomplete frame."""
         memory = self._host.memory
         held = self._reader.held
         change = held - self._held
@@ -343,28 +357,20 @@ class Inbound(asyncio.Protocol):
             memory.give_back(Account.FRAMES, -change)
         elif self._peer:
             memory.add(Account.FRAMES, change)
-        else:
-            while not memory.take(Account.FRAMES, change):
-                slowest = self._host.slowest_frame() or self
-                words = f"a frame comes too slowly: {memory.refusal(Account.FRAMES)}"
-                slowest.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
-                if slowest is self:
-                    return
+        elif not self._host.take_frame(self, change):
+            return
         if not self._held:
             self._frame_since = self._loop.time()
         self._held = held
         if change > 0 and not self._peer:
             self._host.long_frames.received(self, change)
 
-    def frame_pace(self, now: float) -> float:
-        """Return how many bytes a second of an incomplete frame have come; `inf` in its first second.
-
-        Args:
-            now: by the loop's clock.
-        """
-        if not self._held or self._peer or self._paused or now - self._frame_since < 1.0:
-            return inf
-        return self._held / (now - self._frame_since)
+    def half_frame(self, now: float) -> Held[Inbound] | None:
+        """Return what has come of an incomplete frame by `now` (the loop's); None: there is none, or it came just now."""
+        seconds = now - self._frame_since
+        if not self._held or self._peer or self._paused or seconds < SLOW_SECONDS:
+            return None
+        return Held(self, self.holder, self._held, seconds / self._held)
 
     def _forget_frame(self) -> None:
         self._reader = FrameReader(self._host.max_frame_bytes)
@@ -386,9 +392,7 @@ class Inbound(asyncio.Protocol):
                 f"you speak protocol versions {hello.oldest} to {hello.newest}, this node {OLDEST} to {NEWEST}",
             )
             return
-        # Empty where there is none; of a certificate that TLS does not trust there is no connection.
-        presented = None if self._transport is None else self._transport.get_extra_info("peercert")
-        certificate: Certificate = presented or {}
+        certificate = self._certificate
         refusal = None
         if hello.role == "peer":
             problem = self._host.check_peer(hello, certificate)

@@ -20,6 +20,7 @@ from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes, reserved_p
 from shoal_server.process.connection_watch import ConnectionWatch
 from shoal_server.process.connections import Inbound
 from shoal_server.process.driver import welcome_of
+from shoal_server.process.giving_way import giving_way, much
 from shoal_server.process.identities import PeerIdentities
 from shoal_server.process.long_frames import LongFrames
 
@@ -94,7 +95,9 @@ class Reception:
             limits.clients, lambda client: self.watch.is_idle(client), reserved_places(limits.clients)
         )
         self._inbound: set[Inbound] = set()
-        self.watch = ConnectionWatch(self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9)
+        self.watch = ConnectionWatch(
+            self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9, limits.max_frame_bytes
+        )
         self._node = node
         self._identities = identities
         self._refusals = refusals
@@ -242,11 +245,19 @@ class Reception:
         self._node.receive_peer(peer, messages)
         self._schedule_turn()
 
-    def slowest_frame(self) -> Inbound | None:
+    def take_frame(self, connection: Inbound, size: int) -> bool:
+        memory, account = self.memory, Account.FRAMES
+        if memory.take(account, size):
+            return True
         now = self._loop.time()
-        pace, slowest = min(
-            ((connection.frame_pace(now), connection) for connection in self._inbound),
-            key=lambda one: one[0],
-            default=(float("inf"), None),
-        )
-        return None if pace == float("inf") else slowest
+        frames = [frame for each in self._inbound if (frame := each.half_frame(now)) is not None]
+        for slow, besides in giving_way(frames, much(memory.bound(account), self.max_frame_bytes)):
+            words = f"a frame comes too slowly{besides}: {memory.refusal(account)}"
+            slow.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
+            if slow is connection:
+                return False
+            if memory.take(account, size):
+                return True
+        words = f"too many frames come at once: {memory.refusal(account)}"
+        connection.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
+        return False

@@ -117,9 +117,9 @@ class Server:
     async def connect(self, **options: Any) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", self.port, **options))
 
-    async def client(self) -> Client:
+    async def client(self, **options: Any) -> Client:
         """Return a connection that is welcome."""
-        client = await self.connect()
+        client = await self.connect(**options)
         assert isinstance(await client.greet(), Welcome)
         return client
 

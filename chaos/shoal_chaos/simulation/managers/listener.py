@@ -18,7 +18,7 @@ from shoal.protocol.messages import (
     Welcome,
 )
 from shoal_server.certificates import Certificate
-from shoal_server.node.memory import MemoryBudget
+from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.request_frames import Received
 from shoal_server.process.connections import Inbound
@@ -150,8 +150,9 @@ class Listener:
         if self._node.node is not None:
             self._node.node.client_is_behind(client, behind)
 
-    def slowest_frame(self) -> Inbound | None:
-        return None
+    def take_frame(self, connection: Inbound, size: int) -> bool:  # noqa: ARG002
+        self.memory.add(Account.FRAMES, size)
+        return True
 
     def peer_opened(self, peer: str, connection: Inbound) -> None:  # noqa: ARG002
         raise AssertionError(f"peers have no connections here, {peer} opened one")
