@@ -45,7 +45,7 @@ class ComparisonStatus(_Message, frozen=True):
     Args:
         compared_ms: how long ago the last round ended in which all replicas took part, -1 where none has under this leader.
         rounds: that have ended under this leader.
-        divergence: what was found that nobody can decide, until a round in which all replicas take part finds it no more.
+        divergence: what was found that nobody could decide, until that is over: see `AppliedState.divergence`.
     """
 
     compared_ms: CountOrNone

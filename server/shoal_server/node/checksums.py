@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.shardmap import microshards_in
 
-from shoal_server.storage.applied_state import encode_applied_state
+from shoal_server.storage.applied_state import encode_compared_state
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.layout import prefix_end
 
@@ -35,7 +35,7 @@ def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> Checksu
     hashed = blake2b(digest_size=DIGEST_BYTES)
     if request.cursor == START:
         # Where its rows lie is the node's own affair.
-        hashed.update(encode_applied_state(state.shared))
+        hashed.update(encode_compared_state(state))
     budget = max(1, min(request.max_rows, MAX_ROWS))
     rows = size = 0
     after = request.cursor.after

@@ -9,6 +9,7 @@ from shoal.protocol.comparison import ComparisonStatus, Divergence
 from shoal_server.node.digests import START, DigestReport
 from shoal_server.raft.messages import Membership
 from shoal_server.shard.commands import DigestCursor
+from shoal_server.storage.applied_state import AppliedState
 
 
 @dataclass(slots=True)
@@ -39,11 +40,14 @@ class Comparison:
         missed: who did not report in time in this round, or is not connected; nobody waits for these again.
         first_index, slices: of the round.
         ended_at: when the last round did, or the leadership began.
+        differed, proven: whether replicas did in this round; and whether those that have their rows of their own were a
+            majority with the same ones, in each slice.
         compared_at, compared_index: of the last round in which all members took part; and of the last one, if nothing but
-            its own entries were applied meanwhile.
-        whole_index: where the last round began in which all members took part and had the same rows, 0 for none.
+            its own entries were applied meanwhile, and nothing is to be told with the next.
+        whole_index: where the last round began in which all members took part and had the same rows, 0 for none; but not
+            where that does not show that a divergence is over.
         recheck: there is a reason to compare although nothing was applied.
-        divergence: replicas differ, and nobody knows which are right.
+        found: replicas differ, and nobody knows which are right; the next question puts it into the log.
     """
 
     term: int
@@ -58,12 +62,13 @@ class Comparison:
     first_index: int = 0
     slices: int = 0
     differed: bool = False
+    proven: bool = True
     compared_at: int | None = None
     compared_index: int = 0
     rounds: int = 0
     whole_index: int = 0
     recheck: bool = False
-    divergence: Divergence | None = None
+    found: Divergence | None = None
 
     def is_of(self, term: int, leads: bool) -> bool:
         """Say whether a replica that is in `term`, and leads or not, goes by it."""
@@ -81,24 +86,35 @@ class Comparison:
         self.missed = set()
         self.first_index = self.slices = 0
         self.recheck = self.differed = False
+        self.proven = True
 
-    def end(self, index: int, now: int, again_at: int) -> None:
+    def end(self, index: int, now: int, again_at: int, state: AppliedState) -> None:
         """End the round, whose last slice was at `index`.
+
+        That all have the same rows need not end a divergence: a snapshot may have put one of the copies in the place of
+        the other. It is over when the rows are those of a majority of their own (they were written anew, or mended), or
+        when the nodes that are left had the same copy: the others were replaced, as operators do.
 
         Args:
             again_at: when to try again where something is amiss.
+            state: what this node has applied.
         """
+        divergence = self.found or state.divergence
         self.cursor = None
         self.ended_at = now
         self.rounds += 1
         quiet = self.slices == index + 1 - self.first_index
         self.compared_index = index if quiet and not self.differed else 0
         if self.differed:
-            self.again_at = again_at
+            # What is new is told at once.
+            self.again_at = again_at if state.divergence is not None or self.found is None else now
         elif not self.missed:
             self.compared_at = now
-            self.whole_index = self.first_index
-            self.divergence = None
+            if divergence is None or self.proven or _is_replaced(divergence, state.membership):
+                self.whole_index = self.first_index
+                self.found = None
+                if divergence is not None:
+                    self.compared_index = 0
 
     def miss(self, node: str, again_at: int, *, connected: bool) -> None:
         """Go on without `node` until the next round: at `again_at`, or when it connects again."""
@@ -111,7 +127,29 @@ class Comparison:
         """Return how long it is since all replicas were compared, or the leadership began."""
         return (now - (self.led_since if self.compared_at is None else self.compared_at)) // 1_000_000
 
-    def status(self, now: int) -> ComparisonStatus:
-        """Return what operators see of it."""
+    def status(self, now: int, state: AppliedState) -> ComparisonStatus:
+        """Return what operators see of it, where this node has applied `state`."""
         since = -1 if self.compared_at is None else (now - self.compared_at) // 1_000_000
-        return ComparisonStatus(since, self.rounds, self.divergence)
+        return ComparisonStatus(since, self.rounds, standing_divergence(self, state))
+
+
+def standing_divergence(comparison: Comparison | None, state: AppliedState) -> Divergence | None:
+    """Return what the replicas of a shard differ in, or differed in, while nobody knows which rows are right.
+
+    Args:
+        comparison: of the leader, if it has begun one.
+        state: what the leader has applied.
+    """
+    if len(_members(state.membership)) < 2:
+        return None
+    return comparison.found or state.divergence if comparison is not None else state.divergence
+
+
+def _members(membership: Membership) -> tuple[str, ...]:
+    return membership.voters + membership.learners
+
+
+def _is_replaced(divergence: Divergence, membership: Membership) -> bool:
+    """Say whether no two members are left that had different copies."""
+    members = set(_members(membership))
+    return sum(not members.isdisjoint(nodes) for nodes in divergence.copies) < 2

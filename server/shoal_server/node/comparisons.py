@@ -148,8 +148,11 @@ class Comparisons:
     def _ask(self, replica: Replica, comparison: Comparison, cursor: DigestCursor, now: int) -> None:
         comparison.asked_at, comparison.own = now, None
         self._open[replica.shard.id] = replica
-        size = COMMAND_BYTES + len(cursor.after)
-        replica.queue_command(QueuedCommand(NOBODY, 0, DigestCommand(cursor, comparison.whole_index), None, size))
+        found = comparison.found if comparison.found != replica.machine.state.divergence else None
+        size = COMMAND_BYTES + len(cursor.after) + (0 if found is None else len(str(found)))
+        replica.queue_command(
+            QueuedCommand(NOBODY, 0, DigestCommand(cursor, comparison.whole_index, found), None, size)
+        )
         self._spend(SLICE_NS, now)
 
     def _spend(self, ns: int, now: int) -> None:
@@ -267,6 +270,7 @@ class Comparisons:
             own.membership,
             {node for node, report in reports.items() if report.copied_index and report.copied_index >= compared_index},
         )
+        comparison.proven &= verdict.right is not None
         if verdict.right is not None and verdict.wrong:
             comparison.differed = True
             self._sentence(replica, own, reports, verdict, verdict.right, now, outbox)
@@ -274,7 +278,7 @@ class Comparisons:
             comparison.differed = True
             self._show(replica, comparison, own, verdict)
         if own.report.next is None or self._current(replica) is None or verdict.wrong:
-            comparison.end(own.index, now, again_at)
+            comparison.end(own.index, now, again_at, replica.machine.state)
             self._counters.comparison_rounds += 1
         else:
             comparison.cursor = own.report.next
@@ -317,7 +321,7 @@ class Comparisons:
         copies = tuple(verdict.copies[:MAX_SHOWN_COPIES])
         rows = describe(own.cursor, end)
         divergence = Divergence(own.index, first_microshard(own.cursor), last, rows, copies)
-        if comparison.divergence is None:
+        if comparison.found is None:
             log.error(
                 "replicas_differ",
                 shard=replica.shard.id,
@@ -327,4 +331,4 @@ class Comparisons:
                 reason="no copy is that of most replicas: none is replaced, an operator has to say which is right",
             )
             self._counters.divergences += 1
-        comparison.divergence = divergence
+        comparison.found = divergence

@@ -27,7 +27,7 @@ from shoal.bounds import (
 )
 
 from shoal_server.shard.commands import DigestCursor
-from shoal_server.storage.applied_state import encode_applied_state
+from shoal_server.storage.applied_state import encode_compared_state
 from shoal_server.storage.engine import Engine
 from shoal_server.storage.journal import journal_prefix
 from shoal_server.storage.layout import expiry_prefix_beside, prefix_end, sessions_prefix
@@ -84,7 +84,7 @@ def slice_after(cursor: DigestCursor, machine: ShardStateMachine, engine: Engine
     hashed = blake2b(digest_size=DIGEST_BYTES)
     if cursor == START:
         # Where its rows lie is the node's own affair.
-        hashed.update(encode_applied_state(machine.state.shared))
+        hashed.update(encode_compared_state(machine.state))
     update = hashed.update
     budget, rows, size = MAX_ROWS, 0, 0
     for place, prefix in _places(cursor.place, machine):

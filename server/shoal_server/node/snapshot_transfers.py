@@ -413,6 +413,7 @@ class SnapshotTransfers:
             children=state.children,
             compared_index=state.compared_index,
             cluster_id=state.cluster_id,
+            divergence=state.divergence,
         )
         self._counters.snapshot_bytes_sent += sending.held
         outbox.send(sending.peer, msgspec.structs.replace(chunk, checksum=chunk_checksum(chunk)))

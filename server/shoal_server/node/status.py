@@ -168,7 +168,7 @@ def _replica(node: DescribedNode, replica: Replica, now: int) -> ReplicaStatus:
         incoming=_incoming(replica.machine.state),
         migrations_ended=replica.machine.state.ended,
         failure_words="" if failure is None else str(failure),
-        comparison=replica.comparison.status(now)
+        comparison=replica.comparison.status(now, replica.machine.state)
         if replica.comparison is not None and replica.comparison.is_of(status.term, status.role == "leader")
         else None,
         failure=failure,

@@ -14,6 +14,7 @@ from heapq import nlargest
 from shoal.errors import ErrorCode
 from shoal.metrics import Family, counter, gauge, labelled
 
+from shoal_server.node.comparison import standing_divergence
 from shoal_server.node.core import Node
 from shoal_server.node.counters import LABELS, Backlog
 from shoal_server.node.memory import Account
@@ -384,9 +385,11 @@ def _take(replica: Replica, now: int, sums: _Sums, roles: dict[str, int], replic
         lacking = replica_lags[replica.shard.id] = max(behind, default=0)
         sums.replica_lag_max = max(sums.replica_lag_max, lacking)
         comparison = replica.comparison
-        if comparison is not None and comparison.is_of(status.term, True):
+        if comparison is not None and not comparison.is_of(status.term, True):
+            comparison = None
+        if comparison is not None:
             sums.comparison_age_ms = max(sums.comparison_age_ms, comparison.age_ms(now))
-            sums.undecided += comparison.divergence is not None
+        sums.undecided += standing_divergence(comparison, replica.machine.state) is not None
     staleness = replica.reads.staleness_ms(now)
     if staleness is not None:
         sums.read_weakly += 1

@@ -27,6 +27,7 @@ from shoal.bounds import (
     Word,
     WriteNumber,
 )
+from shoal.protocol.comparison import Divergence
 from shoal.protocol.frames import operations_decoder
 from shoal.protocol.messages import Atomic, Delete, DeleteRange, Operation, Put, RangeUnchanged, SessionId
 from shoal.protocol.migration import UNREAD, ClearedRange, MigrationCursor, MovedRow
@@ -160,11 +161,15 @@ class DigestCursor(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class DigestCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     """Let every replica make a digest of the rows behind `cursor`, as they are when this entry is applied.
 
-    `compared_index`: a round in which all replicas had the same rows began at this entry, 0 where none is known.
+    Args:
+        compared_index: a round in which all replicas had the same rows began at this entry, 0 where none is known. What
+            they differed in before is over.
+        divergence: what they differ in, and nobody knows which are right; None: nothing but what is known already.
     """
 
     cursor: DigestCursor
     compared_index: LogIndex = 0
+    divergence: Divergence | None = None
 
 
 class FoundCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):

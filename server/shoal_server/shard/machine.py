@@ -236,8 +236,7 @@ class ShardStateMachine(ShardState):
                         outcomes.append(CommandOutcome(CommandVerdict.NEW, seq))
                     elif isinstance(command, DigestCommand):
                         self.digest_due = DigestDue(index, term, command.cursor)
-                        compared = max(self.state.compared_index, min(command.compared_index, index))
-                        self.state = msgspec.structs.replace(self.state, compared_index=compared)
+                        self.state = self.state.compared(index, command.compared_index, command.divergence)
                         outcomes.append(CommandOutcome(CommandVerdict.NEW, seq))
                     else:
                         problem = self.microshards.migrate(command, index, overlay)

@@ -223,6 +223,7 @@ class Microshards:
             placements=placements_of(state.generations(child.ranges), state.generation),
             compared_index=state.compared_index,
             copied_index=state.copied_index,
+            divergence=state.divergence,
         )
         begun_by = self._beginnings.parent_of(child.id, self._engine)
         if begun_by is not None and begun_by != shared.shard.id:

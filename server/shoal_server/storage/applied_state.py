@@ -22,6 +22,7 @@ from shoal.bounds import (
     Word,
 )
 from shoal.protocol.checksum import checksum
+from shoal.protocol.comparison import Divergence
 from shoal.protocol.migration import EndedMigration, MigrationCursor
 from shoal.shardmap import MicroshardRange, Ranges, is_well_formed, microshards_in, ranges_of
 
@@ -89,6 +90,8 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
         compared_index: all rows of all replicas were found the same by a comparison that began at this entry; 0: never yet.
         copied_index: the rows on this node came by a snapshot of this entry; 0: they were all made here.
         cluster_id: of the first shard, what its log says the cluster's id is; else "".
+        divergence: replicas had different rows at its index, and nobody could know which are right. It stands until a
+            comparison has shown that it is over; that they are the same by now need not show it (node/comparisons.py).
     """
 
     index: LogIndex
@@ -108,11 +111,21 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
     compared_index: LogIndex = 0
     copied_index: LogIndex = 0
     cluster_id: Word = ""
+    divergence: Divergence | None = None
 
     @property
     def shared(self) -> AppliedState:
         """The state without where this node's rows lie and came from: the same on every replica at one index."""
         return msgspec.structs.replace(self, generation=0, placements=(), copied_index=0)
+
+    def compared(self, index: int, compared_index: int, divergence: Divergence | None) -> AppliedState:
+        """Return the state with what a comparison of replicas has come to by the entry at `index`: see `DigestCommand`."""
+        compared_index = max(self.compared_index, min(compared_index, index))
+        if divergence is None or divergence.index > index:
+            divergence = self.divergence
+        if divergence is not None and divergence.index < compared_index:
+            divergence = None
+        return msgspec.structs.replace(self, compared_index=compared_index, divergence=divergence)
 
     @property
     def seq(self) -> int:
@@ -151,11 +164,17 @@ def placements_of(generations: dict[int, int], usual: int) -> tuple[Placement, .
 
 _codec = RowCodec(AppliedState, "data", FORMAT)
 _CHECKSUM_BYTES = 4
+_COMPARED = tuple(name for name in AppliedState.__struct_fields__ if name != "divergence")
 
 
-def encode_applied_state(state: AppliedState) -> bytes:
-    """Encode a state, as it is compared."""
-    return _codec.encode(state)
+def encode_compared_state(state: AppliedState) -> bytes:
+    """Encode what replicas compare of a state: what of it is the same on each, in the fields that every version has.
+
+    That they differ is not in it, nor are fields that a later version adds: beside one that does not know them, a replica
+    would be found to differ, and be made anew.
+    """
+    shared = state.shared
+    return msgspec.msgpack.encode([getattr(shared, name) for name in _COMPARED])
 
 
 def applied_state_row(state: AppliedState) -> bytes:
@@ -179,7 +198,8 @@ def state_problem(state: AppliedState, microshards: int | None = None) -> str:
         return f"it is of microshards that are not some of {most}"
     if not state.membership.voters:
         return "nobody votes"
-    if max(state.membership_index, state.compared_index, state.copied_index) > state.index:
+    differed_at = 0 if state.divergence is None else state.divergence.index
+    if max(state.membership_index, state.compared_index, state.copied_index, differed_at) > state.index:
         return f"at entry {state.index} it knows of later ones"
     return ""
 

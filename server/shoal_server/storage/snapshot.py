@@ -31,6 +31,7 @@ from shoal.bounds import (
     Word,
 )
 from shoal.protocol.checksum import checksum
+from shoal.protocol.comparison import Divergence
 from shoal.protocol.migration import EndedMigration
 from shoal.shardmap import Ranges, microshards_in, ranges_of
 
@@ -88,6 +89,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     children: tuple[ShardId, ...] = ()
     compared_index: LogIndex = 0
     cluster_id: Word = ""
+    divergence: Divergence | None = None
 
     @property
     def group(self) -> int:
@@ -111,6 +113,7 @@ class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
             compared_index=self.compared_index,
             copied_index=self.header.index,
             cluster_id=self.cluster_id,
+            divergence=self.divergence,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from shoal.protocol.checksum import checksum
+from shoal.protocol.comparison import Divergence
 from shoal.protocol.migration import EndedMigration, MigrationCursor, MigrationEnd
 from shoal.shardmap import MicroshardRange
 from shoal_server.raft.messages import HardState, Membership, sealed
@@ -13,7 +14,7 @@ from shoal_server.storage.applied_state import (
     Outgoing,
     Placement,
     applied_state_row,
-    encode_applied_state,
+    encode_compared_state,
 )
 from shoal_server.storage.engine import Damaged, StorageFailed
 from shoal_server.storage.journal import CHANGED, CLEARED, journal_prefix, journal_start, journal_suffix
@@ -69,8 +70,11 @@ def test_values_are_pinned() -> None:
     assert (COPIES + hard_state_key(258)).hex() == "000000006800000102", "where its other copy is"
     assert encode_log_start(LogStart(5, 6)).hex() == "93050601"
     state = AppliedState(1, 2, 3, 4, Membership(1, ("n1",), ()), 0, 6, (MicroshardRange(0, 2),))
-    known = "dc0011010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
-    assert encode_applied_state(state).hex() == known + "c0c0" + "90" + "90" + "90" + "0000" + "a0"
+    known = "010203049301" + "91a26e31" + "90" + "00" + "06" + "91920002" + "01"
+    known += "c0c0" + "90" + "90" + "90" + "0000" + "a0"
+    assert applied_state_row(state)[4:].hex() == "dc0012" + known + "c0"
+    # The generation is the node's own; and no field is compared that an older version does not know.
+    assert encode_compared_state(state).hex() == "dc0011" + known.replace("01020304", "01020300", 1)
     assert state.seq == 4, "the base plus the index"
 
 
@@ -85,13 +89,14 @@ def test_the_state_of_migrations_is_pinned() -> None:
         children=(18,),
         compared_index=19,
         copied_index=20,
+        divergence=Divergence(1, 0, 2, "w", (("n",),)),
     )
     outgoing = "95" + "07" + "08" + "91920002" + "c3" + "c400"
     incoming = "97" + "09" + "0a" + "91920002" + "0b" + "96" + "0cc3c401610dc390" + "0e" + "0f"
-    rest = "91921003" + "9193000111" + "9112" + "1314" + "a0"
-    assert encode_applied_state(state).hex().endswith("01" + outgoing + incoming + rest)
+    rest = "91921003" + "9193000111" + "9112" + "1314" + "a0" + "95010002a1779191a16e"
     row = applied_state_row(state)
-    assert row == checksum(encode_applied_state(state)).to_bytes(4, "big") + encode_applied_state(state)
+    assert row.hex().endswith("01" + outgoing + incoming + rest)
+    assert row[:4] == checksum(row[4:]).to_bytes(4, "big")
 
 
 def test_the_journal_is_in_order_of_entries_and_each_of_them_clears_before_it_writes() -> None:

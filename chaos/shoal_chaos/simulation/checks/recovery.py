@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shoal.shardmap import Shard
+from shoal_server.node.comparison import standing_divergence
 
 from shoal_chaos.simulation.checks.rows import stray_rows
 from shoal_chaos.simulation.clients.histories import COUNTER
@@ -65,8 +66,9 @@ def _check_shard(cluster: Cluster, shard: Shard) -> None:
                 f"replica of shard {shard.id} on {name} is at {replicas[name].machine.state.index} long after the "
                 f"last fault, its leader {leaders[0]} at {leader.machine.state.index}"
             )
-    if leader.comparison is not None and leader.comparison.divergence is not None:
-        raise Violation(f"shard {shard.id} is said to have {leader.comparison.divergence} long after the last fault")
+    divergence = standing_divergence(leader.comparison, leader.machine.state)
+    if divergence is not None:
+        raise Violation(f"shard {shard.id} is said to have {divergence} long after the last fault")
     left = leader.machine.pages.begin_scan(
         shard.ranges, b"expiring/", b"expiring0", reverse=False, keys_only=True, max_rows=1, max_bytes=1, now=0
     ).whole()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from random import Random
 from typing import ClassVar
 
+from shoal_server.node.comparison import standing_divergence
 from shoal_server.node.replica import Replica
 from shoal_server.storage.applied_state import applied_state_row
 from shoal_server.storage.layout import applied_state_key, prefix_end, value_header
@@ -118,8 +119,8 @@ class SilentChanges(UsualFaults):
             elif shard not in leaders:
                 self._wrong_since[name, shard] = now
             else:
-                comparison = leaders[shard].comparison
-                if comparison is not None and comparison.divergence is not None:
+                leader = leaders[shard]
+                if standing_divergence(leader.comparison, leader.machine.state) is not None:
                     self._shown.add((name, shard))
                 if now - self._wrong_since.setdefault((name, shard), now) >= BOUND:
                     self._must_be_shown(name, shard, replica)
