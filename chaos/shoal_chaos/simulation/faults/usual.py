@@ -9,6 +9,7 @@ from shoal.protocol.messages import TransferLeader
 from shoal_server.raft.membership import ChangeKind, MembershipChange, MembershipRefused
 from shoal_server.raft.ready import NotLeader
 
+from shoal_chaos.simulation.cluster.node import SimulatedNode
 from shoal_chaos.simulation.cluster.unmanaged import make_room
 from shoal_chaos.simulation.faults.base import Faults
 from shoal_chaos.simulation.scene import NodesScene
@@ -59,12 +60,17 @@ class UsualFaults(Faults):
             if kind is ChangeKind.DEMOTE and len(membership.voters) <= 2:
                 continue
             change = MembershipChange(kind, random.choice(list(cluster.nodes)))
-            target = cluster.nodes[change.node]
-            if kind is ChangeKind.ADD_LEARNER and not make_room(target, shard.id):
-                continue
-            try:
-                node.node.replica_set.propose_membership(shard.id, change, node.local_now())
-            except (NotLeader, MembershipRefused):
-                continue
-            node.turn_soon()
-            return
+            if self._propose(node, shard.id, change):
+                return
+
+    def _propose(self, node: SimulatedNode, shard: int, change: MembershipChange) -> bool:
+        """Have a node's replica propose a change; return whether it does."""
+        assert node.node is not None, "it has a replica"
+        if change.kind is ChangeKind.ADD_LEARNER and not make_room(self._cluster.nodes[change.node], shard):
+            return False
+        try:
+            node.node.replica_set.propose_membership(shard, change, node.local_now())
+        except (NotLeader, MembershipRefused):
+            return False
+        node.turn_soon()
+        return True

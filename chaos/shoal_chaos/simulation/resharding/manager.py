@@ -82,6 +82,11 @@ class SimulatedManager:
         planned = self._planned
         return planned is not None and not (planned.over and (planned.mapped or not planned.moved))
 
+    def moves(self, shard: int) -> bool:
+        """Say whether the migration under way is of a shard."""
+        planned = self._planned
+        return planned is not None and self.migrating and shard in (planned.source, planned.target)
+
     def migrate(self) -> None:
         """Have some of a shard's microshards moved to another, or give up the migration under way, or drive it anew."""
         random = self._random
