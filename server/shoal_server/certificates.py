@@ -239,6 +239,8 @@ class Certificates:
             accepting = SSLContext(PROTOCOL_TLS_SERVER)
             accepting.minimum_version = TLSVersion.TLSv1_2
             accepting.sslobject_class = _Accepted
+            # gRPC's callers insist on it; Shoal's own say nothing of it, and are asked nothing.
+            accepting.set_alpn_protocols(["h2"])
             accepting.verify_mode = CERT_REQUIRED if self.clients_required else CERT_OPTIONAL
             load_authorities(accepting, files.cafile)
             load_certificate(accepting, files.certfile, files.keyfile)

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -43,11 +44,12 @@ CALLS_BESIDES = 512
 WATCH = "/grpc.health.v1.Health/Watch"
 
 
-def server_options(callers: int) -> tuple[tuple[str, int], ...]:
-    """Return the options of a server that has `callers` connections at the most."""
+def server_options(callers: int | None = None) -> tuple[tuple[str, int], ...]:
+    """Return the options of a server that has `callers` connections at the most; None: somebody else sees to that."""
+    bound = () if callers is None else (("grpc.max_allowed_incoming_connections", callers),)
     return (
         ("grpc.so_reuseport", 0),
-        ("grpc.max_allowed_incoming_connections", callers),
+        *bound,
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_connection_idle_ms", UNUSED_MS),
     )
@@ -63,19 +65,58 @@ Tell = Callable[[Any, ShoalError], Awaitable[None]]
 """Ends the call of a context with the status of an error."""
 
 
+class Caller(NamedTuple):
+    """Who has made a call.
+
+    Attributes:
+        host_address: where it is; identity: whom its certificate is of, empty where that is not known.
+        answered: told that a message of the call, of so many bytes, is held no more.
+    """
+
+    host_address: str
+    identity: bytes
+    answered: Callable[[int], None]
+
+    @property
+    def key(self) -> bytes | str:
+        """What tells it from others."""
+        return self.identity or self.host_address
+
+
+def caller_of_peer(context: Any) -> Caller:
+    """Return who has made a call, as gRPC says it."""
+    return Caller(context.peer().rpartition(":")[0], b"", lambda _: None)
+
+
 class Call:
     """A call that has a place.
 
     Attributes:
-        host_address: where its caller is.
+        caller: who has made it; host_address: where that is.
+        sizes: of the messages that have come and are not answered (bytes).
         moved: how often a message has come or gone; asked: whether one has come.
         ended: why it has to end, if it has to.
+        answers_itself: it says when a message is answered; otherwise that is when the next one is asked for.
     """
 
-    __slots__ = ("_task", "_told", "asked", "began", "ended", "host_address", "moved")
+    __slots__ = (
+        "_task",
+        "_told",
+        "answers_itself",
+        "asked",
+        "began",
+        "caller",
+        "ended",
+        "host_address",
+        "moved",
+        "sizes",
+    )
 
-    def __init__(self, host_address: str, task: asyncio.Task[Any], began: float) -> None:
-        self.host_address = host_address
+    def __init__(self, caller: Caller, task: asyncio.Task[Any], began: float) -> None:
+        self.caller = caller
+        self.host_address = caller.host_address
+        self.sizes: deque[int] = deque()
+        self.answers_itself = False
         self.began = began
         self.moved = 0
         self.asked = False
@@ -88,6 +129,11 @@ class Call:
         self._told = told
         if told is not None and self.ended is not None:
             told.set_result(None)
+
+    def answered(self) -> None:
+        """Of its messages the one that came first is held no more."""
+        if self.sizes:
+            self.caller.answered(self.sizes.popleft())
 
     def end(self, reason: ShoalError) -> None:
         """Have the call end; once is enough."""
@@ -107,12 +153,16 @@ CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """See the module's first lines. For one event loop."""
 
-    def __init__(self, tell: Tell, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, tell: Tell, clock: Callable[[], float], caller_of: Callable[[Any], Caller] = caller_of_peer
+    ) -> None:
         """
         Args:
             tell: ends a call with an error.
             clock: seconds, monotonic.
+            caller_of: says who has made the call of a context.
         """
+        self._caller_of = caller_of
         self.coming: OldestGoes[Call] = OldestGoes(COMING_MAX)
         self.watches: OldestGoes[Call] = OldestGoes(WATCHES_MAX)
         self.streams: IdleGoes[Call] = IdleGoes(
@@ -191,7 +241,7 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         async def call(requests: AsyncIterator[Any], context: Any) -> Any:
             task = asyncio.current_task()
             assert task is not None, "a call is a task"
-            call = Call(context.peer().rpartition(":")[0], task, self._clock())
+            call = Call(self._caller_of(context), task, self._clock())
             try:
                 request = _Noted(call, requests) if handler.request_streaming else await self._request(call, requests)
                 if not is_stream:
@@ -215,7 +265,7 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        return kind(call, handler.request_deserializer, handler.response_serializer)
+        return kind(call, _sized(handler.request_deserializer), handler.response_serializer)
 
     async def _request(self, call: Call, requests: AsyncIterator[Any]) -> Any:
         """Wait for the one request of a call."""
@@ -226,7 +276,8 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 _overloaded("others have come, and of all calls this one's request has been on its way for longest")
             )
         try:
-            return await anext(requests)
+            request, _ = await anext(requests)
+            return request
         except StopAsyncIteration:
             raise InvalidArgument("the call ends before its request") from None
         finally:
@@ -276,6 +327,15 @@ async def _served(serve: Any, request: Any, context: Any) -> Any:
     return None
 
 
+def _sized(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], tuple[Any, int]]:
+    """Return a deserializer that says besides how long a message was."""
+
+    def decode(data: bytes) -> tuple[Any, int]:
+        return deserialize(data), len(data)
+
+    return decode
+
+
 class _Noted:
     """The requests of a stream, each of which is noted."""
 
@@ -287,7 +347,12 @@ class _Noted:
         return self
 
     async def __anext__(self) -> Any:
-        request = await anext(self._requests)
-        self._call.moved += 1
-        self._call.asked = True
+        call = self._call
+        if not call.answers_itself:
+            while call.sizes:
+                call.answered()
+        request, size = await anext(self._requests)
+        call.sizes.append(size)
+        call.moved += 1
+        call.asked = True
         return request

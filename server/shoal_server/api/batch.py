@@ -22,6 +22,7 @@ from shoal_server.api.convert import consistency_of, durability_of, max_stalenes
 from shoal_server.api.errors import error_message
 from shoal_server.api.gateway import Gateway, token_of
 from shoal_server.api.generated import shoal_pb2 as pb
+from shoal_server.grpc_places import CALL
 from shoal_server.node.settings import Limits
 
 MESSAGES_IN_FLIGHT = 8
@@ -51,6 +52,9 @@ class BatchService:
     async def batch(self, requests: AsyncIterator[pb.BatchRequest], reply: Reply, seconds: float | None) -> None:
         """Do what comes, and answer it; what was begun is answered, whatever the stream ends with."""
         stream = _Stream(self._gateway, self._limits, reply, seconds)
+        call = CALL.get()
+        if call is not None:
+            call.answers_itself = True
         failure: ShoalError | None = None
         async with asyncio.TaskGroup() as group:
             try:
@@ -95,6 +99,9 @@ class _Stream:
                 await self._send(pb.BatchReply(session=token_of(request, client)))
         finally:
             self.places.release()
+            call = CALL.get()
+            if call is not None:
+                call.answered()
 
     async def _refuse(self, operations: Sequence[pb.BatchOperation], error: ShoalError) -> None:
         """Send an error as the result of each operation, in rounds: a message may have millions of empty ones."""

@@ -18,6 +18,7 @@ from shoal.errors import Unavailable
 
 from shoal_server.api.batch import BatchService
 from shoal_server.api.calls import dialogue, feed, tell, unary
+from shoal_server.api.front.front import Front
 from shoal_server.api.gateway import Gateway
 from shoal_server.api.generated import shoal_pb2 as pb
 from shoal_server.api.paging import ScanService
@@ -26,9 +27,10 @@ from shoal_server.api.transact import TransactService
 from shoal_server.certificates import Certificates
 from shoal_server.config import NodeConfig
 from shoal_server.grpc_places import STREAMS_MAX, CallPlaces, calls_max, server_options
+from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.settings import Limits
 from shoal_server.observe.api_counters import ApiCounters
-from shoal_server.secure_grpc import open_port
+from shoal_server.observe.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 SERVICE = pb.DESCRIPTOR.services_by_name["Shoal"].full_name
 CALLS_MAX = 1024
 """The most calls of the data API at once, besides streams. Further ones are told RESOURCE_EXHAUSTED."""
+CALLS_OF_CONNECTION = 128
+"""So many at once, which HTTP/2 tells callers: gRPC's clients wait with further ones, or open another connection."""
 ENVELOPE_BYTES = 1 << 20
 """What a largest message may have besides the largest batch of keys and values."""
 PINGS_APART_MS = 4_000
@@ -68,6 +72,7 @@ class ApiServer:
         certificates: Certificates | None = None,
         spans: TracerProvider | None = None,
         callers: int = 1024,
+        memory: MemoryBudget | None = None,
     ) -> None:
         """
         Args:
@@ -77,6 +82,7 @@ class ApiServer:
             limits: of sizes, that the cluster has.
             certificates: of the process; None: connections are plain.
             spans: makes those of traced calls; None: nothing is traced.
+            memory: the node's, of which messages have an account; None: there is none, and the smallest one is taken.
         """
         self.stopping = asyncio.Event()
         self.counters = ApiCounters(CALLS_MAX, STREAMS_MAX)
@@ -86,16 +92,26 @@ class ApiServer:
         self._limits = limits
         self._state = _State.STARTING
         self._ready = True
-        self._certificates = certificates
         if certificates is None:
             self._gateway = Gateway(node.listens_at, node.region, spans=spans)
         else:  # a certificate is for the address by which others know the node
             self._gateway = Gateway(node.address, node.region, certificates.dialling, spans)
         self._health = health.aio.HealthServicer()
-        self._callers = callers
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()
-        self._places = CallPlaces(tell, self._loop.time)
+        self._message_most = limits.max_batch_bytes + ENVELOPE_BYTES
+        self._front = Front(
+            listen,
+            certificates,
+            MemoryBudget(0) if memory is None else memory,
+            message_most=self._message_most,
+            callers=callers,
+            refused=RefusalLog(node.id).take,
+            loop=self._loop,
+        )
+        self._places = CallPlaces(
+            tell, self._loop.time, lambda context: self._front.caller(context.invocation_metadata())
+        )
         self._doing: set[Future[None]] = set()
         self._thread = threading.Thread(target=self._run, name="shoal-api", daemon=True)
 
@@ -155,12 +171,12 @@ class ApiServer:
             self._loop.close()
 
     async def _start(self) -> None:
-        message_bytes = self._limits.max_batch_bytes + ENVELOPE_BYTES
         server = grpc.aio.server(
             options=(
-                *server_options(self._callers),
-                ("grpc.max_receive_message_length", message_bytes),
-                ("grpc.max_send_message_length", message_bytes),
+                *server_options(),
+                ("grpc.max_concurrent_streams", CALLS_OF_CONNECTION),
+                ("grpc.max_receive_message_length", self._message_most),
+                ("grpc.max_send_message_length", self._message_most),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", PINGS_APART_MS),
@@ -172,14 +188,17 @@ class ApiServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        try:
-            required = self._certificates is not None and self._certificates.clients_required
-            open_port(server, self._listen, self._certificates, clients_required=required)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._listen}: {error}") from error
+        server.add_insecure_port(f"unix:{self._front.path}")
         await server.start()
         self._server = server
         self._places.begin()
+        try:
+            await self._front.start()
+        except OSError as error:
+            await server.stop(0.0)
+            self._places.stop()
+            self._front.close()
+            raise OSError(f"cannot listen on {self._listen}: {error}") from error
 
     async def _serve(self) -> None:
         if self._state is _State.STARTING:
@@ -190,10 +209,12 @@ class ApiServer:
         assert self._server is not None, "what was started is stopped"
         self._state = _State.STOPPING
         self.stopping.set()
+        await self._front.close_door()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(patience_seconds)
         await self._gateway.close()
         self._places.stop()
+        self._front.close()
 
     async def _tell_state(self) -> None:
         if self._state is _State.SERVING:

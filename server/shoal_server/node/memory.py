@@ -48,6 +48,8 @@ class Account(IntEnum):
     """Pages of snapshots on their way."""
     RESULTS = 8
     """Results of writes, remembered for those who repeat them."""
+    CALLS = 9
+    """Messages of gRPC's callers, from their first byte until they are answered. The API's own thread alone touches it."""
 
     @property
     def label(self) -> str:
@@ -59,12 +61,13 @@ SHARES = {
     Account.CONNECTIONS: 100,
     Account.FRAMES: 100,
     Account.REQUESTS: 250,
-    Account.ANSWERS: 250,
+    Account.ANSWERS: 175,
     Account.ENTRIES: 100,
     Account.LOG_CACHE: 75,
     Account.PEERS: 75,
     Account.SNAPSHOTS: 25,
     Account.RESULTS: 25,
+    Account.CALLS: 75,
 }
 """Of a thousand parts."""
 invariant(set(SHARES) == set(Account) and sum(SHARES.values()) == 1000, "all memory is divided among all accounts")

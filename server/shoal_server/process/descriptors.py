@@ -28,8 +28,10 @@ PAGES = 96
 """Connections of the pages (see pages.py)."""
 TABLES_MAX, TABLES_MIN = 512, 64
 """Files with tables that RocksDB keeps open."""
-CALLERS_MAX, CALLERS_MIN = 1024, 32
+CALLERS_MAX, CALLERS_MIN = 1024, 16
 """Connections to the gRPC API, where there is one."""
+OF_CALLER = 3
+"""Descriptors of such a connection: its own, and both ends of the one by which it goes on to gRPC."""
 UNFINISHED_MIN = 32
 OF_PEER = 3
 """Connections of a peer: the one it has dialled, the one that it is dialled by, and one that is just being ended."""
@@ -86,9 +88,11 @@ def share_out(limit: int, clients: int, peers: int, *, tls: bool, api: bool) -> 
         TooFewDescriptors: fewer than `CLIENTS_MIN` clients would have one.
     """
     tables = min(TABLES_MAX, max(TABLES_MIN, limit // PART))
-    callers = min(CALLERS_MAX, max(CALLERS_MIN, limit // PART)) if api else 0
+    callers = min(CALLERS_MAX, max(CALLERS_MIN, limit // (OF_CALLER * PART))) if api else 0
     unfinished = min(UNFINISHED_MAX, max(UNFINISHED_MIN, limit // (2 * PART)))
-    others = OWN + PAGES + tables + callers + unfinished * (2 if tls else 1) + OF_PEER * max(PEERS_MIN, peers)
+    others = (
+        OWN + PAGES + tables + OF_CALLER * callers + unfinished * (2 if tls else 1) + OF_PEER * max(PEERS_MIN, peers)
+    )
     left = limit - others
     fitting = min(clients, left - reserved_places(clients))
     if fitting < clients:

@@ -352,7 +352,15 @@ class NodeServer:
     async def _start_api(self, address: str) -> None:
         from shoal_server.api.server import ApiServer  # loads gRPC, which a node without this address does without
 
-        self._api = ApiServer(address, self._entry, self._limits, self._certificates, self._spans, self._callers_max)
+        self._api = ApiServer(
+            address,
+            self._entry,
+            self._limits,
+            self._certificates,
+            self._spans,
+            self._callers_max,
+            self._node.memory,
+        )
         self._api.tell_ready(False)
         self.add_metrics(self._api.counters.families)
         await self._api.start()

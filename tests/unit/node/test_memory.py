@@ -45,11 +45,11 @@ def test_the_first_thing_fits_however_small_the_bound():
 
 def test_it_is_tight_before_it_is_full():
     memory = MemoryBudget(1000 * MIB)
-    memory.take(Account.ANSWERS, 187 * MIB)
-    assert not memory.is_tight(Account.ANSWERS)
-    memory.add(Account.ANSWERS, MIB)
-    assert memory.is_tight(Account.ANSWERS)
-    assert memory.pressure(Account.ANSWERS) == pytest.approx(0.752)
+    memory.take(Account.REQUESTS, 187 * MIB)
+    assert not memory.is_tight(Account.REQUESTS)
+    memory.add(Account.REQUESTS, MIB)
+    assert memory.is_tight(Account.REQUESTS)
+    assert memory.pressure(Account.REQUESTS) == pytest.approx(0.752)
 
 
 def test_squeezed_bounds_are_smaller_and_never_nothing():

@@ -1,0 +1,218 @@
+"""A caller's connection, and the one to gRPC by which it goes on: bytes both ways, at the pace of whoever is slower."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from shoal_server.api.front.requests import Answers, Requests, Wait, farewell
+from shoal_server.certificates import identity_of
+
+if TYPE_CHECKING:
+    from shoal_server.api.front.front import Front
+
+UNSENT_BYTES = 256 * 1024
+"""Of what the other side has not taken, nothing more is read than that."""
+LINGER_SECONDS, LINGER_READS = 1.0, 32
+"""A refused connection is listened to for so long and so often, for it to read why."""
+ENHANCE_YOUR_CALM = 11
+
+
+class CallerConnection(asyncio.Protocol):
+    """A caller's. Implements `requests.Ledger`.
+
+    Attributes:
+        host_address: where it comes from; identity: whom its certificate is of, empty where it has none.
+        idle_since: since when no call is under way; has_called: whether one ever was.
+        in_line: it is among those who wait.
+    """
+
+    def __init__(self, front: Front, number: int) -> None:
+        self.number = number
+        self.host_address = ""
+        self.identity = b""
+        self.in_line = False
+        self.has_called = False
+        self.idle_since = 0.0
+        self.transport: asyncio.Transport
+        self.requests = Requests(number, front.message_most, self)
+        self._front = front
+        self._upstream: Upstream | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._lingering_reads = 0
+        self._full = False
+        self._over = False
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        self.transport.pause_reading()
+        peer = transport.get_extra_info("peername")
+        self.host_address = str(peer[0]) if peer else ""
+        self.identity = identity_of(transport.get_extra_info("peercert") or {})
+        self._front.came(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here
+        self._over = True
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._lingering is not None:
+            self._lingering.cancel()
+        if self._upstream is not None:
+            self._upstream.abort()
+        self._front.went(self, self.requests.close())
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            self._lingering_reads += 1
+            if self._lingering_reads > LINGER_READS:
+                self.abort()
+            return
+        self.requests.feed(data)
+        if self._upstream is None:
+            # It was said before, but loops begin to read only then.
+            self.transport.pause_reading()
+        elif not self.in_line:
+            self.go_on()
+
+    def pause_writing(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume_writing(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # -- what it may do
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been let on to gRPC."""
+        return self._opening is not None
+
+    def open(self) -> None:
+        """Go on to gRPC."""
+        self._opening = asyncio.create_task(self._open())
+
+    async def _open(self) -> None:
+        try:
+            _, upstream = await asyncio.get_running_loop().create_unix_connection(
+                lambda: Upstream(self), self._front.path
+            )
+        except OSError:  # gRPC listens no more: the node is stopping
+            self.abort()
+            return
+        self._upstream = upstream
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Send on what may be sent."""
+        upstream = self._upstream
+        if self.transport.is_closing() or upstream is None or self._lingering is not None:
+            return
+        upstream.send(self.requests.go_on(self._front.now))
+        if self.requests.waits_for is not Wait.NOTHING:
+            self._front.wait(self)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read where nothing speaks against it."""
+        if self.transport.is_closing() or self._lingering is not None:
+            return
+        if self._full or self.requests.waits_for is not Wait.NOTHING:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def upstream_is_full(self, full: bool) -> None:
+        """gRPC takes no more for now, or takes more again."""
+        self._full = full
+        self._read_on()
+
+    def upstream_is_over(self) -> None:
+        """gRPC has ended it."""
+        if self._lingering is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def may_reset(self) -> bool:
+        return self._front.may_reset(self)
+
+    def take(self, size: int) -> bool:
+        return self._front.take(size)
+
+    def give_back(self, size: int) -> None:
+        self._front.give_back(size)
+
+    def refuse(self, words: str) -> None:
+        """End, and say why in the way of HTTP/2."""
+        if self._lingering is not None or self.transport.is_closing():
+            return
+        if not self._front.may_linger(self):
+            self.transport.abort()
+            return
+        self.transport.write(farewell(ENHANCE_YOUR_CALM, words))
+        # Closed with something unread, the connection would be reset, and the words might be lost with it.
+        self.transport.resume_reading()
+        self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.abort)
+        if self._upstream is not None:
+            self._upstream.abort()
+
+    def give_way(self, words: str) -> None:
+        """End, since somebody else needs the place."""
+        self.refuse(words)
+
+    def abort(self) -> None:
+        """End at once."""
+        if not self._over:
+            self.transport.abort()
+
+
+class Upstream(asyncio.Protocol):
+    """The way to gRPC of one caller."""
+
+    def __init__(self, caller: CallerConnection) -> None:
+        self._caller = caller
+        self._answers = Answers(caller.requests)
+        self._transport: asyncio.Transport
+        self._over = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here
+        self._over = True
+        self._caller.upstream_is_over()
+
+    def data_received(self, data: bytes) -> None:
+        self._answers.feed(data)
+        self._caller.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._caller.upstream_is_full(True)
+
+    def resume_writing(self) -> None:
+        self._caller.upstream_is_full(False)
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Send on what the caller says."""
+        if not self._over:
+            self._transport.writelines([piece for piece in pieces if piece])
+
+    def pause(self) -> None:
+        """The caller does not read its answers."""
+        if not self._over:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """It does again."""
+        if not self._over:
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """End at once."""
+        if not self._over:
+            self._transport.abort()
