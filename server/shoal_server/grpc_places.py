@@ -33,6 +33,7 @@ WATCHES_MAX = 1024
 """A gRPC client that follows the health of its nodes keeps one a connection."""
 REQUEST_SECONDS = 10.0
 IDLE_SECONDS = 300.0
+UNREAD_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 HANDSHAKE_MS = 5_000
@@ -96,6 +97,7 @@ class Call:
         sizes: of the messages that have come and are not answered (bytes).
         moved: how often a message has come or gone; asked: whether one has come.
         ended: why it has to end, if it has to.
+        unread_since: since when its caller has not taken an answer, if one waits for that.
         answers_itself: it says when a message is answered; otherwise that is when the next one is asked for.
     """
 
@@ -110,6 +112,7 @@ class Call:
         "host_address",
         "moved",
         "sizes",
+        "unread_since",
     )
 
     def __init__(self, caller: Caller, task: asyncio.Task[Any], began: float) -> None:
@@ -117,6 +120,7 @@ class Call:
         self.host_address = caller.host_address
         self.sizes: deque[int] = deque()
         self.answers_itself = False
+        self.unread_since: float | None = None
         self.began = began
         self.moved = 0
         self.asked = False
@@ -135,12 +139,21 @@ class Call:
         if self.sizes:
             self.caller.answered(self.sizes.popleft())
 
-    def end(self, reason: ShoalError) -> None:
-        """Have the call end; once is enough."""
+    def all_answered(self) -> None:
+        """None of its messages is held any more."""
+        while self.sizes:
+            self.answered()
+
+    def end(self, reason: ShoalError, *, at_once: bool = False) -> None:
+        """Have the call end; once is enough.
+
+        Args:
+            at_once: it waits for its caller to read, and so does not look whether it has to end.
+        """
         if self.ended is not None:
             return
         self.ended = reason
-        if self._told is not None and not self._told.done():
+        if not at_once and self._told is not None and not self._told.done():
             self._told.set_result(None)
         else:
             self._task.cancel()
@@ -148,6 +161,10 @@ class Call:
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 """The call that a task belongs to, if it has a place."""
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
+"""Who has made the call that a task belongs to."""
 
 
 class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -225,6 +242,17 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 idle.append((call, now - since, call.asked))
         self.streams.set_idle(idle)
 
+    def make_room(self) -> None:
+        """Have the stream end whose caller has not read for longest, of those whose messages are held for that."""
+        least = self._clock() - UNREAD_SECONDS
+        longest: Call | None = None
+        for call in self._open:
+            if call.sizes and call.ended is None and call.unread_since is not None and call.unread_since < least:
+                longest, least = call, call.unread_since
+        if longest is not None:
+            words = "others wait for room, and of all callers this one has read no answer for longest"
+            longest.end(_overloaded(words), at_once=True)
+
     def _is_idle(self, call: Call) -> bool:
         return call.moved == self._seen.get(call, (-1, 0.0))[0] and call.ended is None
 
@@ -241,7 +269,9 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         async def call(requests: AsyncIterator[Any], context: Any) -> Any:
             task = asyncio.current_task()
             assert task is not None, "a call is a task"
-            call = Call(self._caller_of(context), task, self._clock())
+            caller = self._caller_of(context)
+            CALLER.set(caller)
+            call = Call(caller, task, self._clock())
             try:
                 request = _Noted(call, requests) if handler.request_streaming else await self._request(call, requests)
                 if not is_stream:
@@ -251,10 +281,13 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 if call.ended is None:
                     raise
                 task.uncancel()
+                call.all_answered()
                 return await self._tell(context, call.ended)
             except ShoalError as error:
+                call.all_answered()
                 return await self._tell(context, error)
             finally:
+                call.all_answered()
                 # Whoever does not read its answers does not hear that it has to give way, and is here until it goes: with its
                 # place, and nothing else.
                 self._left(call)
@@ -276,7 +309,8 @@ class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 _overloaded("others have come, and of all calls this one's request has been on its way for longest")
             )
         try:
-            request, _ = await anext(requests)
+            request, size = await anext(requests)
+            call.sizes.append(size)
             return request
         except StopAsyncIteration:
             raise InvalidArgument("the call ends before its request") from None
@@ -349,8 +383,7 @@ class _Noted:
     async def __anext__(self) -> Any:
         call = self._call
         if not call.answers_itself:
-            while call.sizes:
-                call.answered()
+            call.all_answered()
         request, size = await anext(self._requests)
         call.sizes.append(size)
         call.moved += 1

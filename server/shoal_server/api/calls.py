@@ -165,11 +165,16 @@ async def _send(context: Context, message: Message) -> None:
         asyncio.CancelledError: the call is over: its deadline has passed, or the caller has gone. gRPC cancels the task of such
             a call, but an answer that waits for room may fail before that.
     """
+    call = CALL.get()
+    if call is not None:
+        call.unread_since = asyncio.get_running_loop().time()
     try:
         await context.write(message)
     except grpc.aio.InternalError as error:
         raise asyncio.CancelledError("the call is over") from error
-    call = CALL.get()
+    finally:
+        if call is not None:
+            call.unread_since = None
     if call is not None:
         call.moved += 1
 

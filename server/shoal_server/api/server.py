@@ -107,6 +107,7 @@ class ApiServer:
             message_most=self._message_most,
             callers=callers,
             refused=RefusalLog(node.id).take,
+            make_room=lambda: self._places.make_room(),
             loop=self._loop,
         )
         self._places = CallPlaces(

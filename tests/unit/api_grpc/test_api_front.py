@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from shoal_server import grpc_places
 from shoal_server.api.front import front, resets
 from shoal_server.api.front.requests import (
     DATA,
@@ -234,3 +235,36 @@ async def test_who_says_that_a_call_is_somebody_elses_is_not_believed(running):
         assert seen[0] == f"{max(api.server._front.connections)}.1"
         assert seen[0] != f"{other}.1"
         del wire
+
+
+async def test_who_reads_no_answers_holds_no_room_that_others_wait_for(running, monkeypatch):
+    monkeypatch.setattr(front, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(front, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(grpc_places, "UNREAD_SECONDS", 0.2)
+    async with running() as api:
+        value = bytes(900_000)
+        await api.stub.Put(pb.PutRequest(key=b"front/large", value=value), timeout=PATIENCE_SECONDS)
+        gets = [pb.BatchOperation(id=number, get=b"front/large") for number in range(20)]
+        puts = [pb.BatchOperation(id=number, put=pb.Put(key=b"front/%d" % number, value=value)) for number in range(7)]
+        stream = api.stub.Batch(timeout=PATIENCE_SECONDS)
+        await stream.write(pb.BatchRequest(operations=[*gets, *puts]))
+        rows = [pb.Row(key=b"front/%d" % number, value=value) for number in range(7)]
+        await api.until(lambda: api.memory.used(Account.CALLS) > 6_000_000)
+        await api.stub.PutMany(pb.PutManyRequest(rows=rows), timeout=PATIENCE_SECONDS)
+        await api.until(lambda: api.memory.used(Account.CALLS) == 0)
+        stream.cancel()
+
+
+async def test_an_answer_that_nobody_reads_holds_no_room(running):
+    window = frame(SETTINGS, 0, 0, (4).to_bytes(2) + (0).to_bytes(4))
+    request = pb.PutManyRequest(rows=[pb.Row(key=b"front/unread", value=bytes(500_000))]).SerializeToString()
+    body = b"\x00" + len(request).to_bytes(4, "big") + request
+    pieces = [body[at : at + 16_000] for at in range(0, len(body), 16_000)]
+    async with running() as api:
+        wire = await api.dial(window + frame(HEADERS, END_HEADERS, 1, head("PutMany")))
+        wire.writer.write(b"".join(frame(DATA, 0, 1, piece) for piece in pieces[:4]))
+        await api.until(lambda: api.memory.used(Account.CALLS) > 500_000)
+        # gRPC has asked for more by now, as it does for a message whose length it knows.
+        wire.writer.write(b"".join(frame(DATA, 0, 1, piece) for piece in pieces[4:]) + frame(DATA, END_STREAM, 1, b""))
+        await api.until(lambda: api.memory.used(Account.CALLS) == 0)
+        assert any(each.requests.calls for each in api.server._front.connections.values())

@@ -57,6 +57,7 @@ class Front:
         message_most: int,
         callers: int,
         refused: Callable[[str, str], None],
+        make_room: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         """
@@ -66,6 +67,7 @@ class Front:
             message_most: gRPC refuses a message that is longer (bytes).
             callers: how many connections there may be.
             refused: told the address of whom no connection came about with, and why.
+            make_room: called where messages wait for room, and none comes that is slow.
         """
         self.message_most = message_most
         self.connections: dict[int, CallerConnection] = {}
@@ -75,6 +77,7 @@ class Front:
         self.gave_way = 0
         self._handshakes: OldestGoes[Handshake] = OldestGoes(min(UNFINISHED_MAX, callers))
         self._refused = refused
+        self._make_room = make_room
         self._listen = listen
         self._certificates = certificates
         self._memory = memory
@@ -309,6 +312,8 @@ class Front:
                 took = now - incoming.since
                 if took >= SLOW_SECONDS and (incoming.size - incoming.left) / took < least:
                     slowest, least = connection, (incoming.size - incoming.left) / took
-        if slowest is not None:
+        if slowest is None:
+            self._make_room()
+        else:
             self.gave_way += 1
             slowest.give_way("others wait for room, and of all messages one of this connection comes slowest")
