@@ -70,23 +70,19 @@ class Caller(NamedTuple):
     """Who has made a call.
 
     Attributes:
-        host_address: where it is; identity: whom its certificate is of, empty where that is not known.
+        host_address: where it is.
+        lane: by which its calls go on.
         answered: told that a message of the call, of so many bytes, is held no more.
     """
 
     host_address: str
-    identity: bytes
+    lane: int
     answered: Callable[[int], None]
-
-    @property
-    def key(self) -> bytes | str:
-        """What tells it from others."""
-        return self.identity or self.host_address
 
 
 def caller_of_peer(context: Any) -> Caller:
     """Return who has made a call, as gRPC says it."""
-    return Caller(context.peer().rpartition(":")[0], b"", lambda _: None)
+    return Caller(context.peer().rpartition(":")[0], 0, lambda _: None)
 
 
 class Call:
@@ -165,6 +161,12 @@ CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
 """Who has made the call that a task belongs to."""
+
+
+def lane_of_call() -> int:
+    """Return the lane of the call that a task belongs to."""
+    caller = CALLER.get()
+    return 0 if caller is None else caller.lane
 
 
 class CallPlaces(grpc.aio.ServerInterceptor):  # type: ignore[misc]

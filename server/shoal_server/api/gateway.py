@@ -1,10 +1,10 @@
-"""The way from the API into the cluster: a client of each keyspace and priority, by which a node answers for any key."""
+"""The way from the API into the cluster: clients of each keyspace, priority and lane, by which a node answers for any key."""
 
 from __future__ import annotations
 
 import asyncio
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from urllib.parse import quote, urlencode
 
 import shoal
@@ -14,12 +14,17 @@ from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
 from shoal.priorities import Priority
 
 from shoal_server.api.call_priority import PRIORITY
+from shoal_server.grpc_places import lane_of_call
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-IN_FLIGHT_MAX = 32_768
-"""The most operations of one keyspace and priority that are under way at once; further ones wait."""
+IN_FLIGHT_MAX = 8_192
+"""The most operations of one client that are under way at once; further ones wait."""
+CLIENTS_MAX = 64
+"""With so many, further keyspaces and priorities have one client each, which all their callers share."""
+Way: TypeAlias = tuple[str, Priority, int]
+"""A keyspace, a priority, and a lane: who takes different ones waits for nobody in the other."""
 SHOWN = 64
 """Characters of a name that an error quotes."""
 
@@ -54,7 +59,7 @@ class Gateway:
         self._address = address
         self._tls = tls
         self._query: dict[str, object] = {"max_in_flight": IN_FLIGHT_MAX} | ({"region": region} if region else {})
-        self._clients: dict[tuple[str, Priority], shoal.AsyncClient] = {}
+        self._clients: dict[Way, shoal.AsyncClient] = {}
         self._finding = asyncio.Lock()
         self._closed = False
 
@@ -75,17 +80,20 @@ class Gateway:
                 f"a keyspace's name has at most {MAX_NAME} characters, and no '/', so there is none that is called "
                 f"{name[:SHOWN]!r}"
             )
-        wanted = name, PRIORITY.get()
+        wanted = name, PRIORITY.get(), lane_of_call()
         client = self._clients.get(wanted)
+        if client is None and wanted[2] and len(self._clients) >= CLIENTS_MAX:
+            wanted = *wanted[:2], 0
+            client = self._clients.get(wanted)
         if client is None:
             client = await self._find(wanted, DEFAULT_TIMEOUT_SECONDS if seconds is None else seconds)
         return client.session(request.session or None) if request.HasField("session") else client
 
-    async def _find(self, wanted: tuple[str, Priority], seconds: float) -> shoal.AsyncClient:
+    async def _find(self, wanted: Way, seconds: float) -> shoal.AsyncClient:
         try:
             async with asyncio.timeout(seconds), self._finding:
                 if wanted not in self._clients:
-                    self._clients[wanted] = await self._open(*wanted)
+                    self._clients[wanted] = await self._open(*wanted[:2])
                 return self._clients[wanted]
         except TimeoutError as error:
             raise DeadlineExceeded(

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 from google.protobuf.message import Message
-from shoal.errors import Overloaded
-from shoal.priorities import OverloadReason
 
-from shoal_server.api.calls import RETRY_SECONDS, Reply
+from shoal_server.api.calls import Reply
 from shoal_server.api.convert import consistency_of, max_staleness_of
 from shoal_server.api.gateway import Gateway, token_of
 from shoal_server.api.generated import shoal_pb2 as pb
-from shoal_server.grpc_places import CALL, Call
+from shoal_server.api.scan_places import ScanPlaces
+from shoal_server.grpc_places import lane_of_call
 
-SCANS_MAX = 32
-"""The most at once. Each has up to two pages of every shard in memory, however slow its reader is: with 8 shards and rows of
-300 bytes some 9 MB, and 16 MiB of keys and values at most."""
-PLACE_SECONDS = 5.0
-"""So long a further one waits for the end of another: most are short."""
-UNREAD_SECONDS = 2.0
-"""After so long of that, a scan whose reader has not taken a page for as long gives way."""
 PAGE_ROWS = 1000
 PAGE_BYTES = 1 << 20
 """A page that has so much is sent, with however few rows: gRPC's callers take messages of 4 MiB, unless told otherwise."""
@@ -39,8 +28,7 @@ class ScanService:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._places = asyncio.Semaphore(SCANS_MAX)
-        self._unread: dict[Call, float] = {}
+        self._places = ScanPlaces()
 
     async def scan(self, request: pb.ScanRequest, reply: Reply, seconds: float | None) -> None:
         """Send the rows of a range, a page at a time. `seconds` is for each page: gRPC sees to the whole.
@@ -48,64 +36,12 @@ class ScanService:
         Raises:
             Overloaded: others have taken all the places, and none of them has ended in time.
         """
-        async with self._place(PLACE_SECONDS if seconds is None else min(seconds, PLACE_SECONDS)):
-            await self._scan(request, partial(self._reply, reply), seconds)
 
-    async def _reply(self, reply: Reply, message: Message) -> None:
-        """Send a page, and note whose reader does not take it."""
-        call = CALL.get()
-        if call is None:
-            await reply(message)
-            return
-        self._unread[call] = asyncio.get_running_loop().time()
-        try:
-            await reply(message)
-        finally:
-            del self._unread[call]
+        async def send(message: Message) -> None:
+            await self._places.read(reply(message))
 
-    async def _end_those_unread(self) -> None:
-        """Have one after the other give way, for somebody who waits."""
-        while True:
-            await asyncio.sleep(UNREAD_SECONDS)
-            self._end_unread()
-
-    def _end_unread(self) -> None:
-        """Have the scan give way whose reader has taken nothing for longest, if that is long."""
-        now = asyncio.get_running_loop().time()
-        for call, since in self._unread.items():
-            if now - since < UNREAD_SECONDS:
-                return
-            if call.ended is None:
-                words = f"nobody has read this scan's page for {now - since:.0f} s, and others wait: go on behind its last page"
-                call.end(Overloaded(words, retry_after=RETRY_SECONDS, reason=OverloadReason.CONNECTION.value))
-                return
-
-    @asynccontextmanager
-    async def _place(self, seconds: float) -> AsyncGenerator[None, None]:
-        """Be one of the scans under way, as soon as there are few enough."""
-        if not self._places.locked():
-            await self._places.acquire()
-        else:
-            await self._wait(seconds)
-        try:
-            yield
-        finally:
-            self._places.release()
-
-    async def _wait(self, seconds: float) -> None:
-        looking = asyncio.create_task(self._end_those_unread())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._places.acquire()
-        except TimeoutError as error:
-            raise Overloaded(
-                f"the node has {SCANS_MAX} scans under way, the most it takes, and none has ended within {seconds:.3g} s; "
-                "nothing was read: try again later, or ask another node",
-                retry_after=RETRY_SECONDS,
-                reason=OverloadReason.CONNECTION.value,
-            ) from error
-        finally:
-            looking.cancel()
+        async with self._places.place(lane_of_call(), seconds):
+            await self._scan(request, send, seconds)
 
     async def _scan(self, request: pb.ScanRequest, reply: Reply, seconds: float | None) -> None:
         client = await self._gateway.client(request, seconds)

@@ -8,7 +8,9 @@ import grpc
 import pytest
 from shoal.errors import InvalidArgument
 from shoal.priorities import Priority
+from shoal_server.api import gateway
 from shoal_server.api.call_priority import PRIORITY_METADATA, priority_of
+from shoal_server.grpc_places import CALLER, Caller
 
 
 def test_a_call_that_names_none_is_interactive() -> None:
@@ -51,31 +53,56 @@ def test_a_wrong_one_ends_the_call_with_details(api: Any) -> None:
     assert api.error_of(failed.value).code == "invalid_argument"
 
 
-async def test_calls_go_by_a_client_of_their_priority() -> None:
-    from shoal_server.api import gateway as module
+class Known:
+    """Stands for a client."""
 
-    class Known:
-        def __init__(self, url: str, **_: Any) -> None:
-            self.url = url
+    def __init__(self, url: str, **_: Any) -> None:
+        self.url = url
 
-        async def __aenter__(self) -> Known:
-            return self
+    async def __aenter__(self) -> Known:
+        return self
 
-        async def close(self) -> None: ...
+    async def close(self) -> None: ...
 
-    class Asked:
-        keyspace = "k"
-        session = ""
 
-        def HasField(self, _name: str) -> bool:  # noqa: N802 - protobuf's
-            return False
+class Asked:
+    """Stands for a request."""
 
-    made = module.Gateway("n1:1", "")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module.shoal, "AsyncClient", Known)
-        urls = {}
-        for priority in (*Priority, *Priority):
-            module.PRIORITY.set(priority)
-            urls[priority] = (await made.client(Asked(), 1.0)).url  # type: ignore[attr-defined]  # a Known
+    session = ""
+
+    def __init__(self, keyspace: str = "k") -> None:
+        self.keyspace = keyspace
+
+    def HasField(self, _name: str) -> bool:  # noqa: N802 - protobuf's
+        return False
+
+
+async def test_calls_go_by_a_client_of_their_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = gateway.Gateway("n1:1", "")
+    monkeypatch.setattr(gateway.shoal, "AsyncClient", Known)
+    urls = {}
+    for priority in (*Priority, *Priority):
+        gateway.PRIORITY.set(priority)
+        urls[priority] = (await made.client(Asked(), 1.0)).url  # type: ignore[attr-defined]  # a Known
     assert len(made._clients) == len(Priority)
     assert all(f"priority={priority.value}" in url for priority, url in urls.items())
+
+
+async def test_calls_go_by_a_client_of_their_callers_lane_as_far_as_there_are_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = gateway.Gateway("n1:1", "")
+    monkeypatch.setattr(gateway.shoal, "AsyncClient", Known)
+    monkeypatch.setattr(gateway, "CLIENTS_MAX", 4)
+
+    async def client_of(lane: int, keyspace: str = "k") -> Any:
+        CALLER.set(Caller("", lane, lambda _: None))
+        return await made.client(Asked(keyspace), 1.0)
+
+    first = [await client_of(lane) for lane in range(4)]
+    assert len(set(map(id, first))) == 4
+    assert await client_of(3) is first[3]
+    assert await client_of(9) is first[0]
+    other = await client_of(2, "other")
+    assert other not in first
+    assert await client_of(5, "other") is other

@@ -22,7 +22,8 @@ class CallerConnection(asyncio.Protocol):
     """A caller's. Implements `requests.Ledger`.
 
     Attributes:
-        host_address: where it comes from; identity: whom its certificate is of, empty where it has none.
+        host_address: where it comes from; key: whom its certificate is of, or else that.
+        lane: by which its calls go on into the cluster.
         idle_since: since when no call is under way; has_called: whether one ever was.
         in_line: it is among those who wait.
     """
@@ -30,7 +31,8 @@ class CallerConnection(asyncio.Protocol):
     def __init__(self, front: Front, number: int) -> None:
         self.number = number
         self.host_address = ""
-        self.identity = b""
+        self.key: bytes | str = ""
+        self.lane = 0
         self.in_line = False
         self.has_called = False
         self.idle_since = 0.0
@@ -52,7 +54,7 @@ class CallerConnection(asyncio.Protocol):
         self.transport.pause_reading()
         peer = transport.get_extra_info("peername")
         self.host_address = str(peer[0]) if peer else ""
-        self.identity = identity_of(transport.get_extra_info("peercert") or {})
+        self.key = identity_of(transport.get_extra_info("peercert") or {}) or self.host_address
         self._front.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import structlog
 
 from shoal_server.api.front.connections import CallerConnection
+from shoal_server.api.front.lanes import Lanes
 from shoal_server.api.front.requests import CALL_NAME, Wait
 from shoal_server.api.front.resets import Resets
 from shoal_server.certificates import Certificates, host_of
@@ -89,6 +90,7 @@ class Front:
         self._resetting: dict[CallerConnection, float] = {}
         self._again: asyncio.Handle | None = None
         self._room_missed_at: float | None = None
+        self._lanes = Lanes()
         self._next = 1
         self._listening: asyncio.Server | None = None
         self._secure: SecureListener | None = None
@@ -150,9 +152,9 @@ class Front:
         number, _, stream = name.partition(".")
         connection = self.connections.get(int(number))
         if connection is None:
-            return Caller("", b"", lambda _: None)
+            return Caller("", 0, lambda _: None)
         requests, call = connection.requests, int(stream)
-        return Caller(connection.host_address, connection.identity, lambda size: requests.done_with(call, size))
+        return Caller(connection.host_address, connection.lane, lambda size: requests.done_with(call, size))
 
     # -- connections
 
@@ -181,6 +183,7 @@ class Front:
             connection.refuse(problem)
             return
         self.connections[connection.number] = connection
+        connection.lane = self._lanes.enter(connection.key)
         if self._resets.owes(connection.host_address, self.now):
             connection.requests.waits_for = Wait.RESET
             self.wait(connection)
@@ -193,6 +196,7 @@ class Front:
         self._resetting.pop(connection, None)
         self._lingering.discard(connection)
         if self.connections.pop(connection.number, None) is not None:
+            self._lanes.leave(connection.key, connection.lane)
             self._resets.charge(connection.host_address, given_up, self.now)
 
     def may_linger(self, connection: CallerConnection) -> bool:
