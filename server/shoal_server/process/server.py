@@ -48,7 +48,7 @@ from shoal_server.process.known_hosts import KnownHosts
 from shoal_server.process.memory_watch import MemoryWatch
 from shoal_server.process.peer_links import PeerLinks
 from shoal_server.process.reception import Reception
-from shoal_server.process.secure_listener import BACKLOG, SecureListener
+from shoal_server.secure_listener import BACKLOG, SecureListener
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import DataFolder, open_data_folder
 from shoal_server.storage.node_rows import (

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from shoal.tls import TlsFiles, client_context
 from shoal_server.certificates import Certificates, CertificatesRefused, host_of, names_host
 from shoal_server.config.schema import TlsConfig
-from shoal_server.process.secure_listener import SecureListener
+from shoal_server.secure_listener import SecureListener
 
 ADDRESS = "127.0.0.1:7400"
 NOW = datetime.now(UTC)

@@ -19,12 +19,12 @@ from shoal.protocol.messages import GetStatus, Hello, InstallShardMap, Refused, 
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal.shardmap import ShardMap
 from shoal.tls import TlsFiles, client_context
+from shoal_server import secure_listener
 from shoal_server.certificates import Certificate, Certificates
 from shoal_server.config.schema import TlsConfig
 from shoal_server.node.memory import MemoryBudget
-from shoal_server.process import secure_listener
 from shoal_server.process.connections import Inbound
-from shoal_server.process.secure_listener import SecureListener
+from shoal_server.secure_listener import SecureListener
 
 EMPTY_MAP = ShardMap(0, "c", (), (), ())
 PATIENCE_SECONDS = 10.0

@@ -21,7 +21,7 @@ from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.process.driver import NodeDriver, monotonic_ns
 from shoal_server.process.identities import PeerIdentities
 from shoal_server.process.reception import Reception
-from shoal_server.process.secure_listener import SecureListener
+from shoal_server.secure_listener import SecureListener
 from shoal_server.storage.watched import WatchedEngine
 
 PATIENCE_SECONDS = 20.0

@@ -9,9 +9,9 @@ from ssl import SSLContext
 import pytest
 import trustme
 from shoal.tls import TlsFiles, client_context
+from shoal_server import secure_listener
 from shoal_server.certificates import Certificates
 from shoal_server.config.schema import TlsConfig
-from shoal_server.process import secure_listener
 
 from .server import serving
 

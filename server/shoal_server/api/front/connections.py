@@ -3,19 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from shoal_server.api.front.requests import Answers, Requests, Wait, farewell
 from shoal_server.certificates import identity_of
-
-if TYPE_CHECKING:
-    from shoal_server.api.front.front import Front
 
 UNSENT_BYTES = 256 * 1024
 """Of what the other side has not taken, nothing more is read than that."""
 LINGER_SECONDS, LINGER_READS = 1.0, 32
 """A refused connection is listened to for so long and so often, for it to read why."""
 ENHANCE_YOUR_CALM = 11
+
+
+class Host(Protocol):
+    """What connections need of the door.
+
+    Attributes:
+        message_most: gRPC refuses a message that is longer (bytes).
+    """
+
+    message_most: int
+
+    @property
+    def path(self) -> str:
+        """Where gRPC listens."""
+        ...
+
+    @property
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def came(self, connection: CallerConnection) -> None:
+        """One has connected."""
+        ...
+
+    def went(self, connection: CallerConnection, given_up: int) -> None:
+        """One is gone, with so many calls under way."""
+        ...
+
+    def may_linger(self, connection: CallerConnection) -> bool:
+        """Say whether a connection that is refused may stay to read why."""
+        ...
+
+    def wait(self, connection: CallerConnection) -> None:
+        """Have a connection go on in its turn."""
+        ...
+
+    def may_reset(self, connection: CallerConnection) -> bool:
+        """Say whether a connection may give up a call; if so, it has."""
+        ...
+
+    def take(self, size: int) -> bool:
+        """Take room for a message, or say that there is none."""
+        ...
+
+    def give_back(self, size: int) -> None:
+        """A message is gone."""
+        ...
 
 
 class CallerConnection(asyncio.Protocol):
@@ -28,7 +73,7 @@ class CallerConnection(asyncio.Protocol):
         in_line: it is among those who wait.
     """
 
-    def __init__(self, front: Front, number: int) -> None:
+    def __init__(self, front: Host, number: int) -> None:
         self.number = number
         self.host_address = ""
         self.key: bytes | str = ""

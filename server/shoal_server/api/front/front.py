@@ -25,7 +25,7 @@ from shoal_server.certificates import Certificates, host_of
 from shoal_server.grpc_places import Caller
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes
-from shoal_server.process.secure_listener import BACKLOG, Handshake, SecureListener
+from shoal_server.secure_listener import BACKLOG, Handshake, SecureListener
 
 log = structlog.get_logger("shoal.api")
 
@@ -47,7 +47,10 @@ SLOW_BYTES = 1 << 20
 
 
 class Front:
-    """See the module's first lines. For one event loop, whose only one it is to touch the account of messages."""
+    """See the module's first lines. Implements `connections.Host`.
+
+    For one event loop; nobody else touches the account of messages.
+    """
 
     def __init__(
         self,
