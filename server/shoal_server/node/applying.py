@@ -72,7 +72,8 @@ class Applying:
         left = APPLY_US
         if agenda.behind and now >= agenda.behind_due:
             left = self._apply_behind(batch, applied, left // 2, now) + left // 2
-        behind, put_off = agenda.behind, dict[int, Replica]()
+        behind = agenda.behind
+        put_off: dict[int, Replica] = {}
         for shard, replica in dirty.items():
             if shard in applied or not replica.may_apply:
                 # What it applies next must see what it has just applied, which is not written yet.

@@ -460,7 +460,7 @@ class Node:
         outbox, agenda, comparisons, counting = self._outbox, self._agenda, self._comparisons, self._row_counting
         # What was not taken up in the first half must not be taken for done in the second.
         stopped = self._stopped
-        if (agenda.dirty or agenda.again or agenda.behind) and not stopped:
+        if (agenda.dirty or agenda.again or (agenda.behind and now >= agenda.behind_due)) and not stopped:
             self._applying.apply(now, outbox)
         if self._transfers.has_to_send:
             for replica, damaged in self._transfers.send(now, outbox):

@@ -57,6 +57,7 @@ class ReplicaReads:
         "_next_token",
         "_node",
         "_queued",
+        "_read_bytes",
         "_refusals",
         "_resumed",
         "_settings",
@@ -81,6 +82,7 @@ class ReplicaReads:
         self._group = group
         self._machine = machine
         self._settings = settings
+        self._read_bytes = min(READ_BYTES, settings.limits.max_frame_bytes // 2)
         self._counters = counters
         self._refusals = refusals
         self._freshness = ReplicaFreshness(settings.timing.drift_permille)
@@ -191,9 +193,9 @@ class ReplicaReads:
         time_ms = clock.now_ms(now)
         applied = self._machine.state.index
         left = False
-        done = [token for token, each in self._waiting.items() if each.index is not None and each.index <= applied]
-        for token in done:
-            waiting = self._waiting[token]
+        for token, waiting in list(self._waiting.items()):
+            if waiting.index is None or waiting.index > applied:
+                continue
             served, put_off = 0, []
             try:
                 for read in waiting.reads:
@@ -213,8 +215,8 @@ class ReplicaReads:
                     served += 1
             finally:
                 # What is left waits for the next turn; or the replica will fail, and answer these as it does.
-                waiting.reads = put_off + waiting.reads[served:]
-                if waiting.reads:
+                if served < len(waiting.reads) or put_off:
+                    waiting.reads = put_off + waiting.reads[served:]
                     left = True
                 else:
                     del self._waiting[token]
@@ -304,8 +306,7 @@ class ReplicaReads:
             self._refusals.not_here(queued.client, read.request, outbox)
         elif type(read) is Read:
             self._count(read, queued, arrived, scan=False)
-            max_bytes = min(READ_BYTES, limits.max_frame_bytes // 2)
-            values, seqs, expiries = machine.read(read.keys, queued.microshards, now, max_bytes)
+            values, seqs, expiries = machine.read(read.keys, queued.microshards, now, self._read_bytes)
             # Charged for when it was taken; but those that had to wait may be many by now.
             serving.left -= READ_NS + len(values) * KEY_NS
             asker, size = serving.clients.get(queued.client), machine.rows.read_bytes
