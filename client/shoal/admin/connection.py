@@ -77,6 +77,7 @@ from shoal.protocol.migration import (
 )
 from shoal.protocol.quotas import QuotaShare, SetQuotaShares
 from shoal.protocol.version import NEWEST, OLDEST, agree
+from shoal.routing.overload import overload_of
 from shoal.shardmap import MicroshardRange, Ranges, Shard, ShardMap
 from shoal.tls import explain
 
@@ -463,7 +464,9 @@ class AdminConnection:
 def _refused(address: str, refused: Refused) -> ShoalError:
     error = BY_CODE.get(refused.code, ProtocolMismatch)(f"{address} refused the connection: {refused.message}")
     if isinstance(error, Overloaded):
-        error.reason = OverloadReason.CONNECTION.value
+        said = overload_of(refused)
+        error.reason = said.reason or OverloadReason.CONNECTION.value
+        error.retry_after = said.retry_after or None
     return error
 
 

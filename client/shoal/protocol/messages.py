@@ -257,12 +257,14 @@ class Welcome(_Message, frozen=True, tag=2):
 class Refused(_Message, frozen=True, tag=3):
     """Turns a connection away, or ends one, and says why; the sender closes after it.
 
-    `code` is an `ErrorCode`; of `overloaded`, `reason` says of what there is too much.
+    `code` is an `ErrorCode`; of `overloaded`, `reason` says of what there is too much, and `retry_after_ms` when to connect
+    again at the earliest; 0: whenever there is something to ask.
     """
 
     code: Word
     message: Text
     reason: Word = ""
+    retry_after_ms: DurationMs = 0
 
 
 Greeting: TypeAlias = Hello | Welcome | Refused

@@ -411,7 +411,10 @@ def unreachable(link: Link[W]) -> Trouble:
     """Return why requests of a shard queue do not get to a node that is not connected."""
     words = f"{link}: {link.reason}"
     if link.refusal is ErrorCode.OVERLOADED:
-        return Trouble(ErrorCode.OVERLOADED, words, None, link.overload or OverloadReason.CONNECTION.value)
+        said = link.overload
+        return Trouble(
+            ErrorCode.OVERLOADED, words, said.retry_after or None, said.reason or OverloadReason.CONNECTION.value
+        )
     return Trouble(ErrorCode.UNAVAILABLE, words)
 
 

@@ -9,6 +9,7 @@ from typing import Generic
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import MAX_FRAME_BYTES, TracedRequest
 from shoal.routing.calls import W
+from shoal.routing.overload import NO_OVERLOAD
 from shoal.routing.page_queue import PageQueue
 from shoal.routing.shard_queue import AnyRequest, ShardQueue
 from shoal.routing.throttle import Throttle
@@ -82,7 +83,7 @@ class Link(Generic[W]):
         self.retry_at = 0.0
         self.reason = ""
         self.refusal: ErrorCode | None = None
-        self.overload = ""
+        self.overload = NO_OVERLOAD
         self.max_frame_bytes = MAX_FRAME_BYTES
         self.pending: dict[int, AnyRequest[W] | MapFetch | Probe] = {}
         self.outgoing: list[TracedRequest] = []

@@ -15,6 +15,7 @@ from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, 
 from shoal.routing.backoff import Backoff
 from shoal.routing.calls import NEVER, W
 from shoal.routing.links import HANG_SECONDS, PING_SECONDS, Link, LinkState, MapFetch, Probe
+from shoal.routing.overload import NO_OVERLOAD, Overload
 from shoal.routing.shard_queue import AnyRequest, InFlightRequest
 from shoal.shardmap import Routes
 
@@ -24,12 +25,12 @@ _NO_USE_TRYING = frozenset((ErrorCode.PROTOCOL_MISMATCH, ErrorCode.UNAUTHENTICAT
 
 
 class Disconnect(NamedTuple):
-    """A connection to be ended, and why; `refusal` names what another attempt may not change, `overload` what is too much."""
+    """A connection to be ended, and why; `refusal` names what another attempt may not change. `overload`: see there."""
 
     address: str
     reason: str
     refusal: ErrorCode | None = None
-    overload: str = ""
+    overload: Overload = NO_OVERLOAD
 
 
 class Network(Generic[W]):
@@ -114,7 +115,8 @@ class Network(Generic[W]):
         if crowded is not None:
             return Overloaded(
                 f"no node of the cluster had a place for this client ({reasons}); try again later, or from fewer clients",
-                reason=crowded.overload or OverloadReason.CONNECTION.value,
+                retry_after=crowded.overload.retry_after or None,
+                reason=crowded.overload.reason or OverloadReason.CONNECTION.value,
             )
         refusal = links[0].refusal
         kind = BY_CODE[refusal] if refusal is not None and self.discovery_is_hopeless() else Unavailable
@@ -158,7 +160,7 @@ class Network(Generic[W]):
         return link
 
     def down(
-        self, address: str, reason: str, refusal: ErrorCode | None, now: float, overload: str
+        self, address: str, reason: str, refusal: ErrorCode | None, now: float, overload: Overload
     ) -> list[AnyRequest[W]]:
         """A connection ended or did not come about; returns what was unanswered on it, in the order it was sent."""
         link = self._links[address]
@@ -169,7 +171,7 @@ class Network(Generic[W]):
         link.refusal = refusal
         link.overload = overload
         backoff = self._crowded if refusal is ErrorCode.OVERLOADED else self._backoff
-        link.retry_at = now + backoff.delay(link.failures)
+        link.retry_at = now + max(backoff.delay(link.failures), backoff.stretched(overload.retry_after))
         link.failures += 1
         link.outgoing = []
         link.throttles.clear()
@@ -229,7 +231,9 @@ class Network(Generic[W]):
             self._asking_until = None
         return until
 
-    def give_up(self, link: Link[W], reason: str, refusal: ErrorCode | None = None, overload: str = "") -> None:
+    def give_up(
+        self, link: Link[W], reason: str, refusal: ErrorCode | None = None, overload: Overload = NO_OVERLOAD
+    ) -> None:
         """Have the driver end a connection; `down` follows."""
         self.disconnects.append(Disconnect(link.address, reason, refusal, overload))
 

@@ -47,7 +47,6 @@ from typing import Generic, NamedTuple
 from shoal.errors import ErrorCode, KeyspaceNotFound
 from shoal.key_sets import share_a_partition
 from shoal.keys import microshard_of
-from shoal.priorities import known_reason
 from shoal.protocol.messages import (
     ONE_PARTITION_FEATURE,
     Answer,
@@ -74,6 +73,7 @@ from shoal.routing.endings import CallOutcomes, Endings
 from shoal.routing.limits import NodeLimits
 from shoal.routing.links import Link, MapFetch, Probe
 from shoal.routing.network import Disconnect, Network
+from shoal.routing.overload import NO_OVERLOAD, Overload, overload_of
 from shoal.routing.pages import Pages, fits
 from shoal.routing.replica_selector import ReplicaSelector
 from shoal.routing.schedule import Schedule
@@ -295,12 +295,10 @@ class Router(Generic[W]):
         self._adopt(welcome.shard_map, link)
         self._wake_waiting(link)
 
-    def link_down(self, address: str, reason: str, refusal: ErrorCode | None, now: float, overload: str = "") -> None:
-        """The connection to `address` ended, or did not come about.
-
-        Args:
-            overload: of what the node has too much, as an `OverloadReason`; "": that is not known, or not why.
-        """
+    def link_down(
+        self, address: str, reason: str, refusal: ErrorCode | None, now: float, overload: Overload = NO_OVERLOAD
+    ) -> None:
+        """The connection to `address` ended, or did not come about."""
         link = self.network.link(address)
         lost = self.network.down(address, reason, refusal, now, overload)
         trouble = unreachable(link)
@@ -338,7 +336,7 @@ class Router(Generic[W]):
             if isinstance(answer, Refused):
                 crowded = ErrorCode.OVERLOADED if answer.code == ErrorCode.OVERLOADED else None
                 words = f"the node ended the connection: {answer.message}"
-                self.network.give_up(link, words, crowded, known_reason(answer.reason))
+                self.network.give_up(link, words, crowded, overload_of(answer))
                 return
             owed = link.pending.pop(answer.request, None)
             if not self._take(link, owed, answer, now):

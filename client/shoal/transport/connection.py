@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.errors import ErrorCode
 from shoal.options import split_address
-from shoal.priorities import Priority, known_reason
+from shoal.priorities import Priority
 from shoal.protocol.frames import (
     BadLength,
     FrameDamaged,
@@ -36,6 +36,7 @@ from shoal.protocol.messages import (
     Welcome,
 )
 from shoal.protocol.version import NEWEST, OLDEST, agree
+from shoal.routing.overload import NO_OVERLOAD, Overload, overload_of
 from shoal.routing.shard_queue import BATCH_CALLS
 from shoal.tls import explain
 
@@ -85,7 +86,7 @@ class ConnectionHost(Protocol):
 
     def connection_up(self, connection: Connection, welcome: Welcome) -> None: ...
     def connection_down(
-        self, connection: Connection, reason: str, refusal: ErrorCode | None, overload: str
+        self, connection: Connection, reason: str, refusal: ErrorCode | None, overload: Overload
     ) -> None: ...
     def connection_alive(self, connection: Connection) -> None:
         """Bytes arrived, of a frame that is not complete yet."""
@@ -152,11 +153,11 @@ class Connection(asyncio.Protocol):
         sent, self._sent = self._sent, self._handed_over - unsent
         return unsent > 0 and self._sent > sent
 
-    def end(self, reason: str, refusal: ErrorCode | None = None, overload: str = "") -> None:
+    def end(self, reason: str, refusal: ErrorCode | None = None, overload: Overload = NO_OVERLOAD) -> None:
         """Close without waiting for anything, and tell the host why; later calls do nothing.
 
         Args:
-            overload: of what the node has too much, as an `OverloadReason`; "": that is not known, or not why.
+            overload: what the node said of that, where it has too much.
         """
         if self._over:
             return
@@ -227,7 +228,7 @@ class Connection(asyncio.Protocol):
         greeting = greeting_decoder.decode(body)
         first = greeting[0] if len(greeting) == 1 else None
         if isinstance(first, Refused):
-            self.end(f"it refused: {first.message}", _known_code(first.code), known_reason(first.reason))
+            self.end(f"it refused: {first.message}", _known_code(first.code), overload_of(first))
         elif not isinstance(first, Welcome):
             self.end("its first frame is no greeting", ErrorCode.PROTOCOL_MISMATCH)
         elif agree(first.version, first.version) is None:

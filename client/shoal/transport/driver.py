@@ -24,6 +24,7 @@ from shoal.priorities import Priority
 from shoal.protocol.messages import Answer, Welcome
 from shoal.results import Entry
 from shoal.routing.calls import NEVER, AnyCall
+from shoal.routing.overload import Overload
 from shoal.routing.router import RoutedKeyspace, Router
 from shoal.routing.shard_queue import AttemptTracer
 from shoal.transport.connection import Connection
@@ -453,7 +454,9 @@ class Driver:
         self._grant()
         self._flush_soon()
 
-    def connection_down(self, connection: AnyConnection, reason: str, refusal: ErrorCode | None, overload: str) -> None:
+    def connection_down(
+        self, connection: AnyConnection, reason: str, refusal: ErrorCode | None, overload: Overload
+    ) -> None:
         if self._connections.get(connection.address) is connection:
             del self._connections[connection.address]
         if self._closed:

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from shoal.embedded_url import EMBEDDED_ADDRESS, EmbeddedOptions
 from shoal.errors import ErrorCode, InvalidArgument, ShoalError
 from shoal.protocol.messages import Answer, Request, TracedRequest, Welcome
+from shoal.routing.overload import NO_OVERLOAD, Overload
 
 DATABASE_MODULE = "shoal_server.embedded"
 
@@ -24,7 +25,7 @@ class EmbeddedHost(Protocol):
 
     def connection_up(self, connection: EmbeddedConnection, welcome: Welcome) -> None: ...
     def connection_down(
-        self, connection: EmbeddedConnection, reason: str, refusal: ErrorCode | None, overload: str
+        self, connection: EmbeddedConnection, reason: str, refusal: ErrorCode | None, overload: Overload
     ) -> None: ...
     def answered(self, connection: EmbeddedConnection, answers: list[Answer]) -> None: ...
     def turn_away(self, error: ShoalError) -> None:
@@ -82,7 +83,7 @@ class EmbeddedConnection:
                 )
             welcome = self._database.attach(self._answered, self.end)
         except ShoalError as error:
-            self._host.connection_down(self, str(error), None, "")
+            self._host.connection_down(self, str(error), None, NO_OVERLOAD)
             self._host.turn_away(error)
             return
         self._connected = True
@@ -107,7 +108,7 @@ class EmbeddedConnection:
         """Nothing sent is ever on its way."""
         return False
 
-    def end(self, reason: str, refusal: ErrorCode | None = None, overload: str = "") -> None:
+    def end(self, reason: str, refusal: ErrorCode | None = None, overload: Overload = NO_OVERLOAD) -> None:
         """End the connection, and tell the host why; later calls do nothing."""
         if not self._connected:
             return

@@ -54,7 +54,7 @@ from shoal_server.node.request_frames import (
     decoding_ns,
     frame_in_words,
 )
-from shoal_server.process.giving_way import Held
+from shoal_server.process.giving_way import RETRY_MS, Held
 from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
 
@@ -295,7 +295,7 @@ class Inbound(asyncio.Protocol):
             self.refuse(ErrorCode.PROTOCOL_MISMATCH, f"a frame could not be decoded: {error}")
         except MemoryError:
             words = f"there was no memory for a frame of {len(body) or self._reader.held} bytes: send less at once, or later"
-            self.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
+            self.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY, retry_after_ms=RETRY_MS)
 
     # -- what comes in
 
@@ -405,7 +405,7 @@ class Inbound(asyncio.Protocol):
             refusal = Refused(ErrorCode.PROTOCOL_MISMATCH.value, problem)
         if refusal is not None:
             reason = OverloadReason(refusal.reason) if refusal.reason else None
-            self.refuse(ErrorCode(refusal.code), refusal.message, reason=reason)
+            self.refuse(ErrorCode(refusal.code), refusal.message, reason=reason, retry_after_ms=refusal.retry_after_ms)
             return
         self._ending.cancel()
         self._write(encode_frame([self._host.welcome(version)]))
@@ -451,19 +451,17 @@ class Inbound(asyncio.Protocol):
         linger_seconds: float = LINGER_SECONDS,
         *,
         reason: OverloadReason | None = None,
+        retry_after_ms: int = 0,
     ) -> None:
-        """Say why and close; with what the other side does not read meanwhile, it is closed all the same.
-
-        Args:
-            reason: of overload.
-        """
+        """Say why (see `Refused`) and close; with what the other side does not read meanwhile, it is closed all the same."""
         if self.over:
             return
         self.over = True
         self._host.refused(self, message, self._peer, self._client)
         self._ending.cancel()
         self._forget_frame()
-        self._write(encode_frame([Refused(code.value, message, "" if reason is None else reason.value)]))
+        words = "" if reason is None else reason.value
+        self._write(encode_frame([Refused(code.value, message, words, retry_after_ms)]))
         self._ending = self._loop.call_later(linger_seconds, self.abort)
         if self._transport is None or self._transport.is_closing():
             return

@@ -13,6 +13,9 @@ from heapq import heapify, heapreplace
 from operator import attrgetter
 from typing import Generic, TypeVar
 
+RETRY_MS = 1_000
+"""Whoever finds no place, or no room, is told to come again after this: in a second something may have ended."""
+
 LARGE_PART = 4
 """Whoever holds more than this part of an account holds much, however long a frame may be."""
 

@@ -18,9 +18,9 @@ from shoal_server.node.request_frames import Received
 from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes, reserved_places
 from shoal_server.process.connection_watch import ConnectionWatch
-from shoal_server.process.connections import Inbound
+from shoal_server.process.connections import GIVE_WAY_SECONDS, Inbound
 from shoal_server.process.driver import welcome_of
-from shoal_server.process.giving_way import giving_way, much
+from shoal_server.process.giving_way import RETRY_MS, giving_way, much
 from shoal_server.process.identities import PeerIdentities
 from shoal_server.process.long_frames import LongFrames
 
@@ -178,7 +178,7 @@ class Reception:
             victim.give_way(CLIENT_NEEDED)
         if problem:
             self.turned_away += 1
-            return Refused(ErrorCode.OVERLOADED.value, problem, OverloadReason.CONNECTION.value)
+            return Refused(ErrorCode.OVERLOADED.value, problem, OverloadReason.CONNECTION.value, RETRY_MS)
         return None
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
@@ -197,7 +197,13 @@ class Reception:
             connection.place_bytes = self._place_bytes
         else:
             self.turned_away += 1
-            connection.give_way(f"there is no room for another connection: {self.memory.refusal(Account.CONNECTIONS)}")
+            connection.refuse(
+                ErrorCode.OVERLOADED,
+                f"there is no room for another connection: {self.memory.refusal(Account.CONNECTIONS)}",
+                GIVE_WAY_SECONDS,
+                reason=OverloadReason.CONNECTION,
+                retry_after_ms=RETRY_MS,
+            )
 
     def inbound_closed(self, connection: Inbound) -> None:
         self._inbound.discard(connection)
@@ -253,11 +259,11 @@ class Reception:
         frames = [frame for each in self._inbound if (frame := each.half_frame(now)) is not None]
         for slow, besides in giving_way(frames, much(memory.bound(account), self.max_frame_bytes)):
             words = f"a frame comes too slowly{besides}: {memory.refusal(account)}"
-            slow.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
+            slow.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY, retry_after_ms=RETRY_MS)
             if slow is connection:
                 return False
             if memory.take(account, size):
                 return True
         words = f"too many frames come at once: {memory.refusal(account)}"
-        connection.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY)
+        connection.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY, retry_after_ms=RETRY_MS)
         return False

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 import shoal
+from shoal.bounds import MAX_MS
 from shoal.errors import ErrorCode, Overloaded, said_again
 from shoal.priorities import OverloadReason, Priority
+from shoal.protocol.frames import HEADER_BYTES, encode_frame, greeting_decoder
 from shoal.protocol.messages import Failure, OpenSession, Read, Refused, Scan, Working, Write
+from shoal.routing.backoff import ASKED_FOR_SECONDS, Backoff
+from shoal.routing.network import Network
+from shoal.routing.overload import overload_of
 
 
 def turned_away(reason: str = "node_busy", retry_after_ms: int = 20) -> Any:
@@ -195,6 +202,46 @@ async def test_why_a_connection_is_ended_is_what_calls_hear(cluster: Any) -> Non
         with pytest.raises(Overloaded, match="frames take too much") as caught:
             await db.get("a", timeout=0.3)
         assert caught.value.reason == OverloadReason.MEMORY
+
+
+async def test_a_node_that_says_when_to_come_again_is_left_alone_until_then_and_calls_hear_when(cluster: Any) -> None:
+    node = cluster.nodes["n1"]
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await db.put("a", "1")
+        node.greeting = refusal = Refused(ErrorCode.OVERLOADED, "no more", OverloadReason.MEMORY.value, 60_000)
+        node.send(refusal)
+        connections = node.connections
+        with pytest.raises(Overloaded, match="no more") as caught:
+            await db.get("a", timeout=0.5)
+        assert caught.value.retry_after == 60.0
+        assert node.connections == connections
+    db = shoal.AsyncClient(cluster.url())
+    with pytest.raises(Overloaded, match="no more") as caught:
+        await db.get("a", timeout=0.5)
+    assert caught.value.retry_after == 60.0
+    assert node.connections == connections + 1
+    await db.close()
+
+
+@pytest.mark.parametrize(
+    ("asked_for_ms", "least", "most"),
+    [(0, 0.0, 2.0), (500, 0.5, 2.0), (3_000, 3.0, 4.5), (ASKED_FOR_SECONDS * 1000, 10.0, 15.0), (MAX_MS, 10.0, 15.0)],
+)
+def test_connections_are_made_anew_when_a_node_asks_for_it_within_bounds(
+    asked_for_ms: int, least: float, most: float
+) -> None:
+    network: Network[Any] = Network(("n1:1",), Backoff(0.05, 1.0, Random(1)), Backoff(0.1, 2.0, Random(2)))
+    said = overload_of(Refused(ErrorCode.OVERLOADED, "full", OverloadReason.CONNECTION.value, int(asked_for_ms)))
+    for _ in range(50):
+        network.down("n1:1", "full", ErrorCode.OVERLOADED, 100.0, said)
+        assert least <= network.link("n1:1").retry_at - 100.0 <= most
+
+
+@pytest.mark.parametrize("asked_for_ms", [-1, MAX_MS + 1])
+def test_a_refusal_that_asks_for_an_impossible_wait_is_none(asked_for_ms: int) -> None:
+    frame = encode_frame([Refused(ErrorCode.OVERLOADED, "full", "", asked_for_ms)])
+    with pytest.raises(msgspec.ValidationError):
+        greeting_decoder.decode(frame[HEADER_BYTES:])
 
 
 async def test_one_full_node_of_several_does_not_matter_while_others_have_a_place(start_cluster: Any) -> None:

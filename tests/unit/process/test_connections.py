@@ -7,7 +7,9 @@ import struct
 from typing import Any
 
 import pytest
+import shoal
 import structlog
+from shoal.admin.connection import AdminConnection
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
 from shoal.protocol.checksum import checksum
@@ -28,6 +30,7 @@ from shoal_server.node import request_frames
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import Limits
 from shoal_server.process import connections
+from shoal_server.process.giving_way import RETRY_MS
 from shoal_server.process.reception import PLACE_BYTES
 
 from .server import serving
@@ -77,8 +80,12 @@ async def test_a_full_node_refuses_in_words_that_clients_try_again_at():
         refused = await server.turned_away(await server.connect())
         assert refused.code == ErrorCode.OVERLOADED.value
         assert "3 clients are connected, the most this node takes" in refused.message
+        assert refused.retry_after_ms == RETRY_MS
+        with pytest.raises(shoal.Overloaded, match="3 clients are connected") as caught:
+            await AdminConnection.open(f"127.0.0.1:{server.port}", 20)
+        assert (caught.value.retry_after, caught.value.reason) == (RETRY_MS / 1000, OverloadReason.CONNECTION)
         assert all([await client.is_served() for client in there])
-        assert server.reception.turned_away == 1
+        assert server.reception.turned_away == 2
 
 
 async def test_clients_that_ask_nothing_give_way_to_others(monkeypatch: pytest.MonkeyPatch):
@@ -90,7 +97,9 @@ async def test_clients_that_ask_nothing_give_way_to_others(monkeypatch: pytest.M
         server.reception.watch.look()
         newcomer = await server.client()
         assert await newcomer.is_served()
-        assert "has asked nothing for longest" in (await idle.refusal()).message
+        refused = await idle.refusal()
+        assert "has asked nothing for longest" in refused.message
+        assert refused.retry_after_ms == 0, "it may come again whenever it has something to ask"
         assert all([await client.is_served() for client in asking])
 
 
@@ -112,6 +121,7 @@ async def test_connections_that_memory_has_no_room_for_are_told_so():
         refused = await (await server.connect()).refusal()
         assert refused.code == ErrorCode.OVERLOADED.value
         assert "limits.memory" in refused.message
+        assert refused.retry_after_ms == RETRY_MS
         assert await there.is_served()
 
 
@@ -187,6 +197,7 @@ async def test_half_frames_of_many_give_way_to_those_that_come_whole():
         for ended in asyncio.as_completed(refusals, timeout=20):
             refused = await ended
             assert refused.code == ErrorCode.OVERLOADED.value
+            assert refused.retry_after_ms == RETRY_MS
             if "a frame comes too slowly" in refused.message:
                 break
         for task in refusals:
