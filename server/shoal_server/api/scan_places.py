@@ -18,9 +18,9 @@ SCANS_MAX = 32
 300 bytes some 9 MB, and 16 MiB of keys and values at most."""
 PLACE_SECONDS = 5.0
 """So long a further one waits for the end of another: most are short."""
-UNREAD_SECONDS = 2.0
+UNREAD_SECONDS = 1.0
 """While others wait, a scan gives way whose reader has had it wait for so long in all, and for most of the time."""
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 
 
@@ -149,22 +149,20 @@ class ScanPlaces:
                 ready.set_result(None)
 
     async def _end_slow_ones(self) -> None:
-        """Have one after the other give way, for as long as somebody waits."""
+        """Have some give way, again and again, for as long as somebody waits."""
         while True:
             await asyncio.sleep(min(LOOK_SECONDS, UNREAD_SECONDS))
             self._end_slow()
 
     def _end_slow(self) -> None:
-        """Have the scan give way whose reader has had it wait for longest, of the caller that has most."""
+        """Have as many scans give way as others wait: those whose readers had them wait longest, of callers that have most."""
         now = asyncio.get_running_loop().time()
         slow = [
             (self._of_lane[scan.lane], scan.unread_at(now), call)
             for call, scan in self._scans.items()
-            if call.ended is None
-            and scan.unread_at(now) >= UNREAD_SECONDS
-            and scan.unread_at(now) * 2 >= now - scan.began
+            if scan.unread_at(now) >= UNREAD_SECONDS and scan.unread_at(now) * 2 >= now - scan.began
         ]
-        if slow:
-            _, unread, call = max(slow, key=lambda each: each[:2])
+        slow.sort(key=lambda each: each[:2], reverse=True)
+        for _, unread, call in slow[: sum(map(len, self._waiting.values()))]:
             words = f"nobody has read this scan's page for {unread:.0f} s in all, and others wait: go on behind its last page"
             call.end(Overloaded(words, retry_after=RETRY_SECONDS, reason=OverloadReason.CONNECTION.value))
