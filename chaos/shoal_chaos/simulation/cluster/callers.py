@@ -48,11 +48,11 @@ class _Caller:
 class Callers:
     """Those of one life of a process. What is to hold of them: see `check`.
 
-    `calm`: nothing is wrong with nodes and links, so that no replica has a reason of its own to have a read wait.
+    `answers_at_once`: says whether no replica has a reason of its own to have a read wait that any may answer.
     """
 
     def __init__(self, name: str) -> None:
-        self.calm = False
+        self.answers_at_once: Callable[[Read], bool] = lambda _: False
         self._name = name
         self._turns = 0
         self._longest_frame = 0
@@ -136,7 +136,11 @@ class Callers:
             [request] = requests
             if isinstance(request, Ping):
                 caller.due[request.request] = self._turns + PING_TURNS
-            elif self.calm and isinstance(request, Read) and request.freshness == ANY and len(request.keys) == 1:
+            elif isinstance(request, Read) and _is_light(request) and self.answers_at_once(request):
                 caller.due[request.request] = self._turns + LIGHT_TURNS
         if not take(number, requests, len(body)):
             caller.held = deque()
+
+
+def _is_light(read: Read) -> bool:
+    return read.freshness == ANY and len(read.keys) == 1

@@ -8,6 +8,7 @@ recovers as always.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 import msgspec
@@ -25,6 +26,7 @@ from shoal_server.node.settings import NodeSettings
 
 from shoal_chaos.simulation.clients.client import SimulatedClient
 from shoal_chaos.simulation.cluster.callers import ANY
+from shoal_chaos.simulation.cluster.node import SimulatedNode
 from shoal_chaos.simulation.faults.usual import UsualFaults
 from shoal_chaos.simulation.invariants import Violation
 from shoal_chaos.simulation.scene import NodesScene
@@ -163,7 +165,7 @@ class FloodsAlone(Floods):
         self._steps: dict[str, int] = {}
         self._terms: dict[tuple[str, int], int] = {}
         for node in scene.cluster.nodes.values():
-            node.callers.calm = True
+            node.callers.answers_at_once = partial(_answers_at_once, node)
         self._events.after(CALM, self._look)
 
     def _inject(self) -> None:
@@ -183,6 +185,17 @@ class FloodsAlone(Floods):
                 if group.term != before:
                     raise Violation(f"group {group.group} came from term {before} to {group.term} beside a flood")
         self._events.after(LOOK, self._look)
+
+
+def _answers_at_once(node: SimulatedNode, read: Read) -> bool:
+    """Say whether a node has nothing to wait for before it answers a read that any replica may answer.
+
+    A replica that follows a leader, and was not read from lately, asks that first how far it is.
+    """
+    replica = node.replicas.get(read.shard)
+    if replica is None or replica.group.leader in ("", node.name):
+        return True
+    return replica.reads.staleness_ms(node.local_now()) is not None
 
 
 def few_requests(random: Random) -> NodeSettings:
