@@ -354,11 +354,8 @@ class ShardStateMachine(ShardState):
 
     def route(self, keys: Iterable[bytes]) -> list[int] | None:
         """Return the microshard of each key, or None where one of them is not this shard's."""
-        microshards, prefixes = self.keyspace.microshards_of(keys), self.prefixes
-        for microshard in microshards:
-            if microshard not in prefixes:
-                return None
-        return microshards
+        microshards = self.keyspace.microshards_of(keys)
+        return microshards if self.has_all(microshards) else None
 
     def has_all(self, microshards: Iterable[int]) -> bool:
         """Say whether all of these microshards are still here."""

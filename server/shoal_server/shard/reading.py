@@ -60,6 +60,6 @@ class RowReader:
 
     def _note(self, rows: list[bytes | None]) -> int:
         """Return how many bytes rows have that were looked up together, and remember how large they are."""
-        size = sum([len(row) for row in rows if row is not None])
+        size = sum(map(len, filter(None, rows)))
         self._row_bytes = max(1, self._row_bytes // 2, size // max(1, len(rows)))
         return size
