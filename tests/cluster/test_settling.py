@@ -130,6 +130,7 @@ async def all_others_are_served(cluster: OperatedCluster, lacking: MicroshardRan
             assert done == served
 
 
+@pytest.mark.timeout(300)
 async def test_a_migration_that_no_operation_drives_is_undone_or_finished(managed_cluster: Callable[..., Any]) -> None:
     async with managed_cluster(nodes=3, managers=1) as cluster:
         await until_well(cluster)  # the managers have learned the cluster: what is done now is past them
@@ -166,6 +167,7 @@ async def test_a_migration_that_no_operation_drives_is_undone_or_finished(manage
         assert (await cluster.shoal("settle", "1"))[0] == 3, "there is nothing left to settle"
 
 
+@pytest.mark.timeout(300)
 async def test_microshards_that_went_through_a_shard_past_the_managers_are_neither_dropped_with_it_nor_lost_sight_of(
     managed_cluster: Callable[..., Any],
 ) -> None:
