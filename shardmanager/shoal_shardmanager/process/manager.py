@@ -100,9 +100,12 @@ class Manager:
                 raise error
             log.info("controller_ended", manager=self.manager, reason="its replica leads no longer")
         except Deposed as error:
-            log.info(_ended(began), manager=self.manager, reason=str(error))
+            # What never began is not told as if it had.
+            log.info("controller_ended" if began else "controller_not_begun", manager=self.manager, reason=str(error))
         except ShoalError as error:
-            log.warning(_ended(began), manager=self.manager, reason=str(error))
+            log.warning(
+                "controller_ended" if began else "controller_not_begun", manager=self.manager, reason=str(error)
+            )
         except UnreadableRow as error:
             log.critical("controller_refused", manager=self.manager, reason=str(error))
         except Exception as error:  # the root of the controller's work: the next leadership begins anew from the rows
@@ -122,11 +125,6 @@ class Manager:
         except ShoalError:
             return ""
         return next((replica.leader for replica in status.replicas if replica.shard == SYSTEM_SHARD), "")
-
-
-def _ended(began: bool) -> str:
-    """Return the event of an end: what never began is not told as if it had."""
-    return "controller_ended" if began else "controller_not_begun"
 
 
 def run(config: ClusterConfig, manager: str) -> int:

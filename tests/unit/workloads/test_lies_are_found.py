@@ -28,6 +28,7 @@ from shoal_chaos.workloads.suite import Suite
 from shoal_chaos.workloads.swaps import Swaps
 
 SECONDS = 0.4
+MOMENTS = 10
 PACE_SECONDS = 0.005
 
 
@@ -58,10 +59,20 @@ async def db() -> AsyncIterator[shoal.AsyncClient]:
 
 
 async def found_by(workload: Workload, db: Any) -> str:
-    """Run a workload for a moment; return its violations."""
+    """Run a workload until it has seen violations, for some moments at the most; return them."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().call_later(SECONDS, stop.set)
-    await workload.run(db, stop)
+
+    async def look() -> None:
+        # On a busy machine little is done in a moment.
+        for _ in range(MOMENTS):
+            await asyncio.sleep(SECONDS)
+            if workload.violations():
+                break
+        stop.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(look())
+        group.create_task(workload.run(db, stop))
     return "\n".join(workload.violations())
 
 
