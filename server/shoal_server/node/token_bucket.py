@@ -21,21 +21,23 @@ class TokenBucket:
     def set_rate(self, rate: float, depth: float, now: int) -> None:
         """Have tokens come faster or slower from now on; a debt stays. A bucket that had no rate begins full."""
         if self.rate > 0:
-            self._fill(now)
+            self.fill(now)
             self.level = min(self.level, depth)
         else:
             self.level, self._filled_at = depth, now
         self.rate, self.depth = rate, depth
 
-    def _fill(self, now: int) -> None:
+    def fill(self, now: int) -> float:
+        """Return how many there are by now."""
         elapsed = now - self._filled_at
         if elapsed > 0:
             self.level = min(self.depth, self.level + self.rate * elapsed / 1e9)
             self._filled_at = now
+        return self.level
 
     def take(self, tokens: int, now: int) -> int:
         """Take tokens, as many as are wanted, if there are any; else return when to ask again (ms)."""
-        self._fill(now)
+        self.fill(now)
         if self.level > 0:
             self.level -= tokens
             return 0

@@ -6,6 +6,8 @@ and gives them up at once has a node do as much as whoever waits for answers, an
 
 from __future__ import annotations
 
+from shoal_server.node.token_bucket import TokenBucket
+
 RATE, BURST = 200.0, 400.0
 """By one address: a second, and at once. Each takes about a third of a millisecond."""
 RATE_OF_ALL, BURST_OF_ALL = 400.0, 800.0
@@ -14,59 +16,51 @@ DEBT_MOST = 400.0
 ADDRESSES_MOST = 4096
 
 
-class Bucket:
-    """A token bucket."""
-
-    __slots__ = ("at", "burst", "rate", "tokens")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self.tokens = burst
-        self.at = now
-
-    def fill(self, now: float) -> float:
-        """Return what there is now."""
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        return self.tokens
-
-
 class Resets:
-    """See the module's first lines."""
+    """See the module's first lines. Times are in seconds."""
 
     def __init__(self, now: float) -> None:
-        self._all = Bucket(RATE_OF_ALL, BURST_OF_ALL, now)
-        self._of_address: dict[str, Bucket] = {}
+        self._all = _full_bucket(RATE_OF_ALL, BURST_OF_ALL, now)
+        self._of_address: dict[str, TokenBucket] = {}
 
     def may(self, address: str, now: float) -> bool:
         """Say whether somebody at an address may give up a call now; if so, it has done it."""
         if not self.could(address, now):
             return False
-        self._bucket(address, now).tokens -= 1.0
-        self._all.tokens -= 1.0
+        self._bucket(address, now).level -= 1.0
+        self._all.level -= 1.0
         return True
 
     def could(self, address: str, now: float) -> bool:
         """Say whether somebody at an address might give up a call now."""
-        return min(self._bucket(address, now).fill(now), self._all.fill(now)) >= 1.0
+        at = _ns(now)
+        return min(self._bucket(address, now).fill(at), self._all.fill(at)) >= 1.0
 
     def charge(self, address: str, calls: int, now: float) -> None:
         """So many calls were given up by a connection that has ended."""
         if calls:
-            bucket = self._bucket(address, now)
-            bucket.tokens = max(-DEBT_MOST, bucket.fill(now) - calls)
-            self._all.tokens = max(-DEBT_MOST, self._all.fill(now) - calls)
+            for bucket in (self._bucket(address, now), self._all):
+                bucket.level = max(-DEBT_MOST, bucket.fill(_ns(now)) - calls)
 
     def owes(self, address: str, now: float) -> bool:
         """Say whether an address has given up so many calls that no connection of it begins."""
         bucket = self._of_address.get(address)
-        return bucket is not None and bucket.fill(now) < 0.0
+        return bucket is not None and bucket.fill(_ns(now)) < 0.0
 
-    def _bucket(self, address: str, now: float) -> Bucket:
+    def _bucket(self, address: str, now: float) -> TokenBucket:
         found = self._of_address.get(address)
         if found is None:
             if len(self._of_address) >= ADDRESSES_MOST:
                 del self._of_address[next(iter(self._of_address))]
-            found = self._of_address[address] = Bucket(RATE, BURST, now)
+            found = self._of_address[address] = _full_bucket(RATE, BURST, now)
         return found
+
+
+def _full_bucket(rate: float, burst: float, now: float) -> TokenBucket:
+    bucket = TokenBucket(_ns(now))
+    bucket.set_rate(rate, burst, _ns(now))
+    return bucket
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
