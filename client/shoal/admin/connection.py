@@ -26,7 +26,7 @@ from shoal.errors import (
     Unavailable,
 )
 from shoal.options import split_address
-from shoal.priorities import OverloadReason, Priority, known_reason
+from shoal.priorities import Priority, known_reason
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.protocol.frames import (
     BadLength,
@@ -464,9 +464,7 @@ class AdminConnection:
 def _refused(address: str, refused: Refused) -> ShoalError:
     error = BY_CODE.get(refused.code, ProtocolMismatch)(f"{address} refused the connection: {refused.message}")
     if isinstance(error, Overloaded):
-        said = overload_of(refused)
-        error.reason = said.reason or OverloadReason.CONNECTION.value
-        error.retry_after = said.retry_after or None
+        error.reason, error.retry_after = overload_of(refused)
     return error
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple
 
 from shoal.errors import ErrorCode
-from shoal.priorities import OverloadReason, known_reason
+from shoal.priorities import known_reason
 from shoal.protocol.messages import (
     Applied,
     ConditionNotMet,
@@ -411,10 +411,7 @@ def unreachable(link: Link[W]) -> Trouble:
     """Return why requests of a shard queue do not get to a node that is not connected."""
     words = f"{link}: {link.reason}"
     if link.refusal is ErrorCode.OVERLOADED:
-        said = link.overload
-        return Trouble(
-            ErrorCode.OVERLOADED, words, said.retry_after or None, said.reason or OverloadReason.CONNECTION.value
-        )
+        return Trouble(ErrorCode.OVERLOADED, words, link.overload.retry_after, link.overload.reason)
     return Trouble(ErrorCode.UNAVAILABLE, words)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Generic, NamedTuple
 
 from shoal.errors import BY_CODE, ErrorCode, Overloaded, ShoalError, Unavailable
-from shoal.priorities import OverloadReason
 from shoal.protocol.messages import TRACES_FEATURE, GetShardMap, Ping, Request, TracedRequest, Welcome
 from shoal.routing.backoff import Backoff
 from shoal.routing.calls import NEVER, W
@@ -115,8 +114,8 @@ class Network(Generic[W]):
         if crowded is not None:
             return Overloaded(
                 f"no node of the cluster had a place for this client ({reasons}); try again later, or from fewer clients",
-                retry_after=crowded.overload.retry_after or None,
-                reason=crowded.overload.reason or OverloadReason.CONNECTION.value,
+                retry_after=crowded.overload.retry_after,
+                reason=crowded.overload.reason,
             )
         refusal = links[0].refusal
         kind = BY_CODE[refusal] if refusal is not None and self.discovery_is_hopeless() else Unavailable
@@ -171,7 +170,7 @@ class Network(Generic[W]):
         link.refusal = refusal
         link.overload = overload
         backoff = self._crowded if refusal is ErrorCode.OVERLOADED else self._backoff
-        link.retry_at = now + max(backoff.delay(link.failures), backoff.stretched(overload.retry_after))
+        link.retry_at = now + max(backoff.delay(link.failures), backoff.stretched(overload.retry_after or 0.0))
         link.failures += 1
         link.outgoing = []
         link.throttles.clear()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shoal.priorities import known_reason
+from shoal.priorities import OverloadReason, known_reason
 from shoal.protocol.messages import Refused
 
 
 class Overload(NamedTuple):
-    """Of what there is too much, as an `OverloadReason`; "": that is not known, or not why. And when to come again.
+    """Of what there is too much, as an `OverloadReason`: of connections, where the node has not said. And when to come again.
 
-    `retry_after`: seconds from then, at the earliest; 0.0: the node has not said.
+    `retry_after`: seconds from then, at the earliest; None: the node has not said.
     """
 
-    reason: str = ""
-    retry_after: float = 0.0
+    reason: str = OverloadReason.CONNECTION.value
+    retry_after: float | None = None
 
 
 NO_OVERLOAD = Overload()
@@ -23,4 +23,5 @@ NO_OVERLOAD = Overload()
 
 def overload_of(refused: Refused) -> Overload:
     """Return what a refusal says."""
-    return Overload(known_reason(refused.reason), refused.retry_after_ms / 1000)
+    reason = known_reason(refused.reason) or OverloadReason.CONNECTION.value
+    return Overload(reason, refused.retry_after_ms / 1000 or None)
