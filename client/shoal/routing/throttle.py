@@ -45,7 +45,7 @@ class Throttle:
 
     def accepted(self, share: float, now: float) -> None:
         """The node has served a request."""
-        if now - self._stepped_at >= STEP_SECONDS:
+        if now >= self._stepped_at + STEP_SECONDS:
             self._step(now)
         self._requests += share
         self._accepts += share

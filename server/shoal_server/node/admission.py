@@ -314,7 +314,7 @@ class Admission:
             for ranges in named_ranges(operations):
                 self._check_all_here(ranges, replica)
         microshards = self._check_keys(keys, replica)
-        expiring = self._check_values(operations)
+        expiring = self._check_values(operations, kinds)
         if not cost:
             cost = plain_write_cost(len(operations), size, expiring)
             self._check_cost(cost, operations)
@@ -384,10 +384,14 @@ class Admission:
         if cost > ACCEPTED_US:
             raise Refusal(ErrorCode.TOO_LARGE, too_much_work(f"{len(operations)} operations in one write", cost))
 
-    def _check_values(self, operations: Sequence[Operation | AtomicOperation]) -> int:
-        """Check values and times to live; return how many of the operations say that what they put expires."""
+    def _check_values(self, operations: Sequence[Operation | AtomicOperation], kinds: set[type]) -> int:
+        """Check values and times to live; return how many of the operations say that what they put expires.
+
+        Args:
+            kinds: of all these operations.
+        """
         largest = self._limits.max_value_bytes
-        if set(map(type, operations)) == _PUTS:
+        if kinds == _PUTS:
             # As most are. Where one is not right, the loop below says which.
             times = [operation.ttl_ms for operation in operations]  # type: ignore[union-attr]
             sizes = [len(operation.value) for operation in operations]  # type: ignore[union-attr]
@@ -410,7 +414,7 @@ class Admission:
                         f"at most {largest} are accepted",
                     )
             elif type(operation) is Atomic:
-                self._check_values(operation.operations)
+                self._check_values(operation.operations, set(map(type, operation.operations)))
         return expiring
 
 

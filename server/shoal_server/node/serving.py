@@ -40,7 +40,7 @@ class Serving:
 
     def paused(self, reads: object, queued: QueuedRead) -> PausedRead:
         """Return a read that was taken in this turn as one that may go on in others; nothing is done of it so far."""
-        asker = self._queue.clients.get(queued.client)
+        asker = self.clients.get(queued.client)
         charged = SCAN_NS if asker is None else cost_of(queued.read, asker.scan_ns, asker.read_ns)
         return PausedRead(reads, queued, charged, self._queue.open_reads, self._memory)
 
@@ -62,7 +62,7 @@ class Serving:
         read.cost += cost
         read.end()
         client = read.queued.client
-        asker = self._queue.clients.get(client)
+        asker = self.clients.get(client)
         if asker is not None:
             self._queue.data.charge_later(client, keyspace, cost - read.charged, pages=True)
             asker.scan_ns = max(SCAN_NS_LEAST, (3 * asker.scan_ns + read.cost) // 4)

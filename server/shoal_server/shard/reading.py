@@ -42,7 +42,6 @@ class RowReader:
             # As nearly all are: the loop below comes to the same.
             rows = engine.get_many(engine.data, stored)
             size = self._note(rows)
-            self.read_bytes = size
         else:
             rows, size = [], 0
             while len(rows) < wanted and (size < max_bytes or not rows):
@@ -50,7 +49,7 @@ class RowReader:
                 found = engine.get_many(engine.data, stored[len(rows) : len(rows) + count])
                 size += self._note(found)
                 rows += found
-            self.read_bytes = size
+        self.read_bytes = size
         if size > max_bytes or len(rows) < wanted:
             while size > max_bytes and len(rows) > 1:
                 # At most the last slice's.
