@@ -198,7 +198,7 @@ class ApiServer:
         except OSError as error:
             await server.stop(0.0)
             self._places.stop()
-            self._front.close()
+            await self._front.close()
             raise OSError(f"cannot listen on {self._listen}: {error}") from error
 
     async def _serve(self) -> None:
@@ -215,7 +215,7 @@ class ApiServer:
         await self._server.stop(patience_seconds)
         await self._gateway.close()
         self._places.stop()
-        self._front.close()
+        await self._front.close()
 
     async def _tell_state(self) -> None:
         if self._state is _State.SERVING:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from typing import Protocol, cast
 
 from shoal_server.api.front.requests import Answers, Requests, Wait, farewell
@@ -11,7 +13,7 @@ from shoal_server.certificates import identity_of
 UNSENT_BYTES = 256 * 1024
 """Of what the other side has not taken, nothing more is read than that."""
 LINGER_SECONDS, LINGER_READS = 1.0, 32
-"""A refused connection is listened to for so long and so often, for it to read why."""
+"""A connection that ends is listened to for so long and so often, for it to read what it was told last."""
 ENHANCE_YOUR_CALM = 11
 
 
@@ -145,13 +147,19 @@ class CallerConnection(asyncio.Protocol):
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        way = socket.socket(socket.AF_UNIX)
         try:
-            _, upstream = await asyncio.get_running_loop().create_unix_connection(
-                lambda: Upstream(self), self._front.path
-            )
+            way.setblocking(False)
+            await loop.sock_connect(way, self._front.path)
+            _, upstream = await loop.create_unix_connection(lambda: Upstream(self, way), sock=way)
         except OSError:  # gRPC listens no more: the node is stopping
+            way.close()
             self.abort()
             return
+        except asyncio.CancelledError:
+            way.close()
+            raise
         self._upstream = upstream
         self.go_on()
 
@@ -179,10 +187,17 @@ class CallerConnection(asyncio.Protocol):
         self._full = full
         self._read_on()
 
-    def upstream_is_over(self) -> None:
-        """gRPC has ended it."""
-        if self._lingering is None and not self.transport.is_closing():
-            self.transport.close()
+    def upstream_is_over(self, last: bytes) -> None:
+        """gRPC has ended it, and that was the last it said."""
+        if self._lingering is not None or self.transport.is_closing():
+            return
+        self.transport.write(last)
+        self._linger()
+
+    def node_ends(self) -> None:
+        """Be over soon: gRPC has ended, or will not begin."""
+        if self._upstream is None:
+            self.refuse("the node is stopping")
 
     def may_reset(self) -> bool:
         return self._front.may_reset(self)
@@ -201,11 +216,30 @@ class CallerConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.transport.write(farewell(ENHANCE_YOUR_CALM, words))
-        # Closed with something unread, the connection would be reset, and the words might be lost with it.
-        self.transport.resume_reading()
-        self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.abort)
+        self._linger()
         if self._upstream is not None:
             self._upstream.abort()
+
+    def _linger(self) -> None:
+        """Say no more, and hear what there is, for the caller to read what it was told last.
+
+        Closed with something unread, the connection would be reset, and that might be lost with it.
+        """
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        self._linger_on(self.transport.get_write_buffer_size())
+
+    def _linger_on(self, unsent: int) -> None:
+        """End after a while in which nothing of what is unsent (bytes) went."""
+        self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._look_at_unsent, unsent)
+
+    def _look_at_unsent(self, unsent: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < unsent:
+            self._linger_on(left)
+        else:
+            self.abort()
 
     def give_way(self, words: str) -> None:
         """End, since somebody else needs the place."""
@@ -220,8 +254,9 @@ class CallerConnection(asyncio.Protocol):
 class Upstream(asyncio.Protocol):
     """The way to gRPC of one caller."""
 
-    def __init__(self, caller: CallerConnection) -> None:
+    def __init__(self, caller: CallerConnection, way: socket.socket) -> None:
         self._caller = caller
+        self._socket = way
         self._answers = Answers(caller.requests)
         self._transport: asyncio.Transport
         self._over = False
@@ -230,9 +265,17 @@ class Upstream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing here
+    def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
-        self._caller.upstream_is_over()
+        self._caller.upstream_is_over(b"" if exc is None else self._unread())
+
+    def _unread(self) -> bytes:
+        """Return what gRPC said before it ended: a loop that cannot write reads no more."""
+        pieces: list[bytes] = []
+        with suppress(OSError):
+            while piece := self._socket.recv(UNSENT_BYTES):
+                pieces.append(piece)
+        return b"".join(pieces)
 
     def data_received(self, data: bytes) -> None:
         self._answers.feed(data)

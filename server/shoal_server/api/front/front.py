@@ -38,6 +38,8 @@ RESETTING_SECONDS = 5.0
 """Likewise, who has waited for that ever since."""
 LINGERING_MAX = 64
 """So many refused connections may still read why."""
+ENDING_SECONDS = 2.0
+"""So long may callers read what they were told last when the node ends."""
 SMALL_BYTES = 64 * 1024
 SMALL_PART = 0.75
 """What is left of the account is for messages that are no longer than that."""
@@ -98,6 +100,7 @@ class Front:
         self._listening: asyncio.Server | None = None
         self._secure: SecureListener | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._empty: asyncio.Future[None] | None = None
 
     @property
     def path(self) -> str:
@@ -137,12 +140,19 @@ class Front:
         if self._secure is not None:
             await self._secure.close()
 
-    def close(self) -> None:
-        """End all connections."""
+    async def close(self) -> None:
+        """End all connections, once gRPC has ended: each when it has read what it was told last, which it has some time for."""
         if self._looking is not None:
             self._looking.cancel()
         if self._again is not None:
             self._again.cancel()
+        for connection in list(self.connections.values()):
+            connection.node_ends()
+        if self.connections or self._lingering:
+            self._empty = self._loop.create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDING_SECONDS):
+                    await self._empty
         for connection in (*self.connections.values(), *self._lingering):
             connection.abort()
         with suppress(OSError):
@@ -201,6 +211,8 @@ class Front:
         if self.connections.pop(connection.number, None) is not None:
             self._lanes.leave(connection.key, connection.lane)
             self._resets.charge(connection.host_address, given_up, self.now)
+        if self._empty is not None and not (self.connections or self._lingering or self._empty.done()):
+            self._empty.set_result(None)
 
     def may_linger(self, connection: CallerConnection) -> bool:
         """Say whether a connection that is refused may stay to read why."""
