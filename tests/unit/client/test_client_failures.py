@@ -304,15 +304,21 @@ async def test_one_expired_call_does_not_end_the_others_of_its_batch(cluster: An
 async def test_a_write_turned_away_until_its_deadline_was_surely_not_done(
     cluster: Any, code: ErrorCode, error: type[shoal.ShoalError]
 ) -> None:
+    times = 0
+
     def turn_away(node: Any, request: Any) -> Any:
+        nonlocal times
         if isinstance(request, Write):
-            return Failure(request.request, code, "not now", retry_after_ms=5)
+            times += 1
+            # The last is late enough that none is under way when the time is over, however slow this test is.
+            return Failure(request.request, code, "not now", retry_after_ms=5 if times < 3 else 60_000)
         return cluster.serve(node, request)
 
     cluster.script = turn_away
     async with shoal.AsyncClient(cluster.url()) as db:
         with pytest.raises(error, match="not now") as caught:
-            await db.put("a", "1", timeout=0.1)
+            await db.put("a", "1", timeout=2.0)
+        assert times == 3
         assert not caught.value.maybe_applied
         assert caught.value.retryable
     assert cluster.rows == {}
