@@ -20,10 +20,7 @@ from shoal.scan_plans import check_page_rows, plan, resumed
 from shoal.scans import AsyncScan, MergedRows
 from shoal.shardmap import count_in, microshards_in, parts_of_at_most, ranges_of
 from shoal.steps import first_result
-from shoal.write_costs import SPAN_US, WRITE_US
-
-DELETED_AT_ONCE = WRITE_US // (2 * SPAN_US)
-"""The microshards of one deletion at the most, so that its work is within what a node accepts."""
+from shoal.write_costs import microshards_at_once
 
 
 class AsyncRangeCalls:
@@ -188,11 +185,12 @@ async def _delete_range(caller: Caller, start: bytes, end: bytes, deadline: floa
     routed = await caller.admit(deadline)
     wanted = left = microshards_of_range(routed.keyspace, prefix, start, end)
     touched = False
+    at_once = microshards_at_once(start, end)
     while left:
         steps = [
             DeleteRange(some, start, end)
             for part in caller.parts_of(routed, left)
-            for some in parts_of_at_most(DELETED_AT_ONCE, part.ranges)
+            for some in parts_of_at_most(at_once, part.ranges)
         ]
         results = await caller.run_all(steps, deadline)
         again: list[DeleteRange] = []

@@ -21,6 +21,7 @@ from shoal.protocol.messages import (
     KeyPresent,
     Operation,
     Put,
+    RangeUnchanged,
     SeqEquals,
     Touch,
     ValueEquals,
@@ -154,6 +155,7 @@ def check_step(step: Step, limits: Limits) -> int:
     if isinstance(step, Atomic):
         size = _check_atomic(step, limits)
     elif isinstance(step, DeleteRange):
+        check_bounds(step, limits)
         size = len(step.start) + len(step.end) + RANGE_BYTES * len(step.ranges) + 2 * OPERATION_BYTES
     else:
         assert not isinstance(step, Put | Fetch | Delete), "those have been seen to"
@@ -175,6 +177,18 @@ def check_key(key: bytes, limits: Limits) -> None:
         raise TooLarge(f"the key {shown(key)} has {size} bytes; a key has 1 to {limits.max_key_bytes} bytes")
 
 
+def check_bounds(step: DeleteRange | RangeUnchanged, limits: Limits) -> None:
+    """
+    Raises:
+        TooLarge: an end of the range is longer than that behind the longest key.
+    """
+    size, longest = max(len(step.start), len(step.end)), limits.max_key_bytes + 1
+    if size > longest:
+        raise TooLarge(
+            f"a range begins or ends at {size} bytes; at most {longest} are accepted, one more than a key has"
+        )
+
+
 def _check_value(key: bytes, value: bytes, limits: Limits) -> None:
     if len(value) > limits.max_value_bytes:
         raise TooLarge(
@@ -188,7 +202,9 @@ def _check_atomic(step: Atomic, limits: Limits) -> int:
         check_key(key, limits)
     size = OPERATION_BYTES
     for part in (*step.conditions, *step.operations):
-        if isinstance(part, Put):
+        if isinstance(part, RangeUnchanged):
+            check_bounds(part, limits)
+        elif isinstance(part, Put):
             _check_value(part.key, part.value, limits)
         size += 2 * OPERATION_BYTES + size_of(part)
     what = f"{len(step.operations)} operations and {len(step.conditions)} conditions that are to take effect together"

@@ -23,7 +23,7 @@ from shoal.protocol.messages import (
     RangeUnchanged,
     Touch,
 )
-from shoal.shardmap import Ranges, count_in
+from shoal.shardmap import count_in
 
 WRITE_US = 20_000
 """The most work of one write, and of one entry of a log."""
@@ -48,6 +48,8 @@ ROW_US = 3
 """Of a row that a condition on a range covers."""
 _BYTES_SHIFT = 10
 """A microsecond for each KiB."""
+_BOUNDS_SHIFT = 7
+"""A microsecond for each 128 bytes of the ends of a range, in each of its microshards: there they are stored, or looked for."""
 
 WHAT_IS_ACCEPTED = (
     f"a replica serves nobody else meanwhile, so at most {WRITE_US // 1000} ms are accepted: {WRITE_US // PLAIN_US} small puts "
@@ -79,7 +81,7 @@ def _operation_cost(operation: Operation) -> int:
     if kind is Delete:
         return PLAIN_US
     if isinstance(operation, DeleteRange):
-        return _range_cost(operation.ranges)
+        return _range_cost(operation)
     if isinstance(operation, Atomic):
         return (
             ATOMIC_US
@@ -91,7 +93,7 @@ def _operation_cost(operation: Operation) -> int:
 
 def _condition_cost(condition: Condition) -> int:
     if isinstance(condition, RangeUnchanged):
-        return _range_cost(condition.ranges) + ROW_US * max(0, rows_of(condition.digest))
+        return _range_cost(condition) + ROW_US * max(0, rows_of(condition.digest))
     return PART_US
 
 
@@ -103,8 +105,19 @@ def _part_cost(operation: AtomicOperation) -> int:
     return TOUCH_US if isinstance(operation, Touch) else READING_US
 
 
-def _range_cost(ranges: Ranges) -> int:
-    return RANGE_US + SPAN_US * count_in(ranges)
+def _range_cost(range_: DeleteRange | RangeUnchanged) -> int:
+    microshards = count_in(range_.ranges)
+    return RANGE_US + SPAN_US * microshards + _bounds_cost(microshards, range_.start, range_.end)
+
+
+def _bounds_cost(microshards: int, start: bytes, end: bytes) -> int:
+    """Return what the ends of a range cost, which is put together with its microshards one by one."""
+    return microshards * (len(start) + len(end)) >> _BOUNDS_SHIFT
+
+
+def microshards_at_once(start: bytes, end: bytes) -> int:
+    """Return in how many microshards a range may be removed with one operation: half of what a write may be."""
+    return (WRITE_US << _BOUNDS_SHIFT) // (2 * ((SPAN_US << _BOUNDS_SHIFT) + len(start) + len(end)))
 
 
 def too_much_work(what: str, cost: int) -> str:

@@ -81,12 +81,12 @@ def know_ranges_of_the_journal_by_their_start(patch: pytest.MonkeyPatch) -> None
 def _apply_in_what_is_here(patch: pytest.MonkeyPatch, kind: type) -> None:
     """Operations or conditions of a kind do not mind that some of their microshards have gone."""
 
-    def named_ranges(operations: list[Operation]) -> Iterator[Ranges]:
+    def named_ranges(operations: list[Operation]) -> Iterator[DeleteRange | RangeUnchanged]:
         for operation in operations:
             parts = operation.conditions if isinstance(operation, Atomic) else [operation]
             for part in parts:
                 if isinstance(part, RangeUnchanged | DeleteRange) and not isinstance(part, kind):
-                    yield part.ranges
+                    yield part
 
     def spans(self: WriteExecutor, ranges: Ranges, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         for each in microshards_in(ranges):

@@ -311,8 +311,8 @@ class Admission:
             cost = write_cost(operations, size)
             self._check_cost(cost, operations)
             keys = list(named_keys(operations))
-            for ranges in named_ranges(operations):
-                self._check_all_here(ranges, replica)
+            for each in named_ranges(operations):
+                self._check_all_here(each.ranges, replica)
         microshards = self._check_keys(keys, replica)
         expiring = self._check_values(operations, kinds)
         if not cost:
@@ -324,8 +324,15 @@ class Admission:
 
     def _check_forms(self, operations: list[Operation], replica: Replica) -> None:
         """Nothing is asked of ranges, be that what work they are, before it is known that they are well formed."""
-        for ranges in named_ranges(operations):
-            self._check_form(ranges, replica)
+        longest = self._limits.max_key_bytes + 1
+        for each in named_ranges(operations):
+            self._check_form(each.ranges, replica)
+            size = max(len(each.start), len(each.end))
+            if size > longest:
+                raise Refusal(
+                    ErrorCode.TOO_LARGE,
+                    f"a range begins or ends at {size} bytes; at most {longest} are accepted, one more than a key has",
+                )
 
     def _check_form(self, ranges: Ranges, replica: Replica) -> None:
         microshards = replica.keyspace.microshards

@@ -266,12 +266,12 @@ def named_keys(operations: list[Operation]) -> Iterator[bytes]:
             yield operation.key
 
 
-def named_ranges(operations: list[Operation]) -> Iterator[Ranges]:
-    """Yield the microshards of each range of keys that operations are about, conditions included."""
+def named_ranges(operations: list[Operation]) -> Iterator[DeleteRange | RangeUnchanged]:
+    """Yield what of operations is about a range of keys, conditions included."""
     for operation in operations:
         if isinstance(operation, Atomic):
             for condition in operation.conditions:
                 if isinstance(condition, RangeUnchanged):
-                    yield condition.ranges
+                    yield condition
         elif isinstance(operation, DeleteRange):
-            yield operation.ranges
+            yield operation

@@ -62,6 +62,7 @@ def command_cost(command: Command) -> int:
         return COMMAND_US + MICROSHARD_US * count_in(command.ranges)
     if isinstance(command, StoreMovedCommand):
         size = sum([len(key) + len(row or b"") for _, key, row in command.rows])
+        size += sum([len(start) + len(end) for _, start, end in command.cleared])
         ranges, rows = len(command.cleared), len(command.rows)
         return COMMAND_US + CLEARED_RANGE_US * ranges + MOVED_ROW_US * rows + bytes_cost(size)
     if isinstance(command, WriteCommand):

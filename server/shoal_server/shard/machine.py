@@ -312,7 +312,7 @@ class ShardStateMachine(ShardState):
         prefixes = self.prefixes
         microshards = set(command.microshards)
         if not prefixes.keys() >= microshards or (
-            not plain and not all(map(self.has_ranges, named_ranges(operations)))
+            not plain and not all(self.has_ranges(each.ranges) for each in named_ranges(operations))
         ):
             # Its leader had not applied what stands before it in the log and took a microshard away.
             return CommandOutcome(CommandVerdict.NOT_HERE, 0)

@@ -26,6 +26,8 @@ LEAST_ROWS = 2
 """That are read at once, where so many are wanted."""
 HEADS = 128
 """First rows that are looked for together."""
+ENDS_BYTES = 1 << 20
+"""Of the ends of ranges that are put together for that."""
 
 _COMPLEMENT = bytes(range(255, -1, -1))
 _BEHIND_ALL = chr(256)
@@ -191,12 +193,13 @@ class MergedScan:
         """Find what comes first in each microshard; return whether that is known of all."""
         prefixes, work, sources, heap = self._prefixes, self._page.work, self._sources, self._heap
         few = self._max_rows < len(prefixes) // 2
+        together = max(1, min(HEADS, ENDS_BYTES // (1 + len(self._start) + len(self._end))))
         while self._opened < len(prefixes):
             if work.us >= self._until:
                 return False
             first = self._opened
             if few or work.bytes >= self._max_bytes:
-                opening = [_Source(prefix, self._chunk) for prefix in prefixes[first : first + HEADS]]
+                opening = [_Source(prefix, self._chunk) for prefix in prefixes[first : first + together]]
                 self._find_heads(opening)
             else:
                 opening = [_Source(prefixes[first], self._chunk)]
@@ -228,8 +231,11 @@ class MergedScan:
         """Return what is still to be read of a microshard, as [start, end) of stored keys."""
         prefix, place = source.prefix, source.place
         if self._reverse:
-            return prefix + self._start, place or self._last_of(prefix)
-        return place or prefix + self._start, self._last_of(prefix)
+            start, end = prefix + self._start, place or self._last_of(prefix)
+        else:
+            start, end = place or prefix + self._start, self._last_of(prefix)
+        self._page.work.ends += len(start) + len(end)
+        return start, end
 
     def _last_of(self, prefix: bytes) -> bytes:
         return prefix + self._end if self._end else prefix_end(prefix)

@@ -13,12 +13,14 @@ ROW_US = 2
 _PASSED_SHIFT = 2
 """A removed row that is passed over: a quarter of a microsecond."""
 _BYTES_SHIFT = 12
-"""Four KiB: a microsecond."""
+"""Four KiB, read or put together: a microsecond."""
 
 
 @dataclass(slots=True)
 class Work:
     """Rows that were read (hidden ones included), their bytes, places that were looked for, removed rows passed over.
+
+    `ends`: bytes of the ends of ranges, which are put together anew in each microshard.
 
     What was read is counted whether it was given to anybody or not.
     """
@@ -27,6 +29,7 @@ class Work:
     bytes: int = 0
     seeks: int = 0
     passed: int = 0
+    ends: int = 0
 
     def add(self, piece: Piece) -> None:
         """Count a piece."""
@@ -38,4 +41,5 @@ class Work:
     @property
     def us(self) -> int:
         """How long it has taken, about."""
-        return SEEK_US * self.seeks + ROW_US * self.rows + (self.passed >> _PASSED_SHIFT) + (self.bytes >> _BYTES_SHIFT)
+        size = self.bytes + self.ends
+        return SEEK_US * self.seeks + ROW_US * self.rows + (self.passed >> _PASSED_SHIFT) + (size >> _BYTES_SHIFT)

@@ -7,6 +7,7 @@ import shoal
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal import steps
+from shoal.bounds import MAX_BOUND
 from shoal.errors import TooLarge
 from shoal.protocol.digest import RangeDigest
 from shoal.protocol.frames import encode_operations
@@ -25,9 +26,9 @@ from shoal.protocol.messages import (
 from shoal.routing.calls import CallQueue, WriteCall
 from shoal.routing.limits import NodeLimits
 from shoal.routing.shard_queue import BATCH_BYTES, BATCH_CALLS
-from shoal.shardmap import MicroshardRange, count_in, parts_of_at_most
+from shoal.shardmap import MicroshardRange, count_in, one_microshard, parts_of_at_most
 from shoal.steps import check_step
-from shoal.write_costs import WRITE_US, bytes_cost, operations_cost
+from shoal.write_costs import RANGE_US, WRITE_US, bytes_cost, microshards_at_once, operations_cost
 
 LIMITS = NodeLimits()
 ALL = (MicroshardRange(0, 1024),)
@@ -46,7 +47,11 @@ STEP = st.one_of(
     st.builds(
         Atomic, st.lists(st.builds(KeyAbsent, KEY) | st.builds(ValueEquals, KEY, KEY), max_size=6), st.lists(SINGLE)
     ),
-    st.builds(lambda first: DeleteRange((MicroshardRange(first, 1024),), b"a", b"b"), st.integers(0, 1023)),
+    st.builds(
+        lambda first, size: DeleteRange((MicroshardRange(first, 1024),), b"a" * size, b"b"),
+        st.integers(0, 1023),
+        st.integers(1, 1024),
+    ),
     st.just(Atomic([RangeUnchanged(ALL, b"a", b"b", EMPTY)], [])),
 )
 
@@ -92,6 +97,32 @@ def test_what_no_node_would_accept_is_refused_at_home_in_words(step: Atomic) -> 
         TooLarge, match=r"together: applying them would take each replica about \d+ ms; .*Write less at once"
     ):
         check_step(step, LIMITS)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 4096, MAX_BOUND])
+def test_a_part_of_a_deletion_is_accepted_however_long_its_ends_are(size: int) -> None:
+    start, end = b"a" * size, b"b" * size
+    most = microshards_at_once(start, end)
+    assert (
+        WRITE_US // 3
+        < operations_cost([DeleteRange((MicroshardRange(0, most),), start, end)])
+        <= WRITE_US // 2 + RANGE_US
+    )
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["start", "end"])
+@pytest.mark.parametrize("kind", ["deletion", "condition"])
+def test_the_ends_of_ranges_are_as_long_as_keys_and_a_byte(kind: str, place: int) -> None:
+    for more, accepted in ((1, True), (2, False)):
+        ends = [b"", b""]
+        ends[place] = b"z" * (LIMITS.max_key_bytes + more)
+        where = one_microshard(0)
+        step = DeleteRange(where, *ends) if kind == "deletion" else Atomic([RangeUnchanged(where, *ends, EMPTY)], [])
+        if accepted:
+            check_step(step, LIMITS)
+        else:
+            with pytest.raises(TooLarge, match=r"ends at 4098 bytes; at most 4097 are accepted"):
+                check_step(step, LIMITS)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20), st.integers(1, 7))

@@ -30,10 +30,12 @@ from shoal.shardmap import MicroshardRange, Ranges, one_microshard
 from shoal.write_costs import EXPIRING_US, PLAIN_US, RANGE_US, READING_US, SPAN_US, TOUCH_US, WRITE_US
 from shoal_server.node import write_decoding
 from shoal_server.node.admission import MAX_TTL_MS
+from shoal_server.node.settings import Limits
 
 BIG = (1 << 64) - 1
 WRONG = ErrorCode.INVALID_ARGUMENT
 LARGE = ErrorCode.TOO_LARGE
+LONGEST = Limits().max_key_bytes
 
 EVERYWHERE = (MicroshardRange(0, 4),)
 MALFORMED: list[Ranges] = [
@@ -68,6 +70,10 @@ REFUSED: list[tuple[Operation, ErrorCode]] = [
     (Atomic([], [Put(b"k", bytes((1 << 20) + 1))]), LARGE),
     (Atomic([KeyPresent(b"")], []), WRONG),
     *((Atomic([RangeUnchanged(ranges, b"", b"", b"")], []), WRONG) for ranges in MALFORMED),
+    (DeleteRange(one_microshard(0), bytes(LONGEST + 2), b""), LARGE),
+    (DeleteRange(one_microshard(0), b"", bytes(LONGEST + 2)), LARGE),
+    (Atomic([RangeUnchanged(one_microshard(0), b"", bytes(LONGEST + 2), b"")], []), LARGE),
+    (Atomic([RangeUnchanged(EVERYWHERE, bytes(LONGEST), bytes(LONGEST), b"")] * 80, []), LARGE),
     (Atomic([], [Touch(b"k")] * 2000), LARGE),
     (Atomic([KeyPresent(b"k")] * 5000, []), LARGE),
     (Atomic([RangeUnchanged(EVERYWHERE, b"", b"", b"")] * 1000, []), LARGE),
@@ -91,7 +97,7 @@ ODD: list[Operation] = [
     Increment(b"n", -(1 << 63)),
     DeleteRange(EVERYWHERE, b"z", b"a"),
     DeleteRange(one_microshard(0), b"a", b"a"),
-    DeleteRange(one_microshard(0), bytes(10_000), b""),
+    DeleteRange(one_microshard(0), bytes(LONGEST + 1), b"\xff" * (LONGEST + 1)),
     Atomic([], []),
     Atomic([SeqEquals(b"k", 0), SeqEquals(b"k", (1 << 63) - 1)], [Delete(b"k")]),
     Atomic([RangeUnchanged(EVERYWHERE, b"z", b"a", b"short")], [Delete(b"k")]),
@@ -117,6 +123,7 @@ def test_odd_operations_are_answered_and_every_replica_goes_on(nodes: Any, opera
         (Increment(b"none"), WRITE_US // READING_US),
         (Touch(b"none", 1), WRITE_US // TOUCH_US),
         (DeleteRange(EVERYWHERE, b"a", b"b"), WRITE_US // (RANGE_US + 4 * SPAN_US)),
+        (DeleteRange(EVERYWHERE, bytes(1024), b"\xff" * 1024), WRITE_US // (RANGE_US + 4 * (SPAN_US + 16))),
     ],
     ids=lambda value: type(value).__name__,
 )

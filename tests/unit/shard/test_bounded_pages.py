@@ -259,6 +259,28 @@ def test_no_piece_of_a_page_is_more_work_than_it_is_told(counted: tuple[Any, Cou
     assert most < 500 + 2 * (3000 // 8 + 2) * 2 + 10, "and what one source gives at once"
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_long_ends_of_a_range_count_in_each_microshard(counted: tuple[Any, CountingEngine], reverse: bool) -> None:
+    replica, _ = counted
+    begun = replica.machine.pages.begin_scan(
+        EVERYWHERE, bytes(60_000), b"\xff" * 60_000, reverse=reverse, keys_only=False, max_rows=1, max_bytes=MIB, now=0
+    )
+    begun.whole()
+    assert begun.work.us >= 8 * 120_000 >> 12
+
+
+def test_no_more_ends_are_put_together_at_once_than_there_is_room_for(
+    counted: tuple[Any, CountingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica, _ = counted
+    monkeypatch.setattr(merging, "ENDS_BYTES", 20_000)
+    begun = replica.machine.pages.begin_scan(
+        EVERYWHERE, bytes(5_000), b"\xff" * 4_000, reverse=False, keys_only=False, max_rows=1, max_bytes=MIB, now=0
+    )
+    assert begun.advance(1) is None
+    assert begun.work.seeks == 2
+
+
 def test_the_bounds_fit_together() -> None:
     assert merging.PIECE_US < 20_000
     assert merging.HEADS * 6 < merging.PIECE_US

@@ -32,10 +32,11 @@ from shoal.shardmap import MicroshardRange, one_microshard
 from shoal.write_costs import WRITE_US
 from shoal_server.shard.costs import write_cost
 from shoal_server.shard.overlay import Overlay
-from shoal_server.storage.memory import MemoryEngine
+from shoal_server.storage.memory import ChangeKind, MemoryEngine
 
 EVERYWHERE = (MicroshardRange(0, 8),)
 STEPS_FOR_A_MICROSECOND = 150
+BYTES_FOR_A_MICROSECOND = 256
 COUNTED = ("shoal_server/", "shoal/", "sortedcontainers", __file__)
 
 
@@ -121,6 +122,24 @@ def test_a_write_takes_as_much_work_as_was_reckoned(make_replica: Callable[..., 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_so_does_one_of_a_single_kind_beside_puts(make_replica: Callable[..., Any], kind: str) -> None:
     assert work_of(make_replica, Random(1), ["puts", kind]) < STEPS_FOR_A_MICROSECOND
+
+
+@pytest.mark.parametrize("size", [8, 1000, 60_000])
+def test_the_bytes_of_a_range_are_reckoned_in_each_of_its_microshards(
+    make_replica: Callable[..., Any], size: int
+) -> None:
+    replica = make_replica(MemoryEngine(), 1, 0, 8)
+    for part in range(5):
+        replica.write(*(Put(b"%d-%06d" % (part, n), b"v") for n in range(1000)))
+    operations: list[Operation] = [
+        DeleteRange(EVERYWHERE, b"%d-" % part + bytes(size), b"%d-" % part + b"\xff" * size) for part in range(5)
+    ]
+    batch = replica.engine.batch()
+    replica.apply(replica.commands(replica.write_command(*operations)), batch=batch)
+    ranges = [(start, end) for kind, _, start, end in batch.changes if kind is ChangeKind.DELETE_RANGE]
+    assert len(ranges) == 5 * 8
+    written = sum(len(start) + len(end) for start, end in ranges)
+    assert written < BYTES_FOR_A_MICROSECOND * write_cost(operations, len(encode_operations(operations)))
 
 
 def _clear_that_walks(self: Overlay, spans: list[tuple[bytes, bytes]]) -> None:
