@@ -34,7 +34,7 @@ def test_a_flood_beside_other_faults_is_recovered_from() -> None:
 def take_all_that_has_arrived(patch: pytest.MonkeyPatch) -> None:
     """A turn has no bounds."""
     patch.setattr(turn_length, "TURN_NS", 1 << 50)
-    patch.setattr(client_input, "PAGES_NS", 1 << 50)
+    patch.setattr(turn_length, "PAGES_NS", 1 << 50)
     patch.setattr(serving, "SERVE_NS", 1 << 50)
 
 

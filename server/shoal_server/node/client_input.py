@@ -34,7 +34,6 @@ from shoal.protocol.messages import (
 from shoal.shardmap import ShardMap
 
 from shoal_server.invariants import invariant
-from shoal_server.node import turn_length
 from shoal_server.node.administration import AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.agenda import Agenda
@@ -66,10 +65,9 @@ from shoal_server.node.request_costs import (
 from shoal_server.node.request_frames import Received
 from shoal_server.node.serving import Serving
 from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
+from shoal_server.node.turn_length import TELLING_NS, TurnLength
 from shoal_server.storage.engine import Damaged, Engine
 
-PAGES_NS = 1_500_000
-"""Of a turn, for pages: whatever else comes in it waits for its end, and nobody gains by a longer one."""
 CONTROL_NS = 2_000_000
 """Of a turn, besides what is for data."""
 QUEUE_NS = 4_000_000
@@ -94,6 +92,7 @@ class ClientInput:
     __slots__ = (
         "_admission",
         "_agenda",
+        "_charged",
         "_counters",
         "_describing",
         "_disk",
@@ -150,7 +149,8 @@ class ClientInput:
         self._make_status = make_status
         self._requests_max = requests_max
         self._describing: tuple[int, StatusInPieces] | None = None
-        self._turn_length = turn_length.TurnLength()
+        self._turn_length = TurnLength()
+        self._charged = 0
         self._pages = 0
         self._unanswerable = False
         self.life_due = now
@@ -177,28 +177,33 @@ class ClientInput:
             queue.open_reads.expire(now)
         if data.parked:
             queue.unpark(now)
-        budget, spent, queueing = self._turn_length.budget(self._counters.lasted_ns), 0, 0
-        self._pages = budget * PAGES_NS // turn_length.TURN_NS
+        length, spent, queueing = self._turn_length, 0, 0
+        if self._charged > TELLING_NS and self._counters.lasted_ns:
+            length.note(self._charged, self._counters.lasted_ns)
+        budget, self._pages = length.budget, length.pages
         self._unanswerable = self._memory.is_full(Account.ANSWERS)
         if queue.arrived or queue.refused:
             arrived = self._counters.arrived
             if queue.refused:
                 self._refuse_unheld(outbox)
             left: dict[int, list[Frame]] = {}
+            waits = bool(data.length or control.length or status.length)
             for frame in queue.take_arrived():
                 client, requests, size = frame
                 number = client.number
-                if number in left or (queueing > QUEUE_NS and len(requests) > FEW_REQUESTS):
+                if (left and number in left) or (queueing > QUEUE_NS and len(requests) > FEW_REQUESTS):
                     # What is only looked at costs, too, where it is very much; small frames of others come before.
                     left.setdefault(number, []).append(frame)
                 elif client.unanswered > self._requests_max * MAX_TURNED_AWAY:
                     self._refuse_all(client, requests, size, outbox)
                     queueing += len(requests) * REFUSAL_NS
-                elif spent > budget or client.behind or data.length or control.length or status.length:
+                elif spent > budget or waits or client.behind:
                     queue.add(client, requests, size, arrived, now)
+                    waits = True
                     queueing += len(requests) * QUEUED_NS
                 else:
                     spent += self._take_frame(client, requests, size, budget - spent, arrived, now, outbox)
+                    waits = bool(data.length or control.length or status.length)
             if left:
                 queue.arrived = [frame for frames in left.values() for frame in frames]
         left_over = False
@@ -210,7 +215,7 @@ class ClientInput:
             queue.busy = self._describing is not None or not queue.is_empty
         else:
             queue.busy = bool(queue.arrived)
-        self._turn_length.charged = spent + queueing
+        self._charged = spent + queueing
         self.overload.turn_taken(now, left=left_over)
 
     def _take_frame(
@@ -227,13 +232,14 @@ class ClientInput:
         spent = size * UNDECODED_NS
         number = client.number
         for count, request in enumerate(requests):
-            if spent > budget or (self._pages <= 0 and type(request) in PAGES):
+            pages = type(request) in PAGES
+            if spent > budget or (pages and self._pages <= 0):
                 left = size * (len(requests) - count) // len(requests)
                 self.queue.add(client, requests[count:], left, arrived, now)
                 size -= left
                 break
             cost = cost_of(request, client.scan_ns, client.read_ns)
-            if type(request) in PAGES:
+            if pages:
                 self._pages -= cost
             spent += cost + self._take(number, request, now, outbox)
         self.queue.release(client, size)

@@ -16,6 +16,8 @@ from shoal.priorities import Priority
 from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Scan, Write
 
+from shoal_server.invariants import invariant
+from shoal_server.node.elements import KEY_BYTES
 from shoal_server.node.fair_queue import CONTROL, CallerKey, FairQueue, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.paused_reads import OPEN_OF_NODE, OpenReads, PausedRead
@@ -28,6 +30,8 @@ QUEUED_BYTES = 4 * 1024 * 1024
 """Of one client, that wait to be taken; a frame may be longer, and is then the last for a while."""
 TIGHT_BYTES = 64 * 1024
 """Likewise, where the node's memory for requests is tight."""
+UNBOOKED_BYTES = 64 * 1024
+"""So much that waits is not booked: frames that a turn takes at once would be booked twice each."""
 REQUEST_BYTES = 200
 """What a request takes besides its part of the frame, and what is listed in it."""
 
@@ -87,6 +91,7 @@ class ClientQueue:
     """
 
     __slots__ = (
+        "_held",
         "_keyspace_of",
         "_memory",
         "_requests_max",
@@ -117,6 +122,8 @@ class ClientQueue:
         self._requests_max = requests_max
         self._keyspace_of = keyspace_of
         self.arrived: list[Frame] = []
+        self._held = 0
+        """Of all clients, `queued_bytes`; booked is what is more than `UNBOOKED_BYTES` of it."""
         self.busy = False
         self.paused: dict[int, Client] = {}
         self.open_reads = OpenReads()
@@ -132,8 +139,7 @@ class ClientQueue:
         """A client has gone: drop what it still had to wait for."""
         client = self.clients.pop(number, None)
         if client is not None:
-            self._memory.give_back(Account.REQUESTS, client.queued_bytes)
-            client.queued_bytes = 0
+            self.release(client, client.queued_bytes)
         self.paused.pop(number, None)
         self.refused = [frame for frame in self.refused if frame[0].number != number]
         self.arrived = [frame for frame in self.arrived if frame[0].number != number]
@@ -166,20 +172,30 @@ class ClientQueue:
         client.unanswered += count
         size += count * REQUEST_BYTES
         for request in requests:
-            if type(request) is not Write:
+            kind = type(request)
+            if kind is Read:
+                size += len(request.keys) * KEY_BYTES  # type: ignore[union-attr]  # a Read
+            elif kind is not Write:
                 size += decoded_bytes(request)
-        memory = self._memory
-        if memory.take(Account.REQUESTS, size):
-            client.queued_bytes += size
+        held = self._held + size
+        if held <= UNBOOKED_BYTES or self._book(held):
+            self._held = held
+            client.queued_bytes = queued = client.queued_bytes + size
             self.arrived.append((client, requests, size))
         else:
             self.refused.append((client, [request.request for request in requests]))
-        queued = client.queued_bytes
+            queued = client.queued_bytes
         if client.unanswered > self._requests_max or (
-            queued > TIGHT_BYTES and (queued > QUEUED_BYTES or memory.is_tight(Account.REQUESTS))
+            queued > TIGHT_BYTES and (queued > QUEUED_BYTES or self._memory.is_tight(Account.REQUESTS))
         ):
             self.paused[number] = client
-        return number not in self.paused
+            return False
+        return not self.paused or number not in self.paused
+
+    def _book(self, held: int) -> bool:
+        """Take room for what more is held than is booked, or say that there is none."""
+        more = held - max(self._held, UNBOOKED_BYTES)
+        return self._memory.take(Account.REQUESTS, more)
 
     def take_arrived(self) -> list[Frame]:
         """Take out the frames received since the last time, in their order, with their sizes."""
@@ -189,7 +205,11 @@ class ClientQueue:
     def release(self, client: Client, size: int) -> None:
         """So many bytes of what a client has sent wait no more: a turn has taken them."""
         client.queued_bytes -= size
-        self._memory.give_back(Account.REQUESTS, size)
+        held = self._held
+        self._held = left = held - size
+        invariant(left >= 0, "nothing is released that was not received")
+        if held > UNBOOKED_BYTES:
+            self._memory.give_back(Account.REQUESTS, held - max(left, UNBOOKED_BYTES))
 
     @property
     def waits(self) -> bool:

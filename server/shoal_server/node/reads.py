@@ -15,7 +15,7 @@ from shoal_server.node.counters import NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
 from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.lateness import SOONEST_NS, refuse_late
-from shoal_server.node.outbox import Outbox
+from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.paused_reads import PausedRead
 from shoal_server.node.refusals import Refusals
 from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost
@@ -191,7 +191,7 @@ class ReplicaReads:
         if not self._waiting:
             return True
         time_ms = clock.now_ms(now)
-        applied = self._machine.state.index
+        applied, clients = self._machine.state.index, serving.clients
         left = False
         for token, waiting in list(self._waiting.items()):
             if waiting.index is None or waiting.index > applied:
@@ -199,11 +199,11 @@ class ReplicaReads:
             served, put_off = 0, []
             try:
                 for read in waiting.reads:
-                    # As `_has_time` has it, without a call for each of very many.
+                    # As `_has_time` and `is_there` have it, without a call for each of very many.
                     if serving.left > -SERVE_NS if type(read.read) is Read else self._has_time(read, serving):
                         arrived = read.arrived or waiting.arrived
                         age = now - arrived
-                        if serving.is_there(read.client) and not (
+                        if (read.client in clients or read.client == NOBODY) and not (
                             age > SOONEST_NS and refuse_late(read.client, read.read, age, outbox)
                         ):
                             self._serve(read, 0, arrived, time_ms, serving, outbox)

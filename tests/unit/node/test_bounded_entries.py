@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from shoal.protocol.messages import Delete, Increment, Operation, Put, Written
-from shoal_server.node import turn_length
 from shoal_server.node.replica import Replica
 from shoal_server.raft.messages import Entry, EntryKind
 from shoal_server.shard.commands import WriteCommand, decode_commands, decode_operations
@@ -32,7 +31,7 @@ def test_the_writes_of_a_turn_become_entries_of_bounded_work(
     nodes: Any, operations: list[Operation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However many one turn takes.
-    monkeypatch.setattr(turn_length, "TURN_NS", 1 << 40)
+    monkeypatch.setattr(nodes.nodes[nodes.leader]._client_input._turn_length, "budget", 1 << 40)
     requests = [nodes.write(*operations) for _ in range(WRITES)]
     assert all(isinstance(nodes.answer(request), Written) for request in requests)
     log = nodes.replica(nodes.leader).group.log
