@@ -218,7 +218,7 @@ class Caller:
                         results = [error] * (len(steps) - len(calls))
                         break
                 call, waiter = self._submit(routed, step, size, deadline)
-                if isinstance(call, ReadCall):
+                if not isinstance(call, ScanCall):
                     call.together = True
                 calls.append((call, waiter))
             not_sent, results = results, []

@@ -62,12 +62,14 @@ class WriteCall(Call[W], eq=False, gc=False):
     Args:
         fast: acknowledged when the leader has queued it: for puts and deletes only.
         microshards: those that an operation without a single key depends on; all have to be of one shard.
+        together: its caller makes many at once.
     """
 
     operation: Operation
     session_vector: SessionVector | None = None
     fast: bool = False
     microshards: Collection[int] | None = None
+    together: bool = False
 
     @property
     def key(self) -> bytes:
@@ -105,7 +107,7 @@ class ReadCall(Call[W], eq=False, gc=False):
     Args:
         whole: the `Entry` is asked for, otherwise the value alone is the result.
         max_staleness_ms: of what a replica may answer, 0 for any; `STRONG_READ`: the leader is to answer.
-        together: its caller asks for many keys at once.
+        together: its caller makes many at once.
     """
 
     key: bytes

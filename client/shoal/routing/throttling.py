@@ -1,7 +1,8 @@
 """Turning calls away here that would be asked of a node which turns much away: which of them, and what callers hear.
 
 Only what is sent for the first time, or was surely not done, is turned away. A batch that may have been applied goes on: its
-number is what tells the outcome.
+number is what tells the outcome. And so do many calls that somebody makes at once, when the node said, until their deadline:
+of thousands chance would nearly always end some, and all of them would be in vain.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ class Throttling(Generic[W]):
         if throttle is None or not probability:
             return calls, 1.0
         random = self._random.random
-        kept: list[AnyCall[W]] = []
+        kept: list[Any] = []
         for call in calls:
-            if random() < probability:
+            if not call.together and random() < probability:
                 self._turn_away(call, link, shard_queue, throttle, probability)
             else:
                 kept.append(call)

@@ -148,6 +148,31 @@ async def test_every_kind_of_call_is(cluster: Any, kind: str) -> None:
         assert throttled(db) - before > 30
 
 
+async def test_many_calls_at_once_are_not_thinned_out(cluster: Any) -> None:
+    """Of hundreds chance would end some, and all of them would be in vain."""
+    keys = [f"k{number}" for number in range(300)]
+    async with shoal.AsyncClient(cluster.url()) as db:
+        await overload(cluster, db)
+        refused = 0
+
+        def some_refused(node: Any, request: Any) -> Any:
+            nonlocal refused
+            refused += isinstance(request, Read | Write)
+            return busy(cluster, Write, Read)(node, request) if refused < 5 else cluster.serve(node, request)
+
+        cluster.script = some_refused
+        before = throttled(db)
+        await db.put_many(dict.fromkeys(keys, "v"), timeout=10)
+        refused = 0
+        assert await db.get_many(keys, timeout=10) == [b"v"] * 300
+        pipeline = db.pipeline()
+        for key in keys:
+            pipeline.get(key)
+        assert await pipeline.execute() == [b"v"] * 300
+        assert throttled(db) == before
+        assert refused >= 5
+
+
 async def test_refused_writes_have_no_reads_turned_away(cluster: Any) -> None:
     async with shoal.AsyncClient(cluster.url()) as db:
         await db.put("a", "1")
