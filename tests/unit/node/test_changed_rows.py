@@ -73,10 +73,14 @@ def filled(make_nodes: Any) -> Any:
 
 
 def leading(nodes: Any, shard: int) -> str:
-    for name, node in nodes.nodes.items():
-        if node.replicas[shard].group.read_index(nodes.now) is not None:
-            return str(name)
-    return ""
+    """The node that leads a shard, once there is one: who was well again may just be given it."""
+
+    def leaders() -> list[str]:
+        found = nodes.nodes.items()
+        return [name for name, node in found if node.replicas[shard].group.read_index(nodes.now) is not None]
+
+    nodes.until(lambda: bool(leaders()), 20_000)
+    return leaders()[0]
 
 
 def write_beside(nodes: Any) -> None:
@@ -171,11 +175,9 @@ def use_all(nodes: Any, name: str) -> None:
         at = leading(nodes, 1)
         if at and at != name:
             nodes.ask_and_wait(at, lambda request: TransferLeader(request, 1, name, 1000))
-    nodes.until(lambda: bool(leading(nodes, 1)), 20_000)
 
 
 def write_over(nodes: Any) -> None:
-    nodes.until(lambda: bool(leading(nodes, 1)), 20_000)
     for key in KEYS[:1]:
         opened = nodes.ask_and_wait(leading(nodes, 1), lambda request: OpenSession(request, 1))
         body = encode_operations([Put(key, b"1"), Increment(key, 1)])
