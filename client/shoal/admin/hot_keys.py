@@ -17,7 +17,7 @@ from shoal.shardmap import NodeAddress, ShardMap
 class HotKeyRate:
     """What is asked of a key, a second, at all nodes together.
 
-    Both rates may be too low by `error` together. `share`: of all that is asked of its shard.
+    Both rates are off by `error` together at the most, 19 times of 20. `share`: of all that is asked of its shard.
     """
 
     keyspace: str

@@ -27,7 +27,7 @@ LIMIT_MAX = 1000
 class HotKeyView(EncodedRow, omit_defaults=True, kw_only=True):
     """One row of `shoal hot`: what is asked of a key, a second, at all nodes together.
 
-    Both rates may be too low by `error` together. `share`: of all that is asked of its shard.
+    Both rates are off by `error` together at the most, 19 times of 20. `share`: of all that is asked of its shard.
     """
 
     keyspace: str
@@ -54,14 +54,15 @@ def hot(
 ) -> None:
     """List the keys that clients read and write most, over about the last ten seconds.
 
-    Estimated from a sample of requests. Exit code 5 if no node answers.
+    Estimated from a sample of requests; keys that are asked for less than some 20 times a second at a node are not met often
+    enough to be listed. Exit code 5 if no node answers.
     """
     listed = asyncio.run(_hottest(admin_options(url), shard or 0, keyspace))[:limit]
     if as_json:
         print_json(listed)
         return
     print_table(
-        ("key", "keyspace", "shard", "reads/s", "writes/s", "at most more", "of its shard"),
+        ("key", "keyspace", "shard", "reads/s", "writes/s", "give or take", "of its shard"),
         [
             (
                 _short(view),

@@ -32,7 +32,8 @@ class GetHotKeys(_Message, frozen=True, tag=36):
 class HotKey(_Message, frozen=True):
     """What was asked of a key, a second, over about the last ten; estimated from a sample.
 
-    Both may be too low by `error` together: so much may have been asked for before the node counted it by itself.
+    Both are off by `error` together at the most, 19 times of 20: by the sample, and by what may have been asked for before the
+    node counted it by itself. What is asked for less than some 20 times a second is met too seldom to be told of.
     """
 
     key: KeyBytes

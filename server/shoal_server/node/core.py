@@ -3,9 +3,9 @@
 What arrives is queued; `turn(now)` does the work of everything queued since the last turn: peers' messages step their
 groups, clients' writes become one log entry a shard, everything to be stored goes into one batch for all groups, and
 what is to be said comes out as one list a peer. Whoever runs the node (process/driver.py, the simulation) sends
-those lists and has the engine synced when `Turn.sync` names a ticket, calling `synced(ticket)` after it; meanwhile it
-calls `finish_turn(now)`, which applies what is committed and answers clients. Where that names a ticket in
-`TurnEnd.flush`, it has the engine flushed and calls `flushed(ticket)`.
+those lists and has the engine synced when `Turn.sync` names a ticket, calling `synced(ticket)` after it; meanwhile, or
+when a quick disk is done already, it calls `finish_turn(now)`, which applies what is committed and answers clients. Where
+that names a ticket in `TurnEnd.flush`, it has the engine flushed and calls `flushed(ticket)`.
 
 The order that safety rests on, in one place:
 
@@ -419,7 +419,7 @@ class Node:
         self._now = now
         self.counters.begin_turn(self.arrived or now, now)
         self.arrived = 0
-        if storing.unsynced:
+        if storing.may_release:
             storing.release(now, outbox)
         if self._peer_events:
             events, self._peer_events = self._peer_events, []
@@ -460,6 +460,8 @@ class Node:
         outbox, agenda, comparisons, counting = self._outbox, self._agenda, self._comparisons, self._row_counting
         # What was not taken up in the first half must not be taken for done in the second.
         stopped = self._stopped
+        if self._storing.may_release:
+            self._storing.release_late(now, outbox)
         if (agenda.dirty or agenda.again or (agenda.behind and now >= agenda.behind_due)) and not stopped:
             self._applying.apply(now, outbox)
         if self._transfers.has_to_send:

@@ -7,7 +7,7 @@ from heapq import nlargest
 
 from shoal.protocol.hot_keys import MAX_HOT_BYTES, MAX_HOT_KEYS, MAX_HOT_SHARDS, GetHotKeys, HotKey, HotKeys, HotShard
 
-from shoal_server.node.hot_keys import FADE_SECONDS
+from shoal_server.node.hot_keys import FADE_SECONDS, SAMPLES_LEAST
 from shoal_server.node.replica import Replica
 
 KEY_NS = 1_000
@@ -24,7 +24,9 @@ def hot_keys(request: GetHotKeys, node: str, replicas: Mapping[int, Replica], no
     for replica in asked:
         replica.load.hot_keys.fade(now)
         found += [
-            (count.reads + count.writes, replica.shard.id, key) for key, count in replica.load.hot_keys.keys.items()
+            (count.reads + count.writes, replica.shard.id, key)
+            for key, count in replica.load.hot_keys.keys.items()
+            if count.samples >= SAMPLES_LEAST
         ]
     by_shard: dict[int, list[HotKey]] = {}
     size = 0
@@ -34,13 +36,14 @@ def hot_keys(request: GetHotKeys, node: str, replicas: Mapping[int, Replica], no
             break
         count = replicas[shard].load.hot_keys.keys[key]
         if asked_for:
-            told = HotKey(key, _rate(count.reads), _rate(count.writes), _rate(count.error))
+            told = HotKey(key, _rate(count.reads), _rate(count.writes), _rate(count.error + count.deviation))
             by_shard.setdefault(shard, []).append(told)
     shards = tuple(
         HotShard(shard, replicas[shard].keyspace.id, _rate(replicas[shard].load.hot_keys.total), tuple(keys))
         for shard, keys in by_shard.items()
     )
-    return HotKeys(request.request, node, shards), KEY_NS * (len(found) + len(replicas))
+    looked_at = sum(len(replica.load.hot_keys.keys) for replica in asked)
+    return HotKeys(request.request, node, shards), KEY_NS * (looked_at + len(replicas))
 
 
 def _rate(count: float) -> int:

@@ -117,9 +117,23 @@ class Storing:
         invariant(self.synced_to <= ticket <= self.ticket, "a sync covers what was written, in order")
         self.synced_to = ticket
 
-    def release(self, now: int, outbox: Outbox) -> None:
-        """Tell groups, peers and clients of what is on disk by now."""
+    @property
+    def may_release(self) -> bool:
+        """Whether something that waited for the disk waits no more."""
+        return bool(self.unsynced) and self.unsynced[0].ticket <= self.synced_to
+
+    def release_late(self, now: int, outbox: Outbox) -> None:
+        """Do so in the second half of a turn, where the disk was that quick: what groups have to say then is the next one's."""
+        agenda = self._agenda
+        for replica in self.release(now, outbox):
+            if replica.group.has_ready:
+                agenda.again[replica.shard.id] = replica
+                agenda.next_tick = now
+
+    def release(self, now: int, outbox: Outbox) -> list[Replica]:
+        """Tell groups, peers and clients of what is on disk by now; return the replicas whose entries are."""
         unsynced, agenda, replicas = self.unsynced, self._agenda, self._replica_set.by_shard
+        told: list[Replica] = []
         while unsynced and unsynced[0].ticket <= self.synced_to:
             done = unsynced.popleft()
             for group, term in done.terms:
@@ -133,10 +147,12 @@ class Storing:
                         self._failing.damaged(replica, error, now)
                     replica.proposals.synced(index, now)
                     agenda.dirty[group.group] = replica
+                    told.append(replica)
             for peer, message in done.messages:
                 outbox.send(peer, message)
             for client, answer in done.answers:
                 outbox.answer(client, answer)
+        return told
 
     def forget(self, replica: Replica) -> None:
         """What it was about to promise is being deleted: another replica of the shard here would be taken at its word."""

@@ -112,7 +112,13 @@ class NodeDriver:
                 self._to_peers(turn.to_peers)
             if turn.sync is not None and turn.sync > self._requested_sync:
                 self._requested_sync = turn.sync
-                self._syncs.request(turn.sync)
+                done = self._syncs.request_and_wait(turn.sync)
+                if done is not None:
+                    if done.failure is not None:
+                        self.fail(str(done.failure))
+                        return
+                    self._node.synced(done.ticket)
+                    now = monotonic_ns()
             end = self._node.finish_turn(now)
             if end.flush is not None and end.flush > self._requested_flush:
                 self._requested_flush = end.flush

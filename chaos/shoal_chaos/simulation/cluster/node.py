@@ -35,6 +35,8 @@ PAGE_PAUSE = 20 * MILLISECOND
 DISK_LOOK_INTERVAL = 250 * MILLISECOND
 FLUSH_DELAY_MOST = (50 * MILLISECOND, 2_000 * MILLISECOND)
 USUAL_SYNC_DELAY = (MILLISECOND // 10, MILLISECOND)
+QUICK_PART = 4
+"""One sync in so many is as quick as that its turn waits for it."""
 CLIENT = "client-"
 """What the names of those on the network begin with who speak to nodes as clients; a number follows."""
 FIRST_CONNECTION = 1 << 20
@@ -275,7 +277,7 @@ class SimulatedNode:
             self._say(turn.to_peers, {})
         if turn.sync is not None and turn.sync > self._wanted_sync:
             self._wanted_sync = turn.sync
-            self._sync(epoch)
+            self._sync(epoch, may_end=True)
         end = node.finish_turn(local_now)
         self.callers.answered(end.to_clients)
         took = turn_takes(end.to_clients) if self._cluster.turns_take_time else 0
@@ -337,13 +339,26 @@ class SimulatedNode:
         if self.engine.damage.met - questions and not any(each.failure for each in node.replicas.values()):
             raise Violation(f"{self.name} has met damage, and none of its replicas has failed")
 
-    def _sync(self, epoch: int) -> None:
+    def _sync(self, epoch: int, *, may_end: bool = False) -> None:
         if self._syncing or self.node is None or self._wanted_sync <= self._synced:
             return
         self._syncing = True
         self._sync_began = self._events.now
         ticket, written = self._wanted_sync, self.engine.written
-        self._events.after(self.random.randint(*self.sync_delay), lambda: self._sync_done(epoch, ticket, written))
+        low, high = self.sync_delay
+        delay = self.random.randint(low, high)
+        if may_end and delay - low < (high - low) // QUICK_PART and not self.syncs_fail:
+            # The turn waits for it, as it does where a disk is quick.
+            self._synced_to(self.node, ticket, written)
+        else:
+            self._events.after(delay, lambda: self._sync_done(epoch, ticket, written))
+
+    def _synced_to(self, node: Node, ticket: int, written: int) -> None:
+        self.engine.synced(written)
+        self._sync_durations.append(self.disk_hangs_for())
+        self._syncing = False
+        self._synced = ticket
+        node.synced(ticket)
 
     def _sync_done(self, epoch: int, ticket: int, written: int) -> None:
         if epoch != self.epoch or self.node is None:
@@ -354,11 +369,7 @@ class SimulatedNode:
             self.crash()
             self._events.after(SECOND, self.start_again)
             return
-        self.engine.synced(written)
-        self._sync_durations.append(self.disk_hangs_for())
-        self._syncing = False
-        self._synced = ticket
-        self.node.synced(ticket)
+        self._synced_to(self.node, ticket, written)
         self.turn_soon()
         self._sync(epoch)
 
