@@ -138,7 +138,11 @@ class IdleGoes(Generic[C]):
         elif len(self._address_of) >= most:
             victim = self._take_idle(None)
             if victim is None:
-                return self._full(f"{len(self._address_of)} {self._called}, the most this node takes"), None
+                taken = len(self._address_of)
+                of_own = (
+                    f" ({self.most}, and {self.reserved} from the cluster's own machines)" if taken > self.most else ""
+                )
+                return self._full(f"{taken} {self._called}, the most this node takes{of_own}"), None
         self._address_of[connection] = address
         self._of_address[address] += 1
         return "", victim

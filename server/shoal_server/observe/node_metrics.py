@@ -24,6 +24,7 @@ from shoal_server.observe.overload_metrics import overload_families
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
 from shoal_server.observe.storage_metrics import storage_families
+from shoal_server.places import reserved_places
 from shoal_server.storage.replica_failure import FailureKind
 from shoal_server.storage.rocks import RocksEngine
 
@@ -185,9 +186,14 @@ class NodeMetrics:
 
     def _of_queues(self, sums: _Sums) -> Iterator[Family]:
         length = Family("shoal_node_queue_length", "gauge", "What waits, or is open, in each of the node's queues")
-        limit = Family("shoal_node_queue_limit", "gauge", "The bound of each queue that has one of its own")
+        limit = Family(
+            "shoal_node_queue_limit",
+            "gauge",
+            "The bound of each queue that has one of its own; of `clients` with those for the cluster's own machines",
+        )
+        clients = self._node.settings.limits.clients
         queues = self._node.queues() | {
-            "clients": (self._clients(), self._node.settings.limits.clients),
+            "clients": (self._clients(), clients + reserved_places(clients)),
             "commands": (sums.commands, 0),
             "proposals": (sums.proposals, 0),
             "reads": (sums.reads_waiting, 0),

@@ -7,13 +7,15 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from shoal.errors import ErrorCode
-from shoal.priorities import OverloadReason
+from shoal.priorities import OverloadReason, Priority
 from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Refused, Welcome
 
 from shoal_server.certificates import Certificate, identity_of
 from shoal_server.node.core import Node
+from shoal_server.node.fair_queue import CONTROL
 from shoal_server.node.memory import Account
 from shoal_server.node.outbox import PeerMessage
+from shoal_server.node.overload import priority_of
 from shoal_server.node.request_frames import Received
 from shoal_server.observe.refusal_log import RefusalLog
 from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes, reserved_places
@@ -59,7 +61,7 @@ class Reception:
         clients: those that are connected, by number.
         unfinished, places: who has which place.
         watch: looks at all connections.
-        turned_away: how many found no place; gave_way: how many gave theirs up for another one.
+        gave_way: how many gave their places up for another one.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Reception:
         self.memory = node.memory
         self.secure = secure
         self.clients: dict[int, Inbound] = {}
-        self.turned_away = self.gave_way = 0
+        self.gave_way = 0
         self.unfinished: OldestGoes[Unfinishing] = OldestGoes(unfinished)
         self.places: IdleGoes[Inbound] = IdleGoes(
             limits.clients, lambda client: self.watch.is_idle(client), reserved_places(limits.clients)
@@ -177,9 +179,12 @@ class Reception:
             self.gave_way += 1
             victim.give_way(CLIENT_NEEDED)
         if problem:
-            self.turned_away += 1
+            self._count_refused(OverloadReason.CONNECTION, hello.priority)
             return Refused(ErrorCode.OVERLOADED.value, problem, OverloadReason.CONNECTION.value, RETRY_MS)
         return None
+
+    def _count_refused(self, reason: OverloadReason, priority: str = Priority.INTERACTIVE.value) -> None:
+        self._node.overload.refused(reason, priority_of(priority), CONTROL)
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
         self._refusals.take(connection.address, reason, peer=peer, client=client)
@@ -196,7 +201,7 @@ class Reception:
         if self.memory.take(Account.CONNECTIONS, self._place_bytes):
             connection.place_bytes = self._place_bytes
         else:
-            self.turned_away += 1
+            self._count_refused(OverloadReason.CONNECTION)
             connection.refuse(
                 ErrorCode.OVERLOADED,
                 f"there is no room for another connection: {self.memory.refusal(Account.CONNECTIONS)}",
@@ -258,12 +263,14 @@ class Reception:
         now = self._loop.time()
         frames = [frame for each in self._inbound if (frame := each.half_frame(now)) is not None]
         for slow, besides in giving_way(frames, much(memory.bound(account), self.max_frame_bytes)):
+            self._count_refused(OverloadReason.MEMORY)
             words = f"a frame comes too slowly{besides}: {memory.refusal(account)}"
             slow.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY, retry_after_ms=RETRY_MS)
             if slow is connection:
                 return False
             if memory.take(account, size):
                 return True
+        self._count_refused(OverloadReason.MEMORY)
         words = f"too many frames come at once: {memory.refusal(account)}"
         connection.refuse(ErrorCode.OVERLOADED, words, reason=OverloadReason.MEMORY, retry_after_ms=RETRY_MS)
         return False

@@ -11,7 +11,7 @@ import shoal
 import structlog
 from shoal.admin.connection import AdminConnection
 from shoal.errors import ErrorCode
-from shoal.priorities import OverloadReason
+from shoal.priorities import OverloadReason, Priority
 from shoal.protocol.checksum import checksum
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import (
@@ -27,6 +27,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal_server import places
 from shoal_server.node import request_frames
+from shoal_server.node.fair_queue import CONTROL
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import Limits
 from shoal_server.process import connections
@@ -85,7 +86,7 @@ async def test_a_full_node_refuses_in_words_that_clients_try_again_at():
             await AdminConnection.open(f"127.0.0.1:{server.port}", 20)
         assert (caught.value.retry_after, caught.value.reason) == (RETRY_MS / 1000, OverloadReason.CONNECTION)
         assert all([await client.is_served() for client in there])
-        assert server.reception.turned_away == 2
+        assert server.node.overload.shed[OverloadReason.CONNECTION, Priority.INTERACTIVE, CONTROL] == 2
 
 
 async def test_clients_that_ask_nothing_give_way_to_others(monkeypatch: pytest.MonkeyPatch):

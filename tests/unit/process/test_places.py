@@ -62,6 +62,11 @@ def test_a_full_node_says_what_is_too_much_and_what_would_be_right():
     assert "4 clients are connected, the most this node takes" in problem
     assert "limits.max_clients" in problem
     assert len(places) == 4
+    places.known = frozenset({"10.1.0.1"})
+    for number in range(10, 18):
+        assert places.arrive(number, "10.1.0.1") == ("", None)
+    problem, _ = places.arrive(18, "10.1.0.1")
+    assert "12 clients are connected, the most this node takes (4, and 8 from the cluster's own machines)" in problem
 
 
 def test_who_has_never_asked_gives_way_first_and_then_the_longest_idle():
