@@ -311,7 +311,7 @@ class Node:
 
     def map_with_leaders(self) -> ShardMap:
         """The shard map with the leaders that this node knows of its own replicas."""
-        return self._client_input.map_with_leaders()
+        return self.replica_set.map_with_leaders()
 
     def queues(self) -> dict[str, tuple[int, int]]:
         """Return how much waits in the node's queues, and how much may: name -> (length, bound or 0)."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from queue import SimpleQueue
 from threading import Event
+from time import sleep
 
 import pytest
+from shoal_server.storage import disk_thread
 from shoal_server.storage.disk_thread import DiskThread, DiskWorkDone
 from shoal_server.storage.engine import StorageFailed
 from shoal_server.storage.memory import MemoryEngine
@@ -69,3 +71,83 @@ def test_a_sync_that_hangs_is_seen_and_stopping_gives_up_on_it(monkeypatch: pyte
         writer.stop()
     engine.let_go.put(None)
     assert reported.wait(10)
+
+
+class PacedEngine(MemoryEngine):
+    """Syncs take as long as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self.failure: Exception | None = None
+
+    def sync(self) -> None:
+        sleep(self.seconds)
+        if self.failure is not None:
+            raise self.failure
+
+
+def waited_for(writer: DiskThread, ticket: int, done: SimpleQueue[DiskWorkDone]) -> bool:
+    """Ask for a sync; say whether it was waited for, and not notified."""
+    end = writer.request_and_wait(ticket)
+    if end is None:
+        end = done.get(timeout=10)
+        assert end == DiskWorkDone(ticket, None)
+        return False
+    assert end == DiskWorkDone(ticket, None)
+    assert done.empty()
+    return True
+
+
+def test_a_disk_that_was_quick_lately_is_waited_for_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_thread, "PATIENCE_NS", 10_000_000_000)
+    monkeypatch.setattr(disk_thread, "QUICK_NS", 20_000_000)
+    engine, done = PacedEngine(), SimpleQueue[DiskWorkDone]()
+    writer = DiskThread("sync", engine.sync, done.put)
+    assert not waited_for(writer, 1, done), "nothing is known of it yet"
+    assert all(waited_for(writer, ticket, done) for ticket in range(2, 40))
+    engine.seconds = 0.1
+    found = [waited_for(writer, ticket, done) for ticket in range(40, 50)]
+    assert found[0], "it was quick until then"
+    assert not found[-1]
+    engine.seconds = 0.0
+    assert waited_for(writer, 50, done) or any(waited_for(writer, ticket, done) for ticket in range(51, 120))
+    writer.stop()
+
+
+def test_a_disk_that_hangs_at_once_is_waited_for_no_longer_than_a_moment() -> None:
+    engine, done = HeldEngine(), SimpleQueue[DiskWorkDone]()
+    writer = DiskThread("sync", engine.sync, done.put)
+    writer._mean_ns = 0
+    assert writer.request_and_wait(1) is None
+    assert writer.stalled_for() > 0
+    assert writer.request_and_wait(2) is None, "nobody waits for the sync after the one that hangs"
+    engine.let_go.put(None)
+    engine.let_go.put(None)
+    assert [done.get(timeout=10).ticket for _ in range(2)] == [1, 2]
+    writer.stop()
+
+
+def test_a_sync_that_ends_as_patience_does_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_thread, "PATIENCE_NS", 200_000)
+    engine, done = PacedEngine(), SimpleQueue[DiskWorkDone]()
+    writer = DiskThread("sync", engine.sync, done.put)
+    waited = 0
+    for ticket in range(1, 400):
+        engine.seconds = 0.0002
+        writer._mean_ns = 0
+        waited += waited_for(writer, ticket, done)
+    writer.stop()
+    assert done.empty()
+    assert waited < 399
+
+
+def test_a_failure_is_told_to_whoever_waits_for_it() -> None:
+    engine, done = PacedEngine(), SimpleQueue[DiskWorkDone]()
+    writer = DiskThread("sync", engine.sync, done.put)
+    engine.failure = StorageFailed("the disk is gone")
+    writer._mean_ns = 0
+    end = writer.request_and_wait(1) or done.get(timeout=10)
+    assert str(end.failure) == "the disk is gone"
+    assert end.ticket == 0
+    writer.stop()
