@@ -41,7 +41,7 @@ def plan(
         InvalidArgument: the limit is negative, or the end is before the start.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63):
-        raise InvalidArgument(f"limit is a number of rows from 0, or None for all, not {limit!r}")
+        raise InvalidArgument(f"limit is a number of rows from 0 to {2**63 - 1}, or None for all, not {limit!r}")
     last = prefix_end(prefix)
     first = max(prefix, start or b"")
     if end and last:
@@ -75,7 +75,7 @@ def check_page_rows(page_rows: int) -> None:
         InvalidArgument: it is not a positive number, or no request can hold it.
     """
     if isinstance(page_rows, bool) or not isinstance(page_rows, int) or not 0 < page_rows < 2**31:
-        raise InvalidArgument(f"page_rows is a number of rows from 1, not {page_rows!r}")
+        raise InvalidArgument(f"page_rows is a number of rows from 1 to {2**31 - 1}, not {page_rows!r}")
 
 
 def behind(at: Cursor, key: bytes, rows: int) -> Cursor:

@@ -32,7 +32,7 @@ FENCED = re.compile(
 )
 PORTS = (7400, 7401, 7402, 7500, 7501, 7502, 7550)
 """Where `shoal up` puts a cluster."""
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 500
 
 
 @dataclass(frozen=True, slots=True)

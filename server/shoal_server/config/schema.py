@@ -167,7 +167,7 @@ class LimitsConfig(Section):
     client_stall_ns: Duration = Field(30 * SECOND, alias="client_stall", ge=SECOND, le=HOUR)
     client_requests_in_flight: Count = Field(8192, ge=1, le=1_000_000)
     max_clients: Count = Field(4096, ge=1, le=1_000_000)
-    memory_bytes: Size | None = Field(None, alias="memory", ge=MIB, le=64 * TIB)
+    memory_bytes: Size | None = Field(None, alias="memory", ge=0, le=64 * TIB)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield settings of this section that contradict each other, and what would be right."""

@@ -18,9 +18,9 @@ _NANOSECONDS = {
     "m": 60 * 1_000_000_000,
     "h": 3600 * 1_000_000_000,
 }
-_SIZE = re.compile(r"(\d{1,19})\s*(B|KiB|MiB|GiB)?", re.ASCII)
-_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_NUMBER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+_SIZE = re.compile(r"(\d{1,100})\s*(B|KiB|MiB|GiB|TiB)?", re.ASCII)
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_NUMBER = re.compile(r"[+-]?\d{1,100}", re.ASCII)
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 _SHOWN_CHARACTERS = 80
 
@@ -52,7 +52,7 @@ def written(number: int, unit: str) -> str:
         largest = next((name for name in ("h", "m", "s", "ms", "us") if number % _NANOSECONDS[name] == 0), "ns")
         return f"{number // _NANOSECONDS[largest]}{largest}"
     if unit == "bytes":
-        largest = next((name for name in ("GiB", "MiB", "KiB") if number % _BYTES[name] == 0), "B")
+        largest = next((name for name in ("TiB", "GiB", "MiB", "KiB") if number % _BYTES[name] == 0), "B")
         return f"{number // _BYTES[largest]}{largest}"
     return str(number)
 
@@ -81,7 +81,7 @@ def size_bytes(value: object) -> int:
         return _bounded(value, value)
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{shown(value)} is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB")
+        raise ValueError(f"{shown(value)} is not a size: write a number and B, KiB, MiB, GiB or TiB, such as 64MiB")
     return _bounded(int(match[1]) * _BYTES[match[2] or "B"], value)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
 from shoal.protocol.checksums import ReadChecksum
@@ -31,7 +30,6 @@ from shoal.protocol.messages import (
     Working,
     Write,
 )
-from shoal.shardmap import ShardMap
 
 from shoal_server.invariants import invariant
 from shoal_server.node.administration import AdminRequest
@@ -355,7 +353,7 @@ class ClientInput:
         elif isinstance(request, Ping):
             outbox.answer(client, Done(request.request))
         elif isinstance(request, GetShardMap):
-            outbox.answer(client, ShardMapReply(request.request, self.map_with_leaders()))
+            outbox.answer(client, ShardMapReply(request.request, self._replica_set.map_with_leaders()))
             return len(self._replica_set.routes.map.shards) * MAP_SHARD_NS
         elif isinstance(request, GetStatus):
             return self._tell_status(client, request, now, outbox)
@@ -495,11 +493,3 @@ class ClientInput:
                 retry_after_ms=OVERLOADED_RETRY_MS,
                 reason=OverloadReason.CONNECTION,
             )
-
-    def map_with_leaders(self) -> ShardMap:
-        """The shard map with the leaders that this node knows of its own replicas."""
-        shard_map, replicas = self._replica_set.routes.map, self._replica_set.by_shard
-        shards = tuple(
-            replicas[shard.id].refusals.route if shard.id in replicas else shard for shard in shard_map.shards
-        )
-        return msgspec.structs.replace(shard_map, shards=shards)

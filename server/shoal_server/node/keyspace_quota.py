@@ -140,9 +140,9 @@ class KeyspaceQuota:
         keyspace = self._keyspace
         self._refused(now)
         return QuotaRefusal(
-            f"keyspace {keyspace.name!r} has used up its quota of {keyspace.max_bytes} bytes: what adds to it is refused, and "
-            "deletes are not; it takes more within seconds to minutes after rows have gone, or with a larger quota "
-            f"(`shoal keyspace alter {keyspace.name} --max-bytes SIZE`)",
+            f"keyspace {keyspace.name!r} has used up its quota of {keyspace.max_bytes} bytes: what may add to it is "
+            "refused, also a shorter value in place of a longer one, and deletes are not; it takes more within seconds to "
+            f"minutes after rows have gone, or with a larger quota (`shoal keyspace alter {keyspace.name} --max-bytes SIZE`)",
             FULL_RETRY_MS,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
 from shoal.shardmap import Routes, Shard, ShardMap
 
 from shoal_server.invariants import invariant
@@ -223,3 +224,11 @@ class ReplicaSet:
                 replica.group.wake(now)
                 agenda.mark(replica)
         agenda.next_tick = min(agenda.next_tick, now + tick_interval_ns)
+
+    def map_with_leaders(self) -> ShardMap:
+        """Return the shard map with the leaders that this node knows of its own replicas."""
+        shard_map, replicas = self.routes.map, self.by_shard
+        shards = tuple(
+            replicas[shard.id].refusals.route if shard.id in replicas else shard for shard in shard_map.shards
+        )
+        return msgspec.structs.replace(shard_map, shards=shards)

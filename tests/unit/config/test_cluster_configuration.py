@@ -148,7 +148,7 @@ def test_the_environment_overrides_scalars() -> None:
         (GOOD + "timing: {support: 200ms}\n",
          "cluster.yaml:8: timing: support must outlast three heartbeat intervals, or one lost heartbeat costs a leader"),
         (GOOD + "limits: {max_key: many}\n",
-         "cluster.yaml:8: limits.max_key: 'many' is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB"),
+         "cluster.yaml:8: limits.max_key: 'many' is not a size: write a number and B, KiB, MiB, GiB or TiB, such as 64MiB"),
         (GOOD.replace("cluster: demo\n", ""),
          "cluster.yaml:1: cluster: missing; it must be set, such as `cluster: demo`"),
         (GOOD.replace("address: 127.0.0.1:7401, ", ""),
@@ -172,7 +172,7 @@ def test_the_environment_overrides_scalars() -> None:
         (GOOD.replace("shards: 4", "default_ttl: 2000000h"),
          "cluster.yaml:7: keyspaces.default.default_ttl: must be at most 876000h, not '2000000h'"),
         (GOOD + "storage: {log_retain: 999999999GiB}\n",
-         "cluster.yaml:8: storage.log_retain: must be at most 1024GiB, not '999999999GiB'"),
+         "cluster.yaml:8: storage.log_retain: must be at most 1TiB, not '999999999GiB'"),
         (GOOD.replace("zone: b", f"zone: {'b' * 256}"),
          f"cluster.yaml:4: nodes[1].zone: must have at most 255 characters, not '{'b' * 80}'..."),
         (GOOD.replace("127.0.0.1:7401", "h" * 300 + ":7401"),
@@ -263,7 +263,7 @@ storage:
         "cluster.yaml:13: limits: must hold settings, each as `name: value`, not a list",
         "SHOAL_KEYSPACES_OTHER_SHARDS: keyspaces.other: 2000 shards cannot share 1024 microshards: "
         "ask for fewer shards",
-        "SHOAL_LIMITS_MAX_KEY: limits.max_key: '[' is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB",
+        "SHOAL_LIMITS_MAX_KEY: limits.max_key: '[' is not a size: write a number and B, KiB, MiB, GiB or TiB, such as 64MiB",
         "SHOAL_STORAGE_BLOCK_CASHE: no setting has this name; did you mean 'SHOAL_STORAGE_BLOCK_CACHE'?",
     ]
 
@@ -609,8 +609,9 @@ def test_memory_is_a_part_of_the_machines_unless_it_is_configured() -> None:
 
 
 def test_memory_that_the_engine_alone_would_fill_is_refused_with_what_would_do() -> None:
-    [problem] = problems(GOOD, SHOAL_LIMITS_MEMORY="256MiB")
-    assert "takes 488MiB at the least" in problem
+    for too_little in ("256MiB", "0", "1B"):
+        [problem] = problems(GOOD, SHOAL_LIMITS_MEMORY=too_little)
+        assert "takes 488MiB at the least" in problem
     [problem] = problems(GOOD, SHOAL_LIMITS_MEMORY="1GiB", SHOAL_STORAGE_BLOCK_CACHE="4GiB")
     assert "at the least" in problem
     assert parse(GOOD, SHOAL_LIMITS_MEMORY="488MiB").limits.memory_bytes == 488 << 20
