@@ -57,10 +57,12 @@ def serve_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
         if not listed:
             return None
         flow = min(listed, key=lambda each: (each.waiting or each.paused)[0].arrived)
-        waiting = flow.waiting.popleft() if flow.waiting else flow.paused.pop(0)
-        self.length -= 1
-        if flow.is_empty:
+        waiting = flow.take()
+        if not flow.has_turns:
             self._unlist(flow, now)
+        if waiting is None:
+            return None
+        self.length -= 1
         return flow, waiting
 
     patch.setattr(FairQueue, "take", take)

@@ -171,8 +171,7 @@ class ClientInput:
     def take(self, now: int, outbox: Outbox) -> None:
         """Take in what clients have sent, as far as the turn has time for it."""
         queue, data, control, status = self.queue, self.queue.data, self.queue.control, self.queue.status
-        if queue.open_reads.count:
-            queue.open_reads.expire(now)
+        queue.open_reads.begin_turn(now)
         if data.parked:
             queue.unpark(now)
         length, spent, queueing = self._turn_length, 0, 0
@@ -260,7 +259,7 @@ class ClientInput:
                 cost = REFUSAL_NS
                 if paused is not None:
                     paused.end()
-            elif queue.open_reads.is_full and flow.needs_place(waiting):
+            elif paused is not None and paused.needs_place and queue.open_reads.free <= 0:
                 queue.park(flow, waiting, now)
                 cost = QUEUED_NS
             elif paused is not None:
@@ -290,6 +289,7 @@ class ClientInput:
             paused.charged = PIECE_NS
             replica.reads.resume(paused)
             return PIECE_NS
+        self.queue.open_reads.promise(paused)
         replica.reads.queue(paused.queued)
         return cost_of(request, client.scan_ns, client.read_ns)
 

@@ -20,7 +20,7 @@ from shoal_server.invariants import invariant
 from shoal_server.node.elements import KEY_BYTES
 from shoal_server.node.fair_queue import CONTROL, CallerKey, FairQueue, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
-from shoal_server.node.paused_reads import OPEN_OF_NODE, OpenReads, PausedRead
+from shoal_server.node.paused_reads import OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS, decoded_bytes
 from shoal_server.node.request_frames import Received
 
@@ -126,7 +126,7 @@ class ClientQueue:
         """Of all clients, `queued_bytes`; booked is what is more than `UNBOOKED_BYTES` of it."""
         self.busy = False
         self.paused: dict[int, Client] = {}
-        self.open_reads = OpenReads()
+        self.open_reads = OpenReads(memory)
 
     # -- clients come and go
 
@@ -214,7 +214,7 @@ class ClientQueue:
     @property
     def waits(self) -> bool:
         """Whether any request waits that a turn may take."""
-        may_unpark = bool(self.data.parked) and not self.open_reads.is_full
+        may_unpark = bool(self.data.parked) and self.open_reads.free > 0
         return self.data.ready or self.control.ready or self.status.ready or may_unpark
 
     @property
@@ -250,7 +250,7 @@ class ClientQueue:
             return
         request = queued.read
         self.busy = True
-        paused.pause()
+        paused.pause(others_wait=bool(self.data.parked))
         if client.behind:
             self.open_reads.let_go_of(client.number)
         waiting = Waiting(request, queued.arrived, 0, paused)
@@ -260,14 +260,12 @@ class ClientQueue:
         )
 
     def park(self, flow: Flow, waiting: Waiting, now: int) -> None:
-        """Have a page that was taken out wait until it may be begun."""
-        # It has been released; one of a client at the most is not counted.
-        waiting.size = 0
+        """Have a page that was taken out wait until there is a place for it."""
         self.data.park(flow, waiting, now)
 
     def unpark(self, now: int) -> None:
-        """Let so many pages go on that waited for a place as there are places."""
-        self.data.unpark(OPEN_OF_NODE - self.open_reads.count, now)
+        """Let so many pages be begun that waited for a place as there are places."""
+        self.data.unpark(self.open_reads.free, now)
 
     def take(self, queue: FairQueue, now: int, *, pages: bool = True) -> tuple[Client, Flow, Waiting] | None:
         """Take out of one of the queues the request whose turn it is; without `pages` none where that is one."""

@@ -55,7 +55,6 @@ from shoal_server.node.opening import ReplicaOpener
 from shoal_server.node.outbox import Outbox, PeerMessage
 from shoal_server.node.overload import priority_of
 from shoal_server.node.pace import Pace
-from shoal_server.node.paused_reads import OPEN_OF_NODE
 from shoal_server.node.peer_input import PeerInput
 from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica_set import ReplicaSet
@@ -322,7 +321,7 @@ class Node:
             "busiest_client": (max(in_flight, default=0), self.settings.limits.client_requests),
             "client_requests": (sum(in_flight), 0),
             "client_requests_waiting": (queue.length, 0),
-            "reads_open": (queue.open_reads.count, OPEN_OF_NODE),
+            "reads_open": (queue.open_reads.count, queue.open_reads.places),
             "batches_to_sync": (len(self._storing.unsynced), 0),
             "snapshots_sending": (sending, self.settings.snapshots_at_once),
             "snapshots_taking": (taking, 0),

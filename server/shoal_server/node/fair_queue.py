@@ -170,7 +170,7 @@ class Flow(Share):
         waiting: requests that were not taken out yet, since `since` (ns).
         paused: those that were, and go on: first those that arrived first, and before those that wait.
         had: what its requests have cost so far (ns).
-        parked: what is next can only be begun when somebody else's is done; it takes no part in the rounds until then.
+        parked: what is next can only be begun when somebody else's is done; until then only what was begun goes on.
         caller: of whose flows it is one.
     """
 
@@ -188,16 +188,28 @@ class Flow(Share):
         self.blocked = False
         self.parked = False
 
-    def needs_place(self, waiting: Waiting) -> bool:
-        """Say whether a request that was taken out is a page that is to be begun, and none of this flow is begun so far."""
-        if type(waiting.request) is not Scan:
-            return False
-        return not any(each.paused is not None and each.paused.is_begun for each in (waiting, *self.paused))
+    def _next_begun(self) -> int | None:
+        """Return where the first of the paused is that was begun and goes on: it may have let go of what it had."""
+        for at, each in enumerate(self.paused):
+            if each.paused is not None and each.paused.is_begun:
+                return at
+        return None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self.waiting and not self.paused
+    def has_turns(self) -> bool:
+        """Whether anything waits that may be taken out."""
+        if self.parked:
+            return self._next_begun() is not None
+        return bool(self.waiting or self.paused)
+
+    def take(self) -> Waiting | None:
+        """Take out what is next: what was begun before all else. None where there is none that may be."""
+        begun = self._next_begun() if self.paused else None
+        if begun is not None:
+            return self.paused.pop(begun)
+        if self.parked:
+            return None
+        return self.paused.pop(0) if self.paused else self.waiting.popleft()
 
     def had_since(self, waiting: Waiting) -> int:
         """Return what others of this flow have cost since a request of it joined it (ns): for so long it waited for these."""
@@ -312,7 +324,7 @@ class FairQueue:
             waiting.had = flow.had
             flow.waiting.append(waiting)
         self.length += 1
-        if not flow.listed and not flow.blocked and not flow.parked:
+        if not flow.listed and not flow.blocked and flow.has_turns:
             self._list(flow, now)
 
     def _list(self, flow: Flow, now: int) -> None:
@@ -344,14 +356,16 @@ class FairQueue:
 
         `charge` is to follow, before the next one.
         """
-        flow = self._whose_turn() if pages else self._whose_turn_without_pages()
-        if flow is None:
-            return None
-        waiting = flow.paused.pop(0) if flow.paused else flow.waiting.popleft()
-        self.length -= 1
-        if not flow.waiting and not flow.paused:
-            self._unlist(flow, now)
-        return flow, waiting
+        while True:
+            flow = self._whose_turn() if pages else self._whose_turn_without_pages()
+            if flow is None:
+                return None
+            waiting = flow.take()
+            if not flow.has_turns:
+                self._unlist(flow, now)
+            if waiting is not None:
+                self.length -= 1
+                return flow, waiting
 
     def _whose_turn(self) -> Flow | None:
         return self._ready.whose_turn().callers.whose_turn().whose_turn() if self._ready else None
@@ -380,24 +394,21 @@ class FairQueue:
                 self.charge(flow, cost)
 
     def park(self, flow: Flow, waiting: Waiting, now: int) -> None:
-        """Put back a request that was just taken out, and take nothing of its flow before `unpark`."""
-        if flow.listed:
-            self._unlist(flow, now)
-        if waiting.paused is None:
-            flow.waiting.appendleft(waiting)
-        else:
-            flow.paused.insert(0, waiting)
+        """Put back a page that was just taken out, and begin nothing of its flow before `unpark`."""
+        flow.paused.insert(0, waiting)
         self.length += 1
         flow.parked = True
         self.parked.append(flow)
+        if flow.listed and not flow.has_turns:
+            self._unlist(flow, now)
 
     def unpark(self, count: int, now: int) -> None:
-        """Have so many flows take part again: those that have been parked for longest."""
+        """Let so many flows begin something again: those that have been parked for longest."""
         parked = self.parked
         for _ in range(min(count, len(parked))):
             flow = parked.popleft()
             flow.parked = False
-            if not flow.is_empty and not flow.blocked:
+            if flow.has_turns and not flow.blocked and not flow.listed:
                 self._list(flow, now)
 
     def block(self, client: int, now: int, *, blocked: bool) -> None:
@@ -407,7 +418,7 @@ class FairQueue:
                 continue
             flow.blocked = blocked
             if not blocked:
-                if not flow.is_empty and not flow.parked:
+                if flow.has_turns:
                     self._list(flow, now)
             elif flow.listed:
                 self._unlist(flow, now)

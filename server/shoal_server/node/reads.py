@@ -246,7 +246,7 @@ class ReplicaReads:
                 read.end()
             elif not read.is_begun:
                 # It has let go of its reader since.
-                self._put_back(read.queued, read.queued.arrived, serving)
+                serving.put_back(read, self._machine.keyspace.id, 0)
             else:
                 try:
                     self._advance(read, serving, outbox)

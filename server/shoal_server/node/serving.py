@@ -45,7 +45,7 @@ class Serving:
         return PausedRead(reads, queued, charged, self._queue.open_reads, self._memory)
 
     def may_begin(self, client: int) -> bool:
-        """Say whether there is time, and a place, for one more page of a client."""
+        """Say whether there is time for one more page of a client, which has few enough."""
         return self.left > 0 and self._queue.open_reads.has_room(client)
 
     def put_back(self, read: PausedRead, keyspace: int, cost: int) -> None:
@@ -60,6 +60,7 @@ class Serving:
         """A page has been served; what there was left to do of it in this turn has cost that (ns)."""
         self.left -= cost
         read.cost += cost
+        self._queue.open_reads.answered(read, self.now)
         read.end()
         client = read.queued.client
         asker = self.clients.get(client)

@@ -32,7 +32,8 @@ class QueuedRead(msgspec.Struct):
     """A client's read that waits for a lease or a ReadIndex round, or for the replica to be fresh enough.
 
     `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns). `arrived`: when it
-    came, where that was before the turn that it was queued in (ns); else 0.
+    came, where that was before the turn that it was queued in (ns); else 0. `has_place`: it may be open between turns,
+    whoever else would be (paused_reads.py).
     """
 
     client: int
@@ -41,6 +42,7 @@ class QueuedRead(msgspec.Struct):
     weak: bool = False
     deadline: int = 0
     arrived: int = 0
+    has_place: bool = False
 
 
 class Proposal(msgspec.Struct):

@@ -151,6 +151,11 @@ class MergedScan:
         """Bytes of the page so far, and of what is kept to go on with it."""
         return self._size + self._heads_bytes + SOURCE_BYTES * len(self._sources)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether it has come anywhere: `end` would return a page."""
+        return self._examined > 0
+
     def advance(self, max_us: int = PIECE_US) -> ScannedPage | None:
         """Do a bounded piece of work; return the page when it is whole.
 

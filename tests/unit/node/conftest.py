@@ -36,19 +36,23 @@ class Nodes:
     """
 
     def __init__(
-        self, settings: NodeSettings | None = None, shards: tuple[Shard, ...] = (), cluster_id: str = "known"
+        self,
+        settings: NodeSettings | None = None,
+        shards: tuple[Shard, ...] = (),
+        cluster_id: str = "known",
+        microshards: int = 4,
     ) -> None:
         self.now = 1_000_000 * MS
         self.wall_ms = START_MS
         self.wall_off_ms: dict[str, int] = {}
         self.settings = settings or NodeSettings()
-        keyspace = Keyspace(1, "default", 4, b"/")
+        keyspace = Keyspace(1, "default", microshards, b"/")
         self.shard_map = ShardMap(
             1,
             "test",
             tuple(NodeAddress(name, f"{name}:1") for name in NODES),
             (keyspace,),
-            shards or (Shard(SHARD, 1, (MicroshardRange(0, 4),), NODES),),
+            shards or (Shard(SHARD, 1, (MicroshardRange(0, microshards),), NODES),),
             cluster_id,
         )
         self.engines = {name: WatchedEngine() for name in NODES}

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from shoal.priorities import Priority
 from shoal.protocol.messages import Ping, Scan
 from shoal_server.node.fair_queue import CLIENT_QUANTUM_NS, DEBT_MOST_NS, CallerKey, FairQueue, Flow, Waiting
+from shoal_server.node.memory import MemoryBudget
+from shoal_server.node.paused_reads import OpenReads, PausedRead
+from shoal_server.node.waiting import QueuedRead
+from shoal_server.shard.merging import ScannedPage
 
 MS = 1_000_000
 NOW = 1_000 * MS
@@ -234,6 +238,33 @@ def test_a_flow_that_is_parked_keeps_its_requests_and_goes_on_in_the_order_of_pa
     queue.unpark(5, NOW)
     assert next_of(queue)[0].client == 3
     assert (queue.length, len(queue.parked)) == (0, 0)
+
+
+def test_what_was_begun_goes_on_before_all_else_also_where_its_flow_is_parked() -> None:
+    queue = FairQueue()
+    reads = OpenReads(MemoryBudget(0))
+    for number in (1, 2, 3):
+        queue.add(1, INTERACTIVE, 1, page(number), NOW, blocked=False)
+    (_, first), (flow, second) = next_of(queue), next_of(queue)
+    queue.park(flow, first, NOW)
+    second.paused = PausedRead(
+        None, QueuedRead(1, Scan(2, 1, 1, 0, (), b"", b"", False, False, 1), []), 0, reads, reads._memory
+    )
+    second.paused.page = ScannedPage()
+    second.arrived += 1
+    queue.add(1, INTERACTIVE, 1, second, NOW, blocked=False)
+    assert next_of(queue)[1] is second
+    assert not queue.ready
+    queue.add(1, INTERACTIVE, 1, second, NOW, blocked=False)
+    queue.unpark(1, NOW)
+    assert [next_of(queue)[1].request.request for _ in range(3)] == [2, 1, 3]
+    queue.add(1, INTERACTIVE, 1, first, NOW, blocked=False)
+    queue.park(*next_of(queue), NOW)
+    queue.add(1, INTERACTIVE, 1, second, NOW, blocked=False)
+    # It has let go of what it had, while it waited.
+    second.paused.page = None
+    assert queue.take(NOW) is None
+    assert (queue.ready, queue.length) == (False, 2)
 
 
 @given(st.lists(st.tuples(st.integers(10_000, 3 * MS), st.integers(1, 20)), min_size=2, max_size=40))
