@@ -32,6 +32,9 @@ class BadLength(BadFrame):
 
 
 _SMALL_PIECE_BYTES = 2048
+_FRAME_BYTES = 512
+"""What a frame counts besides its bytes where only so much is taken at once: each is some work, whatever is in it."""
+_ALL = 1 << 62
 
 
 class FrameReader:
@@ -41,10 +44,11 @@ class FrameReader:
     joined before, since each by itself takes more than what is in it.
 
     Attributes:
-        held: bytes of the incomplete frame that are there, 0 where there is none.
+        held: bytes of the incomplete frame that are there, and of what was not looked at yet.
+        more: something was not looked at yet, since enough was taken at once.
     """
 
-    __slots__ = ("_limit", "_max_bytes", "_missing", "_pieces", "held")
+    __slots__ = ("_at", "_limit", "_max_bytes", "_missing", "_pieces", "held", "more")
 
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES, first_max_bytes: int | None = None) -> None:
         """
@@ -52,20 +56,32 @@ class FrameReader:
             first_max_bytes: of the first frame, from somebody who is not known yet; None: it is like all others.
         """
         self.held = 0
+        self.more = False
         self._pieces: list[bytes] = []
+        self._at = 0
         self._missing = 0
         self._max_bytes = max_bytes
         self._limit = max_bytes if first_max_bytes is None else min(max_bytes, first_max_bytes)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes, at_once: int = _ALL) -> list[bytes]:
         """Take what arrived; return the bodies of the frames that it completes.
+
+        Args:
+            at_once: cut out about so many bytes of frames, at least one frame; where that leaves `more`, it is to be asked for
+                by feeding nothing.
 
         Raises:
             BadLength: a length that no frame has, or beyond the limit, was announced.
             FrameDamaged: a frame has not the checksum that it came with.
         """
         pieces = self._pieces
-        if pieces:
+        at = 0
+        if self.more:
+            at, rest = self._at, pieces.pop()
+            data = rest + data if data else rest
+            self.more = False
+            self.held = 0
+        elif pieces:
             if len(data) < _SMALL_PIECE_BYTES and len(pieces[-1]) < _SMALL_PIECE_BYTES:
                 pieces[-1] += data
             else:
@@ -78,7 +94,6 @@ class FrameReader:
             pieces.clear()
             self.held = 0
         bodies: list[bytes] = []
-        at = 0
         size = len(data)
         missing = HEADER_BYTES
         while size - at >= HEADER_BYTES:
@@ -95,6 +110,13 @@ class FrameReader:
             bodies.append(body)
             self._limit = self._max_bytes
             at = end
+            at_once -= _FRAME_BYTES + length
+            if at_once <= 0 and at < size:
+                pieces.append(data)
+                self._at = at
+                self.held = size - at
+                self.more = True
+                return bodies
         if at < size:
             pieces.append(data[at:] if at else data)
             self.held = size - at

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import msgspec
 from shoal.errors import ErrorCode
@@ -27,13 +27,11 @@ from shoal.protocol.frames import (
 )
 from shoal.protocol.messages import (
     Answer,
-    Failure,
     Greeting,
     Hello,
     Refused,
     Request,
     TracedRequest,
-    Welcome,
     Working,
 )
 from shoal.protocol.version import NEWEST, OLDEST, agree
@@ -41,7 +39,7 @@ from shoal.tls import CLIENT_HELLO
 
 from shoal_server.certificates import Certificate, identity_of
 from shoal_server.node.answer_frames import answer_frames
-from shoal_server.node.memory import Account, MemoryBudget
+from shoal_server.node.memory import Account
 from shoal_server.node.outbox import PeerMessage, peer_decoder
 from shoal_server.node.request_frames import (
     OF_MANAGERS,
@@ -54,6 +52,7 @@ from shoal_server.node.request_frames import (
     decoding_ns,
     frame_in_words,
 )
+from shoal_server.process.connection_host import ConnectionHost
 from shoal_server.process.giving_way import RETRY_MS, Held
 from shoal_server.process.long_frames import LongFrames
 from shoal_server.process.outgoing import GRAIN_BYTES, Outgoing
@@ -84,57 +83,12 @@ SLOW_SECONDS = 1.0
 
 FEW_BYTES = 2048
 """A frame of no more bytes is no work to decode, whatever it is."""
-
-
-class ConnectionHost(Protocol):
-    """What a connection needs of the node process."""
-
-    max_frame_bytes: int
-    long_frames: LongFrames
-    client_output_bytes: int
-    memory: MemoryBudget
-    secure: bool
-    """Whether connections are TLS."""
-
-    def welcome(self, version: int) -> Welcome: ...
-    def check_peer(self, hello: Hello, certificate: Certificate) -> str:
-        """Return "" where the peer is one of ours, else why it is not."""
-        ...
-
-    def check_client(self, connection: Inbound, hello: Hello) -> Refused | None:
-        """Return None where the client is welcome."""
-        ...
-
-    def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
-        """Note that a connection is turned away."""
-        ...
-
-    def failed(self, failures: list[Failure]) -> None:
-        """Note that requests of a client make no sense, or that their answers are too long."""
-        ...
-
-    def frame_damaged(self) -> None:
-        """Note that a frame did not arrive as it was sent."""
-        ...
-
-    def inbound_opened(self, connection: Inbound) -> None: ...
-    def inbound_closed(self, connection: Inbound) -> None: ...
-    def peer_sends(self, peer: str, size: int) -> None:
-        """Note that so many bytes of a peer have come, be it of a frame that is not complete yet."""
-        ...
-
-    def client_opened(self, connection: Inbound, certificate: Certificate, priority: str) -> int: ...
-    def client_closed(self, client: int) -> None: ...
-    def client_is_behind(self, client: int, behind: bool) -> None: ...
-    def peer_opened(self, peer: str, connection: Inbound) -> None: ...
-    def from_client(self, client: int, requests: Sequence[Received], size: int) -> bool:
-        """Take a frame of `size` bytes; say whether the next may be received, before the connection's `resume_reading`."""
-        ...
-
-    def from_peer(self, peer: str, messages: list[PeerMessage]) -> None: ...
-    def take_frame(self, connection: Inbound, size: int) -> bool:
-        """Take so many bytes more of an incomplete frame, once there is room for them; where none can be made, refuse it."""
-        ...
+AT_ONCE_BYTES = 16 * 1024
+"""Frames of about so many bytes, or some dozens of short ones, are taken one after the other: then it is others' turn."""
+FEW_FRAMES = 4
+"""So many short ones are no work, either."""
+FRAME_NS = 8_000
+"""Of a frame, whatever is in it."""
 
 
 class Inbound(asyncio.Protocol):
@@ -150,7 +104,7 @@ class Inbound(asyncio.Protocol):
 
     def __init__(
         self,
-        host: ConnectionHost,
+        host: ConnectionHost[Inbound],
         loop: asyncio.AbstractEventLoop,
         traces: Callable[[int, list[TracedRequest]], list[Request]] | None = None,
     ) -> None:
@@ -212,12 +166,12 @@ class Inbound(asyncio.Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is read of it, since the node has enough."""
-        return self._paused
+        """Whether nothing is read of it, since the node has enough, or others have their turn."""
+        return self._paused or self._resting
 
     @property
     def held(self) -> int:
-        """Bytes of a frame of which the rest has not come."""
+        """Bytes of a frame of which the rest has not come, or that wait for their turn."""
         return self._reader.held
 
     # -- asyncio's side
@@ -261,22 +215,33 @@ class Inbound(asyncio.Protocol):
         self.heard += 1
         if self.over:
             return
+        if self._peer:
+            self._host.peer_sends(self._peer, len(data))
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Take frames, until others are to have their turn, or the node has enough of them."""
         body = b""
         try:
-            bodies = self._reader.feed(data)
-            if self._peer:
-                self._host.peer_sends(self._peer, len(data))
-            elif not bodies and self._client is not None:
+            bodies = self._reader.feed(data, AT_ONCE_BYTES)
+            if not bodies and self._client is not None:
                 self._is_arriving()
-            for body in bodies:
-                if self.over or self._transport is None:
-                    return
-                if self._client is not None:
-                    self._take_requests(self._client, body)
-                elif self._peer:
-                    self._host.from_peer(self._peer, peer_decoder.decode(body))
-                else:
-                    self._greet(body)
+            while bodies:
+                work = len(bodies) * FRAME_NS if len(bodies) > FEW_FRAMES or self._reader.more else 0
+                for body in bodies:
+                    if self.over or self._transport is None:
+                        return
+                    if self._client is not None:
+                        work += self._take_requests(self._client, body)
+                    elif self._peer:
+                        work += self._take_messages(self._peer, body)
+                    else:
+                        self._greet(body)
+                if work and not (self.over or self._resting):
+                    self._turns.received(self, work)
+                if not self._reader.more or self._resting or self._paused:
+                    break
+                bodies = self._reader.feed(b"", AT_ONCE_BYTES)
             if self._reader.held != self._held:
                 self._hold_frame()
         except FrameDamaged as error:
@@ -299,10 +264,25 @@ class Inbound(asyncio.Protocol):
 
     # -- what comes in
 
-    def _take_requests(self, client: int, body: bytes) -> None:
+    @property
+    def _turns(self) -> LongFrames:
+        """Those of peers wait for no clients."""
+        return self._host.peer_frames if self._peer else self._host.long_frames
+
+    def _take_messages(self, peer: str, body: bytes) -> int:
+        """Take a peer's frame; return about what that was to decode (ns)."""
+        messages = peer_decoder.decode(body)
+        if not messages:
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, "a frame without a message in it")
+            return 0
+        self._host.from_peer(peer, messages)
+        return len(body) if len(body) > FEW_BYTES else 0
+
+    def _take_requests(self, client: int, body: bytes) -> int:
+        """Take a client's frame; return about what that was to decode (ns)."""
         if self._unproven and len(body) > SPARSE_BYTES and asks_for(body, TAGS_OF_MANAGERS):
             self._refuse_unproven()
-            return
+            return 0
         sent, refused = decode_requests(body, traced=self._traces is not None)
         # Without traces there are none among them.
         requests = cast(list[Request], sent) if self._traces is None else self._traces(client, sent)
@@ -313,13 +293,15 @@ class Inbound(asyncio.Protocol):
             received = [*requests, *refused]
         if self._unproven and any(isinstance(request, OF_MANAGERS) for request in requests):
             self._refuse_unproven()
-            return
+            return 0
+        if not (sent or refused):
+            self.refuse(ErrorCode.PROTOCOL_MISMATCH, "a frame without a request in it")
+            return 0
         self.asked = True
-        if len(body) > FEW_BYTES:
-            self._host.long_frames.received(self, decoding_ns(body))
         if not self._host.from_client(client, received, len(body)) and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+        return decoding_ns(body) if len(body) > FEW_BYTES else 0
 
     def _refuse_unproven(self) -> None:
         self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
@@ -328,6 +310,8 @@ class Inbound(asyncio.Protocol):
         """Receive more again."""
         if self._paused:
             self._paused = False
+            if self._reader.more and not self._resting:
+                self._turns.wait(self)
             self._receive_again()
 
     def rest(self) -> None:
@@ -339,6 +323,8 @@ class Inbound(asyncio.Protocol):
     def go_on(self) -> None:
         """See `Receiving`."""
         self._resting = False
+        if self._reader.more and not self._paused:
+            self._receive(b"")
         self._receive_again()
 
     def _receive_again(self) -> None:
@@ -359,16 +345,16 @@ class Inbound(asyncio.Protocol):
             memory.add(Account.FRAMES, change)
         elif not self._host.take_frame(self, change):
             return
-        if not self._held:
+        if not self._held or change < 0:
             self._frame_since = self._loop.time()
         self._held = held
-        if change > 0 and not self._peer:
+        if change > 0 and not (self._peer or self._resting):
             self._host.long_frames.received(self, change)
 
     def half_frame(self, now: float) -> Held[Inbound] | None:
         """Return what has come of an incomplete frame by `now` (the loop's); None: there is none, or it came just now."""
         seconds = now - self._frame_since
-        if not self._held or self._peer or self._paused or seconds < SLOW_SECONDS:
+        if not self._held or self._peer or self._paused or self._reader.more or seconds < SLOW_SECONDS:
             return None
         return Held(self, self.holder, self._held, seconds / self._held)
 

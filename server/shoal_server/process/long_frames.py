@@ -1,4 +1,6 @@
-"""Has connections receive long frames, and dense ones, in turn: so much in each round of the loop, and not all that has come.
+"""Has connections receive frames that are work in turn: so much in each round of the loop, and not all that has come.
+
+Long frames are, and dense ones, and many.
 
 A loop reads from a connection for as long as there is anything, megabytes at a time; with forty on which long frames come, one
 round takes a tenth of a second, and whatever else the process has to do waits for it.
@@ -38,23 +40,30 @@ class LongFrames:
         self._scheduled = False
 
     def received(self, connection: Receiving, size: int) -> None:
-        """So many bytes more of an incomplete frame have come; or a frame takes about so many nanoseconds to decode.
+        """So many bytes more of an incomplete frame have come; or frames were about so many nanoseconds of work.
 
-        Where that was enough, the connection rests.
+        Where that was enough, or others wait for their turn, the connection rests.
         """
         self._left -= size
-        if self._left < 0:
-            connection.rest()
-            self._resting.append(connection)
+        if self._left < 0 or self._resting:
+            self.wait(connection)
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._round)
+
+    def wait(self, connection: Receiving) -> None:
+        """A connection, which does not rest, has frames that wait for their turn: it rests until then."""
+        connection.rest()
+        self._resting.append(connection)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._round)
 
     def _round(self) -> None:
-        self._scheduled = False
         self._left = ROUND_BYTES
         for _ in range(min(AT_ONCE, len(self._resting))):
             self._resting.popleft().go_on()
-        if self._resting:
-            self._scheduled = True
+        # There is one round at a time: those that go on want the next one, too.
+        self._scheduled = bool(self._resting) or self._left < ROUND_BYTES
+        if self._scheduled:
             self._loop.call_soon(self._round)

@@ -55,7 +55,7 @@ class Unfinishing(Hashable, Protocol):
 
 
 class Reception:
-    """See the module's first line. Implements `connections.ConnectionHost`.
+    """See the module's first line. Implements `connection_host.ConnectionHost`.
 
     Attributes:
         clients: those that are connected, by number.
@@ -106,6 +106,7 @@ class Reception:
         self._tracing = tracing
         self._loop = loop
         self.long_frames = LongFrames(loop)
+        self.peer_frames = LongFrames(loop)
         self._schedule_turn = schedule_turn
         self._peer_is_there = peer_is_there
         self._peer_sends = peer_sends

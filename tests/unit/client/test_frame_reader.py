@@ -35,6 +35,29 @@ def test_any_cutting_of_the_stream_gives_the_same_frames(bodies: list[bytes], cu
     assert found == bodies
 
 
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=8),
+    st.lists(st.integers(0, 400), max_size=12),
+    st.integers(1, 2000),
+)
+def test_frames_that_are_taken_a_few_at_a_time_are_the_same(bodies: list[bytes], cuts: list[int], at_once: int) -> None:
+    stream = b"".join(framed(body) for body in bodies)
+    at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    reader = FrameReader()
+    found: list[bytes] = []
+    for number, (first, end) in enumerate(pairwise(at)):
+        found += reader.feed(stream[first:end], at_once)
+        # More may come while some wait.
+        while reader.more and number % 2:
+            some = reader.feed(b"", at_once)
+            assert len(some) <= 1 + at_once // 500
+            found += some
+    while reader.more:
+        found += reader.feed(b"", at_once)
+    assert found == bodies
+    assert reader.held == 0
+
+
 def test_a_frame_in_single_bytes_comes_out_with_its_last_byte() -> None:
     reader = FrameReader()
     stream = framed(b"abc") + framed(b"d")

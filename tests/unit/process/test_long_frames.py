@@ -46,3 +46,29 @@ async def test_each_round_takes_so_much_and_every_connection_comes_to_its_end() 
         assert len(rounds[-1]) <= ROUND_BYTES // CHUNK_BYTES + AT_ONCE
         assert len(rounds) < 1000
     assert len(set(map(id, (sender for taken in rounds[:20] for sender in taken)))) == len(senders), "all go on"
+
+
+class Resting:
+    """A connection that has always more, and goes on at once."""
+
+    def __init__(self, frames: LongFrames) -> None:
+        self.taken = 0
+        self._frames = frames
+
+    def rest(self) -> None:
+        pass
+
+    def go_on(self) -> None:
+        self.taken += 1
+        self._frames.received(self, ROUND_BYTES + 1)
+
+
+async def test_there_is_one_round_at_a_time() -> None:
+    frames = LongFrames(asyncio.get_running_loop())
+    resting = [Resting(frames) for _ in range(10)]
+    for each in resting:
+        each.go_on()
+    for _ in range(20):
+        before = sum(each.taken for each in resting)
+        await asyncio.sleep(0)
+        assert sum(each.taken for each in resting) - before <= AT_ONCE

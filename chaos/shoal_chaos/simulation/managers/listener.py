@@ -68,7 +68,7 @@ class Listeners:
 
 
 class Listener:
-    """That of one node. Implements `connections.ConnectionHost`."""
+    """That of one node. Implements `connection_host.ConnectionHost`."""
 
     max_frame_bytes = 1 << 26
     client_output_bytes = 1 << 26
@@ -80,7 +80,7 @@ class Listener:
         self._inbound: dict[int, Inbound] = {}
         self._next_connection = FIRST_CONNECTION
         self.memory = MemoryBudget(MEMORY_BYTES)
-        self.long_frames = LongFrames(listeners.loop)
+        self.long_frames = self.peer_frames = LongFrames(listeners.loop)
 
     def accept(self) -> tuple[asyncio.Protocol, Callable[[Callable[[], None]], None]] | None:
         """Take a connection, if the process runs."""
