@@ -202,7 +202,7 @@ def test_who_waits_for_a_place_has_it_before_one_that_comes_now(make_nodes: Any)
     for client in range(OPEN_AT_FIRST - 1):
         readers.begin(client, now=0)
     waits = readers.begin(20, now=0)
-    readers.open.remove(waits)
+    readers.open.let_go_of(20)
     readers.open.promise(waits)
     assert readers.begin(21, now=0).needs_place
     again = readers.begin(20, now=0, promised=True)
