@@ -95,11 +95,9 @@ class Admission:
         "_callers",
         "_limits",
         "_quotas",
-        "_reads_taken",
         "_replicas",
         "_routes",
         "_sessions",
-        "_writes_taken",
         "refusing_ns",
         "shed",
     )
@@ -115,7 +113,8 @@ class Admission:
     ) -> None:
         self.shed: list[tuple[OverloadReason, int]] = []
         self.refusing_ns = 0
-        self._reads_taken = self._writes_taken = self._bytes_taken = 0
+        self._bytes_taken = 0
+        """Of the disk's budget, for the write that is looked at."""
         self._budget = budget
         self._callers = callers
         self._quotas = quotas
@@ -161,14 +160,15 @@ class Admission:
             # Nothing is done about those behind, which no answer has room for.
             request = msgspec.structs.replace(request, keys=request.keys[:READ_KEYS])
         quota = replica.reads.quota
-        self._bytes_taken = 0
+        taken = 0
         try:
             if quota is not None:
-                self._check_quota(request, quota)
+                taken = self._check_quota(request, quota)
             if type(request) is Write:
                 command = self._check_write(client, request, replica, not_writable)
                 if quota is not None:
-                    self._check_bytes(command, quota)
+                    taken += self._check_bytes(command, quota)
+                command.taken, self._bytes_taken = taken, 0
                 replica.queue_command(command)
                 hot_keys = replica.load.hot_keys
                 hot_keys.left -= 1
@@ -179,25 +179,31 @@ class Admission:
                 hot_keys.left -= 1
                 if not hot_keys.left:
                     hot_keys.take(request.keys, self._quotas.now, writes=False)
-                replica.reads.queue(QueuedRead(client, request, self._check_read(request, replica), weak))
+                replica.reads.queue(QueuedRead(client, request, self._check_read(request, replica), weak, taken))
             elif type(request) is Scan:
                 self._check_keyspace(request, replica)
                 self._check_here(request.ranges, replica)
-                replica.reads.queue(QueuedRead(client, request, [], weak))
+                replica.reads.queue(QueuedRead(client, request, [], weak, taken))
             elif type(request) is ReadPage:
                 self._check_keyspace(request, replica)
                 self._check_here(request.ranges, replica)
-                replica.reads.queue(QueuedRead(client, request, []))
+                replica.reads.queue(QueuedRead(client, request, [], False, taken))
             else:
                 self._check_writable(not_writable)
                 callers = self._callers
                 opening = OpenSessionCommand(callers.draw_session(), callers.owner(client), self._sessions)
-                replica.queue_command(QueuedCommand(client, request.request, opening, None, OPEN_SESSION_BYTES))
+                command = QueuedCommand(client, request.request, opening, None, OPEN_SESSION_BYTES)
+                command.taken = taken
+                replica.queue_command(command)
         except Refusal as refusal:
-            self._give_back(quota)
+            if quota is not None and taken:
+                is_read = isinstance(request, (Read, Scan, ReadPage))
+                quota.charge(reads=-taken) if is_read else quota.charge(writes=-taken)
             if isinstance(request, Write) and self._bytes_taken:
                 # So far was it let through before that it was decoded.
                 self.refusing_ns = refusing_ns(request.operations)
+                self._budget.give_back(self._bytes_taken)
+                self._bytes_taken = 0
             not_here = isinstance(refusal, NotHere)
             if (
                 (not_here or refusal.only_adding)
@@ -222,36 +228,31 @@ class Admission:
             return None
         return replica
 
-    def _check_quota(self, request: DataRequest, quota: KeyspaceQuota) -> None:
-        """Count a request against its keyspace's quotas, before anything in it is decoded."""
-        reads = writes = self._reads_taken = self._writes_taken = 0
+    def _check_quota(self, request: DataRequest, quota: KeyspaceQuota) -> int:
+        """Count a request against its keyspace's quotas, before anything in it is decoded; return what it takes."""
+        reads = writes = 0
         if type(request) is Write:
             # One that says to have more is refused, and nothing of it done.
             writes = max(1, min(length_of_array(request.operations), MAX_OPERATIONS))
         elif type(request) is OpenSession:
             writes = 1
         else:
-            reads = len(request.keys) if type(request) is Read else 1
+            reads = len(request.keys) or 1 if type(request) is Read else 1
         refusal = quota.admit(reads, writes, self._quotas.now)
         if refusal is not None:
             raise _beyond(refusal)
-        self._reads_taken, self._writes_taken = reads, writes
+        return reads or writes
 
-    def _give_back(self, quota: KeyspaceQuota | None) -> None:
-        """The request is refused: nothing is done for what it has taken."""
-        if quota is not None:
-            quota.charge(reads=-self._reads_taken, writes=-self._writes_taken)
-        self._budget.give_back(self._bytes_taken)
-
-    def _check_bytes(self, command: QueuedCommand, quota: KeyspaceQuota) -> None:
+    def _check_bytes(self, command: QueuedCommand, quota: KeyspaceQuota) -> int:
+        """Refuse what adds to a keyspace that is full; return what else a write takes of the quota, now that it is decoded."""
         operations = command.operations or []
-        extra = extra_operations(operations)
-        quota.charge(writes=extra)
-        self._writes_taken += extra
         if quota.full and any(map(adds, operations)):
             refusal = quota.admit_bytes(self._quotas.now)
             if refusal is not None:
                 raise _beyond(refusal, only_adding=True)
+        extra = extra_operations(operations)
+        quota.charge(writes=extra)
+        return extra
 
     def _decline(self, client: int, request: int, replica: Replica, outbox: Outbox) -> None:
         outbox.fail(

@@ -282,7 +282,7 @@ class ClientInput:
         replica = self._replica_set.by_shard.get(request.shard)
         if replica is None or replica.reads is not paused.reads or replica.failure is not None:
             # Whoever asks now is told where to go.
-            paused.end()
+            paused.give_up()
             return cost_of(request, client.scan_ns, client.read_ns) + self._take(client.number, request, now, outbox)
         self._agenda.dirty[request.shard] = replica
         if paused.is_begun:

@@ -24,7 +24,6 @@ from shoal.shardmap import Keyspace
 
 from shoal_server.node.token_bucket import TokenBucket
 from shoal_server.node.waiting import QueuedCommand
-from shoal_server.shard.commands import OpenSessionCommand
 
 BURST_SECONDS = 1.0
 FULL_RETRY_MS = 5_000
@@ -174,14 +173,6 @@ class KeyspaceQuota:
         )
 
 
-def operations_of(command: QueuedCommand) -> int:
-    """Return how many operations were counted against the quota for a command: none for those that a node queues itself."""
-    if type(command.command) is OpenSessionCommand:
-        return 1
-    operations = command.operations
-    return len(operations) + extra_operations(operations) if operations else 0
-
-
 def extra_operations(operations: Iterable[Operation]) -> int:
     """Return how many operations are within others, beyond those that they count as themselves."""
     return sum(len(each.operations) - 1 for each in operations if isinstance(each, Atomic) and each.operations)
@@ -190,4 +181,4 @@ def extra_operations(operations: Iterable[Operation]) -> int:
 def give_back(quota: KeyspaceQuota | None, commands: Iterable[QueuedCommand]) -> None:
     """Take note that nothing is done of commands that were let through."""
     if quota is not None:
-        quota.charge(writes=-sum(map(operations_of, commands)))
+        quota.charge(writes=-sum([command.taken for command in commands]))

@@ -16,6 +16,8 @@ Pure: times are passed in.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.waiting import QueuedRead
 from shoal_server.shard.merging import MergedScan, ScannedPage
@@ -27,6 +29,13 @@ OPEN_OF_CLIENT = 4
 OPEN_AT_FIRST = 8
 OPEN_OF_NODE = 64
 """Readers that are open between turns, at the most."""
+
+
+class Admitted(Protocol):
+    """The reads of a replica that has admitted one."""
+
+    def give_back(self, queued: QueuedRead) -> None:
+        """It is not done there."""
 
 
 class PausedRead:
@@ -62,7 +71,7 @@ class PausedRead:
     )
 
     def __init__(
-        self, reads: object, queued: QueuedRead, charged: int, open_reads: OpenReads, memory: MemoryBudget
+        self, reads: Admitted, queued: QueuedRead, charged: int, open_reads: OpenReads, memory: MemoryBudget
     ) -> None:
         self._open_reads = open_reads
         self._memory = memory
@@ -112,6 +121,11 @@ class PausedRead:
             if self.page is None:
                 self.needs_place = True
                 self._give_back()
+
+    def give_up(self) -> None:
+        """It is not done here: it is asked for anew."""
+        self.reads.give_back(self.queued)
+        self.end()
 
     def end(self) -> None:
         """The page was given, or nobody waits for it."""

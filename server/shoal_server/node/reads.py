@@ -158,13 +158,18 @@ class ReplicaReads:
             paused.end()
         self.leadership_lost(outbox)
 
-    def _give_back(self, queued: QueuedRead) -> None:
-        """It is refused, and another replica will count it."""
+    def give_back(self, queued: QueuedRead) -> None:
+        """It is not done here: what it has taken of a quota is given back, and it is counted where it is done."""
         if self.quota is not None:
-            self.quota.charge(reads=-len(queued.microshards) or -1)
+            self._charge(queued, self.quota, 0)
+
+    def _charge(self, queued: QueuedRead, quota: KeyspaceQuota, reads: int) -> None:
+        """Have a read count as so many, whatever it has taken so far."""
+        quota.charge(reads=reads - queued.taken)
+        queued.taken = reads
 
     def _refuse(self, queued: QueuedRead, outbox: Outbox) -> None:
-        self._give_back(queued)
+        self.give_back(queued)
         self._refusals.not_leader(queued.client, queued.read.request, outbox)
 
     def _fail(self, queued: QueuedRead, outbox: Outbox) -> None:
@@ -276,7 +281,7 @@ class ReplicaReads:
         request: Scan = queued.read  # type: ignore[assignment]  # nothing else has pages that are made in pieces
         self._count(request, queued, queued.arrived, scan=True)
         if self.quota is not None:
-            self.quota.charge(reads=len(page.keys) - 1)
+            self._charge(queued, self.quota, max(1, len(page.keys)))
         outbox.answer(
             queued.client,
             ScanPage(
@@ -302,7 +307,7 @@ class ReplicaReads:
             type(read) is not Read and isinstance(read, (Scan, ReadPage)) and not machine.has_ranges(read.ranges)
         ):
             # Microshards have gone after it was admitted.
-            self._give_back(queued)
+            self.give_back(queued)
             self._refusals.not_here(queued.client, read.request, outbox)
         elif type(read) is Read:
             self._count(read, queued, arrived, scan=False)
@@ -313,7 +318,7 @@ class ReplicaReads:
             if size > SMALL_BYTES or (asker is not None and asker.read_ns):
                 serving.served_values(asker, machine.keyspace.id, size)
             if self.quota is not None:
-                self.quota.charge(reads=len(values) - len(read.keys))
+                self._charge(queued, self.quota, len(values) or 1)
             outbox.answer(queued.client, Rows(read.request, seq, self._node, values, seqs, staleness_ms, expiries))
         elif type(read) is Scan:
             queued.arrived = arrived
@@ -334,7 +339,7 @@ class ReplicaReads:
             most = max(1, min(read.max_rows, limits.page_rows))
             found = machine.pages.read_page(read.ranges, read.after, most, limits.page_bytes, now)
             if self.quota is not None:
-                self.quota.charge(reads=len(found.keys) - 1)
+                self._charge(queued, self.quota, max(1, len(found.keys)))
             resume = None if found.resume is None else PageResume(*found.resume)
             done, microshards = resume is None, found.microshards
             page = Page(read.request, seq, done, microshards, found.keys, found.values, found.expiries, resume)
@@ -465,7 +470,7 @@ class ReplicaReads:
     def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:
         wanted = queued.read.freshness  # type: ignore[union-attr]  # a Read or a Scan: nothing else is weak
         machine = self._machine
-        self._give_back(queued)
+        self.give_back(queued)
         known = "nobody could say how stale" if staleness is None else f"up to {staleness} ms stale"
         asked = f"at most {wanted.max_staleness_ms} ms and " if wanted.max_staleness_ms else ""
         outbox.fail(

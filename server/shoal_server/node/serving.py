@@ -10,7 +10,7 @@ from shoal_server.node.client_queue import Client, ClientQueue
 from shoal_server.node.fair_queue import PAGES
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import NOBODY
-from shoal_server.node.paused_reads import PausedRead
+from shoal_server.node.paused_reads import Admitted, PausedRead
 from shoal_server.node.request_costs import ANSWERED_BYTE_NS, READ_NS, SCAN_NS, SCAN_NS_LEAST, cost_of
 from shoal_server.node.waiting import QueuedRead
 
@@ -38,7 +38,7 @@ class Serving:
         self.now = 0
         self.left = 0
 
-    def paused(self, reads: object, queued: QueuedRead) -> PausedRead:
+    def paused(self, reads: Admitted, queued: QueuedRead) -> PausedRead:
         """Return a read that was taken in this turn as one that may go on in others; nothing is done of it so far."""
         asker = self.clients.get(queued.client)
         charged = SCAN_NS if asker is None else cost_of(queued.read, asker.scan_ns, asker.read_ns)

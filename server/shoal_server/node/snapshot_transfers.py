@@ -104,7 +104,7 @@ class SnapshotTransfers:
         self._wanted: deque[tuple[Replica, str]] = deque()
         self._taking: dict[int, _Taking] = {}
         self._abandoned: list[SnapshotStager] = []
-        self._arrived: list[tuple[Replica, str, SnapshotChunk]] = []
+        self._arrived: list[tuple[Replica, str, SnapshotChunk, int]] = []
         self._acknowledged: list[_Sending] = []
         self._acks: list[tuple[str, SnapshotAck]] = []
         self._damaged: list[tuple[Replica, Damaged]] = []
@@ -152,8 +152,8 @@ class SnapshotTransfers:
             self._end_sending(sending, 0, "the replica was removed")
         self._taking.pop(shard, None)
         self._wanted = deque(item for item in self._wanted if item[0] is not replica)
-        for _, _, chunk in [item for item in self._arrived if item[0] is replica]:
-            self._memory.give_back(Account.SNAPSHOTS, rows_size(chunk.rows))
+        for _, _, _, held in [item for item in self._arrived if item[0] is replica]:
+            self._memory.give_back(Account.SNAPSHOTS, held)
         self._arrived = [item for item in self._arrived if item[0] is not replica]
 
     def give_up(self, replica: Replica, reason: str) -> None:
@@ -177,8 +177,9 @@ class SnapshotTransfers:
         """Take a message of a transfer."""
         if type(message) is SnapshotChunk:
             replica.group.step(sender, message.header, now)
-            if self._memory.take(Account.SNAPSHOTS, rows_size(message.rows)):
-                self._arrived.append((replica, sender, message))
+            held = rows_size(message.rows)
+            if self._memory.take(Account.SNAPSHOTS, held):
+                self._arrived.append((replica, sender, message, held))
             else:
                 self._end_taking(message.group)
                 problem = self._memory.refusal(Account.SNAPSHOTS)
@@ -210,8 +211,8 @@ class SnapshotTransfers:
         """Put what arrived into the turn's batch; return the replicas that adopt a snapshot in it, which must be synced."""
         arrived, self._arrived = self._arrived, []
         adopted: list[Replica] = []
-        for replica, sender, chunk in arrived:
-            self._memory.give_back(Account.SNAPSHOTS, rows_size(chunk.rows))
+        for replica, sender, chunk, held in arrived:
+            self._memory.give_back(Account.SNAPSHOTS, held)
             self._drop_abandoned(batch)
             group, header = replica.group, chunk.header
             needless = False

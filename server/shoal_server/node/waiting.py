@@ -16,7 +16,8 @@ from shoal_server.shard.sessions import session_name
 class QueuedCommand(msgspec.Struct):
     """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
 
-    `fast`: it is answered as soon as it is in the log. `cost`: of a write, as `shard.costs` reckons.
+    `fast`: it is answered as soon as it is in the log. `cost`: of a write, as `shard.costs` reckons. `taken`: of its keyspace's
+    quota of writes, which is given back if nothing is done of it.
     """
 
     client: int
@@ -26,20 +27,22 @@ class QueuedCommand(msgspec.Struct):
     size: int
     fast: bool = False
     cost: int = 0
+    taken: int = 0
 
 
 class QueuedRead(msgspec.Struct):
     """A client's read that waits for a lease or a ReadIndex round, or for the replica to be fresh enough.
 
-    `weak`: it may be served by a replica that does not lead. `deadline`: until when it waits there (ns). `arrived`: when it
-    came, where that was before the turn that it was queued in (ns); else 0. `has_place`: it may be open between turns,
-    whoever else would be (paused_reads.py).
+    `weak`: it may be served by a replica that does not lead. `taken`: so far, of its keyspace's quota of reads. `deadline`:
+    until when it waits there (ns). `arrived`: when it came, where that was before the turn that it was queued in (ns); else 0.
+    `has_place`: it may be open between turns, whoever else would be (paused_reads.py).
     """
 
     client: int
     read: Read | ReadPage | Scan | ReadMoving
     microshards: list[int]
     weak: bool = False
+    taken: int = 0
     deadline: int = 0
     arrived: int = 0
     has_place: bool = False

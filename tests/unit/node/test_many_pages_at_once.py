@@ -140,7 +140,7 @@ class Readers:
 
     def begin(self, client: int, now: int, *, promised: bool = False) -> PausedRead:
         queued = QueuedRead(client, Scan(1, 1, 1, 0, (), b"", b"", False, False, 1), [])
-        read = PausedRead(None, queued, 0, self.open, self.memory)
+        read = PausedRead(Nobody(), queued, 0, self.open, self.memory)
         read.scan = Pieces()  # type: ignore[assignment]  # as much of one as is asked for here
         read.opened_at = now
         if promised:
@@ -148,6 +148,12 @@ class Readers:
             self.open.promise(read)
         read.pause(others_wait=False)
         return read
+
+
+class Nobody:
+    """Has admitted nothing."""
+
+    def give_back(self, queued: QueuedRead) -> None: ...
 
 
 class Pieces:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from shoal.bounds import WHOLE
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
+from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import (
     Atomic,
     Delete,
@@ -32,11 +33,13 @@ from shoal.protocol.messages import (
     SessionOpened,
     StatusReply,
     Touch,
+    TransferLeader,
     Write,
     Written,
 )
 from shoal.protocol.quotas import QuotaShare, SetQuotaShares
 from shoal.shardmap import Keyspace, MicroshardRange, Shard, all_of
+from shoal_server.node.keyspace_quota import KeyspaceQuota
 
 SECOND = 1_000_000_000
 STRONG = Freshness()
@@ -262,3 +265,74 @@ def test_a_read_that_a_replica_declines_is_not_paid_for(nodes: Any) -> None:
     assert isinstance(answer, Failure)
     assert answer.code == ErrorCode.TOO_STALE
     assert use(nodes, name).asked_reads == 0
+
+
+class Tally:
+    """What the quotas of all nodes have taken of reads and writes, together, less what they gave back."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.reads = self.writes = 0
+        admit, charge = KeyspaceQuota.admit, KeyspaceQuota.charge
+
+        def admitted(quota: KeyspaceQuota, reads: int, writes: int, now: int) -> Any:
+            refusal = admit(quota, reads, writes, now)
+            if refusal is None:
+                self.note(reads, writes)
+            return refusal
+
+        def charged(quota: KeyspaceQuota, reads: int = 0, writes: int = 0) -> None:
+            charge(quota, reads, writes)
+            self.note(reads, writes)
+
+        patch.setattr(KeyspaceQuota, "admit", admitted)
+        patch.setattr(KeyspaceQuota, "charge", charged)
+
+    def note(self, reads: int, writes: int) -> None:
+        self.reads += reads
+        self.writes += writes
+
+
+NEVER = Freshness(strong=False, min_seq=1 << 60)
+
+
+@pytest.mark.parametrize("keys", [[], [b"k"], [b"k"] * 40])
+def test_a_read_that_is_declined_gives_back_what_it_took(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch, keys: list[bytes]
+) -> None:
+    name = nodes.others[0]
+    install(nodes, reads_per_second=1000)
+    tally = Tally(monkeypatch)
+    answer = nodes.answer(nodes.read(name, *keys, freshness=NEVER))
+    assert isinstance(answer, Failure)
+    assert answer.code == ErrorCode.TOO_STALE
+    assert tally.reads == 0
+
+
+def test_a_read_of_no_keys_is_one(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader = nodes.leader
+    install(nodes, reads_per_second=1000)
+    tally = Tally(monkeypatch)
+    assert isinstance(nodes.answer(nodes.read(leader, freshness=STRONG)), Rows)
+    assert tally.reads == 1
+
+
+def test_what_was_taken_of_no_quota_is_not_given_back_to_one(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, name = nodes.leader, nodes.others[0]
+    nodes.answer(nodes.write(Put(b"k", b"v")))
+    tally = Tally(monkeypatch)
+    declined = nodes.read(name, b"k", freshness=NEVER)
+    waiting = nodes.replica(leader)
+    # It waits for the end of a transfer, and is refused when that has come.
+    nodes.ask(leader, lambda request: TransferLeader(request, 1, name, 5_000))
+    nodes.until(lambda: waiting.group.transferring)
+    refused = nodes.ask(
+        leader, lambda request: Write(request, 1, 1, nodes._session, 1 << 20, 0, encode_operations([Put(b"k", b"w")]))
+    )
+    nodes.nodes[leader].turn(nodes.now, nodes.wall_ms)
+    for node in nodes.nodes.values():
+        [keyspace] = nodes.shard_map.keyspaces
+        quota = KeyspaceQuota("n", keyspace, nodes.now)
+        node.replicas[1].reads.quota = quota
+    assert isinstance(nodes.answer(declined), Failure)
+    assert isinstance(nodes.answer(refused), Failure)
+    assert (tally.reads, tally.writes) == (0, 0)
