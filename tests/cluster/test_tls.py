@@ -77,8 +77,15 @@ class SecureCluster:
             TlsFiles(str(self.folder / "ca.pem"), str(self.folder / certificate) if certificate else "")
         )
 
-    def shoal(self, *arguments: str, cafile: str = "ca.pem", code: int | tuple[int, ...] = 0) -> typer.testing.Result:
-        environment = {**self.processes.environment, "SHOAL_CAFILE": str(self.folder / cafile)}
+    def shoal(
+        self, *arguments: str, cafile: str = "ca.pem", certificate: str = "", code: int | tuple[int, ...] = 0
+    ) -> typer.testing.Result:
+        environment = {
+            **self.processes.environment,
+            "SHOAL_CAFILE": str(self.folder / cafile),
+            "SHOAL_CERTFILE": str(self.folder / certificate) if certificate else "",
+            "SHOAL_KEYFILE": "",
+        }
         done = typer.testing.CliRunner().invoke(app, list(arguments), env=environment)
         expected = (code,) if isinstance(code, int) else code
         assert done.exit_code in expected, (
@@ -126,7 +133,10 @@ def test_applications_and_operators_are_served_over_tls(cluster):
 
 def test_managers_control_nodes_and_take_orders_over_tls(cluster):
     cluster.shoal("rebalance")
-    cluster.shoal("transfer-leader", "1", "n2")
+    assert "SHOAL_CERTFILE" in cluster.shoal("transfer-leader", "1", "n2", code=1).stderr
+    assert "SHOAL_CERTFILE" in cluster.shoal("log-level", "n1", "info", code=1).stderr
+    cluster.shoal("transfer-leader", "1", "n2", certificate="client.pem")
+    cluster.shoal("log-level", "n1", "info", certificate="client.pem")
     assert "rebalance" in cluster.shoal("operations", "--config", str(cluster.processes.folder.config_file)).stdout
     assert cluster.shoal("doctor", "--config", str(cluster.processes.folder.config_file)).stdout.startswith(
         "cluster local: well"

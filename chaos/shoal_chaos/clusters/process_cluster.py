@@ -107,12 +107,16 @@ class ProcessCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where the commands of `shoal` find this cluster."""
+        """Where the commands of `shoal` find this cluster, and what they show it: they are an operator's."""
         tls = self.config.tls
         scheme = "shoals://" if tls.on else ""
         admin = ",".join(f"{scheme}{manager.admin}" for manager in self.config.managers if manager.admin)
-        trust = {"SHOAL_CAFILE": str(tls.authorities)} if tls.on else {}
-        return {"SHOAL_MANAGERS": admin, "SHOAL_URL": self._founding.url(), **trust}
+        trust = {
+            "SHOAL_CAFILE": str(tls.authorities),
+            "SHOAL_CERTFILE": str(tls.certificate),
+            "SHOAL_KEYFILE": str(tls.key),
+        }
+        return {"SHOAL_MANAGERS": admin, "SHOAL_URL": self._founding.url(), **(trust if tls.on else {})}
 
     def log_of(self, name: str) -> str:
         """Return what a process has logged, in all its lives."""

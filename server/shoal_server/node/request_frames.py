@@ -14,27 +14,28 @@ import msgspec
 from msgspec import inspect
 from shoal.bounds import MAX_NUMBER, MAX_SHARDS
 from shoal.errors import ErrorCode
+from shoal.protocol.checksums import ReadChecksum
 from shoal.protocol.frames import Decoder, request_decoder, traced_request_decoder
+from shoal.protocol.hot_keys import GetHotKeys
 from shoal.protocol.messages import (
     LONG_FRAME_BYTES,
     LONG_FRAME_MESSAGES,
     MAX_FRAME_ELEMENTS,
     MAX_FRAME_REQUESTS,
-    ChangeMembership,
-    DropReplica,
     Failure,
+    GetShardMap,
+    GetStatus,
     InstallShardMap,
+    OpenSession,
+    Ping,
     Read,
     ReadPage,
     Request,
     Scan,
-    SkipEntry,
-    SplitShard,
     TracedRequest,
     Traces,
     Write,
 )
-from shoal.protocol.migration import MigrationStep
 
 from shoal_server.node.elements import ELEMENT_NS, arrays_and_bytes_in, arrays_in, elements_in, length_of_array
 
@@ -43,6 +44,13 @@ _one_decoder: Decoder[TracedRequest] = Decoder(TracedRequest)
 _TYPES: dict[int, type[msgspec.Struct]] = {
     kind.__struct_config__.tag: kind for kind in get_args(Request) if isinstance(kind.__struct_config__.tag, int)
 }
+OF_CLIENTS = frozenset(
+    (OpenSession, Write, Read, ReadPage, Scan, GetShardMap, GetStatus, Ping, GetHotKeys, ReadChecksum)
+)
+"""What anybody may ask who may connect: data, and how things are."""
+OF_MANAGERS = frozenset(_TYPES.values()) - OF_CLIENTS
+"""All else changes the cluster, or how a node works: it is for managers and operators."""
+TAGS_OF_MANAGERS = frozenset(tag for tag, kind in _TYPES.items() if kind in OF_MANAGERS)
 Received: TypeAlias = Request | Failure
 """A request, or what one that made no sense is answered."""
 
@@ -241,11 +249,6 @@ def frame_in_words(error: msgspec.ValidationError, body: bytes, union: Any) -> s
     return f"{_named(kind, steps[1:])}: {what}"
 
 
-def tags_of(union: Any) -> frozenset[int]:
-    """Return the tags of the messages of `union`."""
-    return frozenset(each.__struct_config__.tag for each in _members(union))  # type: ignore[misc]  # all have numbers
-
-
 def decoding_ns(body: bytes) -> int:
     """Return about what it takes to decode a frame (ns)."""
     return arrays_and_bytes_in(body) * ELEMENT_NS
@@ -285,8 +288,3 @@ def _named(kind: Any, steps: list[str]) -> str:
         else:
             break
     return ".".join(names)
-
-
-OF_MANAGERS = SkipEntry | InstallShardMap | ChangeMembership | SplitShard | DropReplica | MigrationStep
-"""Requests that no client but a manager has."""
-TAGS_OF_MANAGERS = tags_of(OF_MANAGERS)

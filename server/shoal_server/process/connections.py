@@ -90,6 +90,11 @@ FEW_FRAMES = 4
 FRAME_NS = 8_000
 """Of a frame, whatever is in it."""
 
+_UNPROVEN = (
+    "that is for managers and operators, who come with a certificate (commands: --certfile and --keyfile, or SHOAL_CERTFILE "
+    "and SHOAL_KEYFILE)"
+)
+
 
 class Inbound(asyncio.Protocol):
     """One accepted connection: unknown until it has said hello, then a client's or a peer's.
@@ -291,7 +296,7 @@ class Inbound(asyncio.Protocol):
         if refused:
             self._host.failed(refused)
             received = [*requests, *refused]
-        if self._unproven and any(isinstance(request, OF_MANAGERS) for request in requests):
+        if self._unproven and not OF_MANAGERS.isdisjoint(map(type, sent)):
             self._refuse_unproven()
             return 0
         if not (sent or refused):
@@ -304,7 +309,7 @@ class Inbound(asyncio.Protocol):
         return decoding_ns(body) if len(body) > FEW_BYTES else 0
 
     def _refuse_unproven(self) -> None:
-        self.refuse(ErrorCode.UNAUTHENTICATED, "only a manager may ask that: it has a certificate")
+        self.refuse(ErrorCode.UNAUTHENTICATED, _UNPROVEN)
 
     def resume_reading(self) -> None:
         """Receive more again."""

@@ -8,14 +8,24 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import shoal
 import trustme
 from shoal.admin.connection import AdminConnection
 from shoal.protocol.frames import FrameReader, encode_frame, greeting_decoder
-from shoal.protocol.messages import GetStatus, Hello, InstallShardMap, Refused, Request, Welcome
+from shoal.protocol.messages import (
+    GetStatus,
+    Hello,
+    InstallShardMap,
+    Refused,
+    Request,
+    SetLogLevel,
+    TransferLeader,
+    Welcome,
+)
+from shoal.protocol.quotas import SetQuotaShares
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal.shardmap import ShardMap
 from shoal.tls import TlsFiles, client_context
@@ -23,6 +33,7 @@ from shoal_server import secure_listener
 from shoal_server.certificates import Certificate, Certificates
 from shoal_server.config.schema import TlsConfig
 from shoal_server.node.memory import MemoryBudget
+from shoal_server.node.request_frames import OF_CLIENTS, OF_MANAGERS
 from shoal_server.process.connections import Inbound
 from shoal_server.secure_listener import SecureListener
 
@@ -272,6 +283,62 @@ async def test_a_peer_or_client_is_judged_by_the_certificate_of_its_connection(p
     with_one, without = place.host.certificates
     assert ("IP Address", "127.0.0.1") in with_one["subjectAltName"]
     assert without == {}
+
+
+def test_it_is_said_of_every_request_whether_clients_may_ask_it() -> None:
+    of_clients = {
+        "OpenSession",
+        "Write",
+        "Read",
+        "ReadPage",
+        "Scan",
+        "GetShardMap",
+        "GetStatus",
+        "Ping",
+        "GetHotKeys",
+        "ReadChecksum",
+    }
+    of_managers = {
+        "TransferLeader",
+        "InstallShardMap",
+        "ChangeMembership",
+        "DropReplica",
+        "SplitShard",
+        "BeginIncoming",
+        "BeginOutgoing",
+        "StoreMoved",
+        "SealMicroshards",
+        "AdoptMicroshards",
+        "ForgetMoved",
+        "CancelMigration",
+        "ReadMoving",
+        "SetLogLevel",
+        "SkipEntry",
+        "SetQuotaShares",
+    }
+    assert {kind.__name__ for kind in OF_CLIENTS} == of_clients
+    assert {kind.__name__ for kind in OF_MANAGERS} == of_managers
+    # A new one is of managers unless it is said that clients may ask it.
+    assert {kind.__name__ for kind in get_args(Request)} == of_clients | of_managers
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [SetQuotaShares(2, 1, 1, ()), SetLogLevel(2, "debug"), TransferLeader(2, 1, "n2", 1000)],
+    ids=["quotas", "log level", "leader"],
+)
+async def test_what_changes_a_node_takes_a_certificate(place, request_):
+    await place.listen()
+    async with await AdminConnection.open(place.address, PATIENCE_SECONDS, place.context()) as connection:
+        connection._writer.write(encode_frame([request_]))
+        refused = greeting_decoder.decode(await connection._next_frame())[0]
+        assert (refused.code, place.host.requests) == ("unauthenticated", [])
+        assert "SHOAL_CERTFILE" in refused.message
+    async with await AdminConnection.open(place.address, PATIENCE_SECONDS, place.context("node.pem")) as connection:
+        connection._writer.write(encode_frame([request_]))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not place.host.requests:
+                await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("certificate", ["", "node.pem"])
