@@ -36,6 +36,7 @@ from shoal.operations import (
     value_equals_or_absent,
 )
 from shoal.pipelines import AsyncPipeline
+from shoal.priorities import OverloadReason, PriorityName
 from shoal.results import Consistency, Durability, Entry, WriteResult
 from shoal.scans import AsyncScan, Scan
 from shoal.transactions import AsyncTransaction
@@ -58,9 +59,11 @@ __all__ = [
     "InvalidArgument",
     "KeyspaceNotFound",
     "OutcomeUnknown",
+    "OverloadReason",
     "Overloaded",
     "PermissionDenied",
     "Pipeline",
+    "PriorityName",
     "ProtocolMismatch",
     "Scan",
     "ShoalError",

@@ -147,9 +147,9 @@ class KeyspaceQuota:
 
     def _refuse(self, quota: int, kind: str, share: int, wait: int, now: int) -> QuotaRefusal:
         self._refused(now)
-        name = self._keyspace.name
+        name, here = self._keyspace.name, round(quota * share / WHOLE, 1)
         return QuotaRefusal(
-            f"keyspace {name!r} has used up its quota of {quota} {kind} a second, of which {quota * share / WHOLE:g} are "
+            f"keyspace {name!r} has used up its quota of {quota} {kind} a second, of which {here:g} are "
             f"node {self._node}'s now: ask again in {wait} ms, or for less",
             wait,
         )

@@ -134,7 +134,7 @@ def test_refusals_say_what_was_too_much_and_what_is_allowed() -> None:
     refusal = made.admit(5, 0, START)
     assert refusal is not None
     assert refusal.words == (
-        "keyspace 'carts' has used up its quota of 1000 reads a second, of which 333.333 are node n1's now: ask again in "
+        "keyspace 'carts' has used up its quota of 1000 reads a second, of which 333.3 are node n1's now: ask again in "
         f"{refusal.retry_after_ms} ms, or for less"
     )
     assert made.admit(0, 1, START) is None, "reads do not use up writes"
