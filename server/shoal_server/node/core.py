@@ -418,7 +418,7 @@ class Node:
         self._now = now
         self.counters.begin_turn(self.arrived or now, now)
         self.arrived = 0
-        if storing.may_release:
+        if storing.unsynced:
             storing.release(now, outbox)
         if self._peer_events:
             events, self._peer_events = self._peer_events, []
@@ -459,7 +459,7 @@ class Node:
         outbox, agenda, comparisons, counting = self._outbox, self._agenda, self._comparisons, self._row_counting
         # What was not taken up in the first half must not be taken for done in the second.
         stopped = self._stopped
-        if self._storing.may_release:
+        if self._storing.unsynced:
             self._storing.release_late(now, outbox)
         if (agenda.dirty or agenda.again or (agenda.behind and now >= agenda.behind_due)) and not stopped:
             self._applying.apply(now, outbox)

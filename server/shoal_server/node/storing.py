@@ -117,11 +117,6 @@ class Storing:
         invariant(self.synced_to <= ticket <= self.ticket, "a sync covers what was written, in order")
         self.synced_to = ticket
 
-    @property
-    def may_release(self) -> bool:
-        """Whether something that waited for the disk waits no more."""
-        return bool(self.unsynced) and self.unsynced[0].ticket <= self.synced_to
-
     def release_late(self, now: int, outbox: Outbox) -> None:
         """Do so in the second half of a turn, where the disk was that quick: what groups have to say then is the next one's."""
         agenda = self._agenda

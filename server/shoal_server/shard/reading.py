@@ -13,6 +13,10 @@ SLICE_KEYS = 16
 """Keys that are looked up together at the most. Where small rows precede large ones, so many are read in vain."""
 
 
+SMALL_BYTES = 4096
+"""Rows of no more are not told apart: a slice of them is little to read in vain."""
+
+
 class RowReader:
     """Reads rows of one shard.
 
@@ -41,13 +45,17 @@ class RowReader:
         if wanted <= SLICE_KEYS and wanted * self._row_bytes <= max_bytes:
             # As nearly all are: the loop below comes to the same.
             rows = engine.get_many(engine.data, stored)
-            size = self._note(rows)
+            size = sum(map(len, filter(None, rows)))
+            if self._row_bytes > SMALL_BYTES or size > wanted * SMALL_BYTES:
+                self._note(wanted, size)
         else:
             rows, size = [], 0
             while len(rows) < wanted and (size < max_bytes or not rows):
                 count = max(1, min(SLICE_KEYS, (max_bytes - size) // self._row_bytes))
                 found = engine.get_many(engine.data, stored[len(rows) : len(rows) + count])
-                size += self._note(found)
+                found_bytes = sum(map(len, filter(None, found)))
+                self._note(count, found_bytes)
+                size += found_bytes
                 rows += found
         self.read_bytes = size
         if size > max_bytes or len(rows) < wanted:
@@ -57,8 +65,6 @@ class RowReader:
             stored = stored[: len(rows)]
         return split_rows(stored, rows, now)
 
-    def _note(self, rows: list[bytes | None]) -> int:
-        """Return how many bytes rows have that were looked up together, and remember how large they are."""
-        size = sum(map(len, filter(None, rows)))
-        self._row_bytes = max(1, self._row_bytes // 2, size // max(1, len(rows)))
-        return size
+    def _note(self, count: int, size: int) -> None:
+        """Remember how large rows are, of which so many were looked up together, of so many bytes."""
+        self._row_bytes = max(SMALL_BYTES, self._row_bytes // 2, size // max(1, count))
