@@ -112,6 +112,10 @@ class PausedRead:
             size = self.scan.size
             self._memory.change(Account.ANSWERS, size - self.held)
             self.held = size
+            if self.has_rows and self._memory.is_tight(Account.ANSWERS):
+                # What is left is for answers to others: it ends where it has come to.
+                self._open_reads.remove(self)
+                self.let_go()
 
     def let_go(self) -> None:
         """Close the reader: what was read so far is the page, or is forgotten where that is nothing."""

@@ -49,6 +49,8 @@ class ScannedPage:
 
 SOURCE_BYTES = 500
 """What a microshard takes in memory that rows are still to be taken from, besides these."""
+ROW_BYTES = 120
+"""What a row takes that was read, besides its key and its value."""
 
 
 class _Source:
@@ -56,10 +58,10 @@ class _Source:
 
     `keys` (as users have them), `values` (None: hidden) and `seqs` from `at` on are what was read and is not taken yet; `bare`:
     of the first row it is known where it is, and it is to be read again. `more`: behind them there may be others, of which
-    `chunk` are read next.
+    `chunk` are read next. `held`: what all of these take in memory (bytes).
     """
 
-    __slots__ = ("at", "bare", "chunk", "keys", "more", "place", "prefix", "seqs", "values")
+    __slots__ = ("at", "bare", "chunk", "held", "keys", "more", "place", "prefix", "seqs", "values")
 
     def __init__(self, prefix: bytes, chunk: int) -> None:
         self.prefix = prefix
@@ -69,6 +71,7 @@ class _Source:
         self.values: list[bytes | None] = []
         self.seqs: list[int] = []
         self.at = 0
+        self.held = 0
         self.more = True
         self.bare = False
 
@@ -80,8 +83,8 @@ class MergedScan:
         "_chunk",
         "_end",
         "_examined",
-        "_heads_bytes",
         "_heap",
+        "_held",
         "_keys_only",
         "_last",
         "_max_bytes",
@@ -133,7 +136,7 @@ class MergedScan:
         self._chunk = max_rows // max(1, len(prefixes)) + 2
         # Those that were opened and have rows left: a bound may be as long as a key, and microshards many.
         self._sources: dict[int, _Source] = {}
-        self._heads_bytes = 0
+        self._held = 0
         self._opened = 0
         self._heap: list[tuple[bytes | str, int]] = []
         self._examined = 0
@@ -148,8 +151,17 @@ class MergedScan:
 
     @property
     def size(self) -> int:
-        """Bytes of the page so far, and of what is kept to go on with it."""
-        return self._size + self._heads_bytes + SOURCE_BYTES * len(self._sources)
+        """Bytes of the page so far, and of what is kept to go on with it.
+
+        Rows that were taken of what was read together count twice, until the next ones of their microshard are read.
+        """
+        page = self._size + ROW_BYTES * len(self._page.keys)
+        return page + self._held + SOURCE_BYTES * len(self._sources)
+
+    def _hold(self, source: _Source, size: int) -> None:
+        """What is in memory of a source is so much now (bytes)."""
+        self._held += size - source.held
+        source.held = size
 
     @property
     def has_rows(self) -> bool:
@@ -225,7 +237,7 @@ class MergedScan:
                 source.bare = True
                 source.place = head + b"\0" if self._reverse else head
                 work.seeks += 1
-                self._heads_bytes += 2 * len(head)
+                self._hold(source, 2 * len(head))
             elif head is None:
                 source.more = False
                 work.seeks += 1
@@ -259,6 +271,7 @@ class MergedScan:
 
     def _take(self, source: _Source, piece: Piece) -> None:
         self._page.work.add(piece)
+        self._hold(source, piece.size + ROW_BYTES * len(piece.rows))
         skip = self._skip
         stored = [key for key, _ in piece.rows]
         source.keys = [key[skip:] for key in stored]
@@ -319,14 +332,14 @@ class MergedScan:
                 continue
             if not source.more:
                 heappop(heap)
-                del sources[index]
+                self._hold(sources.pop(index), 0)
                 continue
             self._read(source, max_bytes - self._size)
             if source.keys or source.more:
                 heapreplace(heap, self._entry(source, index))
             else:
                 heappop(heap)
-                del sources[index]
+                self._hold(sources.pop(index), 0)
             if work.us >= until:
                 return False
         return True

@@ -11,7 +11,7 @@ from shoal_server.node.memory import Account
 from shoal_server.node.paused_reads import HELD_NS, OPEN_AT_FIRST, OPEN_OF_NODE, SOON_NS, OpenReads, PausedRead
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
-from shoal_server.shard.merging import HEADS, MergedScan
+from shoal_server.shard.merging import HEADS, MergedScan, ScannedPage
 from shoal_server.shard.work import SEEK_US
 
 from . import conftest
@@ -157,13 +157,29 @@ class Nobody:
 
 
 class Pieces:
-    """A page in the making that comes nowhere."""
+    """A page in the making that has come nowhere, or has rows."""
 
-    size = 0
-    has_rows = False
+    def __init__(self, size: int = 0, *, has_rows: bool = False) -> None:
+        self.size = size
+        self.has_rows = has_rows
 
-    def end(self) -> None:
-        return None
+    def end(self) -> ScannedPage | None:
+        return ScannedPage() if self.has_rows else None
+
+
+def test_where_memory_for_answers_is_short_pages_end_where_they_have_come_to(make_nodes: Any) -> None:
+    readers = Readers(make_nodes)
+    bound = readers.memory.bound(Account.ANSWERS)
+    reads = [readers.begin(client, now=0) for client in range(3)]
+    for read in reads[:2]:
+        read.scan = Pieces(bound // 2, has_rows=True)  # type: ignore[assignment]
+        read.pause(others_wait=False)
+    assert [(read.scan is None, read.page is None) for read in reads] == [(False, True), (True, False), (False, True)]
+    assert readers.open.count == 2
+    assert readers.memory.used(Account.ANSWERS) == bound // 2 * 2
+    for read in reads:
+        read.end()
+    assert readers.memory.used(Account.ANSWERS) == 0
 
 
 def test_the_one_that_is_open_for_longest_goes_on_and_half_of_all_let_go(make_nodes: Any) -> None:

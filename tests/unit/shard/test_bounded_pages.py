@@ -316,3 +316,36 @@ def test_a_page_over_very_many_microshards_is_begun_in_pieces_and_holds_no_bound
     assert pieces > 10
     assert peak < 8 * MIB
     assert scan.size < 2 * MIB
+
+
+@pytest.mark.parametrize(("microshards", "rows", "size"), [(128, 100, 1000), (128, 30, 16_000), (4, 20, 100_000)])
+@pytest.mark.parametrize("keys_only", [False, True])
+def test_a_page_in_the_making_says_what_it_has_in_memory(
+    microshards: int, rows: int, size: int, keys_only: bool
+) -> None:
+    engine = MemoryEngine()
+    prefixes = [data_prefix(1, microshard, 1) for microshard in range(microshards)]
+    batch = engine.batch()
+    for prefix in prefixes:
+        for row in range(rows):
+            batch.put(prefix + b"%06d" % row, value_header(1, 0) + bytes(size), engine.data)
+    engine.write(batch)
+    tracemalloc.start()
+    scan = MergedScan(
+        engine.reader(engine.data),
+        prefixes,
+        b"",
+        b"",
+        reverse=False,
+        keys_only=keys_only,
+        max_rows=4096,
+        max_bytes=MIB,
+        now=0,
+    )
+    empty, _ = tracemalloc.get_traced_memory()
+    while scan.advance(1000) is None:
+        held = tracemalloc.get_traced_memory()[0] - empty
+        assert held - MIB // 16 <= scan.size <= 2.5 * held + MIB // 16
+    # What the last piece has let go of is known without looking at it.
+    assert scan._held == sum(source.held for source in scan._sources.values())
+    tracemalloc.stop()
