@@ -18,7 +18,7 @@ from shoal_server.node.lateness import SOONEST_NS, refuse_late
 from shoal_server.node.outbox import NOBODY, Outbox
 from shoal_server.node.paused_reads import PausedRead
 from shoal_server.node.refusals import Refusals
-from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost
+from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost, page_reads
 from shoal_server.node.serving import SERVE_NS, SMALL_BYTES, Serving
 from shoal_server.node.settings import NodeSettings
 from shoal_server.node.waiting import QueuedRead
@@ -281,7 +281,7 @@ class ReplicaReads:
         request: Scan = queued.read  # type: ignore[assignment]  # nothing else has pages that are made in pieces
         self._count(request, queued, queued.arrived, scan=True)
         if self.quota is not None:
-            self._charge(queued, self.quota, max(1, len(page.keys)))
+            self._charge(queued, self.quota, page_reads(page.examined, page.work.passed))
         outbox.answer(
             queued.client,
             ScanPage(
@@ -339,7 +339,7 @@ class ReplicaReads:
             most = max(1, min(read.max_rows, limits.page_rows))
             found = machine.pages.read_page(read.ranges, read.after, most, limits.page_bytes, now)
             if self.quota is not None:
-                self._charge(queued, self.quota, max(1, len(found.keys)))
+                self._charge(queued, self.quota, page_reads(found.work.rows, found.work.passed))
             resume = None if found.resume is None else PageResume(*found.resume)
             done, microshards = resume is None, found.microshards
             page = Page(read.request, seq, done, microshards, found.keys, found.values, found.expiries, resume)

@@ -40,6 +40,8 @@ STATUS_NS = 50_000
 STATUS_REPLICA_NS = 15_000
 MAP_SHARD_NS = 2_000
 READ_NS = 2_000
+REMOVED_PER_READ = 8
+"""So many removed rows take as long to pass over as one that is there takes to look at (shard/work.py)."""
 ANSWERED_BYTE_NS = 4
 """To read it, to encode it and to hand it to the system: each copies it."""
 
@@ -77,6 +79,15 @@ def decoded_bytes(request: Received) -> int:
     if kind is InstallShardMap:
         return len(request.shard_map.shards) * SHARD_BYTES  # type: ignore[union-attr]  # an InstallShardMap
     return 0
+
+
+def page_reads(examined: int, passed: int) -> int:
+    """Return what a page is of a quota of reads: the rows that it has come past, and 1 at the least.
+
+    Args:
+        examined: rows, expired ones included; passed: removed ones, which are not gone from the disk yet.
+    """
+    return max(1, examined + passed // REMOVED_PER_READ)
 
 
 def page_cost(us: int, values: list[bytes]) -> int:

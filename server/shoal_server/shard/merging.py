@@ -37,13 +37,15 @@ _BEHIND_ALL = chr(256)
 class ScannedPage:
     """Rows in key order, and where to go on (None: nothing follows). `values` is empty where only keys were wanted.
 
-    It may have fewer rows than were asked for, or none, and still be followed by others. `work`: what it took.
+    It may have fewer rows than were asked for, or none, and still be followed by others. `examined`: how many rows it has come
+    past, expired ones included. `work`: what it took.
     """
 
     keys: list[bytes] = field(default_factory=list)
     values: list[bytes] = field(default_factory=list)
     seqs: list[int] = field(default_factory=list)
     resume: bytes | None = None
+    examined: int = 0
     work: Work = field(default_factory=Work)
 
 
@@ -182,6 +184,7 @@ class MergedScan:
         if not self._merge():
             return None
         self._reader.close()
+        self._page.examined = self._examined
         return self._page
 
     def end(self) -> ScannedPage | None:
@@ -191,6 +194,7 @@ class MergedScan:
             return None
         page = self._page
         page.resume = self._behind_last()
+        page.examined = self._examined
         return page
 
     def _behind_last(self) -> bytes:

@@ -90,7 +90,7 @@ ReadsOption = Annotated[
         "--reads-per-second",
         metavar="N|none",
         parser=parse_rate,
-        help="Quota of keys and rows read, in the whole cluster.",
+        help="Quota of reads in the whole cluster: keys, and rows that scans come past, at least 1 a page.",
     ),
 ]
 WritesOption = Annotated[

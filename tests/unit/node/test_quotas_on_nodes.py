@@ -39,7 +39,10 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.quotas import QuotaShare, SetQuotaShares
 from shoal.shardmap import Keyspace, MicroshardRange, Shard, all_of
+from shoal_server.node import replica
 from shoal_server.node.keyspace_quota import KeyspaceQuota
+from shoal_server.node.request_costs import REMOVED_PER_READ, page_reads
+from shoal_server.shard.work import Work
 
 SECOND = 1_000_000_000
 STRONG = Freshness()
@@ -336,3 +339,35 @@ def test_what_was_taken_of_no_quota_is_not_given_back_to_one(nodes: Any, monkeyp
     assert isinstance(nodes.answer(declined), Failure)
     assert isinstance(nodes.answer(refused), Failure)
     assert (tally.reads, tally.writes) == (0, 0)
+
+
+def ask_scan(nodes: Any, name: str, start: bytes = b"", rows: int = 4096) -> Any:
+    return nodes.ask_and_wait(name, lambda request: Scan(request, 1, 1, 1000, ALL, start, b"", False, True, rows))
+
+
+def ask_page(nodes: Any, name: str, after: bytes = b"", rows: int = 4096) -> Any:
+    return nodes.ask_and_wait(name, lambda request: ReadPage(request, 1, 1, 1000, ALL, after, rows))
+
+
+@pytest.mark.parametrize(("ask", "kind"), [(ask_scan, ScanPage), (ask_page, Page)])
+def test_pages_count_the_rows_that_they_come_past_and_one_at_the_least(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch, ask: Any, kind: type[Any]
+) -> None:
+    monkeypatch.setattr(replica, "due_upkeep", lambda *_: None)
+    leader = nodes.leader
+    install(nodes, reads_per_second=1000)
+    tally = Tally(monkeypatch)
+    empty = ask(nodes, leader)
+    assert (type(empty), empty.keys, tally.reads) == (kind, [], 1)
+    nodes.answer(nodes.write(*(Put(b"k%03d" % number, b"v", ttl_ms=1) for number in range(100))))
+    nodes.answer(nodes.write(*(Put(b"l%03d" % number, b"v") for number in range(5))))
+    nodes.pass_time(10)
+    tally.reads = 0
+    found = ask(nodes, leader)
+    assert len(found.keys) == 5
+    assert tally.reads == 105, "with those that have expired, and are not purged yet"
+
+
+def test_removed_rows_that_are_passed_over_count_less() -> None:
+    assert [page_reads(0, 0), page_reads(0, 7), page_reads(0, 8), page_reads(10, 25)] == [1, 1, 1, 13]
+    assert REMOVED_PER_READ * Work(passed=1000).us == 1000 * Work(rows=1).us
