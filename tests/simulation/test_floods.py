@@ -12,7 +12,8 @@ from shoal_server.node import client_input, serving, turn_length
 from shoal_server.node.client_input import ClientInput
 from shoal_server.node.client_queue import ClientQueue
 from shoal_server.node.core import Node
-from shoal_server.node.fair_queue import FairQueue, Flow, Waiting
+from shoal_server.node.fair_queue import FairQueue
+from shoal_server.node.fair_shares import Flow, Waiting
 from shoal_server.node.outbox import Outbox
 
 from .conftest import MustBeFound
@@ -56,13 +57,13 @@ def serve_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
         listed = [flow for flows in self._by_client.values() for flow in flows.values() if flow.listed]
         if not listed:
             return None
-        flow = min(listed, key=lambda each: (each.waiting or each.paused)[0].arrived)
+        flow = min(listed, key=lambda each: next(iter(each.waiting.values() or each.paused)).arrived)
         waiting = flow.take()
         if not flow.has_turns:
             self._unlist(flow, now)
         if waiting is None:
             return None
-        self.length -= 1
+        self._removed(waiting)
         return flow, waiting
 
     patch.setattr(FairQueue, "take", take)

@@ -10,15 +10,19 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from shoal.errors import ErrorCode
 from shoal.protocol.checksums import ChecksumCursor, ChecksumSlice, ReadChecksum
 from shoal.shardmap import microshards_in
 
 from shoal_server.storage.applied_state import encode_compared_state
-from shoal_server.storage.engine import Engine
+from shoal_server.storage.engine import Damaged, Engine
 from shoal_server.storage.layout import prefix_end
 
 if TYPE_CHECKING:
+    from shoal_server.node.failing import Failing
+    from shoal_server.node.outbox import Outbox
     from shoal_server.node.replica import Replica
+    from shoal_server.node.replica_set import ReplicaSet
 
 DIGEST_BYTES = 16
 MAX_ROWS = 1024
@@ -60,3 +64,31 @@ def checksum(replica: Replica, engine: Engine, request: ReadChecksum) -> Checksu
                 next_cursor = ChecksumCursor(microshard, user_key)
                 return ChecksumSlice(request.request, state.index, hashed.digest(), rows, next_cursor)
     return ChecksumSlice(request.request, state.index, hashed.digest(), rows, None)
+
+
+def answer_checksum(
+    client: int,
+    request: ReadChecksum,
+    replica_set: ReplicaSet,
+    engine: Engine,
+    failing: Failing,
+    now: int,
+    outbox: Outbox,
+) -> None:
+    """Answer a client with the slice that it asks for, or with why there is none."""
+    replica, node = replica_set.by_shard.get(request.shard), replica_set.identity.node
+    if replica is None:
+        where = f"{node} has no replica of shard {request.shard}"
+        outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, where)
+        return
+    if request.ranges and not replica.machine.has_ranges(request.ranges):
+        replica.refusals.not_here(client, request.request, outbox)
+        return
+    if replica.failure is None:
+        try:
+            outbox.answer(client, checksum(replica, engine, request))
+            return
+        except Damaged as error:
+            failing.damaged(replica, error, now)
+    where = f"the replica of shard {request.shard} on {node} has failed ({replica.failure})"
+    outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)

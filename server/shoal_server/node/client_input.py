@@ -35,12 +35,12 @@ from shoal_server.invariants import invariant
 from shoal_server.node.administration import AdminRequest
 from shoal_server.node.admission import Admission
 from shoal_server.node.agenda import Agenda
-from shoal_server.node.checksums import checksum
+from shoal_server.node.checksums import answer_checksum
 from shoal_server.node.client_queue import SIGN_OF_LIFE_NS, Client, ClientQueue, Frame
 from shoal_server.node.counters import NodeCounters
 from shoal_server.node.disk_health import DiskHealth
 from shoal_server.node.failing import Failing
-from shoal_server.node.fair_queue import CONTROL, PAGES, Flow
+from shoal_server.node.fair_shares import CONTROL, PAGES, Flow
 from shoal_server.node.hot_keys_report import hot_keys
 from shoal_server.node.lateness import refuse_late
 from shoal_server.node.leaderships import Leaderships
@@ -64,7 +64,7 @@ from shoal_server.node.request_frames import Received
 from shoal_server.node.serving import Serving
 from shoal_server.node.status import STATUS_STEP_REPLICAS, StatusInPieces
 from shoal_server.node.turn_length import TELLING_NS, TurnLength
-from shoal_server.storage.engine import Damaged, Engine
+from shoal_server.storage.engine import Engine
 
 CONTROL_NS = 2_000_000
 """Of a turn, besides what is for data."""
@@ -72,6 +72,8 @@ QUEUE_NS = 4_000_000
 """After so much, long frames wait to be queued."""
 FEW_REQUESTS = 64
 """Of a frame that is none of these."""
+LATE_REQUESTS = 200
+"""So many that wait are looked at in a turn, whether their callers still do: it costs 2 ms at the most."""
 MAX_TURNED_AWAY = 4
 """A client that sends on where it is not read from (it cannot, over a socket) is refused at so many times the bound."""
 
@@ -204,6 +206,8 @@ class ClientInput:
             if left:
                 queue.arrived = [frame for frames in left.values() for frame in frames]
         left_over = False
+        if data.length:
+            spent += self._refuse_late(now, outbox)
         if data.length or control.length or status.length or self._describing is not None:
             self._take_control(now, outbox)
             self._describe(now, outbox)
@@ -275,6 +279,13 @@ class ClientInput:
             spent += cost
             data.charge(flow, cost)
         return spent
+
+    def _refuse_late(self, now: int, outbox: Outbox) -> int:
+        """Tell callers whose time is over, whose requests no turn has come to; return what that costs."""
+        late = self.queue.take_late(now, LATE_REQUESTS)
+        for client, waiting in late:
+            refuse_late(client.number, waiting.request, now - waiting.arrived, outbox)
+        return len(late) * REFUSAL_NS
 
     def _go_on(self, client: Client, paused: PausedRead, now: int, outbox: Outbox) -> int:
         """Have its replica go on with a read in this turn; return what that costs."""
@@ -358,7 +369,7 @@ class ClientInput:
         elif isinstance(request, GetStatus):
             return self._tell_status(client, request, now, outbox)
         elif isinstance(request, ReadChecksum):
-            self._read_checksum(client, request, now, outbox)
+            answer_checksum(client, request, self._replica_set, self._engine, self._failing, now, outbox)
         elif isinstance(request, GetHotKeys):
             found, cost = hot_keys(request, self._replica_set.identity.node, self._replica_set.by_shard, now)
             outbox.answer(client, found)
@@ -425,24 +436,6 @@ class ClientInput:
             retry_after_ms=retry_after_ms(request.request),
             reason=OverloadReason.NODE_BUSY,
         )
-
-    def _read_checksum(self, client: int, request: ReadChecksum, now: int, outbox: Outbox) -> None:
-        replica, node = self._replica_set.by_shard.get(request.shard), self._replica_set.identity.node
-        if replica is None:
-            where = f"{node} has no replica of shard {request.shard}"
-            outbox.fail(client, request.request, ErrorCode.INVALID_ARGUMENT, where)
-            return
-        if request.ranges and not replica.machine.has_ranges(request.ranges):
-            replica.refusals.not_here(client, request.request, outbox)
-            return
-        if replica.failure is None:
-            try:
-                outbox.answer(client, checksum(replica, self._engine, request))
-                return
-            except Damaged as error:
-                self._failing.damaged(replica, error, now)
-        where = f"the replica of shard {request.shard} on {node} has failed ({replica.failure})"
-        outbox.fail(client, request.request, ErrorCode.UNAVAILABLE, where)
 
     def _refuse_unheld(self, outbox: Outbox) -> None:
         """Answer the requests that there was no memory for."""

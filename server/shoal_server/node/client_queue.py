@@ -18,7 +18,8 @@ from shoal.protocol.messages import GetStatus, OpenSession, Read, ReadPage, Scan
 
 from shoal_server.invariants import invariant
 from shoal_server.node.elements import KEY_BYTES
-from shoal_server.node.fair_queue import CONTROL, CallerKey, FairQueue, Flow, Waiting
+from shoal_server.node.fair_queue import FairQueue
+from shoal_server.node.fair_shares import CONTROL, CallerKey, Flow, Waiting
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.paused_reads import OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS, decoded_bytes
@@ -276,6 +277,17 @@ class ClientQueue:
         client = self.clients[flow.client]
         self.release(client, waiting.size)
         return client, flow, waiting
+
+    def take_late(self, now: int, most: int) -> list[tuple[Client, Waiting]]:
+        """Take out requests for data whose callers wait no more, however far off their turn is: so many at the most."""
+        late: list[tuple[Client, Waiting]] = []
+        for flow, waiting in self.data.take_late(now, most):
+            client = self.clients[flow.client]
+            self.release(client, waiting.size)
+            if waiting.paused is not None:
+                waiting.paused.end()
+            late.append((client, waiting))
+        return late
 
     # -- what they are answered
 

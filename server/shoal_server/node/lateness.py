@@ -11,11 +11,20 @@ from shoal_server.node.request_frames import Received
 NS_PER_MS = 1_000_000
 SOONEST_NS = NS_PER_MS
 """No caller waits for less."""
+_WITH_DEADLINES = frozenset((Write, Read, Scan, ReadPage))
+
+
+def deadline_of(request: Received, arrived: int) -> int | None:
+    """Return until when the caller waits for a request that arrived then (ns); None where nobody says so."""
+    if type(request) not in _WITH_DEADLINES or request.timeout_ms <= 0:  # type: ignore[union-attr]  # all of these have one
+        return None
+    return arrived + request.timeout_ms * NS_PER_MS  # type: ignore[union-attr]
 
 
 def refuse_late(client: int, request: Received, age: int, outbox: Outbox) -> bool:
     """Answer a request of that age (ns) that nobody waits for any more, and nothing has been done of; say whether it is one."""
-    if not isinstance(request, (Write, Read, Scan, ReadPage)) or not 0 < request.timeout_ms * NS_PER_MS < age:
+    deadline = deadline_of(request, 0)
+    if deadline is None or age <= deadline:
         return False
     outbox.fail(
         client,

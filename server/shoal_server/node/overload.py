@@ -17,7 +17,8 @@ from collections import Counter
 
 from shoal.priorities import OverloadReason, Priority
 
-from shoal_server.node.fair_queue import CLIENT_QUANTUM_NS, MILLISECOND
+from shoal_server.node.fair_ring import MILLISECOND
+from shoal_server.node.fair_shares import CLIENT_QUANTUM_NS
 
 WINDOW_NS = 100 * MILLISECOND
 STALE_NS = 3 * WINDOW_NS

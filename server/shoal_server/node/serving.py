@@ -7,7 +7,7 @@ pages in pieces, and later ones go on, in which it is the turn of whoever asked;
 from __future__ import annotations
 
 from shoal_server.node.client_queue import Client, ClientQueue
-from shoal_server.node.fair_queue import PAGES
+from shoal_server.node.fair_shares import PAGES
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.outbox import NOBODY
 from shoal_server.node.paused_reads import Admitted, PausedRead

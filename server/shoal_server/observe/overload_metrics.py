@@ -14,7 +14,7 @@ from shoal.metrics import Family, gauge
 from shoal.priorities import OverloadReason, Priority
 
 from shoal_server.node.core import Node
-from shoal_server.node.fair_queue import CONTROL
+from shoal_server.node.fair_shares import CONTROL
 
 KEYSPACES_MAX = 64
 NO_KEYSPACE = ""

@@ -12,7 +12,7 @@ from shoal.protocol.messages import TRACES_FEATURE, Answer, Failure, Hello, Refu
 
 from shoal_server.certificates import Certificate, identity_of
 from shoal_server.node.core import Node
-from shoal_server.node.fair_queue import CONTROL
+from shoal_server.node.fair_shares import CONTROL
 from shoal_server.node.memory import Account
 from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.overload import priority_of

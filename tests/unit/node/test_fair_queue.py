@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shoal.priorities import Priority
-from shoal.protocol.messages import Ping, Scan
-from shoal_server.node.fair_queue import CLIENT_QUANTUM_NS, DEBT_MOST_NS, CallerKey, FairQueue, Flow, Waiting
+from shoal.protocol.messages import Ping, Read, Scan
+from shoal_server.node.deadlines import SLOT_BITS, Deadlines
+from shoal_server.node.fair_queue import CALLERS_REMEMBERED, FairQueue
+from shoal_server.node.fair_ring import DEBT_MOST_NS
+from shoal_server.node.fair_shares import (
+    CLIENT_QUANTUM_NS,
+    REMEMBERED_NS,
+    STANDINGS_REMEMBERED,
+    CallerKey,
+    Flow,
+    Waiting,
+)
 from shoal_server.node.memory import MemoryBudget
 from shoal_server.node.paused_reads import OpenReads, PausedRead
 from shoal_server.node.waiting import QueuedRead
@@ -33,6 +44,56 @@ def fill(
     for number in range(count):
         each = waiting(client * 100_000 + number)
         queue.add(client, priority, keyspace, each, NOW, blocked=False, caller=caller)
+
+
+class Crowd:
+    """Somebody who stays connected, as client 1, and others, who are served one request after the other.
+
+    `had`: what each caller has had (ns), by the clock of the node, which does nothing else.
+    """
+
+    def __init__(self, caller: CallerKey = "10.0.0.1", keyspace: int = 1) -> None:
+        self.queue = FairQueue()
+        self.now = NOW
+        self.had: Counter[CallerKey] = Counter()
+        self.longest = self._since = 0
+        self._clients = 1
+        self._who: dict[int, tuple[CallerKey, int, Priority]] = {}
+        self.connect(caller, keyspace, count=8)
+
+    def connect(self, caller: CallerKey, keyspace: int = 1, priority: Priority = INTERACTIVE, count: int = 1) -> int:
+        """Return a new client, of which so many requests wait."""
+        client, self._clients = self._clients, self._clients + 1
+        self._who[client] = caller, keyspace, priority
+        for _ in range(count):
+            self.ask(client)
+        return client
+
+    def ask(self, client: int) -> None:
+        caller, keyspace, priority = self._who[client]
+        self.queue.add(client, priority, keyspace, waiting(0), self.now, blocked=False, caller=caller)
+
+    def serve(self, cost: int) -> int:
+        """Return who was served: client 1 asks again at once, and is not told."""
+        while True:
+            taken = self.queue.take(self.now)
+            assert taken is not None
+            flow, _ = taken
+            spent = 100_000 if flow.client == 1 else cost
+            self.now += spent
+            self.queue.charge(flow, spent)
+            self.had[flow.caller.key] += spent
+            if flow.client != 1:
+                self.longest = max(self.longest, self.now - NOW - self._since)
+                return flow.client
+            self._since = self.now - NOW
+            self.ask(1)
+
+    def leave(self, client: int) -> None:
+        self.queue.forget(client, self.now)
+
+    def part(self, caller: CallerKey) -> float:
+        return self.had[caller] / self.had.total()
 
 
 def next_of(queue: FairQueue) -> tuple[Flow, Waiting]:
@@ -364,3 +425,181 @@ def test_each_request_is_taken_once_in_its_client_s_order(steps: list[tuple[str,
             (blocked.add if what == "block" else blocked.discard)(client)
             queue.block(client, NOW, blocked=what == "block")
         assert queue.length == sum(map(len, expected.values()))
+
+
+def test_connections_that_come_anew_gain_nothing_over_one_of_the_same_caller_that_stays() -> None:
+    crowd = Crowd("10.0.0.1")
+    had: Counter[bool] = Counter()
+    left = {crowd.connect("10.0.0.1", count=4): 4 for _ in range(8)}
+    while crowd.now < NOW + 1_000 * MS:
+        before = crowd.now
+        client = crowd.serve(100_000)
+        had[True] += 100_000
+        had[False] += crowd.now - before - 100_000
+        left[client] -= 1
+        if not left[client]:
+            del left[client]
+            left[crowd.connect("10.0.0.1", count=4)] = 4
+            crowd.leave(client)
+    assert had[False] / had.total() > 0.8 / 9
+    assert crowd.longest < 20 * MS
+
+
+def test_callers_that_come_anew_bring_what_they_owe() -> None:
+    crowd = Crowd("10.0.0.1")
+    for caller in ("10.0.0.2", "10.0.0.3"):
+        crowd.connect(caller)
+    while crowd.now < NOW + 3_000 * MS:
+        client = crowd.serve(20 * MS)
+        caller = crowd._who[client][0]
+        crowd.leave(client)
+        crowd.connect(caller)
+    assert crowd.part("10.0.0.1") > 0.2
+
+
+@pytest.mark.parametrize(("cost", "part"), [(400_000, 0.15), (5 * MS, 0.01)])
+def test_callers_that_nobody_knows_overtake_who_stays_no_more_than_once_each(cost: int, part: float) -> None:
+    crowd = Crowd("10.0.0.1")
+    for number in range(4):
+        crowd.connect(f"10.1.0.{number}")
+    number = 4
+    while crowd.now < NOW + 3_000 * MS:
+        crowd.leave(crowd.serve(cost))
+        crowd.connect(f"10.1.{number // 250}.{number % 250}")
+        number += 1
+    assert crowd.part("10.0.0.1") > part
+    assert crowd.longest < 4 * 6 * (cost + CLIENT_QUANTUM_NS)
+
+
+@pytest.mark.parametrize("keyspaces", [(1,), tuple(range(1, 10)), tuple(range(2, 11))])
+@pytest.mark.parametrize("priorities", [(INTERACTIVE,), (INTERACTIVE, BATCH, BACKGROUND)])
+def test_a_caller_gains_nothing_by_asking_for_several_things(
+    keyspaces: tuple[int, ...], priorities: tuple[Priority, ...]
+) -> None:
+    crowd = Crowd("10.0.0.1")
+    for keyspace in keyspaces:
+        for priority in priorities:
+            crowd.connect("10.0.0.2", keyspace, priority, count=4)
+    while crowd.now < NOW + 2_000 * MS:
+        crowd.ask(crowd.serve(100_000))
+    assert 0.45 < crowd.part("10.0.0.1") < 0.7
+
+
+def test_a_caller_gains_nothing_by_asking_for_one_thing_after_the_other() -> None:
+    crowd = Crowd("10.0.0.1")
+    others = ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    for keyspace, caller in enumerate(others, start=2):
+        crowd.connect(caller, keyspace, count=4)
+    clients = [crowd.connect("10.9.9.9", keyspace, count=0) for keyspace in range(5, 14)]
+    at = 0
+    crowd.ask(clients[0])
+    while crowd.now < NOW + 3_000 * MS:
+        client = crowd.serve(5 * MS)
+        if client in clients:
+            at += 1
+            crowd.ask(clients[at % len(clients)])
+        else:
+            crowd.ask(client)
+    assert crowd.part("10.0.0.1") > 0.15
+    assert crowd.part("10.9.9.9") < 0.3
+
+
+def test_a_keyspace_in_which_many_ask_takes_no_more_than_its_part_of_the_node() -> None:
+    crowd = Crowd("10.0.0.1")
+    for number in range(40):
+        crowd.connect(f"10.1.0.{number}", 2, count=4)
+    while crowd.now < NOW + 1_000 * MS:
+        crowd.ask(crowd.serve(100_000))
+    assert crowd.part("10.0.0.1") > 0.45
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(1, 6), st.sampled_from(Priority), st.integers(1, 12), st.booleans()),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_whoever_stays_has_its_part_beside_callers_that_come_and_go_and_ask_for_anything(
+    deeds: list[tuple[int, int, Priority, int, bool]],
+) -> None:
+    """Up to five others, of whom each is served, goes, and comes again, to ask for the next thing; or leaves it out."""
+    crowd = Crowd("stays", 1)
+    callers = {deed[0] for deed in deeds}
+    for which, keyspace, priority, _, _ in deeds:
+        crowd.connect(str(which), keyspace, priority)
+    step = 0
+    while crowd.now < NOW + 500 * MS:
+        which, keyspace, priority, cost, stays = deeds[step % len(deeds)]
+        step += 1
+        client = crowd.serve(cost * 500_000)
+        if stays:
+            crowd.ask(client)
+        else:
+            crowd.leave(client)
+            crowd.connect(str(which), keyspace, priority)
+    assert crowd.part("stays") > 0.5 / (1 + len(callers))
+
+
+def test_of_those_who_are_gone_so_many_are_remembered_and_for_so_long() -> None:
+    queue = FairQueue()
+    for client in range(3 * CALLERS_REMEMBERED):
+        queue.add(client, INTERACTIVE, 1, waiting(client), NOW, blocked=False, caller=str(client))
+        queue.forget(client, NOW)
+    [group] = queue._groups.values()
+    assert len(group.by_key) == len(queue._gone) == len(queue._askers) == CALLERS_REMEMBERED
+    later = NOW + REMEMBERED_NS
+    queue.add(1, INTERACTIVE, 1, waiting(1), later, blocked=False, caller="one")
+    for client in range(2, 3 * STANDINGS_REMEMBERED):
+        queue.add(client, INTERACTIVE, 1, waiting(client), later, blocked=False, caller="one")
+    for client in range(2, 3 * STANDINGS_REMEMBERED):
+        queue.forget(client, later)
+    [caller] = group.by_key.values()
+    assert len(caller._left[False]) == STANDINGS_REMEMBERED
+    assert queue.length == 1
+
+
+def late(number: int, timeout_ms: int) -> Waiting:
+    return Waiting(Read(number, 1, 1, timeout_ms, [b"key"]), NOW, 10)
+
+
+def test_requests_are_taken_out_when_their_time_is_over_wherever_they_wait() -> None:
+    queue = FairQueue()
+    for number, timeout_ms in enumerate((60_000, 100, 0, 200, 50)):
+        queue.add(1, INTERACTIVE, 1, late(number, timeout_ms), NOW, blocked=False)
+    queue.add(2, INTERACTIVE, 1, late(9, 100), NOW, blocked=True)
+    assert queue.take_late(NOW + 40 * MS, 100) == []
+    first = queue.take_late(NOW + 180 * MS, 100)
+    assert sorted(each.request.request for _, each in first) == [1, 4]
+    assert queue.length == 4
+    queue.block(2, NOW + 190 * MS, blocked=False)
+    second = queue.take_late(NOW + 600 * MS, 100)
+    assert sorted(each.request.request for _, each in second) == [3, 9]
+    assert [each.request.request for _, each in iter(lambda: queue.take(NOW + 600 * MS), None)] == [0, 2]
+    assert (queue.length, queue.ready) == (0, False)
+    assert queue.take_late(NOW + 3600 * 1000 * MS, 100) == []
+
+
+def test_so_many_are_looked_at_for_their_time_at_once_and_the_others_later() -> None:
+    queue = FairQueue()
+    for number in range(250):
+        queue.add(1, INTERACTIVE, 1, late(number, 100), NOW, blocked=False)
+    assert [len(queue.take_late(NOW + 300 * MS, 100)) for _ in range(4)] == [100, 100, 50, 0]
+    assert not queue.ready
+
+
+@given(st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 3_000), st.integers(0, 60)), max_size=30))
+def test_each_deadline_is_found_within_a_slot_however_far_off_it_is(asks: list[tuple[int, int, int]]) -> None:
+    deadlines: Deadlines[int] = Deadlines()
+    now = NOW
+    expected: dict[int, int] = {}
+    for number, (wait_ms, gap_ms, forgotten) in enumerate([*asks, *[(0, 10_000, 60)] * 25]):
+        expected[number] = now + wait_ms * MS
+        deadlines.note(number, expected[number], number)
+        now += gap_ms * MS
+        expected.pop(forgotten, None)
+        deadlines.forget(forgotten)
+        for each in deadlines.take_due(now, 1_000):
+            assert expected.pop(each) < now
+        assert all(due >> SLOT_BITS >= now >> SLOT_BITS for due in expected.values())

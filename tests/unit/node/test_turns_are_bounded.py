@@ -103,6 +103,19 @@ def test_what_its_caller_does_not_wait_for_any_more_is_not_done(nodes: Any) -> N
     assert len(late) < 100, "those that were in time were served"
 
 
+def test_whoever_waits_behind_others_is_told_when_its_time_is_over(nodes: Any) -> None:
+    leader = filled(nodes)
+    leader.node.client_connected(7, b"", "background")
+    leader.send(7, *(scan(number) for number in range(1_000)), scan(1_000, timeout_ms=200))
+    for _ in range(6):
+        leader.turn(50)
+    [late] = [answer for answer in leader.answers[7] if isinstance(answer, Failure)]
+    assert late.request == 1_000
+    assert late.code == ErrorCode.DEADLINE_EXCEEDED
+    assert not late.maybe_applied
+    assert len(leader.answers[7]) < 500
+
+
 def test_what_a_client_asked_who_is_gone_is_dropped(nodes: Any) -> None:
     leader = filled(nodes)
     before = leader.node.counters.requests.get(Scan, 0)

@@ -13,7 +13,7 @@ from shoal.priorities import OverloadReason, Priority
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
 from shoal_server.node.core import Node
 from shoal_server.node.disk_health import DiskState
-from shoal_server.node.fair_queue import CONTROL
+from shoal_server.node.fair_shares import CONTROL
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.write_budget import RATE_LEAST, EngineState

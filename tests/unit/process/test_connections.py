@@ -27,7 +27,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.version import NEWEST, OLDEST
 from shoal_server import places
 from shoal_server.node import request_frames
-from shoal_server.node.fair_queue import CONTROL
+from shoal_server.node.fair_shares import CONTROL
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import Limits
 from shoal_server.process import connections
