@@ -11,6 +11,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from shoal.bounds import (
+    MAX_SHARDS,
     Bytes,
     Checksum,
     Children,
@@ -415,7 +416,7 @@ class InstallShardMap(_Message, frozen=True, tag=19):
 
     request: RequestNumber
     shard_map: ShardMap
-    found: list[ShardId] = []
+    found: Annotated[list[ShardId], msgspec.Meta(max_length=MAX_SHARDS)] = []
 
 
 class ChangeMembership(_Message, frozen=True, tag=20):

@@ -9,8 +9,6 @@ KEY_BYTES = 64
 """About what an object with a few bytes in it takes in memory, with its place in a list: a key."""
 RANGE_BYTES = 144
 """Likewise a range of microshards, with its two numbers."""
-SHARD_BYTES = 1024
-"""Likewise a shard in a map."""
 ELEMENT_NS = 250
 """What it takes to decode one of them."""
 

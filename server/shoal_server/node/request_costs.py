@@ -7,12 +7,15 @@ is charged then.
 
 from __future__ import annotations
 
+from typing import get_args
+
 from shoal.protocol.checksums import ReadChecksum
-from shoal.protocol.messages import Failure, InstallShardMap, OpenSession, Read, ReadPage, Scan, Write
+from shoal.protocol.messages import Failure, OpenSession, Read, ReadPage, Request, Scan, Write
 from shoal.protocol.migration import ReadMoving
 
-from shoal_server.node.elements import ELEMENT_NS, KEY_BYTES, RANGE_BYTES, SHARD_BYTES, length_of_array
+from shoal_server.node.elements import ELEMENT_NS, KEY_BYTES, length_of_array
 from shoal_server.node.request_frames import Received
+from shoal_server.node.request_lists import has_lists, items_of
 from shoal_server.shard.merging import PIECE_US
 from shoal_server.shard.reading import READ_KEYS
 
@@ -25,7 +28,7 @@ QUEUED_NS = 2_000
 KEY_NS = 2_500
 """Of those that one answer may have; the others are only decoded."""
 RANGE_NS = 500
-"""To decode a range, and to see whether it is here."""
+"""To decode a range, and to see whether it is here; or to look at whatever else is listed."""
 OPERATION_NS = 3_000
 """Besides applying it."""
 SESSION_NS = 30_000
@@ -44,6 +47,8 @@ REMOVED_PER_READ = 8
 """So many removed rows take as long to pass over as one that is there takes to look at (shard/work.py)."""
 ANSWERED_BYTE_NS = 4
 """To read it, to encode it and to hand it to the system: each copies it."""
+
+_LISTED = frozenset(kind for kind in get_args(Request) if has_lists(kind))
 
 
 def cost_of(request: Received | ReadMoving, scan_ns: int, read_ns: int) -> int:
@@ -64,21 +69,17 @@ def cost_of(request: Received | ReadMoving, scan_ns: int, read_ns: int) -> int:
         return scan_ns + len(request.ranges) * RANGE_NS  # type: ignore[union-attr]  # one of both
     if kind is OpenSession:
         return SESSION_NS
-    if kind is ReadChecksum:
-        return CHECKSUM_NS
-    return REFUSAL_NS if kind is Failure else REQUEST_NS
+    if kind is Failure:
+        return REFUSAL_NS
+    cost = CHECKSUM_NS if kind is ReadChecksum else REQUEST_NS
+    return cost + items_of(request)[0] * RANGE_NS if kind in _LISTED else cost
 
 
 def decoded_bytes(request: Received) -> int:
     """Return about what the lists in a request take in memory, beyond the bytes that it came in."""
-    kind = type(request)
-    if kind is Read:
-        return len(request.keys) * KEY_BYTES  # type: ignore[union-attr]  # a Read
-    if kind is Scan or kind is ReadPage:
-        return len(request.ranges) * RANGE_BYTES  # type: ignore[union-attr]  # one of both
-    if kind is InstallShardMap:
-        return len(request.shard_map.shards) * SHARD_BYTES  # type: ignore[union-attr]  # an InstallShardMap
-    return 0
+    if type(request) is Read:
+        return len(request.keys) * KEY_BYTES
+    return items_of(request)[1] if type(request) in _LISTED else 0
 
 
 def page_reads(examined: int, passed: int) -> int:

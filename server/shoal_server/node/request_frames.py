@@ -37,7 +37,8 @@ from shoal.protocol.messages import (
     Write,
 )
 
-from shoal_server.node.elements import ELEMENT_NS, arrays_and_bytes_in, arrays_in, elements_in, length_of_array
+from shoal_server.node.elements import ELEMENT_NS, arrays_and_bytes_in, arrays_in, length_of_array
+from shoal_server.node.request_lists import TooManyFields, encoded_items, has_lists
 
 _raw_decoder: Decoder[list[msgspec.Raw]] = Decoder(list[msgspec.Raw])
 _one_decoder: Decoder[TracedRequest] = Decoder(TracedRequest)
@@ -61,7 +62,7 @@ MAX_REFUSED = 1024
 MAX_MAP_ARRAYS = 16 * MAX_SHARDS
 """Of the shard maps in a frame: a shard has seven, and one for each range."""
 SPARSE_BYTES = 8 * 1024
-"""A frame of no more bytes is decoded whatever it is."""
+"""A frame of no more bytes is decoded whatever it asks for, and whoever asks."""
 _MESSAGE_BYTES = 400
 """Of a frame whose messages are longer in the mean, it takes less to look at each of them than at all bytes."""
 _FLAT = frozenset(kind.__struct_config__.tag for kind in (Write, Read, ReadPage, Scan, Traces))
@@ -93,7 +94,8 @@ def decode_requests(body: bytes, *, traced: bool) -> tuple[list[TracedRequest], 
     """
     if len(body) > LONG_FRAME_BYTES or (body and body[0] in _LENGTH_BYTES):
         _check_number(body)
-    if len(body) > SPARSE_BYTES:
+    # An element takes a byte at the least.
+    if len(body) > MAX_FRAME_ELEMENTS:
         _check_elements(body)
     try:
         return (traced_request_decoder if traced else request_decoder).decode(body), []  # type: ignore[return-value]
@@ -124,14 +126,24 @@ def _check_elements(body: bytes) -> None:
             if arrays > MAX_MAP_ARRAYS:
                 raise TooManyRequests(f"a shard map with more than {MAX_MAP_ARRAYS} lists in it")
         elif tag not in _FLAT or not 0x90 <= message[0] <= 0x9F:
-            most = MAX_FRAME_ELEMENTS - elements
-            elements += elements_in(message, most)
+            kind = None if tag is None else _TYPES.get(tag)
+            if kind is not None:
+                elements += _items_in(message, kind, MAX_FRAME_ELEMENTS - elements)
         elif tag != Write.__struct_config__.tag:
             elements += _length_of_list(message)
         if elements > MAX_FRAME_ELEMENTS:
             raise TooManyRequests(
                 f"a frame with more than {MAX_FRAME_ELEMENTS} keys and ranges in its requests: send several frames"
             )
+
+
+def _items_in(message: memoryview, kind: type, most: int) -> int:
+    if len(message) > MAX_FRAME_ELEMENTS and not has_lists(kind):
+        raise TooManyRequests(f"a {kind.__name__} of {len(message)} bytes: it has no more in it than a few fields")
+    try:
+        return encoded_items(message, kind, most)
+    except TooManyFields as error:
+        raise TooManyRequests(str(error)) from None
 
 
 def asks_for(body: bytes, tags: frozenset[int]) -> bool:
@@ -250,8 +262,8 @@ def frame_in_words(error: msgspec.ValidationError, body: bytes, union: Any) -> s
 
 
 def decoding_ns(body: bytes) -> int:
-    """Return about what it takes to decode a frame (ns)."""
-    return arrays_and_bytes_in(body) * ELEMENT_NS
+    """Return about what it takes to decode a frame (ns): of what is none of these each byte takes some."""
+    return arrays_and_bytes_in(body) * ELEMENT_NS + len(body)
 
 
 def _members(union: Any) -> tuple[type[msgspec.Struct], ...]:

@@ -15,7 +15,7 @@ from typing import Protocol
 ROUND_BYTES = 1024 * 1024
 """Of long frames, in one round: about a millisecond."""
 AT_ONCE = 4
-"""Connections that go on in one round: each is read from at least once."""
+"""Connections that go on in one round, each of which is read from at least once."""
 
 
 class Receiving(Protocol):
@@ -60,9 +60,12 @@ class LongFrames:
             self._loop.call_soon(self._round)
 
     def _round(self) -> None:
+        # Where the last round was too long, as frames that are much work make it, one alone goes on.
+        most = AT_ONCE if self._left >= 0 else 1
         self._left = ROUND_BYTES
-        for _ in range(min(AT_ONCE, len(self._resting))):
-            self._resting.popleft().go_on()
+        for _ in range(min(most, len(self._resting))):
+            if self._left >= 0:
+                self._resting.popleft().go_on()
         # There is one round at a time: those that go on want the next one, too.
         self._scheduled = bool(self._resting) or self._left < ROUND_BYTES
         if self._scheduled:

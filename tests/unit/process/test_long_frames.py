@@ -71,4 +71,5 @@ async def test_there_is_one_round_at_a_time() -> None:
     for _ in range(20):
         before = sum(each.taken for each in resting)
         await asyncio.sleep(0)
-        assert sum(each.taken for each in resting) - before <= AT_ONCE
+        assert sum(each.taken for each in resting) - before == 1, "each is a whole round's work"
+    assert max(each.taken for each in resting) <= 1 + 20 // len(resting)
