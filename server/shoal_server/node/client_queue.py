@@ -293,10 +293,11 @@ class ClientQueue:
 
     def take_resumed(self) -> list[int]:
         """Take out the clients of whom more may be received again."""
+        most = TIGHT_BYTES if self._memory.is_tight(Account.REQUESTS) else QUEUED_BYTES
         resumed = [
             number
             for number, client in self.paused.items()
-            if 2 * client.unanswered <= self._requests_max and 2 * client.queued_bytes <= QUEUED_BYTES
+            if 2 * client.unanswered <= self._requests_max and 2 * client.queued_bytes <= most
         ]
         for number in resumed:
             del self.paused[number]

@@ -22,7 +22,7 @@ from shoal.protocol.messages import (
 from shoal.shardmap import MicroshardRange
 from shoal_server.node import client_input, request_costs, serving, turn_length
 from shoal_server.node.checksums import START
-from shoal_server.node.client_queue import QUEUED_BYTES
+from shoal_server.node.client_queue import QUEUED_BYTES, TIGHT_BYTES
 from shoal_server.node.memory import Account
 from shoal_server.node.settings import NodeSettings
 from shoal_server.shard.work import ROW_US
@@ -295,3 +295,26 @@ def test_a_flood_of_long_frames_is_queued_over_many_turns_and_the_small_ones_of_
     while leader.turn():
         pass
     assert all(len(leader.answers[client]) == 4000 for client in range(10, 30))
+
+
+def test_where_memory_is_tight_a_client_is_read_from_again_when_half_of_what_it_may_send_then_is_done(
+    make_nodes: Any,
+) -> None:
+    leader = Leader(make_nodes(NodeSettings(memory_bytes=128 << 20)))
+    memory, node = leader.node.memory, leader.node
+    memory.add(Account.REQUESTS, memory.bound(Account.REQUESTS) * 4 // 5)
+    node.client_connected(7, b"", "interactive", "10.0.0.1")
+    # Nothing of it is taken while it does not read its answers.
+    node.client_is_behind(7, True)
+    assert leader.send(7, read(1), size=TIGHT_BYTES // 2)
+    assert not leader.send(7, read(2), size=TIGHT_BYTES)
+    leader.turn()
+    assert leader.resumed == []
+    node.client_is_behind(7, False)
+    leader.turn()
+    assert leader.resumed == [7]
+    node.client_is_behind(7, True)
+    assert not leader.send(7, read(3), size=2 * TIGHT_BYTES)
+    memory.give_back(Account.REQUESTS, memory.bound(Account.REQUESTS) // 5)
+    leader.turn()
+    assert leader.resumed == [7, 7], "memory is tight no more"
