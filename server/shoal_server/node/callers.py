@@ -6,6 +6,7 @@ what nobody can predict.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from random import Random
 
 from shoal.protocol.messages import SESSION_ID_BYTES
@@ -20,35 +21,40 @@ TOKEN_BYTES = 16
 class Callers:
     """The clients that are connected. A client that nobody has introduced is one of whom nothing is proven."""
 
-    __slots__ = ("_identities", "_owners", "_random")
+    __slots__ = ("_addresses", "_identities", "_random")
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._identities: dict[int, bytes] = {}
-        self._owners: dict[int, SessionOwner] = {}
+        self._addresses: dict[int, str] = {}
 
-    def introduce(self, client: int, identity: bytes) -> None:
-        """A client has connected. `identity` names whom its certificate is of, empty where it has none."""
+    def introduce(self, client: int, identity: bytes, address: str) -> None:
+        """A client has connected.
+
+        Args:
+            identity: names whom its certificate is of, empty where it has none.
+            address: where it comes from.
+        """
         if identity:
             self._identities[client] = identity
+        else:
+            self._addresses[client] = address
 
     def gone(self, client: int) -> None:
         self._identities.pop(client, None)
-        self._owners.pop(client, None)
+        self._addresses.pop(client, None)
 
     def identity(self, client: int) -> bytes:
         """Return of whom a client's requests are, empty where that is not proven."""
         return self._identities.get(client, NOBODY_PROVEN)
 
     def owner(self, client: int) -> SessionOwner:
-        """Return whose the sessions are that a client opens: its identity's, or its connection's."""
+        """Return whose the sessions are that a client opens: its identity's, or its address's, at every node the same."""
         identity = self._identities.get(client)
         if identity is not None:
             return SessionOwner(identity, proven=True)
-        owner = self._owners.get(client)
-        if owner is None:
-            owner = self._owners[client] = SessionOwner(self._random.randbytes(TOKEN_BYTES), proven=False)
-        return owner
+        address = self._addresses.get(client, "")
+        return SessionOwner(blake2b(address.encode(), digest_size=TOKEN_BYTES).digest(), proven=False)
 
     def draw_session(self) -> bytes:
         """Return the id of a new session."""

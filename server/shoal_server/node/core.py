@@ -355,7 +355,7 @@ class Node:
             address: where it comes from: all from one address share what a busy node has for one caller, as all of one
                 identity do, wherever they are.
         """
-        self._callers.introduce(client, identity)
+        self._callers.introduce(client, identity, address)
         self._client_input.queue.introduce(client, identity or address, priority_of(priority), self._now)
 
     def client_is_behind(self, client: int, behind: bool) -> None:

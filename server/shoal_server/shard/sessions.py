@@ -13,10 +13,10 @@ has proven who opened it, it is unknown to everybody else. One that is not in th
 forgotten one cannot apply a write twice.
 
 Bounds: `SESSION_WINDOW` slots a session; as many sessions as an opening allows, and where it allows fewer than there are, each
-opening comes nearer to that by one. Where that is too many, an owner's own go first, the least recently written of them;
-who has none makes room among those of whoever has most. The results that are kept for repetitions have bounds of their own,
-in bytes, for each session and for all together: the oldest are forgotten first, and what is left then is that the write
-was done.
+opening comes nearer to that by one. Where that is too many, those of whoever has most go first, the least recently written of
+them, or the owner's own, where it has half as many as that or more. The results that are kept for repetitions have bounds of
+their own, in bytes, for each session and for all together: the oldest are forgotten first, and what is left then is that the
+write was done.
 """
 
 from __future__ import annotations
@@ -213,11 +213,12 @@ class SessionTable:
     def _evict(self, owner: SessionOwner) -> ForgottenSession:
         """Forget the session that an opening of `owner` costs.
 
-        Looking for whoever has most may pass all that have fewer. Once all have equally many it ends at the first, and in
-        a full table nobody comes to have more than before.
+        Whoever has few sessions loses none of them to whoever opens many; and nobody comes to have more than half of what
+        another one has at that one's expense. Looking for whoever has most may pass all that have fewer; once all have equally
+        many it ends at the first.
         """
         own = self._owners.get(owner)
-        if own:
+        if own and 2 * len(own) >= self._most:
             victim = next(iter(own))
         else:
             victim = next(name for name, known in self._sessions.items() if len(known.siblings) == self._most)

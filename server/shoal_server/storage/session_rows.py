@@ -32,7 +32,7 @@ class SessionOwner(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Args:
         token: names the owner, and nothing else.
-        proven: TLS has proven who that is, so nobody else may write in it; otherwise it stands for a connection.
+        proven: TLS has proven who that is, so nobody else may write in it; otherwise it stands for an address.
     """
 
     token: Token

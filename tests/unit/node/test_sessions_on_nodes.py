@@ -29,7 +29,7 @@ from shoal_server.certificates import identity_of
 from shoal_server.node.callers import Callers
 from shoal_server.node.settings import NodeSettings
 from shoal_server.shard import sessions
-from shoal_server.storage.session_rows import stored_sessions
+from shoal_server.storage.session_rows import SessionOwner, stored_sessions
 
 SHARD = 1
 ANN, MALLORY = 10, 11
@@ -38,11 +38,16 @@ ANN, MALLORY = 10, 11
 class Clients:
     """Clients of three nodes, each with a connection to every one; `nodes` says who leads."""
 
-    def __init__(self, nodes: Any, identities: dict[int, bytes]) -> None:
+    def __init__(self, nodes: Any, identities: dict[int, bytes], addresses: dict[int, str] | None = None) -> None:
         self.nodes = nodes
-        for node in nodes.nodes.values():
-            for client, identity in identities.items():
-                node.client_connected(client, identity)
+        for client, identity in identities.items():
+            self.connect(client, identity)
+        for client, address in (addresses or {}).items():
+            self.connect(client, b"", address)
+
+    def connect(self, client: int, identity: bytes, address: str = "") -> None:
+        for node in self.nodes.nodes.values():
+            node.client_connected(client, identity, address=address)
 
     def send(self, client: int, request: Request) -> None:
         self.nodes.nodes[self.nodes.leader].receive_client(client, [request])
@@ -97,12 +102,17 @@ def test_a_session_goes_on_from_another_connection_of_its_owner(nodes: Any) -> N
 
 
 def test_who_opens_many_sessions_costs_nobody_else_his(make_nodes: Any) -> None:
-    clients = Clients(make_nodes(NodeSettings(sessions_per_shard=50)), {})
+    """Be that on a connection for each."""
+    clients = Clients(make_nodes(NodeSettings(sessions_per_shard=50)), {}, {ANN: "10.0.0.1"})
     session = clients.open(ANN)
-    for _ in range(5):
-        for _ in range(100):
-            clients.send(MALLORY, OpenSession(clients.number(), SHARD))
+    for connection in range(5):
+        for number in range(100):
+            client = 1_000 + 100 * connection + number
+            clients.connect(client, b"", "10.0.0.2")
+            clients.send(client, OpenSession(clients.number(), SHARD))
         clients.nodes.pass_time(20)
+    another = clients.open(ANN)
+    assert isinstance(clients.write(ANN, another, 1, Put(b"k", b"v")), Written)
     assert isinstance(clients.write(ANN, session, 1, Put(b"k", b"v")), Written)
     assert len({len(clients.nodes.replica(name).machine.sessions) for name in clients.nodes.nodes}) == 1
 
@@ -113,12 +123,16 @@ def test_ids_are_of_what_the_node_draws_and_never_twice(proven: Clients) -> None
     assert Callers(Random(1)).draw_session() == Callers(Random(1)).draw_session() != Callers(Random(2)).draw_session()
 
 
-def test_a_client_without_a_certificate_owns_what_it_opened_until_it_is_gone() -> None:
-    callers = Callers(Random(1))
-    owner = callers.owner(ANN)
-    assert callers.owner(ANN) == owner != callers.owner(MALLORY)
-    callers.gone(ANN)
-    assert callers.owner(ANN) != owner
+def test_what_clients_without_a_certificate_open_is_their_address_s_at_every_node() -> None:
+    callers, elsewhere = Callers(Random(1)), Callers(Random(2))
+    for number, address in enumerate(("10.0.0.1", "10.0.0.1", "10.0.0.2")):
+        callers.introduce(number, b"", address)
+        elsewhere.introduce(number, b"", address)
+    owners = [callers.owner(number) for number in range(3)]
+    assert owners[0] == owners[1] != owners[2]
+    assert [elsewhere.owner(number) for number in range(3)] == owners
+    callers.introduce(3, b"ann", "10.0.0.1")
+    assert callers.owner(3) == SessionOwner(b"ann", proven=True)
 
 
 def test_an_identity_is_that_of_the_names_in_a_certificate_whatever_else_it_says() -> None:

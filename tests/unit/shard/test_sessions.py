@@ -82,7 +82,7 @@ def test_a_session_of_somebody_proven_is_unknown_to_everybody_else() -> None:
     assert table.judge(named(7), 1, b"ann").verdict is CommandVerdict.DUPLICATE
 
 
-def test_a_session_of_a_connection_is_open_to_whoever_knows_its_id() -> None:
+def test_a_session_of_an_address_is_open_to_whoever_knows_its_id() -> None:
     """A client goes on with it from another connection, to another leader."""
     assert table_with(7).judge(named(7), 1, b"somebody with a certificate").verdict is CommandVerdict.NEW
 
@@ -100,11 +100,21 @@ def test_the_least_recently_written_session_is_forgotten_first_and_stays_refused
     assert judge(table, 1, 1) == (CommandVerdict.DUPLICATE, 1, b"")
 
 
-def test_an_owners_own_sessions_make_room_before_anybody_elses() -> None:
+def test_an_owner_that_opens_without_end_makes_room_among_its_own() -> None:
     table = table_with(1, owner=BOB)
     for session in range(2, 100):
         table.open(named(session), ANN, 3)
     assert left(table, 99) == [1, 98, 99]
+
+
+def test_an_owner_that_has_few_makes_room_among_those_of_whoever_has_most() -> None:
+    table = table_with(1, owner=BOB)
+    for session in range(2, 11):
+        table.open(named(session), ANN, 10)
+    for session in range(11, 20):
+        table.open(named(session), BOB, 10)
+    # As long as it has less than half as many as the other; from then on among its own.
+    assert left(table, 19) == [5, 6, 7, 8, 9, 10, 16, 17, 18, 19]
 
 
 def test_who_has_none_makes_room_among_those_of_whoever_has_most() -> None:
