@@ -191,7 +191,8 @@ class Admission:
             else:
                 self._check_writable(not_writable)
                 callers = self._callers
-                opening = OpenSessionCommand(callers.draw_session(), callers.owner(client), self._sessions)
+                allowed = replica.memory.sessions_allowed(self._sessions, len(replica.machine.sessions))
+                opening = OpenSessionCommand(callers.draw_session(), callers.owner(client), allowed)
                 command = QueuedCommand(client, request.request, opening, None, OPEN_SESSION_BYTES)
                 command.taken = taken
                 replica.queue_command(command)

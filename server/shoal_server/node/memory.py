@@ -47,7 +47,7 @@ class Account(IntEnum):
     SNAPSHOTS = 7
     """Pages of snapshots on their way."""
     RESULTS = 8
-    """Results of writes, remembered for those who repeat them."""
+    """Sessions, and results of writes, remembered for those who repeat them."""
     CALLS = 9
     """Messages of gRPC's callers, from their first byte until they are answered. The API's own thread alone touches it."""
 
@@ -61,12 +61,12 @@ SHARES = {
     Account.CONNECTIONS: 100,
     Account.FRAMES: 100,
     Account.REQUESTS: 250,
-    Account.ANSWERS: 175,
+    Account.ANSWERS: 125,
     Account.ENTRIES: 100,
     Account.LOG_CACHE: 75,
     Account.PEERS: 75,
     Account.SNAPSHOTS: 25,
-    Account.RESULTS: 25,
+    Account.RESULTS: 75,
     Account.CALLS: 75,
 }
 """Of a thousand parts."""

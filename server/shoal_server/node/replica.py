@@ -291,7 +291,7 @@ class Replica:
             other = True
         self.refusals.settle(now, outbox)
         if other:
-            self.memory.note(group, self._queue.size, self.machine.sessions.results_bytes)
+            self.memory.note(group, self._queue.size, self.machine.sessions.held_bytes)
         return self.log_length.shorten(batch)
 
     def _report(self, lost_entries: list[LostEntries]) -> None:
@@ -327,7 +327,7 @@ class Replica:
         self.reads.applied(index)
         if self.proposals.waiting:
             self.proposals.results = results
-        self.memory.note(group, self._queue.size, self.machine.sessions.results_bytes)
+        self.memory.note(group, self._queue.size, self.machine.sessions.held_bytes)
         return self.machine.applied_us
 
     def _apply(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.raft.group import Group
+from shoal_server.shard.sessions import SESSION_BYTES
 
 GRAIN_BYTES = 4096
 """Entries and logs that have become less or more by less than this are not booked yet, unless nothing is left of them: each
 small write would be booked twice at every replica."""
+SESSIONS_LEAST = 64
+"""Of a shard, whatever the node holds otherwise."""
 
 
 class ReplicaMemory:
@@ -26,7 +29,7 @@ class ReplicaMemory:
         """Book what the replica holds now; drop what its log need not have in memory where the node has too much of that.
 
         Args:
-            queued: of commands that are not proposed yet; results: remembered of writes.
+            queued: of commands that are not proposed yet; results: sessions, and what is remembered of writes.
         """
         leadership, log = group.leadership, group.log
         entries = queued if leadership is None else queued + leadership.uncommitted_bytes
@@ -47,7 +50,8 @@ class ReplicaMemory:
         """Say what the replica holds now; return whether the node has more of its logs in memory than it may.
 
         Args:
-            entries: taken here, and not committed. results: remembered of writes. log_cache: of its log in memory.
+            entries: taken here, and not committed. results: sessions, and what is remembered of writes. log_cache: of its
+                log in memory.
         """
         by = entries - self.entries
         if by and not (entries and -GRAIN_BYTES < by < GRAIN_BYTES):
@@ -63,6 +67,16 @@ class ReplicaMemory:
             self.log_cache = log_cache
             self._over = self._budget.pressure(Account.LOG_CACHE) > 1
         return self._over
+
+    def sessions_allowed(self, most: int, sessions: int) -> int:
+        """Return how many sessions an opening here is to allow: fewer than there are, where the node remembers too much.
+
+        Args:
+            most: by the settings; sessions: how many the shard has.
+        """
+        if self._budget.has_room(Account.RESULTS, SESSION_BYTES):
+            return most
+        return min(most, max(SESSIONS_LEAST, sessions - 1))
 
     def has_room_for_entry(self, size: int) -> bool:
         """Say whether one more entry may be proposed."""

@@ -36,6 +36,8 @@ KEPT_OVERHEAD_BYTES = 256
 """Counted for the results of each write beside their own bytes: what it costs to remember them at all, about."""
 SESSION_RESULTS_BYTES = 256 * 1024
 """The most that the results kept for one session count."""
+SESSION_BYTES = 2176
+"""What a session takes besides its results, in memory, about."""
 FORGOTTEN_AT_ONCE = 2
 """So many sessions make room for an opening at the most: thousands, where fewer are allowed than before, would take seconds."""
 TABLE_RESULTS_BYTES = 16 * 1024 * 1024
@@ -165,6 +167,11 @@ class SessionTable:
 
     def __contains__(self, session: bytes) -> bool:
         return session in self._sessions
+
+    @property
+    def held_bytes(self) -> int:
+        """What all sessions take, with the results that are kept."""
+        return len(self._sessions) * SESSION_BYTES + self.results_bytes
 
     def load(self, stored: Iterable[StoredSession]) -> None:
         """Fill an empty table from what is stored, in any order."""

@@ -21,6 +21,7 @@ from shoal.protocol.messages import (
     Read,
     Rows,
     Scan,
+    SessionOpened,
     TransferLeader,
     ValueEquals,
     Welcome,
@@ -31,12 +32,13 @@ from shoal.protocol.node_memory import MemoryUse
 from shoal.shardmap import MicroshardRange, ShardMap
 from shoal_server.node import replica
 from shoal_server.node.memory import LEAST_BYTES, Account, MemoryBudget
-from shoal_server.node.replica_memory import GRAIN_BYTES
+from shoal_server.node.replica_memory import GRAIN_BYTES, SESSIONS_LEAST
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.process.peer_links import PeerLinks
 from shoal_server.raft.config import RaftConfig, Timing
 from shoal_server.raft.liveness import Liveness
 from shoal_server.raft.messages import AppendEntries, EntryKind, sealed
+from shoal_server.shard.sessions import SESSION_BYTES
 
 MIB = 1 << 20
 SMALL = NodeSettings(memory_bytes=LEAST_BYTES)
@@ -147,9 +149,34 @@ def test_results_that_are_remembered(nodes: Any) -> None:
     nodes.pass_time(20)
     for name in nodes.nodes:
         memory, replica = memory_of(nodes, name), nodes.replica(name)
-        assert memory.used(Account.RESULTS) == replica.machine.sessions.results_bytes > 0
+        sessions = replica.machine.sessions
+        assert memory.used(Account.RESULTS) == len(sessions) * SESSION_BYTES + sessions.results_bytes
+        assert len(sessions) * sessions.results_bytes > 0
         nodes.nodes[name].replica_set.forget(1)
         assert memory.used(Account.RESULTS) == memory.used(Account.LOG_CACHE) == 0
+
+
+def test_sessions_become_fewer_by_openings_where_a_node_remembers_too_much(nodes: Any) -> None:
+    def opened(count: int) -> int:
+        for _ in range(count):
+            number = nodes.ask(nodes.leader, lambda request: OpenSession(request, 1))
+            assert isinstance(nodes.answer(number), SessionOpened)
+        nodes.pass_time(20)
+        [sessions] = {len(nodes.replica(name).machine.sessions) for name in nodes.nodes}
+        return int(sessions)
+
+    before = opened(SESSIONS_LEAST + 20)
+    memory = memory_of(nodes, nodes.leader)
+    others = memory.bound(Account.RESULTS) - memory.used(Account.RESULTS) - SESSION_BYTES
+    memory.add(Account.RESULTS, others)
+    assert opened(1) == before + 1, "one more has room"
+    assert opened(10) <= before + 1
+    memory.add(Account.RESULTS, others)
+    assert opened(10) == before - 9
+    assert memory.refused[Account.RESULTS] >= 10
+    assert opened(60) == SESSIONS_LEAST
+    memory.give_back(Account.RESULTS, 2 * others)
+    assert opened(5) == SESSIONS_LEAST + 5
 
 
 @pytest.fixture
