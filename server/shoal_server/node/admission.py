@@ -20,6 +20,7 @@ from shoal.protocol.messages import (
     OpenSession,
     Operation,
     Put,
+    RangeUnchanged,
     Read,
     ReadPage,
     Scan,
@@ -300,6 +301,7 @@ class Admission:
         if not operations:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, "a write without operations")
         kinds = set(map(type, operations))
+        begins_entry = False
         if kinds <= PLAIN:
             cost = 0
             keys = [operation.key for operation in operations]  # type: ignore[union-attr]
@@ -315,6 +317,7 @@ class Admission:
             keys = list(named_keys(operations))
             for each in named_ranges(operations):
                 self._check_all_here(each.ranges, replica)
+                begins_entry = begins_entry or type(each) is RangeUnchanged
         microshards = self._check_keys(keys, replica)
         expiring = self._check_values(operations, kinds)
         if not cost:
@@ -322,7 +325,7 @@ class Admission:
             self._check_cost(cost, operations)
         identity = self._callers.identity(client)
         command = WriteCommand(request.session, request.number, microshards, request.operations, identity)
-        return QueuedCommand(client, request.request, command, operations, size, request.fast, cost)
+        return QueuedCommand(client, request.request, command, operations, size, request.fast, cost, begins_entry)
 
     def _check_forms(self, operations: list[Operation], replica: Replica) -> None:
         """Nothing is asked of ranges, be that what work they are, before it is known that they are well formed."""

@@ -167,7 +167,7 @@ def into_entries(queue: Iterable[QueuedCommand], entry_bytes: int) -> list[list[
     size = cost = 0
     for item in queue:
         item_cost = item.cost or command_cost(item.command)
-        if not entries or size + item.size > entry_bytes or cost + item_cost > ENTRY_US:
+        if not entries or item.begins_entry or size + item.size > entry_bytes or cost + item_cost > ENTRY_US:
             entries.append([])
             size = cost = 0
         entries[-1].append(item)

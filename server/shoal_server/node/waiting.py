@@ -17,7 +17,8 @@ class QueuedCommand(msgspec.Struct):
     """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
 
     `fast`: it is answered as soon as it is in the log. `cost`: of a write, as `shard.costs` reckons. `taken`: of its keyspace's
-    quota of writes, which is given back if nothing is done of it.
+    quota of writes, which is given back if nothing is done of it. `begins_entry`: it is the first of its log entry, so that
+    applying can pause before it.
     """
 
     client: int
@@ -28,6 +29,7 @@ class QueuedCommand(msgspec.Struct):
     fast: bool = False
     cost: int = 0
     taken: int = 0
+    begins_entry: bool = False
 
 
 class QueuedRead(msgspec.Struct):

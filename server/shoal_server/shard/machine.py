@@ -19,6 +19,7 @@ from shoal.protocol.messages import (
     DeleteRange,
     Operation,
     OperationResult,
+    RangeUnchanged,
 )
 from shoal.protocol.migration import MigrationCursor
 from shoal.shardmap import Keyspace, Ranges, Shard, count_in, is_well_formed, microshards_in
@@ -47,7 +48,7 @@ from shoal_server.shard.costs import command_cost, plain_write_cost, write_cost
 from shoal_server.shard.microshards import EntryPosition, Microshards
 from shoal_server.shard.moving import MovingPage, MovingReader
 from shoal_server.shard.operations import WriteExecutor
-from shoal_server.shard.overlay import Overlay
+from shoal_server.shard.overlay import Overlay, PassedPieces, Paused
 from shoal_server.shard.pages import PageReader
 from shoal_server.shard.reading import READ_BYTES, READ_KEYS, RowReader
 from shoal_server.shard.sessions import CommandVerdict, SessionTable
@@ -135,6 +136,7 @@ class ShardStateMachine(ShardState):
         """The work of what was applied last, about: see `shard.costs`."""
         self.applying: Entry | None = None
         """The entry that is being applied, or was the last."""
+        self._passed: PassedPieces | None = None
         self.sessions = SessionTable()
         self.microshards = Microshards(self, engine, beginnings or Beginnings())
         self.pages = PageReader(self, engine)
@@ -143,7 +145,7 @@ class ShardStateMachine(ShardState):
     def adopt(self, state: AppliedState) -> None:
         """Take `state` and the rows it speaks of as they are on disk: at start, and after a snapshot."""
         self.state = state
-        self.digest_due = None
+        self.digest_due = self._passed = None
         self.serve(self._engine)
         self.sessions = SessionTable()
         self.sessions.load(stored_sessions(self._engine, self.shard.id, state.generation))
@@ -169,7 +171,9 @@ class ShardStateMachine(ShardState):
         Args:
             prepared: by log index, what this node decoded when it proposed; used only where the term is the entry's.
             skipped: by log index, entries that do nothing, since an operator has said so.
-            max_us: of work, as `applied_us` has it; None: no bound.
+            max_us: of work, as `applied_us` has it; None: no bound. With one, applying also pauses before an entry that begins
+                with a write on condition of a range where many removed rows are in the way, having passed over some of them:
+                the next calls come further. `state` says up to where entries were applied, which may be none.
 
         Raises:
             Exception: whatever went wrong with the entry `applying`; the machine is halfway then (see `Replica.apply`).
@@ -181,13 +185,15 @@ class ShardStateMachine(ShardState):
         state = self.state
         index, clock = state.index, state.clock_ms
         membership, membership_index = state.membership, state.membership_index
-        overlay = Overlay(self._engine)
+        overlay = Overlay(self._engine, self._passed)
+        self._passed = None
         if self.microshards.journals:
             overlay.record()
         results: list[tuple[Entry, list[CommandOutcome]]] = []
         term = state.term
         for entry in entries:
             invariant(entry.index == index + 1, "entries are applied in order, without a gap")
+            before = index, term, clock
             index, term = entry.index, entry.term
             self.applying = entry
             if skipped and _is_skipped(entry, skipped):
@@ -201,14 +207,17 @@ class ShardStateMachine(ShardState):
                     operations = [None] * len(commands.commands)
                 clock = max(clock, min(commands.clock_ms, CLOCK_MS_MAX))
                 seq = self.state.seq_base + index
-                self.traffic.written_bytes += len(entry.payload)
                 executor = WriteExecutor(
                     overlay, self.prefixes, self.expiry, seq=seq, now=clock, default_ttl=commands.default_ttl_ms
                 )
                 outcomes: list[CommandOutcome] = []
                 for command, decoded in zip(commands.commands, operations, strict=True):
                     if isinstance(command, WriteCommand):
-                        outcomes.append(self._write(command, decoded, seq, executor, overlay))
+                        may_pause = max_us is not None and not outcomes
+                        outcome = self._write(command, decoded, seq, executor, overlay, may_pause)
+                        if outcome is None:
+                            break
+                        outcomes.append(outcome)
                         continue
                     self.applied_us += command_cost(command)
                     if isinstance(command, OpenSessionCommand):
@@ -245,6 +254,11 @@ class ShardStateMachine(ShardState):
                                 CommandVerdict.REFUSED if problem else CommandVerdict.NEW, seq, reason=problem
                             )
                         )
+                if len(outcomes) < len(operations):
+                    # Its first write pauses, and nothing of it is done.
+                    index, term, clock = before
+                    break
+                self.traffic.written_bytes += len(entry.payload)
                 results.append((entry, outcomes))
                 if self.microshards.journals:
                     self.microshards.journal(index, overlay)
@@ -255,6 +269,13 @@ class ShardStateMachine(ShardState):
                 membership_index = index
             elif entry.kind != EntryKind.EMPTY:
                 raise UnknownCommands(f"a log entry is of the unknown kind {entry.kind}: written by a newer Shoal?")
+        self.applied_us += overlay.work.us_passed
+        if index == state.index:
+            # What was read stays so until something is written.
+            self._passed = overlay.passed
+            overlay.close()
+            self._engine.tidy()
+            return []
         self.state = msgspec.structs.replace(
             self.state,
             index=index,
@@ -302,7 +323,9 @@ class ShardStateMachine(ShardState):
         seq: int,
         executor: WriteExecutor,
         overlay: Overlay,
-    ) -> CommandOutcome:
+        may_pause: bool,
+    ) -> CommandOutcome | None:
+        """Apply a write; return None, with nothing of it done, where it pauses (see `apply`), which only one does that may."""
         session, number = command.session, command.number
         known = self.earlier_outcome(session, number, command.identity)
         if known.verdict is not CommandVerdict.NEW:
@@ -311,9 +334,8 @@ class ShardStateMachine(ShardState):
         plain = PLAIN.issuperset(map(type, operations))
         prefixes = self.prefixes
         microshards = set(command.microshards)
-        if not prefixes.keys() >= microshards or (
-            not plain and not all(self.has_ranges(each.ranges) for each in named_ranges(operations))
-        ):
+        ranges = [] if plain else list(named_ranges(operations))
+        if not prefixes.keys() >= microshards or (ranges and not all(self.has_ranges(each.ranges) for each in ranges)):
             # Its leader had not applied what stands before it in the log and took a microshard away.
             return CommandOutcome(CommandVerdict.NOT_HERE, 0)
         results: list[OperationResult] = []
@@ -326,7 +348,16 @@ class ShardStateMachine(ShardState):
         else:
             self.applied_us += write_cost(operations, size)
             before = executor.looked.us
-            results, kept = given_and_kept(executor.execute(operations, command.microshards))
+            may_pause = may_pause and any(type(each) is RangeUnchanged for each in ranges)
+            if may_pause:
+                overlay.attempt()
+            try:
+                results, kept = given_and_kept(executor.execute(operations, command.microshards))
+            except Paused:
+                overlay.give_up()
+                return None
+            if may_pause:
+                overlay.done()
             self.applied_us += executor.looked.us - before
             microshards.update(self._cleared_by(operations))
         self.traffic.wrote(command.microshards, microshards)

@@ -17,11 +17,18 @@ from sortedcontainers import SortedSet
 
 from shoal_server.shard.spans import Spans
 from shoal_server.shard.work import Work
-from shoal_server.storage.engine import CHUNK_BYTES, CHUNK_ROWS, FIRST_ROWS, Batch, Engine, Reader
+from shoal_server.storage.engine import CHUNK_BYTES, CHUNK_ROWS, FIRST_ROWS, Batch, Engine, Piece, Reader
 from shoal_server.storage.layout import whole_row
 
 FEW_PASSED = 4
 """The engine's rows between two that count: more are passed over once, and then known to be of no interest."""
+
+PATIENCE_PASSED = 6 * 1024
+"""Removed rows that one turn passes over for an entry that may pause: some milliseconds."""
+WORTH_REMEMBERING = 32
+"""Of them in a piece that is not read again after a pause: to pass fewer is what finding a place is reckoned for."""
+REMEMBERED_BYTES = 16 * 1024 * 1024
+"""Of such pieces: with more, an entry does not pause any more."""
 
 FEW_ROWS = 64
 """Where no more are removed with a range, they are removed one by one: the engine has nothing to do with the range later."""
@@ -31,18 +38,72 @@ ROWS_REMOVED = 2048
 _ABSENT = object()
 
 
-class RecordedRows(dict[bytes, "bytes | None"]):
-    """Rows that list which keys were set, in order, one as often as it was."""
+class Paused(Exception):
+    """So many removed rows are in the way of an entry that a turn is not to pass over all of them."""
 
-    __slots__ = ("keys_set",)
+
+class RecordedRows(dict[bytes, "bytes | None"]):
+    """Rows that list which keys were set, in order, one as often as it was.
+
+    `before`: what was under those that were changed since an attempt began; None: none was begun.
+    """
+
+    __slots__ = ("before", "keys_set")
 
     def __init__(self, rows: dict[bytes, bytes | None]) -> None:
         super().__init__(rows)
         self.keys_set: list[bytes] = []
+        self.before: dict[bytes, object] | None = None
 
     def __setitem__(self, key: bytes, row: bytes | None) -> None:
         self.keys_set.append(key)
+        if self.before is not None:
+            self.before.setdefault(key, self.get(key, _ABSENT))
         super().__setitem__(key, row)
+
+    def remove(self, key: bytes) -> None:
+        """Have nothing under a key."""
+        if self.before is not None:
+            self.before.setdefault(key, self.get(key, _ABSENT))
+        super().pop(key, None)
+
+    def undo(self, changed: dict[bytes, object]) -> None:
+        """Have again what was there before."""
+        for key, row in changed.items():
+            if row is _ABSENT:
+                super().pop(key, None)
+            else:
+                super().__setitem__(key, row)  # type: ignore[assignment]  # what was there
+
+
+class PassedPieces:
+    """Pieces of an engine's rows that lie among removed ones, read for an entry whose applying paused: they are not read again.
+
+    As long as nothing is written they are what would be read. `pieces`: by what was asked for.
+    """
+
+    __slots__ = ("bytes", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: dict[tuple[bytes, bytes, int], Piece] = {}
+        self.bytes = 0
+
+    def add(self, asked: tuple[bytes, bytes, int], piece: Piece) -> None:
+        """Remember a piece."""
+        self.pieces[asked] = piece
+        self.bytes += piece.size
+
+
+class Attempt:
+    """What an overlay was like before an entry that may pause; `patience`: how many removed rows may still be passed over."""
+
+    __slots__ = ("cleared", "keys_set", "patience", "spans_cleared")
+
+    def __init__(self, cleared: Spans, keys_set: int, spans_cleared: int) -> None:
+        self.cleared = cleared
+        self.keys_set = keys_set
+        self.spans_cleared = spans_cleared
+        self.patience = PATIENCE_PASSED
 
 
 class Overlay:
@@ -52,10 +113,12 @@ class Overlay:
     only rows that `rows` has instead; None: nobody has scanned yet. `_present`: the keys of `rows` that have one, in order, as
     they were when `_indexed` keys had been set; None: no range was asked for yet.
 
-    Nothing may be written to the engine before `write_to`. `work`: what was read of ranges of it.
+    Nothing may be written to the engine before `write_to`. `work`: what was read of ranges of it. `passed`: what of that is not
+    read again, should the entry pause that is applied now.
     """
 
     __slots__ = (
+        "_attempt",
         "_cleared",
         "_engine",
         "_hidden",
@@ -65,12 +128,16 @@ class Overlay:
         "_reader",
         "_recorded",
         "_spans_cleared",
+        "passed",
         "rows",
         "work",
     )
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, passed: PassedPieces | None = None) -> None:
+        """`passed`: what was read of the engine for an entry that is to be applied now, since nothing was written."""
         self.rows: dict[bytes, bytes | None] = {}
+        self.passed = passed or PassedPieces()
+        self._attempt: Attempt | None = None
         self._spans_cleared: list[tuple[bytes, bytes]] | None = None
         self._recorded = 0
         self._engine = engine
@@ -91,12 +158,12 @@ class Overlay:
         if self._spans_cleared is not None:
             self._spans_cleared += spans
         if self.rows:
-            present, rows = self._keys_present(), self.rows
+            present, rows = self._keys_present(), self._recording()
             if next(present.irange(spans[0][0], spans[-1][1]), None) is not None:
                 for start, end in spans:
                     gone = list(present.irange(start, end, (True, False)))
                     for key in gone:
-                        del rows[key]
+                        rows.remove(key)
                     present.difference_update(gone)
         hidden = self._hidden
         for start, end in spans:
@@ -116,6 +183,32 @@ class Overlay:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = row  # type: ignore[assignment]  # what `rows` held
+
+    # -- attempts
+
+    def attempt(self) -> None:
+        """Begin what may pause: see `Paused`. It ends with `done` or with `give_up`."""
+        rows, spans = self._recording(), self._spans_cleared
+        rows.before = {}
+        self._attempt = Attempt(self._cleared.copy(), len(rows.keys_set), 0 if spans is None else len(spans))
+
+    def done(self) -> None:
+        """What was begun was done."""
+        self._recording().before = self._attempt = None
+        self.passed = PassedPieces()
+
+    def give_up(self) -> None:
+        """Undo what was changed since the attempt began."""
+        rows, attempt = self._recording(), self._attempt
+        assert attempt is not None
+        assert rows.before is not None
+        rows.undo(rows.before)
+        rows.before = self._attempt = None
+        del rows.keys_set[attempt.keys_set :]
+        if self._spans_cleared is not None:
+            del self._spans_cleared[attempt.spans_cleared :]
+        self._cleared = attempt.cleared
+        self._hidden = self._present = None
 
     # -- recording
 
@@ -207,16 +300,14 @@ class Overlay:
         """Yield the engine's rows of [start, end) that nothing was changed about."""
         if self._hidden is None:
             self._hidden = self._cleared.copy()
-        hidden, rows, work = self._hidden, self.rows, self.work
-        read = self._reading().read
+        hidden, rows = self._hidden, self.rows
         max_rows = FIRST_ROWS
         # What lies between `since` and the next row that is given is of no interest: so much of it was passed over.
         since, passed = start, FEW_PASSED
         at = hidden.behind(start)
         while at < end:
             until = hidden.next_start(at, end)
-            piece = read(at, until, max_rows, CHUNK_BYTES)
-            work.add(piece)
+            piece = self._piece(at, until, max_rows)
             passed += piece.seeks
             for key, row in piece.rows:
                 if key in rows:
@@ -231,6 +322,32 @@ class Overlay:
         if passed > FEW_PASSED and since < end:
             hidden.add(since, end)
 
+    def _piece(self, start: bytes, end: bytes, max_rows: int) -> Piece:
+        """Return the engine's first rows of [start, end).
+
+        Raises:
+            Paused: this turn has passed over as many removed rows as it may.
+        """
+        asked, attempt = (start, end, max_rows), self._attempt
+        if attempt is not None:
+            piece = self.passed.pieces.get(asked)
+            if piece is not None:
+                return piece
+            if attempt.patience <= 0 and self.passed.bytes < REMEMBERED_BYTES:
+                raise Paused
+        piece = self._reading().read(start, end, max_rows, CHUNK_BYTES)
+        self.work.add(piece)
+        if attempt is not None and piece.passed > WORTH_REMEMBERING:
+            attempt.patience -= piece.passed
+            self.passed.add(asked, piece)
+        return piece
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def _reading(self) -> Reader:
         if self._reader is None:
             self._reader = self._engine.reader(self._engine.data)
@@ -242,9 +359,7 @@ class Overlay:
         """Put the changes into `batch`."""
         if self._cleared:
             self._write_cleared(batch)
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self.close()
         family = self._engine.data
         put = batch.put
         for key, row in self.rows.items():

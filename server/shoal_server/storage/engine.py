@@ -155,6 +155,10 @@ class Engine(Protocol):
         """Ranges that may have many rows are about to be removed: see that readers come over them soon. It does not wait."""
         ...
 
+    def tidy(self) -> None:
+        """Rows that were removed are much in the way of readers: see that they are gone soon. It does not wait."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -282,6 +282,9 @@ class MemoryEngine:
     def reader(self, family: Family, *, fill_cache: bool = True) -> Reader:  # noqa: ARG002 - there is no cache
         return MemoryReader(self.tables[cast(str, family)], self.damage, cast(str, family))
 
+    def tidy(self) -> None:
+        """See `Engine`: what is removed is gone."""
+
     def before_clearing(self) -> None:
         """Nothing to do: what was removed is gone."""
 

@@ -47,6 +47,7 @@ from shoal_server.storage.manifest import ManifestWatermark
 from shoal_server.storage.mending import SECOND, DamagedFamilies, other_column
 from shoal_server.storage.rocks_backlog import FIRST_LEVEL_FILES, PENDING_COMPACTION_BYTES, RocksBacklog
 from shoal_server.storage.rocks_reader import RocksReader, RocksScan
+from shoal_server.storage.rocks_tidying import compact_marks, put_aside
 from shoal_server.storage.wal_watermark import WATERMARK_FILE, WalWatermark
 
 OPEN_FILES = 512
@@ -58,14 +59,10 @@ DAMAGED = "Corruption"
 OF_REPLICAS = ("data", "log")
 """The families in which replicas may be damaged, and rebuilt."""
 COPY_BYTES = 4 * 1024 * 1024
-CLEARED_IN_MEMORY = 16 * 1024
-"""Rows in a memtable that a range may be removed over: going over them takes a millisecond, in reverse ten times that."""
 _MAX_CLEARINGS = ("memtable_max_range_deletions", "512")
 """Ranges that are removed in one memtable before it is flushed: the read behind each one puts all of them in order."""
 DELETIONS_WINDOW, DELETIONS_IN_WINDOW, DELETIONS_RATIO = 1024, 512, 0.5
 """A table is compacted where half of its rows are marks of removed ones, or half of those in a window."""
-_ENTRIES = "rocksdb.num-entries-active-mem-table"
-_WAITING = "rocksdb.num-immutable-mem-table"
 _COMPACTS_NOT = "disable_auto_compactions"
 _TICKER = re.compile(r"^rocksdb\.(\S+) COUNT : (\d+)$", re.MULTILINE)
 
@@ -396,11 +393,16 @@ class RocksEngine:
         RocksDB goes over the rows that a range removes in their own memtable one by one, and jumps over those in older ones
         (200,000 rows: 15 ms, in reverse 150, against 0.05). So what was written before goes into one of its own.
         """
-        rows = self._families[self.data]
         try:
-            many = (rows.property_int_value(_ENTRIES) or 0) > CLEARED_IN_MEMORY
-            if many and not rows.property_int_value(_WAITING):
-                rows.flush(wait=False)
+            put_aside(self._families[self.data])
+        except Exception as error:
+            raise self._failure("flush", error) from error
+
+    def tidy(self) -> None:
+        """See `Engine`."""
+        try:
+            put_aside(self._families[self.data])
+            compact_marks(self._database)
         except Exception as error:
             raise self._failure("flush", error) from error
 

@@ -21,16 +21,21 @@ from shoal_server.storage.gaps import Gap, Tried
 
 MAX_PASSED = 1024
 """Removed rows that one step passes over: a fraction of a millisecond, backwards one or two."""
-MAX_PASSED_IN_A_GAP = 16 * 1024
+MAX_PASSED_IN_A_GAP = 8 * 1024
 FEW_PASSED = 64
 """Of them where it is to be said quickly which rows there are."""
 FEW_NS = 20_000_000
 PIECE_NS = 4_000_000
 SLOW_NS = 20_000
 """Looking for a place takes a tenth of it, unless ranges that were removed are in the way."""
-PASSED_NS = 250
+PASSED_NS = 1_000
 """What it takes to pass over a removed row, about: RocksDB does not say how many they were."""
-_CLOCK_ROWS = 16
+FOUND_NS = 10_000
+READ_NS = 2_000
+"""What it takes to find a place, and to read a row, where no removed ones are in the way, at the most."""
+_BYTES_SHIFT = 2
+"""Four bytes: a nanosecond."""
+_CLOCK_ROWS = 4
 """Rows between two looks at the clock."""
 _GAVE_UP = "Result incomplete"
 """What RocksDB says where it has passed over as many removed rows as it may."""
@@ -179,7 +184,7 @@ class RocksReader(_Iterating):
                 return Piece([], place, 0, tries, passed)
         piece = read(patient, start, end, max_rows, max_bytes, keys_only)
         assert piece is not None, "it passes over as many as there are"
-        return piece._replace(seeks=1 + tries, passed=passed)
+        return piece._replace(seeks=1 + tries, passed=passed + piece.passed)
 
     def heads(self, spans: Sequence[tuple[bytes, bytes]], *, reverse: bool = False) -> list[bytes | Piece | None]:
         """See `Reader`."""
@@ -245,26 +250,23 @@ class RocksReader(_Iterating):
         """Return a piece; None: there are too many removed rows right at the start."""
         rows: list[tuple[bytes, bytes]] = []
         size = 0
+        began = perf_counter_ns()
         iterator.seek(start)
         key_of, value_of, step = iterator.key, iterator.value, iterator.next
-        until = 0
         while (key := key_of()) is not None:
             if key >= end:
-                return Piece(rows, None, size)
+                return _piece(rows, None, size, began)
             if len(rows) >= max_rows or size >= max_bytes:
-                return Piece(rows, key, size)
+                return _piece(rows, key, size, began)
             value = b"" if keys_only else value_of()
             rows.append((key, value))
             size += len(key) + len(value)
-            if not len(rows) % _CLOCK_ROWS:
-                now = perf_counter_ns()
-                until = until or now + PIECE_NS
-                if now > until:
-                    return Piece(rows, key + b"\0", size)
+            if not len(rows) % _CLOCK_ROWS and perf_counter_ns() - began > PIECE_NS:
+                return _piece(rows, key + b"\0", size, began)
             step()
         if not self._gave_up(iterator):
-            return Piece(rows, None, size)
-        return Piece(rows, rows[-1][0] + b"\0", size) if rows else None
+            return _piece(rows, None, size, began)
+        return _piece(rows, rows[-1][0] + b"\0", size, began) if rows else None
 
     def _backwards(
         self, iterator: RdictIter, start: bytes, end: bytes, max_rows: int, max_bytes: int, keys_only: bool
@@ -272,29 +274,26 @@ class RocksReader(_Iterating):
         """Return a piece from the end down; None: there are too many removed rows right at the end."""
         rows: list[tuple[bytes, bytes]] = []
         size = 0
+        began = perf_counter_ns()
         # Without bounds in the read options: rocksdict 0.3.29 takes a lower bound for an upper one.
         iterator.seek_for_prev(end)
         key_of, value_of, step = iterator.key, iterator.value, iterator.prev
         if key_of() == end:
             step()
-        until = 0
         while (key := key_of()) is not None:
             if key < start:
-                return Piece(rows, None, size)
+                return _piece(rows, None, size, began)
             if len(rows) >= max_rows or size >= max_bytes:
-                return Piece(rows, rows[-1][0], size)
+                return _piece(rows, rows[-1][0], size, began)
             value = b"" if keys_only else value_of()
             rows.append((key, value))
             size += len(key) + len(value)
-            if not len(rows) % _CLOCK_ROWS:
-                now = perf_counter_ns()
-                until = until or now + PIECE_NS
-                if now > until:
-                    return Piece(rows, key, size)
+            if not len(rows) % _CLOCK_ROWS and perf_counter_ns() - began > PIECE_NS:
+                return _piece(rows, key, size, began)
             step()
         if not self._gave_up(iterator):
-            return Piece(rows, None, size)
-        return Piece(rows, rows[-1][0], size) if rows else None
+            return _piece(rows, None, size, began)
+        return _piece(rows, rows[-1][0], size, began) if rows else None
 
     def _try(self, start: bytes, end: bytes, limit: int) -> tuple[bytes | Tried, int]:
         options = self._reading(limit)
@@ -309,3 +308,10 @@ class RocksReader(_Iterating):
         if key is None and self._gave_up(iterator):
             return Tried.TOO_MUCH, limit
         return Tried.NOTHING, passed
+
+
+def _piece(rows: list[tuple[bytes, bytes]], resume: bytes | None, size: int, began: int) -> Piece:
+    """Return what was read since `began`: what has taken longer than that was passing over removed rows."""
+    found = FOUND_NS + READ_NS * len(rows) + (size >> _BYTES_SHIFT)
+    passed = max(0, perf_counter_ns() - began - found) // PASSED_NS
+    return Piece(rows, resume, size, 1, min(passed, MAX_PASSED * (1 + len(rows))))

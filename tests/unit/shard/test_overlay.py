@@ -106,7 +106,7 @@ KEY = st.binary(min_size=1, max_size=2).map(lambda key: bytes(byte % 4 for byte 
 CHANGE = st.one_of(
     *(
         st.tuples(st.just(kind), KEY, KEY)
-        for kind in ("put", "delete", "clear", "scan", "get", "take back", "record", "take")
+        for kind in ("put", "delete", "clear", "scan", "get", "take back", "record", "take", "attempt", "give up")
     )
 )
 
@@ -120,6 +120,7 @@ def test_an_overlay_reads_and_leaves_what_the_changes_one_by_one_would_have(
     overlay, model = Overlay(engine), dict(stored)
     recorded: set[bytes] | None = None
     cleared: list[tuple[bytes, bytes]] = []
+    before: tuple[dict[bytes, bytes], set[bytes] | None, list[tuple[bytes, bytes]]] | None = None
     for kind, key, other in changes:
         first, last = sorted([key, other])
         if kind == "put":
@@ -140,6 +141,15 @@ def test_an_overlay_reads_and_leaves_what_the_changes_one_by_one_would_have(
             overlay.rows[key] = value_header(3)
             overlay.rows[other] = None
             overlay.take_back(savepoint)
+        elif kind == "attempt" and before is None:
+            overlay.attempt()
+            before = dict(model), None if recorded is None else set(recorded), list(cleared)
+        elif kind == "give up" and before is not None:
+            overlay.give_up()
+            (model, recorded, cleared), before = before, None
+        elif before is not None and kind in ("record", "take"):
+            overlay.done()
+            before = None
         elif kind == "record":
             overlay.record()
             recorded, cleared = set(), []

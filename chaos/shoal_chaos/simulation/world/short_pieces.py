@@ -51,14 +51,18 @@ class ShortPieces:
         rows = self._reader.read(start, end, 1, 1, reverse=reverse, keys_only=True).rows
         if not rows:
             between = halfway(start, end)
-            return Piece([], between, 0, passed=1000)
+            return Piece([], between, 0, passed=self._passed())
         [(key, _)] = rows
         if reverse:
             place = halfway(key + b"\0", end) or key + b"\0"
-            return Piece([], place, 0, passed=1000) if place < end else self._first(start, end, reverse)
-        return (
-            Piece([], halfway(start, key) or key, 0, passed=1000) if key > start else self._first(start, end, reverse)
-        )
+            return Piece([], place, 0, passed=self._passed()) if place < end else self._first(start, end, reverse)
+        if key == start:
+            return self._first(start, end, reverse)
+        return Piece([], halfway(start, key) or key, 0, passed=self._passed())
+
+    def _passed(self) -> int:
+        """Return how many removed rows there were: some, or as many as an entry pauses for."""
+        return self._random.choice([1000, 1000, 10_000])
 
     def _first(self, start: bytes, end: bytes, reverse: bool) -> Piece:
         return self._reader.read(start, end, 1, 1, reverse=reverse)
