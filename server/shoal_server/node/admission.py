@@ -325,7 +325,17 @@ class Admission:
             self._check_cost(cost, operations)
         identity = self._callers.identity(client)
         command = WriteCommand(request.session, request.number, microshards, request.operations, identity)
-        return QueuedCommand(client, request.request, command, operations, size, request.fast, cost, begins_entry)
+        return QueuedCommand(
+            client,
+            request.request,
+            command,
+            operations,
+            size,
+            request.fast,
+            cost,
+            begins_entry=begins_entry,
+            timeout_ms=request.timeout_ms,
+        )
 
     def _check_forms(self, operations: list[Operation], replica: Replica) -> None:
         """Nothing is asked of ranges, be that what work they are, before it is known that they are well formed."""

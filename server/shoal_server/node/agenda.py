@@ -35,6 +35,12 @@ class Agenda:
         self.dirty[replica.shard.id] = replica
         self.next_tick = now
 
+    def client_gone(self, client: int) -> None:
+        """Have replicas drop what they have not begun of what a client has asked for."""
+        # They keep it where leadership is on its way, and no such replica is at rest.
+        for replica in self.awake.values():
+            replica.forget(client)
+
     def forget(self, shard: int) -> None:
         """The replica of a shard is gone."""
         for waiting in (self.dirty, self.behind, self.again, self.awake):

@@ -365,6 +365,7 @@ class Node:
     def client_gone(self, client: int) -> None:
         """Forget a client: what no turn has taken of it is dropped, and answers to the rest go nowhere."""
         self._client_input.queue.gone(client, self._now)
+        self._agenda.client_gone(client)
         self._callers.gone(client)
 
     def peer_connected(self, peer: str) -> None:

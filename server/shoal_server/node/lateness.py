@@ -26,10 +26,15 @@ def refuse_late(client: int, request: Received, age: int, outbox: Outbox) -> boo
     deadline = deadline_of(request, 0)
     if deadline is None or age <= deadline:
         return False
+    say_late(client, request.request, age, outbox)
+    return True
+
+
+def say_late(client: int, request: int, age: int, outbox: Outbox) -> None:
+    """Answer that a request of that age (ns) was not done, since nobody waits for it any more."""
     outbox.fail(
         client,
-        request.request,
+        request,
         ErrorCode.DEADLINE_EXCEEDED,
         f"it had waited at the node for {age // NS_PER_MS} ms, longer than its caller waits, and was not done",
     )
-    return True

@@ -73,7 +73,6 @@ class Replica:
         "_counters",
         "_fast_writes",
         "_queue",
-        "_queued_since",
         "_restored",
         "_settings",
         "_unread",
@@ -139,7 +138,6 @@ class Replica:
         self.newest_digest: DigestReport | None = None
         self._settings = settings
         self._counters = counters
-        self._queued_since = 0
         self._queue = CommandQueue()
         self._fast_writes = FastWrites(machine)
         self._restored: AppliedState | None = None
@@ -175,17 +173,18 @@ class Replica:
 
         While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
         """
+        if self._queue.is_held:
+            give_back(self.reads.quota, self._queue.refuse_late(now, outbox))
         if self.group.transferring:
             self.refusals.hold_back(now)
+            self._queue.hold(now)
             if beyond := self._queue.take_beyond(HELD_BYTES):
                 self._refuse_entry(beyond, too_much_held(self.shard.id), outbox)
-            if self._queue.commands and not self._queued_since:
-                self._queued_since = self._counters.arrived
             return
         queue = self._queue.take_all()
         if not queue:
             return
-        arrived, self._queued_since = self._queued_since or self._counters.arrived, 0
+        arrived = queue[0].held_at or self._counters.arrived
         if not self.group.is_leader:
             self.proposals.upkeep = False
             give_back(self.reads.quota, queue)
@@ -194,6 +193,11 @@ class Replica:
             return
         for items in into_entries(queue, self._settings.entry_bytes):
             self._propose(items, arrived, now, clock.now_ms(now), outbox)
+
+    def forget(self, client: int) -> None:
+        """A client has gone: what was kept of it is not done."""
+        if self._queue.commands:
+            give_back(self.reads.quota, self._queue.take_of(client))
 
     def _propose(self, items: list[QueuedCommand], arrived: int, now: int, time_ms: int, outbox: Outbox) -> None:
         commands = Commands(COMMANDS_VERSION, time_ms, self.keyspace.default_ttl_ms, [item.command for item in items])

@@ -18,7 +18,8 @@ class QueuedCommand(msgspec.Struct):
 
     `fast`: it is answered as soon as it is in the log. `cost`: of a write, as `shard.costs` reckons. `taken`: of its keyspace's
     quota of writes, which is given back if nothing is done of it. `begins_entry`: it is the first of its log entry, so that
-    applying can pause before it.
+    applying can pause before it. `timeout_ms`: for how long its caller waits, 0: nobody says; `held_at`: since when it is kept
+    while leadership is on its way (ns), 0: it is not.
     """
 
     client: int
@@ -30,6 +31,8 @@ class QueuedCommand(msgspec.Struct):
     cost: int = 0
     taken: int = 0
     begins_entry: bool = False
+    timeout_ms: int = 0
+    held_at: int = 0
 
 
 class QueuedRead(msgspec.Struct):

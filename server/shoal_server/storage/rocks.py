@@ -401,8 +401,7 @@ class RocksEngine:
     def tidy(self) -> None:
         """See `Engine`."""
         try:
-            put_aside(self._families[self.data])
-            compact_marks(self._database)
+            compact_marks(self._database, self._families[self.data])
         except Exception as error:
             raise self._failure("flush", error) from error
 

@@ -17,11 +17,12 @@ def put_aside(rows: Rdict) -> None:
         rows.flush(wait=False)
 
 
-def compact_marks(database: Rdict) -> None:
-    """Have marks of removed rows compacted away, without waiting for that.
+def compact_marks(database: Rdict, rows: Rdict) -> None:
+    """Have marks of removed rows of a family of the database compacted away, without waiting for that.
 
     RocksDB moves a table that is full of them down to the last level as it is, if nothing is in its way, and leaves it there.
     Which tables of that level have anything to be dropped it looks when a snapshot is given back.
     """
+    put_aside(rows)
     snapshot = database.snapshot()
     del snapshot

@@ -34,7 +34,7 @@ def session_of(nodes: Any) -> bytes:
 
 def write(nodes: Any, node: str, session: bytes, number: int) -> int:
     """Send a write to a node, whoever leads; return its request's number."""
-    sent: int = nodes.ask(node, lambda request: Write(request, SHARD, 1, session, number, 1000, BODY))
+    sent: int = nodes.ask(node, lambda request: Write(request, SHARD, 1, session, number, 5000, BODY))
     return sent
 
 
@@ -82,6 +82,41 @@ def test_writes_are_done_when_the_transfer_comes_to_nothing(nodes: Any) -> None:
     request = write(nodes, old, session, 1)
     assert isinstance(nodes.answer(request), Written)
     assert transfer not in nodes.answers, "the old leader goes on before who asked has lost patience"
+
+
+def test_a_write_that_is_kept_for_longer_than_its_caller_waits_is_not_done(nodes: Any) -> None:
+    session, old, target = session_of(nodes), nodes.leader, nodes.others[0]
+    hand_over(nodes, target)
+    nodes.cut.add((old, target))
+    late = nodes.ask(
+        old, lambda request: Write(request, SHARD, 1, session, 1, 5, encode_operations([Put(b"late", b"v")]))
+    )
+    patient = write(nodes, old, session, 2)
+    refused = nodes.answer(late)
+    assert nodes.replica(old).group.transferring, "it is answered while the others wait"
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.maybe_applied) == (ErrorCode.DEADLINE_EXCEEDED.value, False)
+    assert "longer than its caller waits, and was not done" in refused.message
+    assert isinstance(nodes.answer(patient), Written)
+    assert nodes.stored_keys(old) == [b"k"]
+    assert nodes.replica(old).memory.entries == 0
+
+
+def test_what_is_kept_of_a_client_that_has_gone_is_not_done(nodes: Any) -> None:
+    session, old, target = session_of(nodes), nodes.leader, nodes.others[0]
+    node = nodes.nodes[old]
+    node.client_connected(50, b"")
+    hand_over(nodes, target)
+    nodes.cut.add((old, target))
+    nodes.step()
+    node.receive_client(50, [Write(1, SHARD, 1, session, 1, 5000, encode_operations([Put(b"gone", b"v")]))])
+    patient = write(nodes, old, session, 2)
+    nodes.step()
+    assert nodes.replica(old).backlog.commands == 2
+    node.client_gone(50)
+    assert nodes.replica(old).backlog.commands == 1
+    assert isinstance(nodes.answer(patient), Written)
+    assert nodes.stored_keys(old) == [b"k"]
 
 
 def test_nobody_waits_for_long_for_a_leader_that_does_not_come_up(nodes: Any) -> None:
