@@ -20,6 +20,7 @@ from shoal_server.invariants import invariant
 from shoal_server.node.elements import KEY_BYTES
 from shoal_server.node.fair_queue import FairQueue
 from shoal_server.node.fair_shares import CONTROL, CallerKey, Flow, Waiting
+from shoal_server.node.held_reads import bytes_of
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.paused_reads import OpenReads, PausedRead
 from shoal_server.node.request_costs import SCAN_NS, decoded_bytes
@@ -254,7 +255,14 @@ class ClientQueue:
         paused.pause(others_wait=bool(self.data.parked))
         if client.behind:
             self.open_reads.let_go_of(client.number)
-        waiting = Waiting(request, queued.arrived, 0, paused)
+        size = bytes_of(queued)
+        client.queued_bytes += size
+        held = self._held + size
+        if held > UNBOOKED_BYTES:
+            # Whether there is room or not: it was received before.
+            self._memory.add(Account.REQUESTS, held - max(self._held, UNBOOKED_BYTES))
+        self._held = held
+        waiting = Waiting(request, queued.arrived, size, paused)
         keyspace = self._keyspace_of(request.shard)
         self.data.add(
             client.number, client.priority, keyspace, waiting, now, blocked=client.behind, caller=client.caller
@@ -262,6 +270,8 @@ class ClientQueue:
 
     def park(self, flow: Flow, waiting: Waiting, now: int) -> None:
         """Have a page that was taken out wait until there is a place for it."""
+        # It has been released; one of a client and keyspace at the most is not counted.
+        waiting.size = 0
         self.data.park(flow, waiting, now)
 
     def unpark(self, now: int) -> None:

@@ -6,13 +6,13 @@ A strong read is served by the leader, at a position that was committed when its
 
 from __future__ import annotations
 
-import msgspec
 from shoal.errors import ErrorCode
 from shoal.protocol.messages import Page, PageResume, Read, ReadPage, Rows, Scan, ScanPage
 from shoal.protocol.migration import MovingRows, ReadMoving
 
 from shoal_server.node.counters import NodeCounters, served_as
 from shoal_server.node.freshness import FreshnessAnswer, FreshnessQuestion, ReplicaFreshness
+from shoal_server.node.held_reads import HeldReads
 from shoal_server.node.keyspace_quota import KeyspaceQuota
 from shoal_server.node.lateness import SOONEST_NS, refuse_late
 from shoal_server.node.outbox import NOBODY, Outbox
@@ -21,7 +21,7 @@ from shoal_server.node.refusals import Refusals
 from shoal_server.node.request_costs import KEY_NS, READ_NS, page_cost, page_reads
 from shoal_server.node.serving import SERVE_NS, SMALL_BYTES, Serving
 from shoal_server.node.settings import NodeSettings
-from shoal_server.node.waiting import QueuedRead
+from shoal_server.node.waiting import QueuedRead, WaitingReads
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.group import Group
 from shoal_server.raft.ready import Ready
@@ -32,14 +32,6 @@ from shoal_server.storage.engine import Damaged
 
 MOVING_NS = 3_000_000
 """What a page of a migration costs."""
-
-
-class _WaitingReads(msgspec.Struct):
-    """Reads that are served at one position: `index`, None while leadership is not certain. `arrived`: when they did (ns)."""
-
-    index: int | None
-    reads: list[QueuedRead]
-    arrived: int
 
 
 class ReplicaReads:
@@ -53,6 +45,7 @@ class ReplicaReads:
         "_counters",
         "_freshness",
         "_group",
+        "_held",
         "_machine",
         "_next_token",
         "_node",
@@ -75,6 +68,7 @@ class ReplicaReads:
         settings: NodeSettings,
         counters: NodeCounters,
         refusals: Refusals,
+        held: HeldReads,
     ) -> None:
         self.fast_index = 0
         self.quota: KeyspaceQuota | None = None
@@ -85,9 +79,10 @@ class ReplicaReads:
         self._read_bytes = min(READ_BYTES, settings.limits.max_frame_bytes // 2)
         self._counters = counters
         self._refusals = refusals
+        self._held = held
         self._freshness = ReplicaFreshness(settings.timing.drift_permille)
         self._queued: list[QueuedRead] = []
-        self._waiting: dict[int, _WaitingReads] = {}
+        self._waiting: dict[int, WaitingReads] = {}
         """By round."""
         self._weak: list[QueuedRead] = []
         self._resumed: list[PausedRead] = []
@@ -120,12 +115,11 @@ class ReplicaReads:
                 self._freshness.read(now)
             return
         index = self._group.read_index(now)
-        token = self._next_token
-        self._next_token += 1
+        self._next_token = token = self._next_token + 1
         if index is not None:
-            self._waiting[token] = _WaitingReads(max(index, self.fast_index), reads, self._counters.arrived)
+            self._waiting[token] = WaitingReads(max(index, self.fast_index), reads, self._counters.arrived)
             return
-        self._waiting[token] = _WaitingReads(None, reads, self._counters.arrived)
+        self._waiting[token] = WaitingReads(None, reads, self._counters.arrived)
         self._group.start_read(token, now)
 
     def confirmed(self, ready: Ready, outbox: Outbox) -> None:
@@ -136,22 +130,27 @@ class ReplicaReads:
                 waiting.index = max(index, self.fast_index)
         for token in ready.failed_reads:
             waiting = self._waiting.pop(token, None)
-            for read in () if waiting is None else waiting.reads:
-                self._fail(read, outbox)
+            if waiting is not None:
+                self._fail_round(waiting, outbox)
 
     def leadership_lost(self, outbox: Outbox) -> None:
         """Answer the reads that waited for this leader."""
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
-            for read in each.reads:
-                self._fail(read, outbox)
+            self._fail_round(each, outbox)
         self.fast_index = 0
+
+    def _fail_round(self, waiting: WaitingReads, outbox: Outbox) -> None:
+        self._held.release(waiting.held)
+        for read in waiting.reads:
+            self._fail(read, outbox)
 
     def fail_all(self, outbox: Outbox) -> None:
         """Answer every read that waits: the replica is being removed."""
         queued, self._queued = self._queued, []
         weak, self._weak = self._weak, []
         resumed, self._resumed = self._resumed, []
+        self._held.release(sum(read.held for read in weak))
         for read in (*queued, *weak, *(paused.queued for paused in resumed)):
             self._fail(read, outbox)
         for paused in resumed:
@@ -200,6 +199,8 @@ class ReplicaReads:
         left = False
         for token, waiting in list(self._waiting.items()):
             if waiting.index is None or waiting.index > applied:
+                if not waiting.held:
+                    waiting.held = self._held.hold(waiting.reads)
                 continue
             served, put_off = 0, []
             try:
@@ -224,6 +225,8 @@ class ReplicaReads:
                     waiting.reads = put_off + waiting.reads[served:]
                     left = True
                 else:
+                    if waiting.held:
+                        self._held.release(waiting.held)
                     del self._waiting[token]
         return not left
 
@@ -447,6 +450,9 @@ class ReplicaReads:
         staleness = self._freshness.staleness_ms(now)
         seq = self._machine.state.seq
         for count, queued in enumerate(waiting):
+            if queued.held:
+                self._held.release(queued.held)
+                queued.held = 0
             waited = now > queued.deadline - patience
             arrived = queued.arrived or (queued.deadline - patience if waited else counters.arrived)
             if not self._has_time(queued, serving):
@@ -465,6 +471,7 @@ class ReplicaReads:
             elif now >= queued.deadline or not self._group.leader:
                 self._decline(queued, staleness, outbox)
             else:
+                queued.held = self._held.hold((queued,))
                 self._weak.append(queued)
 
     def _decline(self, queued: QueuedRead, staleness: int | None, outbox: Outbox) -> None:

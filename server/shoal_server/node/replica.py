@@ -21,6 +21,7 @@ from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
+from shoal_server.node.held_reads import HeldReads
 from shoal_server.node.keyspace_quota import give_back
 from shoal_server.node.log_length import LogLength
 from shoal_server.node.outbox import NOBODY, Outbox
@@ -121,7 +122,7 @@ class Replica:
         self.shard = machine.shard
         self.keyspace = machine.keyspace
         self.refusals = Refusals(node, group, machine.shard, counters, connected)
-        self.reads = ReplicaReads(node, group, machine, settings, counters, self.refusals)
+        self.reads = ReplicaReads(node, group, machine, settings, counters, self.refusals, HeldReads(memory.budget))
         self.proposals = Proposals(machine.shard.id, counters, self.refusals)
         self.log_length = LogLength(group, store, settings, machine.state.index)
         self.failure: ReplicaFailure | None = None

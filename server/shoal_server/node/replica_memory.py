@@ -16,10 +16,10 @@ SESSIONS_LEAST = 64
 class ReplicaMemory:
     """See the module's first line. Sizes are in bytes, as they are booked."""
 
-    __slots__ = ("_budget", "_over", "entries", "log_cache", "results")
+    __slots__ = ("_over", "budget", "entries", "log_cache", "results")
 
     def __init__(self, budget: MemoryBudget) -> None:
-        self._budget = budget
+        self.budget = budget
         self._over = False
         self.entries = 0
         self.log_cache = 0
@@ -55,17 +55,17 @@ class ReplicaMemory:
         """
         by = entries - self.entries
         if by and not (entries and -GRAIN_BYTES < by < GRAIN_BYTES):
-            self._budget.change(Account.ENTRIES, by)
+            self.budget.change(Account.ENTRIES, by)
             self.entries = entries
         if results != self.results:
-            self._budget.change(Account.RESULTS, results - self.results)
+            self.budget.change(Account.RESULTS, results - self.results)
             self.results = results
         by = log_cache - self.log_cache
         if (by and not (log_cache and -GRAIN_BYTES < by < GRAIN_BYTES)) or self._over:
             # What others hold does not matter to one that holds what it held when all was well.
-            self._budget.change(Account.LOG_CACHE, by)
+            self.budget.change(Account.LOG_CACHE, by)
             self.log_cache = log_cache
-            self._over = self._budget.pressure(Account.LOG_CACHE) > 1
+            self._over = self.budget.pressure(Account.LOG_CACHE) > 1
         return self._over
 
     def sessions_allowed(self, most: int, sessions: int) -> int:
@@ -74,14 +74,14 @@ class ReplicaMemory:
         Args:
             most: by the settings; sessions: how many the shard has.
         """
-        if self._budget.has_room(Account.RESULTS, SESSION_BYTES):
+        if self.budget.has_room(Account.RESULTS, SESSION_BYTES):
             return most
         return min(most, max(SESSIONS_LEAST, sessions - 1))
 
     def has_room_for_entry(self, size: int) -> bool:
         """Say whether one more entry may be proposed."""
-        return self._budget.has_room(Account.ENTRIES, size)
+        return self.budget.has_room(Account.ENTRIES, size)
 
     def entry_refusal(self) -> str:
         """Say why no entry may be proposed."""
-        return self._budget.refusal(Account.ENTRIES)
+        return self.budget.refusal(Account.ENTRIES)

@@ -40,7 +40,8 @@ class QueuedRead(msgspec.Struct):
 
     `weak`: it may be served by a replica that does not lead. `taken`: so far, of its keyspace's quota of reads. `deadline`:
     until when it waits there (ns). `arrived`: when it came, where that was before the turn that it was queued in (ns); else 0.
-    `has_place`: it may be open between turns, whoever else would be (paused_reads.py).
+    `held`: what is booked for it by itself (held_reads.py). `has_place`: it may be open between turns, whoever else would be
+    (paused_reads.py).
     """
 
     client: int
@@ -50,7 +51,20 @@ class QueuedRead(msgspec.Struct):
     taken: int = 0
     deadline: int = 0
     arrived: int = 0
+    held: int = 0
     has_place: bool = False
+
+
+class WaitingReads(msgspec.Struct):
+    """Reads that are served at one position: `index`, None while leadership is not certain. `arrived`: when they did (ns).
+
+    `held`: what is booked for them (bytes).
+    """
+
+    index: int | None
+    reads: list[QueuedRead]
+    arrived: int
+    held: int = 0
 
 
 class Proposal(msgspec.Struct):

@@ -30,8 +30,10 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.node_memory import MemoryUse
 from shoal.shardmap import MicroshardRange, ShardMap
-from shoal_server.node import replica
+from shoal_server.node import reads, replica
+from shoal_server.node.held_reads import HeldReads
 from shoal_server.node.memory import LEAST_BYTES, Account, MemoryBudget
+from shoal_server.node.outbox import Outbox
 from shoal_server.node.replica_memory import GRAIN_BYTES, SESSIONS_LEAST
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.process.peer_links import PeerLinks
@@ -332,3 +334,81 @@ def test_a_nodes_status_has_its_accounts(nodes: Any) -> None:
     uses = {use.account: use for use in status.memory}
     assert set(uses) == {account.label for account in Account}
     assert uses["frames"] == MemoryUse("frames", 700, memory_of(nodes, leader).bound(Account.FRAMES), 0)
+
+
+LARGE_KEYS = [b"%04d" % number + bytes(1000) for number in range(1000)]
+
+
+def test_reads_that_wait_for_a_lease_are_booked_until_they_are_answered(make_nodes: Any) -> None:
+    nodes = make_nodes(SMALL)
+    leader = nodes.leader
+    memory, group = memory_of(nodes, leader), nodes.replica(leader).group
+    nodes.isolate(leader)
+    nodes.until(lambda: group.read_index(nodes.now) is None)
+    assert group.is_leader
+    before = memory.used(Account.REQUESTS)
+    asked = [nodes.read(leader, *LARGE_KEYS, freshness=STRONG) for _ in range(5)]
+    nodes.pass_time(3)
+    assert not nodes.answers.keys() & set(asked)
+    assert memory.used(Account.REQUESTS) > before + 5 * MIB * 9 // 10
+    while not memory.is_full(Account.REQUESTS):
+        asked.append(nodes.read(leader, *LARGE_KEYS, freshness=STRONG))
+        nodes.step()
+    refused = 1 << 20
+    nodes.nodes[leader].receive_client(1, [Read(refused, 1, 1, 1000, LARGE_KEYS)], MIB)
+    nodes.step()
+    [answer] = nodes.answers[refused]
+    assert isinstance(answer, Failure)
+    assert answer.reason == OverloadReason.MEMORY
+    nodes.heal()
+    for request in asked:
+        nodes.answer(request)
+    assert memory.used(Account.REQUESTS) == before
+
+
+def test_weak_reads_that_wait_for_a_replica_to_be_fresh_are_booked_until_they_are_answered(nodes: Any) -> None:
+    name = nodes.others[0]
+    memory = memory_of(nodes, name)
+    before = memory.used(Account.REQUESTS)
+    asked = nodes.read(name, *LARGE_KEYS, freshness=Freshness(strong=False, min_seq=1 << 60))
+    nodes.step()
+    held = memory.used(Account.REQUESTS) - before
+    assert held > MIB * 9 // 10
+    nodes.step()
+    assert memory.used(Account.REQUESTS) - before == held
+    assert isinstance(nodes.answer(asked), Failure)
+    assert memory.used(Account.REQUESTS) == before
+
+
+def test_reads_that_wait_at_a_replica_that_goes_are_booked_no_more(nodes: Any) -> None:
+    leader, name = nodes.leader, nodes.others[0]
+    nodes.read(name, *LARGE_KEYS, freshness=Freshness(strong=False, min_seq=1 << 60))
+    nodes.step()
+    nodes.isolate(leader)
+    nodes.until(lambda: nodes.replica(leader).group.read_index(nodes.now) is None)
+    nodes.read(leader, *LARGE_KEYS, freshness=STRONG)
+    nodes.read(name, *LARGE_KEYS, freshness=Freshness(strong=False, min_seq=1 << 60))
+    nodes.step()
+    for each in (leader, name):
+        assert memory_of(nodes, each).used(Account.REQUESTS) > 0
+        nodes.replica(each).reads.fail_all(Outbox(1))
+        assert memory_of(nodes, each).used(Account.REQUESTS) == 0
+
+
+def test_a_read_that_is_served_at_once_books_nothing(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes.answer(nodes.write(Put(b"k", b"v")))
+    monkeypatch.delattr(HeldReads, "hold")
+    assert isinstance(nodes.answer(nodes.read(nodes.leader, b"k", freshness=STRONG)), Rows)
+
+
+def test_reads_that_a_turn_has_no_time_for_are_booked_again(make_nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = make_nodes(SMALL)
+    leader = nodes.leader
+    monkeypatch.setattr(reads, "SERVE_NS", -(1 << 40))
+    memory = memory_of(nodes, leader)
+    request = nodes.read(leader, *LARGE_KEYS, freshness=STRONG)
+    nodes.step()
+    assert memory.used(Account.REQUESTS) > MIB * 9 // 10
+    monkeypatch.undo()
+    nodes.answer(request)
+    assert memory.used(Account.REQUESTS) == 0
