@@ -19,16 +19,17 @@ from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import Refused
 
 from shoal_server.certificates import Certificates
+from shoal_server.listener import Listener
+from shoal_server.places import UNFINISHED_MAX
 
 HANDSHAKE_SECONDS = 5.0
-BACKLOG = 1024
-ACCEPT_PAUSE_SECONDS = 0.5
-"""What is waited where the system has no room for another connection."""
 SHUTDOWN_SECONDS = 2.0
 """How long a connection that is closed may take to say so in TLS."""
 LINGER_SECONDS = 1.0
 """How long a refused connection may take to read why."""
 WORDS_BYTES = 4096
+SAYING_MAX = 16
+"""So many whose handshake failed may read why, and so many handshakes may be on their way to their end."""
 
 _PLAIN = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
 _SPEAK_TLS = "this port speaks TLS only: use a shoals:// URL, and switch `tls` on in the configuration of nodes"
@@ -50,7 +51,7 @@ class Handshake:
             self._spare.shutdown(socket.SHUT_RDWR)
 
 
-class SecureListener:
+class SecureListener(Listener):
     """Listens at one address."""
 
     def __init__(
@@ -59,71 +60,30 @@ class SecureListener:
         made: Callable[[], asyncio.Protocol],
         refused: Callable[[str, str], None],
         failed: Callable[[asyncio.Task[None]], None],
+        has_room: Callable[[int], bool] = lambda _: True,
         *,
+        handshakes: int = UNFINISHED_MAX,
         began: Callable[[Handshake], None] = lambda _: None,
         ended: Callable[[Handshake], None] = lambda _: None,
     ) -> None:
         """
         Args:
             made: makes the protocol of a connection, which begins when its handshake is over.
-            refused: told the address of whom no connection came about with, and why.
-            failed: called with the task that accepts, if it has ended by itself, which it never should.
+            handshakes: so many go on at once, with a few more that are being ended; others wait in the system.
             began, ended: told of every handshake.
         """
+        super().__init__(made, refused, failed, self._may_begin)
         self._certificates = certificates
-        self._made = made
-        self._refused = refused
-        self._failed = failed
-        self._sockets: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
-        self._shaking: set[asyncio.Task[None]] = set()
+        self._room_for = has_room
+        self._handshakes = handshakes + SAYING_MAX
+        self._saying = 0
         self._began = began
         self._ended = ended
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, at every address that `host` has; return the port, which the system chooses for 0.
+    def _may_begin(self, beginning: int) -> bool:
+        return beginning < self._handshakes and self._room_for(beginning)
 
-        Raises:
-            OSError: that is not possible.
-        """
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            # As asyncio does: an IPv6 address is for IPv6 alone, and others may have the IPv4 one.
-            listening = socket.create_server((address[0], port), family=family, backlog=BACKLOG)
-            listening.setblocking(False)
-            self._sockets.append(listening)
-            task = asyncio.create_task(self._accept(listening))
-            task.add_done_callback(self._failed)
-            self._accepting.append(task)
-            port = listening.getsockname()[1]
-        return port
-
-    async def close(self) -> None:
-        """Accept no more, and give up handshakes that are under way."""
-        for task in self._accepting:
-            task.remove_done_callback(self._failed)
-        tasks = [*self._accepting, *self._shaking]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for listening in self._sockets:
-            listening.close()
-
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, address = await loop.sock_accept(listening)
-            except OSError as error:
-                self._refused("", f"a connection could not be accepted: {error}")
-                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
-            else:
-                task = asyncio.create_task(self._shake_hands(accepted, address[0], address[1]))
-                self._shaking.add(task)
-                task.add_done_callback(self._shaking.discard)
-
-    async def _shake_hands(self, accepted: socket.socket, host: str, port: int) -> None:
+    async def _begin(self, accepted: socket.socket, host: str, port: int) -> None:
         try:
             # The loop closes its own socket where the handshake fails; this one still has a way to the other side.
             with accepted.dup() as spare:
@@ -154,7 +114,12 @@ class SecureListener:
                 return
             plain = isinstance(error, SSLError) and error.reason in _PLAIN
             refusal = encode_frame([Refused(ErrorCode.PROTOCOL_MISMATCH.value, _SPEAK_TLS)])
-            await _say(spare, refusal if plain else handshake.last_words())
+            if self._saying < SAYING_MAX:
+                self._saying += 1
+                try:
+                    await _say(spare, refusal if plain else handshake.last_words())
+                finally:
+                    self._saying -= 1
 
 
 async def _say(connection: socket.socket, words: bytes) -> None:

@@ -46,7 +46,12 @@ class Gateway:
     """
 
     def __init__(
-        self, address: str, region: str, tls: SSLContext | None = None, spans: TracerProvider | None = None
+        self,
+        address: str,
+        region: str,
+        tls: SSLContext | None = None,
+        spans: TracerProvider | None = None,
+        ways: int = CLIENTS_MAX,
     ) -> None:
         """
         Args:
@@ -54,7 +59,9 @@ class Gateway:
             region: of whose replicas weak reads are served by preference.
             tls: None: nodes are reached by plain connections.
             spans: makes those of calls; None: there are none.
+            ways: with so many clients, further keyspaces and priorities have one each.
         """
+        self._ways = ways
         self._spans = spans
         self._address = address
         self._tls = tls
@@ -82,7 +89,7 @@ class Gateway:
             )
         wanted = name, PRIORITY.get(), lane_of_call()
         client = self._clients.get(wanted)
-        if client is None and wanted[2] and len(self._clients) >= CLIENTS_MAX:
+        if client is None and wanted[2] and len(self._clients) >= self._ways:
             wanted = *wanted[:2], 0
             client = self._clients.get(wanted)
         if client is None:

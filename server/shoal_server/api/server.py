@@ -19,7 +19,7 @@ from shoal.errors import Unavailable
 from shoal_server.api.batch import BatchService
 from shoal_server.api.calls import dialogue, feed, tell, unary
 from shoal_server.api.front.front import Front
-from shoal_server.api.gateway import Gateway
+from shoal_server.api.gateway import CLIENTS_MAX, Gateway
 from shoal_server.api.generated import shoal_pb2 as pb
 from shoal_server.api.paging import ScanService
 from shoal_server.api.service import DataService
@@ -73,6 +73,7 @@ class ApiServer:
         spans: TracerProvider | None = None,
         callers: int = 1024,
         memory: MemoryBudget | None = None,
+        ways: int = CLIENTS_MAX,
     ) -> None:
         """
         Args:
@@ -83,6 +84,7 @@ class ApiServer:
             certificates: of the process; None: connections are plain.
             spans: makes those of traced calls; None: nothing is traced.
             memory: the node's, of which messages have an account; None: there is none, and the smallest one is taken.
+            ways: clients by which calls are done; each is connected to every node.
         """
         self.stopping = asyncio.Event()
         self.counters = ApiCounters(CALLS_MAX, STREAMS_MAX)
@@ -93,9 +95,9 @@ class ApiServer:
         self._state = _State.STARTING
         self._ready = True
         if certificates is None:
-            self._gateway = Gateway(node.listens_at, node.region, spans=spans)
+            self._gateway = Gateway(node.listens_at, node.region, spans=spans, ways=ways)
         else:  # a certificate is for the address by which others know the node
-            self._gateway = Gateway(node.address, node.region, certificates.dialling, spans)
+            self._gateway = Gateway(node.address, node.region, certificates.dialling, spans, ways)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()

@@ -20,6 +20,8 @@ HEADS_MAX = 32
 """Connections whose heads are not complete; half of them of one address."""
 ANSWERED_MAX = 32
 """Connections that have their answer, and are still there; likewise."""
+OPEN_MAX = 96
+"""All of them, with those that wait for samples, and those that are just being ended."""
 HEAD_SECONDS = 2.0
 WRITE_SECONDS = 10.0
 LINGER_SECONDS = 1.0
@@ -60,6 +62,10 @@ class PagePlaces:
     def made(self) -> PageConnection:
         """Return the protocol of a connection that is being accepted."""
         return PageConnection(self)
+
+    def has_room(self, beginning: int) -> bool:
+        """Say whether one more may be accepted besides so many that are just beginning."""
+        return len(self._open) + beginning < OPEN_MAX
 
     def came(self, connection: PageConnection) -> None:
         """A connection has come."""
@@ -188,7 +194,11 @@ class PageConnection(asyncio.Protocol):
         self._places.has_answer(self)
         self._ending = self._places.loop.call_later(WRITE_SECONDS, self.abort)
         self._transport.write(_encoded(page, with_body=with_body))
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # it has gone, and the loop has not seen that yet
+            self.abort()
+            return
         if not self._transport.get_write_buffer_size():
             self._linger()
 

@@ -22,10 +22,11 @@ from prometheus_client.registry import Collector
 from shoal.metrics import Family
 from shoal.options import split_address
 
+from shoal_server.listener import Listener
 from shoal_server.observe.page_connections import Page, PagePlaces, problem
 from shoal_server.observe.readiness import STARTING, Readiness
+from shoal_server.observe.refusal_log import RefusalLog
 
-BACKLOG = 256
 SCRAPES_MAX = 16
 """Scrapes that wait for their samples at once."""
 GATHER_SECONDS = 5.0
@@ -67,7 +68,8 @@ class Pages:
         self._process = CollectorRegistry()
         self._loop = asyncio.new_event_loop()
         self._places = PagePlaces(self._page, self._loop)
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
+        self._refusals = RefusalLog(f"pages at {address}")
         self._thread = threading.Thread(target=self._run, name="shoal-pages", daemon=True)
 
     async def start(self) -> None:
@@ -90,9 +92,9 @@ class Pages:
 
     async def stop(self) -> None:
         """End, with the process."""
-        if self._server is not None:
-            await self._there(self._close(self._server))
-            self._server = None
+        if self._listener is not None:
+            await self._there(self._close(self._listener))
+            self._listener = None
             await self._end_thread()
 
     @property
@@ -120,10 +122,15 @@ class Pages:
 
     async def _listen(self, address: str) -> None:
         host, port = split_address(address)
-        self._server = await self._loop.create_server(self._places.made, host, port, backlog=BACKLOG)
+        listener = Listener(self._places.made, self._refusals.take, self._not_listening, self._places.has_room)
+        await listener.start(host, port)
+        self._listener = listener
 
-    async def _close(self, server: asyncio.Server) -> None:
-        server.close()
+    def _not_listening(self, task: asyncio.Task[None]) -> None:
+        self._refusals.take("", f"{task.get_coro()} ended")
+
+    async def _close(self, listener: Listener) -> None:
+        await listener.close()
         self._places.close()
         # One that is being accepted just now becomes another task.
         while working := asyncio.all_tasks() - {asyncio.current_task()}:

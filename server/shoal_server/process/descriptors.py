@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from shoal_server.invariants import invariant
+from shoal_server.observe.page_connections import OPEN_MAX
 from shoal_server.places import UNFINISHED_MAX, reserved_places
+from shoal_server.secure_listener import SAYING_MAX
 
 if TYPE_CHECKING:
     from shoal_server.config import ClusterConfig
@@ -23,15 +26,20 @@ WANTED = 1 << 20
 """A limit above that changes nothing."""
 OWN = 96
 """Standard streams, event loops, listening sockets, logs, threads, files that RocksDB has open besides its tables, and what is
-open for a moment: certificates, the configuration, connections that were refused and may still read why."""
-PAGES = 96
-"""Connections of the pages (see pages.py)."""
+open for a moment: certificates, the configuration, and one connection at each port that is being closed."""
+PAGES = OPEN_MAX
+"""Connections of the pages (see page_connections.py)."""
+LINGERING = 16
+"""Connections that were refused and may still read why; of those that have a place none is taken for it."""
 TABLES_MAX, TABLES_MIN = 512, 64
 """Files with tables that RocksDB keeps open."""
-CALLERS_MAX, CALLERS_MIN = 1024, 16
+CALLERS_MAX, CALLERS_MIN = 1024, 8
 """Connections to the gRPC API, where there is one."""
-OF_CALLER = 3
-"""Descriptors of such a connection: its own, and both ends of the one by which it goes on to gRPC."""
+OF_CALLER = 4
+"""Descriptors of such a connection: its own, both ends of the one by which it goes on to gRPC, and one for another that was
+refused and may still read why."""
+WAYS_MAX, WAYS_MIN = 64, 2
+"""Clients by which the API does its calls, each of which is connected to every node, and has a place there."""
 UNFINISHED_MIN = 32
 OF_PEER = 3
 """Connections of a peer: the one it has dialled, the one that it is dialled by, and one that is just being ended."""
@@ -54,7 +62,8 @@ class Descriptors:
         limit: how many there are.
         clients: places for clients, besides those reserved for the cluster's own machines.
         unfinished: for connections that have not said who they are.
-        tables: for RocksDB; callers: for connections to the gRPC API.
+        tables: for RocksDB; callers: for connections to the gRPC API; ways: clients of that.
+        connections: that may be open at the data port at once, with those that are to go.
     """
 
     limit: int
@@ -62,6 +71,8 @@ class Descriptors:
     unfinished: int
     tables: int
     callers: int
+    ways: int
+    connections: int
 
 
 def raise_limit() -> int:
@@ -88,10 +99,22 @@ def share_out(limit: int, clients: int, peers: int, *, tls: bool, api: bool) -> 
         TooFewDescriptors: fewer than `CLIENTS_MIN` clients would have one.
     """
     tables = min(TABLES_MAX, max(TABLES_MIN, limit // PART))
+    nodes = max(PEERS_MIN, peers)
     callers = min(CALLERS_MAX, max(CALLERS_MIN, limit // (OF_CALLER * PART))) if api else 0
+    ways = min(WAYS_MAX, max(WAYS_MIN, limit // (PART * 4 * (peers + 1)))) if api else 0
     unfinished = min(UNFINISHED_MAX, max(UNFINISHED_MIN, limit // (2 * PART)))
+    # Of each port: connections in their handshake, which have two, until they have one like all others.
+    handshakes = sum(2 * (most + SAYING_MAX) for most in ((unfinished, min(UNFINISHED_MAX, callers)) if tls else ()))
     others = (
-        OWN + PAGES + tables + OF_CALLER * callers + unfinished * (2 if tls else 1) + OF_PEER * max(PEERS_MIN, peers)
+        OWN
+        + PAGES
+        + tables
+        + OF_CALLER * callers
+        + ways * (peers + 1)
+        + unfinished
+        + LINGERING
+        + handshakes
+        + OF_PEER * nodes
     )
     left = limit - others
     fitting = min(clients, left - reserved_places(clients))
@@ -102,7 +125,11 @@ def share_out(limit: int, clients: int, peers: int, *, tls: bool, api: bool) -> 
             f"the process may open {limit} files and connections, and a node needs {others + CLIENTS_MIN + reserved_places(0)} "
             "at the least: raise the limit (ulimit -n, LimitNOFILE)"
         )
-    return Descriptors(limit, fitting, unfinished, tables, callers)
+    # Of a peer's connections this node has dialled one itself.
+    connections = unfinished + LINGERING + fitting + reserved_places(fitting) + (OF_PEER - 1) * nodes
+    together = others - unfinished - LINGERING - (OF_PEER - 1) * nodes + connections
+    invariant(together <= limit, f"{together} descriptors are given away, and there are {limit}")
+    return Descriptors(limit, fitting, unfinished, tables, callers, ways, connections)
 
 
 def enough_for(clients: int, peers: int, *, tls: bool, api: bool) -> int:

@@ -74,6 +74,7 @@ class Reception:
         *,
         secure: bool,
         unfinished: int = UNFINISHED_MAX,
+        connections: int = 1 << 20,
         schedule_turn: Callable[[], None],
         peer_is_there: Callable[[str], None],
         peer_sends: Callable[[str, int], None],
@@ -81,6 +82,7 @@ class Reception:
         """
         Args:
             unfinished: places for connections that have not said who they are.
+            connections: that may be open at once, with those that were refused and may still read why.
             schedule_turn: called when something has come in.
             peer_is_there: told of a peer that has connected here.
             peer_sends: told of the bytes that come of one.
@@ -97,6 +99,8 @@ class Reception:
             limits.clients, lambda client: self.watch.is_idle(client), reserved_places(limits.clients)
         )
         self._inbound: set[Inbound] = set()
+        self._lingering: dict[Inbound, None] = {}
+        self._connections_max = connections
         self.watch = ConnectionWatch(
             self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9, limits.max_frame_bytes
         )
@@ -116,6 +120,19 @@ class Reception:
     def made(self) -> Inbound:
         """Return the protocol of a connection that is being accepted."""
         return Inbound(self, self._loop, None if self._tracing is None else self._tracing.take)
+
+    def has_room(self, beginning: int) -> bool:
+        """Say whether one more may be accepted besides so many that are just beginning; where not, make room.
+
+        Those who have places are fewer, so that there are some who were refused, and still there.
+        """
+        if len(self._inbound) + beginning < self._connections_max:
+            return True
+        oldest = next(iter(self._lingering), None)
+        if oldest is not None:
+            del self._lingering[oldest]
+            oldest.abort()
+        return False
 
     def arrived(self, connection: Unfinishing) -> None:
         """Somebody has come who has not said yet who it is."""
@@ -188,6 +205,7 @@ class Reception:
         self._node.overload.refused(reason, priority_of(priority), CONTROL)
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
+        self._lingering[connection] = None
         self._refusals.take(connection.address, reason, peer=peer, client=client)
 
     def failed(self, failures: list[Failure]) -> None:
@@ -213,6 +231,7 @@ class Reception:
 
     def inbound_closed(self, connection: Inbound) -> None:
         self._inbound.discard(connection)
+        self._lingering.pop(connection, None)
         self.unfinished.leave(connection)
         self.places.leave(connection)
         self.memory.give_back(Account.CONNECTIONS, connection.place_bytes)

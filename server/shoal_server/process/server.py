@@ -26,6 +26,7 @@ from shoal.metrics import Family, gauge
 from shoal_server.bootstrap import empty_shard_map, initial_shard_map
 from shoal_server.certificates import Certificates, CertificatesRefused, host_of, open_certificates
 from shoal_server.config import ClusterConfig
+from shoal_server.listener import Listener
 from shoal_server.logs import LEVELS, configure_logging, set_log_level
 from shoal_server.node.core import Node
 from shoal_server.node.damage import say_failed
@@ -48,7 +49,7 @@ from shoal_server.process.known_hosts import KnownHosts
 from shoal_server.process.memory_watch import MemoryWatch
 from shoal_server.process.peer_links import PeerLinks
 from shoal_server.process.reception import Reception
-from shoal_server.secure_listener import BACKLOG, SecureListener
+from shoal_server.secure_listener import SecureListener
 from shoal_server.storage.engine import DataFolderRefused, StorageFailed
 from shoal_server.storage.folder import DataFolder, open_data_folder
 from shoal_server.storage.node_rows import (
@@ -109,7 +110,7 @@ class NodeServer:
         self._config = config
         self._entry = next(node for node in config.nodes if node.id == node_id)
         self._loop = asyncio.get_running_loop()
-        descriptors = descriptors_of(
+        descriptors = self._descriptors = descriptors_of(
             node_id, config, tls=certificates is not None, api=callers or self._entry.admin is not None
         )
         self._folder: DataFolder = open_data_folder(self._entry.data, config.cluster, node_id)
@@ -128,7 +129,6 @@ class NodeServer:
         replicas = sum(node_id in shard.replicas for shard in shard_map.shards)
         settings = settings_from_config(config, replicas, machine.memory_bytes())
         settings = replace(settings, limits=replace(settings.limits, clients=descriptors.clients))
-        self._callers_max = descriptors.callers
         self._limits = settings.limits
         epoch = begin_epoch(self._engine, time.time())
         self._identity = NodeIdentity(config.cluster, node_id, self._folder.incarnation, epoch, version("shoal"))
@@ -194,6 +194,7 @@ class NodeServer:
             self._loop,
             secure=certificates is not None,
             unfinished=descriptors.unfinished,
+            connections=descriptors.connections,
             schedule_turn=self._driver.schedule_turn,
             peer_is_there=self._links.is_there,
             peer_sends=self._links.received,
@@ -331,23 +332,23 @@ class NodeServer:
     async def _listen(self) -> Callable[[], Awaitable[None]]:
         """Accept connections from now on; return what ends that."""
         host, port = host_of(self._entry.listens_at), int(self._entry.listens_at.rpartition(":")[2])
-        if self._certificates is None:
-            server = await self._loop.create_server(self._reception.made, host, port, backlog=BACKLOG)
-
-            async def close() -> None:
-                server.close()
-
-            return close
-        secure = SecureListener(
-            self._certificates,
-            self._reception.made,
-            self._refusal_log.take,
-            self._task_ended,
-            began=self._reception.arrived,
-            ended=self._reception.unfinished.leave,
+        reception = self._reception
+        listener = (
+            Listener(reception.made, self._refusal_log.take, self._task_ended, reception.has_room)
+            if self._certificates is None
+            else SecureListener(
+                self._certificates,
+                reception.made,
+                self._refusal_log.take,
+                self._task_ended,
+                reception.has_room,
+                handshakes=self._descriptors.unfinished,
+                began=reception.arrived,
+                ended=reception.unfinished.leave,
+            )
         )
-        await secure.start(host, port)
-        return secure.close
+        await listener.start(host, port)
+        return listener.close
 
     async def _start_api(self, address: str) -> None:
         from shoal_server.api.server import ApiServer  # loads gRPC, which a node without this address does without
@@ -358,8 +359,9 @@ class NodeServer:
             self._limits,
             self._certificates,
             self._spans,
-            self._callers_max,
+            self._descriptors.callers,
             self._node.memory,
+            ways=self._descriptors.ways,
         )
         self._api.tell_ready(False)
         self.add_metrics(self._api.counters.families)

@@ -91,9 +91,8 @@ async def test_calls_go_by_a_client_of_their_priority(monkeypatch: pytest.Monkey
 async def test_calls_go_by_a_client_of_their_callers_lane_as_far_as_there_are_some(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = gateway.Gateway("n1:1", "")
+    made = gateway.Gateway("n1:1", "", ways=4)
     monkeypatch.setattr(gateway.shoal, "AsyncClient", Known)
-    monkeypatch.setattr(gateway, "CLIENTS_MAX", 4)
 
     async def client_of(lane: int, keyspace: str = "k") -> Any:
         CALLER.set(Caller("", lane, lambda _: None))

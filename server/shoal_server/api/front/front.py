@@ -23,9 +23,10 @@ from shoal_server.api.front.requests import CALL_NAME, Wait
 from shoal_server.api.front.resets import Resets
 from shoal_server.certificates import Certificates, host_of
 from shoal_server.grpc_places import Caller
+from shoal_server.listener import Listener
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes
-from shoal_server.secure_listener import BACKLOG, Handshake, SecureListener
+from shoal_server.secure_listener import Handshake, SecureListener
 
 log = structlog.get_logger("shoal.api")
 
@@ -83,6 +84,7 @@ class Front:
         self.gave_way = 0
         self._handshakes: OldestGoes[Handshake] = OldestGoes(min(UNFINISHED_MAX, callers))
         self._refused = refused
+        self._lingering_max = min(LINGERING_MAX, callers)
         self._make_room = make_room
         self._listen = listen
         self._certificates = certificates
@@ -91,14 +93,14 @@ class Front:
         self._resets = Resets(loop.time())
         self._folder = TemporaryDirectory(prefix="shoal-api-")
         self._line: deque[CallerConnection] = deque()
-        self._lingering: set[CallerConnection] = set()
+        self._lingering: dict[CallerConnection, None] = {}
         self._resetting: dict[CallerConnection, float] = {}
         self._again: asyncio.Handle | None = None
         self._room_missed_at: float | None = None
         self._lanes = Lanes()
         self._next = 1
-        self._listening: asyncio.Server | None = None
-        self._secure: SecureListener | None = None
+        self._listener: Listener | None = None
+        self._open = 0
         self._looking: asyncio.Task[None] | None = None
         self._empty: asyncio.Future[None] | None = None
 
@@ -119,26 +121,27 @@ class Front:
             OSError: nothing can listen at the address.
         """
         host, port = host_of(self._listen), int(self._listen.rpartition(":")[2])
-        if self._certificates is None:
-            self._listening = await self._loop.create_server(self._made, host, port, backlog=BACKLOG)
-        else:
-            self._secure = SecureListener(
+        self._listener = (
+            Listener(self._made, self._refused, self._ended, self.has_room)
+            if self._certificates is None
+            else SecureListener(
                 self._certificates,
                 self._made,
                 self._refused,
                 self._ended,
+                self.has_room,
+                handshakes=self._handshakes.most,
                 began=self._shakes_hands,
                 ended=self._handshakes.leave,
             )
-            await self._secure.start(host, port)
+        )
+        await self._listener.start(host, port)
         self._looking = asyncio.create_task(self._look_again_and_again())
 
     async def close_door(self) -> None:
         """Let nobody in any more; who is connected remains so."""
-        if self._listening is not None:
-            self._listening.close()
-        if self._secure is not None:
-            await self._secure.close()
+        if self._listener is not None:
+            await self._listener.close()
 
     async def close(self) -> None:
         """End all connections, once gRPC has ended: each when it has read what it was told last, which it has some time for."""
@@ -171,6 +174,16 @@ class Front:
 
     # -- connections
 
+    def has_room(self, beginning: int) -> bool:
+        """Say whether one more may be accepted besides so many that are just beginning; where not, make room."""
+        if self._open + beginning < self.places.most + self._lingering_max:
+            return True
+        oldest = next(iter(self._lingering), None)
+        if oldest is not None:
+            del self._lingering[oldest]
+            oldest.abort()
+        return False
+
     def _made(self) -> CallerConnection:
         self._next += 1
         return CallerConnection(self, self._next)
@@ -187,6 +200,7 @@ class Front:
 
     def came(self, connection: CallerConnection) -> None:
         """One has connected."""
+        self._open += 1
         connection.idle_since = self.now
         problem, victim = self.places.arrive(connection, connection.host_address)
         if victim is not None:
@@ -205,9 +219,10 @@ class Front:
 
     def went(self, connection: CallerConnection, given_up: int) -> None:
         """One is gone, with so many calls under way."""
+        self._open -= 1
         self.places.leave(connection)
         self._resetting.pop(connection, None)
-        self._lingering.discard(connection)
+        self._lingering.pop(connection, None)
         if self.connections.pop(connection.number, None) is not None:
             self._lanes.leave(connection.key, connection.lane)
             self._resets.charge(connection.host_address, given_up, self.now)
@@ -216,9 +231,9 @@ class Front:
 
     def may_linger(self, connection: CallerConnection) -> bool:
         """Say whether a connection that is refused may stay to read why."""
-        if len(self._lingering) >= LINGERING_MAX:
+        if len(self._lingering) >= self._lingering_max:
             return False
-        self._lingering.add(connection)
+        self._lingering[connection] = None
         return True
 
     # -- what they wait for
