@@ -32,7 +32,7 @@ from shoal.shardmap import Ranges, Routes, is_well_formed, microshards_in
 from shoal.write_costs import WHAT_IS_ACCEPTED, too_much_work
 
 from shoal_server.node.callers import Callers
-from shoal_server.node.elements import length_of_array
+from shoal_server.node.elements import OPERATION_BYTES, RANGE_BYTES, length_of_array
 from shoal_server.node.keyspace_quota import KeyspaceQuota, QuotaRefusal, extra_operations
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.quotas import Quotas
@@ -302,6 +302,7 @@ class Admission:
             raise Refusal(ErrorCode.INVALID_ARGUMENT, "a write without operations")
         kinds = set(map(type, operations))
         begins_entry = False
+        decoded = size + OPERATION_BYTES * len(operations)
         if kinds <= PLAIN:
             cost = 0
             keys = [operation.key for operation in operations]  # type: ignore[union-attr]
@@ -315,8 +316,10 @@ class Admission:
             cost = write_cost(operations, size)
             self._check_cost(cost, operations)
             keys = list(named_keys(operations))
+            decoded += OPERATION_BYTES * len(keys)
             for each in named_ranges(operations):
                 self._check_all_here(each.ranges, replica)
+                decoded += RANGE_BYTES * len(each.ranges)
                 begins_entry = begins_entry or type(each) is RangeUnchanged
         microshards = self._check_keys(keys, replica)
         expiring = self._check_values(operations, kinds)
@@ -335,6 +338,7 @@ class Admission:
             cost,
             begins_entry=begins_entry,
             timeout_ms=request.timeout_ms,
+            decoded_bytes=decoded,
         )
 
     def _check_forms(self, operations: list[Operation], replica: Replica) -> None:

@@ -13,7 +13,7 @@ HELD_BYTES = 8 * 1024 * 1024
 
 
 class CommandQueue:
-    """See the module's first line. `commands` are what waits, in order; `size`: of them, in bytes."""
+    """See the module's first line. `commands` are what waits, in order; `size`: of them, in bytes, with what was decoded."""
 
     __slots__ = ("commands", "size")
 
@@ -24,7 +24,7 @@ class CommandQueue:
     def append(self, command: QueuedCommand) -> None:
         """Have a command wait behind the others."""
         self.commands.append(command)
-        self.size += command.size
+        self.size += command.size + command.decoded_bytes
 
     def take_all(self) -> list[QueuedCommand]:
         """Take out the commands, in order."""
@@ -59,7 +59,7 @@ class CommandQueue:
         taken = list(filter(wanted, self.commands))
         if taken:
             self.commands = [each for each in self.commands if not wanted(each)]
-            self.size -= sum(each.size for each in taken)
+            self.size -= sum(each.size + each.decoded_bytes for each in taken)
         return taken
 
     def take_beyond(self, size: int) -> list[QueuedCommand]:
@@ -67,7 +67,7 @@ class CommandQueue:
         taken: list[QueuedCommand] = []
         while self.size > size and len(self.commands) > 1:
             command = self.commands.pop()
-            self.size -= command.size
+            self.size -= command.size + command.decoded_bytes
             taken.append(command)
         return taken
 

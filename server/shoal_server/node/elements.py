@@ -7,6 +7,8 @@ from __future__ import annotations
 
 KEY_BYTES = 64
 """About what an object with a few bytes in it takes in memory, with its place in a list: a key."""
+OPERATION_BYTES = 160
+"""Likewise an operation of a write, or a part of one, with its key and its value, besides their bytes."""
 RANGE_BYTES = 144
 """Likewise a range of microshards, with its two numbers."""
 ELEMENT_NS = 250

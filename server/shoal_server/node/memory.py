@@ -39,7 +39,7 @@ class Account(IntEnum):
     ANSWERS = 3
     """Answers that were made, and have not left yet."""
     ENTRIES = 4
-    """Log entries proposed here, and not committed yet."""
+    """Log entries proposed here, and not committed yet; what is in them, as it came and decoded, until they are applied."""
     LOG_CACHE = 5
     """Log entries that are kept for peers that lag a little, and those still to be applied."""
     PEERS = 6

@@ -30,21 +30,35 @@ class Proposals:
 
     Attributes:
         waiting: by log index, who waits for an entry.
-        prepared: by log index, what need not be decoded again when it is applied.
+        prepared: by log index, what need not be decoded again when it is applied; `prepared_bytes`: of those not applied yet.
         results: what became of the commands of entries applied just now, until `answer_applied`.
         upkeep: what a leader proposes by itself is under way.
     """
 
-    __slots__ = ("_counters", "_refusals", "_shard", "prepared", "results", "upkeep", "waiting")
+    __slots__ = ("_counters", "_refusals", "_shard", "prepared", "prepared_bytes", "results", "upkeep", "waiting")
 
     def __init__(self, shard: int, counters: NodeCounters, refusals: Refusals) -> None:
         self.waiting: dict[int, Proposal] = {}
         self.prepared: dict[int, Prepared] = {}
+        self.prepared_bytes = 0
         self.results: list[tuple[Entry, list[CommandOutcome]]] = []
         self.upkeep = False
         self._shard = shard
         self._counters = counters
         self._refusals = refusals
+
+    def prepare(self, index: int, prepared: Prepared) -> None:
+        """Keep what was decoded of the entry at `index`."""
+        self.prepared[index] = prepared
+        self.prepared_bytes += prepared.size
+
+    def applied(self, results: list[tuple[Entry, list[CommandOutcome]]]) -> None:
+        """Take note of what has become of entries; `answer_applied` is to follow in this turn."""
+        self.results = results
+        for entry, _ in results:
+            prepared = self.prepared.get(entry.index)
+            if prepared is not None:
+                self.prepared_bytes -= prepared.size
 
     def answer_applied(self, outbox: Outbox) -> None:
         """Answer those who wait for what was applied."""
@@ -142,7 +156,7 @@ class Proposals:
     def leadership_lost(self, outbox: Outbox) -> None:
         """Answer those who wait for a leader that no longer is one."""
         proposals, self.waiting = self.waiting, {}
-        self.prepared = {}
+        self.prepared, self.prepared_bytes = {}, 0
         self.upkeep = False
         for index, proposal in proposals.items():
             awaited = any(client != NOBODY for client, _ in proposal.waiters)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import structlog
 from shoal.errors import ErrorCode
 from shoal.priorities import OverloadReason
 from shoal.protocol.messages import Done, Write, Written
@@ -21,6 +20,7 @@ from shoal_server.node.comparison import Comparison
 from shoal_server.node.counters import Backlog, NodeCounters, Served
 from shoal_server.node.digests import DigestReport
 from shoal_server.node.fast_writes import FastWrites
+from shoal_server.node.group_reports import report_lost_entries, report_out_of_terms
 from shoal_server.node.held_reads import HeldReads
 from shoal_server.node.keyspace_quota import give_back
 from shoal_server.node.log_length import LogLength
@@ -39,7 +39,7 @@ from shoal_server.node.waiting import Proposal, QueuedCommand, WaitingTransfer
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.group import Group
 from shoal_server.raft.messages import Entry, SnapshotHeader
-from shoal_server.raft.ready import LostEntries, NotLeader, TooManyUncommitted
+from shoal_server.raft.ready import NotLeader, TooManyUncommitted
 from shoal_server.shard.commands import (
     COMMANDS_VERSION,
     Commands,
@@ -56,12 +56,6 @@ from shoal_server.storage.replica_failure import ReplicaFailure
 from shoal_server.storage.skipped_entries import SkippedEntry, describe_entry
 
 OVERLOADED_RETRY_MS = 50
-
-log = structlog.get_logger("shoal.node")
-
-OUT_OF_TERMS = (
-    "its group has come to the last term there is and elects no leader any more: restore the shard from a backup"
-)
 
 
 class Replica:
@@ -204,7 +198,8 @@ class Replica:
         commands = Commands(COMMANDS_VERSION, time_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
         group = self.group
         payload = encode_commands(commands)
-        if not self.memory.has_room_for_entry(len(payload)):
+        size = sum([item.size for item in items])
+        if not self.memory.has_room_for_entry(len(payload) + size):
             self._refuse_entry(items, self.memory.entry_refusal(), outbox)
             return
         try:
@@ -225,7 +220,11 @@ class Replica:
             proposals.waiting[index] = Proposal(
                 term, [(NOBODY if item.fast else item.client, item.request) for item in items], arrived, now
             )
-            proposals.prepared[index] = Prepared(term, commands, [item.operations for item in items])
+            decoded = sum([item.decoded_bytes for item in items])
+            kept = self.memory.may_keep(len(payload) + size + decoded)
+            operations = [item.operations if kept else None for item in items]
+            proposals.prepare(index, Prepared(term, commands, operations, size + decoded if kept else size))
+            self._note_memory()
             if any(item.fast for item in items):
                 self._acknowledge_fast(index, items, outbox)
 
@@ -277,7 +276,7 @@ class Replica:
             if ready.hard_state is not None:
                 self.store.save_hard_state(batch, ready.hard_state)
                 if group.out_of_terms:
-                    log.error("group_out_of_terms", shard=self.shard.id, reason=OUT_OF_TERMS)
+                    report_out_of_terms(self.shard.id)
             if ready.entries:
                 self.store.append(batch, ready.entries)
                 self.log_length.appended(ready.entries)
@@ -290,26 +289,14 @@ class Replica:
             if ready.snapshots_wanted:
                 self.snapshots_wanted += ready.snapshots_wanted
             if ready.lost_entries:
-                self._report(ready.lost_entries)
+                report_lost_entries(self.shard.id, ready.lost_entries)
         if group.is_leader != self._was_leader or group.leader != self.refusals.route.leader:
             self._leadership_changed(outbox)
             other = True
         self.refusals.settle(now, outbox)
         if other:
-            self.memory.note(group, self._queue.size, self.machine.sessions.held_bytes)
+            self._note_memory()
         return self.log_length.shorten(batch)
-
-    def _report(self, lost_entries: list[LostEntries]) -> None:
-        for lost in lost_entries:
-            log.error(
-                "replica_lost_entries",
-                node=lost.node,
-                shard=self.shard.id,
-                acknowledged=lost.acknowledged,
-                missing=lost.missing,
-                reason=f"the disk of {lost.node} had confirmed them: it lies, or its files were damaged; they are "
-                f"sent again, but the node cannot be relied on: replace it",
-            )
 
     @property
     def may_apply(self) -> bool:
@@ -331,9 +318,14 @@ class Replica:
         group.applied(index)
         self.reads.applied(index)
         if self.proposals.waiting:
-            self.proposals.results = results
-        self.memory.note(group, self._queue.size, self.machine.sessions.held_bytes)
+            self.proposals.applied(results)
+        self._note_memory()
         return self.machine.applied_us
+
+    def _note_memory(self) -> None:
+        """Book what the replica holds."""
+        commands = self._queue.size + self.proposals.prepared_bytes
+        self.memory.note(self.group, commands, self.machine.sessions.held_bytes)
 
     def _apply(
         self, entries: list[Entry], batch: Batch, max_us: int | None

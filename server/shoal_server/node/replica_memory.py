@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal_server.node.memory import Account, MemoryBudget
+from shoal_server.node.memory import TIGHT, Account, MemoryBudget
 from shoal_server.raft.group import Group
 from shoal_server.shard.sessions import SESSION_BYTES
 
@@ -25,14 +25,15 @@ class ReplicaMemory:
         self.log_cache = 0
         self.results = 0
 
-    def note(self, group: Group, queued: int, results: int) -> None:
+    def note(self, group: Group, commands: int, results: int) -> None:
         """Book what the replica holds now; drop what its log need not have in memory where the node has too much of that.
 
         Args:
-            queued: of commands that are not proposed yet; results: sessions, and what is remembered of writes.
+            commands: those that are not proposed yet, or not applied, as they came and decoded.
+            results: sessions, and what is remembered of writes.
         """
         leadership, log = group.leadership, group.log
-        entries = queued if leadership is None else queued + leadership.uncommitted_bytes
+        entries = commands if leadership is None else commands + leadership.uncommitted_bytes
         cached = log.cached_bytes
         if (
             results == self.results
@@ -50,7 +51,7 @@ class ReplicaMemory:
         """Say what the replica holds now; return whether the node has more of its logs in memory than it may.
 
         Args:
-            entries: taken here, and not committed. results: sessions, and what is remembered of writes. log_cache: of its
+            entries: taken here, and not applied. results: sessions, and what is remembered of writes. log_cache: of its
                 log in memory.
         """
         by = entries - self.entries
@@ -81,6 +82,10 @@ class ReplicaMemory:
     def has_room_for_entry(self, size: int) -> bool:
         """Say whether one more entry may be proposed."""
         return self.budget.has_room(Account.ENTRIES, size)
+
+    def may_keep(self, size: int) -> bool:
+        """Say whether what was decoded of an entry may be kept until it is applied: where it is not, it is decoded again."""
+        return self.budget.used(Account.ENTRIES) + size <= TIGHT * self.budget.bound(Account.ENTRIES)
 
     def entry_refusal(self) -> str:
         """Say why no entry may be proposed."""

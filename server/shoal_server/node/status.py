@@ -15,11 +15,12 @@ from shoal.protocol.shedding import MAX_SHED_KINDS, Shed, ShedRequests
 from shoal.shardmap import Routes
 
 from shoal_server.node.disk_health import DiskHealth
+from shoal_server.node.group_reports import OUT_OF_TERMS
 from shoal_server.node.known_numbers import KnownNumbers
 from shoal_server.node.memory import Account, MemoryBudget
 from shoal_server.node.overload import Overload
 from shoal_server.node.quotas import Quotas
-from shoal_server.node.replica import OUT_OF_TERMS, Replica
+from shoal_server.node.replica import Replica
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.node.wall_clock import WallClock
 from shoal_server.raft.liveness import Liveness

@@ -14,7 +14,8 @@ from shoal_server.shard.sessions import session_name
 
 
 class QueuedCommand(msgspec.Struct):
-    """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked.
+    """A client's command that waits for this turn's log entry. `size` in bytes; `operations` as decoded when checked, which
+    take about `decoded_bytes`.
 
     `fast`: it is answered as soon as it is in the log. `cost`: of a write, as `shard.costs` reckons. `taken`: of its keyspace's
     quota of writes, which is given back if nothing is done of it. `begins_entry`: it is the first of its log entry, so that
@@ -32,6 +33,7 @@ class QueuedCommand(msgspec.Struct):
     taken: int = 0
     begins_entry: bool = False
     timeout_ms: int = 0
+    decoded_bytes: int = 0
     held_at: int = 0
 
 

@@ -91,12 +91,13 @@ class CommandOutcome(msgspec.Struct):
 class Prepared(msgspec.Struct):
     """What the proposer of an entry already decoded, so that it need not be decoded again when applied.
 
-    `operations` are those of each command, None where it is no write.
+    `operations` are those of each command, None where it is no write, or not kept. `size`: bytes of all that, about.
     """
 
     term: int
     commands: Commands
     operations: list[list[Operation] | None]
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

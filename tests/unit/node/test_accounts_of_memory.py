@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,11 +13,13 @@ from shoal.priorities import OverloadReason
 from shoal.protocol.frames import FrameReader, encode_frame, encode_operations
 from shoal.protocol.messages import (
     Atomic,
+    Delete,
     Failure,
     Freshness,
     GetStatus,
     Hello,
     OpenSession,
+    Operation,
     Put,
     Read,
     Rows,
@@ -34,6 +37,7 @@ from shoal_server.node import reads, replica
 from shoal_server.node.held_reads import HeldReads
 from shoal_server.node.memory import LEAST_BYTES, Account, MemoryBudget
 from shoal_server.node.outbox import Outbox
+from shoal_server.node.replica import Replica
 from shoal_server.node.replica_memory import GRAIN_BYTES, SESSIONS_LEAST
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.process.peer_links import PeerLinks
@@ -58,6 +62,54 @@ def refused(answer: object, reason: OverloadReason = OverloadReason.MEMORY) -> b
         reason.value,
         False,
     )
+
+
+DENSE: list[Operation] = [Delete(b"%02x" % (number % 256)) for number in range(3000)]
+
+
+def test_what_is_decoded_of_an_entry_counts_until_it_is_applied(
+    make_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of small deletes that waited for a majority were booked at a fifteenth of what they took."""
+    nodes = make_nodes(SMALL)
+    nodes.answer(nodes.write(Put(b"key", b"value")))
+    memory = memory_of(nodes, nodes.leader)
+    for name in nodes.others:
+        nodes.isolate(name)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    requests = [nodes.write(*DENSE) for _ in range(10)]
+    for _ in range(3):
+        nodes.step()
+    held = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert 0.7 * held < memory.used(Account.ENTRIES) < 2 * held
+    with monkeypatch.context() as patched:
+        patched.setattr(Replica, "apply", lambda *_: 0)
+        nodes.heal()
+        leadership = nodes.replica(nodes.leader).group.leadership
+        nodes.until(lambda: not leadership.uncommitted_bytes)
+        assert memory.used(Account.ENTRIES) > 0.6 * held
+    assert all(isinstance(nodes.answer(request), Written) for request in requests)
+    assert memory.used(Account.ENTRIES) == 0
+
+
+def test_what_there_is_no_room_for_is_decoded_again_when_it_is_applied(make_nodes: Any) -> None:
+    nodes = make_nodes(SMALL)
+    nodes.answer(nodes.write(Put(b"00", b"value")))
+    memory, proposals = memory_of(nodes, nodes.leader), nodes.replica(nodes.leader).proposals
+    memory.squeeze(0.25)
+    for name in nodes.others:
+        nodes.isolate(name)
+    requests = []
+    while all(decoded for each in proposals.prepared.values() for decoded in each.operations):
+        requests.append(nodes.write(*DENSE))
+        nodes.step()
+    assert memory.used(Account.ENTRIES) <= memory.bound(Account.ENTRIES)
+    nodes.heal()
+    assert all(isinstance(nodes.answer(request), Written) for request in requests)
+    assert nodes.stored_keys(nodes.leader) == []
+    assert memory.used(Account.ENTRIES) == 0
 
 
 def test_entries_that_are_not_committed(make_nodes: Any) -> None:
