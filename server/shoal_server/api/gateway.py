@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from urllib.parse import quote, urlencode
+from weakref import WeakValueDictionary
 
 import shoal
 from shoal.bounds import MAX_NAME
-from shoal.errors import Closed, DeadlineExceeded, InvalidArgument
+from shoal.errors import Closed, DeadlineExceeded, InvalidArgument, KeyspaceNotFound
 from shoal.options import DEFAULT_KEYSPACE, DEFAULT_TIMEOUT_SECONDS
 from shoal.priorities import Priority
 
@@ -23,6 +25,9 @@ IN_FLIGHT_MAX = 8_192
 """The most operations of one client that are under way at once; further ones wait."""
 CLIENTS_MAX = 64
 """With so many, further keyspaces and priorities have one client each, which all their callers share."""
+ABSENT_SECONDS = 1.0
+"""For so long it is remembered that there is no keyspace of a name."""
+ABSENT_MAX = 1_024
 Way: TypeAlias = tuple[str, Priority, int]
 """A keyspace, a priority, and a lane: who takes different ones waits for nobody in the other."""
 SHOWN = 64
@@ -42,7 +47,9 @@ class Gateway:
     """Finds the client for a request. Belongs to the event loop it is first used in.
 
     A client that is found at once knows its keyspace. A keyspace that no client knows is looked for with a new
-    one: it begins with the newest shard map, where those that are there may never have heard of the keyspace.
+    one: it begins with the newest shard map, where those that are there may never have heard of the keyspace. That is work,
+    which names that nobody has heard of wait for, one after the other; whoever asks for a keyspace that is known waits for
+    none of them.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class Gateway:
         tls: SSLContext | None = None,
         spans: TracerProvider | None = None,
         ways: int = CLIENTS_MAX,
+        knows: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """
         Args:
@@ -60,14 +68,21 @@ class Gateway:
             tls: None: nodes are reached by plain connections.
             spans: makes those of calls; None: there are none.
             ways: with so many clients, further keyspaces and priorities have one each.
+            knows: says whether the node has heard of a keyspace of that name.
         """
         self._ways = ways
         self._spans = spans
+        self._knows = knows
         self._address = address
         self._tls = tls
         self._query: dict[str, object] = {"max_in_flight": IN_FLIGHT_MAX} | ({"region": region} if region else {})
         self._clients: dict[Way, shoal.AsyncClient] = {}
-        self._finding = asyncio.Lock()
+        self._finding: WeakValueDictionary[Way, asyncio.Lock] = WeakValueDictionary()
+        """Of keyspaces that are known."""
+        self._looking = asyncio.Lock()
+        """For one that is not."""
+        self._absent: dict[str, tuple[float, KeyspaceNotFound]] = {}
+        """What was said of names that there are none of, until when: those first that were looked for first."""
         self._closed = False
 
     async def client(self, request: InSession, seconds: float | None) -> shoal.AsyncClient:
@@ -89,7 +104,7 @@ class Gateway:
             )
         wanted = name, PRIORITY.get(), lane_of_call()
         client = self._clients.get(wanted)
-        if client is None and wanted[2] and len(self._clients) >= self._ways:
+        if client is None and wanted[2] and len(self._clients) + len(self._finding) >= self._ways:
             wanted = *wanted[:2], 0
             client = self._clients.get(wanted)
         if client is None:
@@ -97,15 +112,36 @@ class Gateway:
         return client.session(request.session or None) if request.HasField("session") else client
 
     async def _find(self, wanted: Way, seconds: float) -> shoal.AsyncClient:
+        name = wanted[0]
+        is_known = self._knows(name) or any(found == name for found, _, _ in self._clients)
+        lock = self._finding.setdefault(wanted, asyncio.Lock()) if is_known else self._looking
         try:
-            async with asyncio.timeout(seconds), self._finding:
-                if wanted not in self._clients:
-                    self._clients[wanted] = await self._open(*wanted[:2])
-                return self._clients[wanted]
+            async with asyncio.timeout(seconds), lock:
+                if wanted in self._clients:
+                    return self._clients[wanted]
+                if not is_known:
+                    self._refuse_absent(name)
+                client = await self._open(*wanted[:2])
+                first = self._clients.setdefault(wanted, client)
+                if first is not client:
+                    # It became known while somebody looked for it.
+                    await client.close()
+                return first
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"keyspace {wanted[0]!r} was not found within {seconds:g} s; nothing was done"
-            ) from error
+            raise DeadlineExceeded(f"keyspace {name!r} was not found within {seconds:g} s; nothing was done") from error
+        except KeyspaceNotFound as error:
+            self._absent.setdefault(name, (asyncio.get_running_loop().time() + ABSENT_SECONDS, error))
+            if len(self._absent) > ABSENT_MAX:
+                del self._absent[next(iter(self._absent))]
+            raise
+
+    def _refuse_absent(self, name: str) -> None:
+        """Raise again what was raised of a keyspace just now."""
+        until, error = self._absent.get(name, (0.0, None))
+        if error is not None:
+            if asyncio.get_running_loop().time() < until:
+                raise KeyspaceNotFound(str(error))
+            del self._absent[name]
 
     async def _open(self, name: str, priority: Priority) -> shoal.AsyncClient:
         if self._closed:

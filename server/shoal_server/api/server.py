@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ class ApiServer:
         callers: int = 1024,
         memory: MemoryBudget | None = None,
         ways: int = CLIENTS_MAX,
+        knows: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """
         Args:
@@ -85,6 +86,7 @@ class ApiServer:
             spans: makes those of traced calls; None: nothing is traced.
             memory: the node's, of which messages have an account; None: there is none, and the smallest one is taken.
             ways: clients by which calls are done; each is connected to every node.
+            knows: as `Gateway` has it; called on the server's own thread.
         """
         self.stopping = asyncio.Event()
         self.counters = ApiCounters(CALLS_MAX, STREAMS_MAX)
@@ -95,9 +97,9 @@ class ApiServer:
         self._state = _State.STARTING
         self._ready = True
         if certificates is None:
-            self._gateway = Gateway(node.listens_at, node.region, spans=spans, ways=ways)
+            self._gateway = Gateway(node.listens_at, node.region, spans=spans, ways=ways, knows=knows)
         else:  # a certificate is for the address by which others know the node
-            self._gateway = Gateway(node.address, node.region, certificates.dialling, spans, ways)
+            self._gateway = Gateway(node.address, node.region, certificates.dialling, spans, ways, knows)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._loop = uvloop.new_event_loop()

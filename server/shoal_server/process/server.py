@@ -362,6 +362,7 @@ class NodeServer:
             self._descriptors.callers,
             self._node.memory,
             ways=self._descriptors.ways,
+            knows=lambda name: name in self._node.routes.keyspaces_by_name,
         )
         self._api.tell_ready(False)
         self.add_metrics(self._api.counters.families)
