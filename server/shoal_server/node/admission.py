@@ -33,7 +33,7 @@ from shoal.write_costs import WHAT_IS_ACCEPTED, too_much_work
 
 from shoal_server.node.callers import Callers
 from shoal_server.node.elements import OPERATION_BYTES, RANGE_BYTES, length_of_array
-from shoal_server.node.keyspace_quota import KeyspaceQuota, QuotaRefusal, extra_operations
+from shoal_server.node.keyspace_quota import KeyspaceQuota, QuotaRefusal, extra_operations_of
 from shoal_server.node.outbox import Outbox
 from shoal_server.node.quotas import Quotas
 from shoal_server.node.replica import OVERLOADED_RETRY_MS, Replica
@@ -252,7 +252,7 @@ class Admission:
             refusal = quota.admit_bytes(self._quotas.now)
             if refusal is not None:
                 raise _beyond(refusal, only_adding=True)
-        extra = extra_operations(operations)
+        extra = extra_operations_of(command)
         quota.charge(writes=extra)
         return extra
 

@@ -85,8 +85,7 @@ class ClientInput:
         queue: what waits; `serving`: what of it was taken and is still to be served.
         overload: how long it does.
         life_due: when those of whom nothing is received are to be told that they are not forgotten (ns).
-        admin_requests: what the shard manager has asked for, each of which changes what is stored, in a batch of its own: they
-            are done at the turn's end, before the groups' batch.
+        admin_requests: what the shard manager has asked for: done at the turn's end, each in a batch of its own.
     """
 
     __slots__ = (
@@ -407,6 +406,7 @@ class ClientInput:
     def end(self, to_clients: dict[int, list[Answer]], now: int) -> list[int]:
         """A turn ends that answers these; return the clients of whom more may be received again."""
         queue = self.queue
+        self._disk.budget.give_back(self._counters.take_undone())
         for client, answers in to_clients.items():
             asker = queue.clients.get(client)
             if asker is not None:

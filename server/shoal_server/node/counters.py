@@ -164,6 +164,7 @@ class NodeCounters:
         "timed",
         "turn_ns",
         "turns",
+        "undone_bytes",
         "waited",
         "watched",
     )
@@ -172,6 +173,8 @@ class NodeCounters:
         self._untimed = False
         self.arrived = 0
         self.began = 0
+        self.undone_bytes = 0
+        """Of writes that were let through and then refused, since `take_undone`."""
         self.at_once = [0] * len(Served)
         self.waited: list[tuple[Served, int, int]] = []
         self.latencies = [Histogram() for _ in Served]
@@ -209,6 +212,11 @@ class NodeCounters:
         self.lasted_ns = 0
         self.turns = 0
         self.turn_ns = 0
+
+    def take_undone(self) -> int:
+        """Return how many bytes of writes were let through and then refused since the last time."""
+        undone, self.undone_bytes = self.undone_bytes, 0
+        return undone
 
     def begin_turn(self, arrived: int, now: int) -> None:
         """A turn begins at `now`, with what has arrived since `arrived`; whatever the last one left is dropped."""

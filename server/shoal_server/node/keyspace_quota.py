@@ -21,9 +21,11 @@ from shoal.bounds import WHOLE
 from shoal.protocol.messages import Atomic, Operation
 from shoal.protocol.quotas import QuotaUse
 from shoal.shardmap import Keyspace
+from shoal.write_costs import TOUCH_US, bytes_cost
 
 from shoal_server.node.token_bucket import TokenBucket
 from shoal_server.node.waiting import QueuedCommand
+from shoal_server.shard.costs import COMMAND_US
 
 BURST_SECONDS = 1.0
 FULL_RETRY_MS = 5_000
@@ -173,9 +175,19 @@ class KeyspaceQuota:
         )
 
 
-def extra_operations(operations: Iterable[Operation]) -> int:
-    """Return how many operations are within others, beyond those that they count as themselves."""
-    return sum(len(each.operations) - 1 for each in operations if isinstance(each, Atomic) and each.operations)
+def extra_operations_of(command: QueuedCommand) -> int:
+    """Return how many operations a write is counted as beyond those that it says to have."""
+    return extra_operations(command.operations or [], command.cost - COMMAND_US - bytes_cost(command.size))
+
+
+def extra_operations(operations: list[Operation], us: int) -> int:
+    """Return how many operations a write counts as beyond those that it says to have.
+
+    Those that are within others; or, if that is more, as many touches as would be as much work as the write is, its conditions
+    and ranges with it (`us`): no other operation on a single key is as much.
+    """
+    within = sum(len(each.operations) - 1 for each in operations if isinstance(each, Atomic) and each.operations)
+    return max(within, us // TOUCH_US - len(operations))
 
 
 def give_back(quota: KeyspaceQuota | None, commands: Iterable[QueuedCommand]) -> None:

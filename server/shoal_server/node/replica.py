@@ -169,7 +169,7 @@ class Replica:
         While the leadership is on its way to another node they wait: soon that is known, or this replica goes on to lead.
         """
         if self._queue.is_held:
-            give_back(self.reads.quota, self._queue.refuse_late(now, outbox))
+            self._not_done(self._queue.refuse_late(now, outbox))
         if self.group.transferring:
             self.refusals.hold_back(now)
             self._queue.hold(now)
@@ -182,17 +182,22 @@ class Replica:
         arrived = queue[0].held_at or self._counters.arrived
         if not self.group.is_leader:
             self.proposals.upkeep = False
-            give_back(self.reads.quota, queue)
+            self._not_done(queue)
             for item in queue:
                 self.refusals.not_leader(item.client, item.request, outbox)
             return
         for items in into_entries(queue, self._settings.entry_bytes):
             self._propose(items, arrived, now, clock.now_ms(now), outbox)
 
+    def _not_done(self, commands: list[QueuedCommand]) -> None:
+        """Nothing is done of commands that were let through."""
+        give_back(self.reads.quota, commands)
+        self._counters.undone_bytes += sum([each.size for each in commands if each.operations is not None])
+
     def forget(self, client: int) -> None:
         """A client has gone: what was kept of it is not done."""
         if self._queue.commands:
-            give_back(self.reads.quota, self._queue.take_of(client))
+            self._not_done(self._queue.take_of(client))
 
     def _propose(self, items: list[QueuedCommand], arrived: int, now: int, time_ms: int, outbox: Outbox) -> None:
         commands = Commands(COMMANDS_VERSION, time_ms, self.keyspace.default_ttl_ms, [item.command for item in items])
@@ -208,7 +213,7 @@ class Replica:
             self._refuse_entry(items, str(error), outbox)
         except NotLeader:
             self.proposals.upkeep = False
-            give_back(self.reads.quota, items)
+            self._not_done(items)
             for item in items:
                 self.refusals.not_leader(item.client, item.request, outbox)
         else:
@@ -232,7 +237,7 @@ class Replica:
         """Answer those whose commands were to be one entry: too much waits for a majority."""
         self.proposals.upkeep = False
         self._counters.proposals_refused += 1
-        give_back(self.reads.quota, items)
+        self._not_done(items)
         for item in items:
             outbox.uncommitted.append((item.client, self.keyspace.id))
             outbox.fail(
@@ -388,7 +393,7 @@ class Replica:
     def fail_all(self, outbox: Outbox) -> None:
         """Answer everybody who waits: the replica is being removed."""
         queue = self._queue.take_all()
-        give_back(self.reads.quota, queue)
+        self._not_done(queue)
         for command in queue:
             self.refusals.not_leader(command.client, command.request, outbox)
         self.reads.fail_all(outbox)

@@ -125,7 +125,7 @@ class WriteBudget:
         return 0
 
     def give_back(self, size: int) -> None:
-        """A write of so many bytes was let through in this turn, and then refused for another reason."""
-        self._let_through -= size
+        """Writes of so many bytes were let through, in this turn or a little before, and then refused for another reason."""
+        self._let_through = max(0, self._let_through - size)
         if self.rate is not None:
             self._bucket.level += size

@@ -10,7 +10,8 @@ from shoal.bounds import WHOLE
 from shoal.protocol.frames import encode_operations
 from shoal.protocol.messages import Atomic, Delete, DeleteRange, Increment, KeyPresent, Operation, Put, Touch
 from shoal.quotas import adds
-from shoal.shardmap import Keyspace, one_microshard
+from shoal.shardmap import Keyspace, MicroshardRange, one_microshard
+from shoal.write_costs import PLAIN_US, operations_cost
 from shoal_server.node.elements import length_of_array
 from shoal_server.node.keyspace_quota import (
     FULL_RETRY_MS,
@@ -190,7 +191,7 @@ def test_operations_are_counted_without_decoding_them(operations: list[Operation
 def test_operations_are_counted_however_many_they_are(count: int) -> None:
     encoded = encode_operations([Delete(b"k")] * count)
     assert length_of_array(encoded) == count
-    assert extra_operations([Delete(b"k")] * count) == 0
+    assert extra_operations([Delete(b"k")] * count, PLAIN_US * count) == 0
 
 
 @given(st.binary(max_size=20))
@@ -199,4 +200,20 @@ def test_whatever_is_no_list_can_be_counted(data: bytes) -> None:
 
 
 def test_operations_within_others_are_counted_too() -> None:
-    assert extra_operations([Put(b"k", b"v"), Atomic([], [Delete(b"a")] * 5), Atomic([], [])]) == 4
+    assert extra_operations([Put(b"k", b"v"), Atomic([], [Delete(b"a")] * 5), Atomic([], [])], 50) == 4
+
+
+@pytest.mark.parametrize(
+    ("operations", "extra"),
+    [
+        ([Put(b"k", b"v")] * 6000, 0),
+        ([Touch(b"k", 1)] * 600, 0),
+        ([Atomic([KeyPresent(b"k")], [Put(b"k", b"v")])] * 1000, 0),
+        ([Atomic([KeyPresent(b"k")] * 3900, [])], 608),
+        ([DeleteRange(one_microshard(0), b"", b"")], 0),
+        ([DeleteRange((MicroshardRange(0, 1000),), b"", b"")] * 2, 498),
+    ],
+    ids=["puts", "touches", "conditions", "many conditions", "a range", "ranges"],
+)
+def test_a_write_counts_as_no_less_than_it_is_work(operations: list[Operation], extra: int) -> None:
+    assert extra_operations(operations, operations_cost(operations)) == extra

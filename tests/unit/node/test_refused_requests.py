@@ -96,6 +96,9 @@ def test_what_could_not_be_proposed_is_given_back(nodes: Any, monkeypatch: pytes
     quota = with_quotas(nodes)
     assert isinstance(nodes.answer(nodes.write(Put(b"k", b"v"))), Written)
     before = quota.use(nodes.now).asked_writes
+    budget: WriteBudget = nodes.nodes[nodes.leader].disk.budget
+    budget.judge(EngineState(memtables=2.0), nodes.now)
+    level = budget._bucket.level
     with monkeypatch.context() as patched:
         patched.setattr(ReplicaMemory, "has_room_for_entry", lambda *_: False)
         refused = nodes.answer(nodes.write(Put(b"k", b"v"), Atomic([], [Put(b"k", b"v")] * 10)))
@@ -103,6 +106,7 @@ def test_what_could_not_be_proposed_is_given_back(nodes: Any, monkeypatch: pytes
         assert refused.reason == "uncommitted"
         assert isinstance(nodes.ask_and_wait(nodes.leader, lambda request: OpenSession(request, 1)), Failure)
     assert quota.use(nodes.now).asked_writes == before
+    assert budget._bucket.level >= level
 
 
 def test_a_disk_that_is_behind_takes_nothing_of_a_quota_and_what_is_refused_nothing_of_its_budget(nodes: Any) -> None:
