@@ -19,8 +19,8 @@ class TokenBucket:
         """When the turn comes of whoever is refused next (ns)."""
 
     def set_rate(self, rate: float, depth: float, now: int) -> None:
-        """Have tokens come faster or slower from now on; a debt stays. A bucket that had no rate begins full."""
-        if self.rate > 0:
+        """Have tokens come faster or slower from now on; a debt stays. A bucket that held nothing begins full."""
+        if self.depth > 0:
             self.fill(now)
             self.level = min(self.level, depth)
         else:

@@ -217,3 +217,17 @@ def test_operations_within_others_are_counted_too() -> None:
 )
 def test_a_write_counts_as_no_less_than_it_is_work(operations: list[Operation], extra: int) -> None:
     assert extra_operations(operations, operations_cost(operations)) == extra
+
+
+def test_a_share_of_nothing_lets_nothing_through_however_often_it_is_dealt() -> None:
+    made = quota()
+    made.set_shares(0, 0, full=False, now=START)
+    assert made.admit(400, 40, START) is None, "what there was when it had a share"
+    for second in range(1, 10):
+        now = START + second * SECOND
+        made.set_shares(0, 0, full=False, now=now)
+        assert made.admit(1, 0, now) is not None
+        assert made.admit(0, 1, now) is not None
+    made.set_shares(WHOLE, WHOLE, full=False, now=now)
+    assert made.admit(1, 0, now) is not None, "a debt stays"
+    assert made.admit(1, 0, now + SECOND) is None
