@@ -44,7 +44,7 @@ STATUS_REPLICA_NS = 15_000
 MAP_SHARD_NS = 2_000
 READ_NS = 2_000
 REMOVED_PER_READ = 8
-"""So many removed rows take as long to pass over as one that is there takes to look at (shard/work.py)."""
+"""So many removed rows that are passed over count as one row: they take less, and who reads has not always removed them."""
 ANSWERED_BYTE_NS = 4
 """To read it, to encode it and to hand it to the system: each copies it."""
 
