@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from shoal.bounds import (
@@ -33,6 +35,11 @@ class Divergence(_Message, frozen=True):
     last_microshard: MicroshardNumber
     rows: Text
     copies: tuple[Names, ...]
+
+    def is_replaced(self, members: Iterable[str]) -> bool:
+        """Say whether no two of these are left that had different copies."""
+        left = set(members)
+        return sum(not left.isdisjoint(nodes) for nodes in self.copies) < 2
 
     def __str__(self) -> str:
         copies = "; ".join(" and ".join(nodes) for nodes in self.copies)

@@ -110,11 +110,16 @@ class Comparison:
             self.again_at = again_at if state.divergence is not None or self.found is None else now
         elif not self.missed:
             self.compared_at = now
-            if divergence is None or self.proven or _is_replaced(divergence, state.membership):
+            if divergence is None or self.proven or divergence.is_replaced(_members(state.membership)):
                 self.whole_index = self.first_index
                 self.found = None
                 if divergence is not None:
                     self.compared_index = 0
+
+    def members_changed(self, membership: Membership) -> None:
+        """The shard has these members now: a divergence is over with the last but one of its copies."""
+        if self.found is not None and self.found.is_replaced(_members(membership)):
+            self.found = None
 
     def miss(self, node: str, again_at: int, *, connected: bool) -> None:
         """Go on without `node` until the next round: at `again_at`, or when it connects again."""
@@ -147,9 +152,3 @@ def standing_divergence(comparison: Comparison | None, state: AppliedState) -> D
 
 def _members(membership: Membership) -> tuple[str, ...]:
     return membership.voters + membership.learners
-
-
-def _is_replaced(divergence: Divergence, membership: Membership) -> bool:
-    """Say whether no two members are left that had different copies."""
-    members = set(_members(membership))
-    return sum(not members.isdisjoint(nodes) for nodes in divergence.copies) < 2

@@ -268,6 +268,7 @@ class ShardStateMachine(ShardState):
             elif entry.kind == EntryKind.MEMBERSHIP:
                 membership = msgspec.msgpack.decode(entry.payload, type=Membership)
                 membership_index = index
+                self.state = self.state.with_members(membership)
             elif entry.kind != EntryKind.EMPTY:
                 raise UnknownCommands(f"a log entry is of the unknown kind {entry.kind}: written by a newer Shoal?")
         self.applied_us += overlay.work.us_passed

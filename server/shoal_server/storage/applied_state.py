@@ -127,6 +127,13 @@ class AppliedState(msgspec.Struct, frozen=True, array_like=True):
             divergence = None
         return msgspec.structs.replace(self, compared_index=compared_index, divergence=divergence)
 
+    def with_members(self, membership: Membership) -> AppliedState:
+        """Return the state without a divergence of which no two copies are left: over for good, whoever joins later."""
+        divergence = self.divergence
+        if divergence is None or not divergence.is_replaced(membership.voters + membership.learners):
+            return self
+        return msgspec.structs.replace(self, divergence=None)
+
     @property
     def seq(self) -> int:
         """The replica's position: that of the last entry applied."""

@@ -143,6 +143,20 @@ def test_it_is_over_when_those_with_another_copy_are_members_no_more(torn: Nodes
     assert torn.replica(leader).machine.state.divergence is None
 
 
+def test_it_is_over_for_good_when_one_copy_alone_is_left_whoever_comes_back(torn: Nodes) -> None:
+    pass_rounds(torn, 1)
+    leader = torn.leader
+    copy = next(names for names in shown(torn).copies if leader in names)  # type: ignore[union-attr]
+    others = [name for name in torn.nodes if name not in copy] or [name for name in torn.nodes if name != leader]
+    for name in others:
+        for kind in (ChangeKind.DEMOTE, ChangeKind.REMOVE, ChangeKind.ADD_LEARNER):
+            torn.nodes[leader].replica_set.propose_membership(SHARD, MembershipChange(kind, name), torn.now)
+            # No round ends meanwhile: it comes back at once.
+            torn.pass_time(20)
+    assert torn.replica(leader).machine.state.divergence is None
+    assert shown(torn) is None
+
+
 def test_it_is_over_when_a_majority_of_their_own_has_the_same_rows_again(make_nodes: Any) -> None:
     nodes: Nodes = make_nodes(NodeSettings(comparison=QUICK))
     nodes.answer(nodes.write(Put(b"key", b"v")))
