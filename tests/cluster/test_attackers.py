@@ -31,7 +31,7 @@ ONE_OF_EACH = (
 )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_an_attack_of_each_family_does_something_and_leaves_no_process(
     real_cluster: Callable[..., Any],
 ) -> None:

@@ -12,7 +12,7 @@ from shoal_chaos.attackers.base import Attack, Deeds, Ground
 
 READY, GO = b"ready\n", b"go\n"
 PREPARE_SECONDS = 120.0
-END_SECONDS = 10.0
+END_SECONDS = 60.0
 """How much longer than it should an attack may last, before its process is killed."""
 
 

@@ -64,7 +64,6 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("Atomic", "conditions"): LIMITS,
     ("Atomic", "operations"): LIMITS,
     ("Read", "keys"): LIMITS,
-    ("InstallShardMap", "found"): FRAME,
     ("StoreMoved", "rows"): LIMITS,
     ("Applied", "values"): FRAME,
     ("ConditionNotMet", "found"): FRAME,

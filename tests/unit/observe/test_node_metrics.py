@@ -21,6 +21,7 @@ from shoal_server.observe.node_metrics import SHARDS_MAX, NodeMetrics
 from shoal_server.observe.overload_metrics import KEYSPACES_MAX, overload_families
 from shoal_server.observe.readiness import Readiness
 from shoal_server.observe.slow_log import SlowLog
+from shoal_server.places import reserved_places
 from shoal_server.storage.rocks import RocksEngine
 from shoal_server.storage.watched import WatchedEngine
 
@@ -87,7 +88,8 @@ def test_queues_have_their_bounds(database: RocksEngine):
     lengths = {sample.labels["queue"]: sample.value for sample in found["shoal_node_queue_length"].samples}
     limits = {sample.labels["queue"]: sample.value for sample in found["shoal_node_queue_limit"].samples}
     assert lengths["clients"] == 3
-    assert limits["clients"] == NodeSettings().limits.clients
+    clients = NodeSettings().limits.clients
+    assert limits["clients"] == clients + reserved_places(clients)
     assert set(limits) <= set(lengths)
 
 
