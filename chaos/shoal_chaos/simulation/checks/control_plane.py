@@ -252,12 +252,16 @@ class ControlChecks:
             return
         if node.name in membership.voters + membership.learners:
             raise Violation(f"{node.name} deleted its replica of shard {shard_id}, which has {membership}")
-        for other in self._nodes.values():
-            for group in other.groups():
-                if group.group == shard_id and group.is_leader and node.name in group.membership.voters:
-                    raise Violation(
-                        f"{node.name} deleted its replica of shard {shard_id}, whose leader {other.name} has it voting"
-                    )
+        leaders = [
+            (group.term, other.name, group.membership)
+            for other in self._nodes.values()
+            for group in other.groups()
+            if group.group == shard_id and group.is_leader
+        ]
+        # One of an earlier term has been deposed, and has not heard of it, nor of what was decided since.
+        _, leader, led = max(leaders, default=(0, "", membership))
+        if node.name in led.voters:
+            raise Violation(f"{node.name} deleted its replica of shard {shard_id}, whose leader {leader} has it voting")
 
     def _mapped(self, shard_id: int) -> Shard | None:
         return next((shard for shard in self.map.shards if shard.id == shard_id), None)
