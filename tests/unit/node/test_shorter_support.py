@@ -5,7 +5,9 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
+import pytest
 from shoal.shardmap import Keyspace, MicroshardRange, NodeAddress, Shard, ShardMap
+from shoal_server.node import core
 from shoal_server.node.core import Node
 from shoal_server.node.settings import NodeIdentity, NodeSettings
 from shoal_server.raft.config import Timing
@@ -58,6 +60,12 @@ def test_no_vote_is_cast_while_a_longer_promise_of_the_life_before_may_last() ->
     assert not vote(node, SHORT + MS)
     assert not vote(node, LONG - MS)
     assert vote(node, LONG)
+
+
+def test_a_node_that_knows_todays_settings_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "begin_promising", lambda engine, support_ns: support_ns)
+    with pytest.raises(AssertionError):
+        test_no_vote_is_cast_while_a_longer_promise_of_the_life_before_may_last()
 
 
 def test_lives_that_come_after_those_promises_are_over_wait_no_longer_than_they_have_to() -> None:

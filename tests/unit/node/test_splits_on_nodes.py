@@ -22,6 +22,7 @@ from shoal.protocol.messages import (
     Written,
 )
 from shoal.shardmap import MicroshardRange, Shard
+from shoal_server.node.splits import Splits
 from shoal_server.storage.layout import data_prefix, expiry_prefix
 from shoal_server.storage.replica_failure import FailureKind
 
@@ -59,6 +60,19 @@ def test_a_node_that_opens_its_replica_late_votes_as_soon_as_it_has(nodes: Any) 
     assert not any(CHILD in nodes.nodes[node].replicas for node in late)
     nodes.slow_flushes.clear()
     nodes.until(lambda: leads(nodes, leader), milliseconds=50)
+
+
+def test_a_replica_that_opens_before_what_it_stands_on_is_on_disk_is_found(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiting(self: Splits) -> bool:
+        for replica in self._replicas.by_shard.values():
+            self.flushed(replica, replica.machine.state.index)
+        return bool(self._durable)
+
+    monkeypatch.setattr(Splits, "waiting", property(waiting))
+    with pytest.raises(AssertionError):
+        test_a_node_that_opens_its_replica_late_votes_as_soon_as_it_has(nodes)
 
 
 def test_a_replica_that_has_failed_when_it_is_opened_is_rebuilt_without_a_restart(nodes: Any) -> None:
