@@ -141,8 +141,9 @@ def test_rocksdb_is_iterated_in_one_place_which_asks_for_the_status() -> None:
     folder = Path(shoal_server.__file__).parent
     users = {path: text for path in folder.rglob("*.py") if "rocksdict" in (text := path.read_text())}
     users = {path.name: text for path, text in users.items() if "from rocksdict import" in text}
-    assert set(users) == {"rocks.py", "rocks_reader.py", "rocks_backlog.py"}
-    reader, engine = users["rocks_reader.py"], users["rocks.py"] + users["rocks_backlog.py"]
+    reader = users.pop("rocks_reader.py")
+    assert set(users) == {"rocks.py", "rocks_backlog.py", "rocks_tidying.py"}
+    engine = "".join(users.values())
     assert reader.count(".iter(") == reader.count("iterator.status()") == 1
     assert ".iter(" not in engine
     unchecked = r"_(?:families\[.+?\]|by_name\[.+?\]|database|source)\.(?:items|keys|values|entities)\("
