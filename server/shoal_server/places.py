@@ -14,8 +14,8 @@ Peers have no places of their own: there is one connection of each node in the m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from shoal_server.invariants import invariant
 
@@ -37,6 +37,45 @@ IDLE_SECONDS = 10.0
 def reserved_places(clients: int) -> int:
     """Return how many places beyond `clients` are kept for the cluster's own machines."""
     return max(RESERVED_LEAST, int(clients * RESERVED_PART))
+
+
+class Abortable(Hashable, Protocol):
+    """A connection that can be ended at once."""
+
+    def abort(self) -> None:
+        """End at once."""
+        ...
+
+
+A = TypeVar("A", bound=Abortable)
+
+
+class Lingering(Generic[A]):
+    """Connections that were refused, and may still read why: as long as nobody else needs their descriptors."""
+
+    def __init__(self) -> None:
+        self._since: dict[A, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def __iter__(self) -> Iterator[A]:
+        return iter(self._since)
+
+    def add(self, connection: A) -> None:
+        """One has been refused."""
+        self._since[connection] = None
+
+    def leave(self, connection: A) -> None:
+        """It is gone, if it was one of these."""
+        self._since.pop(connection, None)
+
+    def make_room(self) -> None:
+        """End the one that has been here for longest."""
+        oldest = next(iter(self._since), None)
+        if oldest is not None:
+            del self._since[oldest]
+            oldest.abort()
 
 
 class OldestGoes(Generic[C]):

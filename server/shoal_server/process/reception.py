@@ -18,7 +18,7 @@ from shoal_server.node.outbox import PeerMessage
 from shoal_server.node.overload import priority_of
 from shoal_server.node.request_frames import Received
 from shoal_server.observe.refusal_log import RefusalLog
-from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes, reserved_places
+from shoal_server.places import UNFINISHED_MAX, IdleGoes, Lingering, OldestGoes, reserved_places
 from shoal_server.process.connection_watch import ConnectionWatch
 from shoal_server.process.connections import GIVE_WAY_SECONDS, Inbound
 from shoal_server.process.driver import welcome_of
@@ -99,7 +99,7 @@ class Reception:
             limits.clients, lambda client: self.watch.is_idle(client), reserved_places(limits.clients)
         )
         self._inbound: set[Inbound] = set()
-        self._lingering: dict[Inbound, None] = {}
+        self._lingering: Lingering[Inbound] = Lingering()
         self._connections_max = connections
         self.watch = ConnectionWatch(
             self._inbound, self.places, node.memory, loop.time, limits.client_stall_ns / 1e9, limits.max_frame_bytes
@@ -128,10 +128,7 @@ class Reception:
         """
         if len(self._inbound) + beginning < self._connections_max:
             return True
-        oldest = next(iter(self._lingering), None)
-        if oldest is not None:
-            del self._lingering[oldest]
-            oldest.abort()
+        self._lingering.make_room()
         return False
 
     def arrived(self, connection: Unfinishing) -> None:
@@ -205,7 +202,7 @@ class Reception:
         self._node.overload.refused(reason, priority_of(priority), CONTROL)
 
     def refused(self, connection: Inbound, reason: str, peer: str, client: int | None) -> None:
-        self._lingering[connection] = None
+        self._lingering.add(connection)
         self._refusals.take(connection.address, reason, peer=peer, client=client)
 
     def failed(self, failures: list[Failure]) -> None:
@@ -231,7 +228,7 @@ class Reception:
 
     def inbound_closed(self, connection: Inbound) -> None:
         self._inbound.discard(connection)
-        self._lingering.pop(connection, None)
+        self._lingering.leave(connection)
         self.unfinished.leave(connection)
         self.places.leave(connection)
         self.memory.give_back(Account.CONNECTIONS, connection.place_bytes)

@@ -25,7 +25,7 @@ from shoal_server.certificates import Certificates, host_of
 from shoal_server.grpc_places import Caller
 from shoal_server.listener import Listener
 from shoal_server.node.memory import Account, MemoryBudget
-from shoal_server.places import UNFINISHED_MAX, IdleGoes, OldestGoes
+from shoal_server.places import UNFINISHED_MAX, IdleGoes, Lingering, OldestGoes
 from shoal_server.secure_listener import Handshake, SecureListener
 
 log = structlog.get_logger("shoal.api")
@@ -93,7 +93,7 @@ class Front:
         self._resets = Resets(loop.time())
         self._folder = TemporaryDirectory(prefix="shoal-api-")
         self._line: deque[CallerConnection] = deque()
-        self._lingering: dict[CallerConnection, None] = {}
+        self._lingering: Lingering[CallerConnection] = Lingering()
         self._resetting: dict[CallerConnection, float] = {}
         self._again: asyncio.Handle | None = None
         self._room_missed_at: float | None = None
@@ -178,10 +178,7 @@ class Front:
         """Say whether one more may be accepted besides so many that are just beginning; where not, make room."""
         if self._open + beginning < self.places.most + self._lingering_max:
             return True
-        oldest = next(iter(self._lingering), None)
-        if oldest is not None:
-            del self._lingering[oldest]
-            oldest.abort()
+        self._lingering.make_room()
         return False
 
     def _made(self) -> CallerConnection:
@@ -222,7 +219,7 @@ class Front:
         self._open -= 1
         self.places.leave(connection)
         self._resetting.pop(connection, None)
-        self._lingering.pop(connection, None)
+        self._lingering.leave(connection)
         if self.connections.pop(connection.number, None) is not None:
             self._lanes.leave(connection.key, connection.lane)
             self._resets.charge(connection.host_address, given_up, self.now)
@@ -233,7 +230,7 @@ class Front:
         """Say whether a connection that is refused may stay to read why."""
         if len(self._lingering) >= self._lingering_max:
             return False
-        self._lingering[connection] = None
+        self._lingering.add(connection)
         return True
 
     # -- what they wait for
