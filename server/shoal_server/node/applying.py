@@ -150,7 +150,7 @@ class Applying:
     def _follow_up(self, replicas: Collection[Replica], now: int, outbox: Outbox) -> None:
         """Do what is due when these replicas have applied something, and it is written."""
         for replica in replicas:
-            if replica.comparison is not None:
+            if replica.comparison is not None and replica.comparison.found is not None:
                 replica.comparison.members_changed(replica.machine.state.membership)
             if replica.machine.digest_due is not None and replica.failure is None:
                 try:

@@ -196,8 +196,7 @@ class ClientQueue:
 
     def _book(self, held: int) -> bool:
         """Take room for what more is held than is booked, or say that there is none."""
-        more = held - max(self._held, UNBOOKED_BYTES)
-        return self._memory.take(Account.REQUESTS, more)
+        return self._memory.take(Account.REQUESTS, _booked(held) - _booked(self._held))
 
     def take_arrived(self) -> list[Frame]:
         """Take out the frames received since the last time, in their order, with their sizes."""
@@ -211,7 +210,7 @@ class ClientQueue:
         self._held = left = held - size
         invariant(left >= 0, "nothing is released that was not received")
         if held > UNBOOKED_BYTES:
-            self._memory.give_back(Account.REQUESTS, held - max(left, UNBOOKED_BYTES))
+            self._memory.give_back(Account.REQUESTS, _booked(held) - _booked(left))
 
     @property
     def waits(self) -> bool:
@@ -258,9 +257,8 @@ class ClientQueue:
         size = bytes_of(queued)
         client.queued_bytes += size
         held = self._held + size
-        if held > UNBOOKED_BYTES:
-            # Whether there is room or not: it was received before.
-            self._memory.add(Account.REQUESTS, held - max(self._held, UNBOOKED_BYTES))
+        # Whether there is room or not: it was received before.
+        self._memory.add(Account.REQUESTS, _booked(held) - _booked(self._held))
         self._held = held
         waiting = Waiting(request, queued.arrived, size, paused)
         keyspace = self._keyspace_of(request.shard)
@@ -319,3 +317,8 @@ class ClientQueue:
         for number in unheard:
             self.paused[number].heard_at = now
         return unheard
+
+
+def _booked(held: int) -> int:
+    """Return what is booked where so much waits (bytes)."""
+    return max(0, held - UNBOOKED_BYTES)

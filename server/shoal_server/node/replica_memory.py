@@ -34,16 +34,7 @@ class ReplicaMemory:
         """
         leadership, log = group.leadership, group.log
         entries = commands if leadership is None else commands + leadership.uncommitted_bytes
-        cached = log.cached_bytes
-        if (
-            results == self.results
-            and (entries == self.entries or (entries and -GRAIN_BYTES < entries - self.entries < GRAIN_BYTES))
-            and (cached == self.log_cache or (cached and -GRAIN_BYTES < cached - self.log_cache < GRAIN_BYTES))
-            and not self._over
-        ):
-            # As after nearly all small writes: `hold` would book nothing.
-            return
-        if self.hold(entries, results, cached):
+        if self.hold(entries, results, log.cached_bytes):
             group.shrink_cache()
             self.hold(entries, results, log.cached_bytes)
 

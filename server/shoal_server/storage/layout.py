@@ -177,10 +177,6 @@ def split_rows(
     present = list(filter(None, rows))
     if len(present) == len(rows) and rows and min(map(len, present)) >= start:
         # As nearly all are: all there, and none of them expires. The loop below comes to the same.
-        if len(present) == 1:
-            kind, seq = header_of(present[0])
-            if kind == _PLAIN and seq <= MAX_SEQ:
-                return [present[0][start:]], [seq], []
         seqs = [seq for kind, seq in map(header_of, present) if kind == _PLAIN and seq <= MAX_SEQ]
         if len(seqs) == len(present):
             return [row[start:] for row in present], seqs, []
